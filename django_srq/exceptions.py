@@ -1,0 +1,69 @@
+"""What can go wrong, by what went wrong.
+
+SRQError
+├── ConfigurationError      a setting or argument is wrong (also ImproperlyConfigured)
+│   └── UnknownQueue        no queue of that alias
+├── InvalidArgument         an argument of a call is wrong (also ValueError); nothing was sent
+├── PayloadError            a payload cannot be serialised or read (also ValueError)
+│   └── PayloadTooLarge     a payload is over the limit
+├── QueueFull               max_length is reached; nothing was put
+├── DuplicateItem           the uid is in the queue already, and strict=True was asked for
+├── QueueUnavailable        the server did not do it, and did nothing else (also redis-py's ConnectionError)
+├── OutcomeUnknown          sent, but no reply within the time limit (also redis-py's ConnectionError)
+└── LayoutError             the keys are of a newer layout version, or somebody else's
+"""
+
+from __future__ import annotations
+
+from django.core.exceptions import ImproperlyConfigured
+from django.utils.connection import ConnectionDoesNotExist
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+
+class SRQError(Exception):
+    """Base of all errors that this package raises."""
+
+
+class ConfigurationError(SRQError, ImproperlyConfigured):
+    """A setting or a constructor argument is wrong; the message names it and says what to write."""
+
+
+class UnknownQueue(ConfigurationError, ConnectionDoesNotExist):
+    """No queue of that alias is configured; the message names those that are."""
+
+
+class InvalidArgument(SRQError, ValueError):
+    """An argument of a call is wrong; nothing was sent."""
+
+
+class PayloadError(SRQError, ValueError):
+    """A payload cannot be serialised, or what is stored cannot be read back."""
+
+
+class PayloadTooLarge(PayloadError):
+    """A serialised payload has more bytes than ``max_payload_bytes``."""
+
+
+class QueueFull(SRQError):
+    """``max_length`` is reached; of this call nothing was put."""
+
+
+class DuplicateItem(SRQError):
+    """The uid is in the queue already; ``state`` says where."""
+
+    def __init__(self, message: str, *, uid: str, state: str) -> None:
+        super().__init__(message)
+        self.uid = uid
+        self.state = state
+
+
+class QueueUnavailable(SRQError, RedisConnectionError):
+    """The server could not be reached or refused; nothing was changed."""
+
+
+class OutcomeUnknown(SRQError, RedisConnectionError):
+    """The call was sent and no reply came within the time limit: it may have been carried out, once, or not."""
+
+
+class LayoutError(SRQError):
+    """The keys have a layout that this version does not know, or a key holds something that is not ours."""
