@@ -1,0 +1,22 @@
+"""How long a failed item waits."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Backoff:
+    base: float = 1.0  # seconds after the first failure
+    factor: float = 2.0  # times as long after each further one
+    max: float = 3600.0  # seconds at most
+
+    def delay(self, deliveries: int) -> float:
+        """Seconds to wait after that many deliveries: exponential, the upper half of it at random.
+
+        Jitter spreads items that failed together ("Exponential Backoff And Jitter", AWS Architecture Blog, 2015).
+        """
+        # 2 ** 64 s is beyond any max; a larger exponent would overflow.
+        full = min(self.max, self.base * self.factor ** min(max(deliveries, 1) - 1, 64))
+        return full * random.uniform(0.5, 1)

@@ -1,0 +1,48 @@
+"""What is kept of an error: enough to see what went wrong and to group what went wrong alike."""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from collections.abc import Iterator
+from types import TracebackType
+
+MESSAGE_MOST = 1_000  # characters
+TRACEBACK_MOST = 8_000  # characters; of a longer one the end is kept
+_NOT_THE_PROJECT = ("site-packages", "dist-packages", sys.base_prefix, "<")
+
+
+def describe(error: BaseException | str, *, consumer: str = "") -> bytes:
+    """The error as the JSON object that ``fail`` stores; the script adds time and delivery."""
+    if isinstance(error, str):
+        kept = {"type": "Failed", "message": error[:MESSAGE_MOST], "fingerprint": f"Failed: {error[:100]}"}
+    else:
+        name = f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")
+        kept = {
+            "type": name,
+            "message": str(error)[:MESSAGE_MOST],
+            "traceback": "".join(traceback.format_exception(error))[-TRACEBACK_MOST:],
+            "fingerprint": f"{name} {_origin(error.__traceback__)}".strip(),
+        }
+    if consumer:
+        kept["consumer"] = consumer
+    # Lone surrogates, which an error's text may have, cannot be encoded as they are.
+    return json.dumps(kept, ensure_ascii=False).encode(errors="backslashreplace")
+
+
+def _origin(start: TracebackType | None) -> str:
+    """The last frame in the project's own code, else the last of all."""
+    frames = list(_frames(start))
+    own = [frame for frame in frames if not any(part in frame[0] for part in _NOT_THE_PROJECT)]
+    if not frames:
+        return ""
+    file, function = (own or frames)[-1]
+    return f"{file.rpartition('/')[2]}:{function}"
+
+
+def _frames(step: TracebackType | None) -> Iterator[tuple[str, str]]:
+    while step is not None:
+        code = step.tb_frame.f_code
+        yield code.co_filename, code.co_qualname
+        step = step.tb_next

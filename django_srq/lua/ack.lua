@@ -1,0 +1,18 @@
+#!lua flags=allow-oom
+-- Acks items: removes them with all that is known of them, wherever they are now.
+-- ARGV[3…] per item: uid, token ('': by whoever holds it), number of the put ('': a generated uid)
+-- Reply: per item a flag, 1 when this call removed it, else 0.
+-- include: keys call items
+if repeated then
+  return repeated
+end
+local flags, acked = {}, 0
+for i = 3, #ARGV, 3 do
+  local flag = settle(ARGV[i], ARGV[i + 1], ARGV[i + 2])
+  flags[#flags + 1] = flag
+  acked = acked + tonumber(flag)
+end
+if acked > 0 then
+  count('acked', acked)
+end
+return finish(table.concat(flags))

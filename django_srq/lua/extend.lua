@@ -1,0 +1,53 @@
+#!lua flags=allow-oom
+-- Makes leases last longer, counted from now. One that ended but that nobody took since is taken back.
+-- ARGV[3]  lease (ms); negative: one that is taken back is never recovered automatically, others stay as they are
+-- ARGV[4]  consumer and ARGV[5] about: JSON object of it; '' to leave its entry as it is
+-- ARGV[6…] per item: uid, token ('': whoever holds it)
+-- Reply: per item a flag, 1 when the lease now lasts that long, else 0: the caller does not hold it any more.
+-- include: keys call items
+if repeated then
+  return repeated
+end
+local lease = math.abs(tonumber(ARGV[3]))
+if lease > (facts.longest or 0) then
+  redis.call('HSET', meta, 'longest', lease)
+end
+if ARGV[5] ~= '' then
+  redis.call('HSET', consumers, ARGV[4], '{"seen":' .. now .. ',' .. string.sub(ARGV[5], 2))
+end
+
+-- Whether the item is ready again because this very delivery's lease ended, and nobody had it since.
+local function lapsed(uid, token)
+  local waits = redis.call('ZSCORE', returned, uid)
+  local first = waits and tonumber(waits) or redis.call('ZSCORE', priority, uid) and about(uid).back
+  local _, claim = deliveries_of(uid)
+  return first == first_claim(token) and claim == claim_of(token)
+end
+
+local function take_back(uid, token)
+  redis.call('ZREM', returned, uid)
+  redis.call('ZREM', priority, uid)
+  redis.call('HSET', deliveries, uid, deliveries_of(uid) - 1 .. ' 0')
+  if redis.call('HEXISTS', crashes, uid) == 1 and string.sub(token, 1, 1) == 'c' then
+    redis.call('HINCRBY', crashes, uid, -1)
+  end
+  redis.call('HSET', holders, uid, token)
+end
+
+local flags = {}
+for i = 6, #ARGV, 2 do
+  local uid, token = ARGV[i], ARGV[i + 1]
+  local holder = redis.call('HGET', holders, uid)
+  local holds = holder and (token == '' or holder == token)
+  if not holds and not holder and token ~= '' and redis.call('HEXISTS', items, uid) == 1
+    and lapsed(uid, token) then
+    take_back(uid, token)
+    holds = true
+  end
+  if holds then
+    local never = tonumber(redis.call('ZSCORE', leases, uid) or ARGV[3]) < 0
+    redis.call('ZADD', leases, never and -(now + lease) or now + lease, uid)
+  end
+  flags[#flags + 1] = holds and '1' or '0'
+end
+return finish(table.concat(flags))

@@ -1,0 +1,35 @@
+#!lua flags=no-writes
+-- Says where uids are: everything at one moment. For audit and for looking up single items.
+-- ARGV[1]  deep: 1 to search the lists too (costs their length), else 0
+-- ARGV[2…] uids
+-- Reply: per uid its places, separated by commas: items, queue, ackbuf, backup, ackbuf_aging, returned, priority, delayed,
+--   holders, leases, dead, deliveries, crashes, errors, headers.
+-- include: keys layout
+local reply = {}
+local function look(places, name, found)
+  if found and found ~= 0 then
+    places[#places + 1] = name
+  end
+end
+for i = 2, #ARGV do
+  local uid, places = ARGV[i], {}
+  look(places, 'items', redis.call('HEXISTS', items, uid))
+  look(places, 'returned', redis.call('ZSCORE', returned, uid))
+  look(places, 'priority', redis.call('ZSCORE', priority, uid))
+  look(places, 'delayed', redis.call('ZSCORE', delayed, uid))
+  look(places, 'holders', redis.call('HEXISTS', holders, uid))
+  look(places, 'leases', redis.call('ZSCORE', leases, uid))
+  look(places, 'dead', redis.call('ZSCORE', dead, uid))
+  look(places, 'deliveries', redis.call('HEXISTS', deliveries, uid))
+  look(places, 'crashes', redis.call('HEXISTS', crashes, uid))
+  look(places, 'errors', redis.call('HEXISTS', errors, uid))
+  look(places, 'headers', redis.call('HEXISTS', headers, uid))
+  look(places, 'ackbuf_aging', redis.call('ZSCORE', ackbuf_aging, uid))
+  if ARGV[1] == '1' then
+    look(places, 'queue', redis.call('LPOS', queue, uid))
+    look(places, 'ackbuf', redis.call('LPOS', ackbuf, uid))
+    look(places, 'backup', redis.call('LPOS', backup, uid))
+  end
+  reply[#reply + 1] = table.concat(places, ',')
+end
+return reply

@@ -1,0 +1,44 @@
+#!lua flags=allow-oom
+-- Deletes what is on the list of ready items, a batch a call; spares what was put after the first call.
+-- ARGV[3]  marker: a uid of the caller's own, the same in all calls of one purge
+-- ARGV[4]  batch: most uids to delete
+-- ARGV[5]  start: 1 in the first call
+-- Reply: "more" or "done" and the number of items deleted, separated by a space.
+-- The marker goes on the list in the first call: what is left of it came later. It is a ghost, which a claim drops on
+-- contact, with its record in meta; a purge that finds no record is done.
+-- include: keys call items ghosts
+if repeated then
+  return repeated
+end
+local marker, batch, start = ARGV[3], tonumber(ARGV[4]), ARGV[5] == '1'
+local record = 'purge:' .. marker
+if start then
+  redis.call('HSET', meta, record, now)
+  redis.call('LPUSH', queue, marker)
+  haunt()
+elseif redis.call('HEXISTS', meta, record) == 0 then
+  return finish('done 0')
+end
+
+local gone, more = 0, 'more'
+for _ = 1, batch do
+  local uid = redis.call('RPOP', queue)
+  if not uid or uid == marker then
+    redis.call('HDEL', meta, record)
+    more = 'done'
+  end
+  if uid and is_ghost(uid, redis.call('HEXISTS', items, uid) == 1, true) then
+    lay_ghost()
+  elseif uid then
+    forget_records(uid)
+    redis.call('HDEL', items, uid)
+    gone = gone + 1
+  end
+  if more == 'done' then
+    break
+  end
+end
+if gone > 0 then
+  count('purged', gone)
+end
+return finish(more .. ' ' .. gone)

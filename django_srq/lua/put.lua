@@ -1,0 +1,90 @@
+#!lua
+-- Adds items that are not in the queue yet.
+-- ARGV[3]  priority: -100 to 100
+-- ARGV[4]  delay (ms), or @ and the due time (ms); ready at once when it is 0 or over
+-- ARGV[5]  max_length: most items ready and delayed; 0: any number
+-- ARGV[6]  own: 1 when the caller chose the uids, 0 when they were generated for this call
+-- ARGV[7]  attempt: the same call with a higher one asks again where an earlier one found the queue full; else 0
+-- ARGV[8…] per item: uid, payload, headers (JSON object, or '' for none)
+-- Reply: "added" and per item 1 (added) or the state in which the uid is already there, separated by spaces;
+--   or "full", the length and the attempt; then nothing was added.
+-- include: keys call items
+local refused = repeated and string.match(repeated, '^full %d+ (%d+)$')
+if refused and tonumber(ARGV[7]) > tonumber(refused) then
+  repeated = nil
+end
+if repeated then
+  return repeated
+end
+local level, limit, own = tonumber(ARGV[3]), tonumber(ARGV[5]), ARGV[6] == '1'
+local moment = string.match(ARGV[4], '^@(.*)$')
+local due = moment and tonumber(moment) or now + tonumber(ARGV[4])
+local late = due > now
+
+local outcome, new = {'added'}, {}
+for i = 8, #ARGV, 3 do
+  local uid = ARGV[i]
+  if own and (new[uid] or redis.call('HEXISTS', items, uid) == 1) then
+    outcome[#outcome + 1] = new[uid] and 'ready' or state_of(uid)
+  else
+    outcome[#outcome + 1] = '1'
+    new[uid] = true
+    new[#new + 1] = i
+  end
+end
+
+if limit > 0 and #new > 0 then
+  local ghosts = tonumber(redis.call('HGET', meta, 'ghosts') or 0)
+  local length = redis.call('LLEN', queue) - ghosts + redis.call('ZCARD', returned)
+    + redis.call('ZCARD', priority) + redis.call('ZCARD', delayed)
+  if length + #new > limit then
+    return finish('full ' .. length .. ' ' .. ARGV[7])
+  end
+end
+
+-- The payload comes last: should a key turn out to be somebody else's, what is left is a ghost and not a lost item.
+local function add(uid, payload, extra)
+  if own then
+    forget(uid)
+  end
+  if own or late or extra ~= '' then
+    local known = '{"number":' .. redis.call('HINCRBY', meta, 'puts', 1) .. ',"time":' .. now
+    if late then
+      known = known .. ',"due":' .. due
+    end
+    redis.call('HSET', headers, uid, known .. (extra ~= '' and ',' .. string.sub(extra, 2) or '}'))
+  end
+  if late then
+    postpone(uid, due)
+  else
+    place(uid)
+  end
+  redis.call('HSET', items, uid, payload)
+end
+
+-- Nothing special about any of them: as many as go into one command.
+local function add_plain()
+  local uids, fields = {}, {}
+  for _, i in ipairs(new) do
+    uids[#uids + 1] = ARGV[i]
+    fields[#fields + 1] = ARGV[i]
+    fields[#fields + 1] = ARGV[i + 1]
+  end
+  redis.call('LPUSH', queue, unpack(uids))
+  redis.call('HSET', items, unpack(fields))
+end
+
+if not own and level == 0 and not late and ARGV[10] == '' then
+  add_plain()
+else
+  for _, i in ipairs(new) do
+    add(ARGV[i], ARGV[i + 1], ARGV[i + 2])
+  end
+end
+if #new > 0 then
+  count('put', #new)
+  if not late then
+    ring(#new)
+  end
+end
+return finish(table.concat(outcome, ' '))

@@ -1,0 +1,13 @@
+#!lua flags=allow-oom
+-- Recovers by hand what leases that ended hold, also those that are never recovered automatically.
+-- ARGV[3]  max_deliveries, 0: any number; ARGV[4] max_crashes, 0: any number
+-- ARGV[5]  lease (ms) of what saferedisqueue's consumers hold
+-- Reply: the number of items made ready and of leases looked at, separated by a space; 100 leases a call at most.
+-- include: keys call items housekeeping
+if repeated then
+  return repeated
+end
+keep_house(tonumber(ARGV[5]))
+local made, looked = recover_ended(tonumber(ARGV[3]), tonumber(ARGV[4]), true)
+ring(made)
+return finish(made .. ' ' .. looked)

@@ -1,0 +1,28 @@
+#!lua flags=allow-oom
+-- Gives items back unstarted, to their old place; not counted as deliveries.
+-- ARGV[3…] per item: uid, token ('': by whoever holds it)
+-- Reply: per item a flag, 1 when it was given back, 0 when the caller does not hold it.
+-- include: keys call items
+if repeated then
+  return repeated
+end
+local flags, given = {}, 0
+for i = 3, #ARGV, 2 do
+  local uid, token = ARGV[i], ARGV[i + 1]
+  local holder = redis.call('HGET', holders, uid)
+  local holds = holder and (token == '' or holder == token) and redis.call('HEXISTS', items, uid) == 1
+  if holds then
+    place(uid, first_claim(holder))
+    if redis.call('HEXISTS', deliveries, uid) == 1 then
+      redis.call('HSET', deliveries, uid, deliveries_of(uid) .. ' 0')   -- nobody before takes it back from here
+    end
+    unhold(uid)
+    given = given + 1
+  end
+  flags[#flags + 1] = holds and '1' or '0'
+end
+if given > 0 then
+  count('released', given)
+  ring(given)
+end
+return finish(table.concat(flags))

@@ -1,0 +1,26 @@
+#!lua
+-- Makes dead items ready again, at the back, their deliveries and crashes counted anew.
+-- ARGV[3…] uids
+-- Reply: per uid a flag, 1 when it was dead and is ready now, else 0.
+-- include: keys call items
+if repeated then
+  return repeated
+end
+local flags, made = {}, 0
+for i = 3, #ARGV do
+  local uid = ARGV[i]
+  local there = redis.call('ZSCORE', dead, uid) and redis.call('HEXISTS', items, uid) == 1
+  if there then
+    redis.call('HDEL', deliveries, uid)
+    redis.call('HDEL', crashes, uid)
+    place(uid)
+    exhume(uid)
+    made = made + 1
+  end
+  flags[#flags + 1] = there and '1' or '0'
+end
+if made > 0 then
+  count('requeued', made)
+  ring(made)
+end
+return finish(table.concat(flags))

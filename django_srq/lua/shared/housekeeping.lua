@@ -1,0 +1,147 @@
+-- What has to happen by time: delays that are due, leases that ended, what saferedisqueue's consumers hold.
+-- Needs keys, call, items. Each function handles at most BATCH items and returns how many it made ready.
+local BATCH = 100
+local SLOT_UNUSED = 3600000   -- ms after which a slot is trimmed
+
+local function promote_due()
+  local due = redis.call('ZRANGE', delayed, '-inf', now, 'BYSCORE', 'LIMIT', 0, BATCH)
+  local made = 0
+  for _, uid in ipairs(due) do
+    if redis.call('HEXISTS', items, uid) == 0 then
+      forget(uid)
+    elseif redis.call('HEXISTS', holders, uid) == 0 then
+      place(uid)
+      made = made + 1
+    end
+    redis.call('ZREM', delayed, uid)
+  end
+  return made
+end
+
+-- Whether the holder's lease may have ended only because the server was away; a plain get renews nothing, so that a mere
+-- silence says nothing about it.
+local function granted_before_outage(token, deadline)
+  local restarted, silent = unpack(redis.call('HMGET', meta, 'restarted', 'silent'))
+  restarted = tonumber(restarted or 0)
+  if string.sub(token, 1, 1) == 'c' then
+    return deadline <= math.max(restarted, tonumber(silent or 0)) + (facts.lease_c or 0), facts.lease_c
+  end
+  return deadline <= restarted + (facts.lease_g or 0), facts.lease_g
+end
+
+local function recover_one(uid, token, max_deliveries, max_crashes)
+  local lost = string.sub(token, 1, 1) == 'c'
+  local consumer = string.match(token, '^[^/]*')
+  local failure = lost
+    and {type = 'ConsumerLost', message = 'the consumer was lost: its lease ended', consumer = consumer}
+    or {type = 'LeaseEnded', message = 'taken and never settled until its lease ended', consumer = consumer}
+  count('recovered')
+  if lost then
+    count('crashed')
+  end
+  return give_up(uid, token, lost, max_deliveries, max_crashes, failure) == 'ready' and 1 or 0
+end
+
+-- by_hand: also leases that are never recovered automatically, and without grace for an outage.
+-- Returns the number made ready and the number of leases that it looked at.
+local function recover_ended(max_deliveries, max_crashes, by_hand)
+  local ended = redis.call('ZRANGE', leases, by_hand and -now or 0, now, 'BYSCORE', 'LIMIT', 0, BATCH, 'WITHSCORES')
+  local made = 0
+  for i = 1, #ended, 2 do
+    local uid, deadline = ended[i], math.abs(tonumber(ended[i + 1]))
+    local token = redis.call('HGET', holders, uid)
+    local spare, lease = false, 0
+    if token and deadline % 1 == 0 and not by_hand then
+      spare, lease = granted_before_outage(token, deadline)
+    end
+    if not token or redis.call('HEXISTS', items, uid) == 0 then
+      forget(uid)
+    elseif spare then
+      redis.call('ZADD', leases, now + lease + 0.5, uid)
+    else
+      made = made + recover_one(uid, token, max_deliveries, max_crashes)
+    end
+  end
+  return made, #ended / 2
+end
+
+-- One uid that a saferedisqueue consumer took becomes held by legacy/..., with a lease.
+local function adopt(uid, lease)
+  if redis.call('HEXISTS', items, uid) == 1 and redis.call('HEXISTS', holders, uid) == 0
+    and not redis.call('ZSCORE', delayed, uid) and not redis.call('ZSCORE', dead, uid)
+    and not redis.call('ZSCORE', returned, uid) and not redis.call('ZSCORE', priority, uid) then
+    redis.call('ZADD', leases, lease < 0 and lease - now or now + lease, uid)
+    redis.call('HSET', holders, uid, 'legacy/' .. redis.call('HINCRBY', meta, 'order', 1))
+  end
+end
+
+-- We never create backup and never take its lock; a lock without expiry (its owner crashed) gets one.
+local function adopt_legacy(lease)
+  for _, key in ipairs({backup, ackbuf}) do
+    local uids = redis.call('LRANGE', key, -BATCH, -1)
+    for i = #uids, 1, -1 do   -- the oldest is the last
+      adopt(uids[i], lease)
+      redis.call('LREM', key, -1, uids[i])
+    end
+  end
+  for _, uid in ipairs(redis.call('ZRANGE', ackbuf_aging, 0, BATCH - 1)) do
+    adopt(uid, lease)
+    redis.call('ZREM', ackbuf_aging, uid)
+  end
+  if redis.call('PTTL', backuplock) == -1 then
+    redis.call('PEXPIRE', backuplock, math.abs(lease))
+  end
+end
+
+-- A promoted replica's clock may be behind: no deadline may lie further ahead than the longest lease.
+local function clip_deadlines()
+  if facts.longest then
+    local latest = now + facts.longest
+    for _, uid in ipairs(redis.call('ZRANGE', leases, '(' .. latest + 1, '+inf', 'BYSCORE', 'LIMIT', 0, BATCH)) do
+      redis.call('ZADD', leases, latest, uid)
+    end
+  end
+end
+
+local function trim_slots()
+  local scan = redis.call('HSCAN', slots, redis.call('HGET', meta, 'slot_cursor') or 0, 'COUNT', 20)
+  for i = 1, #scan[2], 2 do
+    if now - tonumber(string.match(scan[2][i + 1], '^%d+ (%d+)')) > SLOT_UNUSED then
+      redis.call('HDEL', slots, scan[2][i])
+    end
+  end
+  redis.call('HSET', meta, 'slot_cursor', scan[1])
+end
+
+-- The chores that need no haste: once a second.
+local function keep_house(lease)
+  if now >= (facts.kept or 0) + 1000 or now < facts.kept then
+    adopt_legacy(lease)
+    clip_deadlines()
+    trim_slots()
+    if redis.call('LLEN', queue) == 0 then
+      redis.call('HDEL', meta, 'ghosts')
+    end
+    redis.call('HSET', meta, 'kept', now)
+  end
+end
+
+-- The time (ms) until something becomes ready by itself; -1: nothing will.
+local function next_event()
+  local wait = -1
+  local function sooner(at)
+    local ms = math.max(10, math.ceil(at - now))
+    wait = wait < 0 and ms or math.min(wait, ms)
+  end
+  local due = redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2]
+  if due then
+    sooner(tonumber(due))
+  end
+  local deadline = redis.call('ZRANGE', leases, 0, '+inf', 'BYSCORE', 'LIMIT', 0, 1, 'WITHSCORES')[2]
+  if deadline then
+    sooner(tonumber(deadline))
+    -- Idle consumers must be heard more often than the silence that means an outage.
+    sooner(now + (facts.lease_c or 15000) / 3)
+  end
+  return wait
+end

@@ -1,0 +1,497 @@
+"""The operations: which script, with what keys and arguments, and how to read its reply. Does no I/O.
+
+This is the only place that knows the Lua files, the order of their KEYS and ARGV and the shape of their replies. Each
+function makes a ``Call``; whoever has a connection, sync or async, sends it (connections.py).
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache, lru_cache
+from importlib import resources
+from typing import Any, Generic, TypeVar
+
+from django_srq.item import Delivery, from_milliseconds, uid_time
+
+T = TypeVar("T")
+
+LAYOUT = 1  # the version of the key layout; a change comes with a path for queues that hold items
+STATES = ("ready", "in_flight", "delayed", "dead")
+_TIMED = ("in_flight", "delayed", "dead")  # states whose place in the order is a moment
+BATCH = 1000  # items in one call at most: bounds how long one script runs
+
+_LUA = resources.files("django_srq") / "lua"
+_KEY = re.compile(r"^(?:local| {5}) (\w+),? +-- (\w+):", re.MULTILINE)
+_INCLUDE = re.compile(r"^-- include: (.+)\n", re.MULTILINE)
+
+
+@cache
+def key_types() -> dict[str, str]:
+    """The keys of a queue, in the order of KEYS, with their Redis types; read from lua/shared/keys.lua."""
+    return dict(_KEY.findall((_LUA / "shared" / "keys.lua").read_text("utf-8")))
+
+
+@dataclass(frozen=True)
+class Script:
+    """One Lua file with what it includes."""
+
+    name: str
+    text: bytes
+    sha: bytes
+    writes: bool
+
+    @staticmethod
+    @cache
+    def named(name: str) -> Script:
+        source = (_LUA / f"{name}.lua").read_text("utf-8")
+        text = _INCLUDE.sub(_included, source).encode()
+        # SHA-1 is how Redis names scripts; nothing depends on its strength.
+        sha = hashlib.sha1(text, usedforsecurity=False).hexdigest().encode()
+        return Script(name, text, sha, writes="no-writes" not in source.splitlines()[0])
+
+
+def _included(match: re.Match[str]) -> str:
+    types = ", ".join(f"'{kind}'" for kind in key_types().values())
+    parts = [(_LUA / "shared" / f"{name}.lua").read_text("utf-8") for name in match[1].split()]
+    return f"local LAYOUT, types = '{LAYOUT}', {{{types}}}\n" + "\n".join(parts)
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The keys of one queue: ``srq:<name>:…``, or ``srq:{<name>}:…`` so that a cluster keeps them in one slot."""
+
+    name: str
+    cluster: bool = False
+
+    def __str__(self) -> str:
+        return f"srq:{{{self.name}}}" if self.cluster else f"srq:{self.name}"
+
+    def __getitem__(self, key: str) -> str:
+        return f"{self}:{key}"
+
+
+def _bulk(value: bytes) -> bytes:
+    return b"$%d\r\n%b\r\n" % (len(value), value)
+
+
+def _head(command: tuple[bytes, bytes], keys: Keys) -> tuple[int, bytes]:
+    """The part of a command that is the same for all calls, and how many arguments it has."""
+    names = [keys[key].encode() for key in key_types()]
+    parts = [*command, b"%d" % len(names), *names]
+    return len(parts), b"".join(map(_bulk, parts))
+
+
+@lru_cache(maxsize=4096)
+def _short_head(script: Script, keys: Keys) -> tuple[int, bytes]:
+    return _head((b"EVALSHA", script.sha), keys)
+
+
+@dataclass(frozen=True)
+class Call(Generic[T]):
+    """One operation, ready to be sent as often as it takes; ``read`` turns its reply into the result."""
+
+    script: Script
+    keys: Keys
+    args: tuple[bytes, ...]
+    read: Callable[[Any], T]
+    unknown: str = "call again: it is safe to repeat"  # what to do when the outcome is unknown
+
+    def pack(self, slot: bytes, seq: int, *, whole: bool = False) -> bytes:
+        """The command in the wire protocol; whole: with the script's text, for a server that does not know it."""
+        script = self.script
+        count, head = _head((b"EVAL", script.text), self.keys) if whole else _short_head(script, self.keys)
+        args = (slot, b"%d" % seq, *self.args) if script.writes else self.args
+        bulks = [b"$%d\r\n%b\r\n" % (len(arg), arg) for arg in args]  # _bulk, without a call for each
+        return b"*%d\r\n%b%b" % (count + len(args), head, b"".join(bulks))
+
+
+@dataclass(frozen=True)
+class Command(Generic[T]):
+    """A plain command beside the scripts; sent like a ``Call``."""
+
+    args: tuple[bytes, ...]
+    read: Callable[[Any], T]
+
+    def pack(self, slot: bytes = b"", seq: int = 0, *, whole: bool = False) -> bytes:
+        return b"*%d\r\n%b" % (len(self.args), b"".join(map(_bulk, self.args)))
+
+
+@dataclass(frozen=True)
+class Put:
+    """One item to put: payload and headers are serialised, the uid is given or generated."""
+
+    uid: str
+    payload: bytes
+    headers: bytes
+
+
+@dataclass(frozen=True)
+class Held:
+    """Names a delivery in ack, fail, extend and release: by token, or ('' as token) whoever's it is."""
+
+    uid: str
+    token: str = ""
+    number: str = ""
+
+
+@dataclass(frozen=True)
+class PutReply:
+    states: Sequence[str]  # per item: "" when added, else the state in which the uid is there already
+    full_at: int | None  # the length, when nothing was added because the queue is full
+
+
+@dataclass(frozen=True)
+class Found:
+    """An item as the server has it."""
+
+    uid: str
+    payload: bytes
+    delivery: Delivery
+
+
+@dataclass(frozen=True)
+class ClaimReply:
+    acked: Sequence[bool]
+    wait: float | None  # seconds until something becomes ready by itself; None: nothing will; 0: ask again at once
+    found: Sequence[Found]
+
+
+@dataclass(frozen=True)
+class Page:
+    found: Sequence[Found]
+    offset: int | None  # where to go on; None: that was all
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a queue holds, at one moment of the server's clock."""
+
+    at: dt.datetime
+    ready: int
+    in_flight: int
+    delayed: int
+    dead: int
+    ended: int  # in flight with an ended lease that nobody recovers automatically
+    due: int  # delayed and due, or in flight with an ended lease: the next claim makes them ready
+    layout: int | None  # None: the queue was never used
+    paused: Mapping[str, Any] | None
+    oldest: dt.datetime | None  # when the next ready item was put, where that is known
+    stats: Mapping[str, int] = field(default_factory=dict)
+    consumers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    meta: Mapping[str, str] = field(default_factory=dict)
+
+
+def milliseconds(seconds: float) -> int:
+    """Whole milliseconds; at least 1 for anything above zero, so that a short time is not taken for none."""
+    return max(1, round(seconds * 1000)) if seconds > 0 else 0
+
+
+def encode_headers(headers: Mapping[str, str] | None, *, priority: int = 0) -> bytes:
+    """What goes into ``headers`` for an item; empty when there is nothing to keep: most items cost nothing."""
+    kept: dict[str, Any] = {}
+    if priority:
+        kept["priority"] = priority
+    if headers:
+        kept["headers"] = dict(headers)
+    return json.dumps(kept, ensure_ascii=False).encode() if kept else b""
+
+
+def put(
+    keys: Keys,
+    items: Iterable[Put],
+    *,
+    own: bool,
+    priority: int = 0,
+    due: float | dt.datetime = 0,
+    max_length: int | None = None,
+    attempt: int = 0,
+) -> Call[PutReply]:
+    """due: seconds from now, or a moment; both by the server's clock. attempt: see put.lua."""
+    when = b"@" + _moment(due) if isinstance(due, dt.datetime) else _int(milliseconds(due))
+    args = [_int(priority), when, _int(max_length or 0), b"1" if own else b"0", _int(attempt)]
+    for item in items:
+        args += (item.uid.encode(), item.payload, item.headers)
+    unknown = "it may be there; put it again with the same uid"
+    return Call(Script.named("put"), keys, tuple(args), _read_put, unknown)
+
+
+def claim(
+    keys: Keys,
+    *,
+    consumer: str,
+    lease: float,
+    legacy_lease: float,
+    recover: bool = True,
+    n: int = 1,
+    max_deliveries: int | None = None,
+    max_crashes: int | None = None,
+    about: bytes = b"",
+    acks: Iterable[Held] = (),
+) -> Call[ClaimReply]:
+    sign = 1 if recover else -1
+    args = [
+        consumer.encode(),
+        _int(sign * milliseconds(lease)),
+        _int(sign * milliseconds(legacy_lease)),
+        _int(n),
+        _int(max_deliveries or 0),
+        _int(max_crashes or 0),
+        about,
+        *_acks(acks),
+    ]
+    unknown = "what it may have taken comes back when its lease ends"
+    return Call(Script.named("claim"), keys, tuple(args), _read_claim, unknown)
+
+
+def ack(keys: Keys, held: Iterable[Held]) -> Call[list[bool]]:
+    return Call(Script.named("ack"), keys, _acks(held), _read_flags)
+
+
+def fail(
+    keys: Keys,
+    held: Held,
+    *,
+    error: bytes = b"",
+    delay: float = 0,
+    max_deliveries: int | None = None,
+    bury: bool = False,
+) -> Call[str | None]:
+    args = (
+        held.uid.encode(),
+        held.token.encode(),
+        _int(milliseconds(delay)),
+        _int(max_deliveries or 0),
+        b"1" if bury else b"0",
+        error,
+    )
+    return Call(Script.named("fail"), keys, args, lambda reply: _text(reply) or None)
+
+
+def extend(
+    keys: Keys, held: Iterable[Held], *, lease: float, recover: bool = True, consumer: str = "", about: bytes = b""
+) -> Call[list[bool]]:
+    sign = 1 if recover else -1
+    args = [_int(sign * milliseconds(lease)), consumer.encode(), about]
+    for one in held:
+        args += (one.uid.encode(), one.token.encode())
+    return Call(Script.named("extend"), keys, tuple(args), _read_flags)
+
+
+def release(keys: Keys, held: Iterable[Held]) -> Call[list[bool]]:
+    args = [part for one in held for part in (one.uid.encode(), one.token.encode())]
+    return Call(Script.named("release"), keys, tuple(args), _read_flags)
+
+
+def crashed(
+    keys: Keys,
+    held: Iterable[Held],
+    *,
+    evidence: bytes,
+    max_deliveries: int | None = None,
+    max_crashes: int | None = None,
+) -> Call[list[str | None]]:
+    args = [_int(max_deliveries or 0), _int(max_crashes or 0), evidence]
+    for one in held:
+        args += (one.uid.encode(), one.token.encode())
+    return Call(Script.named("crashed"), keys, tuple(args), _read_states)
+
+
+def recover(
+    keys: Keys, *, legacy_lease: float, max_deliveries: int | None = None, max_crashes: int | None = None
+) -> Call[tuple[int, int]]:
+    args = (_int(max_deliveries or 0), _int(max_crashes or 0), _int(milliseconds(legacy_lease)))
+    return Call(Script.named("recover"), keys, args, _read_pair)
+
+
+def requeue(keys: Keys, uids: Iterable[str]) -> Call[list[bool]]:
+    return Call(Script.named("requeue"), keys, tuple(uid.encode() for uid in uids), _read_flags)
+
+
+def drop(keys: Keys, uids: Iterable[str], *, state: str = "") -> Call[list[bool]]:
+    return Call(Script.named("drop"), keys, (state.encode(), *(uid.encode() for uid in uids)), _read_flags)
+
+
+def purge(keys: Keys, *, marker: str, start: bool) -> Call[tuple[bool, int]]:
+    def read(reply: Any) -> tuple[bool, int]:
+        more, gone = _text(reply).split()
+        return more == "more", int(gone)
+
+    args = (marker.encode(), _int(BATCH), b"1" if start else b"0")
+    return Call(Script.named("purge"), keys, args, read)
+
+
+def pause(keys: Keys, *, about: Mapping[str, str], until: dt.datetime | None = None) -> Call[bool]:
+    args = (json.dumps(dict(about), ensure_ascii=False).encode(), _moment(until) if until else b"0")
+    return Call(Script.named("pause"), keys, args, _read_flag)
+
+
+def resume(keys: Keys) -> Call[bool]:
+    return Call(Script.named("resume"), keys, (), _read_flag)
+
+
+def enlist(keys: Keys, consumer: str, about: bytes) -> Call[int]:
+    return Call(Script.named("enlist"), keys, (consumer.encode(), about), lambda reply: int(_text(reply)))
+
+
+def close(keys: Keys, slots: Iterable[bytes]) -> Call[None]:
+    return Call(Script.named("close"), keys, tuple(slots), lambda reply: None)
+
+
+def peek(keys: Keys, state: str, *, offset: int = 0, count: int = 100) -> Call[Page]:
+    return Call(
+        Script.named("peek"), keys, (state.encode(), _int(offset), _int(count)), lambda reply: _read_page(reply, state)
+    )
+
+
+def find(keys: Keys, uids: Iterable[str], *, deep: bool = False) -> Call[list[set[str]]]:
+    def read(reply: Any) -> list[set[str]]:
+        return [set(_text(places).split(",")) - {""} for places in reply]
+
+    return Call(Script.named("find"), keys, (b"1" if deep else b"0", *(uid.encode() for uid in uids)), read)
+
+
+def counts(keys: Keys) -> Call[Counts]:
+    return Call(Script.named("counts"), keys, (), _read_counts)
+
+
+def info() -> Command[dict[str, str]]:
+    """The server's own account of itself."""
+
+    def read(reply: Any) -> dict[str, str]:
+        lines = (line.partition(":") for line in _text(reply).splitlines())
+        return {name: value for name, colon, value in lines if colon}
+
+    return Command((b"INFO",), read)
+
+
+def wait(queues: Iterable[Keys], seconds: float) -> Command[str | None]:
+    """Block until a wake token arrives for one of the queues; its wake list, or None after so many seconds."""
+    lists = (keys["wake"].encode() for keys in queues)
+    # A time-out of 0 would mean for ever.
+    return Command((b"BLPOP", *lists, b"%.3f" % max(seconds, 0.001)), lambda reply: _text(reply[0]) if reply else None)
+
+
+def ring(keys: Keys) -> Command[None]:
+    """Put a wake token back that was meant for somebody who comes sooner."""
+    return Command((b"RPUSH", keys["wake"].encode(), b"1"), lambda reply: None)
+
+
+def _int(value: int) -> bytes:
+    return b"%d" % value
+
+
+def _moment(moment: dt.datetime) -> bytes:
+    return _int(round(moment.timestamp() * 1000))
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _acks(held: Iterable[Held]) -> tuple[bytes, ...]:
+    return tuple(part.encode() for one in held for part in (one.uid, one.token, one.number))
+
+
+def _read_flag(reply: Any) -> bool:
+    return _text(reply) == "1"
+
+
+def _read_flags(reply: Any) -> list[bool]:
+    return [flag == "1" for flag in _text(reply)]
+
+
+def _read_states(reply: Any) -> list[str | None]:
+    return [None if state == "-" else state for state in _text(reply).split()]
+
+
+def _read_pair(reply: Any) -> tuple[int, int]:
+    made, looked = _text(reply).split()
+    return int(made), int(looked)
+
+
+def _read_put(reply: Any) -> PutReply:
+    verdict, *states = _text(reply).split()
+    if verdict == "full":
+        return PutReply((), int(states[0]))
+    return PutReply(["" if state == "1" else state for state in states], None)
+
+
+def _read_claim(reply: Any) -> ClaimReply:
+    flags, wait, *rest = reply
+    milliseconds_ = int(wait)
+    found = []
+    for i in range(0, len(rest), 5):
+        uid, token, payload, deliveries, headers = rest[i : i + 5]
+        delivery = _delivery(headers, token=_text(token), deliveries=int(deliveries))
+        found.append(Found(_text(uid), payload, delivery))
+    return ClaimReply(_read_flags(flags), None if milliseconds_ < 0 else milliseconds_ / 1000, found)
+
+
+def _delivery(headers: bytes, **known: Any) -> Delivery:
+    token = known.get("token", "")
+    order = int(token.rpartition("/")[2]) if token else 0
+    if not headers:
+        return Delivery(order=order, **known)
+    kept = json.loads(headers)
+    return Delivery(
+        number=str(kept["number"]),
+        order=order,
+        priority=kept.get("priority", 0),
+        headers=kept.get("headers", {}),
+        put_at=from_milliseconds(kept["time"]),
+        **known,
+    )
+
+
+def _read_page(reply: Any, state: str) -> Page:
+    following, _now, *rest = reply
+    found = []
+    for i in range(0, len(rest), 8):
+        uid, payload, score, deliveries, crashes, headers, error, _token = rest[i : i + 8]
+        delivery = _delivery(
+            headers,
+            deliveries=int(deliveries.split()[0] if deliveries else 0) + (state == "in_flight"),
+            crashes=int(crashes or 0),
+            state=state,
+            when=from_milliseconds(abs(float(score))) if state in {"in_flight", "delayed", "dead"} else None,
+            error=json.loads(error) if error else None,
+        )
+        found.append(Found(_text(uid), payload, delivery))
+    offset = int(following)
+    return Page(found, None if offset < 0 else offset)
+
+
+def _pairs(flat: Sequence[bytes]) -> dict[str, bytes]:
+    return {_text(name): value for name, value in zip(flat[::2], flat[1::2], strict=True)}
+
+
+def _read_counts(reply: Any) -> Counts:
+    now, ready, in_flight, delayed, dead, ended, due, layout, paused, oldest, headers, *hashes = reply
+    stats, consumers, meta = map(_pairs, hashes)
+    return Counts(
+        at=from_milliseconds(int(now)),
+        ready=int(ready),
+        in_flight=int(in_flight),
+        delayed=int(delayed),
+        dead=int(dead),
+        ended=int(ended),
+        due=int(due),
+        layout=int(layout) if layout else None,
+        paused=json.loads(paused) if paused else None,
+        oldest=_waiting_since(_text(oldest), headers),
+        stats={name: int(value) for name, value in stats.items()},
+        consumers={name: json.loads(value) for name, value in consumers.items()},
+        meta={name: _text(value) for name, value in meta.items()},
+    )
+
+
+def _waiting_since(uid: str, headers: bytes) -> dt.datetime | None:
+    if not headers:
+        return uid_time(uid) if uid else None
+    kept = json.loads(headers)
+    return from_milliseconds(kept.get("due", kept["time"]))

@@ -1,0 +1,93 @@
+"""Payload to bytes and back.
+
+A serializer is any object with ``dumps(payload) -> str | bytes`` and ``loads(bytes) -> payload``: a module, a class, an
+instance. Queues of the registry default to ``json``; a ``SafeRedisQueue`` of your own defaults to none (``raw``).
+"""
+
+from __future__ import annotations
+
+import json as stdlib_json
+import pickle as stdlib_pickle
+from typing import Any, Protocol
+
+from django.core.serializers.json import DjangoJSONEncoder
+
+from django_srq.exceptions import PayloadError, PayloadTooLarge
+
+
+class Serializer(Protocol):
+    def dumps(self, payload: Any, /) -> str | bytes: ...
+
+    def loads(self, data: bytes, /) -> Any: ...
+
+
+class JSON:
+    """JSON with Django's encoder: dates, decimals, UUIDs and lazy strings go in; what comes out is plain JSON."""
+
+    def dumps(self, payload: Any) -> str:
+        return stdlib_json.dumps(
+            payload, cls=DjangoJSONEncoder, ensure_ascii=False, separators=(",", ":"), allow_nan=False
+        )
+
+    def loads(self, data: bytes) -> Any:
+        return stdlib_json.loads(data)
+
+
+class Raw:
+    """As saferedisqueue without one: text and numbers go in, bytes come out (``str`` with ``decode_responses``)."""
+
+    def __init__(self, *, decode: bool = False, encoding: str = "utf-8") -> None:
+        self.decode = decode
+        self.encoding = encoding
+
+    def dumps(self, payload: Any) -> bytes:
+        if isinstance(payload, bytes | bytearray | memoryview):
+            return bytes(payload)
+        if isinstance(payload, str):
+            return payload.encode(self.encoding)
+        if isinstance(payload, int | float) and not isinstance(payload, bool):
+            return str(payload).encode(self.encoding)
+        raise TypeError(f"a raw payload is bytes, str, int or float, not {type(payload).__name__}")
+
+    def loads(self, data: bytes) -> bytes | str:
+        return data.decode(self.encoding) if self.decode else data
+
+
+class Pickle:
+    """Pickle, for those who name it: whoever can write to the server can then run code in the consumer."""
+
+    def dumps(self, payload: Any) -> bytes:
+        return stdlib_pickle.dumps(payload, protocol=stdlib_pickle.HIGHEST_PROTOCOL)
+
+    def loads(self, data: bytes) -> Any:
+        return stdlib_pickle.loads(data)
+
+
+BY_NAME: dict[str, type[Serializer]] = {"json": JSON, "raw": Raw, "pickle": Pickle}
+
+
+def dump(serializer: Serializer, payload: Any, *, queue: str, limit: int | None) -> bytes:
+    """The payload's bytes; PayloadError when it cannot be serialised, PayloadTooLarge when they are more than limit."""
+    try:
+        data = serializer.dumps(payload)
+        # Not bytes(data): of a number that would be so many zeros.
+        encoded = data.encode() if isinstance(data, str) else memoryview(data).tobytes()
+    except Exception as error:
+        # Without the payload and without the serializer's message, which may quote it.
+        raise PayloadError(
+            f"queue {queue!r}: a payload of type {type(payload).__name__} cannot be serialised ({type(error).__name__})"
+        ) from error
+    if limit is not None and len(encoded) > limit:
+        raise PayloadTooLarge(
+            f"queue {queue!r}: the payload has {len(encoded)} bytes, the limit is {limit}; "
+            "put a reference to it instead, or raise MAX_PAYLOAD_BYTES"
+        )
+    return encoded
+
+
+def load(serializer: Serializer, data: bytes, *, queue: str, uid: str) -> Any:
+    """The payload. PayloadError when it cannot be read."""
+    try:
+        return serializer.loads(data)
+    except Exception as error:
+        raise PayloadError(f"queue {queue!r}: the payload of {uid} cannot be read ({type(error).__name__})") from error
