@@ -1,0 +1,40 @@
+"""A crash-safe FIFO queue on Redis or Valkey, as a Django app."""
+
+from __future__ import annotations
+
+from django_srq.exceptions import (
+    ConfigurationError,
+    DuplicateItem,
+    InvalidArgument,
+    LayoutError,
+    OutcomeUnknown,
+    PayloadError,
+    PayloadTooLarge,
+    QueueFull,
+    QueueUnavailable,
+    SRQError,
+    UnknownQueue,
+)
+from django_srq.item import Item
+from django_srq.queue import SafeRedisQueue
+from django_srq.registry import default_queue, queues
+from django_srq.version import __version__
+
+__all__ = [
+    "ConfigurationError",
+    "DuplicateItem",
+    "InvalidArgument",
+    "Item",
+    "LayoutError",
+    "OutcomeUnknown",
+    "PayloadError",
+    "PayloadTooLarge",
+    "QueueFull",
+    "QueueUnavailable",
+    "SRQError",
+    "SafeRedisQueue",
+    "UnknownQueue",
+    "__version__",
+    "default_queue",
+    "queues",
+]

@@ -1,0 +1,409 @@
+"""Connections to the server: a redis client from a URL, and the link that carries calls over its connections.
+
+The link takes redis-py's connection objects (made by the client's pool, so that TLS, credentials and protocol are its
+business) but keeps its own list of idle ones, because of what slots make possible: every call may be sent again, so
+that an idle connection need not be tested before use, a lost reply needs no guess, and one time limit covers
+connecting, sending, waiting and repeating. It also tells whether anything was sent at all.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from django_srq import embedded
+from django_srq.exceptions import ConfigurationError, LayoutError, OutcomeUnknown, QueueUnavailable
+from django_srq.operations import Call, Command
+from django_srq.slots import Slot, slots
+
+T = TypeVar("T")
+
+SCHEMES = {"redis": "redis", "rediss": "rediss", "unix": "unix", "valkey": "redis", "valkeys": "rediss"}
+TIMEOUT = 5.0  # seconds for a call that does not block, everything included
+FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.5  # seconds between attempts, before jitter
+SHORTEST_ATTEMPT = 0.05  # seconds; one with less time left would only turn what is known into "no reply"
+CLOSE_ENOUGH = 0.01  # seconds by which a time limit may be off, so that it need not be set for each call
+READ_GRACE = 2.0  # seconds that a reply to a blocking command may be late
+
+# What passes by itself while a server starts, fails over or is busy: worth another attempt within the time limit.
+_PASSING = (
+    redis.exceptions.BusyLoadingError,
+    redis.exceptions.ReadOnlyError,
+    redis.exceptions.ClusterDownError,
+    redis.exceptions.TryAgainError,
+    redis.exceptions.MasterDownError,
+)
+REFUSED_CALLER = (
+    redis.exceptions.AuthenticationError,
+    redis.exceptions.AuthorizationError,
+    redis.exceptions.AuthenticationWrongNumberOfArgsError,
+    redis.exceptions.NoPermissionError,
+)
+_LOST = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError)
+
+
+def masked(url: str) -> str:
+    """The URL without user, password and query, which may hold a password too; for messages and the status."""
+    # By hand: of a password with an unquoted / or # in it, urlsplit takes the beginning for the host.
+    scheme, separator, rest = url.partition("://") if "://" in url else ("", "", url)
+    address, _, query = rest.partition("?")
+    if "@" in query:  # that may be a password with a ?
+        address = "..."
+    return f"{scheme}{separator}{address.rpartition('@')[2]}"
+
+
+def client_from_url(url: str, **options: Any) -> redis.Redis:
+    """A redis client for a URL; ConfigurationError when the URL is none that we know. Opens no connection."""
+    scheme, colon, rest = url.partition("://")
+    if not colon or scheme not in SCHEMES:
+        known = ", ".join(f"{name}://" for name in (*SCHEMES, "embedded"))
+        raise ConfigurationError(f"not a URL of a queue's server: {masked(url)!r}; it starts with one of {known}")
+    try:
+        client = redis.Redis.from_url(f"{SCHEMES[scheme]}://{rest}", **_client_options(options))
+        pool = client.connection_pool
+        pool.connection_class(**pool.connection_kwargs)  # refuses options that it does not know
+    except (ValueError, TypeError, redis.RedisError) as error:
+        raise ConfigurationError(f"cannot use {masked(url)!r}: {_without_url(error, url)}") from None
+    return client
+
+
+def client_from_arguments(*args: Any, **options: Any) -> redis.Redis:
+    """A redis client from what ``redis.Redis`` takes. Opens no connection."""
+    try:
+        return redis.Redis(*args, **_client_options(options))
+    except (ValueError, TypeError, redis.RedisError) as error:
+        raise ConfigurationError(f"cannot make a redis client: {error}") from error
+
+
+def is_embedded(url: str) -> bool:
+    return url.startswith("embedded:")
+
+
+def embedded_link(url: str, *, timeout: float = TIMEOUT, base: str | os.PathLike[str] = ".", **options: Any) -> Link:
+    """A link to the server behind ``embedded://[path]``: a directory, relative to base; ``.srq`` when there is none.
+
+    The server is started, or joined, when the first connection is opened.
+    """
+    scheme, separator, path = url.partition("://")
+    if scheme != "embedded" or not separator:
+        raise ConfigurationError(f"not a URL of an embedded server: {url!r}; write embedded:// or embedded:///path")
+    directory = os.path.abspath(os.path.join(base, path or ".srq"))
+    client = client_from_arguments(unix_socket_path=embedded.socket_path(directory), **options)
+    return Link(client, address=f"embedded://{directory}", timeout=timeout, prepare=lambda: embedded.serve(directory))
+
+
+def _without_url(error: Exception, url: str) -> str:
+    text = str(error).replace(url, masked(url))
+    # "Port could not be cast to integer value as …" quotes what may be the beginning of a password with an unquoted /.
+    return text.partition(" as '")[0] if "@" in url else text
+
+
+def _client_options(options: dict[str, Any]) -> dict[str, Any]:
+    # redis-py 8 would repeat by itself, ten times from the constructor and never from a URL; we do, by one rule.
+    return {"retry": Retry(NoBackoff(), 0), **options}
+
+
+class Link:
+    """Carries calls to one server, over as many connections as there are calls at one time.
+
+    Safe to share between threads and across fork: a child starts with no connections.
+    """
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        *,
+        address: str = "",
+        timeout: float = TIMEOUT,
+        prepare: Callable[[], object] | None = None,
+    ) -> None:
+        """timeout: seconds. prepare is called before each new connection; it starts the embedded server."""
+        self.client = client
+        self.pool = client.connection_pool
+        self.address = address or _address(self.pool.connection_kwargs)
+        self.timeout = timeout
+        self._prepare = prepare
+        self._forget()
+
+    def call(
+        self, call: Call[T] | Command[T], *, queue: str, timeout: float | None = None, slot: Slot | None = None
+    ) -> T:
+        """Send a call as often as it takes within the time limit (seconds) and return its result.
+
+        QueueUnavailable: nothing was carried out. OutcomeUnknown: it was sent, and whether it was carried out is not
+        known. queue names the queue in messages.
+        """
+        borrowed = slot is None
+        slot = slot or slots.borrow()
+        attempts = _Attempts(self, call, queue, self.timeout if timeout is None else timeout)
+        try:
+            while True:
+                try:
+                    (reply,) = self._exchange([call.pack(slot.name, slot.seq, whole=attempts.whole)], attempts)
+                    break
+                except redis.exceptions.NoScriptError:
+                    attempts.whole = True
+                except _NotSent as error:
+                    attempts.missed(error.cause, sent=False)
+                except (redis.RedisError, OSError) as error:
+                    attempts.missed(error, sent=True)
+        finally:
+            if borrowed:
+                slots.give_back(slot)
+        return call.read(reply)
+
+    def look(self, asked: Sequence[tuple[str, Call[Any] | Command[Any]]], *, timeout: float) -> list[Any]:
+        """Send calls that only read, each with its queue's name, in one round trip; their results.
+
+        One that fails has its exception as result.
+        """
+        calls = [call for _, call in asked]
+        attempts = _Attempts(self, calls[0], asked[0][0], timeout)
+        try:
+            replies = self._look(calls, attempts)
+            if any(isinstance(reply, redis.exceptions.NoScriptError) for reply in replies):
+                attempts.whole = True
+                replies = self._look(calls, attempts)
+        except _NotSent as error:
+            raise attempts.verdict(error.cause) from error.cause
+        except (redis.RedisError, OSError) as error:
+            raise attempts.verdict(error) from error
+        return [self._result(call, reply, queue) for (queue, call), reply in zip(asked, replies, strict=True)]
+
+    def _look(self, calls: Sequence[Call[Any] | Command[Any]], attempts: _Attempts) -> list[Any]:
+        commands = [call.pack(b"", 0, whole=attempts.whole) for call in calls]
+        try:
+            return self._exchange(commands, attempts, collect=True)
+        except _LOST:
+            if attempts.left() <= 0:
+                raise
+            # The server may have been restarted since the connection was last used; reading twice does no harm.
+            return self._exchange(commands, attempts, collect=True)
+
+    def _result(self, call: Call[T] | Command[T], reply: Any, queue: str) -> T | Exception:
+        if isinstance(reply, Exception):
+            verdict = _Attempts(self, call, queue, 0).verdict(reply)
+            verdict.__cause__ = reply
+            return verdict
+        try:
+            return call.read(reply)
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            return LayoutError(f"queue {queue!r} ({self.address}): what is stored there cannot be read: {error}")
+
+    def wait(self, command: Command[T], seconds: float, *, queue: str) -> T | None:
+        """Send a command that blocks on the server for so many seconds; None when its reply was lost."""
+        attempts = _Attempts(self, command, queue, self.timeout)
+        try:
+            (reply,) = self._exchange([command.pack()], attempts, patience=seconds + READ_GRACE)
+            return command.read(reply)
+        except (_NotSent, *_LOST):
+            # The next call finds out what is wrong, and says so; without a pause this could become a busy loop.
+            time.sleep(random.uniform(0, FIRST_PAUSE * 10))
+            return None
+        except redis.RedisError as error:
+            raise attempts.verdict(error) from error
+
+    def close(self) -> None:
+        """Close the idle connections; the link goes on working."""
+        for connection in (*self._idle, *self._closed):
+            connection.disconnect()
+        self._forget()
+
+    def _forget(self) -> None:
+        self._process = os.getpid()
+        self._idle: deque[Any] = deque()
+        self._closed: deque[Any] = deque()
+
+    def _exchange(
+        self, commands: list[bytes], attempts: _Attempts, *, collect: bool = False, patience: float | None = None
+    ) -> list[Any]:
+        """One round trip; patience: seconds to wait for the reply, else what is left of the time limit."""
+        connection = self._take(attempts)
+        try:
+            _limit(connection, attempts.left())
+            connection.send_packed_command([b"".join(commands)], check_health=False)
+            replies = []
+            for _ in commands:
+                _limit(connection, attempts.left() if patience is None else patience)
+                replies.append(self._read(connection, collect))
+        except redis.exceptions.ReadOnlyError:
+            self._discard(connection)  # a demoted primary: its name may lead elsewhere by now
+            raise
+        except _LOST:
+            self._discard(connection)
+            self._discard_idle()
+            raise
+        except redis.exceptions.ResponseError:
+            self._idle.append(connection)
+            raise
+        except BaseException:
+            # Interrupted in mid-call: its reply must not become the next call's.
+            self._discard(connection)
+            raise
+        self._idle.append(connection)
+        return replies
+
+    def _read(self, connection: Any, collect: bool) -> Any:
+        try:
+            return connection.read_response(disable_decoding=True)
+        except redis.exceptions.ResponseError as error:
+            if collect:
+                return error
+            raise
+
+    def _take(self, attempts: _Attempts) -> Any:
+        if self._process != os.getpid():
+            self._forget()
+        try:
+            return self._idle.pop()
+        except IndexError:
+            pass
+        try:
+            connection = self._closed.pop() if self._closed else self.pool.make_connection()
+        except (IndexError, redis.RedisError) as error:
+            raise _NotSent(error) from error
+        return self._connected(connection, attempts.left())
+
+    def _connected(self, connection: Any, seconds: float) -> Any:
+        try:
+            if self._prepare is not None:
+                self._prepare()
+            connection.socket_connect_timeout = connection.socket_timeout = max(seconds, 0.001)
+            connection.retry = Retry(NoBackoff(), 0)  # a client that was given to us may have other ideas
+            connection.connect()
+        except (redis.RedisError, OSError) as error:
+            self._discard(connection)
+            raise _NotSent(error) from error
+        except BaseException:
+            self._discard(connection)
+            raise
+        return connection
+
+    def _discard(self, connection: Any) -> None:
+        connection.disconnect()
+        self._closed.append(connection)
+
+    def _discard_idle(self) -> None:
+        """What broke one connection mostly broke the others."""
+        while self._idle:
+            try:
+                self._discard(self._idle.pop())
+            except IndexError:  # another thread was quicker
+                return
+
+
+def _limit(connection: Any, seconds: float) -> None:
+    """Give a connection so many seconds to send or to receive; its own time limit would cut blocking commands.
+
+    Set on the socket, as redis-py does itself: its can_read would cost each call two more system calls.
+    """
+    limit = connection._sock.gettimeout()
+    if limit is None or abs(limit - seconds) > CLOSE_ENOUGH:
+        connection._sock.settimeout(max(seconds, 0.001))
+
+
+class _NotSent(Exception):
+    """No connection: whatever it was, the server did not get it."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+
+
+class _Attempts:
+    """The attempts at one call: how long they may go on, and what to say in the end."""
+
+    def __init__(self, link: Link, call: Call[Any] | Command[Any], queue: str, seconds: float) -> None:
+        self.link, self.call, self.queue, self.seconds = link, call, queue, seconds
+        self.deadline = time.monotonic() + seconds
+        self.whole = False
+        self.unknown = False
+        self.pause = FIRST_PAUSE
+
+    def left(self) -> float:
+        return self.deadline - time.monotonic()
+
+    def missed(self, error: Exception, *, sent: bool) -> None:
+        """Wait for the next attempt, or raise what has to be said when there is none."""
+        if isinstance(error, _LOST) and sent and not isinstance(error, (*_PASSING, *REFUSED_CALLER)):
+            self.unknown = True
+        wait = random.uniform(0, self.pause)
+        if not self._passes(error) or self.left() <= wait + SHORTEST_ATTEMPT:
+            raise self.verdict(error) from error
+        time.sleep(wait)
+        self.pause = min(self.pause * 2, LONGEST_PAUSE)
+
+    def _passes(self, error: Exception) -> bool:
+        if isinstance(error, REFUSED_CALLER):
+            return False
+        return isinstance(error, (*_LOST, *_PASSING)) or str(error).startswith("BUSY ")
+
+    def verdict(self, error: Exception) -> Exception:
+        where = f"queue {self.queue!r} ({self.link.address})"
+        text = str(error)
+        if text.startswith("SRQLAYOUT"):
+            found, known = text.split()[1:3]
+            return LayoutError(
+                f"{where}: its layout has version {found}, this package knows {known}: upgrade django-srq here"
+            )
+        if text.startswith("SRQTYPE"):
+            return LayoutError(f"{where}: {text.partition(' ')[2]}; something else uses this prefix")
+        if "WRONGTYPE" in text or text.startswith("Operation against a key"):
+            return LayoutError(f"{where}: a key holds something else than expected; something else uses this prefix")
+        if self.unknown and isinstance(self.call, Call) and self.call.script.writes:
+            missing = f"no reply to {self.call.script.name} within {self.seconds:g} s ({explain(error)})"
+            return OutcomeUnknown(f"{where}: {missing}; {self.call.unknown}")
+        return QueueUnavailable(f"{where}: {explain(error)}")
+
+
+_EXPLANATIONS = {
+    "AuthenticationError": "the server refuses the user or password",
+    "AuthenticationWrongNumberOfArgsError": "the server refuses the user or password",
+    "AuthorizationError": "the server refuses the user or password",
+    "NoPermissionError": "the server's access rules forbid it to this user",
+    "ReadOnlyError": "the server is a read-only replica",
+    "BusyLoadingError": "the server is still loading its data",
+    "OutOfMemoryError": "the server is out of memory (maxmemory)",
+}
+
+
+def explain(error: BaseException) -> str:
+    """The cause of a trouble with the server, in words where its own need some."""
+    explained = _EXPLANATIONS.get(type(error).__name__)
+    if explained is None and str(error).startswith("OOM "):
+        explained = _EXPLANATIONS["OutOfMemoryError"]
+    if explained is None and "unauthenticated" in str(error):  # to a command as long as ours, Redis says so
+        explained = _EXPLANATIONS["AuthenticationError"]
+    text = str(error).rstrip(".") or type(error).__name__
+    return f"{explained}: {text}" if explained else text
+
+
+def _address(options: dict[str, Any]) -> str:
+    """Where a client connects to, without user and password."""
+    if "path" in options:
+        return f"unix://{options['path']}"
+    return f"{options.get('host', 'localhost')}:{options.get('port', 6379)}/{options.get('db') or 0}"
+
+
+_shared: dict[Any, Link] = {}
+
+
+def shared(target: Any, make: Callable[[], Link]) -> Link:
+    """The one link of this process to a target (hashable), made when it is first asked for."""
+    link = _shared.get(target)
+    # setdefault decides between two threads; the loser's link has no connection yet.
+    return link if link is not None else _shared.setdefault(target, make())
+
+
+def close_all() -> None:
+    """Close the idle connections of all shared links, such as at the end of a test run."""
+    for link in _shared.values():
+        link.close()
