@@ -1,0 +1,35 @@
+"""Presents what conf finds wrong as system checks. Opens no connection."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from django.apps import AppConfig
+from django.core.checks import CheckMessage, Error, Tags, Warning, register
+
+from django_srq import conf
+from django_srq.conf import Problem
+
+
+@register("django_srq")
+def check_settings(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    """E001 to E007: the settings as they are written."""
+    return [_message(problem) for problem in dict.fromkeys(conf.load().problems)]
+
+
+@register("django_srq")
+def check_imports(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    """E008, E009: handlers and serializers can be imported."""
+    return [_message(problem) for problem in conf.import_problems()]
+
+
+@register("django_srq", Tags.caches)
+def check_databases(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    """W001: no cache shares a queue's database."""
+    return [_message(problem) for problem in conf.shared_databases()]
+
+
+def _message(problem: Problem) -> CheckMessage:
+    kind = Error if problem.id.rpartition(".")[2].startswith("E") else Warning
+    return kind(problem.message, hint=problem.hint or None, id=problem.id)

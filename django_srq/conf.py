@@ -1,0 +1,409 @@
+"""Turns the settings into typed, frozen configuration, one object per queue. All defaults live here.
+
+One validator, two faces: ``problems()`` for the system checks, and ``ConfigurationError`` on use. Opens no connection.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from functools import cache
+from typing import Any
+
+from django.conf import settings
+from django.core.cache import DEFAULT_CACHE_ALIAS
+from django.utils.module_loading import import_string
+
+from django_srq.backoff import Backoff
+from django_srq.connections import SCHEMES, client_from_url, is_embedded, masked
+from django_srq.exceptions import ConfigurationError
+from django_srq.serializers import BY_NAME, Serializer
+
+DEFAULT_ALIAS = "default"
+SETTINGS = ("SRQ_QUEUES", "SRQ_DEFAULTS", "SRQ_ADMIN")
+_NAME = re.compile(r"[^\s{}]{1,200}")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong, with the id of the system check that reports it."""
+
+    id: str
+    message: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}".strip()
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a queue lives: a URL and options of the redis client. Hashable: a process has one link to each."""
+
+    url: str
+    timeout: float  # seconds
+    base: str  # the directory to which the path of an embedded:// URL is relative
+    options: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def server(self) -> str:
+        """The server and database that it means, however the URL is written."""
+        if is_embedded(self.url):
+            return os.path.abspath(os.path.join(self.base, self.url.partition("://")[2] or ".srq"))
+        options = client_from_url(self.url, **dict(self.options)).connection_pool.connection_kwargs
+        host = options.get("path") or f"{options.get('host', 'localhost')}:{options.get('port', 6379)}"
+        return f"{host.replace('127.0.0.1', 'localhost')}/{options.get('db') or 0}"
+
+
+@dataclass(frozen=True)
+class QueueConfig:
+    alias: str
+    target: Target
+    prefix: str
+    cache: str | None = None  # the alias in CACHES whose address it has
+    autoclean_interval: float | None = 60.0  # seconds; lease of a plain get; None: never recover by itself
+    lease: float = 15.0  # seconds; lease of srq_consume
+    serializer: str = "json"
+    handler: str | None = None  # dotted path
+    max_deliveries: int | None = 25
+    max_crashes: int | None = 3
+    backoff: Backoff = field(default_factory=Backoff)  # seconds
+    max_length: int | None = None  # items ready and delayed
+    max_payload_bytes: int | None = 1024 * 1024
+    max_age: float = 300.0  # seconds; the oldest ready item older than this: "late"
+
+    def load_serializer(self) -> Serializer:
+        """The serializer; ConfigurationError when its path cannot be imported."""
+        return _serializer(self.serializer)
+
+    def load_handler(self) -> Callable[..., Any] | None:
+        """The handler, or None when the queue has none; ConfigurationError when its path cannot be imported."""
+        if self.handler is None:
+            return None
+        handler = _imported(self.handler)
+        if not callable(handler):
+            raise ConfigurationError(f"{self.handler} is not callable.")
+        return handler  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class AdminConfig:
+    """``SRQ_ADMIN``: the status view."""
+
+    timeout: float = 0.8  # seconds in which a server must answer the page
+
+
+@dataclass(frozen=True)
+class Configuration:
+    queues: Mapping[str, QueueConfig]
+    admin: AdminConfig
+    problems: tuple[Problem, ...]  # of all queues; of_queue tells those that concern one
+    of_queue: Mapping[str, tuple[Problem, ...]]
+    general: tuple[Problem, ...]
+
+
+class _Wrong(Exception):
+    """The value of an option does not fit; the text says what does."""
+
+
+# -- the options: how each is read from what was written
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise _Wrong("a number of seconds above 0")
+    return float(value)
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise _Wrong("a whole number above 0")
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str | os.PathLike) or not str(value):
+        raise _Wrong("a string")
+    return str(value)
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise _Wrong("a dict with string keys")
+    return dict(value)
+
+
+def _backoff(value: Any) -> Backoff:
+    options = _mapping(value)
+    known = {option.name for option in fields(Backoff)}
+    if not options.keys() <= known:
+        raise _Wrong(f"a dict with any of {', '.join(sorted(known))}")
+    numbers = {name: _number(number) for name, number in options.items()}
+    if numbers.get("factor", 1) < 1:
+        raise _Wrong("a dict whose factor is at least 1")
+    return Backoff(**numbers)
+
+
+def _or_none(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def read_or_none(value: Any) -> Any:
+        try:
+            return None if value is None else read(value)
+        except _Wrong as wrong:
+            raise _Wrong(f"{wrong}, or None") from None
+
+    return read_or_none
+
+
+_OPTIONS: dict[str, Callable[[Any], Any]] = {
+    "URL": _text,
+    "CACHE": _text,
+    "PREFIX": _text,
+    "AUTOCLEAN_INTERVAL": _or_none(_number),
+    "LEASE": _number,
+    "SERIALIZER": _text,
+    "HANDLER": _or_none(_text),
+    "MAX_DELIVERIES": _or_none(_whole),
+    "MAX_CRASHES": _or_none(_whole),
+    "BACKOFF": _backoff,
+    "MAX_LENGTH": _or_none(_whole),
+    "MAX_PAYLOAD_BYTES": _or_none(_whole),
+    "MAX_AGE": _number,
+    "TIMEOUT": _number,
+    "OPTIONS": _mapping,
+}
+_PLACE = {"URL", "PREFIX", "TIMEOUT", "OPTIONS"}  # make the target and the prefix, not fields of the config
+_ADMIN_OPTIONS: dict[str, Callable[[Any], Any]] = {"TIMEOUT": _number}
+
+
+@cache
+def load() -> Configuration:
+    """The configuration that the settings describe, with all that is wrong with them. Cached until ``reset()``."""
+    general: list[Problem] = []
+    defaults = _dict_setting("SRQ_DEFAULTS", general)
+    admin = _read_admin(general)
+    queues: dict[str, QueueConfig] = {}
+    of_queue: dict[str, tuple[Problem, ...]] = {}
+    for alias, written in _dict_setting("SRQ_QUEUES", general).items():
+        config, problems = _read_queue(alias, written, defaults)
+        of_queue[alias] = tuple(problems)
+        if config is not None:
+            queues[alias] = config
+    for alias, collision in _collisions(queues):
+        of_queue[alias] += (collision,)
+    all_problems = (*general, *(problem for some in of_queue.values() for problem in some))
+    return Configuration(queues, admin, all_problems, of_queue, tuple(general))
+
+
+def reset() -> None:
+    """Forget the cached configuration; the settings have changed."""
+    load.cache_clear()
+
+
+def aliases() -> list[str]:
+    """The configured aliases, right or wrong, in the order of the setting."""
+    return list(load().of_queue)
+
+
+def queue_config(alias: str) -> QueueConfig:
+    """The configuration of one queue; ConfigurationError, naming alias and option, when something is wrong with it."""
+    configuration = load()
+    if wrong := (*configuration.general, *configuration.of_queue.get(alias, ())):
+        raise ConfigurationError(" ".join(str(problem) for problem in wrong))
+    return configuration.queues[alias]
+
+
+def suggestion(word: str, known: list[str]) -> str:
+    """ "Did you mean …? " where a known word is near, then the known ones."""
+    near = difflib.get_close_matches(word, known, 1)
+    return (f"Did you mean {near[0]!r}? " if near else "") + f"Known: {', '.join(known) or 'none'}."
+
+
+def _dict_setting(name: str, problems: list[Problem]) -> dict[str, Any]:
+    value = getattr(settings, name, {})
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return dict(value)
+    problems.append(Problem("django_srq.E001", f"{name} must be a dict with string keys, not {type(value).__name__}."))
+    return {}
+
+
+def _read_admin(problems: list[Problem]) -> AdminConfig:
+    written = _dict_setting("SRQ_ADMIN", problems)
+    found: list[Problem] = []
+    read = _read_options("SRQ_ADMIN", written, _ADMIN_OPTIONS, found)
+    problems += found
+    return AdminConfig(**{name.lower(): value for name, value in read.items()})
+
+
+def _read_options(
+    where: str, written: Mapping[str, Any], known: Mapping[str, Callable[[Any], Any]], problems: list[Problem]
+) -> dict[str, Any]:
+    read = {}
+    for name, value in written.items():
+        if name not in known:
+            hint = suggestion(str(name), list(known))
+            problems.append(Problem("django_srq.E002", f"{where} has the unknown option {name!r}.", hint))
+            continue
+        try:
+            read[name] = known[name](value)
+        except _Wrong as wrong:
+            # The value of OPTIONS and URL may hold a password.
+            shown = type(value).__name__ if name in {"OPTIONS", "URL"} else repr(value)
+            problems.append(Problem("django_srq.E003", f"{where}[{name!r}] must be {wrong}, not {shown}."))
+    return read
+
+
+def _read_queue(alias: str, written: Any, defaults: Mapping[str, Any]) -> tuple[QueueConfig | None, list[Problem]]:
+    problems: list[Problem] = []
+    where = f"SRQ_QUEUES[{alias!r}]"
+    if not isinstance(written, Mapping):
+        return None, [Problem("django_srq.E001", f"{where} must be a dict of options, not {type(written).__name__}.")]
+    own = _read_options(where, written, _OPTIONS, problems)
+    options = _read_options("SRQ_DEFAULTS", defaults, _OPTIONS, problems)
+    # A queue that says where it lives, in either way, overrides the other way of the defaults.
+    if own.keys() & {"URL", "CACHE"}:
+        options = {name: value for name, value in options.items() if name not in {"URL", "CACHE"}}
+    options |= own
+    ill_typed = not (written.keys() & {"URL", "CACHE"}) <= own.keys()
+    target = None if ill_typed else _target(where, options, problems)
+    prefix = _prefix(where, alias, options, own, problems)
+    problems += _import_problems(where, options)
+    if problems or target is None:
+        return None, problems
+    rest = {name.lower(): value for name, value in options.items() if name not in _PLACE}
+    return QueueConfig(alias=alias, target=target, prefix=prefix, **rest), problems
+
+
+def _prefix(where: str, alias: str, options: Mapping[str, Any], own: Mapping[str, Any], problems: list[Problem]) -> str:
+    prefix: str = options.get("PREFIX", alias)
+    if "PREFIX" in options and "PREFIX" not in own:
+        if "{alias}" not in prefix:
+            problems.append(
+                Problem(
+                    "django_srq.E006", "SRQ_DEFAULTS['PREFIX'] must contain '{alias}'.", "Else all queues share keys."
+                )
+            )
+        prefix = prefix.replace("{alias}", alias)
+    if not _NAME.fullmatch(prefix):
+        problems.append(
+            Problem("django_srq.E006", f"{where}['PREFIX'] must be 1 to 200 characters without blanks and braces.")
+        )
+    return prefix
+
+
+def _target(where: str, options: Mapping[str, Any], problems: list[Problem]) -> Target | None:
+    if ("URL" in options) == ("CACHE" in options):
+        what = "both URL and CACHE" if "URL" in options else "neither URL nor CACHE"
+        problems.append(Problem("django_srq.E004", f"{where} has {what}.", "Name the server in one way."))
+        return None
+    try:
+        url, extra = (options["URL"], {}) if "URL" in options else _cache_address(options["CACHE"])
+    except _Wrong as wrong:
+        problems.append(Problem("django_srq.E005", f"{where}['CACHE']: {wrong}."))
+        return None
+    client_options = {**extra, **options.get("OPTIONS", {})}
+    try:
+        if not is_embedded(url):
+            client_from_url(url, **client_options)
+        elif not url.startswith("embedded://"):
+            raise ConfigurationError(f"not a URL of an embedded server: {url!r}; write embedded:// or embedded:///path")
+        hash(tuple(client_options.items()))
+    except (ConfigurationError, TypeError) as error:
+        problems.append(Problem("django_srq.E004", f"{where}['{'URL' if 'URL' in options else 'CACHE'}']: {error}."))
+        return None
+    base = str(getattr(settings, "BASE_DIR", os.getcwd()))
+    return Target(url, options.get("TIMEOUT", 5.0), base, tuple(sorted(client_options.items())))
+
+
+def _cache_address(alias: str) -> tuple[str, dict[str, Any]]:
+    """URL and client options of a Redis cache: its address, not its pool, which others time out and close."""
+    caches = getattr(settings, "CACHES", {})
+    if alias not in caches:
+        raise _Wrong(f"there is no cache {alias!r} in CACHES. {suggestion(alias, list(caches))}".rstrip("."))
+    cache_ = caches[alias]
+    if not re.search("redis|valkey", str(cache_.get("BACKEND", "")), re.IGNORECASE):
+        raise _Wrong(f"the cache {alias!r} is no Redis cache but {cache_.get('BACKEND')}")
+    location = cache_.get("LOCATION") or ""
+    # Of several servers the first is the primary, in Django's backend as in django-redis.
+    url = str(location[0] if isinstance(location, list | tuple) else re.split("[;,]", location)[0])
+    if url.partition("://")[0] not in SCHEMES:
+        raise _Wrong(f"the LOCATION of the cache {alias!r} is no URL of a server: {masked(url)!r}")
+    written = {name.lower(): value for name, value in (cache_.get("OPTIONS") or {}).items()}
+    named = {name: written[name] for name in ("username", "password", "db") if written.get(name)}
+    return url, {**_plain(written.get("connection_pool_kwargs") or {}), **named}
+
+
+def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what is about the cache's pool and not about its server."""
+    mine = {"max_connections", "timeout", "retry", "retry_on_timeout", "retry_on_error", "decode_responses"}
+    return {name: value for name, value in options.items() if name not in mine and not name.startswith("socket_")}
+
+
+def _import_problems(where: str, options: Mapping[str, Any]) -> Iterator[Problem]:
+    for name, id_ in (("HANDLER", "django_srq.E008"), ("SERIALIZER", "django_srq.E009")):
+        path = options.get(name)
+        if path is not None and "." not in path and not (name == "SERIALIZER" and path in BY_NAME):
+            known = f" or one of {', '.join(BY_NAME)}" if name == "SERIALIZER" else ""
+            yield Problem(id_, f"{where}[{name!r}] must be a dotted path{known}, not {path!r}.")
+
+
+def _collisions(queues: Mapping[str, QueueConfig]) -> Iterator[tuple[str, Problem]]:
+    seen: dict[tuple[str, str], str] = {}
+    for alias, config in queues.items():
+        place = (config.target.server, config.prefix)
+        if place in seen:
+            message = f"SRQ_QUEUES[{alias!r}] and SRQ_QUEUES[{seen[place]!r}] have the same server and PREFIX."
+            yield alias, Problem("django_srq.E007", message, "Give one of them another PREFIX, or remove it.")
+        seen.setdefault(place, alias)
+
+
+def _imported(path: str) -> Any:
+    try:
+        return import_string(path)
+    except ImportError as error:
+        raise ConfigurationError(f"{path!r} cannot be imported: {error}.") from error
+    except Exception as error:  # whatever the module does on import
+        raise ConfigurationError(f"{path!r} cannot be imported, {type(error).__name__}: {error}.") from error
+
+
+def _serializer(path: str) -> Serializer:
+    found = BY_NAME.get(path) or _imported(path)
+    serializer = found() if isinstance(found, type) else found
+    if not callable(getattr(serializer, "dumps", None)) or not callable(getattr(serializer, "loads", None)):
+        raise ConfigurationError(f"{path!r} has no dumps and loads.")
+    return serializer  # type: ignore[no-any-return]
+
+
+def import_problems() -> Iterator[Problem]:
+    """What is wrong with the handlers and serializers that the settings name; imports them, so only a check asks."""
+    for alias, config in load().queues.items():
+        for option, id_, importing in (
+            ("HANDLER", "django_srq.E008", config.load_handler),
+            ("SERIALIZER", "django_srq.E009", config.load_serializer),
+        ):
+            try:
+                importing()
+            except ConfigurationError as error:
+                yield Problem(id_, f"SRQ_QUEUES[{alias!r}][{option!r}]: {error}")
+
+
+def shared_databases() -> Iterator[Problem]:
+    """Queues whose database a cache shares: ``cache.clear()`` of Django's and of django-redis's backend is FLUSHDB.
+
+    An alias that the queue's CACHE names is taken to be there for it, unless it is the default cache.
+    """
+    for cache_alias in getattr(settings, "CACHES", {}):
+        try:
+            url, extra = _cache_address(cache_alias)
+            server = Target(url, 1, "", tuple(sorted(extra.items()))).server
+        except (_Wrong, ConfigurationError, TypeError):
+            continue
+        for alias, config in load().queues.items():
+            dedicated = config.cache == cache_alias != DEFAULT_CACHE_ALIAS
+            if config.target.server == server and not dedicated:
+                message = f"SRQ_QUEUES[{alias!r}] is in the same database as CACHES[{cache_alias!r}]."
+                hint = "cache.clear() deletes the whole database: give the queue a database of its own (…/1)."
+                yield Problem("django_srq.W001", message, hint)

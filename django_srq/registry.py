@@ -1,0 +1,115 @@
+"""Alias to queue, driven by the settings: ``queues["orders"]``, ``default_queue``."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from typing import Any
+
+from asgiref.local import Local
+from django.core.signals import setting_changed
+from django.db import transaction
+from django.utils.connection import BaseConnectionHandler, ConnectionProxy
+
+from django_srq import conf
+from django_srq.conf import DEFAULT_ALIAS, QueueConfig
+from django_srq.connections import Link, client_from_url, embedded_link, is_embedded, shared
+from django_srq.exceptions import UnknownQueue
+from django_srq.queue import SafeRedisQueue
+
+
+class Queue(SafeRedisQueue):
+    """A queue of the settings: a ``SafeRedisQueue`` with its alias, and puts that wait for a transaction."""
+
+    def __init__(self, config: QueueConfig) -> None:
+        super().__init__(
+            name=config.prefix,
+            label=config.alias,
+            link=link_to(config),
+            autoclean_interval=config.autoclean_interval,
+            serializer=config.load_serializer(),
+            max_deliveries=config.max_deliveries,
+            max_crashes=config.max_crashes,
+            max_length=config.max_length,
+            max_payload_bytes=config.max_payload_bytes,
+            backoff=config.backoff,
+        )
+        self.alias = config.alias
+        self.config = config
+
+    def put_on_commit(
+        self,
+        item: Any,
+        *,
+        uid: str | None = None,
+        delay: float | dt.timedelta = 0,
+        eta: dt.datetime | None = None,
+        priority: int = 0,
+        headers: Mapping[str, str] | None = None,
+        using: str | None = None,
+        robust: bool = False,
+    ) -> str:
+        """Put after the surrounding transaction of the database ``using`` commits (at once outside of one).
+
+        Serialises and returns the uid at once. A transaction that rolls back puts nothing. What the put raises after
+        the commit goes to the caller of the commit; with ``robust`` it is logged, and later hooks run. A process that
+        dies between commit and put loses the put.
+        """
+        chosen, calls = self.prepare(item, uid=uid, delay=delay, eta=eta, priority=priority, headers=headers)
+        transaction.on_commit(lambda: self.send_puts(calls), using=using, robust=robust)
+        return chosen
+
+
+def link_to(config: QueueConfig) -> Link:
+    """The link of this process to the queue's server: one for all queues and threads with the same target."""
+    target = config.target
+    options = dict(target.options)
+
+    def make() -> Link:
+        if is_embedded(target.url):
+            return embedded_link(target.url, timeout=target.timeout, base=target.base, **options)
+        return Link(client_from_url(target.url, **options), timeout=target.timeout)
+
+    return shared(target, make)
+
+
+class QueueHandler(BaseConnectionHandler):  # type: ignore[type-arg]
+    """The queues of ``SRQ_QUEUES``. One object per alias and thread or async task; the connections are shared."""
+
+    settings_name = "SRQ_QUEUES"
+    exception_class = UnknownQueue
+
+    def __getitem__(self, alias: str) -> Queue:
+        if alias not in conf.aliases():
+            raise UnknownQueue(f"Unknown queue {alias!r}. {conf.suggestion(alias, conf.aliases())}")
+        return super().__getitem__(alias)  # type: ignore[no-any-return]
+
+    def __iter__(self) -> Any:
+        return iter(conf.aliases())
+
+    def __contains__(self, alias: object) -> bool:
+        return alias in conf.aliases()
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return dict.fromkeys(conf.aliases())
+
+    def create_connection(self, alias: str) -> Queue:
+        return Queue(conf.queue_config(alias))
+
+    def reset(self) -> None:
+        """Make the queues anew from the settings when they are next asked for."""
+        conf.reset()
+        self._connections = Local(self.thread_critical)
+
+
+queues = QueueHandler()
+default_queue = ConnectionProxy(queues, DEFAULT_ALIAS)
+
+
+def _forget_queues(*, setting: str, **_kwargs: Any) -> None:
+    if setting in {*conf.SETTINGS, "CACHES", "BASE_DIR"}:
+        queues.reset()
+
+
+setting_changed.connect(_forget_queues)
