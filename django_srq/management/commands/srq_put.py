@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from django.core.management.base import CommandError, CommandParser
+
+from django_srq.management.command import USAGE, QueueCommand
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1
+    if not 0 <= seconds < 10**10:
+        raise argparse.ArgumentTypeError(f"a number of seconds from 0 on, not {text!r}")
+    return seconds
+
+
+def _priority(text: str) -> int:
+    try:
+        priority = int(text)
+    except ValueError:
+        priority = 1000
+    if not -100 <= priority <= 100:
+        raise argparse.ArgumentTypeError(f"a whole number from -100 to 100, not {text!r}")
+    return priority
+
+
+class Command(QueueCommand):
+    help = "Put items into a queue, and print their uids. Without payloads: one a line from standard input."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("queue", help="alias of the queue")
+        parser.add_argument("payload", nargs="*", help="what to put, as text")
+        parser.add_argument("--json", action="store_true", help="the payloads are JSON")
+        parser.add_argument("--delay", type=_seconds, default=0, help="seconds before they are ready")
+        parser.add_argument("--priority", type=_priority, default=0, help="-100 to 100; higher is served first")
+        parser.add_argument("--uid", help="a uid of your own, for a single payload: adds nothing while it is there")
+
+    def handle(
+        self, *, queue: str, payload: list[str], json: bool, delay: float, priority: int, uid: str | None, **_: Any
+    ) -> None:
+        target = self.queue(queue)
+        if uid is not None and len(payload) != 1:
+            raise CommandError("--uid goes with exactly one payload.", returncode=USAGE)
+        for text in payload or self._lines():
+            item = self._parsed(text) if json else text
+            self.stdout.write(target.put(item, uid=uid, delay=delay, priority=priority))
+
+    def _lines(self) -> Iterable[str]:
+        if sys.stdin.isatty():
+            self.stderr.write("One payload a line; Ctrl-D ends.")
+        return (line.strip() for line in sys.stdin)
+
+    def _parsed(self, text: str) -> Any:
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise CommandError(f"not JSON: {text[:80]!r} ({error}); what came before it was put.") from error
