@@ -1,0 +1,130 @@
+"""A demonstration: orders survive a consumer that is killed in mid-item. Ends with 0 if every one was handled.
+
+Uses data of its own, in a temporary folder, and an embedded server that ends with it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+PRODUCTS = ["tea", "milk", "the slow order", "sugar", "biscuits"]
+SLOW = PRODUCTS[2]
+LEASE = 3  # seconds; 15 by default, here the demonstration is to be short
+DEADLINE = time.monotonic() + 50
+
+
+def main() -> int:
+    # Registered before the package's own hook, so it runs after that: the server ends first, then its data go.
+    folder = tempfile.TemporaryDirectory(prefix="srq-demo-")
+    atexit.register(folder.cleanup)
+    os.environ |= {
+        "DJANGO_SETTINGS_MODULE": "testproject.settings",
+        "SHOP_DATA": folder.name,
+        "SHOP_LEASE": str(LEASE),
+        "SHOP_SLOW_PRODUCT": SLOW,
+    }
+    os.environ.pop("REDIS_URL", None)
+    sys.path.insert(0, str(HERE))
+    with ExitStack() as cleanup:
+        return demonstrate(cleanup)
+
+
+def demonstrate(cleanup: ExitStack) -> int:
+    import django
+
+    django.setup()
+    from django.core.management import call_command
+    from django.test import Client
+
+    from django_srq import queues
+    from shop.models import Order
+
+    call_command("migrate", verbosity=0)
+    orders = queues["orders"]
+    say(f"Putting {len(PRODUCTS)} orders through the shop's view, into an embedded Valkey server (no Redis needed).")
+    for product in PRODUCTS:
+        Client().post("/", {"product": product, "quantity": 1})
+    print(f"  {len(orders)} ready. The third takes very long: its consumer will not live to see the end of it.")
+
+    say("Starting a consumer: manage.py srq_consume orders")
+    first = consumer(cleanup)
+    wait_for(lambda: Order.objects.filter(product=SLOW, deliveries=1).exists(), "the slow order in hand", first)
+    print(f"  {Order.objects.exclude(handled_at=None).count()} orders handled, and the slow one is in hand.")
+
+    say("Killing the consumer with SIGKILL, in the middle of the slow order: it cannot say a last word.")
+    first.kill()
+    first.wait()
+    killed = time.monotonic()
+    print(f"  Left in the queue: {counted(orders.counts())}.")
+
+    say("Starting another consumer. It takes what is ready, and the slow order as soon as the dead one's lease ends:")
+    print(f"  LEASE is {LEASE} s here, to keep this short; the default is 15 s.")
+    second = consumer(cleanup)
+    wait_for(lambda: Order.objects.filter(product=SLOW, deliveries=2).exists(), "the second delivery", second)
+    redelivered = time.monotonic() - killed
+    wait_for(lambda: not Order.objects.filter(handled_at=None).exists(), "all orders handled", second)
+    wait_for(lambda: sum(orders.counts().values()) == 0, "an empty queue", second)
+    print("  All handled, in this order:")
+    for order in Order.objects.order_by("handled_at"):
+        note = f"  <- delivered again {redelivered:.1f} s after the kill" if order.product == SLOW else ""
+        print(f"     {order.product:16} deliveries: {order.deliveries}{note}")
+
+    say("What manage.py srq_status says (CONSUMERS counts the killed one too, until it was not heard of for 15 s):")
+    call_command("srq_status", stdout=sys.stdout)
+    second.terminate()
+    return verdict(second.wait(left()), orders.audit())
+
+
+def verdict(exit_code: int, findings: list[str]) -> int:
+    from shop.models import Order
+
+    expected = {product: 2 if product == SLOW else 1 for product in PRODUCTS}
+    found = dict(Order.objects.exclude(handled_at=None).values_list("product", "deliveries"))
+    if found != expected or exit_code != 0 or findings:
+        say(f"NOT as promised: {found}, the consumer ended with {exit_code}, audit: {findings or 'clean'}.")
+        return 1
+    say(f"Nothing lost, nothing doubled: {len(found)} orders, each handled once; the queue's audit is clean.")
+    say("Now look at the shop and its admin: make serve, then http://127.0.0.1:8000/admin/ (user and password: admin).")
+    return 0
+
+
+def consumer(cleanup: ExitStack) -> subprocess.Popen[bytes]:
+    """A consumer, in a process of its own that does not outlive this one."""
+    with Path(os.environ["SHOP_DATA"], "consumer.log").open("ab") as log:
+        process = subprocess.Popen([sys.executable, HERE / "manage.py", "srq_consume", "orders"], stderr=log)
+    cleanup.callback(process.wait)
+    cleanup.callback(process.kill)
+    return process
+
+
+def wait_for(condition: Callable[[], bool], what: str, process: subprocess.Popen[bytes]) -> None:
+    while not condition():
+        if process.poll() is not None or left() < 0:
+            log = Path(os.environ["SHOP_DATA"], "consumer.log").read_text()
+            raise SystemExit(f"Waited in vain for {what}. What the consumers said:\n{log}")
+        time.sleep(0.02)
+
+
+def left() -> float:
+    return DEADLINE - time.monotonic()
+
+
+def counted(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {state.replace('_', ' ')}" for state, count in counts.items() if count)
+
+
+def say(text: str) -> None:
+    print(f"\n{text}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from django.db.models import F
+from django.utils import timezone
+
+from django_srq import Item
+from shop.models import Order
+
+
+def handle_order(payload: dict[str, Any], item: Item) -> None:
+    """Write down that an order was handled; once is enough, though items come at least once."""
+    order = Order.objects.get(pk=payload["order"])
+    Order.objects.filter(pk=order.pk).update(deliveries=F("deliveries") + 1)
+    if order.product == os.environ.get("SHOP_SLOW_PRODUCT") and item.deliveries == 1:
+        time.sleep(3600)  # for the demonstration: it is killed long before
+    Order.objects.filter(pk=order.pk, handled_at=None).update(handled_at=timezone.now())

@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+from django.db import transaction
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+
+from django_srq import queues
+from shop.forms import OrderForm
+from shop.models import Order
+
+
+def orders(request: HttpRequest) -> HttpResponse:
+    """The orders, and a form for another one."""
+    form = OrderForm(request.POST or None)
+    if request.method == "POST" and form.is_valid():
+        place(form)
+        return redirect("orders")
+    return render(request, "shop/orders.html", {"form": form, "orders": Order.objects.order_by("-pk")[:50]})
+
+
+@transaction.atomic
+def place(form: OrderForm) -> None:
+    """Save the order and put it; the queue hears of it only if the order is saved."""
+    order: Order = form.save()
+    order.uid = queues["orders"].put_on_commit({"order": order.pk})
+    order.save()
