@@ -1,0 +1,46 @@
+"""``python -m benchmarks``: measures everything; exit code 1 when a target is missed."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from benchmarks import growth, latency, memory, report, round_trips, throughput
+from benchmarks.harness import QUICK, Bench, Row, Sizes
+from benchmarks.server import pinned_server
+
+MEASURES = (round_trips, latency, growth, memory, throughput)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measures the queue against its targets.")
+    parser.add_argument(
+        "--quick", action="store_true", help="small sizes; judges only what does not depend on the machine's speed"
+    )
+    parser.add_argument(
+        "--json",
+        type=Path,
+        default=Path(__file__).with_name("results.json"),
+        metavar="PATH",
+        help="where to write all values (default: %(default)s)",
+    )
+    options = parser.parse_args()
+
+    rows: list[Row] = []
+    with pinned_server() as server:
+        bench = Bench(server, QUICK if options.quick else Sizes())
+        print(*(f"{name}: {value}" for name, value in report.conditions(bench).items()), sep="\n", end="\n\n")
+        for measure in MEASURES:
+            print(f"{measure.__doc__.splitlines()[0]}", file=sys.stderr)
+            rows += measure.measure(bench)
+        report.write(options.json, rows, bench)
+    print(report.table(rows, bench.sizes))
+    missed = [row.measure for row in rows if row.reached(bench.sizes) is False]
+    if missed:
+        print(f"\nmissed: {', '.join(missed)}", file=sys.stderr)
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

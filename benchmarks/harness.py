@@ -1,0 +1,113 @@
+"""The frame of all measures: rows with their targets, contenders that take turns, and what a measure is given."""
+
+from __future__ import annotations
+
+import statistics
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import redis
+
+from django_srq import SafeRedisQueue
+from tests.servers import Server
+
+PAYLOAD = b"x" * 100
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is measured."""
+
+    rounds: int = 9  # how often contenders take turns
+    calls: int = 1000  # of one kind, per round
+    counted: int = 200  # calls whose round trips are counted
+    idle: float = 25  # seconds that an idle consumer is watched
+    hand_offs: int = 150  # per round, from a put to the handler
+    items: int = 100_000  # whose memory is measured
+    few: int = 1000  # items in flight, or waiting
+    many_in_flight: int = 100_000
+    many_waiting: int = 1_000_000
+
+
+QUICK = Sizes(
+    rounds=3, calls=100, counted=20, idle=2, hand_offs=20, items=20_000, few=200, many_in_flight=2000, many_waiting=5000
+)
+
+
+@dataclass(frozen=True)
+class Target:
+    """The most that a figure may be; ``timed``: too noisy to be judged with few samples."""
+
+    most: float
+    timed: bool = True
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measure: a value per round, and the same of what it is compared with, taken in the same rounds."""
+
+    measure: str
+    values: Sequence[float]
+    unit: str
+    against: str = ""
+    reference: Sequence[float] = ()
+    target: Target | None = None
+
+    @property
+    def figures(self) -> Sequence[float]:
+        """What the target is about, per round: the ratio, or without a reference the value."""
+        if not self.reference:
+            return self.values
+        return [value / other for value, other in zip(self.values, self.reference, strict=True)]
+
+    @property
+    def figure(self) -> float:
+        return statistics.median(self.figures)
+
+    @property
+    def spread(self) -> tuple[float, float]:
+        """The quartiles of the figure."""
+        if len(self.figures) < 2:
+            return self.figure, self.figure
+        low, _, high = statistics.quantiles(self.figures, n=4, method="inclusive")
+        return low, high
+
+    def reached(self, sizes: Sizes) -> bool | None:
+        """None: there is no target, or it is not judged at these sizes."""
+        if self.target is None or (self.target.timed and sizes is QUICK):
+            return None
+        return self.figure <= self.target.most
+
+
+@dataclass
+class Bench:
+    """What a measure is given: a server of its own, how much to measure, and queues."""
+
+    server: Server
+    sizes: Sizes
+    control: redis.Redis = field(init=False)  # for looking at the server, never measured
+
+    def __post_init__(self) -> None:
+        self.control = self.server.client(decode_responses=True)
+
+    def queue(self, url: str = "") -> SafeRedisQueue:
+        """A new queue, over a connection of its own; its leases outlast any measure."""
+        return SafeRedisQueue(name=uuid.uuid4().hex, url=url or self.server.url, autoclean_interval=3600)
+
+    def clear(self) -> None:
+        """Empty the server, which is ours, and wait until its memory is free."""
+        self.control.execute_command("FLUSHALL", "SYNC")
+
+
+def alternate(contenders: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """Let each contender measure once a round; who begins changes each time. The first round is not counted."""
+    names = list(contenders)
+    values: dict[str, list[float]] = {name: [] for name in names}
+    for turn in range(rounds + 1):
+        start = turn % len(names)
+        for name in (*names[start:], *names[:start]):
+            value = contenders[name]()
+            if turn:
+                values[name].append(value)
+    return values

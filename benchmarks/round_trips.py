@@ -1,0 +1,73 @@
+"""Round trips per operation, and those of an idle consumer; counted on the wire."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator
+
+from benchmarks.harness import PAYLOAD, Bench, Row, Target
+from benchmarks.server import Meter
+from django_srq import SafeRedisQueue
+from django_srq.consumer import Consumer, Source
+from tests.waiting import wait_for
+
+ONE = Target(1, timed=False)
+
+
+def measure(bench: Bench) -> Iterator[Row]:
+    meter = Meter(bench.server.port)
+    queue = bench.queue(meter.url)
+    queue.put(PAYLOAD)
+    queue.ack(queue.get(-1))  # opens the connection, teaches the server the scripts
+    yield from _operations(queue, meter, bench.sizes.counted)
+    yield _fused(queue, meter, bench.sizes.counted)
+    yield _idle(bench, meter, bench.sizes.idle)
+    meter.close()
+
+
+def _operations(queue: SafeRedisQueue, meter: Meter, n: int) -> Iterator[Row]:
+    def count(measure: str, operation: Callable[[], object]) -> Row:
+        before = meter.round_trips
+        for _ in range(n):
+            operation()
+        return Row(measure, [(meter.round_trips - before) / n], "round trips", target=ONE)
+
+    taken = []
+    yield count("put", lambda: queue.put(PAYLOAD))
+    yield count("get that does not block", lambda: taken.append(queue.get(-1)))
+    yield count("ack", lambda: queue.ack(taken.pop()))
+    yield count("get on an empty queue", lambda: queue.get(-1))
+
+
+def _fused(queue: SafeRedisQueue, meter: Meter, n: int) -> Row:
+    """What one more item costs a consumer; the difference leaves out its beginning and its end."""
+
+    def drain(items: int) -> int:
+        queue.put_many([PAYLOAD] * items)
+        before = meter.round_trips
+        Consumer([Source(queue, lambda item: None)], burst=True).run()
+        return meter.round_trips - before
+
+    drain(1)
+    return Row("ack + get of a consumer", [(drain(2 * n) - drain(n)) / n], "round trips", target=ONE)
+
+
+def _idle(bench: Bench, meter: Meter, seconds: float) -> Row:
+    name = bench.queue().name
+    process = multiprocessing.get_context("spawn").Process(target=_consume, args=(meter.url, name), daemon=True)
+    process.start()
+    try:
+        wait_for(lambda: bench.control.info("clients")["blocked_clients"], "the consumer to be idle")
+        before = meter.round_trips
+        time.sleep(seconds)
+        return Row(
+            "idle consumer", [(meter.round_trips - before) / seconds], "round trips/s", target=Target(0.5, timed=False)
+        )
+    finally:
+        process.kill()
+        process.join()
+
+
+def _consume(url: str, name: str) -> None:
+    Consumer([Source(SafeRedisQueue(name=name, url=url), lambda item: None)]).run()

@@ -1,0 +1,3 @@
+"""A module of handlers that cannot be imported."""
+
+raise RuntimeError("broken")

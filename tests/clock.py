@@ -1,0 +1,22 @@
+"""The server's clock, which cannot be turned, and what lets time pass for a queue all the same."""
+
+from __future__ import annotations
+
+import redis
+
+from django_srq.operations import Keys
+
+
+def now(client: redis.Redis) -> int:
+    """The server's time (ms)."""
+    seconds, microseconds = client.time()
+    return int(seconds) * 1000 + int(microseconds) // 1000
+
+
+def pass_time(client: redis.Redis, keys: Keys, seconds: float) -> None:
+    """Bring deadlines and due times nearer; a negative deadline is one that ends without being recovered."""
+    for key in ("leases", "delayed"):
+        scores = client.zrange(keys[key], 0, -1, withscores=True)
+        moved = {uid: score - seconds * 1000 if score > 0 else score + seconds * 1000 for uid, score in scores}
+        if moved:
+            client.zadd(keys[key], moved)

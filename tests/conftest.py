@@ -1,0 +1,69 @@
+"""Fixtures: a live server (SRQ_TEST_URL, else a throw-away one) and queues with a prefix of their own."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Iterator
+
+import pytest
+import redis
+
+from django_srq import SafeRedisQueue
+from django_srq.connections import Link, client_from_url
+from tests.servers import Server
+
+MakeQueue = Callable[..., SafeRedisQueue]
+
+
+@pytest.fixture(scope="session")
+def server_url() -> Iterator[str]:
+    """The URL of the server under test."""
+    if url := os.environ.get("SRQ_TEST_URL"):
+        client_from_url(url).ping()  # a missing server is a failure, not a skip
+        yield url
+        return
+    server = Server()
+    yield server.url
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def client(server_url: str) -> Iterator[redis.Redis]:
+    """A bare client, for looking behind the curtain."""
+    with client_from_url(server_url) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def link(server_url: str) -> Iterator[Link]:
+    link = Link(client_from_url(server_url))
+    yield link
+    link.close()
+
+
+@pytest.fixture
+def prefix(client: redis.Redis) -> Iterator[str]:
+    """A name that no other test has; whatever keys start with it are deleted afterwards."""
+    name = f"test-{uuid.uuid4().hex[:12]}"
+    yield name
+    for pattern in (f"srq:{name}*", f"srq:{{{name}*"):
+        for key in client.scan_iter(pattern, count=1000):
+            client.delete(key)
+
+
+@pytest.fixture
+def make_queue(link: Link, prefix: str) -> MakeQueue:
+    """Makes queues on the server under test: ``make_queue(serializer=…, name_suffix=…)``."""
+
+    def make(name_suffix: str = "", **options: object) -> SafeRedisQueue:
+        if not {"link", "url", "client", "port"} & options.keys():
+            options["link"] = link
+        return SafeRedisQueue(name=prefix + name_suffix, **options)  # type: ignore[arg-type]
+
+    return make
+
+
+@pytest.fixture
+def queue(make_queue: MakeQueue) -> SafeRedisQueue:
+    return make_queue()

@@ -1,0 +1,522 @@
+"""Every call is carried out once, whatever happens to its request and its reply on the way."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import pytest
+import redis
+
+from django_srq import SafeRedisQueue, operations
+from django_srq.connections import Link, client_from_url
+from django_srq.exceptions import OutcomeUnknown, QueueFull
+from django_srq.item import Item
+from django_srq.operations import Held, Script
+from django_srq.slots import Slot
+from tests.clock import now, pass_time
+from tests.proxy import Proxy
+from tests.waiting import wait_for
+
+PATIENCE = 0.05  # seconds after which a call is given up where that is the point
+HOUR = 3_600_000  # ms
+SCRIPTS = [
+    file.name.removesuffix(".lua") for file in (resources.files("django_srq") / "lua").iterdir() if file.is_file()
+]
+
+
+@pytest.fixture
+def proxy(server_url: str, client: redis.Redis) -> Iterator[Proxy]:
+    for name in SCRIPTS:
+        client.script_load(Script.named(name).text)  # so that the first request is not answered by NOSCRIPT
+    proxy = Proxy(server_url)
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture
+def through(proxy: Proxy) -> Iterator[Callable[..., SafeRedisQueue]]:
+    """The same queue as seen through the proxy."""
+    links: list[Link] = []
+
+    def through(queue: SafeRedisQueue) -> SafeRedisQueue:
+        links.append(Link(client_from_url(proxy.url)))
+        return SafeRedisQueue(name=queue.name, link=links[-1])
+
+    yield through
+    for link in links:
+        link.close()
+
+
+@contextmanager
+def giving_up(queue: SafeRedisQueue, seconds: float = PATIENCE) -> Iterator[None]:
+    """The call inside is given up after so long; its connection is there already, however slow the machine is."""
+    link, patience = queue.link, queue.link.timeout
+    len(queue)
+    link.timeout = seconds
+    with pytest.raises(OutcomeUnknown, match="put it again with the same uid|safe to repeat|comes back"):
+        yield
+    link.timeout = patience
+
+
+def target_of(queue: SafeRedisQueue) -> SafeRedisQueue:
+    return SafeRedisQueue(name=f"{queue.name}-target", link=queue.link)
+
+
+def held(item: Item) -> Held:
+    return Held(str(item.uid), item.token, item.delivery.number)
+
+
+# -- the operations: what there is before, and what is done
+
+
+def ready(queue: SafeRedisQueue) -> None:
+    for payload in ("a", "b", "c"):
+        queue.put(payload, uid=f"uid-{payload}")
+
+
+def taken(queue: SafeRedisQueue) -> Item:
+    ready(queue)
+    return queue.get(-1)
+
+
+def supervised(queue: SafeRedisQueue) -> Item:
+    ready(queue)
+    claim = operations.claim(queue.keys, consumer="c1", lease=60, legacy_lease=60)
+    return queue.decoded(queue.link.call(claim, queue=queue.label).found)[0]
+
+
+def ended(queue: SafeRedisQueue) -> None:
+    taken(queue)
+    end_lease(queue, "uid-a")
+
+
+def end_lease(queue: SafeRedisQueue, uid: str) -> None:
+    client = queue.link.client
+    client.zadd(queue.keys["leases"], {uid: now(client) - 1000})
+
+
+def dead(queue: SafeRedisQueue) -> None:
+    queue.link.call(operations.fail(queue.keys, held(taken(queue)), bury=True), queue=queue.label)
+
+
+def claim(queue: SafeRedisQueue, _: object) -> list[Any]:
+    return [(item.payload, item.token, item.deliveries) for item in queue.get_many(2)]
+
+
+def settle_and_claim(queue: SafeRedisQueue, item: Item) -> Any:
+    fused = operations.claim(queue.keys, consumer="c1", lease=60, legacy_lease=60, acks=[held(item)])
+    reply = queue.link.call(fused, queue=queue.label)
+    return reply.acked, [(found.uid, found.delivery.token) for found in reply.found]
+
+
+def crash(queue: SafeRedisQueue, item: Item) -> Any:
+    evidence = b'{"type":"Crashed","message":"killed"}'
+    return queue.link.call(operations.crashed(queue.keys, [held(item)], evidence=evidence), queue=queue.label)
+
+
+def enlist(queue: SafeRedisQueue, _: object) -> bool:
+    return queue.link.call(operations.enlist(queue.keys, "c1", b'{"host":"here"}'), queue=queue.label) > 0
+
+
+def close(queue: SafeRedisQueue, _: object) -> None:
+    return queue.link.call(operations.close(queue.keys, [b"of-the-dead"]), queue=queue.label)
+
+
+@dataclass
+class Case:
+    script: str
+    prepare: Callable[[SafeRedisQueue], Any]
+    operate: Callable[[SafeRedisQueue, Any], Any]
+    single: bool = True  # nothing else is called before and after it
+    own_slot: bool = False  # its slot belongs to the item and not to the process
+
+    @property
+    def sha(self) -> bytes:
+        return Script.named(self.script).sha
+
+
+def move(queue: SafeRedisQueue, _: object) -> int:
+    return queue.move(target_of(queue))
+
+
+CASES = {
+    "put": Case("put", ready, lambda queue, _: queue.put("new")),
+    "put own uid": Case("put", ready, lambda queue, _: queue.put("new", uid="own", strict=True)),
+    "put delayed": Case("put", ready, lambda queue, _: queue.put("new", delay=60)),
+    "put with priority": Case("put", ready, lambda queue, _: queue.put("new", priority=7)),
+    "put_many": Case("put", ready, lambda queue, _: queue.put_many(["d", "e"])),
+    "claim": Case("claim", ready, claim),
+    "claim what is due": Case("claim", lambda queue: queue.put("due", delay=0.001), claim),
+    "claim what comes back": Case("claim", ended, claim),
+    "settle and claim": Case("claim", taken, settle_and_claim),
+    "ack": Case("ack", taken, lambda queue, item: queue.ack(item)),
+    "ack by uid": Case("ack", taken, lambda queue, item: queue.ack(item.uid)),
+    "fail": Case("fail", taken, lambda queue, item: queue.fail(item, "boom")),
+    "fail with delay": Case("fail", taken, lambda queue, item: queue.fail(item, "boom", delay=60)),
+    "extend": Case("extend", taken, lambda queue, item: queue.extend(item, 90)),
+    "release": Case("release", taken, lambda queue, item: queue.release(item)),
+    "crashed": Case("crashed", supervised, crash),
+    "recover": Case("recover", ended, lambda queue, _: queue.recover()),
+    "requeue": Case("requeue", dead, lambda queue, _: queue.requeue()),
+    "drop": Case("drop", ready, lambda queue, _: queue.drop("uid-b")),
+    "purge": Case("purge", taken, lambda queue, _: queue.purge()),
+    "purge what is dead": Case("drop", dead, lambda queue, _: queue.purge("dead")),
+    "pause": Case("pause", ready, lambda queue, _: queue.pause("maintenance")),
+    "resume": Case("resume", lambda queue: queue.pause(), lambda queue, _: queue.resume()),
+    "enlist": Case("enlist", ready, enlist),
+    "close": Case("close", ready, close),
+    "move: the claim": Case("claim", ready, move, single=False),
+    "move: the put": Case("put", ready, move, single=False, own_slot=True),
+    "move: the ack": Case("ack", ready, move, single=False),
+}
+SINGLE = {name: case for name, case in CASES.items() if case.single}
+each_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+each_single_case = pytest.mark.parametrize("case", SINGLE.values(), ids=SINGLE)
+
+
+# -- what there is afterwards
+
+
+def contents(client: redis.Redis, queue: SafeRedisQueue) -> dict[str, Any]:
+    """All that a doubled operation could change, without times and generated uids."""
+    keys = queue.keys
+    payloads = client.hgetall(keys["items"])
+
+    def named(uids: Any) -> list[bytes]:
+        return [payloads.get(uid, uid) for uid in uids]
+
+    def hash_of(key: str) -> dict[bytes, bytes]:
+        return {payloads.get(field, field): value for field, value in client.hgetall(keys[key]).items()}
+
+    return {
+        "items": sorted(payloads.values()),
+        "queue": named(client.lrange(keys["queue"], 0, -1)),
+        "wake": client.llen(keys["wake"]),
+        "paused": client.exists(keys["paused"]),
+        "counters": client.hmget(keys["meta"], "puts", "order", "ghosts"),
+        "closed": [slot for slot, value in client.hgetall(keys["slots"]).items() if slot == b"of-the-dead"],
+        **{key: hash_of(key) for key in ("holders", "deliveries", "crashes", "stats")},
+        **{key: sorted(hash_of(key)) for key in ("errors", "headers", "consumers")},
+        **{
+            key: named(client.zrange(keys[key], 0, -1)) for key in ("returned", "priority", "delayed", "dead", "leases")
+        },
+    }
+
+
+def everything(client: redis.Redis, queue: SafeRedisQueue) -> list[dict[str, Any]]:
+    assert queue.audit() == []
+    return [contents(client, queue), contents(client, target_of(queue))]
+
+
+def uids_as_payloads(client: redis.Redis, queue: SafeRedisQueue, result: Any) -> Any:
+    payloads = client.hgetall(queue.keys["items"])
+    uids = result if isinstance(result, list) else [result]
+    return [payloads.get(uid.encode(), uid) if isinstance(uid, str) else uid for uid in uids]
+
+
+@dataclass
+class Trial:
+    """One operation on a queue, and the same without any fault on a twin of the queue."""
+
+    client: redis.Redis
+    case: Case
+    queue: SafeRedisQueue
+    remote: SafeRedisQueue
+    twin: SafeRedisQueue
+
+    def operate(self) -> None:
+        """Prepare and operate on both; what happens through the proxy must be what happens directly."""
+        expected = self.operate_on(self.twin, self.twin)
+        assert self.operate_on(self.queue, self.remote) == expected
+
+    def operate_on(self, queue: SafeRedisQueue, seen: SafeRedisQueue) -> Any:
+        prepared = self.case.prepare(queue)
+        if self.case.prepare is CASES["claim what is due"].prepare:
+            wait_until_due(self.client, queue)
+        return uids_as_payloads(self.client, queue, self.case.operate(seen, prepared))
+
+    def check(self) -> None:
+        """Both queues are the same."""
+        assert everything(self.client, self.queue) == everything(self.client, self.twin)
+
+
+def wait_until_due(client: redis.Redis, queue: SafeRedisQueue) -> None:
+    due = client.zrange(queue.keys["delayed"], 0, 0, withscores=True)[0][1]
+    wait_for(lambda: now(client) > due, "an item to be due")
+
+
+@pytest.fixture
+def trial(client, make_queue, through) -> Callable[..., Trial]:
+    def trial(case: Case) -> Trial:
+        queue = make_queue("-one")
+        return Trial(client, case, queue, through(queue), make_queue("-twin"))
+
+    return trial
+
+
+# -- every operation
+
+
+@each_case
+@pytest.mark.parametrize("kind", ["lose reply", "lose request"])
+def test_what_is_lost_is_sent_again_and_carried_out_once(proxy, trial, case, kind):
+    one = trial(case)
+    fault = proxy.arm(kind, case.sha)
+    one.operate()
+    assert fault.hits == 1
+    one.check()
+
+
+@each_case
+def test_original_that_arrives_after_its_repeat_does_nothing(proxy, trial, case):
+    one = trial(case)
+    fault = proxy.arm("hold request", case.sha)
+    one.operate()
+    assert len(fault.deliver()) == 1
+    one.check()
+
+
+@each_case
+def test_original_that_arrives_after_later_calls_is_refused(proxy, trial, case):
+    one = trial(case)
+    fault = proxy.arm("hold request", case.sha)
+    one.operate()
+    for queue in (one.remote, one.twin):
+        queue.put("later", uid="later")
+    (reply,) = fault.deliver()
+    assert reply.startswith(b"-SRQLATE") is not case.own_slot
+    one.check()
+
+
+@each_single_case
+def test_call_given_up_does_nothing_once_another_was_made(proxy, trial, case):
+    one = trial(case)
+    prepared = case.prepare(one.queue)
+    case.prepare(one.twin)
+    fault = proxy.arm("hold request", case.sha, times=1000)
+    with giving_up(one.remote):
+        case.operate(one.remote, prepared)
+    proxy.disarm()
+    for queue in (one.queue, one.twin):
+        queue.put("later", uid="later")
+    replies = fault.deliver()
+    assert all(reply.startswith(b"-SRQLATE") for reply in replies)
+    one.check()
+
+
+# -- single cases
+
+
+def test_call_given_up_is_carried_out_at_most_once(proxy, queue, through):
+    remote = through(queue)
+    fault = proxy.arm("hold request", Script.named("put").sha, times=1000)
+    with giving_up(remote, 10 * PATIENCE):  # long enough for several attempts
+        remote.put("payload")
+    assert len(fault.deliver()) > 1
+    assert queue.counts()["ready"] == 1
+    assert [item.payload for item in queue.items()] == [b"payload"]
+
+
+def test_put_again_with_the_same_uid_after_an_unknown_outcome(proxy, queue, through):
+    remote = through(queue)
+    proxy.arm("lose reply", Script.named("put").sha, times=1000)
+    with giving_up(remote):
+        remote.put("payload", uid="order-17")
+    proxy.disarm()
+    assert remote.put("payload", uid="order-17") == "order-17"
+    assert [item.uid for item in queue.items()] == ["order-17"]
+
+
+def test_delayed_reply_is_waited_for(proxy, queue, through):
+    fault = proxy.arm("hold reply")
+    courier = threading.Thread(target=fault.deliver)
+    courier.start()
+    uid = through(queue).put("payload")
+    courier.join()
+    assert [item.uid for item in queue.items()] == [uid]
+
+
+def test_late_reply_is_not_taken_for_that_of_the_next_call(proxy, queue, through):
+    remote = through(queue)
+    fault = proxy.arm("hold reply", Script.named("put").sha)
+    with giving_up(remote):
+        remote.put("first", uid="first")
+    proxy.disarm()
+    second = threading.Thread(target=remote.put, args=["second"], kwargs={"uid": "second"})
+    second.start()
+    fault.deliver()
+    second.join()
+    assert [remote.get(-1).uid, remote.get(-1).uid] == ["first", "second"]
+
+
+@pytest.fixture
+def interrupt() -> Iterator[Callable[[], None]]:
+    """Interrupts the main thread, as Ctrl-C does."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGUSR1, stop)
+    yield lambda: signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+    signal.signal(signal.SIGUSR1, before)
+
+
+@pytest.mark.parametrize("kind", ["stall request", "hold reply"])
+def test_interrupted_call_burns_its_number(proxy, queue, through, interrupt, kind):
+    remote = through(queue)
+    fault = proxy.arm(kind, then=interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        remote.put("first")
+    remote.put("second")
+    (reply,) = fault.deliver()
+    assert reply.startswith(b"-SRQLATE") is (kind == "stall request")
+    carried_out = [b"second"] if kind == "stall request" else [b"first", b"second"]
+    assert [item.payload for item in queue.items()] == carried_out
+
+
+def test_closed_slot_refuses_the_claim_of_a_dead_consumer(queue, link):
+    ready(queue)
+    claim = operations.claim(queue.keys, consumer="c1", lease=60, legacy_lease=60)
+    slot = Slot(b"of-the-dead", 7)
+    link.call(operations.close(queue.keys, [slot.name]), queue=queue.label)
+    with pytest.raises(redis.ConnectionError, match="SRQLATE"):
+        link.call(claim, queue=queue.label, slot=slot)
+    assert queue.counts()["in_flight"] == 0
+
+
+FORK = """
+import os, sys
+from django_srq import SafeRedisQueue
+queue = SafeRedisQueue(name=sys.argv[2], url=sys.argv[1])
+queue.put("before the fork")
+child = os.fork()
+queue.put("child" if child == 0 else "parent")
+queue.put("child" if child == 0 else "parent")
+if child == 0:
+    os._exit(0)
+os.waitpid(child, 0)
+"""
+
+
+def test_forked_child_has_slots_of_its_own(server_url, client, queue):
+    subprocess.run(
+        [sys.executable, "-c", FORK, server_url, queue.name],
+        check=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    payloads = sorted(item.payload for item in queue.items())
+    assert payloads == [b"before the fork", b"child", b"child", b"parent", b"parent"]
+    slots = client.hkeys(queue.keys["slots"])
+    assert len({slot.partition(b".")[0] for slot in slots}) == len(slots) == 2
+
+
+def test_repeated_claim_gets_the_same_items_with_renewed_leases(client, queue, link):
+    ready(queue)
+    claim = operations.claim(queue.keys, consumer="c1", lease=60, legacy_lease=60, n=2)
+    slot = Slot(b"slot", 1)
+    first = link.call(claim, queue=queue.label, slot=slot)
+    client.zadd(queue.keys["leases"], dict.fromkeys(("uid-a", "uid-b"), now(client) + 1000))
+    assert link.call(claim, queue=queue.label, slot=slot) == first
+    deadlines = [score for _, score in client.zrange(queue.keys["leases"], 0, -1, withscores=True)]
+    assert len(deadlines) == 2
+    assert min(deadlines) > now(client) + 30_000
+
+
+def test_repeated_claim_gets_no_item_that_somebody_else_has_by_now(queue, link):
+    ready(queue)
+    claim = operations.claim(queue.keys, consumer="g1", lease=60, legacy_lease=60, n=2)
+    slot = Slot(b"slot", 1)
+    link.call(claim, queue=queue.label, slot=slot)
+    end_lease(queue, "uid-a")
+    assert queue.get(-1).uid == "uid-a"
+    assert [found.uid for found in link.call(claim, queue=queue.label, slot=slot).found] == ["uid-b"]
+
+
+@pytest.mark.parametrize("priority", [0, 5])
+def test_item_that_was_moved_but_not_acked_is_not_put_a_second_time(proxy, queue, through, priority):
+    queue.put("payload", priority=priority)
+    remote = through(queue)
+    proxy.arm("hold request", Script.named("ack").sha, times=1000)
+    with giving_up(remote):
+        remote.move(target_of(queue))
+    moved = target_of(queue).get(-1)
+    assert target_of(queue).ack(moved)
+    pass_time(queue.link.client, queue.keys, queue.lease + 1)
+    assert queue.move(target_of(queue)) == 1
+    assert (len(queue), len(target_of(queue))) == (0, 0)
+    assert queue.counts()["in_flight"] == 0
+
+
+def test_item_that_a_full_queue_refused_is_moved_when_there_is_room(queue):
+    target = SafeRedisQueue(name=f"{queue.name}-target", link=queue.link, max_length=1)
+    uid = queue.put("payload")
+    blocker = target.put("in the way")
+    with pytest.raises(QueueFull):
+        queue.move(target)
+    assert [item.uid for item in queue.items()] == [uid]
+    target.drop(blocker)
+    assert queue.move(target) == 1
+    assert [item.uid for item in target.items()] == [uid]
+
+
+def test_slots_unused_for_an_hour_are_trimmed(client, queue):
+    queue.put("payload")
+    (used,) = client.hkeys(queue.keys["slots"])
+    long_ago, lately = now(client) - HOUR - 1000, now(client) - HOUR + 60_000
+    client.hset(queue.keys["slots"], mapping={"unused": f"7 {long_ago} 1", "rested": f"7 {lately} 1"})
+    client.hdel(queue.keys["meta"], "kept")
+    queue.get(-1)
+    assert set(client.hkeys(queue.keys["slots"])) == {used, b"rested"}
+
+
+def test_number_of_slots_is_that_of_the_calls_at_one_time(client, queue):
+    for number in range(20):
+        queue.ack(queue.put(str(number)))
+    assert client.hlen(queue.keys["slots"]) == 1
+
+
+@pytest.mark.parametrize("kind", ["lose reply", "lose request"])
+def test_waiting_call_whose_reply_is_lost_loses_nothing(proxy, queue, through, kind):
+    remote = through(queue)
+    fault = proxy.arm(kind, b"BLPOP")
+    got: list[Item] = []
+    waiter = threading.Thread(target=lambda: got.append(remote.get(60)))
+    waiter.start()
+    fault.wait()
+    uid = queue.put("payload")
+    waiter.join(30)
+    assert [item.uid for item in got] == [uid]
+    assert queue.counts() == {"ready": 0, "in_flight": 1, "delayed": 0, "dead": 0}
+
+
+def test_calls_of_many_threads_over_a_bad_line(proxy, queue, through):
+    remote = through(queue)
+    proxy.arm("lose reply", times=30)
+    acked: list[bytes] = []
+
+    def work(name: str) -> None:
+        for number in range(10):
+            remote.put(f"{name}{number}")
+        for _ in range(10):
+            item = remote.get(-1)
+            acked.append(item.payload)
+            assert remote.ack(item)
+
+    threads = [threading.Thread(target=work, args=name) for name in "abcd"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(acked) == sorted(f"{name}{number}".encode() for name in "abcd" for number in range(10))
+    stats = queue.snapshot().stats
+    assert (stats["put"], stats["delivered"], stats["acked"]) == (40, 40, 40)

@@ -1,0 +1,192 @@
+"""The server is gone for a while, or nobody calls: what was acknowledged stays, and no consumer is blamed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from django_srq import SafeRedisQueue, operations
+from django_srq.exceptions import OutcomeUnknown, QueueUnavailable
+from django_srq.item import Item
+from django_srq.operations import Held
+from django_srq.slots import Slot
+from tests.clock import now
+from tests.servers import Server
+from tests.waiting import wait_for
+
+LEASE = 0.3  # seconds
+FAR = 10**9  # ms
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server("--appendonly", "yes", "--appendfsync", "always")
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def queue(server: Server) -> Iterator[SafeRedisQueue]:
+    queue = SafeRedisQueue(name="outage", url=server.url, autoclean_interval=LEASE, timeout=20)
+    yield queue
+    queue.link.close()
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[redis.Redis]:
+    """A bare client; nothing that it asks counts as a call."""
+    with server.client() as client:
+        yield client
+
+
+def claim(queue: SafeRedisQueue, consumer: str = "c1") -> list[Item]:
+    call = operations.claim(queue.keys, consumer=consumer, lease=LEASE, legacy_lease=LEASE)
+    return queue.decoded(queue.link.call(call, queue=queue.label).found)
+
+
+def supervised_and_plain(queue: SafeRedisQueue, client: redis.Redis) -> tuple[Item, Item]:
+    """An item of a supervised consumer and one that was simply got, in flight with leases that will soon have ended."""
+    queue.put_many(["supervised", "plain"])
+    items = claim(queue)[0], queue.get(-1)
+    assert len(deadlines(queue, client)) == 2
+    return items
+
+
+def deadlines(queue: SafeRedisQueue, client: redis.Redis) -> dict[str, float]:
+    return {uid.decode(): score for uid, score in client.zrange(queue.keys["leases"], 0, -1, withscores=True)}
+
+
+def wait_until(client: redis.Redis, moment: float) -> None:
+    wait_for(lambda: now(client) > moment, "a moment of the server's clock")
+
+
+def restart(server: Server) -> None:
+    server.kill()
+    server.start()
+
+
+def restart_when_leases_ended(server: Server, queue: SafeRedisQueue, client: redis.Redis) -> None:
+    server.kill()
+    server.start()
+    wait_until(client, max(deadlines(queue, client).values()))
+
+
+def stay_silent(_: Server, queue: SafeRedisQueue, client: redis.Redis) -> None:
+    wait_until(client, max(deadlines(queue, client).values()))
+
+
+def test_nothing_that_was_acknowledged_is_lost(server, queue):
+    uids = queue.put_many(["a", "b", "c", "d"])
+    items = queue.get_many(2)
+    queue.ack(items[0])
+    restart(server)
+    assert queue.counts() == {"ready": 2, "in_flight": 1, "delayed": 0, "dead": 0}
+    assert queue.audit() == []
+    assert queue.fail(items[1]) == "ready"
+    assert [item.uid for item in queue.items()] == [uids[2], uids[3], uids[1]]
+
+
+def test_puts_during_an_outage_are_carried_out_once(server, queue):
+    uids: list[str] = []
+    stop = threading.Event()
+
+    def produce() -> None:
+        while not stop.is_set():
+            uids.append(queue.put(str(len(uids))))
+
+    producer = threading.Thread(target=produce)
+    producer.start()
+    for _ in range(2):
+        before = len(uids)
+        wait_for(lambda before=before: len(uids) > before + 20, "puts")
+        restart(server)
+    before = len(uids)
+    wait_for(lambda: len(uids) > before, "a put after the outage")
+    stop.set()
+    producer.join()
+    assert [item.uid for item in queue.items()] == uids
+
+
+def test_outage_longer_than_the_time_limit_is_told(server):
+    impatient = SafeRedisQueue(name="outage", url=server.url, timeout=0.2)
+    item = impatient.put("payload") and impatient.get(-1)
+    server.kill()
+    for call in (lambda: impatient.put("other"), lambda: impatient.get(-1), lambda: impatient.ack(item)):
+        with pytest.raises((QueueUnavailable, OutcomeUnknown), match="'outage'"):
+            call()
+    server.start()
+    assert impatient.ack(item)
+    assert impatient.counts() == {"ready": 0, "in_flight": 0, "delayed": 0, "dead": 0}
+    impatient.link.close()
+
+
+@pytest.mark.parametrize(
+    ("away", "spared"),
+    [(restart_when_leases_ended, {b"supervised", b"plain"}), (stay_silent, {b"supervised"})],
+    ids=["the server was away", "nobody called"],
+)
+def test_lease_that_ended_meanwhile_is_moved_ahead_once(server, queue, client, away, spared):
+    items = supervised_and_plain(queue, client)
+    ended = deadlines(queue, client)
+    away(server, queue, client)
+
+    recovered = {item.payload for item in queue.get_many(2)}
+    assert recovered == {b"supervised", b"plain"} - spared
+    moved = {item.uid: deadlines(queue, client)[item.uid] for item in items if item.payload in spared}
+    assert all(deadline > ended[uid] + 1000 * LEASE for uid, deadline in moved.items())
+
+    # Another outage right after it is no excuse for a second time.
+    client.hset(queue.keys["meta"], mapping={"run_id": "another", "seen": now(client) - FAR})
+    assert not {item.uid for item in queue.get_many(2)} & moved.keys()
+    assert {uid: deadlines(queue, client)[uid] for uid in moved} == moved
+    wait_until(client, max(moved.values()))
+    client.hset(queue.keys["meta"], mapping={"run_id": "a third", "seen": now(client) - FAR})
+    assert moved.keys() <= {item.uid for item in queue.get_many(2)}
+    assert queue.audit() == []
+
+
+@pytest.mark.parametrize("away", [restart_when_leases_ended, stay_silent], ids=["the server was away", "nobody called"])
+def test_consumer_that_is_still_there_after_it_keeps_its_item(server, queue, client, away):
+    item, _ = supervised_and_plain(queue, client)
+    away(server, queue, client)
+    queue.get(-1)
+    (renewed,) = queue.link.call(
+        operations.extend(queue.keys, [Held(item.uid, item.token)], lease=60), queue=queue.label
+    )
+    assert renewed
+    assert deadlines(queue, client)[item.uid] > now(client) + 30_000
+    assert queue.ack(item)
+
+
+def test_lease_of_a_lost_consumer_ends_in_time_while_others_call(queue, client):
+    item, _ = supervised_and_plain(queue, client)
+    deadline = deadlines(queue, client)[item.uid]
+    queue.put("other")
+    got: list[Item] = []
+    wait_for(lambda: got.extend(queue.get_many(3)) or item.uid in {one.uid for one in got}, "recovery")
+    assert now(client) >= deadline
+    (supervised,) = [one for one in got if one.uid == item.uid]
+    assert supervised.deliveries == 2
+
+
+@pytest.mark.parametrize("consumer", ["c1", "g1"])
+def test_deadline_far_ahead_is_clipped(queue, client, consumer):
+    queue.put("payload")
+    (item,) = claim(queue, consumer)
+    client.zadd(queue.keys["leases"], {item.uid: now(client) + FAR})
+    client.hdel(queue.keys["meta"], "kept")
+    assert not queue.get(-1)
+    assert deadlines(queue, client)[item.uid] <= now(client) + 1000 * LEASE
+    again = wait_for(lambda: queue.get(-1), "recovery after the longest lease")
+    assert again.uid == item.uid
+
+
+def test_call_from_before_the_outage_is_not_carried_out_again(server, queue):
+    call = operations.put(queue.keys, [operations.Put("uid", b"payload", b"")], own=False)
+    before = queue.link.call(call, queue=queue.label, slot=Slot(b"slot", 1))
+    restart(server)
+    assert queue.link.call(call, queue=queue.label, slot=Slot(b"slot", 1)) == before
+    assert len(queue) == 1

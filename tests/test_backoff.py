@@ -1,0 +1,24 @@
+"""How long a failed item waits."""
+
+from __future__ import annotations
+
+import pytest
+
+from django_srq.backoff import Backoff
+
+
+@pytest.mark.parametrize(("deliveries", "full"), [(0, 1), (1, 1), (2, 3), (3, 9), (4, 20), (10**6, 20)])
+def test_grows_by_its_factor_up_to_the_maximum(deliveries, full):
+    backoff = Backoff(base=1, factor=3, max=20)
+    delays = [backoff.delay(deliveries) for _ in range(200)]
+    assert full / 2 <= min(delays)
+    assert max(delays) <= full
+
+
+def test_spreads_items_that_failed_together():
+    delays = [Backoff(base=100).delay(1) for _ in range(200)]
+    assert max(delays) - min(delays) > 25
+
+
+def test_factor_one_waits_as_long_each_time():
+    assert Backoff(base=4, factor=1).delay(50) <= 4

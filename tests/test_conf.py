@@ -1,0 +1,180 @@
+"""The settings: types, defaults, errors that name alias and option, and the system checks with their ids."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from django.core import checks
+from django.core.management import call_command
+from django.core.management.base import SystemCheckError
+from django.test import override_settings
+
+from django_srq import ConfigurationError, conf, queues
+from django_srq.conf import QueueConfig
+from tests.servers import free_port
+
+URL = "redis://127.0.0.1:1/0"
+ROOT = Path(__file__).parent.parent
+
+
+def problems_of(queue: object = None, **settings: object) -> list[str]:
+    overrides = {"SRQ_QUEUES": {"orders": queue}} if queue is not None else {}
+    with override_settings(**{**overrides, **settings}):
+        messages = checks.run_checks(tags=["django_srq"])
+        return [f"{message.id} {message.msg} {message.hint or ''}" for message in messages]
+
+
+@pytest.mark.parametrize(
+    ("queue", "expected"),
+    [
+        ([], r"E001 SRQ_QUEUES\['orders'\] must be a dict of options, not list"),
+        ({"URL": URL, "AUTOCLEAN": 5}, r"E002 .*'orders'.* 'AUTOCLEAN'.*Did you mean 'AUTOCLEAN_INTERVAL'"),
+        ({"URL": URL, "url": URL}, r"E002 .*'url'"),
+        ({"URL": URL, "AUTOCLEAN_INTERVAL": 0}, r"E003 .*\['AUTOCLEAN_INTERVAL'\] must be a number .* 0, or None"),
+        ({"URL": URL, "LEASE": None}, r"E003 .*\['LEASE'\] must be a number of seconds above 0, not None"),
+        ({"URL": URL, "LEASE": "15"}, r"E003 .*\['LEASE'\]"),
+        ({"URL": URL, "MAX_DELIVERIES": True}, r"E003 .*\['MAX_DELIVERIES'\] must be a whole number above 0, or None"),
+        ({"URL": URL, "MAX_LENGTH": 1.5}, r"E003 .*\['MAX_LENGTH'\]"),
+        ({"URL": URL, "BACKOFF": {"bsae": 1}}, r"E003 .*\['BACKOFF'\] must be a dict with any of base, factor, max"),
+        ({"URL": URL, "BACKOFF": {"factor": 0.5}}, r"E003 .*factor is at least 1"),
+        ({"URL": URL, "OPTIONS": [1]}, r"E003 .*\['OPTIONS'\] must be a dict"),
+        ({"URL": 5}, r"E003 .*\['URL'\] must be a string, not int"),
+        ({}, r"E004 .*neither URL nor CACHE"),
+        ({"URL": URL, "CACHE": "default"}, r"E004 .*both URL and CACHE"),
+        ({"URL": "http://example.org"}, r"E004 .*redis://, rediss://, unix://, valkey://, valkeys://, embedded://"),
+        ({"URL": "redis://127.0.0.1:port"}, r"E004"),
+        ({"URL": "embedded:/x"}, r"E004 .*embedded:///path"),
+        ({"CACHE": "defualt"}, r"E005 .*no cache 'defualt' in CACHES.*Did you mean 'default'"),
+        ({"CACHE": "default"}, r"E005 .*'default' is no Redis cache"),
+        ({"URL": URL, "PREFIX": "a b"}, r"E006 .*without blanks and braces"),
+        ({"URL": URL, "HANDLER": "handle"}, r"E008 .*\['HANDLER'\] must be a dotted path"),
+        ({"URL": URL, "HANDLER": "tests.nowhere.handle"}, r"E008 .*'tests.nowhere.handle' cannot be imported"),
+        ({"URL": URL, "HANDLER": "tests.settings.USE_TZ"}, r"E008 .*not callable"),
+        ({"URL": URL, "HANDLER": "tests.breaks_on_import.handle"}, r"E008 .*RuntimeError: broken"),
+        ({"URL": URL, "SERIALIZER": "yaml"}, r"E009 .*or one of json, raw, pickle, not 'yaml'"),
+        ({"URL": URL, "SERIALIZER": "tests.settings.USE_TZ"}, r"E009 .*has no dumps and loads"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_told_on_check_and_on_use(queue, expected):
+    (found,) = problems_of(queue)
+    assert re.search(expected, found)
+    assert found.startswith("django_srq.")
+    with override_settings(SRQ_QUEUES={"orders": queue}), pytest.raises(ConfigurationError, match="orders|tests"):
+        queues["orders"].config.load_handler()
+
+
+@pytest.mark.parametrize("name", ["SRQ_QUEUES", "SRQ_DEFAULTS", "SRQ_ADMIN"])
+def test_settings_that_are_no_dicts(name):
+    (found,) = problems_of(**{"SRQ_QUEUES": {}, name: ["x"]})
+    assert f"E001 {name} must be a dict" in found
+
+
+def test_unknown_option_of_the_view():
+    (found,) = problems_of(SRQ_ADMIN={"TIMEOOT": 1})
+    assert re.search("E002 SRQ_ADMIN .*Did you mean 'TIMEOUT'", found)
+
+
+def test_a_default_that_is_wrong_is_told():
+    (found,) = problems_of({"URL": URL}, SRQ_DEFAULTS={"LEASE": -1})
+    assert "E003 SRQ_DEFAULTS['LEASE']" in found
+
+
+def test_prefix_in_the_defaults_needs_the_alias():
+    (found,) = problems_of({"URL": URL}, SRQ_DEFAULTS={"PREFIX": "shop"})
+    assert "E006 SRQ_DEFAULTS['PREFIX'] must contain '{alias}'" in found
+
+
+@pytest.mark.parametrize("other", [URL, "redis://localhost:1", "valkey://127.0.0.1:1/0", "redis://user:pw@127.0.0.1:1"])
+def test_two_aliases_on_one_place(other):
+    (found,) = problems_of(SRQ_QUEUES={"a": {"URL": URL, "PREFIX": "x"}, "b": {"URL": other, "PREFIX": "x"}})
+    assert "E007 SRQ_QUEUES['b'] and SRQ_QUEUES['a'] have the same server and PREFIX" in found
+
+
+def test_two_aliases_on_one_server_with_their_own_prefix():
+    assert problems_of(SRQ_QUEUES={"a": {"URL": URL}, "b": {"URL": URL}}) == []
+
+
+def test_a_cache_in_the_queue_s_database():
+    cache = {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": "redis://localhost:1/0"}
+    (found,) = problems_of({"URL": URL}, CACHES={"default": cache})
+    assert "W001 SRQ_QUEUES['orders'] is in the same database as CACHES['default']" in found
+    assert problems_of({"URL": URL[:-1] + "1"}, CACHES={"default": cache}) == []
+
+
+def test_a_cache_alias_that_is_there_for_the_queue():
+    cache = {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": "redis://localhost:1/0"}
+    assert problems_of({"CACHE": "queues"}, CACHES={"queues": cache}) == []
+    (found,) = problems_of({"CACHE": "queues"}, CACHES={"queues": cache, "sessions": cache})
+    assert "W001 SRQ_QUEUES['orders'] is in the same database as CACHES['sessions']" in found
+    (found,) = problems_of({"CACHE": "default"}, CACHES={"default": cache})
+    assert "W001 SRQ_QUEUES['orders'] is in the same database as CACHES['default']" in found
+
+
+def test_no_secret_in_any_message():
+    url = "redis://user:secret@127.0.0.1:port/x?password=secret"
+    for queue in (
+        {"URL": url},
+        {"URL": [url]},
+        {"URL": url, "OPTIONS": "secret"},
+        {"URL": url.replace("redis", "http")},
+    ):
+        assert "secret" not in " ".join(problems_of(queue))
+        with override_settings(SRQ_QUEUES={"orders": queue}), pytest.raises(ConfigurationError) as raised:
+            queues["orders"]
+        assert "secret" not in str(raised.value)
+
+
+def test_defaults():
+    with override_settings(SRQ_QUEUES={"orders": {"URL": URL}}):
+        config = conf.queue_config("orders")
+    target = config.target
+    assert (config.prefix, target.url, target.timeout, dict(target.options)) == ("orders", URL, 5.0, {})
+    assert config == QueueConfig(alias="orders", target=target, prefix="orders")
+
+
+def test_options_are_read():
+    options = {
+        "URL": URL, "PREFIX": "p", "AUTOCLEAN_INTERVAL": None, "LEASE": 3, "SERIALIZER": "raw", "MAX_DELIVERIES": None,
+        "MAX_CRASHES": 2, "BACKOFF": {"base": 2, "max": 60}, "MAX_LENGTH": 10, "MAX_PAYLOAD_BYTES": None, "MAX_AGE": 9,
+        "TIMEOUT": 1, "OPTIONS": {"protocol": 2}, "HANDLER": "tests.test_conf.problems_of",
+    }  # fmt: skip
+    with override_settings(SRQ_QUEUES={"orders": options}):
+        config = queues["orders"].config
+        assert config.load_handler() is problems_of
+    assert (config.autoclean_interval, config.lease, config.max_deliveries, config.max_age) == (None, 3, None, 9)
+    assert (config.backoff.base, config.backoff.factor, config.backoff.max) == (2, 2, 60)
+    assert (config.target.timeout, config.target.options) == (1, (("protocol", 2),))
+
+
+def test_check_passes_without_a_server():
+    with override_settings(SRQ_QUEUES={"orders": {"URL": f"redis://127.0.0.1:{free_port()}"}}):
+        call_command("check")
+    with override_settings(SRQ_QUEUES={"orders": {}}), pytest.raises(SystemCheckError, match=r"django_srq\.E004"):
+        call_command("check")
+
+
+def test_nothing_is_read_at_import():
+    """Importing the package works without settings, and a queue of one's own needs none."""
+    code = "import django_srq; print(django_srq.SafeRedisQueue(name='x', port=1))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT, env={})
+    assert "srq:x" in done.stdout
+
+
+def test_ids_are_unique_and_documented():
+    source = "".join((ROOT / "django_srq" / name).read_text() for name in ("conf.py", "checks.py"))
+    used = set(re.findall(r"django_srq\.([EW]\d{3})", source))
+    documented = re.findall(r"^\| `django_srq\.([EW]\d{3})` \|", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert sorted(documented) == sorted(used)
+
+
+def test_the_queue_and_all_below_it_never_read_settings():
+    """They run in a script or a benchmark with a bare client; so does the consumer."""
+    package = ROOT / "django_srq"
+    aware = {"conf.py", "registry.py", "checks.py", "apps.py", "testing.py", "admin.py", "models.py", "status.py"}
+    below = [path for path in package.rglob("*.py") if path.name not in aware and "management" not in path.parts]
+    assert package / "queue.py" in below
+    assert [path.name for path in below if "django.conf" in path.read_text()] == []

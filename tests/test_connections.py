@@ -1,0 +1,605 @@
+"""The client factory and the link: one time limit, every call carried out once, whatever happens to connections."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import pytest
+import redis
+
+from django_srq import ConfigurationError, LayoutError, OutcomeUnknown, QueueUnavailable, SafeRedisQueue, operations
+from django_srq.connections import (
+    Link,
+    client_from_arguments,
+    client_from_url,
+    embedded_link,
+    is_embedded,
+    masked,
+    shared,
+)
+from django_srq.operations import Command, Keys, Put
+from django_srq.slots import Slot, slots
+from tests.servers import Server, free_port
+from tests.waiting import wait_for
+
+BUDGET = 0.3  # seconds; TIMEOUT of the queues that meet a black hole
+GENEROUS = 10  # times the budget: a busy machine may be late, a forgotten time limit is later
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def at() -> Iterator[Callable[..., SafeRedisQueue]]:
+    """Queues named orders at a URL."""
+    links = []
+
+    def make(url: str, timeout: float = 20, **options: object) -> SafeRedisQueue:
+        links.append(Link(client_from_url(url, **options), timeout=timeout))
+        return SafeRedisQueue(name="orders", link=links[-1])
+
+    yield make
+    for link in links:
+        link.close()
+
+
+def connection_id(queue: SafeRedisQueue) -> int:
+    """The server's number of the connection that the next call takes."""
+    return queue.link.call(Command((b"CLIENT", b"ID"), int), queue=queue.label)
+
+
+# -- the client factory
+
+
+@pytest.mark.parametrize(
+    ("url", "options", "kind"),
+    [
+        ("redis://host:1/2", {"host": "host", "port": 1, "db": 2}, redis.Connection),
+        ("valkey://host:1/2", {"host": "host", "port": 1, "db": 2}, redis.Connection),
+        ("rediss://host", {"host": "host"}, redis.SSLConnection),
+        ("valkeys://host", {"host": "host"}, redis.SSLConnection),
+        ("unix:///run/s?db=3", {"path": "/run/s", "db": 3}, redis.UnixDomainSocketConnection),
+        ("valkey://user:p%40ss@host", {"username": "user", "password": "p@ss"}, redis.Connection),
+    ],
+)
+def test_url_makes_a_client(url, options, kind):
+    pool = client_from_url(url).connection_pool
+    assert pool.connection_class is kind
+    assert options.items() <= pool.connection_kwargs.items()
+
+
+def test_valkey_url_works(server_url, prefix):
+    link = Link(client_from_url(server_url.replace("redis://", "valkey://")))
+    queue = SafeRedisQueue(name=prefix, link=link)
+    uid = queue.put("x")
+    assert queue.get(-1).uid == uid
+    link.close()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://user:secret@host",
+        "redis:/user:secret@host",
+        "user:secret@host",
+        "host:6379",
+        "",
+        "redis://host:port?password=secret",
+        "redis://:secret/word@host",
+        "redis://:secret#word@host:port",
+        "redis://:secret?word@host",
+        "redis://host:port?password=secret@word",
+        "redis://user:secret@host?nonsense=1",
+    ],
+)
+def test_wrong_url_is_named_without_its_secrets(url):
+    with pytest.raises(ConfigurationError, match="not a URL of a queue's server|cannot use") as caught:
+        client_from_url(url)
+    assert "secret" not in str(caught.value)
+    assert caught.value.__cause__ is None  # which would quote the URL
+
+
+def test_unknown_scheme_names_those_that_are_known():
+    with pytest.raises(ConfigurationError, match=r"redis://, rediss://, unix://, valkey://, valkeys://, embedded://"):
+        client_from_url("amqp://host")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: client_from_arguments(nonsense=1),
+        lambda: client_from_url("redis://host", nonsense=1),
+        lambda: client_from_url("redis://host?nonsense=1"),
+        lambda: SafeRedisQueue(nonsense=1),
+        lambda: SafeRedisQueue(url="redis://host", nonsense=1),
+        lambda: SafeRedisQueue(url="x:"),
+    ],
+)
+def test_wrong_arguments_are_configuration_errors(wrong):
+    with pytest.raises(ConfigurationError, match=r"nonsense|'x:'"):
+        wrong()
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://user:secret@host:1/2?password=secret", "redis://host:1/2"),
+        ("redis://:sec@ret@host/2", "redis://host/2"),
+        ("unix://user:secret@/run/socket?db=3", "unix:///run/socket"),
+        ("unix:///run/socket", "unix:///run/socket"),
+        ("redis://:sec/ret@host", "redis://host"),
+        ("redis://:sec?ret@host", "redis://..."),
+        ("redis://host?password=sec@ret", "redis://..."),
+        ("redis://host", "redis://host"),
+    ],
+)
+def test_masked_url(url, shown):
+    assert masked(url) == shown
+
+
+def test_queue_takes_the_arguments_of_a_client(server):
+    queue = SafeRedisQueue("127.0.0.1", server.port, name="orders", decode_responses=True)
+    queue.put("x")
+    assert queue.get(-1).payload == "x"
+    queue.link.close()
+
+
+def test_queue_takes_a_url_with_options(server):
+    queue = SafeRedisQueue(name="orders", url=server.url, decode_responses=True)
+    queue.put("x")
+    assert queue.get(-1).payload == "x"
+    queue.link.close()
+
+
+def test_making_a_queue_opens_no_connection(server):
+    with server.client() as client:
+        before = client.info("stats")["total_connections_received"]
+        SafeRedisQueue(name="orders", url=server.url)
+        assert client.info("stats")["total_connections_received"] == before
+
+
+@pytest.mark.parametrize("url", ["embedded:/data", "embedded:"])
+def test_wrong_embedded_url(url):
+    assert is_embedded(url)
+    with pytest.raises(ConfigurationError, match=r"write embedded:// or embedded:///path"):
+        embedded_link(url)
+
+
+# -- time limits
+
+
+@pytest.mark.parametrize(
+    ("query", "options"),
+    [("?socket_timeout=0.05", {}), ("", {"socket_timeout": 0.05}), ("", {})],
+    ids=["in the URL", "as an argument", "none"],
+)
+def test_blocking_get_outlasts_every_socket_timeout(at, server, query, options):
+    queue = at(server.url + query, timeout=0.3, **options)
+    before = connection_id(queue)
+    assert not queue.get(0.7)
+    assert connection_id(queue) == before  # it was not cut and opened again
+
+
+@contextmanager
+def deaf(backlog: int) -> Iterator[str]:
+    """The URL of a socket that listens, and never answers."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(backlog)
+        yield f"redis://127.0.0.1:{listener.getsockname()[1]}"
+
+
+@contextmanager
+def within_budget() -> Iterator[None]:
+    start = time.monotonic()
+    yield
+    assert time.monotonic() - start < BUDGET * GENEROUS
+
+
+CALLS = [lambda queue: queue.put("x"), lambda queue: queue.get(-1), lambda queue: len(queue)]
+
+
+@pytest.mark.parametrize("call", CALLS, ids=["put", "get", "len"])
+def test_call_to_a_server_that_never_answers_ends_in_time(at, call):
+    with deaf(100) as url, within_budget(), pytest.raises(QueueUnavailable, match=r"queue 'orders' "):
+        call(at(url, timeout=BUDGET))
+
+
+def test_call_to_a_server_that_never_accepts_ends_in_time(at):
+    with deaf(0) as url, socket.socket() as first, socket.socket() as second:
+        address = ("127.0.0.1", int(url.rpartition(":")[2]))
+        for one in (first, second):  # fill the backlog
+            one.setblocking(False)
+            one.connect_ex(address)
+        with within_budget(), pytest.raises(QueueUnavailable, match=r"queue 'orders' "):
+            at(url, timeout=BUDGET).put("x")
+
+
+@contextmanager
+def stopped(server: Server) -> Iterator[None]:
+    """The server keeps its connections and answers nothing."""
+    server.process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        server.process.send_signal(signal.SIGCONT)
+
+
+def test_call_over_an_open_connection_ends_in_time(at, server):
+    queue = at(server.url, timeout=BUDGET)
+    queue.put("warm up")
+    with stopped(server):
+        for call in CALLS[:2]:
+            with within_budget(), pytest.raises((OutcomeUnknown, QueueUnavailable)):
+                call(queue)
+
+
+def test_put_without_a_reply_says_what_to_do_and_can_be_done_again(at, server):
+    queue = at(server.url, timeout=BUDGET)
+    queue.put("warm up", uid="first")
+    with (
+        stopped(server),
+        pytest.raises(
+            OutcomeUnknown, match=r"queue 'orders' .*no reply to put .*may be there; put it again with the same"
+        ),
+    ):
+        queue.put("x", uid="second")
+    again = at(server.url)
+    again.put("x", uid="second")
+    assert [item.uid for item in again.get_many(5)] == ["first", "second"]
+    assert again.audit() == []
+
+
+def test_read_without_a_reply_is_unavailable(at, server):
+    """Nothing can have been changed by it."""
+    queue = at(server.url, timeout=BUDGET)
+    assert len(queue) == 0
+    with stopped(server), pytest.raises(QueueUnavailable, match=r"queue 'orders' "):
+        len(queue)
+
+
+def half_a_reply(listener: socket.socket) -> None:
+    """A server that greets as one should, and stops in mid-reply."""
+    connections = []
+    while True:
+        try:
+            connection, _ = listener.accept()
+        except OSError:
+            break
+        connections.append(connection)
+        data = connection.recv(65536)
+        while b"EVAL" not in data:
+            connection.sendall(b"+OK\r\n" * data.count(b"CLIENT"))
+            data = connection.recv(65536)
+        connection.sendall(b"$100\r\nhalf")
+    for connection in connections:
+        connection.close()
+
+
+def test_half_a_reply_ends_in_time(at):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=half_a_reply, args=(listener,))
+        thread.start()
+        try:
+            url = f"redis://127.0.0.1:{listener.getsockname()[1]}"
+            queue = at(url, timeout=BUDGET, protocol=2)
+            with within_budget(), pytest.raises(OutcomeUnknown):
+                queue.put("x")
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join(30)
+
+
+# -- attempts
+
+
+class Doorman:
+    """A listener that closes every connection at once, and counts them."""
+
+    def __init__(self) -> None:
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"redis://127.0.0.1:{self.listener.getsockname()[1]}"
+        self.visitors = 0
+        self.thread = threading.Thread(target=self.turn_away)
+        self.thread.start()
+
+    def turn_away(self) -> None:
+        while True:
+            try:
+                connection, _ = self.listener.accept()
+            except OSError:
+                return
+            self.visitors += 1
+            connection.close()
+
+    def close(self) -> None:
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.thread.join(30)
+        self.listener.close()
+
+
+@pytest.fixture
+def doorman() -> Iterator[Doorman]:
+    doorman = Doorman()
+    yield doorman
+    doorman.close()
+
+
+@pytest.mark.parametrize("make", [client_from_url, lambda url: client_from_arguments(port=int(url.rpartition(":")[2]))])
+def test_redis_py_does_not_try_again_by_itself(doorman, make):
+    with make(doorman.url) as client, pytest.raises(redis.ConnectionError):
+        client.ping()
+    assert doorman.visitors == 1
+
+
+def test_link_tries_again_within_its_time(doorman, at):
+    with pytest.raises(QueueUnavailable):
+        at(doorman.url, timeout=BUDGET).put("x")
+    assert doorman.visitors > 1
+
+
+@pytest.mark.parametrize("make", [redis.Redis, redis.Redis.from_url])
+def test_client_of_the_callers_own_does_not_stretch_the_time(make):
+    """redis-py 8 tries ten times, with pauses that alone take longer."""
+    port = free_port()
+    client = make(port=port) if make is redis.Redis else make(f"redis://localhost:{port}")
+    queue = SafeRedisQueue(name="orders", client=client, timeout=0.05)
+    start = time.monotonic()
+    with pytest.raises(QueueUnavailable):
+        queue.put("x")
+    assert time.monotonic() - start < 1
+
+
+def test_call_waits_for_a_server_that_comes_back(at, server):
+    queue = at(server.url)
+    queue.put("warm up")
+    server.stop()
+    starter = threading.Timer(0.2, server.start)
+    starter.start()
+    assert queue.put("x")
+    starter.join()
+    assert len(queue) == 1  # the warm-up went with the server
+
+
+def test_connection_that_a_restart_made_stale_is_no_error(at, server):
+    queue = at(server.url, timeout=5)
+    with ThreadPoolExecutor(4) as pool:  # several of them
+        list(pool.map(queue.put, range(8)))
+    server.stop()
+    server.start()
+    assert queue.put("x")
+    assert len(queue) == 1
+    assert queue.snapshot().stats["put"] == 1
+
+
+def test_connection_that_the_server_closed_is_no_error(queue, client):
+    for _ in range(3):
+        client.client_kill_filter(_id=str(connection_id(queue)))
+        queue.put("x")
+    assert len(queue) == 3
+
+
+def test_call_sent_again_in_its_slot_is_carried_out_once(link, queue):
+    call = operations.put(queue.keys, [Put("uid", b"x", b"")], own=True)
+    slot = Slot(b"test", 3)
+    replies = [link.call(call, queue="q", slot=slot) for _ in range(3)]
+    assert [reply.states for reply in replies] == [[""]] * 3
+    assert queue.snapshot().stats["put"] == 1
+
+
+def test_call_that_its_repeat_overtook_is_refused(link, queue):
+    late = operations.put(queue.keys, [Put("late", b"x", b"")], own=True)
+    link.call(operations.recover(queue.keys, legacy_lease=60), queue="q", slot=Slot(b"test", 4))
+    with pytest.raises(QueueUnavailable, match="SRQLATE"):
+        link.call(late, queue="q", slot=Slot(b"test", 3))
+    assert len(queue) == 0
+
+
+# -- interrupted
+
+
+class Interrupted(KeyboardInterrupt):
+    """Not Ctrl-C itself, which pytest would take for its own."""
+
+
+@contextmanager
+def interrupting(when: Callable[[], object]) -> Iterator[None]:
+    """The block is interrupted as by Ctrl-C, as soon as when() is true."""
+
+    def interrupt(*_):
+        raise Interrupted
+
+    def wait() -> None:
+        wait_for(when, "the moment to interrupt")
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    thread = threading.Thread(target=wait)
+    thread.start()
+    try:
+        with pytest.raises(Interrupted):
+            yield
+    finally:
+        thread.join(60)
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_interrupted_get_leaves_nothing_for_the_next_call(at, server):
+    queue = at(server.url, client_name="idle")
+    with server.client() as client:
+
+        def blocked() -> bool:
+            return any(c["name"] == "idle" and "b" in c["flags"] for c in client.client_list())
+
+        with interrupting(blocked):
+            queue.get(0)
+    uid = queue.put("x")
+    assert queue.get(-1).uid == uid
+    assert queue.counts()["in_flight"] == 1
+
+
+def test_interrupted_put_leaves_no_reply_for_the_next_call(at, server):
+    queue = at(server.url)
+    queue.put("warm up", uid="first")
+
+    def reading() -> bool:
+        """Whether this thread has sent its call and waits for the reply."""
+        frame = sys._current_frames()[threading.main_thread().ident]
+        return any(step.f_code.co_name == "_read" for step, _ in traceback.walk_stack(frame))
+
+    with stopped(server), interrupting(reading):
+        queue.put("x", uid="second")
+    assert queue.ack("unknown") is False  # and not the put's reply
+    item = queue.get(-1)
+    assert item.uid == "first"
+    assert queue.ack(item)
+    queue.put("x", uid="second")
+    assert [item.uid for item in queue.get_many(5)] == ["second"]
+    assert queue.audit() == []
+
+
+# -- threads and processes
+
+
+def test_threads_share_one_link(at, server):
+    queue = at(server.url)
+
+    def work(number: int) -> list[str | None]:
+        mine = []
+        for n in range(20):
+            queue.put(f"{number}.{n}")
+            item = queue.get(30)
+            mine.append(item.uid)
+            assert queue.ack(item)
+        return mine
+
+    with ThreadPoolExecutor(8) as pool:
+        uids = [uid for mine in pool.map(work, range(16)) for uid in mine]
+    assert len(uids) == len(set(uids)) == 320
+    assert queue.counts() == {"ready": 0, "in_flight": 0, "delayed": 0, "dead": 0}
+    with server.client() as client:
+        assert len(client.client_list()) <= 8 + 1
+
+
+def test_connection_is_used_again(queue):
+    assert connection_id(queue) == connection_id(queue)
+
+
+def test_slots_are_as_many_as_calls_at_one_time(at, server):
+    queue = at(server.url)
+    slots.renew()
+    for _ in range(20):
+        queue.put("x")
+    with server.client() as client:
+        assert client.hlen("srq:orders:slots") == 1
+
+
+def test_threads_make_one_link_to_a_target():
+    made = []
+
+    def make() -> Link:
+        made.append(Link(client_from_url("redis://localhost")))
+        return made[-1]
+
+    target = object()
+    with ThreadPoolExecutor(8) as pool:
+        links = set(pool.map(lambda _: shared(target, make), range(100)))
+    assert len(links) == 1
+    assert links <= set(made)
+
+
+FORK = """
+import os, sys
+from django_srq import SafeRedisQueue
+from django_srq.operations import Command
+from django_srq.slots import slots
+
+queue = SafeRedisQueue(name="orders", url=sys.argv[1])
+queue.put("before")
+child = os.fork()
+for n in range(50):
+    queue.put(f"{bool(child)} {n}")
+assert queue.ack(queue.get(5))
+number = queue.link.call(Command((b"CLIENT", b"ID"), int), queue="orders")
+if child:
+    assert os.waitpid(child, 0)[1] == 0
+print(os.getpid(), slots.process, number, flush=True)
+os._exit(0)
+"""
+
+
+def test_parent_and_child_both_go_on_after_fork(at, server):
+    done = subprocess.run(
+        [sys.executable, "-c", FORK, server.url],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        check=False,
+    )
+    assert done.stderr == ""
+    child, parent = (line.split() for line in done.stdout.splitlines())
+    assert [one == other for one, other in zip(child, parent, strict=True)] == [False] * 3
+    queue = at(server.url)
+    assert queue.snapshot().stats["put"] == 101
+    assert len(queue) == 99
+    assert queue.audit() == []
+
+
+def test_closed_link_goes_on(at, server):
+    queue = at(server.url)
+    before = connection_id(queue)
+    queue.link.close()
+    assert connection_id(queue) != before
+
+
+def test_prepare_is_called_before_each_connection(server):
+    prepared = []
+    link = Link(client_from_url(server.url), prepare=lambda: prepared.append(1))
+    queue = SafeRedisQueue(name="orders", link=link)
+    queue.put("x")
+    queue.put("x")
+    assert len(prepared) == 1
+    link.close()
+    queue.put("x")
+    assert len(prepared) == 2
+    link.close()
+
+
+# -- looking at several queues
+
+
+def test_look_reads_all_at_once(at, server):
+    queue = at(server.url)
+    queue.put("x")
+    asked = [(name, operations.counts(Keys(name))) for name in ("orders", "other")]
+    assert [counts.ready for counts in queue.link.look(asked, timeout=5)] == [1, 0]
+
+
+def test_look_gives_the_error_of_one_beside_the_others(at, server):
+    with server.client() as client:
+        client.set("srq:broken:queue", "foreign")
+    asked = [(name, operations.counts(Keys(name))) for name in ("orders", "broken")]
+    good, bad = at(server.url).link.look(asked, timeout=5)
+    assert good.ready == 0
+    assert isinstance(bad, LayoutError)
+    assert "'broken'" in str(bad)
+
+
+def test_look_ends_in_time(at):
+    with deaf(100) as url, within_budget(), pytest.raises(QueueUnavailable):
+        at(url).link.look([("orders", operations.counts(Keys("orders")))], timeout=BUDGET)

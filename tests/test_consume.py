@@ -1,0 +1,478 @@
+"""srq_put and srq_consume as real processes."""
+
+from __future__ import annotations
+
+import array
+import fcntl
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import termios
+import threading
+from pathlib import Path
+
+import pytest
+from django.core.management import CommandError, call_command
+
+from django_srq import queues
+from django_srq.consumer import Consumer, Source
+from tests.servers import Server, free_port
+from tests.waiting import wait_for
+
+ROOT = Path(__file__).parent.parent
+LEASE = 0.6  # seconds
+
+
+class Project:
+    """The tests' settings with queues of a test's own, for this process and for commands that run as real processes."""
+
+    def __init__(self, settings, folder: Path, url: str, prefix: str) -> None:
+        self.folder, self.settings = folder, settings
+        self.log, self.go = folder / "log", folder / "go"
+        self.log.touch()
+        self.processes: list[subprocess.Popen[str]] = []
+        self.configure(
+            {
+                "note": {"HANDLER": "tests.handlers.note"},
+                "slow": {"HANDLER": "tests.handlers.slow"},
+                "failing": {"HANDLER": "tests.handlers.failing", "BACKOFF": {"base": 1000}},
+                "async": {"HANDLER": "tests.handlers.asynchronous"},
+                "leaving": {"HANDLER": "tests.handlers.leaving", "MAX_DELIVERIES": 2},
+                "raw": {"SERIALIZER": "raw"},
+                "json": {},
+            },
+            {"URL": url, "PREFIX": prefix + ".{alias}", "LEASE": LEASE},
+        )
+
+    def configure(self, queues_: dict[str, object], defaults: dict[str, object]) -> None:
+        self.settings.SRQ_DEFAULTS = defaults
+        self.settings.SRQ_QUEUES = queues_
+        (self.folder / "srq_settings.py").write_text(
+            f"from tests.settings import *\nSRQ_QUEUES = {queues_!r}\nSRQ_DEFAULTS = {defaults!r}\n"
+            f"DATABASES['default']['NAME'] = {str(self.folder / 'db')!r}\n"
+        )
+
+    def start(self, *arguments: str, **options: object) -> subprocess.Popen[str]:
+        environment = {
+            **os.environ,
+            "PYTHONPATH": f"{ROOT}:{self.folder}",
+            "DJANGO_SETTINGS_MODULE": "srq_settings",
+            "SRQ_TEST_LOG": str(self.log),
+            "SRQ_TEST_GO": str(self.go),
+            "PYTHONUNBUFFERED": "",  # buffers as a user has them: they are what a signal must not get into twice
+        }
+        piped = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "django", *arguments], env=environment, text=True, cwd=self.folder, **piped
+        )
+        self.processes.append(process)
+        return process
+
+    def run(self, *arguments: str, stdin: str | None = None) -> tuple[int, str, str]:
+        """Exit code, stdout and stderr of a command that ends by itself."""
+        process = self.start(*arguments)
+        out, err = process.communicate(stdin, timeout=60)
+        return process.returncode, out, err
+
+    def lines(self) -> list[str]:
+        return self.log.read_text().splitlines()
+
+    def said(self, line: str) -> None:
+        wait_for(lambda: line in self.lines(), line)
+
+
+@pytest.fixture
+def project(settings, tmp_path, server_url, prefix):
+    made = Project(settings, tmp_path, server_url, prefix)
+    yield made
+    for process in made.processes:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+        for stream in (process.stdin, process.stdout, process.stderr):
+            if stream and not stream.closed:
+                stream.close()
+
+
+def idle(queue) -> bool:
+    """Whether a consumer has signed on and found nothing."""
+    return bool(queue.snapshot().consumers) and sum(queue.counts().values()) == 0
+
+
+# -- srq_put
+
+
+def test_put_prints_the_uids_only(project):
+    code, out, err = project.run("srq_put", "raw", "one", "two words")
+    assert (code, err) == (0, "")
+    assert [(item.uid, item.payload) for item in queues["raw"].items()] == list(
+        zip(out.split(), [b"one", b"two words"], strict=True)
+    )
+
+
+def test_put_takes_lines_from_standard_input(project):
+    _, out, _ = project.run("srq_put", "raw", stdin="Hello World\n  spaces around  \n")
+    assert [item.payload for item in queues["raw"].items()] == [b"Hello World", b"spaces around"]
+    assert len(out.splitlines()) == 2
+
+
+def test_put_json(project):
+    project.run("srq_put", "json", "--json", '{"order": 17}', "[]")
+    project.run("srq_put", "json", '{"order": 17}')
+    assert [item.payload for item in queues["json"].items()] == [{"order": 17}, [], '{"order": 17}']
+
+
+def test_put_options(project):
+    project.run("srq_put", "raw", "later", "--delay", "60")
+    project.run("srq_put", "raw", "soon", "--priority", "7")
+    _, out, _ = project.run("srq_put", "raw", "mine", "--uid", "my-uid")
+    assert out == "my-uid\n"
+    assert [item.payload for item in queues["raw"].items("delayed")] == [b"later"]
+    assert [item.delivery.priority for item in queues["raw"].items()] == [7, 0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["rwa", "x"], 2, "Unknown queue 'rwa'. Did you mean 'raw'? Known: note"),
+        (["raw", "x", "--delay", "-1"], 2, "a number of seconds from 0 on, not '-1'"),
+        (["raw", "x", "--priority", "101"], 2, "a whole number from -100 to 100, not '101'"),
+        (["raw", "x", "y", "--uid", "u"], 2, "--uid goes with exactly one payload"),
+        (["json", "--json", "{"], 1, "not JSON: '{'"),
+        (["raw", "x", "--uid", "a b"], 1, "a uid is 1 to 128 visible ASCII characters"),
+    ],
+)
+def test_put_says_what_is_wrong(project, arguments, code, says):
+    found, out, err = project.run("srq_put", *arguments)
+    assert (found, out) == (code, "")
+    assert says in err
+    assert "Traceback" not in err
+    assert sum(sum(queues[alias].counts().values()) for alias in ("raw", "json")) == 0
+
+
+@pytest.mark.parametrize("command", [["srq_put", "far", "x"], ["srq_consume", "far", "--burst"]])
+def test_an_unreachable_server_is_one_line(project, command):
+    project.configure({"far": {"URL": f"redis://:secret@127.0.0.1:{free_port()}", "TIMEOUT": 0.3}}, {})
+    process = project.start(*command)
+    if command[0] == "srq_consume":  # it waits for the server, and says so once
+        line = process.stderr.readline() + process.stderr.readline()
+        assert "server unavailable" in line
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 0
+        assert "unavailable" not in err
+    else:
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 69
+        assert len(err.splitlines()) == 1
+        assert "queue 'far'" in err
+        line = ""
+    assert "secret" not in line + err
+
+
+# -- srq_consume: what it serves
+
+
+def test_every_queue_with_a_handler(project):
+    queues["note"].put("a")
+    queues["async"].put("b")
+    queues["raw"].put("c")
+    code, out, _ = project.run("srq_consume", "--burst")
+    assert (code, out) == (0, "")
+    assert sorted(project.lines()) == ["a 1", "b async"]
+    assert len(queues["raw"]) == 1
+
+
+def test_no_queue_with_a_handler(project, server_url):
+    project.configure({"raw": {"URL": server_url}}, {})
+    code, _, err = project.run("srq_consume", "--burst")
+    assert code == 2
+    assert "No queue has a HANDLER" in err
+    assert "raw" in err
+
+
+def test_a_named_queue_without_handler_is_printed_and_acked(project):
+    uids = queues["raw"].put_many(["Hello World", b"\xff"])
+    code, out, err = project.run("srq_consume", "raw", "--burst")
+    assert code == 0
+    assert out == f"{uids[0]} Hello World\n{uids[1]} \\xff\n"
+    assert "raw has no HANDLER" in err
+    assert queues["raw"].counts() == {"ready": 0, "in_flight": 0, "delayed": 0, "dead": 0}
+
+
+def test_queues_in_the_order_given(project):
+    queues["async"].put_many("ab")
+    queues["note"].put_many("xy")
+    project.run("srq_consume", "note", "async", "--burst")
+    assert project.lines() == ["x 1", "y 1", "a async", "b async"]
+
+
+def test_max_items(project):
+    queues["note"].put_many("abc")
+    assert project.run("srq_consume", "note", "--max-items", "2")[0] == 0
+    assert project.lines() == ["a 1", "b 1"]
+    assert queues["note"].counts()["ready"] == 1
+    assert queues["note"].counts()["in_flight"] == 0
+
+
+def test_unknown_queue(project):
+    code, _, err = project.run("srq_consume", "nite")
+    assert (code, "Did you mean 'note'?" in err) == (2, True)
+
+
+def test_handler_that_cannot_be_imported(project, server_url):
+    project.configure({"q": {"URL": server_url, "HANDLER": "tests.handlers.gone"}}, {})
+    code, _, err = project.run("srq_consume", "q", "--burst")
+    assert code in {1, 2}
+    assert "tests.handlers.gone" in err
+    assert "Traceback" not in err
+
+
+def test_inside_another_thread(project):
+    queues["raw"].put("x")
+    failures = []
+
+    def run() -> None:
+        try:
+            call_command("srq_consume", "raw", "--burst", stdout=io.StringIO(), stderr=io.StringIO())
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join(60)
+    assert failures == []
+    assert len(queues["raw"]) == 0
+
+
+def test_call_command_raises(project):
+    with pytest.raises(CommandError, match="Unknown queue"):
+        call_command("srq_consume", "nowhere")
+
+
+# -- failure
+
+
+def test_an_exception_is_recorded_and_the_item_waits(project):
+    queues["failing"].put("it")
+    code, _, err = project.run("srq_consume", "failing", "--burst")
+    assert code == 0
+    (item,) = queues["failing"].items("delayed")
+    error = item.delivery.error
+    assert (error["type"], error["message"], error["delivery"]) == ("LookupError", "cannot handle it", 1)
+    assert "in failing" in error["traceback"]
+    assert "cannot handle it" not in err  # it may quote the payload
+    assert "failed state=delayed" in err
+
+
+def test_undecodable_goes_to_dead_and_the_next_is_served(project, client):
+    uid = queues["note"].put("a")
+    queues["note"].put("b")
+    client.hset(queues["note"].keys["items"], uid, b"{")
+    assert project.run("srq_consume", "note", "--burst")[0] == 0
+    assert project.lines() == ["b 1"]
+    (dead,) = queues["note"].items("dead")
+    assert (dead.uid, dead.payload) == (uid, b"{")
+
+
+def test_a_handler_that_leaves_counts_as_a_delivery(project):
+    queues["leaving"].put("a")
+    assert project.run("srq_consume", "leaving", "--burst")[0] == 5
+    assert [item.deliveries for item in queues["leaving"].items()] == [1]
+
+
+# -- leases and stopping
+
+
+def test_the_lease_is_renewed_while_the_handler_runs(project, client):
+    uid = queues["slow"].put("a")
+    process = project.start("srq_consume", "slow")
+    project.said("begin a 1")
+    key = queues["slow"].keys["leases"]
+    first = client.zscore(key, uid)
+    wait_for(lambda: client.zscore(key, uid) > first + 2 * LEASE * 1000, "renewals beyond the lease")
+    assert not queues["slow"].get(-1)
+    project.go.touch()
+    project.said("end a 1")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 0
+    assert project.lines() == ["begin a 1", "end a 1"]
+
+
+def test_sigkill_in_mid_item_redelivers_when_the_lease_ends(project, client):
+    uid = queues["slow"].put("a")
+    process = project.start("srq_consume", "slow")
+    project.said("begin a 1")
+    process.kill()
+    process.wait()
+    deadline = client.zscore(queues["slow"].keys["leases"], uid)
+    item = queues["slow"].get(30)
+    now, microseconds = client.time()
+    assert (item.uid, item.deliveries) == (uid, 2)
+    assert now * 1000 + microseconds / 1000 >= deadline
+    assert queues["slow"].snapshot().stats["crashed"] == 1
+    assert queues["slow"].audit() == []
+
+
+def test_a_consumer_that_keeps_dying_makes_the_item_dead(project):
+    queues["slow"].put("a")
+    for delivery in (1, 2, 3):
+        process = project.start("srq_consume", "slow")
+        project.said(f"begin a {delivery}")
+        process.kill()
+        process.wait()
+    recovered = project.start("srq_consume", "slow")
+    wait_for(lambda: queues["slow"].counts()["dead"] == 1, "the item in dead")
+    recovered.send_signal(signal.SIGTERM)
+    (dead,) = queues["slow"].items("dead")
+    assert (dead.delivery.crashes, dead.delivery.error["type"]) == (3, "ConsumerLost")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_an_idle_consumer(project, number):
+    process = project.start("srq_consume", "note")
+    wait_for(lambda: idle(queues["note"]), "an idle consumer")
+    process.send_signal(number)
+    assert process.wait(60) == 0
+    assert queues["note"].snapshot().consumers == {}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_finishes_the_item_in_hand(project, number):
+    queues["slow"].put_many("ab")
+    process = project.start("srq_consume", "slow")
+    project.said("begin a 1")
+    process.send_signal(number)
+    project.go.touch()
+    assert process.wait(60) == 0
+    assert project.lines() == ["begin a 1", "end a 1"]
+    assert queues["slow"].counts() == {"ready": 1, "in_flight": 0, "delayed": 0, "dead": 0}
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_second_signal_cuts_the_item(project, number, code):
+    queues["slow"].put("a")
+    process = project.start("srq_consume", "slow")
+    project.said("begin a 1")
+    process.send_signal(number)
+    wait_for(lambda: "stopping" in process.stderr.readline(), "a word about the first signal")
+    process.send_signal(number)
+    assert process.wait(60) == code
+    (item,) = queues["slow"].items()
+    assert item.deliveries == 1
+
+
+def test_a_signal_in_the_middle_of_a_log_line_is_not_lost(project):
+    queues["note"].put_many(range(3000))
+    process = project.start("srq_consume", "note")
+    seen: list[int] = []
+
+    def is_full() -> bool:
+        """The consumer waits in the middle of a line: a pipe holds 65,536 bytes, and nobody reads this one."""
+        waiting = array.array("i", [0])
+        fcntl.ioctl(process.stderr, termios.FIONREAD, waiting)
+        seen.append(waiting[0])
+        return waiting[0] > 60_000 and len(seen) > 40 and len(set(seen[-40:])) == 1
+
+    wait_for(is_full, "a full pipe")
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "stopping" in err
+    assert "Traceback" not in err
+    assert len(queues["note"]) > 0
+
+
+def test_a_consumer_is_known_while_it_runs(project):
+    process = project.start("srq_consume", "note")
+    about = wait_for(lambda: list(queues["note"].snapshot().consumers.values()), "its entry")[0]
+    assert (about["pid"], about["queues"], about["threads"]) == (process.pid, ["note"], 1)
+
+
+def test_an_idle_consumer_wakes_on_put(project):
+    project.start("srq_consume", "note")
+    wait_for(lambda: idle(queues["note"]), "an idle consumer")
+    queues["note"].put("a")
+    project.said("a 1")
+    wait_for(lambda: queues["note"].snapshot().stats.get("acked") == 1, "the ack")
+
+
+def test_the_server_goes_and_comes_back(project):
+    server = Server("--appendonly", "yes", "--appendfsync", "always")
+    try:
+        queue = {"URL": server.url, "HANDLER": "tests.handlers.note", "TIMEOUT": 0.2}
+        project.configure({"note": queue}, {})
+        with (project.folder / "err").open("w") as err:
+            process = project.start("srq_consume", "note", stderr=err)
+        queues["note"].put("before")
+        project.said("before 1")
+        server.kill()
+        err = project.folder / "err"
+        wait_for(lambda: "server unavailable" in err.read_text(), "a word about it")
+        server.start()
+        wait_for(lambda: "available again" in err.read_text(), "a word about its return")
+        queues["note"].put("after")
+        project.said("after 1")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+        assert err.read_text().count("server unavailable") == 1
+        assert len(project.lines()) == len(set(project.lines())) == 2
+    finally:
+        server.close()
+
+
+def test_a_line_that_nobody_took_is_not_acked(project):
+    queues["raw"].put_many(["x"] * 3)
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = project.start("srq_consume", "raw", "--burst", stdout=writer)
+    os.close(writer)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, "Standard output was closed" in err, "Traceback" in err) == (1, True, False)
+    assert queues["raw"].counts()["ready"] == 3
+    assert queues["raw"].snapshot().stats.get("acked", 0) == 0
+
+
+# -- the consumer as a library
+
+
+def test_consumer_runs_inline(queue):
+    queue.put_many("abc")
+    seen: list[object] = []
+    assert Consumer([Source(queue, lambda item: seen.append(item.payload))], burst=True).run() == 3
+    assert seen == [b"a", b"b", b"c"]
+
+
+def test_the_ack_of_one_item_goes_with_the_claim_of_the_next(queue, client):
+    queue.put_many(range(10))
+    before = client.info("commandstats").get("cmdstat_evalsha", {}).get("calls", 0)
+    Consumer([Source(queue, lambda item: None)], burst=True).run()
+    calls = client.info("commandstats")["cmdstat_evalsha"]["calls"] - before
+    # Ten items, and the claim that finds nothing; besides it signs on and off.
+    assert calls <= 11 + 2
+
+
+def test_settled_elsewhere_is_no_error(queue, caplog):
+    queue.put("a")
+
+    def handle(item: object) -> None:
+        queue.ack(item)
+
+    Consumer([Source(queue, handle)], burst=True).run()
+    assert "was settled already" in caplog.text
+
+
+def test_stop_from_another_thread(queue):
+    begun = threading.Event()
+    consumer = Consumer([Source(queue, lambda item: begun.set())])
+    thread = threading.Thread(target=consumer.run)
+    thread.start()
+    queue.put(json.dumps(1))
+    assert begun.wait(30)
+    consumer.stop()
+    thread.join(60)
+    assert not thread.is_alive()
+    assert consumer.handled == 1

@@ -1,0 +1,209 @@
+"""The registry: aliases, errors, override_settings, one link per process and target, put_on_commit."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import warnings
+
+import pytest
+import redis
+from django.db import transaction
+from django.test import override_settings
+
+import django_srq
+from django_srq import ConfigurationError, PayloadError, QueueUnavailable, UnknownQueue, default_queue, queues
+from tests.servers import free_port
+
+
+@pytest.fixture
+def configured(settings, server_url, prefix):
+    settings.SRQ_DEFAULTS = {"URL": server_url, "PREFIX": prefix + ".{alias}"}
+    settings.SRQ_QUEUES = {"default": {}, "orders": {"AUTOCLEAN_INTERVAL": 7}, "raw": {"SERIALIZER": "raw"}}
+    return settings
+
+
+def test_alias_to_queue(configured, prefix):
+    assert queues["orders"].autoclean_interval == 7
+    assert str(queues["orders"].keys) == f"srq:{prefix}.orders"
+    assert list(queues) == ["default", "orders", "raw"]
+    assert "orders" in queues
+    assert "nothing" not in queues
+
+
+def test_default_queue_is_the_queue_named_default(configured):
+    uid = default_queue.put({"a": 1})
+    assert queues["default"].get(-1) == (uid, {"a": 1})
+
+
+def test_unknown_queue_says_what_was_meant(configured):
+    with pytest.raises(
+        UnknownQueue, match=r"Unknown queue 'ordres'\. Did you mean 'orders'\? Known: default, orders, raw"
+    ):
+        queues["ordres"]
+
+
+def test_no_queue_configured(settings):
+    settings.SRQ_QUEUES = {}
+    with pytest.raises(UnknownQueue, match="Known: none"):
+        queues["default"]
+
+
+def test_one_wrong_queue_leaves_the_others_usable(configured):
+    configured.SRQ_QUEUES = {"good": {}, "bad": {"AUTOCLEAN": 5}}
+    assert queues["good"].put(1)
+    with pytest.raises(ConfigurationError, match=r"SRQ_QUEUES\['bad'\] has the unknown option 'AUTOCLEAN'"):
+        queues["bad"]
+
+
+def test_override_settings_makes_queues_anew(configured, server_url):
+    before = queues["orders"]
+    with override_settings(SRQ_QUEUES={"orders": {"AUTOCLEAN_INTERVAL": 9}}):
+        assert queues["orders"].autoclean_interval == 9
+        with pytest.raises(UnknownQueue):
+            queues["raw"]
+    assert queues["orders"].autoclean_interval == 7
+    assert queues["orders"] is not before
+
+
+def test_a_changed_cache_moves_the_queue(configured, server_url):
+    cache = {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": server_url}
+    with override_settings(CACHES={"queues": cache}, SRQ_QUEUES={"orders": {"CACHE": "queues", "PREFIX": "x"}}):
+        first = queues["orders"].link.address
+        with override_settings(CACHES={"queues": {**cache, "LOCATION": server_url[:-1] + "3"}}):
+            assert queues["orders"].link.address == first[:-1] + "3"
+
+
+@pytest.mark.parametrize("backend", ["django_redis.cache.RedisCache", "django.core.cache.backends.redis.RedisCache"])
+def test_cache_alias_of_either_backend(configured, server_url, backend):
+    with override_settings(
+        CACHES={"default": {"BACKEND": backend, "LOCATION": server_url}},
+        SRQ_QUEUES={"orders": {"CACHE": "default", "PREFIX": configured.SRQ_DEFAULTS["PREFIX"].format(alias="c")}},
+    ):
+        uid = queues["orders"].put({"order": 17})
+        assert queues["orders"].get(-1) == (uid, {"order": 17})
+        assert queues["orders"].ack(uid)
+
+
+def test_a_queue_s_own_place_overrides_the_defaults(configured, server_url):
+    with override_settings(
+        CACHES={"c": {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": server_url[:-1] + "5"}},
+        SRQ_QUEUES={"orders": {"CACHE": "c"}},
+    ):
+        assert queues["orders"].link.address.endswith("/5")
+
+
+def test_json_by_default(configured, client):
+    queues["orders"].put({"name": "Zoë"})
+    (payload,) = client.hvals(queues["orders"].keys["items"])
+    assert payload == '{"name":"Zoë"}'.encode()
+
+
+def test_one_link_per_target_for_all_threads_tasks_and_aliases(configured):
+    found = {queues["default"].link, queues["orders"].link}
+    objects = [queues["orders"]]
+
+    def look() -> None:
+        objects.append(queues["orders"])
+        found.add(queues["orders"].link)
+
+    threads = [threading.Thread(target=look) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    async def task() -> None:
+        look()
+
+    async def tasks() -> None:
+        await asyncio.gather(*(task() for _ in range(5)))
+
+    asyncio.run(tasks())
+    assert len(found) == 1
+    assert len({id(one) for one in objects}) > 1  # the queue object is a thread's own
+
+
+def test_another_time_limit_is_another_link(configured):
+    configured.SRQ_QUEUES = {"a": {}, "b": {"TIMEOUT": 1}}
+    assert queues["a"].link is not queues["b"].link
+    assert queues["b"].link.timeout == 1
+
+
+def test_a_forked_child_uses_connections_of_its_own(configured, client):
+    queue = queues["orders"]
+    queue.put(1)
+    reader, writer = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of threads of other tests
+        child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            os.write(writer, queues["orders"].put(2).encode())
+            status = 0
+        finally:
+            os._exit(status)
+    uids = {queue.put(3)}
+    assert os.waitpid(child, 0)[1] == 0
+    uids.add(os.read(reader, 100).decode())
+    os.close(reader)
+    os.close(writer)
+    assert {uid for uid, _ in queue.get_many(3)} > uids
+
+
+def test_using_a_queue_imports_no_settings_before_that():
+    assert django_srq.queues is queues  # importing the package touched no setting: this module did it without any queue
+
+
+def test_an_unreachable_server_is_told_by_alias(configured):
+    configured.SRQ_QUEUES = {"far": {"URL": f"redis://user:secret@127.0.0.1:{free_port()}", "TIMEOUT": 0.2}}
+    with pytest.raises(QueueUnavailable, match="queue 'far'") as raised:
+        queues["far"].put(1)
+    assert "secret" not in str(raised.value)
+    assert isinstance(raised.value, redis.ConnectionError)
+
+
+@pytest.mark.django_db(transaction=True)
+class TestPutOnCommit:
+    def test_puts_after_the_commit(self, configured):
+        with transaction.atomic():
+            uid = queues["orders"].put_on_commit({"order": 1})
+            assert len(queues["orders"]) == 0
+        assert queues["orders"].get(-1) == (uid, {"order": 1})
+
+    def test_puts_nothing_after_a_rollback(self, configured):
+        with pytest.raises(RuntimeError), transaction.atomic():
+            queues["orders"].put_on_commit({"order": 1})
+            raise RuntimeError
+        assert len(queues["orders"]) == 0
+
+    def test_puts_at_once_without_a_transaction(self, configured):
+        queues["orders"].put_on_commit({"order": 1}, using="default")
+        assert len(queues["orders"]) == 1
+
+    def test_takes_the_payload_as_it_is_now(self, configured):
+        payload = {"order": 1}
+        with transaction.atomic():
+            queues["orders"].put_on_commit(payload)
+            payload["order"] = 2
+        assert queues["orders"].get(-1).payload == {"order": 1}
+
+    def test_what_cannot_be_serialised_raises_before_the_commit(self, configured):
+        with transaction.atomic(), pytest.raises(PayloadError):
+            queues["orders"].put_on_commit(object())
+
+    def test_options_go_along(self, configured):
+        with transaction.atomic():
+            queues["orders"].put_on_commit(1, uid="mine", delay=60, headers={"a": "b"})
+        (item,) = queues["orders"].items("delayed")
+        assert (item.uid, item.headers) == ("mine", {"a": "b"})
+
+    def test_an_error_goes_to_the_caller_unless_robust(self, configured, caplog):
+        configured.SRQ_QUEUES = {"far": {"URL": f"redis://127.0.0.1:{free_port()}", "TIMEOUT": 0.2}}
+        with pytest.raises(QueueUnavailable), transaction.atomic():
+            queues["far"].put_on_commit(1)
+        with transaction.atomic():
+            queues["far"].put_on_commit(1, robust=True)
+        assert "on_commit" in caplog.text

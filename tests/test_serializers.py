@@ -1,0 +1,99 @@
+"""Payload to bytes and back."""
+
+from __future__ import annotations
+
+import datetime as dt
+import decimal
+import uuid
+
+import pytest
+
+from django_srq import PayloadError, PayloadTooLarge
+from django_srq.serializers import JSON, Pickle, Raw, dump, load
+
+
+@pytest.mark.parametrize("payload", [{"order": 17, "name": "Žofie"}, [1, 2.5, None, True], "text", 0, None, ""])
+def test_json_gives_back_what_json_knows(payload):
+    assert JSON().loads(dump(JSON(), payload, queue="q", limit=None)) == payload
+
+
+@pytest.mark.parametrize(
+    ("payload", "comes_back"),
+    [
+        (decimal.Decimal("1.50"), "1.50"),
+        (uuid.UUID(int=1), "00000000-0000-0000-0000-000000000001"),
+        (dt.date(2025, 1, 2), "2025-01-02"),
+        (dt.timedelta(seconds=90), "P0DT00H01M30S"),
+        ((1, 2), [1, 2]),
+        ({1: "a"}, {"1": "a"}),
+    ],
+)
+def test_json_takes_what_djangos_encoder_takes(payload, comes_back):
+    assert JSON().loads(dump(JSON(), payload, queue="q", limit=None)) == comes_back
+
+
+@pytest.mark.parametrize(
+    "payload", [b"bytes", "text", bytearray(b"array"), memoryview(b"view"), 17, 1.5, b"\x00\xff\r\n"]
+)
+def test_raw_gives_bytes(payload):
+    expected = str(payload).encode() if isinstance(payload, str | int | float) else bytes(payload)
+    assert load(Raw(), dump(Raw(), payload, queue="q", limit=None), queue="q", uid="u") == expected
+
+
+def test_raw_decodes_in_the_clients_encoding():
+    raw = Raw(decode=True, encoding="latin-1")
+    assert raw.dumps("é") == b"\xe9"
+    assert raw.loads(b"\xe9") == "é"
+
+
+def test_pickle_gives_back_any_object():
+    assert Pickle().loads(Pickle().dumps({1: {decimal.Decimal("1.5")}})) == {1: {decimal.Decimal("1.5")}}
+
+
+@pytest.mark.parametrize(
+    ("serializer", "payload"),
+    [
+        (JSON(), object()),
+        (JSON(), float("nan")),
+        (JSON(), {(1, 2): "tuple as key"}),
+        (JSON(), {"text": "\ud800"}),
+        (Raw(), {"order": 17}),
+        (Raw(), None),
+        (Raw(), True),
+        (Raw(), "\ud800"),
+        (Pickle(), lambda: None),
+    ],
+)
+def test_what_cannot_be_serialised_names_the_queue_and_the_type(serializer, payload):
+    with pytest.raises(PayloadError, match=f"^queue 'orders': a payload of type {type(payload).__name__} cannot be"):
+        dump(serializer, payload, queue="orders", limit=None)
+
+
+@pytest.mark.parametrize("dumped", [{"a": 1}, 3, None])
+def test_serializer_that_gives_no_bytes_is_an_error(dumped):
+    class Odd(Raw):
+        def dumps(self, payload):
+            return payload
+
+    with pytest.raises(PayloadError, match=r"^queue 'orders'"):
+        dump(Odd(), dumped, queue="orders", limit=None)
+
+
+def test_errors_do_not_quote_the_payload():
+    with pytest.raises(PayloadError) as unserialisable:
+        dump(JSON(), {"secret": {"secret"}}, queue="q", limit=None)
+    with pytest.raises(PayloadError) as unreadable:
+        load(JSON(), b"secret", queue="q", uid="u")
+    assert "secret" not in f"{unserialisable.value} {unreadable.value}"
+
+
+def test_limit_counts_bytes_and_may_be_reached():
+    assert dump(Raw(), "é", queue="q", limit=2) == "é".encode()
+    with pytest.raises(PayloadTooLarge, match=r"^queue 'q': the payload has 3 bytes, the limit is 2"):
+        dump(Raw(), "éx", queue="q", limit=2)
+
+
+@pytest.mark.parametrize(("serializer", "data"), [(JSON(), b"{"), (Pickle(), b"x"), (Raw(decode=True), b"\xff")])
+def test_what_cannot_be_read_names_queue_and_uid(serializer, data):
+    with pytest.raises(PayloadError, match=r"^queue 'orders': the payload of u1 cannot be read"):
+        load(serializer, data, queue="orders", uid="u1")
