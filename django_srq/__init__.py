@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from django_srq.exceptions import (
     ConfigurationError,
+    Discard,
     DuplicateItem,
     InvalidArgument,
     LayoutError,
@@ -12,6 +13,7 @@ from django_srq.exceptions import (
     PayloadTooLarge,
     QueueFull,
     QueueUnavailable,
+    RetryLater,
     SRQError,
     UnknownQueue,
 )
@@ -22,6 +24,7 @@ from django_srq.version import __version__
 
 __all__ = [
     "ConfigurationError",
+    "Discard",
     "DuplicateItem",
     "InvalidArgument",
     "Item",
@@ -31,6 +34,7 @@ __all__ = [
     "PayloadTooLarge",
     "QueueFull",
     "QueueUnavailable",
+    "RetryLater",
     "SRQError",
     "SafeRedisQueue",
     "UnknownQueue",

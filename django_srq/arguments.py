@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 
 from django_srq.exceptions import ConfigurationError, InvalidArgument
+from django_srq.rate import Rate
 
 PRIORITIES = range(-100, 101)
 LONGEST_DELAY = 10**10  # seconds; beyond it a due time would no longer be a moment of the calendar
@@ -23,6 +24,13 @@ def limit(name: str, value: int | None) -> int | None:
     if value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
         return value
     raise ConfigurationError(f"{name} is a whole number above 0, or None for no limit; not {value!r}")
+
+
+def rate(value: Rate | str | None) -> Rate | None:
+    try:
+        return Rate.parse(value) if isinstance(value, str) else value
+    except ValueError as error:
+        raise ConfigurationError(f"rate: {error}") from None
 
 
 def uid_of(uid: str, label: str) -> str:

@@ -21,6 +21,7 @@ from django.utils.module_loading import import_string
 from django_srq.backoff import Backoff
 from django_srq.connections import SCHEMES, client_from_url, is_embedded, masked
 from django_srq.exceptions import ConfigurationError
+from django_srq.rate import Rate
 from django_srq.serializers import BY_NAME, Serializer
 
 DEFAULT_ALIAS = "default"
@@ -74,6 +75,8 @@ class QueueConfig:
     backoff: Backoff = field(default_factory=Backoff)  # seconds
     max_length: int | None = None  # items ready and delayed
     max_payload_bytes: int | None = 1024 * 1024
+    max_in_flight: int | None = None  # items, across all consumers
+    rate: Rate | None = None  # across all consumers
     max_age: float = 300.0  # seconds; the oldest ready item older than this: "late"
 
     def load_serializer(self) -> Serializer:
@@ -137,6 +140,13 @@ def _mapping(value: Any) -> dict[str, Any]:
     return dict(value)
 
 
+def _rate(value: Any) -> Rate:
+    try:
+        return Rate.parse(value)
+    except (ValueError, TypeError):
+        raise _Wrong("a rate such as '10/s', '100/m' or '3/10s'") from None
+
+
 def _backoff(value: Any) -> Backoff:
     options = _mapping(value)
     known = {option.name for option in fields(Backoff)}
@@ -171,6 +181,8 @@ _OPTIONS: dict[str, Callable[[Any], Any]] = {
     "BACKOFF": _backoff,
     "MAX_LENGTH": _or_none(_whole),
     "MAX_PAYLOAD_BYTES": _or_none(_whole),
+    "MAX_IN_FLIGHT": _or_none(_whole),
+    "RATE": _or_none(_rate),
     "MAX_AGE": _number,
     "TIMEOUT": _number,
     "OPTIONS": _mapping,

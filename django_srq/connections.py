@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import random
+import select
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -198,12 +199,17 @@ class Link:
         except (ValueError, TypeError, LookupError, AttributeError) as error:
             return LayoutError(f"queue {queue!r} ({self.address}): what is stored there cannot be read: {error}")
 
-    def wait(self, command: Command[T], seconds: float, *, queue: str) -> T | None:
-        """Send a command that blocks on the server for so many seconds; None when its reply was lost."""
+    def wait(self, command: Command[T], seconds: float, *, queue: str, interrupt: int | None = None) -> T | None:
+        """Send a command that blocks on the server for so many seconds; None when its reply was lost.
+
+        interrupt: a file descriptor; as soon as something can be read from it, the wait ends with None.
+        """
         attempts = _Attempts(self, command, queue, self.timeout)
         try:
-            (reply,) = self._exchange([command.pack()], attempts, patience=seconds + READ_GRACE)
+            (reply,) = self._exchange([command.pack()], attempts, patience=seconds + READ_GRACE, interrupt=interrupt)
             return command.read(reply)
+        except _Interrupted:
+            return None
         except (_NotSent, *_LOST):
             # The next call finds out what is wrong, and says so; without a pause this could become a busy loop.
             time.sleep(random.uniform(0, FIRST_PAUSE * 10))
@@ -223,13 +229,21 @@ class Link:
         self._closed: deque[Any] = deque()
 
     def _exchange(
-        self, commands: list[bytes], attempts: _Attempts, *, collect: bool = False, patience: float | None = None
+        self,
+        commands: list[bytes],
+        attempts: _Attempts,
+        *,
+        collect: bool = False,
+        patience: float | None = None,
+        interrupt: int | None = None,
     ) -> list[Any]:
         """One round trip; patience: seconds to wait for the reply, else what is left of the time limit."""
         connection = self._take(attempts)
         try:
             _limit(connection, attempts.left())
             connection.send_packed_command([b"".join(commands)], check_health=False)
+            if interrupt is not None and patience is not None:
+                _await(connection, interrupt, patience)
             replies = []
             for _ in commands:
                 _limit(connection, attempts.left() if patience is None else patience)
@@ -308,6 +322,19 @@ def _limit(connection: Any, seconds: float) -> None:
     limit = connection._sock.gettimeout()
     if limit is None or abs(limit - seconds) > CLOSE_ENOUGH:
         connection._sock.settimeout(max(seconds, 0.001))
+
+
+def _await(connection: Any, interrupt: int, seconds: float) -> None:
+    """Wait until a connection has something to read; _Interrupted when the other descriptor has it sooner."""
+    watched = select.poll()
+    watched.register(connection._sock, select.POLLIN)
+    watched.register(interrupt, select.POLLIN)
+    if interrupt in {ready for ready, _ in watched.poll(seconds * 1000)}:
+        raise _Interrupted
+
+
+class _Interrupted(BaseException):
+    """The caller has something better to do than to wait for a reply."""
 
 
 class _NotSent(Exception):

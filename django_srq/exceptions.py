@@ -11,6 +11,8 @@ SRQError
 ├── QueueUnavailable        the server did not do it, and did nothing else (also redis-py's ConnectionError)
 ├── OutcomeUnknown          sent, but no reply within the time limit (also redis-py's ConnectionError)
 └── LayoutError             the keys are of a newer layout version, or somebody else's
+
+What a handler raises to say what becomes of its item, which is no error: RetryLater, Discard.
 """
 
 from __future__ import annotations
@@ -67,3 +69,23 @@ class OutcomeUnknown(SRQError, RedisConnectionError):
 
 class LayoutError(SRQError):
     """The keys have a layout that this version does not know, or a key holds something that is not ours."""
+
+
+class RetryLater(Exception):
+    """Raised by a handler: deliver the item again after ``delay`` seconds; counts as a failed delivery.
+
+    When the deliveries are used up, the item is dead.
+    """
+
+    def __init__(self, delay: float, reason: str = "") -> None:
+        if isinstance(delay, bool) or not isinstance(delay, int | float) or not 0 <= delay < 10**10:
+            raise InvalidArgument(f"RetryLater: delay is a number of seconds from 0 on, not {delay!r}")
+        super().__init__(reason or f"again in {delay:g} s")
+        self.delay = delay
+
+
+class Discard(Exception):
+    """Raised by a handler: the item is not worth handling. It is acked, and the reason logged."""
+
+    def __init__(self, reason: str = "") -> None:
+        super().__init__(reason)

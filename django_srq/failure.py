@@ -46,3 +46,19 @@ def _frames(step: TracebackType | None) -> Iterator[tuple[str, str]]:
         code = step.tb_frame.f_code
         yield code.co_filename, code.co_qualname
         step = step.tb_next
+
+
+def of_death(how: str, *, consumer: str, run_time: float, memory: int) -> bytes:
+    """The evidence of a consumer process that died in mid-item, as the JSON object that ``crashed`` stores.
+
+    how: such as "killed by SIGKILL"; run_time: seconds that the item had been handled; memory: bytes at most.
+    """
+    kept = {
+        "type": "Crashed",
+        "message": f"the process was {how} after {run_time:.1f} s of this item, at most {memory >> 20} MiB large",
+        "fingerprint": f"Crashed: {how}",
+        "consumer": consumer,
+        "run_time": round(run_time, 3),
+        "memory": memory,
+    }
+    return json.dumps(kept).encode()

@@ -6,7 +6,7 @@ import datetime as dt
 import os
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,6 +35,7 @@ class Item(tuple[str | None, Any]):
     """
 
     delivery: Delivery
+    lapsed: Callable[[], bool] | None = None  # asked by lease_lost
 
     def __new__(cls, uid: str | None = None, payload: Any = None, delivery: Delivery | None = None) -> Item:
         self = super().__new__(cls, (uid, payload))
@@ -68,6 +69,14 @@ class Item(tuple[str | None, Any]):
     def deliveries(self) -> int:
         """How often the item was handed out, this time included."""
         return self.delivery.deliveries
+
+    @property
+    def lease_lost(self) -> bool:
+        """Whether its lease has certainly ended, so that somebody else may have the item; in ``srq_consume`` only.
+
+        It can become False again: a lease that ended, but whose item nobody took, is taken back by the next renewal.
+        """
+        return self.lapsed is not None and self.lapsed()
 
     @property
     def headers(self) -> Mapping[str, str]:

@@ -17,6 +17,7 @@ from importlib import resources
 from typing import Any, Generic, TypeVar
 
 from django_srq.item import Delivery, from_milliseconds, uid_time
+from django_srq.rate import Rate
 
 T = TypeVar("T")
 
@@ -157,8 +158,15 @@ class Found:
 @dataclass(frozen=True)
 class ClaimReply:
     acked: Sequence[bool]
-    wait: float | None  # seconds until something becomes ready by itself; None: nothing will; 0: ask again at once
+    wait: float | None  # seconds until it is worth asking again; None: no known moment; 0: at once
+    held_up: int  # ready items that only the limits hold up
     found: Sequence[Found]
+
+
+@dataclass(frozen=True)
+class Ended:
+    states: Sequence[str | None]  # per item: where it went; None: that delivery was over
+    found: Mapping[str, str]  # what the last claim took besides: uid to where it went
 
 
 @dataclass(frozen=True)
@@ -230,9 +238,12 @@ def claim(
     n: int = 1,
     max_deliveries: int | None = None,
     max_crashes: int | None = None,
-    about: bytes = b"",
+    max_in_flight: int | None = None,
+    rate: Rate | None = None,
+    limited: bool = True,
     acks: Iterable[Held] = (),
 ) -> Call[ClaimReply]:
+    """limited: False takes without regard to the limits, and leaves them as they are for others."""
     sign = 1 if recover else -1
     args = [
         consumer.encode(),
@@ -241,7 +252,8 @@ def claim(
         _int(n),
         _int(max_deliveries or 0),
         _int(max_crashes or 0),
-        about,
+        _int(max_in_flight or 0) if limited else b"-1",
+        b"%.3f" % (1000 / rate.per_second) if rate and limited else b"0",
         *_acks(acks),
     ]
     unknown = "what it may have taken comes back when its lease ends"
@@ -289,16 +301,28 @@ def release(keys: Keys, held: Iterable[Held]) -> Call[list[bool]]:
 
 def crashed(
     keys: Keys,
-    held: Iterable[Held],
+    held: Sequence[Held],
     *,
     evidence: bytes,
+    how: str = "crash",
+    slot: bytes = b"",
     max_deliveries: int | None = None,
     max_crashes: int | None = None,
-) -> Call[list[str | None]]:
-    args = [_int(max_deliveries or 0), _int(max_crashes or 0), evidence]
+) -> Call[Ended]:
+    """how, slot: see crashed.lua."""
+
+    def read(reply: Any) -> Ended:
+        states = _text(reply).split()
+        found = states[len(held) :]
+        return Ended(
+            [None if state == "-" else state for state in states[: len(held)]],
+            dict(zip(found[::2], found[1::2], strict=True)),
+        )
+
+    args = [_int(max_deliveries or 0), _int(max_crashes or 0), how.encode(), evidence, slot]
     for one in held:
         args += (one.uid.encode(), one.token.encode())
-    return Call(Script.named("crashed"), keys, tuple(args), _read_states)
+    return Call(Script.named("crashed"), keys, tuple(args), read)
 
 
 def recover(
@@ -405,10 +429,6 @@ def _read_flags(reply: Any) -> list[bool]:
     return [flag == "1" for flag in _text(reply)]
 
 
-def _read_states(reply: Any) -> list[str | None]:
-    return [None if state == "-" else state for state in _text(reply).split()]
-
-
 def _read_pair(reply: Any) -> tuple[int, int]:
     made, looked = _text(reply).split()
     return int(made), int(looked)
@@ -422,14 +442,14 @@ def _read_put(reply: Any) -> PutReply:
 
 
 def _read_claim(reply: Any) -> ClaimReply:
-    flags, wait, *rest = reply
+    flags, wait, held_up, *rest = reply
     milliseconds_ = int(wait)
     found = []
     for i in range(0, len(rest), 5):
         uid, token, payload, deliveries, headers = rest[i : i + 5]
         delivery = _delivery(headers, token=_text(token), deliveries=int(deliveries))
         found.append(Found(_text(uid), payload, delivery))
-    return ClaimReply(_read_flags(flags), None if milliseconds_ < 0 else milliseconds_ / 1000, found)
+    return ClaimReply(_read_flags(flags), None if milliseconds_ < 0 else milliseconds_ / 1000, int(held_up), found)
 
 
 def _delivery(headers: bytes, **known: Any) -> Delivery:

@@ -17,9 +17,18 @@ from django_srq import arguments, failure, operations
 from django_srq.audit import audit
 from django_srq.backoff import Backoff
 from django_srq.connections import TIMEOUT, Link, client_from_arguments, client_from_url, embedded_link, is_embedded
-from django_srq.exceptions import DuplicateItem, InvalidArgument, LayoutError, PayloadError, QueueFull
+from django_srq.exceptions import (
+    Discard,
+    DuplicateItem,
+    InvalidArgument,
+    LayoutError,
+    PayloadError,
+    QueueFull,
+    RetryLater,
+)
 from django_srq.item import Item, new_uid
-from django_srq.operations import BATCH, LAYOUT, STATES, Call, Counts, Found, Held, Keys, Put, PutReply
+from django_srq.operations import BATCH, LAYOUT, STATES, Call, ClaimReply, Counts, Found, Held, Keys, Put, PutReply
+from django_srq.rate import Rate
 from django_srq.serializers import Raw, Serializer, dump, load
 from django_srq.slots import Slot, slots
 
@@ -41,8 +50,10 @@ class SafeRedisQueue:
     ``decode_responses``). What it does not know goes to the redis client.
 
     Besides: ``max_deliveries`` and ``max_crashes`` (then an item is dead; None: never), ``max_length`` (of ready and
-    delayed items), ``max_payload_bytes``, ``backoff`` (of ``processing``), ``timeout`` (seconds for a call that does
-    not block, repeats included), ``cluster`` (keys ``srq:{<name>}:…``), ``client`` (a redis client to use) or ``link``.
+    delayed items), ``max_payload_bytes``, ``max_in_flight`` (items, across all consumers), ``rate`` (of handing out,
+    such as ``"10/s"``, across all consumers), ``backoff`` (of ``processing``), ``timeout`` (seconds for a call that
+    does not block, repeats included), ``cluster`` (keys ``srq:{<name>}:…``), ``client`` (a redis client to use) or
+    ``link``.
 
     The object holds no state of the queue: any number of threads may share it, and it may be used after fork. Making it
     opens no connection. Every method may raise ``QueueUnavailable`` (nothing happened), ``OutcomeUnknown`` (sent, no
@@ -60,6 +71,8 @@ class SafeRedisQueue:
         max_crashes: int | None = None,
         max_length: int | None = None,
         max_payload_bytes: int | None = None,
+        max_in_flight: int | None = None,
+        rate: Rate | str | None = None,
         backoff: Backoff = Backoff(),  # noqa: B008 (frozen)
         timeout: float = TIMEOUT,
         cluster: bool = False,
@@ -76,6 +89,8 @@ class SafeRedisQueue:
         self.max_crashes = arguments.limit("max_crashes", max_crashes)
         self.max_length = arguments.limit("max_length", max_length)
         self.max_payload_bytes = arguments.limit("max_payload_bytes", max_payload_bytes)
+        self.max_in_flight = arguments.limit("max_in_flight", max_in_flight)
+        self.rate = arguments.rate(rate)
         self.backoff = backoff
         self.link = link or _link(args, url, client, arguments.positive("timeout", timeout) or TIMEOUT, kwargs)
         options = self.link.pool.connection_kwargs
@@ -204,20 +219,28 @@ class SafeRedisQueue:
 
     def _claim(self, n: int) -> tuple[list[Item], float | None]:
         """Up to n items, and the seconds until it is worth asking again (0: at once; None: no known moment)."""
-        reply = self._send(
-            operations.claim(
-                self.keys,
-                consumer=f"g{slots.process}",
-                lease=self.lease,
-                legacy_lease=self.lease,
-                recover=self.autoclean_interval is not None,
-                n=n,
-                max_deliveries=self.max_deliveries,
-                max_crashes=self.max_crashes,
-            )
-        )
+        reply = self._send(self.claim(f"g{slots.process}", lease=self.lease, n=n))
         found = self.decoded(reply.found)
         return found, 0 if reply.found and not found else reply.wait
+
+    def claim(
+        self, consumer: str, *, lease: float, n: int = 1, acks: Iterable[Held] = (), limited: bool = True
+    ) -> Call[ClaimReply]:
+        """What takes up to n items for a consumer, by the rules of this queue; lease in seconds."""
+        return operations.claim(
+            self.keys,
+            consumer=consumer,
+            lease=lease,
+            legacy_lease=self.lease,
+            recover=self.autoclean_interval is not None,
+            n=n,
+            max_deliveries=self.max_deliveries,
+            max_crashes=self.max_crashes,
+            max_in_flight=self.max_in_flight,
+            rate=self.rate,
+            limited=limited,
+            acks=acks,
+        )
 
     def decoded(self, found: Iterable[Found]) -> list[Item]:
         """The items that can be decoded; those that cannot are set aside with the error."""
@@ -243,12 +266,18 @@ class SafeRedisQueue:
     def processing(self, timeout: float = 0) -> Iterator[Item]:
         """Get an item for a ``with`` block: acked when the block succeeds, failed with the error when it raises.
 
-        The exception goes on to the caller. A failed item waits by ``backoff``. Without an item the block gets a falsy
-        one.
+        The exception goes on to the caller, but for RetryLater and Discard, which are done with here. A failed item
+        waits by ``backoff``. Without an item the block gets a falsy one.
         """
         item = self.get(timeout)
         try:
             yield item
+        except Discard:
+            pass
+        except RetryLater as later:
+            if item:
+                self.fail(item, later, delay=later.delay)
+            return
         except BaseException as error:
             if item:
                 self.fail(item, error, delay=self.backoff.delay(item.deliveries))
@@ -425,12 +454,8 @@ class SafeRedisQueue:
         return moved
 
     def _send_claim_raw(self) -> Found | None:
-        reply = self._send(
-            operations.claim(
-                self.keys, consumer=f"g{slots.process}", lease=self.lease, legacy_lease=self.lease,
-                recover=self.autoclean_interval is not None,
-            )
-        )  # fmt: skip
+        # Moved is not handled: the limits have no say.
+        reply = self._send(self.claim(f"g{slots.process}", lease=self.lease, limited=False))
         return reply.found[0] if reply.found else None
 
     def _move(self, found: Found, target: SafeRedisQueue) -> None:

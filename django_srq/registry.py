@@ -32,6 +32,8 @@ class Queue(SafeRedisQueue):
             max_crashes=config.max_crashes,
             max_length=config.max_length,
             max_payload_bytes=config.max_payload_bytes,
+            max_in_flight=config.max_in_flight,
+            rate=config.rate,
             backoff=config.backoff,
         )
         self.alias = config.alias

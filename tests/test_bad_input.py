@@ -236,7 +236,7 @@ def test_full_server_can_be_drained(limited, at):
     assert queue.extend(extended, 90)
     evidence = b'{"type":"Crashed","message":"signal 9"}'
     call = operations.crashed(queue.keys, [Held(crashed.uid, crashed.token)], evidence=evidence)
-    assert queue.link.call(call, queue="orders") == ["ready"]
+    assert queue.link.call(call, queue="orders").states == ["ready"]
     assert queue.recover() == 0
     assert queue.audit() == []
     served = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import contextlib
 import fcntl
 import io
 import json
@@ -66,7 +67,12 @@ class Project:
         }
         piped = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
         process = subprocess.Popen(
-            [sys.executable, "-m", "django", *arguments], env=environment, text=True, cwd=self.folder, **piped
+            [sys.executable, "-m", "django", *arguments],
+            env=environment,
+            text=True,
+            cwd=self.folder,
+            start_new_session=True,
+            **piped,
         )
         self.processes.append(process)
         return process
@@ -76,6 +82,12 @@ class Project:
         process = self.start(*arguments)
         out, err = process.communicate(stdin, timeout=60)
         return process.returncode, out, err
+
+    def kill(self, process: subprocess.Popen[str]) -> None:
+        """Kill a command and all its children at once, as the loss of a host does."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
     def lines(self) -> list[str]:
         return self.log.read_text().splitlines()
@@ -89,9 +101,7 @@ def project(settings, tmp_path, server_url, prefix):
     made = Project(settings, tmp_path, server_url, prefix)
     yield made
     for process in made.processes:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
+        made.kill(process)
         for stream in (process.stdin, process.stdout, process.stderr):
             if stream and not stream.closed:
                 stream.close()
@@ -237,7 +247,7 @@ def test_inside_another_thread(project):
 
     def run() -> None:
         try:
-            call_command("srq_consume", "raw", "--burst", stdout=io.StringIO(), stderr=io.StringIO())
+            call_command("srq_consume", "raw", "--burst", processes=0, stdout=io.StringIO(), stderr=io.StringIO())
         except BaseException as error:
             failures.append(error)
 
@@ -246,6 +256,21 @@ def test_inside_another_thread(project):
     thread.join(60)
     assert failures == []
     assert len(queues["raw"]) == 0
+
+
+def test_child_processes_need_the_main_thread(project):
+    failures = []
+
+    def run() -> None:
+        try:
+            call_command("srq_consume", "raw", "--burst", stdout=io.StringIO(), stderr=io.StringIO())
+        except CommandError as error:
+            failures.append(str(error))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join(60)
+    assert "--processes 0" in failures[0]
 
 
 def test_call_command_raises(project):
@@ -265,7 +290,8 @@ def test_an_exception_is_recorded_and_the_item_waits(project):
     assert (error["type"], error["message"], error["delivery"]) == ("LookupError", "cannot handle it", 1)
     assert "in failing" in error["traceback"]
     assert "cannot handle it" not in err  # it may quote the payload
-    assert "failed state=delayed" in err
+    assert "failed queue=failing" in err
+    assert "state=delayed error=LookupError" in err
 
 
 def test_undecodable_goes_to_dead_and_the_next_is_served(project, client):
@@ -278,10 +304,11 @@ def test_undecodable_goes_to_dead_and_the_next_is_served(project, client):
     assert (dead.uid, dead.payload) == (uid, b"{")
 
 
-def test_a_handler_that_leaves_counts_as_a_delivery(project):
+def test_sys_exit_in_a_handler_is_a_failure(project):
     queues["leaving"].put("a")
-    assert project.run("srq_consume", "leaving", "--burst")[0] == 5
-    assert [item.deliveries for item in queues["leaving"].items()] == [1]
+    assert project.run("srq_consume", "leaving", "--burst")[0] == 0
+    (item,) = queues["leaving"].items("delayed")
+    assert (item.delivery.error["type"], item.delivery.error["message"]) == ("SystemExit", "5")
 
 
 # -- leases and stopping
@@ -306,8 +333,7 @@ def test_sigkill_in_mid_item_redelivers_when_the_lease_ends(project, client):
     uid = queues["slow"].put("a")
     process = project.start("srq_consume", "slow")
     project.said("begin a 1")
-    process.kill()
-    process.wait()
+    project.kill(process)
     deadline = client.zscore(queues["slow"].keys["leases"], uid)
     item = queues["slow"].get(30)
     now, microseconds = client.time()
@@ -322,8 +348,7 @@ def test_a_consumer_that_keeps_dying_makes_the_item_dead(project):
     for delivery in (1, 2, 3):
         process = project.start("srq_consume", "slow")
         project.said(f"begin a {delivery}")
-        process.kill()
-        process.wait()
+        project.kill(process)
     recovered = project.start("srq_consume", "slow")
     wait_for(lambda: queues["slow"].counts()["dead"] == 1, "the item in dead")
     recovered.send_signal(signal.SIGTERM)

@@ -101,7 +101,7 @@ def crash(queue: SafeRedisQueue, held: Held) -> str | None:
         max_deliveries=queue.max_deliveries,
         max_crashes=queue.max_crashes,
     )
-    return queue.link.call(call, queue=queue.label)[0]
+    return queue.link.call(call, queue=queue.label).states[0]
 
 
 # -- put and get

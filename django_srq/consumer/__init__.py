@@ -1,8 +1,24 @@
-"""Takes items and calls their handlers: one process, one item at a time."""
+"""Takes items and calls their handlers: a supervisor and its child processes, or one process alone."""
 
 from __future__ import annotations
 
-from django_srq.consumer.consumer import Consumer, Source
-from django_srq.consumer.handler import adapted, with_fresh_connections
+from django_srq.consumer.consumer import Consumer, Cut
+from django_srq.consumer.handler import adapted, close_connections, is_asynchronous, with_fresh_connections
+from django_srq.consumer.probes import Heartbeat
+from django_srq.consumer.source import Source
+from django_srq.consumer.supervisor import Supervisor
+from django_srq.consumer.worker import Plan, StopConsuming
 
-__all__ = ["Consumer", "Source", "adapted", "with_fresh_connections"]
+__all__ = [
+    "Consumer",
+    "Cut",
+    "Heartbeat",
+    "Plan",
+    "Source",
+    "StopConsuming",
+    "Supervisor",
+    "adapted",
+    "close_connections",
+    "is_asynchronous",
+    "with_fresh_connections",
+]

@@ -1,29 +1,40 @@
-"""The call of a handler."""
+"""The call of a handler: sync or async, with a clean thread around each item."""
 
 from __future__ import annotations
 
+import asyncio
 import inspect
-from collections.abc import Callable
+import threading
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-from asgiref.sync import async_to_sync
-from django.db import close_old_connections, reset_queries
+from asgiref.sync import SyncToAsync, ThreadSensitiveContext, async_to_sync, sync_to_async
+from django.db import close_old_connections, connections, reset_queries
 
 from django_srq.item import Item
 
 
-def adapted(handler: Callable[..., Any]) -> Callable[[Item], None]:
-    """A user's handler as a function of the item: it gets the payload, and the item if its signature names that."""
+def is_asynchronous(handler: Callable[..., Any]) -> bool:
+    """Whether it has to be awaited: an ``async def``, or an object whose ``__call__`` is one."""
+    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(getattr(handler, "__call__", None))  # noqa: B004
+
+
+def adapted(handler: Callable[..., Any], *, on_loop: bool = False) -> Callable[[Item], Any]:
+    """A user's handler as a function of the item: it gets the payload, and the item if its signature names that.
+
+    Returns once the handler is done, also when that is async. on_loop: those run on one event loop of the process, side
+    by side; else on one of their own, with the caller's thread for what is sync in them (its database transaction).
+    """
     wants_item = _names_item(handler)
-    call = async_to_sync(handler) if inspect.iscoroutinefunction(handler) else handler
 
-    def handle(item: Item) -> None:
-        if wants_item:
-            call(item.payload, item=item)
-        else:
-            call(item.payload)
+    def call(item: Item) -> Any:
+        return handler(item.payload, item=item) if wants_item else handler(item.payload)
 
-    return handle
+    if not is_asynchronous(handler):
+        return call
+    if on_loop:
+        return lambda item: loop.run(_with_own_thread(lambda: call(item)))
+    return async_to_sync(call)
 
 
 def with_fresh_connections(handle: Callable[[Item], object]) -> Callable[[Item], None]:
@@ -41,6 +52,41 @@ def with_fresh_connections(handle: Callable[[Item], object]) -> Callable[[Item],
             close_old_connections()
 
     return handle_between
+
+
+def close_connections() -> None:
+    """Close this thread's database connections, for the time in which it has nothing to do."""
+    connections.close_all()
+
+
+async def _with_own_thread(call: Callable[[], Awaitable[object]]) -> None:
+    # What the handler does in sync_to_async, such as the ORM, runs in one thread for each item, as Django does it for
+    # each request: so no item closes another's connection.
+    async with ThreadSensitiveContext() as context:
+        try:
+            await call()
+        finally:
+            if context in SyncToAsync.context_to_thread_executor:
+                await sync_to_async(connections.close_all)()
+
+
+class _Loop:
+    """The event loop of this process, in a thread of its own, started when it is first needed."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def run(self, coroutine: Coroutine[Any, Any, object]) -> None:
+        """Run it there, and wait for its end; what it raises comes out here."""
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                threading.Thread(target=self._loop.run_forever, name="srq-loop", daemon=True).start()
+        asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+
+loop = _Loop()
 
 
 def _names_item(handler: Callable[..., Any]) -> bool:

@@ -1,61 +1,122 @@
-"""Renews the leases of what the consumer has in hand."""
+"""Renews the leases of what is in hand, and keeps the consumer known."""
 
 from __future__ import annotations
 
+import json
 import logging
+import os
+import socket
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from django_srq import operations
+from django_srq.consumer.hands import FREE, Hand, Hands
+from django_srq.consumer.source import Source
 from django_srq.exceptions import SRQError
-from django_srq.item import Item
-from django_srq.operations import Held
-from django_srq.queue import SafeRedisQueue
+from django_srq.version import __version__
 
 logger = logging.getLogger("django_srq.consumer")
 
+UNTOLD = 10.0  # seconds after which a queue is told that the consumer is still there, if nothing else told it
+PATIENCE = 1.0  # seconds for a call: while the supervisor waits it sees nothing else
 
-class Leases(threading.Thread):
-    """A thread that extends the lease of the item in hand at a third of its length, until it is told to stop.
 
-    When the process dies, so does it: the lease ends, and the item is ready again.
+class Leases:
+    """Extends the leases of all items in some tables: one call a queue, at a third of the shortest lease.
+
+    Whoever calls ``renew`` from time to time keeps them: a supervisor for its children, or a thread (``renew_until``)
+    where there is none. When that dies, the leases end, and the items are ready again.
     """
 
-    def __init__(self, interval: float, about: Callable[[], bytes], consumer: str) -> None:
-        """interval: seconds between renewals. about: what the consumer's entry says, refreshed with each renewal."""
-        super().__init__(name="srq-leases", daemon=True)
-        self._interval, self._about, self._consumer = interval, about, consumer
-        self._in_hand: tuple[SafeRedisQueue, Item, float] | None = None
-        self._stopped = threading.Event()
+    def __init__(self, consumer: str, sources: Sequence[Source], tables: Callable[[], Iterable[Hands]]) -> None:
+        self.interval = min(source.lease for source in sources) / 3  # seconds
+        self.trouble = ""  # with a server, while it lasts
+        self.about: dict[str, Any] = {}  # what else the consumer's entry says
+        self._consumer, self._sources, self._tables = consumer, sources, tables
+        self._since = 0  # ms by the server's clock
+        self._told = dict.fromkeys(range(len(sources)), -UNTOLD - 1)
+        self._warned: set[tuple[str, str]] = set()
 
-    def hold(self, queue: SafeRedisQueue, item: Item, lease: float) -> None:
-        self._in_hand = (queue, item, lease)
+    def renew(self) -> None:
+        """One round over all queues; what a server that is away does not take is tried again in the next."""
+        in_hand = [(table, hand) for table in self._tables() for hand in table if hand.state != FREE]
+        trouble, lost = "", set()
+        for place, source in enumerate(self._sources):
+            mine = [(table, hand) for table, hand in in_hand if hand.source == place]
+            if source.queue.link in lost or not (mine or time.monotonic() - self._told[place] > UNTOLD):
+                continue
+            try:
+                self._tell(place, source, mine)
+            except SRQError as error:
+                trouble = trouble or f"queue={source.queue.label} error={error}"
+                lost.add(source.queue.link)
+        self.trouble = trouble
+        self._warned &= {(hand.held.uid, hand.held.token) for _, hand in in_hand}
 
-    def let_go(self) -> None:
-        self._in_hand = None
+    def _tell(self, place: int, source: Source, mine: Sequence[tuple[Hands, Hand]]) -> None:
+        queue = source.queue
+        about = self._entry([hand for _, hand in mine])
+        patience = min(PATIENCE, self.interval)
+        if not mine:
+            since = queue.link.call(
+                operations.enlist(queue.keys, self._consumer, about), queue=queue.label, timeout=patience
+            )
+            self._since = self._since or since
+        else:
+            call = operations.extend(
+                queue.keys,
+                [hand.held for _, hand in mine],
+                lease=source.lease,
+                recover=queue.autoclean_interval is not None,
+                consumer=self._consumer,
+                about=about,
+            )
+            kept = queue.link.call(call, queue=queue.label, timeout=patience)
+            until = time.monotonic() + source.lease
+            for (table, hand), keeps in zip(mine, kept, strict=True):
+                table.renewed(hand, until if keeps else 0)
+                if not keeps:
+                    self._warn(queue.label, hand)
+        self._told[place] = time.monotonic()
 
-    @property
-    def holding(self) -> bool:
-        return self._in_hand is not None
+    def _warn(self, queue: str, hand: Hand) -> None:
+        # Its table may have gone on to another item since it was read.
+        delivery = (hand.held.uid, hand.held.token)
+        if delivery not in self._warned and any(one == hand for table in self._tables() for one in table):
+            self._warned.add(delivery)
+            logger.warning("lease lost queue=%s uid=%s", queue, hand.held.uid)
 
-    def stop(self) -> None:
-        self._stopped.set()
-        self.join()
+    def sign_off(self) -> None:
+        """Strike the consumer off the lists; where a server is away its entry goes stale and is trimmed."""
+        for source in self._sources:
+            try:
+                call = operations.enlist(source.queue.keys, self._consumer, b"")
+                source.queue.link.call(call, queue=source.queue.label, timeout=PATIENCE)
+            except SRQError:
+                return
 
-    def run(self) -> None:
-        while not self._stopped.wait(self._interval):
-            if in_hand := self._in_hand:
-                self._renew(*in_hand)
+    def renew_until(self, ended: threading.Event) -> None:
+        """Renew, now and again and again, until the event is set."""
+        while True:
+            self.renew()
+            if ended.wait(self.interval):
+                return
 
-    def _renew(self, queue: SafeRedisQueue, item: Item, lease: float) -> None:
-        assert item.uid is not None
-        held = Held(item.uid, item.token)
-        call = operations.extend(queue.keys, [held], lease=lease, consumer=self._consumer, about=self._about())
-        try:
-            (kept,) = queue.link.call(call, queue=queue.label, timeout=self._interval)
-        except SRQError as error:
-            logger.warning("lease not renewed queue=%s uid=%s error=%s", queue.label, item.uid, error)
-            return
-        still = self._in_hand
-        if not kept and still is not None and still[1] is item:
-            logger.error("lease lost, somebody else may have the item queue=%s uid=%s", queue.label, item.uid)
+    def _entry(self, in_hand: Sequence[Hand]) -> bytes:
+        now = time.monotonic()
+        entry = {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "since": self._since,
+            "version": __version__,
+            "queues": [source.queue.label for source in self._sources],
+            "state": "busy" if in_hand else "idle",
+            **self.about,
+            "in_hand": [
+                {"uid": hand.held.uid, "running_for": round(now - hand.started, 3) if hand.started else None}
+                for hand in in_hand[:100]
+            ],
+        }
+        return json.dumps(entry).encode()

@@ -14,5 +14,6 @@ for i = 3, #ARGV, 3 do
 end
 if acked > 0 then
   count('acked', acked)
+  freed(acked)
 end
 return finish(table.concat(flags))

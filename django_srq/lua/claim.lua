@@ -5,13 +5,17 @@
 -- ARGV[5]  lease (ms) of what saferedisqueue's consumers hold; negative as above
 -- ARGV[6]  n: most items to hand out; 0: only ack
 -- ARGV[7]  max_deliveries, 0: any number; ARGV[8] max_crashes, 0: any number; for leases that ended
--- ARGV[9]  about: JSON object of this consumer, or '' to leave its entry as it is
--- ARGV[10…] per item to ack: uid, token ('': by whoever holds it), number of the put ('': a generated uid)
--- Reply: the acks' flags (1: this call removed it), the time (ms) until something becomes ready by itself (-1: nothing
---   will; 0: ask again at once), then per item handed out: uid, token, payload, deliveries, headers ('' for none).
+-- ARGV[9]  max_in_flight: most items in flight across all consumers; 0: any number; -1: not for this claim
+-- ARGV[10] interval (ms, may have a fraction): one item each, across all consumers; 0: no such limit
+-- ARGV[11…] per item to ack: uid, token ('': by whoever holds it), number of the put ('': a generated uid)
+-- Reply: the acks' flags (1: this call removed it), the time (ms) until it is worth asking again (-1: no known moment;
+--   0: at once), how many ready items only the limits hold up, then per item handed out: uid, token, payload,
+--   deliveries, headers ('' for none).
 -- A repeated call gets the same items again, their leases renewed, as far as the caller still holds them.
 -- include: keys call items ghosts housekeeping
 local GHOSTS_MOST = 100
+local BURST = 100      -- ms of the rate that may be made up for at once
+local LOOK = 5000      -- ms after which an idle consumer comes by itself
 local consumer, lease, n = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[6])
 local deadline = lease < 0 and lease - now or now + lease
 
@@ -24,8 +28,8 @@ local function describe(reply, uid, token, payload)
 end
 
 if repeated then
-  local flags, wait, taken = string.match(repeated, '^(%S*) (%S+)(.*)$')
-  local reply = {flags, wait}
+  local flags, wait, held_up, taken = string.match(repeated, '^(%S*) (%S+) (%S+)(.*)$')
+  local reply = {flags, wait, held_up}
   for uid, token in string.gmatch(taken, ' (%S+) (%S+)') do
     local payload = redis.call('HGET', items, uid)
     if payload and redis.call('HGET', holders, uid) == token then
@@ -48,7 +52,7 @@ if length > (facts.longest or 0) then
 end
 
 local flags, acked = {}, 0
-for i = 10, #ARGV, 3 do
+for i = 11, #ARGV, 3 do
   local flag = settle(ARGV[i], ARGV[i + 1], ARGV[i + 2])
   flags[#flags + 1] = flag
   acked = acked + tonumber(flag)
@@ -56,8 +60,13 @@ end
 if acked > 0 then
   count('acked', acked)
 end
-if ARGV[9] ~= '' then
-  redis.call('HSET', consumers, consumer, '{"seen":' .. now .. ',' .. string.sub(ARGV[9], 2))
+local most, interval = tonumber(ARGV[9]), tonumber(ARGV[10])
+if most > 0 and facts.most ~= most then
+  facts.most = most
+  redis.call('HSET', meta, 'most', most)
+elseif most == 0 and facts.most then
+  facts.most = nil
+  redis.call('HDEL', meta, 'most')
 end
 
 local function is_paused()
@@ -79,6 +88,22 @@ if not plain then
   made = made + promote_due()
   some_priority = redis.call('ZCARD', priority) > 0
   held_up, till = is_paused()
+end
+
+-- The generic cell rate algorithm (ITU-T I.371): the next item is not due before meta's next_due, less what may be made
+-- up for at once. Returns how many may be taken now, and the next due time.
+local function allowed()
+  if interval == 0 then
+    return n
+  end
+  local due = math.max(now, tonumber(redis.call('HGET', meta, 'next_due') or 0))
+  local slack = math.max(0, BURST - interval)
+  return math.max(0, math.min(n, math.floor((now + slack - due) / interval) + 1)), due, slack
+end
+
+local room, due, slack = allowed()
+if most > 0 then
+  room = math.max(0, math.min(room, most - redis.call('HLEN', holders)))
 end
 
 -- Takes the next uid off what is ready; returns it, the key that it was in, and its score there.
@@ -117,9 +142,9 @@ local function hand_out(uid, first)
   return token
 end
 
-local taken, reply = {}, {table.concat(flags), '-1'}
+local taken, reply = {}, {table.concat(flags), '-1', '0'}
 local ghosts = 0
-while not held_up and #taken < n and ghosts < GHOSTS_MOST do
+while not held_up and #taken < room and ghosts < GHOSTS_MOST do
   local uid, key, score = pop()
   if not uid then
     break
@@ -149,24 +174,44 @@ while not held_up and #taken < n and ghosts < GHOSTS_MOST do
   end
 end
 
+if interval > 0 and #taken > 0 then
+  due = due + #taken * interval
+  redis.call('HSET', meta, 'next_due', string.format('%.3f', due))
+end
+
+-- The time (ms) until the rate allows another item. Each asker is told a moment of its own, so that they do not all come
+-- for one item; while somebody is to come, nobody is woken.
+local function appointment()
+  local at = math.max(due - slack, (facts.told or 0) > now and facts.told + interval or 0)
+  if at - now <= LOOK then
+    facts.told = math.ceil(at)
+    redis.call('HSET', meta, 'told', facts.told)
+  end
+  return math.max(10, math.ceil(at - now))
+end
+
 local left = redis.call('LLEN', queue)
 if not plain then
   left = left + redis.call('ZCARD', returned) + (some_priority and redis.call('ZCARD', priority) or 0)
 end
-local wait = -1
+local wait = 0
 if held_up then
   wait = till and math.max(10, till - now) or -1
-elseif left > 0 then
-  wait = 0
+elseif left == 0 then
+  redis.call('DEL', wake)
+  wait = next_event()
+elseif #taken >= room and room < n then
+  reply[3] = left
+  -- In flight are too many (an ack wakes somebody), or the rate is used up.
+  wait = most > 0 and redis.call('HLEN', holders) >= most and next_event() or appointment()
+end
+if left > 0 and not held_up then
   -- The baton: whoever leaves something sees to it that somebody comes.
   ring(math.max(math.min(made - #taken, left), redis.call('LLEN', wake) == 0 and 1 or 0))
-else
-  redis.call('DEL', wake)
-  wait = #taken == 0 and next_event() or 0
 end
 if #taken > 0 then
   count('delivered', #taken)
 end
 reply[2] = string.format('%.0f', wait)
-finish(table.concat({reply[1], reply[2], unpack(taken)}, ' '))
+finish(table.concat({reply[1], reply[2], reply[3], unpack(taken)}, ' '))
 return reply

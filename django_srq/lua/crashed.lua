@@ -1,27 +1,54 @@
 #!lua flags=allow-oom
--- Reports the witnessed death of a consumer in mid-item: the items are ready again at once, in their old place, or dead
--- when their crashes or deliveries are used up.
+-- Reports the end of a consumer that held items: they are ready again at once, in their old place, or dead when their
+-- crashes or deliveries are used up. Closes its slot first, so that a claim of it that is still on its way is refused.
 -- ARGV[3]  max_deliveries, 0: any number; ARGV[4] max_crashes, 0: any number
--- ARGV[5]  evidence: JSON object with type, message and what else is known
--- ARGV[6…] per item: uid, token
--- Reply: per item the state it went to, or - when that delivery was over; separated by spaces.
+-- ARGV[5]  how: "crash" (counted as such), "cut" (it was made to stop: only a delivery), or "end" (only the lease ends:
+--          for a queue that recovers nothing automatically)
+-- ARGV[6]  evidence: JSON object with type, message and what else is known
+-- ARGV[7]  slot of its claims; '' for none
+-- ARGV[8…] per item: uid, token
+-- Reply: per item the state it went to, or - when that delivery was over; then, of what the last claim in the slot took
+--   and it still held besides, per item uid and state; separated by spaces.
 -- include: keys call items
 if repeated then
   return repeated
 end
-local states, made, died = {}, 0, 0
-for i = 6, #ARGV, 2 do
-  local uid, token = ARGV[i], ARGV[i + 1]
-  local state = '-'
-  if redis.call('HGET', holders, uid) == token and redis.call('HEXISTS', items, uid) == 1 then
-    state = give_up(uid, token, true, tonumber(ARGV[3]), tonumber(ARGV[4]), cjson.decode(ARGV[5]))
-    died = died + 1
-    made = made + (state == 'ready' and 1 or 0)
+local how, died, made = ARGV[5], 0, 0
+
+local function end_one(uid, token)
+  if redis.call('HGET', holders, uid) ~= token or redis.call('HEXISTS', items, uid) == 0 then
+    return '-'
   end
-  states[#states + 1] = state
+  died = died + 1
+  if how == 'end' then
+    redis.call('ZADD', leases, -now, uid)
+    record(uid, cjson.decode(ARGV[6]))
+    return 'in_flight'
+  end
+  local state = give_up(uid, token, how == 'crash', tonumber(ARGV[3]), tonumber(ARGV[4]), cjson.decode(ARGV[6]))
+  made = made + (state == 'ready' and 1 or 0)
+  return state
 end
-if died > 0 then
+
+local states = {}
+for i = 8, #ARGV, 2 do
+  states[#states + 1] = end_one(ARGV[i], ARGV[i + 1])
+end
+if ARGV[7] ~= '' then
+  -- What it took but had no time to write down, as claim.lua keeps it.
+  local taken = string.match(redis.call('HGET', slots, ARGV[7]) or '', '^%d+ %d+ %S* %-?%d+ %d+( .+)$')
+  for uid, token in string.gmatch(taken or '', ' (%S+) (%S+)') do
+    local state = end_one(uid, token)
+    if state ~= '-' then
+      states[#states + 1] = uid
+      states[#states + 1] = state
+    end
+  end
+  redis.call('HSET', slots, ARGV[7], '9007199254740991 ' .. now .. ' ')
+end
+if died > 0 and how == 'crash' then
   count('crashed', died)
 end
 ring(made)
+freed(died - made)
 return finish(table.concat(states, ' '))

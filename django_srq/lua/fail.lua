@@ -40,5 +40,6 @@ else
   end
 end
 unhold(uid)
+freed(1)
 count('failed')
 return finish(state)

@@ -394,7 +394,7 @@ class Machine(RuleBasedStateMachine):
             max_crashes=MAX_CRASHES,
         )
         expected = self.model.end(taken.put, crashed=True) if self.model.holds(taken) else None
-        assert self.link.call(call, queue="model") == [expected]
+        assert self.link.call(call, queue="model").states == [expected]
 
     # -- for people and tools
 

@@ -19,10 +19,12 @@ if known then
   end
 end
 
-local found = redis.call('HMGET', meta, 'layout', 'seen', 'kept', 'lease_c', 'lease_g', 'longest')
+local found = redis.call('HMGET', meta, 'layout', 'seen', 'kept', 'lease_c', 'lease_g', 'longest', 'most', 'told')
 local facts = {
   layout = tonumber(found[1]), seen = tonumber(found[2]), kept = tonumber(found[3]),
   lease_c = tonumber(found[4]), lease_g = tonumber(found[5]), longest = tonumber(found[6]),
+  most = tonumber(found[7]),   -- max_in_flight of the last claim; nil: none
+  told = tonumber(found[8]),   -- until then somebody is coming anyway: the rate allowed nothing sooner
 }
 
 -- Stores the outcome of this call, so that its repeat gets the same answer.

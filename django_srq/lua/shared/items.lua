@@ -7,13 +7,23 @@ local function count(counter, by)
   redis.call('HINCRBY', stats, counter, by or 1)
 end
 
--- Wakes up to n idle consumers; a paused queue has nothing for them.
+-- Wakes up to n idle consumers, unless they would come in vain: the queue is paused, or its limits allow nothing now.
 local function ring(n)
-  local room = n > 0 and WAKE_MOST - redis.call('LLEN', wake) or 0
+  if n > 0 and facts.most then
+    n = math.min(n, facts.most - redis.call('HLEN', holders))
+  end
+  local room = n > 0 and (facts.told or 0) <= now and WAKE_MOST - redis.call('LLEN', wake) or 0
   if room > 0 and redis.call('EXISTS', paused) == 0 then
     for _ = 1, math.min(n, room) do
       redis.call('RPUSH', wake, 1)
     end
+  end
+end
+
+-- After n items left their holders: what max_in_flight held up can be taken.
+local function freed(n)
+  if facts.most then
+    ring(n)
   end
 end
 

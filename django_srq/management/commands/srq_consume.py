@@ -1,34 +1,82 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
 import json
 import logging
 import os
+import re
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from django.conf import settings
 from django.core.management.base import CommandError, CommandParser
+from django.db import connections
+from django.utils import autoreload
 
 from django_srq import conf
-from django_srq.consumer import Consumer, Source, adapted, with_fresh_connections
+from django_srq.consumer import (
+    Consumer,
+    Cut,
+    Heartbeat,
+    Plan,
+    Source,
+    StopConsuming,
+    Supervisor,
+    adapted,
+    close_connections,
+    is_asynchronous,
+    with_fresh_connections,
+)
 from django_srq.item import Item
 from django_srq.management.command import ERROR, USAGE, QueueCommand
 from django_srq.registry import Queue
 
 logger = logging.getLogger("django_srq.consumer")
 LEVELS = {0: logging.ERROR, 1: logging.INFO, 2: logging.INFO, 3: logging.DEBUG}  # by --verbosity
+SIZES = {"": 20, "K": 10, "M": 20, "G": 30}  # powers of two; a bare number is MiB
 
 
 def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"a whole number above 0, not {text!r}")
     return int(text)
+
+
+def _number(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"a whole number from 0 on, not {text!r}")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 < (seconds := float(text)) < 10**9:
+            return seconds
+    raise argparse.ArgumentTypeError(f"a number of seconds above 0, not {text!r}")
+
+
+def _patience(text: str) -> float:
+    return 0.0 if text == "0" else _seconds(text)
+
+
+def _bytes(text: str) -> int:
+    match = re.fullmatch(r"([1-9]\d*)([KMG]?)", text.upper())
+    if match is None:
+        raise argparse.ArgumentTypeError(f"a size such as 200M or 1G (a bare number is MiB), not {text!r}")
+    return int(match[1]) << SIZES[match[2]]
+
+
+def _weighted(text: str) -> tuple[str, int | None]:
+    alias, equals, weight = text.rpartition("=")
+    return (alias, _count(weight)) if equals else (text, None)
 
 
 class Command(QueueCommand):
@@ -38,24 +86,68 @@ class Command(QueueCommand):
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("queues", nargs="*", metavar="queue", help="alias of a queue")
-        parser.add_argument("--burst", action="store_true", help="end when nothing is ready")
-        parser.add_argument("--max-items", type=_count, help="end after so many items")
+        parser.add_argument(
+            "queues",
+            nargs="*",
+            metavar="queue[=weight]",
+            type=_weighted,
+            help="alias of a queue; with weights, as in high=5 low=1, items are taken in that proportion",
+        )
+        add = parser.add_argument
+        add("--processes", type=_number, default=1, help="child processes; 0: none, handle the items in this process")
+        add("--threads", type=_count, default=1, help="items in hand at one time in each process")
+        add("--concurrency", type=_count, default=1, help="the same for async handlers")
+        add("--burst", action="store_true", help="end when nothing is ready")
+        add("--max-items", type=_count, help="end after so many items")
+        add("--max-memory", type=_bytes, metavar="SIZE", help="replace a process that has more, between two items")
+        add("--time-limit", type=_seconds, metavar="SECONDS", help="kill what takes longer; counts as a crash")
+        add("--grace", type=_patience, default=25.0, metavar="SECONDS", help="time to finish when stopped (25)")
+        add("--heartbeat-file", type=Path, metavar="PATH", help="touched while all is well, for probes")
+        add("--autoreload", action="store_true", help="start anew when the code changes; for development")
 
-    def handle(self, *, queues: list[str], burst: bool, max_items: int | None, verbosity: int, **_: Any) -> None:
-        sources = [self._source(queue) for queue in self._chosen(queues)]
-        _log_to_stderr(LEVELS[verbosity])
-        consumer = Consumer(sources, burst=burst, max_items=max_items)
-        before = _stop_on_signals(consumer)
+    def handle(self, **options: Any) -> None:
+        parallel = options["concurrency"] > 1
+        sources = [self._source(queue, weight, parallel) for queue, weight in self._chosen(options["queues"])]
+        _log_to_stderr(LEVELS[options["verbosity"]])
+        if options["autoreload"]:
+            autoreload.run_with_reloader(_consume_beside)
+        elif options["processes"]:
+            self._supervise(sources, _plan(options), options["heartbeat_file"])
+        else:
+            self._consume(sources, _plan(options))
+
+    def _supervise(self, sources: list[Source], plan: Plan, heartbeat: Path | None) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            raise CommandError("Child processes need the main thread: call it there, or with --processes 0.")
+        connections.close_all()  # or the children would share them
+        supervisor = Supervisor(
+            sources, plan, rest=close_connections, heartbeat=Heartbeat(heartbeat) if heartbeat else None
+        )
+        code = supervisor.run()
+        if supervisor.last_words:
+            raise CommandError(supervisor.last_words, returncode=ERROR)
+        if code:
+            sys.exit(code)
+
+    def _consume(self, sources: list[Source], plan: Plan) -> None:
+        if plan.max_memory or plan.time_limit:
+            raise CommandError("--max-memory and --time-limit need child processes.", returncode=USAGE)
+        consumer = Consumer(sources, plan=plan, rest=close_connections)
+        signalled: list[int] = []
+        before = _stop_on_signals(consumer, signalled)
         try:
             consumer.run()
+        except StopConsuming as error:
+            raise CommandError(str(error), returncode=ERROR) from error
+        except Cut:
+            sys.exit(128 + signalled[-1])
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _chosen(self, aliases: list[str]) -> list[Queue]:
-        if aliases:
-            return [self.queue(alias) for alias in dict.fromkeys(aliases)]
+    def _chosen(self, named: list[tuple[str, int | None]]) -> list[tuple[Queue, int | None]]:
+        if named:
+            return [(self.queue(alias), weight) for alias, weight in dict(named).items()]
         chosen = [self.queue(alias) for alias in conf.aliases() if conf.queue_config(alias).handler]
         if not chosen:
             known = ", ".join(conf.aliases()) or "none"
@@ -63,14 +155,28 @@ class Command(QueueCommand):
                 f"No queue has a HANDLER. Name the queues whose items are to be printed (known: {known}).",
                 returncode=USAGE,
             )
-        return chosen
+        return [(queue, None) for queue in chosen]
 
-    def _source(self, queue: Queue) -> Source:
+    def _source(self, queue: Queue, weight: int | None, parallel: bool) -> Source:
         handler = queue.config.load_handler()
         if handler is None:
             self.stderr.write(f"{queue.alias} has no HANDLER: its items are printed and acked.")
-        handle: Callable[[Item], object] = with_fresh_connections(adapted(handler)) if handler else self._print
-        return Source(queue, handle, lease=queue.config.lease, backoff=queue.backoff)
+        # With one at a time the strict order holds over all queues, whatever their handlers are.
+        asynchronous = parallel and handler is not None and is_asynchronous(handler)
+        return Source(
+            queue,
+            self._handling(handler),
+            lease=queue.config.lease,
+            backoff=queue.backoff,
+            weight=weight,
+            asynchronous=asynchronous,
+        )
+
+    def _handling(self, handler: Callable[..., Any] | None) -> Callable[[Item], object]:
+        if handler is None:
+            return self._print
+        handle = adapted(handler, on_loop=True)
+        return handle if is_asynchronous(handler) else with_fresh_connections(handle)
 
     def _print(self, item: Item) -> None:
         # Flushed before it returns: the ack follows only when standard output took it.
@@ -78,9 +184,14 @@ class Command(QueueCommand):
             self.stdout.write(f"{item.uid} {_shown(item.payload)}")
             self.stdout.flush()
         except BrokenPipeError:
-            self.stderr.write("Standard output was closed. The item that it did not take stays in the queue.")
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more at exit
-            sys.exit(ERROR)
+            text = "Standard output was closed. The item that it did not take stays in the queue."
+            raise StopConsuming(text) from None
+
+
+def _plan(options: dict[str, Any]) -> Plan:
+    names = ("processes", "threads", "concurrency", "burst", "max_items", "max_memory", "time_limit", "grace")
+    return Plan(**{name: options[name] for name in names})
 
 
 def _shown(payload: Any) -> str:
@@ -89,14 +200,33 @@ def _shown(payload: Any) -> str:
     return payload if isinstance(payload, str) else json.dumps(payload, ensure_ascii=False, default=str)
 
 
-def _stop_on_signals(consumer: Consumer) -> dict[signal.Signals, Any]:
+def _consume_beside() -> None:
+    """The consumer in a process of its own, beside the one that watches the code and is started anew with it."""
+    arguments = [argument for argument in sys.argv if argument != "--autoreload"]
+    # In a group of its own, where Ctrl-C does not reach it: it is told once, so that it finishes what is in hand.
+    consumer = subprocess.Popen([sys.executable, *_launcher(), *arguments[1:]], process_group=0)
+    atexit.register(consumer.wait)
+    atexit.register(consumer.terminate)
+    if (code := consumer.wait()) > 0:
+        logger.error("the consumer ended with exit code %d; it is started again when the code changes", code)
+    threading.Event().wait()
+
+
+def _launcher() -> list[str]:
+    """How this command was started: a script, or python -m django."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return ["-m", spec.name.removesuffix(".__main__")] if spec else [sys.argv[0]]
+
+
+def _stop_on_signals(consumer: Consumer, signalled: list[int]) -> dict[signal.Signals, Any]:
     """The first SIGTERM or SIGINT finishes the item in hand, the second cuts it. Returns the handlers from before."""
     if threading.current_thread() is not threading.main_thread():
         return {}  # Python lets only the main thread set handlers
 
     def on_signal(number: int, frame: FrameType | None) -> None:
-        for stop in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(stop, lambda number, frame: sys.exit(128 + number))
+        signalled.append(number)
+        if len(signalled) > 1:
+            raise Cut
         if talkative:
             # Not logged: the signal may have come in the middle of a log line, and buffers cannot be entered twice.
             with contextlib.suppress(OSError):

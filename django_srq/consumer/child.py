@@ -1,0 +1,136 @@
+"""A child process of the supervisor: what it does, and what the supervisor knows of it."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from django_srq import signals
+from django_srq.consumer.hands import Hands
+from django_srq.consumer.leases import Leases
+from django_srq.consumer.source import Source
+from django_srq.consumer.worker import Plan, StopConsuming, Worker
+from django_srq.exceptions import SRQError
+from django_srq.queue import SafeRedisQueue
+
+logger = logging.getLogger("django_srq.consumer")
+
+STOP = b"stop\n"  # what the supervisor says to a child; anything else is a signal to be sent, as JSON
+
+
+@dataclass
+class Child:
+    """A child as its supervisor knows it."""
+
+    id: str
+    pid: int
+    hands: Hands
+    line: int  # the pipe over which it is told things; it ends when the supervisor does
+    born: float = field(default_factory=time.monotonic)
+    told_to_stop: bool = False
+    killed_for: str = ""  # why we killed it
+    over_limit: set[int] = field(default_factory=set)  # the fillings of its hands that took too long
+
+    def tell(self, words: bytes) -> None:
+        with suppress(OSError):  # it died; or it does not listen, having the interpreter's lock for long
+            os.write(self.line, words)
+
+    def stop(self) -> None:
+        if not self.told_to_stop:
+            self.told_to_stop = True
+            self.tell(STOP)
+
+    def kill(self, why: str) -> None:
+        self.killed_for = self.killed_for or why
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+
+
+class ChildProcess:
+    """The child's own side: a worker, and a thread that listens to the supervisor."""
+
+    def __init__(
+        self,
+        id: str,
+        sources: Sequence[Source],
+        hands: Hands,
+        plan: Plan,
+        *,
+        line: int,
+        poke: Callable[[], None],
+        max_items: int | None,
+        rest: Callable[[], None],
+    ) -> None:
+        """poke: has the supervisor look at the hands."""
+        self._hands, self._line, self._poke = hands, line, poke
+        self._orphaned = False
+        self._leases = Leases(id, sources, lambda: [hands])
+        self._worker = Worker(
+            sources, hands, consumer=id, plan=plan, report=self._report, max_items=max_items, rest=rest
+        )
+
+    def run(self) -> None:
+        """Work until there is an end, and leave the process: what called us is not to be returned to."""
+        code = 1
+        try:
+            signal.signal(signal.SIGTERM, lambda number, frame: self._worker.stop())
+            threading.Thread(target=self._listen, name="srq-listen", daemon=True).start()
+            self._worker.run()
+            code = 0
+        except (SRQError, StopConsuming) as error:
+            self._hands.say(str(error), fatal=True)
+        except BaseException:
+            logger.exception("the worker broke")
+        finally:
+            if self._orphaned:
+                self._leases.sign_off()
+            _leave(code)
+
+    def _report(self, trouble: str) -> None:
+        self._hands.say(trouble)
+        self._poke()
+
+    def _listen(self) -> None:
+        heard = b""
+        while words := os.read(self._line, 65536):
+            *lines, heard = (heard + words).split(b"\n")
+            for line in lines:
+                self._hear(line + b"\n")
+        # The supervisor is gone: nobody renews the leases, and nobody would start another child.
+        self._orphaned = True
+        self._worker.stop()
+        self._worker.give_back()
+        self._leases.renew_until(threading.Event())
+
+    def _hear(self, line: bytes) -> None:
+        if line == STOP:
+            self._worker.stop()
+            self._worker.give_back()
+        else:
+            _send(json.loads(line))
+
+
+def _send(event: Mapping[str, Any]) -> None:
+    """Send one of our signals for the supervisor, which runs no code of the project's."""
+    named = {"item_recovered": signals.item_recovered, "item_dead": signals.item_dead}
+    named[event["signal"]].send_robust(SafeRedisQueue, **event["about"])
+
+
+def _leave(code: int) -> None:
+    try:
+        # What the project's libraries want to say at the end of a process, such as a report of errors.
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)

@@ -1,0 +1,169 @@
+"""What a child process has in hand, in memory that it shares with its supervisor.
+
+The child writes, and the supervisor reads, also after the child died at whatever instruction: a record counts by its
+state, which is written after all else when the record is filled. The supervisor writes back only how long the lease
+lasts, into fields of its own; the record's number says which filling of it that is about.
+
+Moments are those of ``time.monotonic()``, which all processes of a machine share.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from django_srq.operations import Held
+
+FREE, HELD, RUNNING, DONE = range(4)  # a record's state; HELD: not started; DONE: handled, not acked yet
+
+_HANDLED, _BEAT, _READY, _FATAL, _FULL, _WORDS = 0, 8, 16, 17, 18, 19  # offsets in the head
+_HEAD, _RECORD = 1024, 256  # bytes
+UID_MOST = 128  # bytes
+_WORDS_MOST = _HEAD - _WORDS - 2
+# state, length of uid and token, source, number of this filling, number of the put, started, lease's end
+_FILLED = struct.Struct("=BBBxIQQdd")
+_RENEWED = struct.Struct("=Qd")  # the supervisor's: number of the filling, lease's end
+_RENEWED_AT, _UID_AT, _TOKEN_AT = 40, 56, 184
+_MOMENT, _COUNT, _LENGTH = struct.Struct("=d"), struct.Struct("=Q"), struct.Struct("=H")
+
+
+@dataclass(frozen=True)
+class Hand:
+    """One item in hand, as it was when it was read."""
+
+    index: int
+    filling: int
+    state: int
+    source: int  # its place in the list of sources
+    held: Held
+    started: float  # moment; 0: not yet
+
+
+class Hands:
+    """The table of one child: so many records, and a head with what it says of itself."""
+
+    def __init__(self, capacity: int) -> None:
+        self._memory = mmap.mmap(
+            -1, _HEAD + capacity * _RECORD
+        )  # anonymous: shared with forked children, gone with them
+        self._free = deque(range(capacity))
+        self._fillings = 0
+
+    # -- the child's
+
+    def hold(self, source: int, held: Held, *, until: float) -> tuple[int, int]:
+        """Write down an item before anything is done with it; until: the end of its lease. Returns (index, filling)."""
+        index = self._free.popleft()
+        self._fillings += 1
+        # A longer uid is none that put accepts: such an item is handled, but its lease is not renewed.
+        start, uid, token = _at(index), held.uid.encode()[:UID_MOST], held.token.encode()
+        memory = self._memory
+        memory[start + _UID_AT : start + _UID_AT + len(uid)] = uid
+        memory[start + _TOKEN_AT : start + _TOKEN_AT + len(token)] = token
+        number = int(held.number or 0)
+        _FILLED.pack_into(memory, start, FREE, len(uid), len(token), source, self._fillings, number, 0, until)
+        memory[start] = HELD
+        return index, self._fillings
+
+    def start(self, index: int) -> None:
+        _MOMENT.pack_into(self._memory, _at(index) + 24, time.monotonic())
+        self._memory[_at(index)] = RUNNING
+
+    def finish(self, index: int) -> None:
+        self._memory[_at(index)] = DONE
+
+    def let_go(self, index: int) -> None:
+        self._memory[_at(index)] = FREE
+        self._free.append(index)
+
+    def lapsed(self, index: int, filling: int) -> bool:
+        """Whether the lease of that filling has certainly ended: it was refused, or not renewed for its length."""
+        start = _at(index)
+        renewed, until = _RENEWED.unpack_from(self._memory, start + _RENEWED_AT)
+        if renewed != filling:
+            until = _MOMENT.unpack_from(self._memory, start + 32)[0]
+        return bool(time.monotonic() > until)
+
+    # -- the head: the child writes, the supervisor reads
+
+    @property
+    def handled(self) -> int:
+        """How many items were handled, well or not."""
+        return int(_COUNT.unpack_from(self._memory, _HANDLED)[0])
+
+    @handled.setter
+    def handled(self, number: int) -> None:
+        _COUNT.pack_into(self._memory, _HANDLED, number)
+
+    @property
+    def beat(self) -> float:
+        """The moment at which it last looked for items."""
+        return float(_MOMENT.unpack_from(self._memory, _BEAT)[0])
+
+    def live(self) -> None:
+        """It is ready, and looks for items now."""
+        _MOMENT.pack_into(self._memory, _BEAT, time.monotonic())
+        self._memory[_READY] = 1
+
+    @property
+    def ready(self) -> bool:
+        return self._memory[_READY] == 1
+
+    @property
+    def words(self) -> str:
+        """What it has to say: a trouble with a server, while that lasts, or why it cannot go on."""
+        (length,) = _LENGTH.unpack_from(self._memory, _WORDS)
+        return self._memory[_WORDS + 2 : _WORDS + 2 + length].decode(errors="replace")
+
+    def say(self, words: str, *, fatal: bool = False) -> None:
+        """fatal: a restart would not mend it."""
+        said = words.encode(errors="replace")[:_WORDS_MOST]
+        _LENGTH.pack_into(self._memory, _WORDS, 0)
+        self._memory[_WORDS + 2 : _WORDS + 2 + len(said)] = said
+        _LENGTH.pack_into(self._memory, _WORDS, len(said))
+        self._memory[_FATAL] = fatal
+
+    @property
+    def fatal(self) -> bool:
+        return self._memory[_FATAL] == 1
+
+    @property
+    def full(self) -> bool:
+        """Whether it ended because of the memory that it had."""
+        return self._memory[_FULL] == 1
+
+    @full.setter
+    def full(self, full: bool) -> None:
+        self._memory[_FULL] = full
+
+    # -- the supervisor's
+
+    def __iter__(self) -> Iterator[Hand]:
+        """The records that are not free, in the order of their filling."""
+        found = [self._read(start) for start in range(_HEAD, len(self._memory), _RECORD) if self._memory[start] != FREE]
+        return iter(sorted(found, key=lambda hand: hand.filling))
+
+    def _read(self, start: int) -> Hand:
+        memory = self._memory
+        state, uid, token, source, filling, number, started, _ = _FILLED.unpack_from(memory, start)
+        # The child may be writing: what is torn here names no delivery, so that nothing comes of it.
+        held = Held(
+            memory[start + _UID_AT : start + _UID_AT + uid].decode(errors="replace"),
+            memory[start + _TOKEN_AT : start + _TOKEN_AT + token].decode(errors="replace"),
+            str(number) if number else "",
+        )
+        return Hand((start - _HEAD) // _RECORD, filling, state, source, held, started)
+
+    def renewed(self, hand: Hand, until: float) -> None:
+        """The lease of that filling lasts until then; 0: it was refused."""
+        start = _at(hand.index) + _RENEWED_AT
+        _MOMENT.pack_into(self._memory, start + 8, until)
+        _COUNT.pack_into(self._memory, start, hand.filling)
+
+
+def _at(index: int) -> int:
+    return _HEAD + index * _RECORD

@@ -1,0 +1,32 @@
+"""What tells those who watch a process that the consumer is well: a file, and systemd."""
+
+from __future__ import annotations
+
+import os
+import socket
+from contextlib import suppress
+from pathlib import Path
+
+
+class Heartbeat:
+    """A file whose time of change says when the consumer was last found well; deleted when it ends."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def beat(self) -> None:
+        self._path.touch()
+
+    def end(self) -> None:
+        self._path.unlink(missing_ok=True)
+
+
+def notify(state: str) -> None:
+    """Tell systemd, where it asked for it (sd_notify(3)): ``READY=1``, ``WATCHDOG=1``, ``STOPPING=1``."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    # An @ stands for the zero byte of Linux's abstract sockets.
+    address = "\0" + address[1:] if address.startswith("@") else address
+    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as end:
+        end.sendto(state.encode(), address)

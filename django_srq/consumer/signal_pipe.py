@@ -1,0 +1,60 @@
+"""The signals of a process, for a loop that waits for them."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+from contextlib import suppress
+from types import FrameType
+
+
+class SignalPipe:
+    """The signals that this process gets, in the order in which they come, for a loop that waits for them.
+
+    What comes is written into a pipe by the interpreter itself; children poke the loop through the same pipe.
+    """
+
+    NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+
+    def __enter__(self) -> SignalPipe:
+        self._reading, self._writing = os.pipe()
+        os.set_blocking(self._reading, False)
+        os.set_blocking(self._writing, False)
+        self._before = {number: signal.signal(number, _note) for number in self.NUMBERS}
+        self._fd_before = signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        signal.set_wakeup_fd(self._fd_before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        os.close(self._reading)
+        os.close(self._writing)
+
+    def wait(self, seconds: float) -> None:
+        select.select([self._reading], [], [], seconds)
+
+    def taken(self) -> list[int]:
+        """The signals that came since."""
+        try:
+            return [number for number in os.read(self._reading, 4096) if number]
+        except BlockingIOError:
+            return []
+
+    def poke(self) -> None:
+        """End the wait, from a child process."""
+        with suppress(BlockingIOError):  # then it has enough to read
+            os.write(self._writing, b"\0")
+
+    def forget(self) -> None:
+        """In a child: the terminal's signals are for the supervisor, which tells its children."""
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.close(self._reading)
+
+
+def _note(number: int, frame: FrameType | None) -> None:
+    """Nothing: its number is in the pipe."""

@@ -1,0 +1,48 @@
+"""Where a consumer takes its items from, and in which order it asks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from django_srq.backoff import Backoff
+from django_srq.item import Item
+from django_srq.queue import SafeRedisQueue
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A queue and what is done with its items. handle returns: acked; it raises: failed with the error."""
+
+    queue: SafeRedisQueue
+    handle: Callable[[Item], object]
+    lease: float = 15.0  # seconds; renewed at a third
+    backoff: Backoff = field(default_factory=Backoff)
+    weight: int | None = None  # of the items taken, against those of the other sources; None: strictly in order
+    asynchronous: bool = False  # handle waits for an event loop: as many at one time as --concurrency says
+
+
+class Turns:
+    """The order in which the sources are asked for items, anew each time.
+
+    As given, so that a later one has its turn when the earlier ones have nothing; or, with weights, smoothly in their
+    proportion (the weighted round robin of nginx), so that none starves.
+    """
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self._sources = list(sources)
+        self._weighted = any(source.weight for source in sources)
+        self._credit = [0] * len(self._sources)
+
+    def next(self, woken: Source | None = None) -> list[Source]:
+        """woken: the source for which a wake token came; whoever took it goes there first."""
+        if woken is not None:
+            return [woken, *(source for source in self._sources if source is not woken)]
+        return self._by_weight() if self._weighted else self._sources
+
+    def _by_weight(self) -> list[Source]:
+        weights = [source.weight or 1 for source in self._sources]
+        self._credit = [credit + weight for credit, weight in zip(self._credit, weights, strict=True)]
+        order = sorted(range(len(weights)), key=lambda place: -self._credit[place])
+        self._credit[order[0]] -= sum(weights)
+        return [self._sources[place] for place in order]

@@ -1,0 +1,400 @@
+"""The supervisor: starts child processes, keeps their leases, and says what became of their items when they die.
+
+It runs no handler, opens no database connection, and has a single thread.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import secrets
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from django_srq import failure, operations
+from django_srq.consumer.child import Child, ChildProcess
+from django_srq.consumer.hands import DONE, HELD, RUNNING, Hand, Hands
+from django_srq.consumer.leases import Leases
+from django_srq.consumer.outage import Outage
+from django_srq.consumer.probes import Heartbeat, notify
+from django_srq.consumer.signal_pipe import SignalPipe
+from django_srq.consumer.source import Source
+from django_srq.consumer.worker import LAST_WORDS, Plan, Worker
+from django_srq.exceptions import SRQError
+from django_srq.operations import Call, Held
+from django_srq.queue import SafeRedisQueue
+from django_srq.slots import Slot, slots
+
+logger = logging.getLogger("django_srq.consumer")
+
+SOON = 5.0  # seconds; a child that dies sooner is started again less and less soon
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0  # seconds before it is started again, from the second time on
+NEVER_STARTED = 5  # times in a row that no child came to look for items: then there is no point
+RETRY = 0.5  # seconds between attempts to tell a server what became of items
+STUCK = 60.0  # seconds without an item in hand and without a look for one
+HEARTBEAT = 5.0  # seconds between two heartbeats
+
+
+@dataclass
+class Place:
+    """Where one of the children belongs."""
+
+    child: Child | None = None
+    due: float = 0.0  # the moment from which on it may be started
+    early: int = 0  # how often in a row it died soon
+    left: int | None = None  # items that it may still handle
+    over: bool = False  # its children ended of themselves, and that was all
+
+
+@dataclass
+class Report:
+    """What has to be said to a server; sent again, in the same slot, until it is taken."""
+
+    queue: SafeRedisQueue
+    call: Call[Any]
+    then: Callable[[Any], None] = lambda reply: None
+    slot: Slot = field(default_factory=slots.borrow)
+
+
+class Supervisor:
+    """A consumer of many processes. See ``Plan`` for what it can be told."""
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        plan: Plan,
+        *,
+        rest: Callable[[], None] = lambda: None,
+        heartbeat: Heartbeat | None = None,
+    ) -> None:
+        """rest: called in each thread of a child before it waits for items."""
+        self.id = f"c{secrets.token_hex(5)}"
+        self._sources, self._plan, self._rest, self._heartbeat = sources, plan, rest, heartbeat
+        self._places = [Place(left=left) for left in _shares(plan)]
+        self._leaving: list[Child] = []  # their successors are started
+        self._to_replace: list[Child] = []  # one after the other
+        self._leases = Leases(self.id, sources, lambda: [child.hands for child in self._children()])
+        self._leases.about = {"processes": plan.processes, "threads": plan.threads, "concurrency": plan.concurrency}
+        self._outage = Outage()
+        self._reports: list[Report] = []
+        self._events: list[dict[str, Any]] = []  # signals that a child is to send
+        self._signals = SignalPipe()
+        self._count = 0
+        self._never_started = 0
+        self._stopped_by: int | None = None
+        self._stop_at: float | None = None  # the moment at which the grace is over
+        self._cut = False
+        self._ready = False
+        self._next_round = self._next_beat = self._next_retry = 0.0
+        self.last_words = ""  # why it could not go on
+
+    def run(self) -> int:
+        """Work until stopped; returns the exit code. Blocks; must be called in the main thread."""
+        with self._signals:
+            try:
+                self._loop()
+                return self._code()
+            finally:
+                for child in self._children():
+                    child.kill("the supervisor broke")
+                self._leases.sign_off()
+                if self._heartbeat:
+                    self._heartbeat.end()
+
+    def _loop(self) -> None:
+        while True:
+            self._start_missing()
+            if not self._children() and not self._wanted():
+                break
+            self._signals.wait(self._until_next())
+            for number in self._signals.taken():
+                self._on_signal(number)
+            self._reap()
+            self._enforce()
+            self._tend()
+        give_up = time.monotonic() + LAST_WORDS
+        while self._reports and time.monotonic() < give_up:
+            self._send_reports()
+            if self._reports:
+                self._signals.wait(RETRY)
+
+    def _code(self) -> int:
+        if self.last_words:
+            return 1
+        if self._stopped_by is not None and self._stop_at == 0:  # a second signal
+            return 128 + self._stopped_by
+        return 75 if self._cut else 0
+
+    def _children(self) -> list[Child]:
+        return [*(place.child for place in self._places if place.child is not None), *self._leaving]
+
+    # -- starting
+
+    def _wanted(self) -> list[Place]:
+        """The places for which a child is to be started, now or later."""
+        if self._stop_at is not None or self.last_words:
+            return []
+        return [place for place in self._places if place.child is None and not place.over]
+
+    def _start_missing(self) -> None:
+        for place in self._wanted():
+            if time.monotonic() >= place.due:
+                self._start(place)
+
+    def _start(self, place: Place) -> None:
+        self._count += 1
+        id, hands = f"{self.id}.{self._count}", Hands(Worker.capacity(self._sources, self._plan))
+        reading, writing = os.pipe()
+        os.set_blocking(writing, False)
+        sys.stdout.flush()  # or what is in the buffers would come out twice
+        sys.stderr.flush()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                # Or they would not notice the supervisor's death: a pipe ends with its last writer.
+                for line in (writing, *(child.line for child in self._children())):
+                    os.close(line)
+                self._signals.forget()
+                self._child(id, hands, reading, place.left).run()
+            finally:
+                os._exit(1)  # whatever happened, this is not the place to return from
+        os.close(reading)
+        place.child = Child(id, pid, hands, writing)
+
+    def _child(self, id: str, hands: Hands, line: int, left: int | None) -> ChildProcess:
+        return ChildProcess(
+            id,
+            self._sources,
+            hands,
+            self._plan,
+            line=line,
+            poke=self._signals.poke,
+            max_items=left,
+            rest=self._rest,
+        )
+
+    # -- told from outside
+
+    def _on_signal(self, number: int) -> None:
+        if number in (signal.SIGTERM, signal.SIGINT):
+            self._stop(number)
+        elif number == signal.SIGHUP:
+            self._to_replace = [place.child for place in self._places if place.child is not None]
+
+    def _stop(self, number: int) -> None:
+        notify("STOPPING=1")
+        if self._stop_at is not None:
+            self._stopped_by, self._stop_at = number, 0  # the grace is over at once
+            return
+        self._stopped_by, self._stop_at = number, time.monotonic() + self._plan.grace
+        logger.info("stopping: what is in hand is finished within %g s; a second signal cuts it", self._plan.grace)
+        self._leases.about["state"] = "stopping"
+        for child in self._children():
+            child.stop()
+
+    # -- looking after the children
+
+    def _until_next(self) -> float:
+        """Seconds until there is something to do without being told."""
+        now = time.monotonic()
+        moments = [self._next_round, self._next_beat, *(place.due for place in self._wanted())]
+        if self._reports:
+            moments.append(self._next_retry)
+        if self._stop_at is not None and self._stop_at > now:
+            moments.append(self._stop_at)
+        if self._plan.time_limit is not None:
+            alive = [child for child in self._children() if not child.killed_for]
+            running = [hand.started for child in alive for hand in child.hands if hand.state == RUNNING]
+            moments.append(min(running, default=now) + self._plan.time_limit)
+        return max(0.0, min(moments) - now)
+
+    def _enforce(self) -> None:
+        """Kill what takes too long; replace the next child that is to be replaced."""
+        now = time.monotonic()
+        if self._stop_at is not None and now >= self._stop_at:
+            for child in self._children():
+                child.kill("stopped")
+        if self._plan.time_limit is not None:
+            for child in self._children():
+                self._enforce_limit(child, now - self._plan.time_limit)
+        while self._to_replace and not self._leaving:
+            self._replace(self._to_replace.pop(0))
+
+    def _enforce_limit(self, child: Child, latest: float) -> None:
+        over = {hand.filling for hand in child.hands if hand.state == RUNNING and hand.started <= latest}
+        if over and not child.killed_for:
+            child.over_limit = over
+            child.kill(f"killed: an item took longer than the time limit of {self._plan.time_limit:g} s")
+
+    def _replace(self, child: Child) -> None:
+        for place in self._places:
+            if place.child is child:
+                child.stop()
+                self._leaving.append(child)
+                place.child = None
+                if place.left is not None:
+                    place.left -= child.hands.handled + len(list(child.hands))
+                    place.over = place.left <= 0
+
+    def _reap(self) -> None:
+        for child in self._children():
+            pid, status, usage = os.wait4(child.pid, os.WNOHANG)
+            if pid:
+                self._buried(child, os.waitstatus_to_exitcode(status), _bytes(usage.ru_maxrss))
+
+    def _buried(self, child: Child, code: int, memory: int) -> None:
+        os.close(child.line)
+        place = next((place for place in self._places if place.child is child), None)
+        if place is None:
+            self._leaving.remove(child)
+        else:
+            self._vacate(place, child, code)
+        if child.hands.fatal and not self.last_words:
+            self.last_words = child.hands.words
+            for other in self._children():
+                other.stop()
+        elif code != 0 and not child.killed_for:
+            logger.error("child died consumer=%s pid=%d how=%s", child.id, child.pid, _how(code))
+        self._account_for(child, child.killed_for or _how(code), memory)
+        self._send_reports()
+
+    def _vacate(self, place: Place, child: Child, code: int) -> None:
+        place.child = None
+        if place.left is not None:
+            place.left -= child.hands.handled
+            place.over = place.left <= 0
+        finished = code == 0 and not child.told_to_stop and not child.hands.full
+        place.over = place.over or (finished and self._plan.burst)
+        self._never_started = 0 if child.hands.ready else self._never_started + 1
+        if self._never_started >= NEVER_STARTED:
+            self.last_words = (
+                f"No child process comes up: {NEVER_STARTED} in a row ended at once, the last {_how(code)}."
+            )
+        place.early = place.early + 1 if code != 0 and time.monotonic() - child.born < SOON else 0
+        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (place.early - 2)) if place.early > 1 else 0
+        place.due = time.monotonic() + pause
+
+    # -- what becomes of the items of a dead child
+
+    def _account_for(self, child: Child, how: str, memory: int) -> None:
+        hands = list(child.hands)
+        stopped = child.killed_for == "stopped"
+        self._cut = self._cut or (stopped and any(hand.state == RUNNING for hand in hands))
+        for place, source in enumerate(self._sources):
+            mine = [hand for hand in hands if hand.source == place]
+            self._settle(source, mine)
+            running = [hand for hand in mine if hand.state == RUNNING]
+            # Each with its own evidence; the last call also closes the slot, and ends what was never written down.
+            for hand in running:
+                blamed = not stopped and (not child.over_limit or hand.filling in child.over_limit)
+                self._end(child, source, hand, how, memory, "crash" if blamed else "cut")
+            self._end(child, source, None, how, memory, "cut" if stopped else "crash")
+
+    def _settle(self, source: Source, hands: Sequence[Hand]) -> None:
+        """Handled is acked, not started is released: a death in between must not double the one, or blame the other."""
+        queue = source.queue
+        if done := [hand.held for hand in hands if hand.state == DONE]:
+            self._reports.append(Report(queue, operations.ack(queue.keys, done)))
+        if unstarted := [hand.held for hand in hands if hand.state == HELD]:
+            self._reports.append(Report(queue, operations.release(queue.keys, unstarted)))
+
+    def _end(self, child: Child, source: Source, hand: Hand | None, how: str, memory: int, mode: str) -> None:
+        queue = source.queue
+        run_time = time.monotonic() - hand.started if hand else 0.0
+        evidence = failure.of_death(how, consumer=child.id, run_time=run_time, memory=memory)
+        held = [hand.held] if hand else []
+        call = operations.crashed(
+            queue.keys,
+            held,
+            evidence=evidence,
+            how=mode if queue.autoclean_interval is not None else "end",
+            slot=b"" if hand else child.id.encode(),
+            max_deliveries=queue.max_deliveries,
+            max_crashes=queue.max_crashes,
+        )
+        self._reports.append(Report(queue, call, lambda reply: self._ended(queue, held, reply, evidence)))
+
+    def _ended(self, queue: SafeRedisQueue, held: Sequence[Held], reply: operations.Ended, evidence: bytes) -> None:
+        ended = {one.uid: state for one, state in zip(held, reply.states, strict=True) if state} | dict(reply.found)
+        about = json.loads(evidence)
+        for uid, state in ended.items():
+            logger.warning("%s state=%s queue=%s uid=%s", about["message"], state, queue.label, uid)
+            name = {"ready": "item_recovered", "dead": "item_dead"}.get(state)
+            if name:
+                told = {"queue": queue.label, "uid": uid, "consumer": about["consumer"], "evidence": about}
+                self._events.append({"signal": name, "about": told})
+
+    # -- telling the servers, and whoever watches
+
+    def _send_reports(self) -> None:
+        away: set[object] = set()
+        self._next_retry = time.monotonic() + RETRY
+        for report in list(self._reports):
+            link = report.queue.link
+            if link in away:
+                continue
+            try:
+                reply = link.call(report.call, queue=report.queue.label, timeout=1, slot=report.slot)
+            except SRQError as error:
+                away.add(link)
+                self._leases.trouble = f"queue={report.queue.label} error={error}"
+                continue
+            slots.give_back(report.slot)
+            self._reports.remove(report)
+            report.then(reply)
+
+    def _tend(self) -> None:
+        now = time.monotonic()
+        if self._reports and now >= self._next_retry:
+            self._send_reports()
+        if now >= self._next_round:
+            self._leases.renew()
+            self._next_round = now + min(self._leases.interval, 5)
+        troubles = [self._leases.trouble, *(child.hands.words for child in self._children() if not child.hands.fatal)]
+        self._outage.report(next(filter(None, troubles), ""))
+        self._pass_on_events()
+        if not self._ready and all(child.hands.ready for child in self._children()):
+            self._ready = True
+            notify("READY=1")
+        if now >= self._next_beat:
+            self._next_beat = now + HEARTBEAT
+            self._beat(now)
+
+    def _pass_on_events(self) -> None:
+        listening = next((child for child in self._children() if child.hands.ready), None)
+        if listening:
+            for event in self._events:
+                listening.tell(json.dumps(event).encode() + b"\n")
+            self._events.clear()
+
+    def _beat(self, now: float) -> None:
+        stuck = [child for child in self._children() if now - child.hands.beat > STUCK and not any(child.hands)]
+        if stuck and all(child.hands.ready for child in stuck) and not self._leases.trouble:
+            return
+        notify("WATCHDOG=1")
+        if self._heartbeat:
+            self._heartbeat.beat()
+
+
+def _shares(plan: Plan) -> list[int | None]:
+    """How many items each child may handle."""
+    if plan.max_items is None:
+        return [None] * plan.processes
+    each, more = divmod(plan.max_items, plan.processes)
+    return [share for share in (each + (number < more) for number in range(plan.processes)) if share]
+
+
+def _how(code: int) -> str:
+    if code >= 0:
+        return f"ended with exit code {code}"
+    name = signal.Signals(-code).name
+    return f"killed by {name}" + (" (by hand, or for want of memory)" if name == "SIGKILL" else "")
+
+
+def _bytes(maxrss: int) -> int:
+    return maxrss if sys.platform == "darwin" else maxrss * 1024

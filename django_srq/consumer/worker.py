@@ -1,0 +1,596 @@
+"""Takes items of one or more queues, calls their handlers, acks or fails them: in the threads of one process."""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import os
+import random
+import resource
+import select
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from django_srq import failure, operations, signals
+from django_srq.consumer.hands import RUNNING, Hands
+from django_srq.consumer.source import Source, Turns
+from django_srq.exceptions import (
+    Discard,
+    OutcomeUnknown,
+    PayloadError,
+    QueueUnavailable,
+    RetryLater,
+)
+from django_srq.item import Item
+from django_srq.operations import Call, Found, Held
+from django_srq.queue import LOOK, SafeRedisQueue
+from django_srq.serializers import load
+from django_srq.slots import Slot, slots
+
+logger = logging.getLogger("django_srq.consumer")
+T = TypeVar("T")
+
+LONGEST_PAUSE = 1.0  # seconds between looks at a server that is away
+LAST_WORDS = 10.0  # seconds in which a stopping worker must be able to say what became of its items
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a consumer works."""
+
+    processes: int = 1
+    threads: int = 1  # of each process; items of sync handlers in hand at one time
+    concurrency: int = 1  # the same for async handlers
+    prefetch: int = 0  # items claimed ahead, besides
+    burst: bool = False  # end when nothing is ready
+    max_items: int | None = None  # then end
+    max_memory: int | None = None  # bytes; then the process is replaced, between items
+    time_limit: float | None = None  # seconds for an item; then its process is killed
+    grace: float = 25.0  # seconds to finish what is in hand when stopped
+
+
+class StopConsuming(Exception):
+    """Raised by a handle: this consumer cannot go on, and the item stays in the queue."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """An item in hand."""
+
+    source: Source
+    found: Found
+    index: int  # of its record in hands
+    filling: int
+
+    @property
+    def held(self) -> Held:
+        return Held(self.found.uid, self.found.delivery.token, self.found.delivery.number)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A job whose handler is done, and that is to be acked."""
+
+    job: Job
+    item: Item
+    seconds: float
+    discarded: str | None = None  # the reason
+
+
+@dataclass
+class _Answer:
+    """What a round over the sources brought."""
+
+    jobs: list[Job] = field(default_factory=list)
+    wait: float = LOOK  # seconds until it is worth asking again
+    dry: set[Source] = field(default_factory=set)  # asked, and nothing is ready there
+
+
+class Worker:
+    """Serves the sources with so many threads; the one that calls ``run`` is one of them.
+
+    Whichever thread needs an item asks for as many as there are threads without one, and acks with the same call what
+    was finished meanwhile: one round trip an item, or less. Meanwhile the others wait; while there is nothing, one of
+    them waits on the server.
+
+    What is in hand is written down in ``hands``; somebody else renews the leases from there. ``report`` is told of a
+    trouble with a server, and with "" when that is over.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        hands: Hands,
+        *,
+        consumer: str,
+        plan: Plan,
+        report: Callable[[str], None],
+        max_items: int | None = None,
+        rest: Callable[[], None] = lambda: None,
+    ) -> None:
+        """rest is called in each thread before it waits for items."""
+        self.id = consumer
+        self._sources, self._hands, self._plan = list(sources), hands, plan
+        self._left = max_items
+        self._report, self._rest = report, rest
+        self._turns = Turns(sources)
+        self._slot = Slot(consumer.encode())  # of all claims; its supervisor closes it when this process died
+        self._stopping = False
+        self._interrupt, self._interrupting = os.pipe()
+        os.set_blocking(self._interrupting, False)
+        self._context = contextvars.copy_context()
+        self._error: BaseException | None = None
+
+        lock = threading.RLock()
+        sizes = _sizes(sources, plan)
+        # By kind of thread: those for sync handlers, and those for async ones.
+        self._changed = {kind: threading.Condition(lock) for kind in sizes}
+        self._lock = lock
+        self._sizes = sizes
+        self._free = dict.fromkeys(sizes, 0)  # threads without an item
+        self._jobs: dict[bool, deque[Job]] = {kind: deque() for kind in sizes}  # claimed, not started
+        self._finished: list[Finished] = []  # to be acked with the next claim
+        self._over = False  # takes no more
+        self._leading = False  # one of the threads is claiming
+        self._idler: bool | None = None  # the kind of the thread that waits on the server
+        self._due = 0.0  # the moment from which on it is worth asking again
+        self._woken: Source | None = None
+        self._dry: set[bool] = set()  # the kinds whose burst is over
+        self._gave_up = False  # stopping, with a server that cannot be told what became of the items
+        self._troubles: dict[str, str] = {}
+
+    @staticmethod
+    def capacity(sources: Sequence[Source], plan: Plan) -> int:
+        """How many records its hands need: for each thread one running and one not acked yet."""
+        return 2 * sum(_sizes(sources, plan).values()) + plan.prefetch * 2
+
+    def stop(self) -> None:
+        """Take no more, finish what is in hand, and return from ``run``. Safe in any thread and signal handler."""
+        self._stopping = self._over = True
+        with suppress(OSError):  # full, or closed: it has ended
+            os.write(self._interrupting, b"x")  # never read: from now on nothing waits
+
+    def give_back(self) -> None:
+        """Release what was claimed and not started; once stopped, nothing of it will be."""
+        with self._lock:
+            jobs = [job for waiting in self._jobs.values() for job in waiting]
+            for waiting in self._jobs.values():
+                waiting.clear()
+        for source in self._sources:
+            self._release(source, [job for job in jobs if job.source is source])
+
+    def run(self) -> None:
+        """Handle items until stopped. Blocks."""
+        queues = [source.queue.label for source in self._sources]
+        signals.consumer_started.send_robust(SafeRedisQueue, consumer=self.id, queues=queues)
+        kinds = [kind for kind, size in self._sizes.items() for _ in range(size)]
+        threads = [
+            threading.Thread(target=self._work, args=[kind], name=f"srq-{number}", daemon=True)
+            for number, kind in enumerate(kinds[1:], 2)
+        ]
+        self._hands.live()
+        for thread in threads:
+            thread.start()
+        try:
+            self._work(kinds[0])
+            for thread in threads:
+                thread.join()
+        except BaseException:
+            self._cut()
+            raise
+        finally:
+            self._sign_off()
+            self._close()
+            signals.consumer_stopped.send_robust(SafeRedisQueue, consumer=self.id, queues=queues)
+        if self._error is not None:
+            raise self._error
+
+    def _close(self) -> None:
+        ends, self._interrupting = (self._interrupt, self._interrupting), -1
+        for end in ends:
+            os.close(end)
+
+    def _work(self, kind: bool) -> None:
+        try:
+            while (job := self._next(kind)) is not None:
+                self._handle(job)
+        except Exception as error:
+            self._error = self._error or error
+            self.stop()
+        finally:
+            with self._lock:
+                self._notify_all()
+
+    # -- taking
+
+    def _next(self, kind: bool) -> Job | None:
+        """The next item for a thread of that kind; None: there is an end."""
+        rested = False
+        with self._lock:
+            self._free[kind] += 1
+            try:
+                while True:
+                    if self._jobs[kind] and not self._stopping:
+                        return self._jobs[kind].popleft()
+                    over = self._over or kind in self._dry
+                    if self._leading:
+                        self._changed[kind].wait()
+                    elif (self._finished and not self._gave_up) or (time.monotonic() >= self._due and not over):
+                        self._lead()
+                    elif over:
+                        break
+                    elif not rested:
+                        with self._released():
+                            self._rest()
+                        rested = True
+                    elif self._idler is None:
+                        self._wait(kind)
+                    else:
+                        self._changed[kind].wait()
+            finally:
+                self._free[kind] -= 1
+        if self._stopping:
+            self.give_back()
+        return None
+
+    @contextmanager
+    def _released(self) -> Iterator[None]:
+        self._lock.release()
+        try:
+            yield
+        finally:
+            self._lock.acquire()
+
+    def _lead(self) -> None:
+        """Claim for all threads that have nothing. Called with the lock, which is free meanwhile."""
+        self._leading = True
+        finished, self._finished = self._finished, []
+        woken, self._woken = self._woken, None
+        room = {kind: self._room(kind) for kind in self._sizes}
+        answer = _Answer()
+        try:
+            with self._released():
+                self._round(finished, room, woken, answer)
+        finally:
+            self._leading = False
+            self._due = time.monotonic() + answer.wait
+            for job in answer.jobs:
+                self._jobs[job.source.asynchronous].append(job)
+            self._check_end(answer)
+            self._call_up(answer.jobs)
+
+    def _room(self, kind: bool) -> int:
+        """For how many items there are threads; one that waits on the server cannot be called from there."""
+        return self._free[kind] - (self._idler is kind) + self._plan.prefetch - len(self._jobs[kind])
+
+    def _check_end(self, answer: _Answer) -> None:
+        if self._left is not None and self._left <= 0:
+            self._over = True
+        if self._plan.burst:
+            for kind in self._sizes:
+                if all(source in answer.dry for source in self._sources if source.asynchronous is kind):
+                    self._dry.add(kind)
+        if self._over or self._dry:
+            self._notify_all()
+
+    def _call_up(self, jobs: Sequence[Job]) -> None:
+        """Wake a thread for each item, and one that leads or waits from now on."""
+        for kind, changed in self._changed.items():
+            changed.notify(sum(job.source.asynchronous is kind for job in jobs) + 1)
+
+    def _notify_all(self) -> None:
+        for changed in self._changed.values():
+            changed.notify_all()
+
+    def _round(
+        self, finished: Sequence[Finished], room: dict[bool, int], woken: Source | None, answer: _Answer
+    ) -> None:
+        """Ack what is finished, and claim from one source after the other until there is no more room."""
+        self._hands.live()
+        acks = {source: [one for one in finished if one.job.source is source] for source in self._sources}
+        for source in self._turns.next(woken):
+            n = 0 if self._over else room[source.asynchronous]
+            if self._left is not None:
+                n = min(n, self._left)
+            if n > 0:
+                room[source.asynchronous] -= self._claim(source, n, acks.pop(source), answer)
+        for source, rest in acks.items():
+            if rest:
+                self._ack(source, rest)
+
+    def _claim(self, source: Source, n: int, acks: Sequence[Finished], answer: _Answer) -> int:
+        queue = source.queue
+        call = queue.claim(self.id, lease=source.lease, n=n, acks=[one.job.held for one in acks])
+        self._slot.seq += 1
+        reply = self._insist(queue, call, slot=self._slot)
+        if reply is None:
+            self._finished += acks
+            return 0
+        jobs = self._take(source, reply.found)
+        answer.jobs += jobs
+        answer.wait = min([answer.wait, source.lease, *([] if reply.wait is None else [reply.wait])])
+        # What only the limits hold up is not the end of a burst: they will let it through.
+        if not jobs and reply.wait != 0 and not reply.held_up:
+            answer.dry.add(source)
+        self._acked(acks, reply.acked)
+        return len(jobs)
+
+    def _take(self, source: Source, found: Iterable[Found]) -> list[Job]:
+        place, until = self._sources.index(source), time.monotonic() + source.lease
+        jobs = []
+        for one in found:
+            held = Held(one.uid, one.delivery.token, one.delivery.number)
+            jobs.append(Job(source, one, *self._hands.hold(place, held, until=until)))
+        if self._left is not None:
+            self._left -= len(jobs)
+        return jobs
+
+    # -- waiting
+
+    def _wait(self, kind: bool) -> None:
+        """Wait for items on the server. Called with the lock, which is free meanwhile."""
+        self._idler = kind
+        seconds = self._due - time.monotonic()
+        sources = [source for source in self._sources if self._waits_for(source, kind)]
+        woken = None
+        try:
+            with self._released():
+                woken = self._wait_on_server(seconds, sources)
+        finally:
+            self._idler, self._due, self._woken = None, 0, woken
+
+    def _waits_for(self, source: Source, kind: bool) -> bool:
+        return source.asynchronous is kind or self._free[source.asynchronous] > 0
+
+    def _wait_on_server(self, seconds: float, sources: Sequence[Source]) -> Source | None:
+        """Wait for a wake token, at most so many seconds; the source that it was for."""
+        links = list(dict.fromkeys(source.queue.link for source in sources))
+        # One blocked connection: several servers take turns.
+        link = links[0] if len(links) == 1 else random.choice(links)
+        mine = [source for source in sources if source.queue.link is link]
+        share = seconds / len(links)
+        try:
+            command = operations.wait([source.queue.keys for source in mine], share)
+            rung = link.wait(command, share, queue=mine[0].queue.label, interrupt=self._interrupt)
+        except QueueUnavailable:
+            return None  # the next claim says what is wrong
+        return next((source for source in mine if source.queue.keys["wake"] == rung), None)
+
+    def _pause(self, seconds: float) -> None:
+        select.select([self._interrupt], [], [], seconds)
+
+    # -- handling
+
+    def _handle(self, job: Job) -> None:
+        source = job.source
+        self._hands.start(job.index)
+        started = time.monotonic()
+        try:
+            item = self._item(job)
+        except PayloadError as error:
+            self._bury(job, error)
+            return
+        signals.item_started.send_robust(type(source.queue), queue=source.queue.label, item=item, consumer=self.id)
+        try:
+            self._context.copy().run(source.handle, item)
+        except StopConsuming as error:
+            self._release(source, [job])
+            raise error
+        except Discard as reason:
+            self._finish(Finished(job, item, time.monotonic() - started, str(reason)))
+        except (Exception, SystemExit) as error:
+            self._fail(job, item, error, time.monotonic() - started)
+        else:
+            self._finish(Finished(job, item, time.monotonic() - started))
+        self._hands.handled += 1
+        if self._plan.max_memory is not None and _memory() > self._plan.max_memory:
+            logger.info("memory limit reached, making room for a successor consumer=%s", self.id)
+            self._over = self._hands.full = True
+
+    def _item(self, job: Job) -> Item:
+        queue, found = job.source.queue, job.found
+        payload = load(queue.serializer, found.payload, queue=queue.label, uid=found.uid)
+        item = Item(found.uid, payload, found.delivery)
+        index, filling = job.index, job.filling
+        item.lapsed = lambda: self._hands.lapsed(index, filling)
+        return item
+
+    def _finish(self, finished: Finished) -> None:
+        self._hands.finish(finished.job.index)
+        with self._lock:
+            self._finished.append(finished)
+
+    def _bury(self, job: Job, error: PayloadError) -> None:
+        queue = job.source.queue
+        described = failure.describe(error, consumer=self.id)
+        self._insist(queue, operations.fail(queue.keys, job.held, error=described, bury=True))
+        self._hands.let_go(job.index)
+        logger.error("payload cannot be decoded, item set aside queue=%s uid=%s", queue.label, job.found.uid)
+        self._tell_dead(job, error)
+
+    def _fail(self, job: Job, item: Item, error: BaseException, seconds: float) -> None:
+        source, queue = job.source, job.source.queue
+        delay = error.delay if isinstance(error, RetryLater) else source.backoff.delay(item.deliveries)
+        call = operations.fail(
+            queue.keys,
+            job.held,
+            error=failure.describe(error, consumer=self.id),
+            delay=delay,
+            max_deliveries=queue.max_deliveries,
+        )
+        state = self._insist(queue, call)
+        self._hands.let_go(job.index)
+        level = logging.INFO if isinstance(error, RetryLater) and state != "dead" else logging.ERROR
+        self._log(level, "failed", job, item, seconds, error=error, state=state or "lost")
+        signals.item_failed.send_robust(
+            type(queue),
+            queue=queue.label,
+            item=item,
+            consumer=self.id,
+            duration=seconds,
+            error=error,
+            state=state,
+        )
+        if state == "dead":
+            self._tell_dead(job, error)
+
+    def _tell_dead(self, job: Job, error: BaseException) -> None:
+        queue = job.source.queue
+        evidence = {"type": type(error).__name__, "message": str(error)}
+        signals.item_dead.send_robust(
+            type(queue), queue=queue.label, uid=job.found.uid, consumer=self.id, evidence=evidence
+        )
+
+    # -- settling
+
+    def _ack(self, source: Source, finished: Sequence[Finished]) -> None:
+        call = operations.ack(source.queue.keys, [one.job.held for one in finished])
+        flags = self._insist(source.queue, call)
+        if flags is not None:
+            self._acked(finished, flags)
+
+    def _acked(self, finished: Sequence[Finished], flags: Sequence[bool]) -> None:
+        for one, removed in zip(finished, flags, strict=True):
+            self._hands.let_go(one.job.index)
+            self._log_acked(one, removed)
+            queue = one.job.source.queue
+            signals.item_acked.send_robust(
+                type(queue), queue=queue.label, item=one.item, consumer=self.id, duration=one.seconds
+            )
+
+    def _release(self, source: Source, jobs: Sequence[Job]) -> None:
+        if jobs:
+            self._insist(source.queue, operations.release(source.queue.keys, [job.held for job in jobs]))
+            for job in jobs:
+                self._hands.let_go(job.index)
+
+    def _cut(self) -> None:
+        """Give back what is running in threads that will not come to their end: counted as a delivery."""
+        self.stop()
+        for place, source in enumerate(self._sources):
+            held = [hand.held for hand in self._hands if hand.source == place and hand.state == RUNNING]
+            if held:
+                evidence = failure.describe("cut in the middle: the consumer was stopped", consumer=self.id)
+                call = operations.crashed(
+                    source.queue.keys,
+                    held,
+                    evidence=evidence,
+                    how="cut" if source.queue.autoclean_interval is not None else "end",
+                    max_deliveries=source.queue.max_deliveries,
+                )
+                self._insist(source.queue, call)
+
+    def _sign_off(self) -> None:
+        """Ack what is handled, release what was not started, and pass on what woke us."""
+        with self._lock:
+            finished, self._finished = [] if self._gave_up else self._finished, []
+        for source in self._sources:
+            mine = [one for one in finished if one.job.source is source]
+            if mine:
+                self._ack(source, mine)
+        self.give_back()
+        if self._stopping:
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        """A wake token that we may have taken must not be lost: a claim of nothing rings for whoever is there."""
+        for source in self._sources:
+            try:
+                self._slot.seq += 1
+                call = source.queue.claim(self.id, lease=source.lease, n=0)
+                source.queue.link.call(call, queue=source.queue.label, timeout=1, slot=self._slot)
+            except (QueueUnavailable, OutcomeUnknown):
+                continue  # then others find it when they look by themselves
+
+    # -- the server
+
+    def _insist(self, queue: SafeRedisQueue, call: Call[T], *, slot: Slot | None = None) -> T | None:
+        """Send a call until the server took it: what is finished must be said. None when stopping and it cannot be."""
+        borrowed = slot is None
+        slot = slot or slots.borrow()  # the same all the time: it may have been carried out although no reply came
+        give_up = None
+        try:
+            while True:
+                try:
+                    reply = queue.link.call(call, queue=queue.label, slot=slot)
+                except (QueueUnavailable, OutcomeUnknown) as error:
+                    self._trouble(queue, str(error))
+                else:
+                    self._trouble(queue, "")
+                    return reply
+                if self._stopping:
+                    give_up = give_up or time.monotonic() + LAST_WORDS
+                    if self._gave_up or time.monotonic() > give_up or not any(self._hands):
+                        self._gave_up = True
+                        return None
+                    time.sleep(LONGEST_PAUSE / 10)  # _pause would not wait any more
+                else:
+                    self._pause(random.uniform(0, LONGEST_PAUSE))
+        finally:
+            if borrowed:
+                slots.give_back(slot)
+
+    def _trouble(self, queue: SafeRedisQueue, error: str) -> None:
+        if error or queue.label in self._troubles:
+            self._troubles.pop(queue.label, None)
+            if error:
+                self._troubles[queue.label] = f"queue={queue.label} error={error}"
+            self._report(next(iter(self._troubles.values()), ""))
+
+    # -- logging
+
+    def _log_acked(self, finished: Finished, removed: bool) -> None:
+        job = finished.job
+        if not removed:
+            logger.warning("was settled already queue=%s uid=%s", job.source.queue.label, job.found.uid)
+        elif finished.discarded is not None:
+            self._log(logging.WARNING, "discarded", job, finished.item, finished.seconds, reason=finished.discarded)
+        else:
+            self._log(logging.INFO, "acked", job, finished.item, finished.seconds)
+
+    def _log(
+        self,
+        level: int,
+        outcome: str,
+        job: Job,
+        item: Item,
+        seconds: float,
+        *,
+        error: BaseException | None = None,
+        **more: str,
+    ) -> None:
+        if not logger.isEnabledFor(level):
+            return
+        name = type(error).__name__ if error else None
+        fields = {"queue": job.source.queue.label, "uid": item.uid, "deliveries": item.deliveries, "duration": seconds}
+        if name:
+            more["error"] = name
+        logger.log(
+            level,
+            "%s queue=%s uid=%s deliveries=%d duration=%.3f%s",
+            outcome,
+            *fields.values(),
+            "".join(f" {key}={value}" for key, value in more.items()),
+            extra={**fields, "consumer": self.id, "outcome": outcome, "error": name},
+            exc_info=error if logger.isEnabledFor(logging.DEBUG) else None,
+        )
+
+
+def _sizes(sources: Sequence[Source], plan: Plan) -> dict[bool, int]:
+    """How many threads there are of each kind, False: for sync handlers, True: for async ones."""
+    sizes = {False: plan.threads, True: plan.concurrency}
+    return {kind: size for kind, size in sizes.items() if any(source.asynchronous is kind for source in sources)}
+
+
+def _memory() -> int:
+    """The memory of this process (bytes): what it has now, or where that is not told, the most it ever had."""
+    try:
+        with open("/proc/self/statm", "rb") as statm:
+            return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

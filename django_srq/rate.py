@@ -1,0 +1,29 @@
+"""How many items of a queue may be handed out in a time."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_WRITTEN = re.compile(r"(\d{1,6})/(\d{0,6})([smhd])")
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+@dataclass(frozen=True)
+class Rate:
+    """So many items in so many seconds, evenly spread; what a moment left unused may be made up for within 0.1 s."""
+
+    count: int
+    seconds: float
+
+    @property
+    def per_second(self) -> float:
+        return self.count / self.seconds
+
+    @classmethod
+    def parse(cls, written: str) -> Rate:
+        """From ``"10/s"``, ``"100/m"``, ``"5000/h"``, ``"1/d"`` or ``"3/10s"``; ValueError when it is none of these."""
+        match = _WRITTEN.fullmatch(written)
+        if match and int(match[1]) and int(match[2] or 1):
+            return cls(int(match[1]), int(match[2] or 1) * _UNITS[match[3]])
+        raise ValueError(f"{written!r} is no rate such as '10/s', '100/m' or '3/10s'")

@@ -1,0 +1,31 @@
+"""Django signals about items and consumers, sent with ``send_robust``: what a receiver raises is logged, not passed on.
+
+``sender`` is the class of the queue, ``queue`` its alias. Receivers run in the thread that caused the event, before it
+goes on.
+
+================  ===================================================================================================
+item_put          ``uid``; the server has the item
+item_started      ``item``, ``consumer``; its handler is about to be called
+item_acked        ``item``, ``consumer``, ``duration`` (seconds); handled, and gone from the queue
+item_failed       ``item``, ``consumer``, ``duration``, ``error``, ``state`` (where it went; None: the lease was lost)
+item_recovered    ``uid``, ``consumer`` (the one that died), ``evidence``; ready again
+item_dead         ``uid``, ``consumer``, ``evidence`` (type, message and what else is known); set aside
+consumer_started  ``consumer``, ``queues``; in each process that handles items
+consumer_stopped  the same
+queue_paused      ``by``, ``reason``, ``until``
+================  ===================================================================================================
+"""
+
+from __future__ import annotations
+
+from django.dispatch import Signal
+
+item_put = Signal()
+item_started = Signal()
+item_acked = Signal()
+item_failed = Signal()
+item_recovered = Signal()
+item_dead = Signal()
+consumer_started = Signal()
+consumer_stopped = Signal()
+queue_paused = Signal()
