@@ -476,7 +476,7 @@ def test_interrupted_put_leaves_no_reply_for_the_next_call(at, server):
 
 
 def test_threads_share_one_link(at, server):
-    queue = at(server.url)
+    queue = at(server.url, client_name="ours")
 
     def work(number: int) -> list[str | None]:
         mine = []
@@ -492,7 +492,8 @@ def test_threads_share_one_link(at, server):
     assert len(uids) == len(set(uids)) == 320
     assert queue.counts() == {"ready": 0, "in_flight": 0, "delayed": 0, "dead": 0}
     with server.client() as client:
-        assert len(client.client_list()) <= 8 + 1
+        # By name: redis-py 5.0.0 leaves the connection of a closed client, such as the start's, to the garbage collector.
+        assert 1 <= sum(c["name"] == "ours" for c in client.client_list()) <= 8
 
 
 def test_connection_is_used_again(queue):
