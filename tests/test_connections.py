@@ -492,7 +492,7 @@ def test_threads_share_one_link(at, server):
     assert len(uids) == len(set(uids)) == 320
     assert queue.counts() == {"ready": 0, "in_flight": 0, "delayed": 0, "dead": 0}
     with server.client() as client:
-        # By name: redis-py 5.0.0 leaves the connection of a closed client, such as the start's, to the garbage collector.
+        # By name: closed clients of redis-py 5.0.0 stay connected until the garbage collector finds them.
         assert 1 <= sum(c["name"] == "ours" for c in client.client_list()) <= 8
 
 
