@@ -319,7 +319,7 @@ def test_call_given_up_does_nothing_once_another_was_made(proxy, trial, case):
 def test_call_given_up_is_carried_out_at_most_once(proxy, queue, through):
     remote = through(queue)
     fault = proxy.arm("hold request", Script.named("put").sha, times=1000)
-    with giving_up(remote, 10 * PATIENCE):  # long enough for several attempts
+    with giving_up(remote, 40 * PATIENCE):  # long enough for several attempts
         remote.put("payload")
     assert len(fault.deliver()) > 1
     assert queue.counts()["ready"] == 1
