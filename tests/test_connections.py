@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -446,15 +447,15 @@ def interrupting(when: Callable[[], object]) -> Iterator[None]:
         signal.signal(signal.SIGUSR1, before)
 
 
+def blocked(client: redis.Redis) -> bool:
+    """Whether the connection named idle waits for an item."""
+    return any(c["name"] == "idle" and "b" in c["flags"] for c in client.client_list())
+
+
 def test_interrupted_get_leaves_nothing_for_the_next_call(at, server):
     queue = at(server.url, client_name="idle")
-    with server.client() as client:
-
-        def blocked() -> bool:
-            return any(c["name"] == "idle" and "b" in c["flags"] for c in client.client_list())
-
-        with interrupting(blocked):
-            queue.get(0)
+    with server.client() as client, interrupting(lambda: blocked(client)):
+        queue.get(0)
     uid = queue.put("x")
     assert queue.get(-1).uid == uid
     assert queue.counts()["in_flight"] == 1
@@ -537,7 +538,7 @@ from django_srq import SafeRedisQueue
 from django_srq.operations import Command
 from django_srq.slots import slots
 
-queue = SafeRedisQueue(name="orders", url=sys.argv[1])
+queue = SafeRedisQueue(name="orders", url=sys.argv[1], max_connections=1)
 queue.put("before")
 child = os.fork()
 for n in range(50):
@@ -574,6 +575,40 @@ def test_closed_link_goes_on(at, server):
     before = connection_id(queue)
     queue.link.close()
     assert connection_id(queue) != before
+
+
+def test_closed_connections_are_opened_again(at, server):
+    queue = at(server.url, max_connections=1)
+    for _ in range(3):
+        queue.put("x")
+        queue.link.close()
+    assert len(queue) == 3
+
+
+def test_more_calls_at_one_time_than_the_client_allows(at, server):
+    queue = at(server.url, client_name="idle", max_connections=1)
+    with ThreadPoolExecutor(1) as pool, server.client() as client:
+        got = pool.submit(queue.get, 60)
+        wait_for(lambda: blocked(client), "the only connection to be in use")
+        queue.link.timeout = BUDGET
+        with pytest.raises(QueueUnavailable, match="Too many connections"):
+            queue.put("x")
+        uid = at(server.url).put("x")
+        assert got.result(60).uid == uid
+
+
+def test_connection_that_another_thread_took_first_is_not_missed(at, server):
+    """Between the look for a closed connection and its taking."""
+    queue = at(server.url)
+    queue.link._closed = Elusive()
+    assert queue.put("x")
+
+
+class Elusive(deque):
+    """Says that it holds something, until one wants it."""
+
+    def __bool__(self) -> bool:
+        return True
 
 
 def test_prepare_is_called_before_each_connection(server):
