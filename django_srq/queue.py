@@ -293,9 +293,9 @@ class SafeRedisQueue:
         A lease that ended, but whose item nobody took since, is taken back. False: somebody else has the item, or it is
         settled; stop working on it.
         """
-        lease = self.lease if seconds is None else arguments.positive("seconds", seconds)
+        lease = self.lease if seconds is None else arguments.lease_of(seconds, self.label)
         recover = self.autoclean_interval is not None
-        call = operations.extend(self.keys, [self._held(item)], lease=lease or self.lease, recover=recover)
+        call = operations.extend(self.keys, [self._held(item)], lease=lease, recover=recover)
         return self._send(call)[0]
 
     def release(self, item: Item | str) -> bool:
@@ -393,6 +393,7 @@ class SafeRedisQueue:
                 operations.recover(
                     self.keys,
                     legacy_lease=self.lease,
+                    recover=self.autoclean_interval is not None,
                     max_deliveries=self.max_deliveries,
                     max_crashes=self.max_crashes,
                 )
@@ -403,7 +404,11 @@ class SafeRedisQueue:
     def pause(self, reason: str = "", *, by: str = "", until: dt.datetime | None = None) -> bool:
         """Hand out no items until ``resume()`` or ``until`` (aware datetime). False: it was paused already."""
         arguments.aware(until, "until", self.label)
-        return self._send(operations.pause(self.keys, about={"by": by, "reason": reason}, until=until))
+        about = {
+            "by": arguments.text_of(by, "by", self.label),
+            "reason": arguments.text_of(reason, "reason", self.label),
+        }
+        return self._send(operations.pause(self.keys, about=about, until=until))
 
     def resume(self) -> bool:
         """End a pause. Returns False when there was none."""

@@ -354,6 +354,8 @@ def test_put_time_is_the_servers_where_it_is_recorded(queue, client):
         {"headers": {"a": 1}},
         {"headers": {1: "a"}},
         {"headers": ["a"]},
+        {"headers": {"a": "\ud800"}},
+        {"headers": {"\ud800": "a"}},
     ],
     ids=str,
 )
@@ -621,10 +623,10 @@ def test_failed_item_cannot_be_extended_back(queue):
     assert queue.counts() == counts(ready=1)
 
 
-@pytest.mark.parametrize("seconds", [0, -1, "5", True])
+@pytest.mark.parametrize("seconds", [0, -1, "5", True, float("nan"), float("inf")])
 def test_wrong_lease_of_extend_is_refused(queue, seconds):
     queue.put("x")
-    with pytest.raises((InvalidArgument, ConfigurationError)):
+    with pytest.raises(InvalidArgument, match="seconds is a number above 0"):
         queue.extend(queue.get(-1), seconds)
 
 
@@ -845,7 +847,13 @@ def test_wrong_limit_is_refused(make_queue, option, value):
 
 
 @pytest.mark.parametrize(
-    "option", [{"autoclean_interval": 0}, {"autoclean_interval": "60"}, {"url": "x", "timeout": -1}]
+    "option",
+    [
+        {"autoclean_interval": 0},
+        {"autoclean_interval": "60"},
+        {"autoclean_interval": float("inf")},
+        {"url": "x", "timeout": -1},
+    ],
 )
 def test_wrong_duration_is_refused(make_queue, option):
     with pytest.raises(ConfigurationError, match=list(option)[-1]):
@@ -1055,6 +1063,13 @@ def test_pause_ends_by_itself(queue):
 def test_pause_until_needs_a_time_zone(queue):
     with pytest.raises(InvalidArgument, match="until is an aware datetime"):
         queue.pause(until=dt.datetime(2030, 1, 1))
+
+
+@pytest.mark.parametrize("wrong", [{"reason": "\ud800"}, {"by": None}])
+def test_what_is_said_of_a_pause_is_text(queue, wrong):
+    with pytest.raises(InvalidArgument, match=r"(reason|by) is text"):
+        queue.pause(**wrong)
+    assert queue.snapshot().paused is None
 
 
 # -- consume, processing
