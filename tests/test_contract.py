@@ -470,14 +470,22 @@ def test_failed_item_comes_back_after_its_delay(queue):
     assert queue.get(30).uid == uid
 
 
-@pytest.mark.parametrize("error", [ValueError("no stock"), "no stock"])
-def test_error_is_kept(queue, error):
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (ValueError("no stock"), "no stock"),
+        ("no stock", "no stock"),
+        (ValueError("\0 \N{GRINNING FACE} \ud83d"), "\0 \N{GRINNING FACE} \\ud83d"),
+        ("\udfff", "\\udfff"),
+    ],
+)
+def test_error_is_kept(queue, error, message):
     queue.put("x")
     start = now()
     queue.fail(queue.get(-1), error)
     (item,) = queue.items()
     kept = item.delivery.error
-    assert (kept["message"], kept["delivery"]) == ("no stock", 1)
+    assert (kept["message"], kept["delivery"]) == (message, 1)
     assert abs(kept["time"] / 1000 - start.timestamp()) < 60
 
 
