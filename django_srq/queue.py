@@ -371,11 +371,11 @@ class SafeRedisQueue:
         """
         if (state is not None and state not in STATES) or state == "in_flight":
             raise InvalidArgument(f"queue {self.label!r}: purge deletes ready, delayed or dead items, not {state!r}")
+        # Looked up before the first is deleted: what comes meanwhile, which may be long, stays.
+        places = {place: self._uids(place) for place, holds in _PLACES_TO_PURGE.items() if state in (None, holds)}
         gone = self._purge_list() if state in (None, "ready") else 0
-        for place, holds in _PLACES_TO_PURGE.items():
-            if state in (None, holds):
-                drop = partial(operations.drop, state=holds)
-                gone += self._each(drop, self._uids(place))
+        for place, uids in places.items():
+            gone += self._each(partial(operations.drop, state=_PLACES_TO_PURGE[place]), uids)
         return gone
 
     def _purge_list(self) -> int:

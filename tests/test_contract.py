@@ -1037,6 +1037,21 @@ def test_purge_spares_what_arrives_after_it_began(queue, monkeypatch):
     assert drain(queue) == [uid]
 
 
+@pytest.mark.parametrize("late", [{"delay": 60}, {"priority": 1}, {}], ids=["delayed", "priority", "plain"])
+def test_purge_spares_what_arrives_in_any_state_while_it_deletes(queue, monkeypatch, late):
+    in_each_state(queue)
+    purge_list = queue._purge_list
+
+    def purge_list_and_put() -> int:
+        gone = purge_list()
+        queue.put("late", **late)
+        return gone
+
+    monkeypatch.setattr(queue, "_purge_list", purge_list_and_put)
+    assert queue.purge() == 5
+    assert sum(queue.counts().values()) == 2  # what is in flight, and what was late
+
+
 @pytest.mark.parametrize("state", ["in_flight", "all"])
 def test_purge_of_another_state_is_refused(queue, state):
     with pytest.raises(InvalidArgument, match="not '" + state):
