@@ -21,7 +21,7 @@ from django_srq.exceptions import OutcomeUnknown, QueueUnavailable
 from django_srq.item import Item
 from django_srq.operations import Call, ClaimReply, Held
 from django_srq.queue import LOOK, SafeRedisQueue
-from django_srq.slots import slots
+from django_srq.slots import Slot, slots
 from django_srq.version import __version__
 
 logger = logging.getLogger("django_srq.consumer")
@@ -222,10 +222,18 @@ class Consumer:
 
     def _insist(self, make: Callable[[], Call[T]], queue: SafeRedisQueue) -> T | None:
         """Send a call until the server took it: what is finished must be said. None when stopping and it cannot be."""
+        slot = slots.borrow()
+        try:
+            return self._repeat(make, queue, slot)
+        finally:
+            slots.give_back(slot)
+
+    def _repeat(self, make: Callable[[], Call[T]], queue: SafeRedisQueue, slot: Slot) -> T | None:
         give_up = None
         while True:
             try:
-                reply = queue.link.call(make(), queue=queue.label)
+                # In one slot: what was carried out before, though its reply never came, is not done again.
+                reply = queue.link.call(make(), queue=queue.label, slot=slot)
                 self._note_return(queue)
                 return reply
             except (QueueUnavailable, OutcomeUnknown) as error:
