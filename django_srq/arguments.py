@@ -15,9 +15,19 @@ _UID = re.compile(r"[!-~]{1,128}")
 
 
 def positive(name: str, value: float | None) -> float | None:
-    if value is None or (isinstance(value, int | float) and not isinstance(value, bool) and value > 0):
+    if value is None or _is_duration(value):
         return value
     raise ConfigurationError(f"{name} is a number of seconds above 0, or None; not {value!r}")
+
+
+def _is_duration(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < LONGEST_DELAY
+
+
+def lease_of(seconds: float, label: str) -> float:
+    if _is_duration(seconds):
+        return seconds
+    raise InvalidArgument(f"queue {label!r}: seconds is a number above 0, not {seconds!r}")
 
 
 def limit(name: str, value: int | None) -> int | None:
@@ -42,9 +52,20 @@ def uid_of(uid: str, label: str) -> str:
 def headers_of(headers: Mapping[str, str] | None, label: str) -> Mapping[str, str] | None:
     if headers is None:
         return None
-    if isinstance(headers, Mapping) and all(isinstance(part, str) for pair in headers.items() for part in pair):
+    if isinstance(headers, Mapping) and all(_is_text(part) for pair in headers.items() for part in pair):
         return headers
-    raise InvalidArgument(f"queue {label!r}: headers are a mapping of str to str")
+    raise InvalidArgument(f"queue {label!r}: headers are a mapping of str to str, without lone surrogates")
+
+
+def text_of(value: str, name: str, label: str) -> str:
+    if _is_text(value):
+        return value
+    raise InvalidArgument(f"queue {label!r}: {name} is text, without lone surrogates, not {value!r}")
+
+
+def _is_text(value: object) -> bool:
+    """Whether it can be encoded: half of a surrogate pair, as a cut or undecoded text has, cannot."""
+    return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
 def aware(moment: dt.datetime | None, name: str, label: str) -> None:

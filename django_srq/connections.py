@@ -219,9 +219,7 @@ class Link:
 
     def close(self) -> None:
         """Close the idle connections; the link goes on working."""
-        for connection in (*self._idle, *self._closed):
-            connection.disconnect()
-        self._forget()
+        self._discard_idle()
 
     def _forget(self) -> None:
         self._process = os.getpid()
@@ -276,15 +274,24 @@ class Link:
     def _take(self, attempts: _Attempts) -> Any:
         if self._process != os.getpid():
             self._forget()
+            if self.pool.pid != self._process:
+                self.pool.reset()  # the parent's connections count no more
+        # Asking first whether there is one would let another thread take it in between.
         try:
             return self._idle.pop()
         except IndexError:
             pass
         try:
-            connection = self._closed.pop() if self._closed else self.pool.make_connection()
-        except (IndexError, redis.RedisError) as error:
-            raise _NotSent(error) from error
+            connection = self._closed.pop()
+        except IndexError:
+            connection = self._new()
         return self._connected(connection, attempts.left())
+
+    def _new(self) -> Any:
+        try:
+            return self.pool.make_connection()
+        except redis.RedisError as error:  # the client's max_connections
+            raise _NotSent(error) from error
 
     def _connected(self, connection: Any, seconds: float) -> Any:
         try:

@@ -27,8 +27,12 @@ def describe(error: BaseException | str, *, consumer: str = "") -> bytes:
         }
     if consumer:
         kept["consumer"] = consumer
-    # Lone surrogates, which an error's text may have, cannot be encoded as they are.
-    return json.dumps(kept, ensure_ascii=False).encode(errors="backslashreplace")
+    return json.dumps({name: _encodable(text) for name, text in kept.items()}, ensure_ascii=False).encode()
+
+
+def _encodable(text: str) -> str:
+    """Half of a surrogate pair, which an error's text may have, is spelled out: the server's JSON knows none."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _origin(start: TracebackType | None) -> str:

@@ -326,9 +326,15 @@ def crashed(
 
 
 def recover(
-    keys: Keys, *, legacy_lease: float, max_deliveries: int | None = None, max_crashes: int | None = None
+    keys: Keys,
+    *,
+    legacy_lease: float,
+    recover: bool = True,
+    max_deliveries: int | None = None,
+    max_crashes: int | None = None,
 ) -> Call[tuple[int, int]]:
-    args = (_int(max_deliveries or 0), _int(max_crashes or 0), _int(milliseconds(legacy_lease)))
+    sign = 1 if recover else -1
+    args = (_int(max_deliveries or 0), _int(max_crashes or 0), _int(sign * milliseconds(legacy_lease)))
     return Call(Script.named("recover"), keys, args, _read_pair)
 
 

@@ -322,9 +322,9 @@ class SafeRedisQueue:
         A lease that ended, but whose item nobody took since, is taken back. False: somebody else has the item, or it is
         settled; stop working on it.
         """
-        lease = self.lease if seconds is None else arguments.positive("seconds", seconds)
+        lease = self.lease if seconds is None else arguments.lease_of(seconds, self.label)
         recover = self.autoclean_interval is not None
-        call = operations.extend(self.keys, [self._held(item)], lease=lease or self.lease, recover=recover)
+        call = operations.extend(self.keys, [self._held(item)], lease=lease, recover=recover)
         return self._send(call)[0]
 
     def release(self, item: Item | str) -> bool:
@@ -400,11 +400,11 @@ class SafeRedisQueue:
         """
         if (state is not None and state not in STATES) or state == "in_flight":
             raise InvalidArgument(f"queue {self.label!r}: purge deletes ready, delayed or dead items, not {state!r}")
+        # Looked up before the first is deleted: what comes meanwhile, which may be long, stays.
+        places = {place: self._uids(place) for place, holds in _PLACES_TO_PURGE.items() if state in (None, holds)}
         gone = self._purge_list() if state in (None, "ready") else 0
-        for place, holds in _PLACES_TO_PURGE.items():
-            if state in (None, holds):
-                drop = partial(operations.drop, state=holds)
-                gone += self._each(drop, self._uids(place))
+        for place, uids in places.items():
+            gone += self._each(partial(operations.drop, state=_PLACES_TO_PURGE[place]), uids)
         return gone
 
     def _purge_list(self) -> int:
@@ -422,6 +422,7 @@ class SafeRedisQueue:
                 operations.recover(
                     self.keys,
                     legacy_lease=self.lease,
+                    recover=self.autoclean_interval is not None,
                     max_deliveries=self.max_deliveries,
                     max_crashes=self.max_crashes,
                 )
@@ -432,7 +433,11 @@ class SafeRedisQueue:
     def pause(self, reason: str = "", *, by: str = "", until: dt.datetime | None = None) -> bool:
         """Hand out no items until ``resume()`` or ``until`` (aware datetime). False: it was paused already."""
         arguments.aware(until, "until", self.label)
-        return self._send(operations.pause(self.keys, about={"by": by, "reason": reason}, until=until))
+        about = {
+            "by": arguments.text_of(by, "by", self.label),
+            "reason": arguments.text_of(reason, "reason", self.label),
+        }
+        return self._send(operations.pause(self.keys, about=about, until=until))
 
     def resume(self) -> bool:
         """End a pause. Returns False when there was none."""

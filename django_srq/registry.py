@@ -105,8 +105,21 @@ class QueueHandler(BaseConnectionHandler):  # type: ignore[type-arg]
         self._connections = Local(self.thread_critical)
 
 
+class _DefaultQueue(ConnectionProxy):  # type: ignore[type-arg]
+    """Passes on what Python looks up on the type, too, and not as an attribute."""
+
+    def __len__(self) -> int:
+        return len(self._connections[self._alias])
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __repr__(self) -> str:
+        return repr(self._connections[self._alias])
+
+
 queues = QueueHandler()
-default_queue = ConnectionProxy(queues, DEFAULT_ALIAS)
+default_queue = _DefaultQueue(queues, DEFAULT_ALIAS)
 
 
 def _forget_queues(*, setting: str, **_kwargs: Any) -> None:

@@ -62,8 +62,7 @@ class Server:
         deadline = time.monotonic() + DEADLINE
         while time.monotonic() < deadline:
             try:
-                with self.client(socket_timeout=1) as client:
-                    client.ping()
+                self._ping()
                 return
             except redis.AuthenticationError:
                 return
@@ -88,3 +87,10 @@ class Server:
         if self.process is not None and self.process.poll() is None:
             self.kill()
         shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _ping(self) -> None:
+        client = self.client(socket_timeout=1)
+        try:
+            client.ping()
+        finally:
+            client.connection_pool.disconnect()  # which close() of redis-py 5.0.0 does not do

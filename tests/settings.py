@@ -35,3 +35,4 @@ TEMPLATES = [
 ]
 ROOT_URLCONF = "tests.urls"
 STATIC_URL = "static/"
+SRQ_ADMIN = {"TIMEOUT": 20}  # seconds: a busy machine is no dead server

@@ -18,6 +18,7 @@ from django_srq import (
     QueueFull,
     QueueUnavailable,
     SafeRedisQueue,
+    connections,
     operations,
 )
 from django_srq.connections import Link, client_from_url
@@ -48,7 +49,7 @@ def at() -> Iterator[Callable[..., SafeRedisQueue]]:
     """Queues named orders at a URL."""
     links = []
 
-    def make(url: str, timeout: float = 0.2, **options: object) -> SafeRedisQueue:
+    def make(url: str, timeout: float = 20, **options: object) -> SafeRedisQueue:
         links.append(Link(client_from_url(url), timeout=timeout))
         return SafeRedisQueue(name="orders", link=links[-1], **options)
 
@@ -102,7 +103,7 @@ def test_unreachable_server(at, name):
 @pytest.mark.filterwarnings("ignore:.*unclosed <socket", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_missing_socket(at, tmp_path):
     with pytest.raises(QueueUnavailable, match=rf"queue 'orders' \(unix://{tmp_path}/none\): "):
-        at(f"unix://{tmp_path}/none").put("x")
+        at(f"unix://{tmp_path}/none", timeout=0.05).put("x")
 
 
 @pytest.fixture(scope="module")
@@ -140,9 +141,10 @@ def test_user_without_the_rights(at, locked):
     assert PASSWORD not in str(caught.value)
 
 
-def test_read_only_replica(serve, at):
+def test_read_only_replica(serve, at, monkeypatch):
+    monkeypatch.setattr(connections, "SHORTEST_ATTEMPT", 19.9)  # tries again for a tenth of a second only
     server = serve()
-    queue = at(server.url, timeout=0.1)
+    queue = at(server.url)
     uid = queue.put("x")
     before = queue.snapshot().stats
     with server.client() as client:
@@ -172,7 +174,7 @@ def test_server_that_is_still_loading(serve, at):
         server.start(wait=False)
         wait_for(lambda: is_loading(client), "the server to load")
         with pytest.raises(QueueUnavailable, match=r"queue 'orders' .*still loading"):
-            at(server.url).put("y")
+            at(server.url, timeout=0.2).put("y")
     # With time enough it waits.
     assert queue.get(-1).uid == uid
     assert queue.audit() == []

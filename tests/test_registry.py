@@ -34,7 +34,10 @@ def test_alias_to_queue(configured, prefix):
 
 def test_default_queue_is_the_queue_named_default(configured):
     uid = default_queue.put({"a": 1})
+    assert len(default_queue) == 1
     assert queues["default"].get(-1) == (uid, {"a": 1})
+    assert default_queue  # though empty
+    assert repr(default_queue) == repr(queues["default"])
 
 
 def test_unknown_queue_says_what_was_meant(configured):

@@ -403,12 +403,13 @@ def test_running_lock_keeps_its_expiry(queue, legacy3, client):
     assert 0 < client.ttl(legacy3.lock) <= 7
 
 
-def test_without_an_interval_nothing_of_a_legacy_consumer_is_recovered_by_itself(make_queue, client):
+@pytest.mark.parametrize("take_over", [lambda queue: queue.get(-1), SafeRedisQueue.recover], ids=["get", "recover"])
+def test_without_an_interval_nothing_of_a_legacy_consumer_is_recovered_by_itself(make_queue, client, take_over):
     queue = make_queue(autoclean_interval=None)
     legacy = Legacy(client, queue.keys)
     uid = legacy.put("payload")
     legacy.get()
-    queue.get(-1)
+    take_over(queue)
     pass_time(client, queue.keys, 10 * INTERVAL)
     assert not queue.get(-1)
     assert queue.snapshot().ended == 1

@@ -408,7 +408,7 @@ def test_several_dead_servers_cost_the_time_of_one(settings, black_hole):
     assert {queue.state for queue in snapshot.queues} == {"down"}
     assert len(snapshot.servers) == 6
     # The threads give up by themselves, too.
-    wait_for(lambda: not any(one.name == "srq-status" for one in threading.enumerate()), "their end", seconds=3)
+    wait_for(lambda: not any(one.name == "srq-status" for one in threading.enumerate()), "their end")
 
 
 def test_dead_server_does_not_hide_the_others(settings, serve, server_url, prefix):

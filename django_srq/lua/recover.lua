@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Recovers by hand what leases that ended hold, also those that are never recovered automatically.
 -- ARGV[3]  max_deliveries, 0: any number; ARGV[4] max_crashes, 0: any number
--- ARGV[5]  lease (ms) of what saferedisqueue's consumers hold
+-- ARGV[5]  lease (ms) of what saferedisqueue's consumers hold; negative: never recovered automatically
 -- Reply: the number of items made ready and of leases looked at, separated by a space; 100 leases a call at most.
 -- include: keys call items housekeeping
 if repeated then

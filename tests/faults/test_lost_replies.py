@@ -18,6 +18,7 @@ import redis
 
 from django_srq import SafeRedisQueue, operations
 from django_srq.connections import Link, client_from_url
+from django_srq.consumer import Consumer, Source
 from django_srq.exceptions import OutcomeUnknown, QueueFull
 from django_srq.item import Item
 from django_srq.operations import Held, Script
@@ -319,7 +320,7 @@ def test_call_given_up_does_nothing_once_another_was_made(proxy, trial, case):
 def test_call_given_up_is_carried_out_at_most_once(proxy, queue, through):
     remote = through(queue)
     fault = proxy.arm("hold request", Script.named("put").sha, times=1000)
-    with giving_up(remote, 10 * PATIENCE):  # long enough for several attempts
+    with giving_up(remote, 40 * PATIENCE):  # long enough for several attempts
         remote.put("payload")
     assert len(fault.deliver()) > 1
     assert queue.counts()["ready"] == 1
@@ -440,6 +441,27 @@ def test_repeated_claim_gets_no_item_that_somebody_else_has_by_now(queue, link):
     end_lease(queue, "uid-a")
     assert queue.get(-1).uid == "uid-a"
     assert [found.uid for found in link.call(claim, queue=queue.label, slot=slot).found] == ["uid-b"]
+
+
+def test_consumer_gets_what_it_was_given_while_no_reply_came(proxy, queue, through):
+    """For longer than the time limit: the ack and the claim of the next item were carried out, unheard."""
+    remote, seen = through(queue), []
+    queue.put_many("abc")
+
+    def handle(item: Item) -> None:
+        seen.append((item.payload, item.deliveries))
+        if item.payload == b"a":
+            remote.link.timeout = PATIENCE
+            proxy.arm("lose reply", Script.named("claim").sha, times=1000)
+
+    class Patient(Consumer):
+        def _note_absence(self, *args: Any) -> None:
+            remote.link.timeout = 20
+            proxy.disarm()
+
+    Patient([Source(remote, handle)], burst=True).run()
+    assert seen == [(b"a", 1), (b"b", 1), (b"c", 1)]
+    assert queue.snapshot().stats == {"put": 3, "delivered": 3, "acked": 3}
 
 
 @pytest.mark.parametrize("priority", [0, 5])

@@ -13,11 +13,12 @@ from django_srq.exceptions import OutcomeUnknown, QueueUnavailable
 from django_srq.item import Item
 from django_srq.operations import Held
 from django_srq.slots import Slot
-from tests.clock import now
+from tests.clock import now, pass_time
 from tests.servers import Server
 from tests.waiting import wait_for
 
-LEASE = 0.3  # seconds
+LEASE = 60  # seconds
+SHORT = 0.3  # seconds; of a lease that shall end in the test
 FAR = 10**9  # ms
 
 
@@ -36,6 +37,12 @@ def queue(server: Server) -> Iterator[SafeRedisQueue]:
 
 
 @pytest.fixture
+def hasty(queue: SafeRedisQueue) -> SafeRedisQueue:
+    """The same queue, with short leases."""
+    return SafeRedisQueue(name=queue.name, link=queue.link, autoclean_interval=SHORT)
+
+
+@pytest.fixture
 def client(server: Server) -> Iterator[redis.Redis]:
     """A bare client; nothing that it asks counts as a call."""
     with server.client() as client:
@@ -43,12 +50,12 @@ def client(server: Server) -> Iterator[redis.Redis]:
 
 
 def claim(queue: SafeRedisQueue, consumer: str = "c1") -> list[Item]:
-    call = operations.claim(queue.keys, consumer=consumer, lease=LEASE, legacy_lease=LEASE)
+    call = operations.claim(queue.keys, consumer=consumer, lease=queue.lease, legacy_lease=LEASE)
     return queue.decoded(queue.link.call(call, queue=queue.label).found)
 
 
 def supervised_and_plain(queue: SafeRedisQueue, client: redis.Redis) -> tuple[Item, Item]:
-    """An item of a supervised consumer and one that was simply got, in flight with leases that will soon have ended."""
+    """An item of a supervised consumer and one that was simply got, in flight."""
     queue.put_many(["supervised", "plain"])
     items = claim(queue)[0], queue.get(-1)
     assert len(deadlines(queue, client)) == 2
@@ -59,8 +66,11 @@ def deadlines(queue: SafeRedisQueue, client: redis.Redis) -> dict[str, float]:
     return {uid.decode(): score for uid, score in client.zrange(queue.keys["leases"], 0, -1, withscores=True)}
 
 
-def wait_until(client: redis.Redis, moment: float) -> None:
-    wait_for(lambda: now(client) > moment, "a moment of the server's clock")
+def silence(queue: SafeRedisQueue, client: redis.Redis) -> None:
+    """Time in which nobody calls, and all leases end."""
+    pass_time(client, queue.keys, LEASE + 1)
+    for field in ("seen", "kept"):
+        client.hincrby(queue.keys["meta"], field, -1000 * (LEASE + 1))
 
 
 def restart(server: Server) -> None:
@@ -69,13 +79,12 @@ def restart(server: Server) -> None:
 
 
 def restart_when_leases_ended(server: Server, queue: SafeRedisQueue, client: redis.Redis) -> None:
-    server.kill()
-    server.start()
-    wait_until(client, max(deadlines(queue, client).values()))
+    restart(server)
+    silence(queue, client)
 
 
 def stay_silent(_: Server, queue: SafeRedisQueue, client: redis.Redis) -> None:
-    wait_until(client, max(deadlines(queue, client).values()))
+    silence(queue, client)
 
 
 def test_nothing_that_was_acknowledged_is_lost(server, queue):
@@ -111,13 +120,15 @@ def test_puts_during_an_outage_are_carried_out_once(server, queue):
 
 
 def test_outage_longer_than_the_time_limit_is_told(server):
-    impatient = SafeRedisQueue(name="outage", url=server.url, timeout=0.2)
+    impatient = SafeRedisQueue(name="outage", url=server.url, timeout=20)
     item = impatient.put("payload") and impatient.get(-1)
     server.kill()
+    impatient.link.timeout = 0.2
     for call in (lambda: impatient.put("other"), lambda: impatient.get(-1), lambda: impatient.ack(item)):
         with pytest.raises((QueueUnavailable, OutcomeUnknown), match="'outage'"):
             call()
     server.start()
+    impatient.link.timeout = 20
     assert impatient.ack(item)
     assert impatient.counts() == {"ready": 0, "in_flight": 0, "delayed": 0, "dead": 0}
     impatient.link.close()
@@ -130,8 +141,8 @@ def test_outage_longer_than_the_time_limit_is_told(server):
 )
 def test_lease_that_ended_meanwhile_is_moved_ahead_once(server, queue, client, away, spared):
     items = supervised_and_plain(queue, client)
-    ended = deadlines(queue, client)
     away(server, queue, client)
+    ended = deadlines(queue, client)
 
     recovered = {item.payload for item in queue.get_many(2)}
     assert recovered == {b"supervised", b"plain"} - spared
@@ -142,7 +153,7 @@ def test_lease_that_ended_meanwhile_is_moved_ahead_once(server, queue, client, a
     client.hset(queue.keys["meta"], mapping={"run_id": "another", "seen": now(client) - FAR})
     assert not {item.uid for item in queue.get_many(2)} & moved.keys()
     assert {uid: deadlines(queue, client)[uid] for uid in moved} == moved
-    wait_until(client, max(moved.values()))
+    pass_time(client, queue.keys, LEASE + 1)
     client.hset(queue.keys["meta"], mapping={"run_id": "a third", "seen": now(client) - FAR})
     assert moved.keys() <= {item.uid for item in queue.get_many(2)}
     assert queue.audit() == []
@@ -161,15 +172,13 @@ def test_consumer_that_is_still_there_after_it_keeps_its_item(server, queue, cli
     assert queue.ack(item)
 
 
-def test_lease_of_a_lost_consumer_ends_in_time_while_others_call(queue, client):
-    item, _ = supervised_and_plain(queue, client)
+def test_lease_of_a_lost_consumer_ends_in_time_while_others_call(queue, hasty, client):
+    queue.put("payload")
+    (item,) = claim(hasty)
     deadline = deadlines(queue, client)[item.uid]
-    queue.put("other")
-    got: list[Item] = []
-    wait_for(lambda: got.extend(queue.get_many(3)) or item.uid in {one.uid for one in got}, "recovery")
+    again = wait_for(lambda: queue.get(-1), "recovery")
     assert now(client) >= deadline
-    (supervised,) = [one for one in got if one.uid == item.uid]
-    assert supervised.deliveries == 2
+    assert (again.uid, again.deliveries) == (item.uid, 2)
 
 
 @pytest.mark.parametrize("consumer", ["c1", "g1"])
@@ -180,8 +189,8 @@ def test_deadline_far_ahead_is_clipped(queue, client, consumer):
     client.hdel(queue.keys["meta"], "kept")
     assert not queue.get(-1)
     assert deadlines(queue, client)[item.uid] <= now(client) + 1000 * LEASE
-    again = wait_for(lambda: queue.get(-1), "recovery after the longest lease")
-    assert again.uid == item.uid
+    pass_time(client, queue.keys, LEASE + 1)
+    assert queue.get(-1).uid == item.uid
 
 
 def test_call_from_before_the_outage_is_not_carried_out_again(server, queue):
