@@ -11,8 +11,10 @@ import redis
 
 from django_srq import SafeRedisQueue
 from django_srq.connections import Link, client_from_url
+from tests.project import project
 from tests.servers import Server
 
+__all__ = ["project"]  # a fixture
 MakeQueue = Callable[..., SafeRedisQueue]
 
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
+import ctypes
 import os
+import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
 from django.db import connection
+from django.utils import timezone, translation
 
-from django_srq import Item
+from django_srq import Discard, Item, RetryLater
 
 
 def _say(word: str) -> None:
@@ -45,3 +51,81 @@ def leaving(payload: object) -> None:
 def counting(payload: object) -> None:
     with connection.cursor() as cursor:
         cursor.execute("SELECT 1")
+
+
+def told(payload: dict[str, object], item: Item) -> object:
+    """Does what the payload says, so that a test reads in one place."""
+    do = payload["do"]
+    again = item.deliveries > 1 and payload.get("once", True)
+    _say(f"{payload.get('name', do)} {item.deliveries} {os.getpid()} {'' if again else do}".rstrip())
+    return None if again else DEEDS[str(do)](payload, item)
+
+
+def _wait_for_word(payload: dict[str, object], item: Item) -> None:
+    word = Path(os.environ["SRQ_TEST_GO"]).with_name(f"go-{payload.get('word', 'on')}")
+    while not word.exists():
+        time.sleep(0.005)
+    _say(f"{payload.get('name', 'wait')} went on lost={item.lease_lost}")
+
+
+def _hold_the_gil(payload: dict[str, object], item: Item) -> None:
+    # PyDLL keeps the interpreter's lock during the call.
+    ctypes.PyDLL(None).usleep(ctypes.c_uint(int(payload["seconds"] * 1e6)))  # type: ignore[operator]
+    _say(f"released lost={item.lease_lost}")
+
+
+def _dirty(payload: dict[str, object], item: Item) -> None:
+    found = (translation.get_language(), timezone.get_current_timezone_name(), _VARIABLE.get(), len(connection.queries))
+    _say(f"found {found}")
+    translation.activate("de")
+    timezone.activate("Asia/Tokyo")
+    _VARIABLE.set("dirty")
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1")
+
+
+def _retry(payload: dict[str, object], item: Item) -> None:
+    raise RetryLater(payload["delay"], "not yet")  # type: ignore[arg-type]
+
+
+def _discard(payload: dict[str, object], item: Item) -> None:
+    raise Discard("nobody wants it")
+
+
+def _grow(payload: dict[str, object], item: Item) -> None:
+    _HELD.append(b"x" * int(payload["bytes"]))  # type: ignore[call-overload]
+
+
+_VARIABLE: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="clean")
+_HELD: list[bytes] = []
+DEEDS = {
+    "nothing": lambda payload, item: None,
+    "wait": _wait_for_word,
+    "hold the GIL": _hold_the_gil,
+    "SIGKILL": lambda payload, item: os.kill(os.getpid(), signal.SIGKILL),
+    "SIGSEGV": lambda payload, item: ctypes.string_at(0),
+    "abort": lambda payload, item: os.abort(),
+    "exit": lambda payload, item: os._exit(7),
+    "dirty": _dirty,
+    "retry": _retry,
+    "discard": _discard,
+    "grow": _grow,
+}
+
+
+async def gathering(payload: object) -> None:
+    """Ends when as many run at one time as the payload says."""
+    global _gathered
+    _gathered += 1
+    while _gathered < payload:  # type: ignore[operator]
+        await asyncio.sleep(0.005)
+    _say(f"gathered {threading.current_thread().name}")
+
+
+async def asking_the_database(payload: object) -> None:
+    from django.contrib.auth.models import User
+
+    _say(f"users {await User.objects.acount()}")
+
+
+_gathered = 0

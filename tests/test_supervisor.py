@@ -1,0 +1,621 @@
+"""srq_consume as a supervisor with child processes: deaths, stops, limits, and what becomes of the items."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from django_srq import queues
+from django_srq.consumer import Plan, Source, Supervisor
+from django_srq.consumer.child import Child
+from django_srq.consumer.hands import Hands
+from django_srq.operations import Held
+from tests.servers import Server, free_port
+from tests.waiting import wait_for
+
+LONG = 600  # seconds; a lease that does not end during a test
+
+
+@pytest.fixture
+def told(project, server_url, prefix):
+    """A queue whose items say what their handler does, with a long lease: what comes back was given back."""
+
+    def make(**options: object):
+        queue = {"HANDLER": "tests.handlers.told", "LEASE": LONG, "BACKOFF": {"base": 1000}, **options}
+        project.configure({"told": queue}, {"URL": server_url, "PREFIX": prefix + ".{alias}"})
+        return queues["told"]
+
+    return make
+
+
+def children(process) -> list[int]:
+    """The ids of the child processes of a command."""
+    tasks = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    return [int(pid) for pid in tasks.read_text().split()]
+
+
+def began(project, name: str) -> re.Match[str]:
+    """The line of a handler that began: groups are its delivery and the process."""
+    pattern = re.compile(rf"{name} (\d+) (\d+)\b.*")
+    return wait_for(lambda: next(filter(None, map(pattern.fullmatch, reversed(project.lines()))), None), name)
+
+
+def empty(queue) -> bool:
+    return sum(queue.counts().values()) == 0
+
+
+# -- a child dies
+
+
+@pytest.mark.parametrize(
+    ("deed", "how"),
+    [
+        ("SIGKILL", "killed by SIGKILL"),
+        ("SIGSEGV", "killed by SIGSEGV"),
+        ("abort", "killed by SIGABRT"),
+        ("exit", "ended with exit code 7"),
+    ],
+)
+def test_what_a_dead_child_held_is_delivered_again_at_once(project, told, deed, how):
+    queue = told()
+    uid = queue.put({"do": deed, "name": "it"})
+    queue.put({"do": "nothing", "name": "next"})
+    code, _, err = project.run("srq_consume", "--burst")
+    assert code == 0
+    # In its old place, although the lease would have lasted for long.
+    assert [line.split()[:2] for line in project.lines()] == [["it", "1"], ["it", "2"], ["next", "1"]]
+    assert f"child died consumer={err.split('child died consumer=')[1].split()[0]}" in err
+    assert f"the process was {how}" in err
+    assert f"uid={uid}" in err
+    assert queue.snapshot().stats["crashed"] == 1
+    assert queue.snapshot().consumers == {}
+    assert empty(queue)
+    assert queue.audit() == []
+
+
+def test_an_item_that_keeps_killing_is_set_aside_with_the_evidence(project, told):
+    queue = told(MAX_CRASHES=2)
+    uid = queue.put({"do": "exit", "once": False})
+    queue.put({"do": "nothing", "name": "next"})
+    assert project.run("srq_consume", "--burst")[0] == 0
+    (dead,) = queue.items("dead")
+    error = dead.delivery.error
+    assert (dead.uid, dead.delivery.crashes, error["type"]) == (uid, 2, "Crashed")
+    assert "ended with exit code 7 after" in error["message"]
+    assert error["memory"] > 1_000_000
+    assert error["run_time"] >= 0
+    assert re.fullmatch(r"c[0-9a-f]{10}\.\d+", error["consumer"])
+    assert project.lines()[-1].startswith("next 1")
+
+
+def test_what_was_handled_but_not_acked_when_the_child_died_is_acked(queue):
+    queue.put_many("abc")
+    done, unstarted, running = taken(queue, "c1.1", 3)
+    hands, supervisor = Hands(4), Supervisor([Source(queue, print)], Plan())
+    for item in (done, unstarted, running):
+        hands.hold(0, Held(item.uid, item.token), until=time.monotonic() + LONG)
+    hands.start(0)
+    hands.finish(0)
+    hands.start(2)
+    account_for(supervisor, Child("c1.1", 0, hands, 0))
+    assert [(item.uid, item.deliveries) for item in queue.get_many(3)] == [(unstarted.uid, 1), (running.uid, 2)]
+    assert queue.snapshot().stats["acked"] == 1
+    assert queue.snapshot().stats["crashed"] == 1
+
+
+def test_what_a_child_claimed_but_had_no_time_to_write_down_comes_back(queue):
+    uid = queue.put("a")
+    supervisor = Supervisor([Source(queue, print)], Plan())
+    slot = operations_slot("c1.1")
+    claim = queue.claim("c1.1", lease=LONG)
+    assert queue.link.call(claim, queue="q", slot=slot).found[0].uid == uid
+    account_for(supervisor, Child("c1.1", 0, Hands(1), 0))
+    assert [(item.uid, item.delivery.crashes) for item in queue.items()] == [(uid, 1)]
+
+
+def test_a_claim_that_arrives_after_the_report_is_refused(queue):
+    queue.put("a")
+    supervisor = Supervisor([Source(queue, print)], Plan())
+    account_for(supervisor, Child("c1.1", 0, Hands(1), 0))
+    with pytest.raises(Exception, match="SRQLATE"):
+        queue.link.call(queue.claim("c1.1", lease=LONG), queue="q", slot=operations_slot("c1.1"), timeout=1)
+    assert len(queue) == 1
+
+
+def taken(queue, consumer: str, n: int):
+    call = queue.claim(consumer, lease=LONG, n=n)
+    return queue.decoded(queue.link.call(call, queue=queue.label).found)
+
+
+def account_for(supervisor: Supervisor, child: Child) -> None:
+    supervisor._account_for(child, "killed by SIGKILL", 0)
+    supervisor._send_reports()
+    assert supervisor._reports == []
+
+
+def operations_slot(name: str):
+    from django_srq.slots import Slot
+
+    return Slot(name.encode(), 1)
+
+
+def test_a_server_that_is_away_is_told_later_what_became_of_the_items(told):
+    server = Server("--appendonly", "yes", "--appendfsync", "always")
+    try:
+        queue = told(URL=server.url, TIMEOUT=1)
+        uid = queue.put({})
+        supervisor = Supervisor([Source(queue, print, lease=LONG)], Plan())
+        (item,) = taken(queue, "c1.1", 1)
+        hands = Hands(1)
+        hands.hold(0, Held(item.uid, item.token), until=time.monotonic() + LONG)
+        hands.start(0)
+        server.kill()
+        supervisor._account_for(Child("c1.1", 0, hands, 0), "killed by SIGKILL", 0)
+        supervisor._send_reports()
+        assert supervisor._reports
+        server.start()
+        wait_for(lambda: supervisor._send_reports() or not supervisor._reports, "the report")
+        assert [item.uid for item in queue.items()] == [uid]
+    finally:
+        server.close()
+
+
+def test_a_child_that_dies_while_it_waits_is_replaced(project, told):
+    queue = told()
+    process = project.start("srq_consume")
+    (first,) = wait_for(lambda: queue.snapshot().consumers and children(process), "a child")
+    os.kill(first, signal.SIGKILL)
+    wait_for(lambda: children(process) not in ([], [first]), "another child")
+    queue.put({"do": "nothing", "name": "it"})
+    assert int(began(project, "it")[2]) in children(process)
+
+
+def test_a_consumer_whose_children_never_come_up_says_so_and_ends(project, told):
+    told()
+    project.add_to_settings(
+        "import os\nfrom django_srq.signals import consumer_started\n"
+        "consumer_started.connect(lambda **kwargs: os._exit(9), weak=False)"
+    )
+    code, _, err = project.run("srq_consume")
+    assert code == 1
+    assert "No child process comes up: 5 in a row ended at once, the last ended with exit code 9." in err
+    assert "Traceback" not in err
+
+
+def test_what_a_restart_does_not_mend_ends_the_consumer_with_one_line(project, told, client):
+    queue = told()
+    client.hset(queue.keys["meta"], "layout", "99")
+    code, _, err = project.run("srq_consume", "--processes", "2")
+    assert code == 1
+    assert err.splitlines()[-1].endswith("its layout has version 99, this package knows 1: upgrade django-srq here")
+    assert "Traceback" not in err
+
+
+# -- leases
+
+
+def test_a_handler_that_holds_the_interpreters_lock_keeps_its_lease(project, told):
+    queue = told(LEASE=0.6)
+    queue.put({"do": "hold the GIL", "seconds": 3, "name": "it"})
+    project.start("srq_consume")
+    began(project, "it")
+    assert not queue.get(1.5)
+    wait_for(lambda: "released lost=False" in project.lines(), "the end of it")
+    wait_for(lambda: empty(queue), "the ack")
+    assert queue.snapshot().stats["delivered"] == 1
+
+
+def test_a_child_whose_supervisor_died_finishes_its_item_and_leaves(project, told, client):
+    queue = told(LEASE=0.6)
+    uid = queue.put({"do": "wait", "name": "it"})
+    queue.put({"do": "nothing", "name": "next"})
+    process = project.start("srq_consume")
+    child = int(began(project, "it")[2])
+    process.kill()
+    process.wait()
+    first = client.zscore(queue.keys["leases"], uid)
+    wait_for(lambda: client.zscore(queue.keys["leases"], uid) > first + 2000, "renewals by the child")
+    project.say("on")
+    wait_for(lambda: "it went on lost=False" in project.lines(), "the end of it")
+    wait_for(lambda: not Path(f"/proc/{child}").exists(), "the end of the child")
+    assert [item.payload["name"] for item in queue.items()] == ["next"]
+    assert queue.counts()["in_flight"] == 0
+
+
+def test_a_lost_lease_is_known_to_the_item(project, told, client):
+    queue = told(LEASE=0.6)
+    uid = queue.put({"do": "wait", "name": "it"})
+    process = project.start("srq_consume")
+    began(project, "it")
+    # Somebody else is served it, whatever the lease says.
+    client.hset(queue.keys["holders"], uid, "g1/99")
+    line = wait_for(lambda: "lease lost" in (text := process.stderr.readline()) and text, "a word about it")
+    assert uid in line
+    project.say("on")
+    wait_for(lambda: "it went on lost=True" in project.lines(), "the end of it")
+
+
+def test_nothing_is_recovered_by_itself_where_the_interval_is_none(project, told):
+    queue = told(AUTOCLEAN_INTERVAL=None)
+    uid = queue.put({"do": "SIGKILL", "name": "it"})
+    process = project.start("srq_consume")
+    began(project, "it")
+    wait_for(lambda: queue.snapshot().ended == 1, "the end of its lease")
+    queue.put({"do": "nothing", "name": "next"})
+    began(project, "next")
+    assert queue.counts()["in_flight"] == 1
+    assert "killed by SIGKILL" in next(queue.items("in_flight")).delivery.error["message"]
+    assert queue.recover() == 1
+    wait_for(lambda: any(line.startswith("it 2 ") for line in project.lines()), "a second delivery")
+    process.terminate()
+    assert process.wait(60) == 0
+    assert uid not in {item.uid for item in queue.items()}
+
+
+# -- stopping
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_what_is_not_finished_within_the_grace_is_cut(project, told, threads):
+    queue = told()
+    for number in range(threads):
+        queue.put({"do": "wait", "name": f"it{number}", "once": False})
+    process = project.start("srq_consume", "--grace", "0.2", "--threads", str(threads))
+    for number in range(threads):
+        began(project, f"it{number}")
+    process.terminate()
+    assert process.wait(60) == 75
+    assert [(item.deliveries, item.delivery.crashes) for item in queue.items()] == [(1, 0)] * threads
+    assert queue.snapshot().consumers == {}
+
+
+def test_hanging_up_replaces_the_children_one_by_one(project, told):
+    queue = told()
+    process = project.start("srq_consume", "--processes", "2")
+    before = wait_for(lambda: len(children(process)) == 2 and set(children(process)), "two children")
+    queue.put({"do": "wait", "name": "it"})
+    began(project, "it")
+    process.send_signal(signal.SIGHUP)
+    wait_for(lambda: len(set(children(process)) - before) >= 1, "a new child")
+    queue.put({"do": "nothing", "name": "next"})
+    began(project, "next")
+    project.say("on")
+    wait_for(lambda: len(children(process)) == 2 and not set(children(process)) & before, "only new children")
+    wait_for(lambda: empty(queue), "the end of the items")
+    assert queue.snapshot().stats["delivered"] == 2
+    process.terminate()
+    assert process.wait(60) == 0
+
+
+def test_a_child_that_is_asked_to_end_finishes_its_item(project, told):
+    queue = told()
+    queue.put({"do": "wait", "name": "it"})
+    process = project.start("srq_consume")
+    child = int(began(project, "it")[2])
+    os.kill(child, signal.SIGTERM)
+    project.say("on")
+    wait_for(lambda: children(process) not in ([], [child]), "its successor")
+    assert queue.snapshot().stats["delivered"] == 1
+    wait_for(lambda: empty(queue), "the ack")
+
+
+# -- what it takes on
+
+
+def test_threads_share_one_blocked_connection(project, told, server_url):
+    server = Server()
+    try:
+        queue = told(URL=server.url)
+        process = project.start("srq_consume", "--threads", "4")
+        for number in range(4):
+            queue.put({"do": "wait", "name": f"it{number}"})
+        for number in range(4):
+            began(project, f"it{number}")  # all at one time
+        project.say("on")
+        wait_for(lambda: empty(queue), "the acks")
+        with server.client() as client:
+            blocked = wait_for(lambda: [c for c in client.client_list() if "b" in c["flags"]], "a blocked connection")
+            assert len(blocked) == 1
+        process.terminate()
+        assert process.wait(60) == 0
+    finally:
+        server.close()
+
+
+def test_an_item_put_while_one_thread_waits_and_another_works_is_taken(project, told):
+    queue = told()
+    project.start("srq_consume", "--threads", "2")
+    queue.put({"do": "wait", "name": "first"})
+    began(project, "first")
+    for number in range(20):
+        queue.put({"do": "nothing", "name": f"it{number}"})
+        began(project, f"it{number}")
+    project.say("on")
+    wait_for(lambda: empty(queue), "the acks")
+
+
+def test_async_handlers_run_side_by_side_on_one_loop(project, server_url, prefix):
+    queue = {"HANDLER": "tests.handlers.gathering"}
+    project.configure({"q": queue}, {"URL": server_url, "PREFIX": prefix + ".{alias}"})
+    queues["q"].put_many([20] * 20)
+    assert project.run("srq_consume", "--concurrency", "20", "--burst")[0] == 0
+    assert project.lines() == ["gathered srq-loop"] * 20
+
+
+def test_async_handlers_ask_the_database(project, server_url, prefix):
+    project.configure(
+        {"q": {"HANDLER": "tests.handlers.asking_the_database"}},
+        {"URL": server_url, "PREFIX": prefix + ".{alias}"},
+    )
+    assert project.run("migrate", "--verbosity", "0")[0] == 0
+    queues["q"].put_many("ab")
+    code, _, err = project.run("srq_consume", "--concurrency", "2", "--burst")
+    assert (code, project.lines()) == (0, ["users 0", "users 0"]), err
+
+
+def test_weights_share_out_the_turns(project, server_url, prefix):
+    project.configure(
+        {alias: {"HANDLER": "tests.handlers.note"} for alias in ("high", "low")},
+        {"URL": server_url, "PREFIX": prefix + ".{alias}"},
+    )
+    queues["high"].put_many(["h"] * 6)
+    queues["low"].put_many(["l"] * 6)
+    assert project.run("srq_consume", "high=2", "low=1", "--burst")[0] == 0
+    assert "".join(line[0] for line in project.lines()[:9]).count("l") == 3
+    assert len(project.lines()) == 12
+
+
+def test_max_items_over_all_processes(project, told):
+    queue = told()
+    queue.put_many([{"do": "nothing"}] * 7)
+    assert project.run("srq_consume", "--processes", "2", "--threads", "2", "--max-items", "5")[0] == 0
+    assert (len(project.lines()), len(queue), queue.counts()["in_flight"]) == (5, 2, 0)
+
+
+def test_a_burst_of_many_processes_ends(project, told):
+    queue = told()
+    queue.put_many([{"do": "nothing"}] * 50)
+    assert project.run("srq_consume", "--processes", "3", "--threads", "2", "--burst")[0] == 0
+    assert len(project.lines()) == 50
+    assert empty(queue)
+
+
+def test_a_process_with_too_much_memory_is_replaced(project, told):
+    queue = told()
+    queue.put({"do": "grow", "bytes": 300 << 20, "name": "big"})
+    queue.put({"do": "nothing", "name": "next"})
+    code, _, err = project.run("srq_consume", "--burst", "--max-memory", "250M")
+    assert code == 0
+    assert "memory limit reached" in err
+    assert began(project, "big")[2] != began(project, "next")[2]
+
+
+def test_what_exceeds_the_time_limit_is_killed(project, told):
+    queue = told(MAX_CRASHES=1)
+    queue.put({"do": "wait", "name": "endless", "once": False})
+    process = project.start("srq_consume", "--time-limit", "0.5")
+    wait_for(lambda: queue.counts()["dead"] == 1, "the end of it")
+    (dead,) = queue.items("dead")
+    assert "killed: an item took longer than the time limit of 0.5 s" in dead.delivery.error["message"]
+    queue.put({"do": "nothing", "name": "next"})
+    began(project, "next")
+    process.terminate()
+    assert process.wait(60) == 0
+
+
+def test_only_what_exceeded_the_time_limit_is_blamed(queue):
+    queue.put_many("ab")
+    items = taken(queue, "c1.1", 2)
+    hands, supervisor = Hands(2), Supervisor([Source(queue, print)], Plan())
+    for index, item in enumerate(items):
+        hands.hold(0, Held(item.uid, item.token), until=time.monotonic() + LONG)
+        hands.start(index)
+    account_for(supervisor, Child("c1.1", 0, hands, 0, killed_for="killed: …", over_limit={1}))
+    assert [(item.deliveries, item.delivery.crashes) for item in queue.items()] == [(1, 1), (1, 0)]
+
+
+# -- limits across all consumers
+
+
+def test_max_in_flight_holds_across_consumers(project, told):
+    queue = told(MAX_IN_FLIGHT=2)
+    queue.put_many([{"do": "wait", "name": f"it{number}"} for number in range(6)])
+    consumers = [project.start("srq_consume", "--threads", "2") for _ in range(2)]
+    wait_for(lambda: sum(" wait" in line for line in project.lines()) == 2, "two of them")
+    wait_for(lambda: len(queue.snapshot().consumers) == 2, "both consumers")
+    assert queue.counts() == {"ready": 4, "in_flight": 2, "delayed": 0, "dead": 0}
+    assert not queue.get(-1)
+    project.say("on")
+    wait_for(lambda: empty(queue), "all of them")
+    for process in consumers:
+        process.terminate()
+        assert process.wait(60) == 0
+
+
+# -- what a handler says
+
+
+def test_retry_later(project, told, client):
+    queue = told()
+    uid = queue.put({"do": "retry", "delay": 3000})
+    code, _, err = project.run("srq_consume", "--burst")
+    (item,) = queue.items("delayed")
+    assert (code, item.uid, item.deliveries) == (0, uid, 1)
+    assert 2990 <= item.delivery.when.timestamp() - queue.snapshot().at.timestamp() <= 3000
+    assert item.delivery.error["message"] == "not yet"
+    assert "INFO failed" in err
+
+
+def test_discard(project, told):
+    queue = told()
+    queue.put({"do": "discard"})
+    code, _, err = project.run("srq_consume", "--burst")
+    assert code == 0
+    assert empty(queue)
+    assert "WARNING discarded" in err
+    assert "reason=nobody wants it" in err
+
+
+# -- clean for every item
+
+
+def test_each_item_finds_a_clean_thread(project, told):
+    queue = told()
+    queue.put_many([{"do": "dirty"}] * 3)
+    assert project.run("srq_consume", "--burst")[0] == 0
+    found = [line for line in project.lines() if line.startswith("found")]
+    assert found == ["found ('en-us', 'America/Chicago', 'clean', 0)"] * 3
+
+
+# -- known to those who watch
+
+
+def test_heartbeat_file(project, told):
+    told()
+    beat = project.folder / "beat"
+    process = project.start("srq_consume", "--heartbeat-file", str(beat))
+    first = wait_for(lambda: beat.exists() and beat.stat().st_mtime, "a heartbeat")
+    wait_for(lambda: beat.stat().st_mtime > first, "another one")
+    process.terminate()
+    assert process.wait(60) == 0
+    assert not beat.exists()
+
+
+def test_systemd_is_told(project, told, monkeypatch, tmp_path):
+    told()
+    address = tmp_path / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(address))
+        systemd.settimeout(30)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(address))
+        process = project.start("srq_consume")
+        said = [systemd.recv(100)]
+        while said[-1] != b"READY=1":
+            said.append(systemd.recv(100))
+        process.terminate()
+        while said[-1] != b"STOPPING=1":
+            said.append(systemd.recv(100))
+        assert process.wait(60) == 0
+
+
+def test_its_entry_says_what_it_has_in_hand(project, told):
+    queue = told(LEASE=0.6)
+    uid = queue.put({"do": "wait", "name": "it"})
+    process = project.start("srq_consume", "--processes", "2", "--threads", "3")
+    began(project, "it")
+
+    def entry():
+        (about,) = queue.snapshot().consumers.values()
+        return about["state"] == "busy" and about
+
+    about = wait_for(entry, "its entry")
+    assert (about["pid"], about["processes"], about["threads"]) == (process.pid, 2, 3)
+    assert [one["uid"] for one in about["in_hand"]] == [uid]
+
+
+# -- trouble with the server
+
+
+@pytest.mark.parametrize("trouble", ["password", "read-only", "full"])
+def test_trouble_is_one_line_and_its_end_another(project, told, trouble):
+    server = Server()
+    try:
+        queue = told(URL=server.url, TIMEOUT=0.3)
+        err = project.folder / "err"
+        with err.open("w") as stderr:
+            process = project.start("srq_consume", "--processes", "2", stderr=stderr)
+        queue.put({"do": "nothing", "name": "before"})
+        began(project, "before")
+        with server.client() as client:
+            begin, end, says = TROUBLES[trouble]
+            begin(client)
+            client.client_kill_filter(_type="normal", skipme=True)
+            if says:
+                wait_for(lambda: "server unavailable" in err.read_text(), "a word about it")
+            end(client)
+            if says:
+                wait_for(lambda: "available again" in err.read_text(), "a word about its end")
+        queue.put({"do": "nothing", "name": "after"})
+        began(project, "after")
+        process.terminate()
+        assert process.wait(60) == 0
+        assert err.read_text().count("server unavailable") == bool(says)
+        assert says in err.read_text()
+    finally:
+        server.close()
+
+
+def _demote(client) -> None:
+    client.execute_command("REPLICAOF", "127.0.0.1", str(free_port()))
+
+
+TROUBLES = {
+    "password": (
+        lambda client: client.config_set("requirepass", "secret"),
+        lambda client: client.config_set("requirepass", ""),
+        "refuses the user or password",
+    ),
+    "read-only": (_demote, lambda client: client.execute_command("REPLICAOF", "NO", "ONE"), "read-only replica"),
+    # A full server is drained all the same.
+    "full": (
+        lambda client: client.config_set("maxmemory", "1mb"),
+        lambda client: client.config_set("maxmemory", "0"),
+        "",
+    ),
+}
+
+
+def test_a_stop_while_the_server_is_away(project, told):
+    queue = told(URL=f"redis://127.0.0.1:{free_port()}", TIMEOUT=0.3)
+    process = project.start("srq_consume", "--processes", "2")
+    wait_for(lambda: "server unavailable" in process.stderr.readline(), "a word about it")
+    process.terminate()
+    assert process.wait(60) == 0
+    assert queue.label == "told"
+
+
+# -- signals
+
+
+LISTENING = """
+import json, pathlib
+from django_srq import signals
+
+def tell(name):
+    def receive(sender, **about):
+        with pathlib.Path(TOLD_OF).open("a") as file:
+            about = {key: str(getattr(value, "uid", value)) for key, value in about.items() if key != "signal"}
+            file.write(json.dumps({"name": name, **about}) + "\\n")
+    return receive
+
+for name in ("item_started", "item_acked", "item_failed", "item_dead", "consumer_started", "consumer_stopped"):
+    getattr(signals, name).connect(tell(name), weak=False)
+"""
+
+
+def test_signals_tell_what_happens(project, told):
+    queue = told(MAX_CRASHES=1)
+    told_of = project.folder / "signals"
+    project.add_to_settings(f"TOLD_OF = {str(told_of)!r}\n{LISTENING}")
+    uids = queue.put_many([{"do": "nothing"}, {"do": "discard"}, {"do": "retry", "delay": 60}, {"do": "exit"}])
+    process = project.start("srq_consume")
+
+    def heard() -> list[dict[str, str]]:
+        return [json.loads(line) for line in told_of.read_text().splitlines()] if told_of.exists() else []
+
+    wait_for(lambda: any(one["name"] == "item_dead" for one in heard()), "the death of the last")
+    process.terminate()
+    assert process.wait(60) == 0
+    names = [(one["name"], one.get("uid") or one.get("item")) for one in heard()]
+    assert names[:2] == [("consumer_started", None), ("item_started", uids[0])]
+    assert {("item_acked", uids[0]), ("item_acked", uids[1]), ("item_failed", uids[2]), ("item_dead", uids[3])} < set(
+        names
+    )
+    assert names[-1] == ("consumer_stopped", None)
