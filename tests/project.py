@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -52,19 +53,22 @@ class Project:
         with (self.folder / "srq_settings.py").open("a") as file:
             file.write(f"\n{code}\n")
 
-    def start(self, *arguments: str, **options: object) -> subprocess.Popen[str]:
-        environment = {
+    def start(
+        self, *arguments: str, environment: Mapping[str, str] | None = None, **options: object
+    ) -> subprocess.Popen[str]:
+        variables = {
             **os.environ,
             "PYTHONPATH": f"{ROOT}:{self.folder}",
             "DJANGO_SETTINGS_MODULE": "srq_settings",
             "SRQ_TEST_LOG": str(self.log),
             "SRQ_TEST_GO": str(self.go),
+            **(environment or {}),
             "PYTHONUNBUFFERED": "",  # buffers as a user has them: they are what a signal must not get into twice
         }
         piped = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
         process = subprocess.Popen(
             [sys.executable, "-m", "django", *arguments],
-            env=environment,
+            env=variables,
             text=True,
             cwd=self.folder,
             start_new_session=True,

@@ -619,3 +619,55 @@ def test_signals_tell_what_happens(project, told):
         names
     )
     assert names[-1] == ("consumer_stopped", None)
+
+
+# -- new code
+
+
+def test_autoreload_starts_anew_when_the_code_changes(project, server_url, prefix):
+    module = project.folder / "changing.py"
+
+    def write(word: str) -> None:
+        module.write_text(f"from tests.handlers import _say\n\ndef handle(payload):\n    _say('{word} ' + payload)\n")
+
+    write("first")
+    project.configure(
+        {"q": {"HANDLER": "changing.handle"}}, {"URL": server_url, "PREFIX": prefix + ".{alias}", "LEASE": LONG}
+    )
+    queue = queues["q"]
+    process = project.start("srq_consume", "--autoreload", environment={"PYTHONDONTWRITEBYTECODE": "1"})
+    queue.put("a")
+    project.said("first a")
+    (before,) = queue.snapshot().consumers
+    write("second")
+    wait_for(lambda: set(queue.snapshot().consumers) - {before}, "another consumer")
+    queue.put("b")
+    project.said("second b")
+    assert list(queue.snapshot().consumers) != [before]
+    os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does
+    assert process.wait(60) == 0
+    wait_for(lambda: queue.snapshot().consumers == {}, "the end of the consumer")
+
+
+def test_options_that_need_child_processes(project, told):
+    told()
+    code, _, err = project.run("srq_consume", "--processes", "0", "--time-limit", "3", "--burst")
+    assert code == 2
+    assert "--max-memory and --time-limit need child processes." in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--max-memory", "lots"], "a size such as 200M or 1G"),
+        (["--grace", "-1"], "a number of seconds above 0, not '-1'"),
+        (["--threads", "0"], "a whole number above 0, not '0'"),
+        (["--processes", "-1"], "a whole number from 0 on, not '-1'"),
+        (["told=0"], "a whole number above 0, not '0'"),
+        (["tald=2"], "Did you mean 'told'?"),
+    ],
+)
+def test_wrong_arguments(project, told, arguments, says):
+    told()
+    code, _, err = project.run("srq_consume", *arguments)
+    assert (code, says in err, "Traceback" in err) == (2, True, False)

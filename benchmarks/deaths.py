@@ -1,0 +1,301 @@
+"""``python -m benchmarks.deaths``: what becomes of items when consumers die, on real processes.
+
+Measures the time to redelivery for each kind of death, counts what is lost and doubled under random kills, and shows
+how long handlers keep their leases. Exit code 1 when a promise is broken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import os
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from django_srq import SafeRedisQueue
+from django_srq.item import Item
+from django_srq.serializers import BY_NAME
+from tests.servers import Server
+
+ROOT = Path(__file__).resolve().parent.parent
+DEATHS = ("SIGKILL", "SIGSEGV", "SIGABRT", "exit", "time limit", "host")
+LEASE = 5.0  # seconds; of the handlers that are watched, and where the whole consumer dies
+DEADLINE = 120.0  # seconds for anything that is waited for
+MOST = 1.0  # second, from the death of a child to the next delivery
+
+
+# -- handlers, run by srq_consume
+
+
+def say(*words: object) -> None:
+    # One write, so that the lines of several processes stay whole.
+    with Path(os.environ["SRQ_BENCH_LOG"]).open("a") as log:
+        log.write(" ".join(map(str, (time.monotonic(), *words))) + "\n")
+
+
+def dying(payload: dict[str, str], item: Item) -> None:
+    say("began", item.uid)
+    if item.deliveries > 1:
+        return
+    how = payload["how"]
+    if how.startswith("SIG"):
+        os.kill(os.getpid(), getattr(signal, how))
+    elif how == "exit":
+        os._exit(3)
+    time.sleep(DEADLINE)
+
+
+def working(payload: float, item: Item) -> None:
+    say("began", item.uid)
+    time.sleep(payload)
+    say("ended", item.uid)
+
+
+def sleeping(payload: float, item: Item) -> None:
+    time.sleep(payload)
+    say("ended", item.uid, f"lost={item.lease_lost}")
+
+
+def spinning(payload: float, item: Item) -> None:
+    # PyDLL keeps the interpreter's lock during the call, as a long computation in C does.
+    ctypes.PyDLL(None).usleep(ctypes.c_uint(int(payload * 1e6)))
+    say("ended", item.uid, f"lost={item.lease_lost}")
+
+
+def nothing(payload: object) -> None:
+    pass
+
+
+# -- the project around them
+
+
+class Project:
+    """A queue with a handler, and consumers as real processes."""
+
+    def __init__(self, folder: Path, url: str, handler: str, **options: object) -> None:
+        self.folder, self.log, self.url = folder, folder / "log", url
+        self.log.write_text("")
+        queue = {"URL": url, "HANDLER": f"benchmarks.deaths.{handler}", "PREFIX": handler, **options}
+        (folder / "srq_bench_settings.py").write_text(
+            "SECRET_KEY = 'benchmarks'\nUSE_TZ = True\nINSTALLED_APPS = ['django_srq']\n"
+            f"DATABASES = {{}}\nSRQ_QUEUES = {{'q': {queue!r}}}\n"
+        )
+        self.queue = SafeRedisQueue(name=handler, url=url, serializer=BY_NAME["json"]())
+
+    @contextmanager
+    def consumer(self, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+        environment = {
+            **os.environ,
+            "PYTHONPATH": f"{ROOT}:{self.folder}",
+            "DJANGO_SETTINGS_MODULE": "srq_bench_settings",
+            "SRQ_BENCH_LOG": str(self.log),
+        }
+        with (self.folder / "err").open("ab") as err:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "django", "srq_consume", *arguments],
+                env=environment,
+                stderr=err,
+                start_new_session=True,
+            )
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.terminate()
+            process.wait(DEADLINE)
+
+    def lines(self) -> list[tuple[float, list[str]]]:
+        split = [line.split() for line in self.log.read_text().splitlines()]
+        return [(float(moment), words) for moment, *words in split]
+
+    def moments(self, *words: str) -> list[float]:
+        return [moment for moment, said in self.lines() if said[: len(words)] == list(words)]
+
+
+def wait_for(condition: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + DEADLINE
+    while not condition():
+        if time.monotonic() > deadline:
+            raise SystemExit(f"waited in vain for {what}")
+        time.sleep(0.002)
+
+
+def children(process: subprocess.Popen[bytes]) -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+
+
+# -- measures; each returns whether the promise was kept
+
+
+def redelivery(server: Server, folder: Path, kills: int) -> bool:
+    """From the death of the process in mid-item to the next delivery."""
+    kept = True
+    print("time to redelivery (s)          kills  median     max  bound")
+    for how in DEATHS[:-1]:
+        project = Project(folder, server.url, "dying", MAX_CRASHES=None, LEASE=60)
+        limit = ["--time-limit", "1"] if how == "time limit" else []
+        with project.consumer(*limit) as process:
+            wait_for(lambda: children(process), "a child")
+            times = [_one_death(project, how) for _ in range(kills)]
+        if how == "time limit":
+            times = [seconds - 1 for seconds in times]
+        kept &= _print_times(how, times, MOST)
+    return kept & _loss_of_host(server, folder, min(kills, 10))
+
+
+def _one_death(project: Project, how: str) -> float:
+    uid = project.queue.put({"how": how})
+    wait_for(lambda: len(project.moments("began", uid)) == 2, f"redelivery after {how}")
+    wait_for(lambda: sum(project.queue.counts().values()) == 0, "the ack")
+    died, again = project.moments("began", uid)
+    return again - died
+
+
+def _loss_of_host(server: Server, folder: Path, kills: int) -> bool:
+    """All processes of a consumer die at once: another one is served when the lease ends."""
+    times = []
+    for _ in range(kills):
+        project = Project(folder, server.url, "dying", MAX_CRASHES=None, LEASE=LEASE)
+        uid = project.queue.put({"how": "host"})
+        with project.consumer() as first:
+            wait_for(lambda uid=uid, project=project: project.moments("began", uid), "the first delivery")
+            os.killpg(first.pid, signal.SIGKILL)
+        killed = time.monotonic()
+        with project.consumer():
+            wait_for(lambda uid=uid, project=project: len(project.moments("began", uid)) == 2, "redelivery")
+            times.append(project.moments("began", uid)[1] - killed)
+            wait_for(lambda project=project: sum(project.queue.counts().values()) == 0, "the ack")
+    return _print_times(f"all at once, LEASE {LEASE:g} s", times, LEASE + MOST)
+
+
+def _print_times(what: str, times: list[float], most: float) -> bool:
+    kept = max(times) <= most
+    median, longest = statistics.median(times), max(times)
+    print(f"{what:30} {len(times):6} {median:7.3f} {longest:7.3f}  ≤ {most:g}  {'' if kept else 'MISSED'}", flush=True)
+    return kept
+
+
+def random_kills(server: Server, folder: Path, kills: int) -> bool:
+    """Four children under load, killed at random moments: nothing lost, and repeated only what was cut."""
+    project = Project(folder, server.url, "working", MAX_CRASHES=None, MAX_DELIVERIES=None, LEASE=60)
+    chance, uids, killed = random.Random(1), [], 0
+    with project.consumer("--processes", "4") as process:
+        while killed < kills:
+            uids += project.queue.put_many([chance.uniform(0, 0.02) for _ in range(20)])
+            wait_for(lambda: children(process), "children")
+            os.kill(chance.choice(children(process)), signal.SIGKILL)
+            killed += 1
+            time.sleep(chance.uniform(0, 0.1))
+        wait_for(lambda: sum(project.queue.counts().values()) == 0, "an empty queue")
+    began = Counter(words[1] for _, words in project.lines() if words[0] == "began")
+    ended = Counter(words[1] for _, words in project.lines() if words[0] == "ended")
+    lost = [uid for uid in uids if not ended[uid]]
+    doubled = [uid for uid in uids if ended[uid] > 1]
+    cut = sum(began.values()) - sum(ended.values())
+    findings = project.queue.audit()
+    print(
+        f"{killed} random SIGKILLs, 4 children: {len(uids)} items, {len(lost)} lost, {len(doubled)} handled twice to "
+        f"the end, {cut} cut and delivered again, audit: {findings or 'clean'}",
+        flush=True,
+    )
+    # Killed after its last word and before the supervisor could know: at most that is handled again.
+    return not lost and not findings and len(doubled) <= kills // 20 and cut <= kills
+
+
+def leases(server: Server, folder: Path, seconds: float) -> bool:
+    """A handler that sleeps, and one that holds the interpreter's lock, for much longer than their lease."""
+    kept = True
+    for handler in ("sleeping", "spinning"):
+        project = Project(folder, server.url, handler, LEASE=LEASE)
+        uid = project.queue.put(seconds)
+        with project.consumer(), project.consumer():
+            wait_for(lambda uid=uid, project=project: project.moments("ended", uid), "its end")
+            wait_for(lambda project=project: sum(project.queue.counts().values()) == 0, "the ack")
+        delivered = project.queue.snapshot().stats["delivered"]
+        (words,) = [words for _, words in project.lines() if words[:2] == ["ended", uid]]
+        print(f"{handler} for {seconds:g} s with a lease of {LEASE:g} s: {delivered} delivery, {words[2]}", flush=True)
+        kept &= delivered == 1 and words[2] == "lost=False"
+    return kept
+
+
+def idle(server: Server, folder: Path, seconds: float) -> bool:
+    """Commands that an idle consumer of one queue sends, by the server's count, whatever the number of threads."""
+    kept = True
+    for threads in ("1", "8"):
+        project = Project(folder, server.url, "nothing")
+        with project.consumer("--threads", threads), server.client() as client:
+            wait_for(lambda client=client: client.info("clients")["blocked_clients"], "an idle consumer")
+            before = _calls(client)
+            time.sleep(seconds)
+            rate = (_calls(client) - before) / seconds
+        print(f"idle, {threads} threads: {rate:.2f} commands/s", flush=True)
+        kept &= rate <= 0.5 + 2 / seconds
+    return kept
+
+
+def _calls(client: object) -> int:
+    """Commands that clients sent; those of scripts and our own INFO do not count."""
+    stats = client.info("commandstats")  # type: ignore[attr-defined]
+    names = ("evalsha", "eval", "blpop", "rpush", "ping", "client|setinfo", "hello")
+    return sum(stats.get(f"cmdstat_{name}", {}).get("calls", 0) for name in names)
+
+
+def drain(server: Server, folder: Path, items: int) -> bool:
+    """Items per second through the real command, handlers that do nothing, start included in neither."""
+    print("drain (items/s)    1 thread  4 threads")
+    for processes in (1, 2, 4):
+        rates = []
+        for threads in (1, 4):
+            project = Project(folder, server.url, "nothing")
+            with project.consumer("--processes", str(processes), "--threads", str(threads), "--verbosity", "0"):
+                wait_for(lambda project=project: project.queue.snapshot().consumers, "the consumer")
+                project.queue.pause()
+                project.queue.put_many([None] * items)
+                acked = project.queue.snapshot().stats.get("acked", 0)
+                began = time.monotonic()
+                project.queue.resume()
+                wait_for(
+                    lambda project=project, acked=acked: (
+                        project.queue.snapshot().stats.get("acked", 0) - acked >= items
+                    ),
+                    "the last ack",
+                )
+                rates.append(items / (time.monotonic() - began))
+        print(
+            f"{processes} process{'es' if processes > 1 else '  '}       {rates[0]:10,.0f} {rates[1]:10,.0f}",
+            flush=True,
+        )
+    return True
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.deaths", description=__doc__.splitlines()[2])
+    parser.add_argument("--quick", action="store_true", help="few kills and short waits")
+    quick = parser.parse_args().quick
+    server = Server()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        try:
+            kept = [
+                redelivery(server, folder, 3 if quick else 50),
+                random_kills(server, folder, 10 if quick else 200),
+                leases(server, folder, 7 if quick else 60),
+                idle(server, folder, 5 if quick else 30),
+                drain(server, folder, 500 if quick else 20_000),
+            ]
+        finally:
+            server.close()
+    return 0 if all(kept) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

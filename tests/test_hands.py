@@ -1,0 +1,80 @@
+"""What a child has in hand, as its supervisor sees it through shared memory."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from django_srq.consumer.hands import DONE, HELD, RUNNING, Hands
+from django_srq.operations import Held
+
+FAR = time.monotonic() + 1000
+
+
+def test_an_item_on_its_way_through_a_hand():
+    hands = Hands(2)
+    held = Held("uid", "c1.1/7/3", "12")
+    index, filling = hands.hold(4, held, until=FAR)
+    (hand,) = hands
+    assert (hand.held, hand.source, hand.state, hand.started, hand.filling) == (held, 4, HELD, 0, filling)
+    hands.start(index)
+    (hand,) = hands
+    assert hand.state == RUNNING
+    assert 0 < hand.started <= time.monotonic()
+    hands.finish(index)
+    assert [hand.state for hand in hands] == [DONE]
+    hands.let_go(index)
+    assert list(hands) == []
+
+
+def test_a_child_fills_what_its_parent_reads():
+    hands = Hands(2)
+    pid = os.fork()
+    if pid == 0:
+        hands.hold(0, Held("é" * 3, "t"), until=FAR)
+        hands.say("trouble", fatal=True)
+        hands.handled = 5
+        hands.live()
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert [hand.held.uid for hand in hands] == ["é" * 3]
+    assert (hands.words, hands.fatal, hands.handled, hands.ready) == ("trouble", True, 5, True)
+    assert 0 < hands.beat <= time.monotonic()
+
+
+def test_hands_are_used_again_and_fillings_tell_them_apart():
+    hands = Hands(1)
+    index, first = hands.hold(0, Held("a", "t1"), until=FAR)
+    (old,) = hands
+    hands.let_go(index)
+    again, second = hands.hold(0, Held("b", "t2"), until=FAR)
+    assert (again, second > first) == (index, True)
+    hands.renewed(old, 0)  # the answer about the one before comes late
+    assert not hands.lapsed(again, second)
+
+
+def test_a_lease_has_lapsed_when_it_was_refused_or_not_renewed():
+    hands = Hands(1)
+    index, filling = hands.hold(0, Held("a", "t"), until=0)
+    assert hands.lapsed(index, filling)
+    (hand,) = hands
+    hands.renewed(hand, FAR)
+    assert not hands.lapsed(index, filling)
+    hands.renewed(hand, 0)
+    assert hands.lapsed(index, filling)
+
+
+def test_a_uid_that_is_too_long_spills_into_nothing():
+    hands = Hands(2)
+    hands.hold(0, Held("x" * 1000, "token"), until=FAR)
+    hands.hold(1, Held("b", "t"), until=FAR)
+    assert [(hand.held.uid[:3], hand.held.token, hand.source) for hand in hands] == [("xxx", "token", 0), ("b", "t", 1)]
+
+
+def test_long_words_are_cut():
+    hands = Hands(1)
+    hands.say("ä" * 2000)
+    assert hands.words.startswith("ä" * 400)
+    assert list(hands) == []
+    hands.say("")
+    assert (hands.words, hands.fatal) == ("", False)
