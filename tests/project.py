@@ -1,0 +1,80 @@
+"""A project of a test's own, whose commands run as real processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.waiting import wait_for
+
+ROOT = Path(__file__).parent.parent
+LEASE = 0.6  # seconds
+
+
+class Project:
+    """The tests' settings with queues of a test's own, for this process and for commands that run as real processes."""
+
+    def __init__(self, settings, folder: Path, url: str, prefix: str) -> None:
+        self.folder, self.settings = folder, settings
+        self.log, self.go = folder / "log", folder / "go"
+        self.log.touch()
+        self.processes: list[subprocess.Popen[str]] = []
+        self.configure(
+            {
+                "note": {"HANDLER": "tests.handlers.note"},
+                "slow": {"HANDLER": "tests.handlers.slow"},
+                "failing": {"HANDLER": "tests.handlers.failing", "BACKOFF": {"base": 1000}},
+                "async": {"HANDLER": "tests.handlers.asynchronous"},
+                "leaving": {"HANDLER": "tests.handlers.leaving", "MAX_DELIVERIES": 2},
+                "raw": {"SERIALIZER": "raw"},
+                "json": {},
+            },
+            {"URL": url, "PREFIX": prefix + ".{alias}", "LEASE": LEASE},
+        )
+
+    def configure(self, queues_: dict[str, object], defaults: dict[str, object]) -> None:
+        self.settings.SRQ_DEFAULTS = defaults
+        self.settings.SRQ_QUEUES = queues_
+        (self.folder / "srq_settings.py").write_text(
+            f"from tests.settings import *\nSRQ_QUEUES = {queues_!r}\nSRQ_DEFAULTS = {defaults!r}\n"
+            f"DATABASES['default']['NAME'] = {str(self.folder / 'db')!r}\n"
+        )
+
+    def start(self, *arguments: str, **options: object) -> subprocess.Popen[str]:
+        environment = {
+            **os.environ,
+            "PYTHONPATH": f"{ROOT}:{self.folder}",
+            "DJANGO_SETTINGS_MODULE": "srq_settings",
+            "SRQ_TEST_LOG": str(self.log),
+            "SRQ_TEST_GO": str(self.go),
+            "PYTHONUNBUFFERED": "",  # buffers as a user has them: they are what a signal must not get into twice
+        }
+        piped = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "django", *arguments], env=environment, text=True, cwd=self.folder, **piped
+        )
+        self.processes.append(process)
+        return process
+
+    def run(self, *arguments: str, stdin: str | None = None) -> tuple[int, str, str]:
+        """Exit code, stdout and stderr of a command that ends by itself."""
+        process = self.start(*arguments)
+        out, err = process.communicate(stdin, timeout=60)
+        return process.returncode, out, err
+
+    def lines(self) -> list[str]:
+        return self.log.read_text().splitlines()
+
+    def said(self, line: str) -> None:
+        wait_for(lambda: line in self.lines(), line)
+
+    def close(self) -> None:
+        for process in self.processes:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+            for stream in (process.stdin, process.stdout, process.stderr):
+                if stream and not stream.closed:
+                    stream.close()
