@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 import re
 from collections.abc import Mapping
 
@@ -73,11 +74,18 @@ def aware(moment: dt.datetime | None, name: str, label: str) -> None:
         raise InvalidArgument(f"queue {label!r}: {name} is an aware datetime (with a time zone), not {moment!r}")
 
 
+def seconds_of(name: str, value: float | dt.timedelta, label: str) -> float:
+    seconds = value.total_seconds() if isinstance(value, dt.timedelta) else value
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < LONGEST_DELAY:
+        raise InvalidArgument(
+            f"queue {label!r}: {name} is a number of seconds or a timedelta, from 0 on, not {value!r}"
+        )
+    return seconds
+
+
 def due_of(delay: float | dt.timedelta, eta: dt.datetime | None, label: str) -> float | dt.datetime:
     """Seconds from now, or the moment."""
-    seconds = delay.total_seconds() if isinstance(delay, dt.timedelta) else delay
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < LONGEST_DELAY:
-        raise InvalidArgument(f"queue {label!r}: delay is a number of seconds or a timedelta, from 0 on, not {delay!r}")
+    seconds = seconds_of("delay", delay, label)
     aware(eta, "eta", label)
     if eta is not None and seconds:
         raise InvalidArgument(f"queue {label!r}: delay or eta, not both")
@@ -88,3 +96,12 @@ def priority_of(priority: int, label: str) -> int:
     if isinstance(priority, int) and priority in PRIORITIES:
         return priority
     raise InvalidArgument(f"queue {label!r}: priority is a whole number from -100 to 100, not {priority!r}")
+
+
+def most_of(limit: int | None, label: str) -> float:
+    """The limit, or infinity for none."""
+    if limit is None:
+        return math.inf
+    if isinstance(limit, int) and not isinstance(limit, bool) and limit > 0:
+        return limit
+    raise InvalidArgument(f"queue {label!r}: limit is a whole number above 0, or None; not {limit!r}")

@@ -342,6 +342,35 @@ def requeue(keys: Keys, uids: Iterable[str]) -> Call[list[bool]]:
     return Call(Script.named("requeue"), keys, tuple(uid.encode() for uid in uids), _read_flags)
 
 
+def requeue_dead(
+    keys: Keys, *, error: str = "", older_than: float = 0, most: int = BATCH, cursor: str = ""
+) -> Call[tuple[int, str]]:
+    """One batch: how many were made ready, and the cursor for the next call, "" when that was all.
+
+    error: only items of this group or type. older_than: seconds since their death when the first call was made.
+    """
+    return Call(Script.named("requeue_dead"), keys, (*_chosen(cursor, older_than, error), _int(most)), _read_swept)
+
+
+def purge_dead(
+    keys: Keys, *, error: str = "", older_than: float = 0, most: int = BATCH, cursor: str = ""
+) -> Call[tuple[int, str]]:
+    """One batch, as in ``requeue_dead``: how many were deleted, and the next cursor."""
+    return Call(Script.named("purge_dead"), keys, (*_chosen(cursor, older_than, error), _int(most)), _read_swept)
+
+
+def count_dead(
+    keys: Keys, *, error: str = "", older_than: float = 0, cursor: str = ""
+) -> Call[tuple[dict[str, int], str]]:
+    """One batch, as in ``requeue_dead``: how many there are of each group, and the next cursor."""
+
+    def read(reply: Any) -> tuple[dict[str, int], str]:
+        following, *groups = reply
+        return {name: int(number) for name, number in _pairs(groups).items()}, _text(following)
+
+    return Call(Script.named("count_dead"), keys, _chosen(cursor, older_than, error), read)
+
+
 def drop(keys: Keys, uids: Iterable[str], *, state: str = "") -> Call[list[bool]]:
     return Call(Script.named("drop"), keys, (state.encode(), *(uid.encode() for uid in uids)), _read_flags)
 
@@ -399,6 +428,12 @@ def info() -> Command[dict[str, str]]:
     return Command((b"INFO",), read)
 
 
+def ended(keys: Keys, at: dt.datetime) -> Command[int]:
+    """How many leases had ended at a moment of the server's clock, those that are never recovered automatically too."""
+    moment = _moment(at)
+    return Command((b"ZCOUNT", keys["leases"].encode(), b"-" + moment, moment), int)
+
+
 def wait(queues: Iterable[Keys], seconds: float) -> Command[str | None]:
     """Block until a wake token arrives for one of the queues; its wake list, or None after so many seconds."""
     lists = (keys["wake"].encode() for keys in queues)
@@ -427,6 +462,10 @@ def _acks(held: Iterable[Held]) -> tuple[bytes, ...]:
     return tuple(part.encode() for one in held for part in (one.uid, one.token, one.number))
 
 
+def _chosen(cursor: str, older_than: float, error: str) -> tuple[bytes, ...]:
+    return cursor.encode(), _int(milliseconds(older_than)), error.encode(errors="backslashreplace")
+
+
 def _read_flag(reply: Any) -> bool:
     return _text(reply) == "1"
 
@@ -438,6 +477,11 @@ def _read_flags(reply: Any) -> list[bool]:
 def _read_pair(reply: Any) -> tuple[int, int]:
     made, looked = _text(reply).split()
     return int(made), int(looked)
+
+
+def _read_swept(reply: Any) -> tuple[int, str]:
+    number, _, cursor = _text(reply).partition(" ")
+    return int(number), cursor
 
 
 def _read_put(reply: Any) -> PutReply:

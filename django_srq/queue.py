@@ -6,7 +6,8 @@ import datetime as dt
 import logging
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
@@ -27,7 +28,20 @@ from django_srq.exceptions import (
     RetryLater,
 )
 from django_srq.item import Item, new_uid
-from django_srq.operations import BATCH, LAYOUT, STATES, Call, ClaimReply, Counts, Found, Held, Keys, Put, PutReply
+from django_srq.operations import (
+    BATCH,
+    LAYOUT,
+    STATES,
+    Call,
+    ClaimReply,
+    Command,
+    Counts,
+    Found,
+    Held,
+    Keys,
+    Put,
+    PutReply,
+)
 from django_srq.rate import Rate
 from django_srq.serializers import Raw, Serializer, dump, load
 from django_srq.slots import Slot, slots
@@ -377,45 +391,119 @@ class SafeRedisQueue:
         except PayloadError:
             return found.payload
 
+    def states(self, *uids: str) -> list[str | None]:
+        """The state of each item; None: it is not in the queue."""
+        checked = [arguments.uid_of(uid, self.label) for uid in uids]
+        found = (places for batch in _batches(checked) for places in self._send(operations.find(self.keys, batch)))
+        return [_state(places) for places in found]
+
     def audit(self) -> list[str]:
         """Check that every item is in exactly one place: a sentence per finding. O(queue), in batches."""
         return audit(self.link, self.keys, self.label)
 
     # -- for people and tools
 
-    def requeue(self, *uids: str) -> int:
-        """Make dead items ready again (all of them without uids), their deliveries counted anew; returns how many."""
-        if uids:
-            return self._each(operations.requeue, uids)
-        return self._each(operations.requeue, self._uids("dead"))
+    def requeue(
+        self,
+        *uids: str,
+        error: str | None = None,
+        older_than: float | dt.timedelta = 0,
+        limit: int | None = None,
+        on_batch: Callable[[int], object] | None = None,
+    ) -> int:
+        """Make dead items ready again, their deliveries counted anew; returns how many.
+
+        Without uids: all of them, or only those of an ``error`` (its group as in the status view, its type, or the name
+        of its class), those that died longer ago than ``older_than`` (seconds or timedelta), and at most ``limit``,
+        oldest deaths first. What dies after it began stays dead.
+
+        In batches; ``on_batch`` is called after each with how many it requeued. What it raises ends it there.
+        """
+        if not uids:
+            return self._sweep(operations.requeue_dead, error, older_than, limit, on_batch)
+        if error or older_than or limit is not None:
+            raise InvalidArgument(f"queue {self.label!r}: requeue takes uids, or error, older_than and limit; not both")
+        return self._each(operations.requeue, uids, on_batch)
+
+    def count_dead(self, *, error: str | None = None, older_than: float | dt.timedelta = 0) -> dict[str, int]:
+        """How many items ``requeue`` or ``purge`` would take, by the group of their error. O(dead), in batches."""
+        seconds = arguments.seconds_of("older_than", older_than, self.label)
+        groups: Counter[str] = Counter()
+        cursor, more = "", True
+        while more:
+            call = operations.count_dead(self.keys, error=error or "", older_than=seconds, cursor=cursor)
+            found, cursor = self._send(call)
+            groups.update(found)
+            more = bool(cursor)
+        return dict(groups)
 
     def drop(self, *uids: str) -> int:
         """Delete items, whatever their state but in flight; returns how many."""
         return self._each(operations.drop, uids)
 
-    def purge(self, state: str | None = None) -> int:
+    def purge(
+        self,
+        state: str | None = None,
+        *,
+        error: str | None = None,
+        older_than: float | dt.timedelta = 0,
+        limit: int | None = None,
+        on_batch: Callable[[int], object] | None = None,
+    ) -> int:
         """Delete the items of a state (ready, delayed, dead; None: all three) in batches; returns how many.
 
-        Spares what is in flight, and what arrives after it began.
+        Spares what is in flight, and what arrives after it began. Dead items can be chosen as in ``requeue``, whose
+        ``on_batch`` it has too.
         """
         if (state is not None and state not in STATES) or state == "in_flight":
             raise InvalidArgument(f"queue {self.label!r}: purge deletes ready, delayed or dead items, not {state!r}")
+        if state == "dead":
+            return self._sweep(operations.purge_dead, error, older_than, limit, on_batch)
+        if error or older_than or limit is not None:
+            raise InvalidArgument(f"queue {self.label!r}: error, older_than and limit choose dead items: state='dead'")
         # Looked up before the first is deleted: what comes meanwhile, which may be long, stays.
         places = {place: self._uids(place) for place, holds in _PLACES_TO_PURGE.items() if state in (None, holds)}
-        gone = self._purge_list() if state in (None, "ready") else 0
+        gone = self._purge_list(on_batch) if state in (None, "ready") else 0
         for place, uids in places.items():
-            gone += self._each(partial(operations.drop, state=_PLACES_TO_PURGE[place]), uids)
+            gone += self._each(partial(operations.drop, state=_PLACES_TO_PURGE[place]), uids, on_batch)
         return gone
 
-    def _purge_list(self) -> int:
+    def _purge_list(self, on_batch: Callable[[int], object] | None) -> int:
         marker, gone, more, start = new_uid(), 0, True, True
         while more:
             more, count = self._send(operations.purge(self.keys, marker=marker, start=start))
             gone, start = gone + count, False
+            _tell(on_batch, count)
         return gone
 
-    def recover(self) -> int:
-        """Make ready what ended leases hold, now, also with ``autoclean_interval=None``; returns how many."""
+    def _sweep(
+        self,
+        operation: Any,
+        error: str | None,
+        older_than: float | dt.timedelta,
+        limit: int | None,
+        on_batch: Callable[[int], object] | None,
+    ) -> int:
+        """Do something with dead items in batches; the script chooses them, so that each is still dead when it does."""
+        seconds = arguments.seconds_of("older_than", older_than, self.label)
+        left = arguments.most_of(limit, self.label)
+        done, cursor, more = 0, "", True
+        while more:
+            most = int(min(left - done, BATCH))
+            number, cursor = self._send(
+                operation(self.keys, error=error or "", older_than=seconds, most=most, cursor=cursor)
+            )
+            done += number
+            more = bool(cursor) and done < left
+            _tell(on_batch, number)
+        return done
+
+    def recover(self, *, on_batch: Callable[[int, int], object] | None = None) -> int:
+        """Make ready what ended leases hold, now, also with ``autoclean_interval=None``; returns how many.
+
+        In batches of 100; ``on_batch`` is called after each with how many items it made ready and at how many leases it
+        looked (the others' items are dead, their deliveries or crashes used up). What it raises ends it there.
+        """
         made, looked = 0, BATCH
         while looked:
             batch, looked = self._send(
@@ -428,7 +516,12 @@ class SafeRedisQueue:
                 )
             )
             made += batch
+            _tell(on_batch, batch, looked)
         return made
+
+    def ended_leases(self) -> int:
+        """How many leases have ended without being recovered: what ``recover`` would look at now."""
+        return self._send(operations.ended(self.keys, self.snapshot().at))
 
     def pause(self, reason: str = "", *, by: str = "", until: dt.datetime | None = None) -> bool:
         """Hand out no items until ``resume()`` or ``until`` (aware datetime). False: it was paused already."""
@@ -496,7 +589,7 @@ class SafeRedisQueue:
 
     # -- below
 
-    def _send(self, call: Call[T]) -> T:
+    def _send(self, call: Call[T] | Command[T]) -> T:
         return self.link.call(call, queue=self.label)
 
     def _dump(self, payload: Any) -> bytes:
@@ -516,9 +609,14 @@ class SafeRedisQueue:
         """The uids of a state, or of one of the places of what is ready, as they are now."""
         return [found.uid for found in self._found(place)]
 
-    def _each(self, operation: Any, uids: Iterable[str]) -> int:
+    def _each(self, operation: Any, uids: Iterable[str], on_batch: Callable[[int], object] | None = None) -> int:
         checked = [arguments.uid_of(uid, self.label) for uid in uids]
-        return sum(sum(self._send(operation(self.keys, batch))) for batch in _batches(checked))
+        done = 0
+        for batch in _batches(checked):
+            number = sum(self._send(operation(self.keys, batch)))
+            done += number
+            _tell(on_batch, number)
+        return done
 
 
 def _link(
@@ -531,6 +629,19 @@ def _link(
     if is_embedded(url):
         return embedded_link(url, timeout=timeout, **options)
     return Link(client_from_url(url, **options), timeout=timeout)
+
+
+def _tell(on_batch: Callable[..., object] | None, *numbers: int) -> None:
+    if on_batch is not None:
+        on_batch(*numbers)
+
+
+def _state(places: Container[str]) -> str | None:
+    """The state of an item that is in these places."""
+    if "items" not in places:
+        return None
+    special = {"holders": "in_flight", "delayed": "delayed", "dead": "dead"}
+    return next((state for place, state in special.items() if place in places), "ready")
 
 
 def _held(found: Found) -> Held:

@@ -234,7 +234,7 @@ def of_queue(
             "%(n)s items of %(queue)s are in flight with ended leases, and AUTOCLEAN_INTERVAL is None.",
             counts.ended,
         )
-        command = f"queues[{alias!r}].recover()"
+        command = f"manage.py srq_recover {shlex.quote(alias)}"
         text %= {"n": localize(counts.ended), "queue": name}
         yield Finding("abandoned", text, _("They come back only by hand:"), command, queue=alias)
     if counts.dead:

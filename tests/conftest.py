@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import redis
 
 from django_srq import SafeRedisQueue
 from django_srq.connections import Link, client_from_url
-from tests.project import project
+from tests.project import Project
 from tests.servers import Server
 
-__all__ = ["project"]  # a fixture
 MakeQueue = Callable[..., SafeRedisQueue]
 
 
@@ -69,3 +69,10 @@ def make_queue(link: Link, prefix: str) -> MakeQueue:
 @pytest.fixture
 def queue(make_queue: MakeQueue) -> SafeRedisQueue:
     return make_queue()
+
+
+@pytest.fixture
+def project(settings: object, tmp_path: Path, server_url: str, prefix: str) -> Iterator[Project]:
+    made = Project(settings, tmp_path, server_url, prefix)
+    yield made
+    made.close()

@@ -10,8 +10,6 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-import pytest
-
 from tests.waiting import wait_for
 
 ROOT = Path(__file__).parent.parent
@@ -99,13 +97,9 @@ class Project:
     def said(self, line: str) -> None:
         wait_for(lambda: line in self.lines(), line)
 
-
-@pytest.fixture
-def project(settings, tmp_path, server_url, prefix):
-    made = Project(settings, tmp_path, server_url, prefix)
-    yield made
-    for process in made.processes:
-        made.kill(process)
-        for stream in (process.stdin, process.stdout, process.stderr):
-            if stream and not stream.closed:
-                stream.close()
+    def close(self) -> None:
+        for process in self.processes:
+            self.kill(process)
+            for stream in (process.stdin, process.stdout, process.stderr):
+                if stream and not stream.closed:
+                    stream.close()

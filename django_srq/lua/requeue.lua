@@ -11,10 +11,7 @@ for i = 3, #ARGV do
   local uid = ARGV[i]
   local there = redis.call('ZSCORE', dead, uid) and redis.call('HEXISTS', items, uid) == 1
   if there then
-    redis.call('HDEL', deliveries, uid)
-    redis.call('HDEL', crashes, uid)
-    place(uid)
-    exhume(uid)
+    requeue(uid)
     made = made + 1
   end
   flags[#flags + 1] = there and '1' or '0'

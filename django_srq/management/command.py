@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
@@ -10,8 +11,8 @@ from django_srq import queues
 from django_srq.exceptions import ConfigurationError, OutcomeUnknown, QueueUnavailable, SRQError, UnknownQueue
 from django_srq.registry import Queue
 
-# As documented; 0 is done or stopped gracefully, 130 and 143 a second signal.
-ERROR, USAGE, UNHEALTHY, UNREACHABLE = 1, 2, 3, 69
+# As documented; 0 is done or stopped gracefully, 143 a second SIGTERM.
+ERROR, USAGE, UNHEALTHY, UNREACHABLE, INTERRUPTED = 1, 2, 3, 69, 130
 
 
 class QueueCommand(BaseCommand):
@@ -26,17 +27,19 @@ class QueueCommand(BaseCommand):
         return parser
 
     def execute(self, *args: Any, **options: Any) -> str | None:
+        if os.environ.get("NO_COLOR") and not options.get("force_color"):
+            options["no_color"] = True
         try:
             return super().execute(*args, **options)
         except SRQError as error:
-            raise CommandError(str(error), returncode=_code(error)) from error
+            raise CommandError(str(error), returncode=exit_code(error)) from error
 
     def queue(self, alias: str) -> Queue:
         """The queue; exits with 2, naming the known ones, when there is none of that alias."""
         return queues[alias]
 
 
-def _code(error: SRQError) -> int:
+def exit_code(error: SRQError) -> int:
     if isinstance(error, UnknownQueue):
         return USAGE
     if isinstance(error, QueueUnavailable | OutcomeUnknown):

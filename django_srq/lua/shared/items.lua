@@ -131,6 +131,14 @@ local function exhume(uid)
   return true
 end
 
+-- Makes a dead item ready again, at the back, its deliveries and crashes counted anew.
+local function requeue(uid)
+  redis.call('HDEL', deliveries, uid)
+  redis.call('HDEL', crashes, uid)
+  place(uid)
+  exhume(uid)
+end
+
 -- Returns 1 when somebody held it, else 0.
 local function unhold(uid)
   redis.call('ZREM', leases, uid)

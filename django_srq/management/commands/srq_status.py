@@ -2,18 +2,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
-from django.core.management.color import no_style
 from django.template.defaultfilters import filesizeformat
 
 from django_srq import conf, status
 from django_srq.connections import TIMEOUT
 from django_srq.management.command import UNREACHABLE, QueueCommand
+from django_srq.management.report import aligned
 from django_srq.status import QueueReport, ServerReport, Snapshot
 from django_srq.verdicts import readable
 
@@ -73,8 +72,6 @@ class Command(QueueCommand):
         for alias in queues:
             if alias not in conf.aliases():
                 self.queue(alias)  # raises, with a suggestion
-        if os.environ.get("NO_COLOR"):
-            self.style = no_style()
         chosen = queues or None
         if watch is not None:
             self._watch(chosen, format, watch)
@@ -113,11 +110,7 @@ class Command(QueueCommand):
 
     def _table(self, queues: Sequence[QueueReport]) -> list[str]:
         rows = [list(COLUMNS), *([_shown(read(queue)) for read in COLUMNS.values()] for queue in queues)]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        padded = [
-            [cell.ljust(width) if i < WORDS else cell.rjust(width) for i, (cell, width) in enumerate(pairs)]
-            for pairs in (zip(row, widths, strict=True) for row in rows)
-        ]
+        padded = aligned(rows, words=range(WORDS))
         for row, queue in zip(padded[1:], queues, strict=True):
             row[STATE] = self._painted(row[STATE], queue.level)
         return ["  ".join(row).rstrip() for row in padded]

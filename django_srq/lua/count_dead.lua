@@ -1,0 +1,22 @@
+#!lua flags=no-writes
+-- Counts dead items by the group of their error, a batch a call.
+-- ARGV[1]  cursor: '' to begin, then what the call before replied
+-- ARGV[2]  age (ms): only items that died so long before the first call
+-- ARGV[3]  word: only items whose error it names (group, type, or the type's last part); '' for any
+-- Reply: the next cursor, '' when that was all, then per group its name and the number of its items among at most 250
+--   that this call looked at.
+-- include: keys layout dead
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local groups = {}
+local _, cursor = walk_dead(ARGV[1], now, tonumber(ARGV[2]), ARGV[3], LOOK_MOST, true, function(uid, failure)
+  local name = failure.group or 'other'
+  groups[name] = (groups[name] or 0) + 1
+  return 1, false
+end)
+local reply = {cursor}
+for name, number in pairs(groups) do
+  reply[#reply + 1] = name
+  reply[#reply + 1] = number
+end
+return reply

@@ -1,0 +1,20 @@
+#!lua flags=allow-oom
+-- Deletes dead items, a batch a call.
+-- ARGV[3]  cursor: '' to begin, then what the call before replied
+-- ARGV[4]  age (ms): only items that died so long before the first call
+-- ARGV[5]  word: only items whose error it names (group, type, or the type's last part); '' for any
+-- ARGV[6]  most: items to delete; at most 250 are looked at
+-- Reply: the number of items deleted, a space, and the next cursor, '' when that was all.
+-- include: keys call items dead
+if repeated then
+  return repeated
+end
+local gone, cursor = walk_dead(ARGV[3], now, tonumber(ARGV[4]), ARGV[5], tonumber(ARGV[6]), false, function(uid)
+  exhume(uid)
+  forget_records(uid)
+  return redis.call('HDEL', items, uid), true
+end)
+if gone > 0 then
+  count('purged', gone)
+end
+return finish(gone .. ' ' .. cursor)

@@ -1,0 +1,24 @@
+#!lua
+-- Makes dead items ready again, at the back, their deliveries and crashes counted anew; a batch a call.
+-- ARGV[3]  cursor: '' to begin, then what the call before replied
+-- ARGV[4]  age (ms): only items that died so long before the first call
+-- ARGV[5]  word: only items whose error it names (group, type, or the type's last part); '' for any
+-- ARGV[6]  most: items to make ready; at most 250 are looked at
+-- Reply: the number of items made ready, a space, and the next cursor, '' when that was all.
+-- include: keys call items dead
+if repeated then
+  return repeated
+end
+local made, cursor = walk_dead(ARGV[3], now, tonumber(ARGV[4]), ARGV[5], tonumber(ARGV[6]), false, function(uid)
+  if redis.call('HEXISTS', items, uid) == 0 then
+    forget(uid)
+    return 0, true
+  end
+  requeue(uid)
+  return 1, true
+end)
+if made > 0 then
+  count('requeued', made)
+  ring(made)
+end
+return finish(made .. ' ' .. cursor)

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable
+from typing import Any
+
+from django.core.management.base import CommandError, CommandParser
+
+from django_srq.management import dead
+from django_srq.management.command import USAGE
+from django_srq.management.dead import Choice
+from django_srq.management.operation import BulkCommand, Plan
+from django_srq.management.report import Row
+from django_srq.registry import Queue
+
+STATES = ("ready", "delayed", "dead")
+
+
+class Command(BulkCommand):
+    help = (
+        "Delete the items of queues for good: those that are ready, delayed or dead. What is in flight is spared, and "
+        "so is what arrives meanwhile."
+    )
+    offers_all = False
+    doing = "purge"
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        super().add_arguments(parser)
+        parser.add_argument("--state", choices=STATES, help="only items in this state; without it, all three")
+        dead.add_arguments(parser)
+
+    def handle(
+        self,
+        *,
+        queues: list[str],
+        format: str,
+        dry_run: bool,
+        interactive: bool,
+        state: str | None,
+        error: str | None,
+        older_than: dt.timedelta,
+        limit: int | None,
+        **_: Any,
+    ) -> None:
+        if state != "dead" and (error or older_than or limit):
+            raise CommandError("--error, --older-than and --limit go with --state dead.", returncode=USAGE)
+        self.state = state
+        self.choice = Choice(error=error, older_than=older_than, limit=limit)
+        self.bulk(self.chosen(queues), format=format, dry_run=dry_run, interactive=interactive)
+
+    def plan(self, plan: Plan) -> None:
+        counts = plan.queue.counts()
+        if self.state == "dead":
+            plan.items, plan.details = dead.count(plan.queue, self.choice)
+        else:
+            states = [self.state] if self.state else STATES
+            plan.items = sum(counts[state] for state in states)
+            plan.details = [", ".join(f"{counts[state]:,} {state}" for state in states)] if plan.items else []
+        plan.row.update(purged=plan.items, spared_in_flight=counts["in_flight"])
+
+    def question(self, items: str, names: str) -> str:
+        return f"Delete {items} of {names} for good?"
+
+    def act(self, queue: Queue, row: Row, on_batch: Callable[[int], None]) -> None:
+        row.update(purged=0, spared_in_flight=None)
+
+        def done(number: int) -> None:
+            row["purged"] += number
+            on_batch(number)
+
+        queue.purge(self.state, **self.choice, on_batch=done)
+        row["spared_in_flight"] = queue.counts()["in_flight"]

@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from django_srq.management.operation import BulkCommand, Plan
+from django_srq.management.report import Row
+from django_srq.registry import Queue
+
+
+class Command(BulkCommand):
+    help = (
+        "Recover by hand what ended leases hold, also where AUTOCLEAN_INTERVAL is None: the items are ready again, or "
+        "dead when their deliveries or crashes are used up."
+    )
+    doing = "recover"
+
+    def handle(
+        self, *, queues: list[str], all_queues: bool, format: str, dry_run: bool, interactive: bool, **_: Any
+    ) -> None:
+        self.bulk(self.chosen(queues, all_queues), format=format, dry_run=dry_run, interactive=interactive)
+
+    def plan(self, plan: Plan) -> None:
+        plan.items = plan.queue.ended_leases()
+        plan.row.update(leases=plan.items, ready=None if plan.items else 0)
+
+    def question(self, items: str, names: str) -> str:
+        return f"Recover {items} of {names}? What a consumer still works on would be handled twice."
+
+    def act(self, queue: Queue, row: Row, on_batch: Callable[[int], None]) -> None:
+        row.update(leases=0, ready=0)
+
+        def done(made: int, looked: int) -> None:
+            row["leases"] += looked
+            row["ready"] += made
+            on_batch(looked)
+
+        queue.recover(on_batch=done)

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable
+from typing import Any
+
+from django.core.management.base import CommandError, CommandParser
+
+from django_srq.management import dead
+from django_srq.management.command import USAGE
+from django_srq.management.dead import Choice
+from django_srq.management.operation import BulkCommand, Plan
+from django_srq.management.report import Row
+from django_srq.registry import Queue
+
+
+class Command(BulkCommand):
+    help = (
+        "Make dead items ready again, at the back of their queue, their deliveries and crashes counted anew: all of "
+        "them, or those that are chosen."
+    )
+    offers_all = False
+    doing = "requeue"
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        super().add_arguments(parser)
+        dead.add_arguments(parser)
+        parser.add_argument("--uid", action="append", default=[], help="only this item; may be given several times")
+
+    def handle(
+        self,
+        *,
+        queues: list[str],
+        format: str,
+        dry_run: bool,
+        interactive: bool,
+        error: str | None,
+        older_than: dt.timedelta,
+        limit: int | None,
+        uid: list[str],
+        **_: Any,
+    ) -> None:
+        if uid and (error or older_than or limit):
+            raise CommandError("--uid goes without --error, --older-than and --limit.", returncode=USAGE)
+        self.uids = list(dict.fromkeys(uid))
+        self.choice = Choice(error=error, older_than=older_than, limit=limit)
+        self.bulk(self.chosen(queues), format=format, dry_run=dry_run, interactive=interactive)
+
+    def plan(self, plan: Plan) -> None:
+        if self.uids:
+            plan.items = plan.queue.states(*self.uids).count("dead")
+        else:
+            plan.items, plan.details = dead.count(plan.queue, self.choice)
+        plan.row["requeued"] = plan.items
+
+    def question(self, items: str, names: str) -> str:
+        return f"Requeue {items} of {names}?"
+
+    def act(self, queue: Queue, row: Row, on_batch: Callable[[int], None]) -> None:
+        row["requeued"] = 0
+
+        def done(number: int) -> None:
+            row["requeued"] += number
+            on_batch(number)
+
+        queue.requeue(*self.uids, **self.choice, on_batch=done)

@@ -1,0 +1,19 @@
+from __future__ import annotations
+
+from typing import Any
+
+from django_srq.management.operation import OperationCommand, Outcome
+from django_srq.management.report import Row
+from django_srq.registry import Queue
+
+
+class Command(OperationCommand):
+    help = "End the pause of queues and wake their consumers."
+
+    def handle(self, *, queues: list[str], all_queues: bool, format: str, **_: Any) -> None:
+        def resume(queue: Queue, row: Row) -> None:
+            row.update(paused=False, was_paused=queue.resume())
+
+        outcome = Outcome()
+        self.on_each(self.chosen(queues, all_queues), resume, outcome)
+        self.finish(outcome, format)

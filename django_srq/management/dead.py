@@ -1,0 +1,58 @@
+"""Which dead items a command means."""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+from typing import TypedDict
+
+from django.core.management.base import CommandParser
+
+from django_srq.management.times import duration
+from django_srq.registry import Queue
+from django_srq.verdicts import readable
+
+GROUPS_SHOWN = 10
+
+
+class Choice(TypedDict):
+    """As the arguments of ``requeue`` and ``purge``."""
+
+    error: str | None
+    older_than: dt.timedelta
+    limit: int | None
+
+
+def add_arguments(parser: CommandParser) -> None:
+    parser.add_argument(
+        "--error",
+        metavar="NAME",
+        help="only dead items of this error: its group as --dry-run shows it, its type, or the name of its class",
+    )
+    parser.add_argument(
+        "--older-than",
+        type=duration,
+        default=dt.timedelta(),
+        metavar="DURATION",
+        help="only items that died longer ago than this, such as 30m, 2h or 7d",
+    )
+    parser.add_argument(
+        "--limit", type=_number, metavar="N", help="at most so many items of each queue, the oldest deaths first"
+    )
+
+
+def count(queue: Queue, choice: Choice) -> tuple[int, list[str]]:
+    """How many there are, and lines for people that name their errors."""
+    groups = queue.count_dead(error=choice["error"], older_than=choice["older_than"])
+    number = sum(groups.values())
+    largest = sorted(groups.items(), key=lambda group: (-group[1], group[0]))
+    lines = [f"{n:,} {readable(name)}" for name, n in largest[:GROUPS_SHOWN]]
+    if len(largest) > GROUPS_SHOWN:
+        lines.append(f"{sum(n for _, n in largest[GROUPS_SHOWN:]):,} of other errors")
+    return number if choice["limit"] is None else min(number, choice["limit"]), lines
+
+
+def _number(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"a whole number above 0, not {text!r}")
+    return int(text)

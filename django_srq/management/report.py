@@ -1,0 +1,57 @@
+"""What a command did, as a table for people or as JSON for programs.
+
+A row is a dict that begins with the queue's alias. In JSON moments are ISO 8601 in UTC, null is not known.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Container, Sequence
+from typing import Any
+
+from django.utils import timezone
+
+from django_srq.verdicts import readable
+
+FORMATS = ("table", "json", "jsonl")
+Row = dict[str, Any]
+
+
+def lines(rows: Sequence[Row], format: str, **about: Any) -> list[str]:
+    """about: what is true of all rows; in JSON it stands before them."""
+    if format == "json":
+        return [json.dumps({**about, "queues": rows}, indent=2, default=_iso)]
+    if format == "jsonl":
+        return [json.dumps({**about, **row}, default=_iso) for row in rows]
+    return _table(rows) if rows else []
+
+
+def aligned(rows: Sequence[Sequence[str]], words: Container[int]) -> list[list[str]]:
+    """The cells padded to the width of their column: words to the left, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        [cell.ljust(width) if i in words else cell.rjust(width) for i, (cell, width) in enumerate(pairs)]
+        for pairs in (zip(row, widths, strict=True) for row in rows)
+    ]
+
+
+def _table(rows: Sequence[Row]) -> list[str]:
+    head = [name.upper().replace("_", " ") for name in rows[0]]
+    words = {i for i, name in enumerate(rows[0]) if not any(type(row[name]) is int for row in rows)}
+    cells = [head, *([_shown(value) for value in row.values()] for row in rows)]
+    return ["  ".join(row).rstrip() for row in aligned(cells, words)]
+
+
+def _shown(value: object) -> str:
+    if value is None or value == "":
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, dt.datetime):
+        return timezone.localtime(value).isoformat(sep=" ", timespec="seconds")
+    return readable(value)
+
+
+def _iso(moment: dt.datetime) -> str:
+    return moment.astimezone(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,51 @@
+"""Durations and moments as people write them in arguments of commands."""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import re
+
+from django.utils import timezone
+
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_DURATION = re.compile(r"(?:[0-9]{1,9}(?:\.[0-9]{1,9})?[smhdw])+")
+_PART = re.compile(r"([0-9.]+)([smhdw])")
+
+
+def duration(text: str) -> dt.timedelta:
+    """``90s``, ``30m``, ``2h``, ``7d``, ``1h30m``: an argparse type."""
+    found = _duration(text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"a duration such as 90s, 30m, 2h, 7d or 1h30m, not {text!r}")
+    return found
+
+
+def moment(text: str) -> dt.datetime | dt.timedelta:
+    """A moment of ISO 8601, in the project's time zone unless it names its own, or a duration: an argparse type."""
+    found = _duration(text) or _moment(text)
+    if found is None:
+        raise argparse.ArgumentTypeError(
+            f"a moment such as 2026-01-31T12:00 or 2026-01-31T12:00+01:00, or a duration such as 30m, not {text!r}"
+        )
+    return found
+
+
+def _duration(text: str) -> dt.timedelta | None:
+    if not _DURATION.fullmatch(text):
+        return None
+    try:
+        found = sum((dt.timedelta(**{_UNITS[unit]: float(n)}) for n, unit in _PART.findall(text)), dt.timedelta())
+    except OverflowError:
+        return None
+    return found if found < dt.timedelta(days=36500) else None
+
+
+def _moment(text: str) -> dt.datetime | None:
+    try:
+        found = dt.datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    if timezone.is_aware(found):
+        return found
+    return timezone.make_aware(found, timezone.get_default_timezone())
