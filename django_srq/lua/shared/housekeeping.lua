@@ -24,9 +24,9 @@ local function granted_before_outage(token, deadline)
   local restarted, silent = unpack(redis.call('HMGET', meta, 'restarted', 'silent'))
   restarted = tonumber(restarted or 0)
   if string.sub(token, 1, 1) == 'c' then
-    return deadline <= math.max(restarted, tonumber(silent or 0)) + (facts.lease_c or 0), facts.lease_c
+    return deadline < math.max(restarted, tonumber(silent or 0)) + (facts.lease_c or 0), facts.lease_c
   end
-  return deadline <= restarted + (facts.lease_g or 0), facts.lease_g
+  return deadline < restarted + (facts.lease_g or 0), facts.lease_g
 end
 
 local function recover_one(uid, token, max_deliveries, max_crashes)
