@@ -577,6 +577,10 @@ def test_closed_link_goes_on(at, server):
     assert connection_id(queue) != before
 
 
+def test_time_limit_that_no_socket_can_wait(at, server):
+    assert at(server.url, timeout=10**9).put("x")
+
+
 def test_closed_connections_are_opened_again(at, server):
     queue = at(server.url, max_connections=1)
     for _ in range(3):
