@@ -17,6 +17,8 @@ class Backoff:
 
         Jitter spreads items that failed together ("Exponential Backoff And Jitter", AWS Architecture Blog, 2015).
         """
-        # 2 ** 64 s is beyond any max; a larger exponent would overflow.
-        full = min(self.max, self.base * self.factor ** min(max(deliveries, 1) - 1, 64))
+        try:
+            full = min(self.max, self.base * float(self.factor) ** (max(deliveries, 1) - 1))
+        except OverflowError:
+            full = self.max
         return full * random.uniform(0.5, 1)

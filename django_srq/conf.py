@@ -6,7 +6,6 @@ One validator, two faces: ``problems()`` for the system checks, and ``Configurat
 from __future__ import annotations
 
 import difflib
-import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +17,7 @@ from django.conf import settings
 from django.core.cache import DEFAULT_CACHE_ALIAS
 from django.utils.module_loading import import_string
 
+from django_srq.arguments import LONGEST_DELAY
 from django_srq.backoff import Backoff
 from django_srq.connections import SCHEMES, client_from_url, is_embedded, masked
 from django_srq.exceptions import ConfigurationError
@@ -117,7 +117,7 @@ class _Wrong(Exception):
 
 
 def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < LONGEST_DELAY:
         raise _Wrong("a number of seconds above 0")
     return float(value)
 

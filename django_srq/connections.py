@@ -29,6 +29,7 @@ T = TypeVar("T")
 
 SCHEMES = {"redis": "redis", "rediss": "rediss", "unix": "unix", "valkey": "redis", "valkeys": "rediss"}
 TIMEOUT = 5.0  # seconds for a call that does not block, everything included
+LONGEST_TIMEOUT = 86_400.0  # seconds; sockets refuse more than 24 days
 FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.5  # seconds between attempts, before jitter
 SHORTEST_ATTEMPT = 0.05  # seconds; one with less time left would only turn what is known into "no reply"
 CLOSE_ENOUGH = 0.01  # seconds by which a time limit may be off, so that it need not be set for each call
@@ -130,7 +131,7 @@ class Link:
         self.client = client
         self.pool = client.connection_pool
         self.address = address or _address(self.pool.connection_kwargs)
-        self.timeout = timeout
+        self.timeout = min(timeout, LONGEST_TIMEOUT)
         self._prepare = prepare
         self._forget()
 

@@ -222,9 +222,12 @@ def put(
     """due: seconds from now, or a moment; both by the server's clock. attempt: see put.lua."""
     when = b"@" + _moment(due) if isinstance(due, dt.datetime) else _int(milliseconds(due))
     args = [_int(priority), when, _int(max_length or 0), b"1" if own else b"0", _int(attempt)]
+    uids = []
     for item in items:
         args += (item.uid.encode(), item.payload, item.headers)
-    unknown = "it may be there; put it again with the same uid"
+        uids.append(item.uid)
+    # Nobody else knows a generated uid; of a batch, the first tells which it was.
+    unknown = f"it may be there; put it again with the same uid: {uids[0]}" + (", …" if len(uids) > 1 else "")
     return Call(Script.named("put"), keys, tuple(args), _read_put, unknown)
 
 

@@ -281,7 +281,8 @@ class SafeRedisQueue:
         """Get an item for a ``with`` block: acked when the block succeeds, failed with the error when it raises.
 
         The exception goes on to the caller, but for RetryLater and Discard, which are done with here. A failed item
-        waits by ``backoff``. Without an item the block gets a falsy one.
+        waits by ``backoff``. Without an item the block gets a falsy one. Nobody renews the lease: a block that may
+        outlast ``autoclean_interval`` extends it.
         """
         item = self.get(timeout)
         try:

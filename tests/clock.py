@@ -14,9 +14,15 @@ def now(client: redis.Redis) -> int:
 
 
 def pass_time(client: redis.Redis, keys: Keys, seconds: float) -> None:
-    """Bring deadlines and due times nearer; a negative deadline is one that ends without being recovered."""
+    """Bring deadlines and due times nearer; a negative deadline is one that ends without being recovered.
+
+    Somebody calls all the while: it is no silence.
+    """
     for key in ("leases", "delayed"):
         scores = client.zrange(keys[key], 0, -1, withscores=True)
         moved = {uid: score - seconds * 1000 if score > 0 else score + seconds * 1000 for uid, score in scores}
         if moved:
             client.zadd(keys[key], moved)
+    for moment in ("silent", "restarted"):
+        if client.hexists(keys["meta"], moment):
+            client.hincrby(keys["meta"], moment, -round(seconds * 1000))

@@ -15,6 +15,11 @@ def test_grows_by_its_factor_up_to_the_maximum(deliveries, full):
     assert max(delays) <= full
 
 
+@pytest.mark.parametrize("factor", [1e9, 10**9])
+def test_large_factor_overflows_nothing(factor):
+    assert 10 <= Backoff(factor=factor, max=20).delay(500) <= 20
+
+
 def test_spreads_items_that_failed_together():
     delays = [Backoff(base=100).delay(1) for _ in range(200)]
     assert max(delays) - min(delays) > 25

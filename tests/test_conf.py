@@ -37,6 +37,7 @@ def problems_of(queue: object = None, **settings: object) -> list[str]:
         ({"URL": URL, "AUTOCLEAN_INTERVAL": 0}, r"E003 .*\['AUTOCLEAN_INTERVAL'\] must be a number .* 0, or None"),
         ({"URL": URL, "LEASE": None}, r"E003 .*\['LEASE'\] must be a number of seconds above 0, not None"),
         ({"URL": URL, "LEASE": "15"}, r"E003 .*\['LEASE'\]"),
+        ({"URL": URL, "LEASE": float("inf")}, r"E003 .*\['LEASE'\]"),
         ({"URL": URL, "MAX_DELIVERIES": True}, r"E003 .*\['MAX_DELIVERIES'\] must be a whole number above 0, or None"),
         ({"URL": URL, "MAX_LENGTH": 1.5}, r"E003 .*\['MAX_LENGTH'\]"),
         ({"URL": URL, "BACKOFF": {"bsae": 1}}, r"E003 .*\['BACKOFF'\] must be a dict with any of base, factor, max"),

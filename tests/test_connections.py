@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -243,8 +244,9 @@ def stopped(server: Server) -> Iterator[None]:
 
 
 def test_call_over_an_open_connection_ends_in_time(at, server):
-    queue = at(server.url, timeout=BUDGET)
+    queue = at(server.url)
     queue.put("warm up")
+    queue.link.timeout = BUDGET
     with stopped(server):
         for call in CALLS[:2]:
             with within_budget(), pytest.raises((OutcomeUnknown, QueueUnavailable)):
@@ -252,8 +254,9 @@ def test_call_over_an_open_connection_ends_in_time(at, server):
 
 
 def test_put_without_a_reply_says_what_to_do_and_can_be_done_again(at, server):
-    queue = at(server.url, timeout=BUDGET)
+    queue = at(server.url)
     queue.put("warm up", uid="first")
+    queue.link.timeout = BUDGET
     with (
         stopped(server),
         pytest.raises(
@@ -267,10 +270,25 @@ def test_put_without_a_reply_says_what_to_do_and_can_be_done_again(at, server):
     assert again.audit() == []
 
 
+@pytest.mark.parametrize("put", [lambda queue: queue.put("x"), lambda queue: queue.put_many("xy")])
+def test_put_without_a_reply_tells_the_uid_that_it_made(at, server, put):
+    queue = at(server.url)
+    assert len(queue) == 0
+    queue.link.timeout = BUDGET
+    with stopped(server), pytest.raises(OutcomeUnknown) as caught:
+        put(queue)
+    uid = re.search("the same uid: ([-0-9a-f]{36})", str(caught.value))[1]
+    again = at(server.url)
+    assert again.put("x", uid=uid) == uid
+    uids = [item.uid for item in again.items()]
+    assert uids.count(uid) == 1
+
+
 def test_read_without_a_reply_is_unavailable(at, server):
     """Nothing can have been changed by it."""
-    queue = at(server.url, timeout=BUDGET)
+    queue = at(server.url)
     assert len(queue) == 0
+    queue.link.timeout = BUDGET
     with stopped(server), pytest.raises(QueueUnavailable, match=r"queue 'orders' "):
         len(queue)
 
@@ -299,7 +317,7 @@ def test_half_a_reply_ends_in_time(at):
         thread.start()
         try:
             url = f"redis://127.0.0.1:{listener.getsockname()[1]}"
-            queue = at(url, timeout=BUDGET, protocol=2)
+            queue = at(url, timeout=3 * BUDGET, protocol=2)  # time enough to greet, too
             with within_budget(), pytest.raises(OutcomeUnknown):
                 queue.put("x")
         finally:
@@ -351,7 +369,7 @@ def test_redis_py_does_not_try_again_by_itself(doorman, make):
 
 def test_link_tries_again_within_its_time(doorman, at):
     with pytest.raises(QueueUnavailable):
-        at(doorman.url, timeout=BUDGET).put("x")
+        at(doorman.url, timeout=3 * BUDGET).put("x")
     assert doorman.visitors > 1
 
 
@@ -575,6 +593,10 @@ def test_closed_link_goes_on(at, server):
     before = connection_id(queue)
     queue.link.close()
     assert connection_id(queue) != before
+
+
+def test_time_limit_that_no_socket_can_wait(at, server):
+    assert at(server.url, timeout=10**9).put("x")
 
 
 def test_closed_connections_are_opened_again(at, server):

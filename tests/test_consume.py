@@ -342,7 +342,7 @@ def test_an_idle_consumer_wakes_on_put(project):
 def test_the_server_goes_and_comes_back(project):
     server = Server("--appendonly", "yes", "--appendfsync", "always")
     try:
-        queue = {"URL": server.url, "HANDLER": "tests.handlers.note", "TIMEOUT": 0.2}
+        queue = {"URL": server.url, "HANDLER": "tests.handlers.note", "TIMEOUT": 2}
         project.configure({"note": queue}, {})
         with (project.folder / "err").open("w") as err:
             process = project.start("srq_consume", "note", stderr=err)

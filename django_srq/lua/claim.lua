@@ -131,13 +131,14 @@ local function pop()
   end
 end
 
-local function hand_out(uid, first)
+-- nth: how many of this call were handed out before; what ends at one time ends in that order, by the fraction.
+local function hand_out(uid, first, nth)
   local order = redis.call('HINCRBY', meta, 'order', 1)
   local token = consumer .. '/' .. string.format('%.0f', order)
   if first then
     token = token .. '/' .. first
   end
-  redis.call('ZADD', leases, deadline, uid)
+  redis.call('ZADD', leases, deadline + nth / 2048, uid)
   redis.call('HSET', holders, uid, token)
   return token
 end
@@ -157,7 +158,7 @@ while not held_up and #taken < room and ghosts < GHOSTS_MOST do
       end
       ghosts = ghosts + 1
     else
-      local token = hand_out(uid, key == returned and score or some_priority and about(uid).back)
+      local token = hand_out(uid, key == returned and score or some_priority and about(uid).back, #taken)
       taken[#taken + 1] = uid .. ' ' .. token
       describe(reply, uid, token, payload)
     end

@@ -456,7 +456,8 @@ def test_consumer_gets_what_it_was_given_while_no_reply_came(proxy, queue, throu
             proxy.arm("lose reply", Script.named("claim").sha, times=1000)
 
     class Patient(Consumer):
-        def _note_absence(self, *args: Any) -> None:
+        def _note_absence(self, queue: SafeRedisQueue, error: Exception) -> None:
+            assert isinstance(error, OutcomeUnknown)
             remote.link.timeout = 20
             proxy.disarm()
 

@@ -181,6 +181,18 @@ def test_lease_of_a_lost_consumer_ends_in_time_while_others_call(queue, hasty, c
     assert (again.uid, again.deliveries) == (item.uid, 2)
 
 
+@pytest.mark.parametrize("away", [restart_when_leases_ended, stay_silent], ids=["the server was away", "nobody called"])
+@pytest.mark.parametrize("consumer", ["c1", "g1"])
+def test_lease_that_began_after_it_ends_in_time(server, queue, client, away, consumer):
+    """The very first call after the outage gives it."""
+    claim(queue, consumer)
+    queue.put("payload")
+    away(server, queue, client)
+    (item,) = claim(queue, consumer)
+    pass_time(client, queue.keys, LEASE + 1)
+    assert queue.get(-1).uid == item.uid
+
+
 @pytest.mark.parametrize("consumer", ["c1", "g1"])
 def test_deadline_far_ahead_is_clipped(queue, client, consumer):
     queue.put("payload")

@@ -24,9 +24,9 @@ local function granted_before_outage(token, deadline)
   local restarted, silent = unpack(redis.call('HMGET', meta, 'restarted', 'silent'))
   restarted = tonumber(restarted or 0)
   if string.sub(token, 1, 1) == 'c' then
-    return deadline <= math.max(restarted, tonumber(silent or 0)) + (facts.lease_c or 0), facts.lease_c
+    return deadline < math.max(restarted, tonumber(silent or 0)) + (facts.lease_c or 0), facts.lease_c
   end
-  return deadline <= restarted + (facts.lease_g or 0), facts.lease_g
+  return deadline < restarted + (facts.lease_g or 0), facts.lease_g
 end
 
 local function recover_one(uid, token, max_deliveries, max_crashes)
@@ -51,13 +51,13 @@ local function recover_ended(max_deliveries, max_crashes, by_hand)
     local uid, deadline = ended[i], math.abs(tonumber(ended[i + 1]))
     local token = redis.call('HGET', holders, uid)
     local spare, lease = false, 0
-    if token and deadline % 1 == 0 and not by_hand then
+    if token and deadline % 1 < 0.5 and not by_hand then
       spare, lease = granted_before_outage(token, deadline)
     end
     if not token or redis.call('HEXISTS', items, uid) == 0 then
       forget(uid)
     elseif spare then
-      redis.call('ZADD', leases, now + lease + 0.5, uid)
+      redis.call('ZADD', leases, now + lease + 0.5 + deadline % 1, uid)
     else
       made = made + recover_one(uid, token, max_deliveries, max_crashes)
     end

@@ -11,7 +11,7 @@ local items,          -- hash: uid -> payload; every item that is not settled
       priority,       -- zset: uid -> score; ready, priority other than 0
       delayed,        -- zset: uid -> due time (ms)
       holders,        -- hash: uid -> token; in flight
-      leases,         -- zset: uid -> deadline (ms); negative: never recovered automatically; .5: moved once
+      leases,         -- zset: uid -> deadline (ms); negative: never recovered automatically; .5 and more: moved once
       deliveries,     -- hash: uid -> "count claim": deliveries that ended without an ack, the claim that lapsed last
       crashes,        -- hash: uid -> deliveries that ended with the consumer's death
       dead,           -- zset: uid -> time of its death (ms)

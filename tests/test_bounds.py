@@ -1,0 +1,95 @@
+"""What one call does, and what is kept about things that are over, is bounded, however large the queue."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from django_srq import SafeRedisQueue, operations
+from django_srq.operations import ClaimReply
+from tests.clock import now, pass_time
+
+BATCH = 100  # items that housekeeping handles in one call
+GROUPS = 200  # of dead items
+HOUR = 3_600_000  # ms
+
+
+def claim(queue: SafeRedisQueue) -> ClaimReply:
+    """One call, whatever it brings."""
+    return queue.link.call(operations.claim(queue.keys, consumer="g1", lease=60, legacy_lease=60), queue=queue.label)
+
+
+def test_what_is_due_is_made_ready_in_batches(queue, client):
+    uids = queue.put_many(range(250), delay=60)
+    pass_time(client, queue.keys, 61)
+    assert claim(queue).found[0].uid == uids[0]
+    assert queue.counts() == {"ready": BATCH - 1, "in_flight": 1, "delayed": 250 - BATCH, "dead": 0}
+    assert [item.uid for _ in range(3) for item in queue.get_many(250)] == uids[1:]
+
+
+def test_ended_leases_are_recovered_in_batches(queue, client):
+    uids = queue.put_many(range(250))
+    queue.get_many(250)
+    pass_time(client, queue.keys, 61)
+    assert claim(queue).found[0].uid == uids[0]
+    assert queue.counts() == {"ready": BATCH - 1, "in_flight": 250 - BATCH + 1, "delayed": 0, "dead": 0}
+    again = [item for _ in range(3) for item in queue.get_many(250)]
+    assert [(item.uid, item.deliveries) for item in again] == [(uid, 2) for uid in uids[1:]]
+
+
+def test_claim_that_finds_only_ghosts_asks_to_come_again(queue):
+    uids = queue.put_many(range(250))
+    queue.drop(*uids[:249])
+    replies = [claim(queue) for _ in range(3)]
+    assert [(len(reply.found), reply.wait) for reply in replies] == [(0, 0), (0, 0), (1, 0)]
+    assert replies[2].found[0].uid == uids[249]
+    assert len(queue) == 0
+
+
+def test_get_passes_over_any_number_of_ghosts(queue):
+    uids = queue.put_many(range(1050))
+    queue.drop(*uids[:1049])
+    assert queue.get(-1).uid == uids[1049]
+    assert not queue.get(-1)
+
+
+def test_groups_of_dead_items_are_bounded(make_queue, client):
+    queue = make_queue(max_deliveries=1)
+
+    def groups() -> dict[str, int]:
+        found = client.hgetall(queue.keys["deadgroups"])
+        return {name.decode(): int(value.split()[0]) for name, value in found.items()}
+
+    for n in range(GROUPS + 5):
+        queue.put(n)
+        assert queue.fail(queue.get(-1), f"error {n}") == "dead"
+    assert len(groups()) == GROUPS + 1
+    assert groups()["other"] == 5
+    dead = [item.uid for item in queue.items("dead")]
+    assert queue.drop(dead[0], dead[-1]) == 2
+    assert (len(groups()), groups()["other"]) == (GROUPS, 4)
+    assert queue.requeue() == GROUPS + 3
+    assert groups() == {}
+
+
+def test_equal_errors_are_one_group(make_queue, client):
+    queue = make_queue(max_deliveries=1)
+    for n in range(3):
+        queue.put(n)
+        queue.fail(queue.get(-1), "no stock")
+    ((name, value),) = client.hgetall(queue.keys["deadgroups"]).items()
+    count, first, last = map(int, value.split())
+    assert (name, count) == (b"Failed: no stock", 3)
+    assert now(client) - HOUR < first <= last <= now(client)
+
+
+@pytest.mark.parametrize(("unseen", "kept"), [(HOUR + 60_000, False), (HOUR - 60_000, True)])
+def test_consumers_that_never_said_goodbye_are_struck_off(queue, client, unseen, kept):
+    def enlist(consumer: str) -> None:
+        queue.link.call(operations.enlist(queue.keys, consumer, b'{"host":"h"}'), queue=queue.label)
+
+    enlist("c-old")
+    client.hset(queue.keys["consumers"], "c-old", json.dumps({"seen": now(client) - unseen, "host": "h"}))
+    enlist("c-new")
+    assert set(queue.snapshot().consumers) == ({"c-old", "c-new"} if kept else {"c-new"})
