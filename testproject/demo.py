@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import atexit
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -56,26 +57,34 @@ def demonstrate(cleanup: ExitStack) -> int:
     print(f"  {len(orders)} ready. The third takes very long: its consumer will not live to see the end of it.")
 
     say("Starting a consumer: manage.py srq_consume orders")
+    slow = Path(os.environ["SHOP_DATA"], "slow.pid")  # written by the handler of the slow order
     first = consumer(cleanup)
-    wait_for(lambda: Order.objects.filter(product=SLOW, deliveries=1).exists(), "the slow order in hand", first)
+    wait_for(slow.exists, "the slow order in hand", first)
     print(f"  {Order.objects.exclude(handled_at=None).count()} orders handled, and the slow one is in hand.")
 
-    say("Killing the consumer with SIGKILL, in the middle of the slow order: it cannot say a last word.")
-    first.kill()
-    first.wait()
+    say("Killing the consumer with SIGKILL, all its processes, in the middle of the slow order: no last word.")
+    kill(first)
+    slow.unlink()
     killed = time.monotonic()
     print(f"  Left in the queue: {counted(orders.counts())}.")
 
     say("Starting another consumer. It takes what is ready, and the slow order as soon as the dead one's lease ends:")
     print(f"  LEASE is {LEASE} s here, to keep this short; the default is 15 s.")
     second = consumer(cleanup)
-    wait_for(lambda: Order.objects.filter(product=SLOW, deliveries=2).exists(), "the second delivery", second)
+    wait_for(lambda: slow.exists() and bool(slow.read_text()), "the second delivery", second)
     redelivered = time.monotonic() - killed
+
+    say("Killing only the process that handles it, in the middle again: its supervisor gives it back at once.")
+    os.kill(int(slow.read_text()), signal.SIGKILL)
+    killed = time.monotonic()
+    wait_for(lambda: Order.objects.filter(product=SLOW, deliveries=3).exists(), "the third delivery", second)
+    given_back = time.monotonic() - killed
     wait_for(lambda: not Order.objects.filter(handled_at=None).exists(), "all orders handled", second)
     wait_for(lambda: sum(orders.counts().values()) == 0, "an empty queue", second)
     print("  All handled, in this order:")
     for order in Order.objects.order_by("handled_at"):
-        note = f"  <- delivered again {redelivered:.1f} s after the kill" if order.product == SLOW else ""
+        again = f"  <- again {redelivered:.1f} s after the first kill, {given_back:.2f} s after the second"
+        note = again if order.product == SLOW else ""
         print(f"     {order.product:16} deliveries: {order.deliveries}{note}")
 
     say("What manage.py srq_status says (CONSUMERS counts the killed one too, until it was not heard of for 15 s):")
@@ -87,7 +96,7 @@ def demonstrate(cleanup: ExitStack) -> int:
 def verdict(exit_code: int, findings: list[str]) -> int:
     from shop.models import Order
 
-    expected = {product: 2 if product == SLOW else 1 for product in PRODUCTS}
+    expected = {product: 3 if product == SLOW else 1 for product in PRODUCTS}
     found = dict(Order.objects.exclude(handled_at=None).values_list("product", "deliveries"))
     if found != expected or exit_code != 0 or findings:
         say(f"NOT as promised: {found}, the consumer ended with {exit_code}, audit: {findings or 'clean'}.")
@@ -100,10 +109,17 @@ def verdict(exit_code: int, findings: list[str]) -> int:
 def consumer(cleanup: ExitStack) -> subprocess.Popen[bytes]:
     """A consumer, in a process of its own that does not outlive this one."""
     with Path(os.environ["SHOP_DATA"], "consumer.log").open("ab") as log:
-        process = subprocess.Popen([sys.executable, HERE / "manage.py", "srq_consume", "orders"], stderr=log)
-    cleanup.callback(process.wait)
-    cleanup.callback(process.kill)
+        command = [sys.executable, str(HERE / "manage.py"), "srq_consume", "orders"]
+        process = subprocess.Popen(command, stderr=log, process_group=0)
+    cleanup.callback(kill, process)
     return process
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """Kill a consumer with all its processes, as the loss of a host does."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def wait_for(condition: Callable[[], bool], what: str, process: subprocess.Popen[bytes]) -> None:

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
+from django.core.management import BaseCommand
 
 import django_srq
 from django_srq import SRQError, conf, operations
 from django_srq.conf import QueueConfig
+from django_srq.management.commands import srq_consume
 
 README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
 
@@ -122,3 +124,12 @@ def test_the_raw_queue_s_commands_run_as_written(project):
     )
     uid = shell(project, put).strip()
     assert shell(project, consume) == f"{uid} Hello World\n"
+
+
+def test_options_of_srq_consume():
+    """Each is in the table, and so is nothing else."""
+    actions = srq_consume.Command().create_parser("manage.py", "srq_consume")._actions
+    general = {action.dest for action in BaseCommand().create_parser("manage.py", "x")._actions}
+    options = {action.option_strings[-1] for action in actions if action.option_strings and action.dest not in general}
+    documented = {name.split()[0] for name in rows("Commands") if name.startswith("--")}
+    assert documented == options

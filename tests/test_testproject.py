@@ -56,7 +56,7 @@ def processes_that_name(text: str) -> list[str]:
 
 def test_demo(environment, tmp_path):
     out = run("demo.py", environment=environment)
-    assert re.search(r"the slow order +deliveries: 2 +<- delivered again \d+\.\d s after the kill", out)
+    assert re.search(r"the slow order +deliveries: 3 +<- again \d+\.\d s after the first kill, \d+\.\d\d s after", out)
     assert "Nothing lost, nothing doubled: 5 orders" in out
     assert "make serve" in out
     assert "Traceback" not in out

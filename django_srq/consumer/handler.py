@@ -30,11 +30,14 @@ def adapted(handler: Callable[..., Any], *, on_loop: bool = False) -> Callable[[
     def call(item: Item) -> Any:
         return handler(item.payload, item=item) if wants_item else handler(item.payload)
 
+    async def wait_for(item: Item) -> None:
+        await call(item)
+
     if not is_asynchronous(handler):
         return call
     if on_loop:
-        return lambda item: loop.run(_with_own_thread(lambda: call(item)))
-    return async_to_sync(call)
+        return lambda item: loop.run(_with_own_thread(wait_for(item)))
+    return async_to_sync(wait_for)
 
 
 def with_fresh_connections(handle: Callable[[Item], object]) -> Callable[[Item], None]:
@@ -59,12 +62,12 @@ def close_connections() -> None:
     connections.close_all()
 
 
-async def _with_own_thread(call: Callable[[], Awaitable[object]]) -> None:
+async def _with_own_thread(handling: Awaitable[object]) -> None:
     # What the handler does in sync_to_async, such as the ORM, runs in one thread for each item, as Django does it for
     # each request: so no item closes another's connection.
     async with ThreadSensitiveContext() as context:
         try:
-            await call()
+            await handling
         finally:
             if context in SyncToAsync.context_to_thread_executor:
                 await sync_to_async(connections.close_all)()

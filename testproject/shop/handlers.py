@@ -4,6 +4,7 @@ import os
 import time
 from typing import Any
 
+from django.conf import settings
 from django.db.models import F
 from django.utils import timezone
 
@@ -15,6 +16,12 @@ def handle_order(payload: dict[str, Any], item: Item) -> None:
     """Write down that an order was handled; once is enough, though items come at least once."""
     order = Order.objects.get(pk=payload["order"])
     Order.objects.filter(pk=order.pk).update(deliveries=F("deliveries") + 1)
-    if order.product == os.environ.get("SHOP_SLOW_PRODUCT") and item.deliveries == 1:
-        time.sleep(3600)  # for the demonstration: it is killed long before
+    if order.product == os.environ.get("SHOP_SLOW_PRODUCT") and item.deliveries < 3:
+        be_slow()
     Order.objects.filter(pk=order.pk, handled_at=None).update(handled_at=timezone.now())
+
+
+def be_slow() -> None:
+    """For the demonstration, which kills this process long before the end."""
+    (settings.BASE_DIR / "slow.pid").write_text(str(os.getpid()))
+    time.sleep(3600)
