@@ -140,6 +140,15 @@ class Held:
 
 
 @dataclass(frozen=True)
+class Failed:
+    """A delivery that failed: of what (JSON), and for how long (seconds) the item waits before the next one."""
+
+    held: Held
+    error: bytes = b""
+    delay: float = 0
+
+
+@dataclass(frozen=True)
 class PutReply:
     states: Sequence[str]  # per item: "" when added, else the state in which the uid is there already
     full_at: int | None  # the length, when nothing was added because the queue is full
@@ -261,15 +270,20 @@ def fail(
     max_deliveries: int | None = None,
     bury: bool = False,
 ) -> Call[str | None]:
-    args = (
-        held.uid.encode(),
-        held.token.encode(),
-        _int(milliseconds(delay)),
-        _int(max_deliveries or 0),
-        b"1" if bury else b"0",
-        error,
-    )
-    return Call(Script.named("fail"), keys, args, lambda reply: _text(reply) or None)
+    call = fail_many(keys, [Failed(held, error, delay)], max_deliveries=max_deliveries, bury=bury)
+    return Call(call.script, keys, call.args, lambda reply: _read_states(reply)[0])
+
+
+def fail_many(
+    keys: Keys, failed: Iterable[Failed], *, max_deliveries: int | None = None, bury: bool = False
+) -> Call[list[str | None]]:
+    errors: dict[bytes, int] = {b"": 0}  # error: its place; many items mostly fail of the same one
+    items: list[bytes] = []
+    for one in failed:
+        place = errors.setdefault(one.error, len(errors))
+        items += (one.held.uid.encode(), one.held.token.encode(), _int(milliseconds(one.delay)), _int(place))
+    args = [_int(max_deliveries or 0), b"1" if bury else b"0", _int(len(errors) - 1), *list(errors)[1:], *items]
+    return Call(Script.named("fail"), keys, tuple(args), _read_states)
 
 
 def extend(
