@@ -13,6 +13,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import redis
@@ -21,8 +22,10 @@ from redis.retry import Retry
 
 from django_srq import embedded
 from django_srq.exceptions import ConfigurationError, LayoutError, OutcomeUnknown, QueueUnavailable
+from django_srq.lines import LOST, Lines, NotSent
 from django_srq.operations import Call, Command
 from django_srq.slots import Slot, slots
+from django_srq.steps import Pause, Steps, run
 
 T = TypeVar("T")
 
@@ -47,7 +50,6 @@ REFUSED_CALLER = (
     redis.exceptions.AuthenticationWrongNumberOfArgsError,
     redis.exceptions.NoPermissionError,
 )
-_LOST = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError)
 
 
 def masked(url: str) -> str:
@@ -114,7 +116,8 @@ def _client_options(options: dict[str, Any]) -> dict[str, Any]:
 class Link:
     """Carries calls to one server, over as many connections as there are calls at one time.
 
-    Safe to share between threads and across fork: a child starts with no connections.
+    Safe to share between threads, event loops and across fork: a child starts with no connections. What it does is
+    written as steps (``calling``, ``waiting``), which are carried out in a thread or in an event loop.
     """
 
     def __init__(
@@ -136,6 +139,12 @@ class Link:
     def call(
         self, call: Call[T] | Command[T], *, queue: str, timeout: float | None = None, slot: Slot | None = None
     ) -> T:
+        """Carry out ``calling`` in this thread."""
+        return run(self.calling(call, queue=queue, timeout=timeout, slot=slot))
+
+    def calling(
+        self, call: Call[T] | Command[T], *, queue: str, timeout: float | None = None, slot: Slot | None = None
+    ) -> Steps[T]:
         """Send a call as often as it takes within the time limit (seconds) and return its result.
 
         QueueUnavailable: nothing was carried out. OutcomeUnknown: it was sent, and whether it was carried out is not
@@ -147,14 +156,14 @@ class Link:
         try:
             while True:
                 try:
-                    (reply,) = self._exchange([call.pack(slot.name, slot.seq, whole=attempts.whole)], attempts)
+                    reply = yield _Exchange(self, call.pack(slot.name, slot.seq, whole=attempts.whole), attempts)
                     break
                 except redis.exceptions.NoScriptError:
                     attempts.whole = True
-                except _NotSent as error:
-                    attempts.missed(error.cause, sent=False)
+                except NotSent as error:
+                    yield attempts.missed(error.cause, sent=False)
                 except (redis.RedisError, OSError) as error:
-                    attempts.missed(error, sent=True)
+                    yield attempts.missed(error, sent=True)
         finally:
             if borrowed:
                 slots.give_back(slot)
@@ -172,7 +181,7 @@ class Link:
             if any(isinstance(reply, redis.exceptions.NoScriptError) for reply in replies):
                 attempts.whole = True
                 replies = self._look(calls, attempts)
-        except _NotSent as error:
+        except NotSent as error:
             raise attempts.verdict(error.cause) from error.cause
         except (redis.RedisError, OSError) as error:
             raise attempts.verdict(error) from error
@@ -182,7 +191,7 @@ class Link:
         commands = [call.pack(b"", 0, whole=attempts.whole) for call in calls]
         try:
             return self._exchange(commands, attempts, collect=True)
-        except _LOST:
+        except LOST:
             if attempts.left() <= 0:
                 raise
             # The server may have been restarted since the connection was last used; reading twice does no harm.
@@ -199,28 +208,45 @@ class Link:
             return LayoutError(f"queue {queue!r} ({self.address}): what is stored there cannot be read: {error}")
 
     def wait(self, command: Command[T], seconds: float, *, queue: str) -> T | None:
+        """Carry out ``waiting`` in this thread."""
+        steps = self.waiting(command, seconds, queue=queue)
+        return run(steps)
+
+    def waiting(self, command: Command[T], seconds: float, *, queue: str) -> Steps[T | None]:
         """Send a command that blocks on the server for so many seconds; None when its reply was lost."""
         attempts = _Attempts(self, command, queue, self.timeout)
         try:
-            (reply,) = self._exchange([command.pack()], attempts, patience=seconds + READ_GRACE)
+            reply = yield _Exchange(self, command.pack(), attempts, patience=seconds + READ_GRACE)
             return command.read(reply)
-        except (_NotSent, *_LOST):
+        except (NotSent, *LOST):
             # The next call finds out what is wrong, and says so; without a pause this could become a busy loop.
-            time.sleep(random.uniform(0, FIRST_PAUSE * 10))
+            yield Pause(random.uniform(0, FIRST_PAUSE * 10))
             return None
         except redis.RedisError as error:
             raise attempts.verdict(error) from error
 
     def close(self) -> None:
-        """Close the idle connections; the link goes on working."""
+        """Close the idle connections of threads; the link goes on working."""
         for connection in (*self._idle, *self._closed):
             connection.disconnect()
-        self._forget()
+        self._idle.clear()
+        self._closed.clear()
+
+    async def aclose(self) -> None:
+        """Close the idle connections of the running event loop, which happens by itself when that is shut down."""
+        await self._lines.close()
 
     def _forget(self) -> None:
         self._process = os.getpid()
+        self._lines = Lines(self.pool, self._prepare)
         self._idle: deque[Any] = deque()
         self._closed: deque[Any] = deque()
+
+    async def _aexchange(self, command: bytes, attempts: _Attempts, *, patience: float | None) -> Any:
+        if self._process != os.getpid():
+            self._forget()
+        line = await self._lines.here()
+        return await line.exchange(command, attempts.left(), patience=patience)
 
     def _exchange(
         self, commands: list[bytes], attempts: _Attempts, *, collect: bool = False, patience: float | None = None
@@ -237,7 +263,7 @@ class Link:
         except redis.exceptions.ReadOnlyError:
             self._discard(connection)  # a demoted primary: its name may lead elsewhere by now
             raise
-        except _LOST:
+        except LOST:
             self._discard(connection)
             self._discard_idle()
             raise
@@ -269,7 +295,7 @@ class Link:
         try:
             connection = self._closed.pop() if self._closed else self.pool.make_connection()
         except (IndexError, redis.RedisError) as error:
-            raise _NotSent(error) from error
+            raise NotSent(error) from error
         return self._connected(connection, attempts.left())
 
     def _connected(self, connection: Any, seconds: float) -> Any:
@@ -281,7 +307,7 @@ class Link:
             connection.connect()
         except (redis.RedisError, OSError) as error:
             self._discard(connection)
-            raise _NotSent(error) from error
+            raise NotSent(error) from error
         except BaseException:
             self._discard(connection)
             raise
@@ -310,12 +336,21 @@ def _limit(connection: Any, seconds: float) -> None:
         connection._sock.settimeout(max(seconds, 0.001))
 
 
-class _NotSent(Exception):
-    """No connection: whatever it was, the server did not get it."""
+@dataclass(frozen=True)
+class _Exchange:
+    """One round trip, as a request of steps."""
 
-    def __init__(self, cause: Exception) -> None:
-        super().__init__(str(cause))
-        self.cause = cause
+    link: Link
+    command: bytes
+    attempts: _Attempts
+    patience: float | None = None
+
+    def carry_out(self) -> Any:
+        (reply,) = self.link._exchange([self.command], self.attempts, patience=self.patience)
+        return reply
+
+    async def acarry_out(self) -> Any:
+        return await self.link._aexchange(self.command, self.attempts, patience=self.patience)
 
 
 class _Attempts:
@@ -331,20 +366,20 @@ class _Attempts:
     def left(self) -> float:
         return self.deadline - time.monotonic()
 
-    def missed(self, error: Exception, *, sent: bool) -> None:
-        """Wait for the next attempt, or raise what has to be said when there is none."""
-        if isinstance(error, _LOST) and sent and not isinstance(error, (*_PASSING, *REFUSED_CALLER)):
+    def missed(self, error: Exception, *, sent: bool) -> Pause:
+        """The pause before the next attempt; raises what has to be said when there is none."""
+        if isinstance(error, LOST) and sent and not isinstance(error, (*_PASSING, *REFUSED_CALLER)):
             self.unknown = True
         wait = random.uniform(0, self.pause)
         if not self._passes(error) or self.left() <= wait + SHORTEST_ATTEMPT:
             raise self.verdict(error) from error
-        time.sleep(wait)
         self.pause = min(self.pause * 2, LONGEST_PAUSE)
+        return Pause(wait)
 
     def _passes(self, error: Exception) -> bool:
         if isinstance(error, REFUSED_CALLER):
             return False
-        return isinstance(error, (*_LOST, *_PASSING)) or str(error).startswith("BUSY ")
+        return isinstance(error, (*LOST, *_PASSING)) or str(error).startswith("BUSY ")
 
     def verdict(self, error: Exception) -> Exception:
         where = f"queue {self.queue!r} ({self.link.address})"
