@@ -46,6 +46,8 @@ def aware(moment: dt.datetime | None, name: str, label: str) -> None:
 
 def due_of(delay: float | dt.timedelta, eta: dt.datetime | None, label: str) -> float | dt.datetime:
     """Seconds from now, or the moment."""
+    if delay == 0 and eta is None and type(delay) is int:
+        return 0
     seconds = delay.total_seconds() if isinstance(delay, dt.timedelta) else delay
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < LONGEST_DELAY:
         raise InvalidArgument(f"queue {label!r}: delay is a number of seconds or a timedelta, from 0 on, not {delay!r}")

@@ -13,7 +13,6 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import redis
@@ -26,6 +25,7 @@ from django_srq.lines import LOST, Lines, NotSent
 from django_srq.operations import Call, Command
 from django_srq.slots import Slot, slots
 from django_srq.steps import Pause, Steps, run
+from django_srq.wires import Wire
 
 T = TypeVar("T")
 
@@ -33,7 +33,6 @@ SCHEMES = {"redis": "redis", "rediss": "rediss", "unix": "unix", "valkey": "redi
 TIMEOUT = 5.0  # seconds for a call that does not block, everything included
 FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.5  # seconds between attempts, before jitter
 SHORTEST_ATTEMPT = 0.05  # seconds; one with less time left would only turn what is known into "no reply"
-CLOSE_ENOUGH = 0.01  # seconds by which a time limit may be off, so that it need not be set for each call
 READ_GRACE = 2.0  # seconds that a reply to a blocking command may be late
 
 # What passes by itself while a server starts, fails over or is busy: worth another attempt within the time limit.
@@ -156,7 +155,8 @@ class Link:
         try:
             while True:
                 try:
-                    reply = yield _Exchange(self, call.pack(slot.name, slot.seq, whole=attempts.whole), attempts)
+                    attempts.command = call.pack(slot.name, slot.seq, whole=attempts.whole)
+                    reply = yield attempts
                     break
                 except redis.exceptions.NoScriptError:
                     attempts.whole = True
@@ -188,14 +188,14 @@ class Link:
         return [self._result(call, reply, queue) for (queue, call), reply in zip(asked, replies, strict=True)]
 
     def _look(self, calls: Sequence[Call[Any] | Command[Any]], attempts: _Attempts) -> list[Any]:
-        commands = [call.pack(b"", 0, whole=attempts.whole) for call in calls]
+        commands = b"".join(call.pack(b"", 0, whole=attempts.whole) for call in calls)
         try:
-            return self._exchange(commands, attempts, collect=True)
+            return self._exchange(commands, len(calls), attempts, collect=True)
         except LOST:
             if attempts.left() <= 0:
                 raise
             # The server may have been restarted since the connection was last used; reading twice does no harm.
-            return self._exchange(commands, attempts, collect=True)
+            return self._exchange(commands, len(calls), attempts, collect=True)
 
     def _result(self, call: Call[T] | Command[T], reply: Any, queue: str) -> T | Exception:
         if isinstance(reply, Exception):
@@ -214,9 +214,9 @@ class Link:
 
     def waiting(self, command: Command[T], seconds: float, *, queue: str) -> Steps[T | None]:
         """Send a command that blocks on the server for so many seconds; None when its reply was lost."""
-        attempts = _Attempts(self, command, queue, self.timeout)
+        attempts = _Attempts(self, command, queue, self.timeout, command=command.pack(), patience=seconds + READ_GRACE)
         try:
-            reply = yield _Exchange(self, command.pack(), attempts, patience=seconds + READ_GRACE)
+            reply = yield attempts
             return command.read(reply)
         except (NotSent, *LOST):
             # The next call finds out what is wrong, and says so; without a pause this could become a busy loop.
@@ -227,8 +227,8 @@ class Link:
 
     def close(self) -> None:
         """Close the idle connections of threads; the link goes on working."""
-        for connection in (*self._idle, *self._closed):
-            connection.disconnect()
+        for wire in self._idle:
+            wire.close()
         self._idle.clear()
         self._closed.clear()
 
@@ -239,7 +239,7 @@ class Link:
     def _forget(self) -> None:
         self._process = os.getpid()
         self._lines = Lines(self.pool, self._prepare)
-        self._idle: deque[Any] = deque()
+        self._idle: deque[Wire] = deque()
         self._closed: deque[Any] = deque()
 
     async def _aexchange(self, command: bytes, attempts: _Attempts, *, patience: float | None) -> Any:
@@ -249,73 +249,63 @@ class Link:
         return await line.exchange(command, attempts.left(), patience=patience)
 
     def _exchange(
-        self, commands: list[bytes], attempts: _Attempts, *, collect: bool = False, patience: float | None = None
+        self, commands: bytes, n: int, attempts: _Attempts, *, collect: bool = False, patience: float | None = None
     ) -> list[Any]:
-        """One round trip; patience: seconds to wait for the reply, else what is left of the time limit."""
-        connection = self._take(attempts)
+        """One round trip of n commands; patience: seconds to wait for the replies, else what is left of the limit."""
+        wire = self._take(attempts)
         try:
-            _limit(connection, attempts.left())
-            connection.send_packed_command([b"".join(commands)], check_health=False)
-            replies = []
-            for _ in commands:
-                _limit(connection, attempts.left() if patience is None else patience)
-                replies.append(self._read(connection, collect))
+            wire.send(commands, attempts.deadline)
+            deadline = attempts.deadline if patience is None else time.monotonic() + patience
+            replies = [_received(wire, deadline) if collect else wire.receive(deadline) for _ in range(n)]
         except redis.exceptions.ReadOnlyError:
-            self._discard(connection)  # a demoted primary: its name may lead elsewhere by now
+            self._discard(wire)  # a demoted primary: its name may lead elsewhere by now
             raise
         except LOST:
-            self._discard(connection)
+            self._discard(wire)
             self._discard_idle()
             raise
         except redis.exceptions.ResponseError:
-            self._idle.append(connection)
+            self._idle.append(wire)
             raise
         except BaseException:
             # Interrupted in mid-call: its reply must not become the next call's.
-            self._discard(connection)
+            self._discard(wire)
             raise
-        self._idle.append(connection)
+        self._idle.append(wire)
         return replies
 
-    def _read(self, connection: Any, collect: bool) -> Any:
-        try:
-            return connection.read_response(disable_decoding=True)
-        except redis.exceptions.ResponseError as error:
-            if collect:
-                return error
-            raise
-
-    def _take(self, attempts: _Attempts) -> Any:
+    def _take(self, attempts: _Attempts) -> Wire:
         if self._process != os.getpid():
             self._forget()
         try:
             return self._idle.pop()
         except IndexError:
-            pass
+            return self._connected(attempts)
+
+    def _connected(self, attempts: _Attempts) -> Wire:
         try:
-            connection = self._closed.pop() if self._closed else self.pool.make_connection()
+            connection: Any = self._closed.pop() if self._closed else self.pool.make_connection()
         except (IndexError, redis.RedisError) as error:
             raise NotSent(error) from error
-        return self._connected(connection, attempts.left())
-
-    def _connected(self, connection: Any, seconds: float) -> Any:
         try:
             if self._prepare is not None:
                 self._prepare()
-            connection.socket_connect_timeout = connection.socket_timeout = max(seconds, 0.001)
+            connection.socket_connect_timeout = connection.socket_timeout = max(attempts.left(), 0.001)
             connection.retry = Retry(NoBackoff(), 0)  # a client that was given to us may have other ideas
             connection.connect()
+            return Wire(connection)
         except (redis.RedisError, OSError) as error:
-            self._discard(connection)
+            connection.disconnect()
+            self._closed.append(connection)
             raise NotSent(error) from error
         except BaseException:
-            self._discard(connection)
+            connection.disconnect()
+            self._closed.append(connection)
             raise
-        return connection
 
-    def _discard(self, connection: Any) -> None:
-        connection.disconnect()
-        self._closed.append(connection)
+    def _discard(self, wire: Wire) -> None:
+        wire.close()
+        self._closed.append(wire.connection)
 
     def _discard_idle(self) -> None:
         """What broke one connection mostly broke the others."""
@@ -326,42 +316,44 @@ class Link:
                 return
 
 
-def _limit(connection: Any, seconds: float) -> None:
-    """Give a connection so many seconds to send or to receive; its own time limit would cut blocking commands.
-
-    Set on the socket, as redis-py does itself: its can_read would cost each call two more system calls.
-    """
-    limit = connection._sock.gettimeout()
-    if limit is None or abs(limit - seconds) > CLOSE_ENOUGH:
-        connection._sock.settimeout(max(seconds, 0.001))
-
-
-@dataclass(frozen=True)
-class _Exchange:
-    """One round trip, as a request of steps."""
-
-    link: Link
-    command: bytes
-    attempts: _Attempts
-    patience: float | None = None
-
-    def carry_out(self) -> Any:
-        (reply,) = self.link._exchange([self.command], self.attempts, patience=self.patience)
-        return reply
-
-    async def acarry_out(self) -> Any:
-        return await self.link._aexchange(self.command, self.attempts, patience=self.patience)
+def _received(wire: Wire, deadline: float) -> Any:
+    """The next reply, which may be an error."""
+    try:
+        return wire.receive(deadline)
+    except redis.exceptions.ResponseError as error:
+        return error
 
 
 class _Attempts:
-    """The attempts at one call: how long they may go on, and what to say in the end."""
+    """The attempts at one call: how long they may go on, and what to say in the end.
 
-    def __init__(self, link: Link, call: Call[Any] | Command[Any], queue: str, seconds: float) -> None:
+    As a request of steps, one attempt: a round trip of ``command``; patience: seconds to wait for its reply.
+    """
+
+    __slots__ = ("call", "command", "deadline", "link", "patience", "pause", "queue", "seconds", "unknown", "whole")
+
+    def __init__(
+        self,
+        link: Link,
+        call: Call[Any] | Command[Any],
+        queue: str,
+        seconds: float,
+        *,
+        command: bytes = b"",
+        patience: float | None = None,
+    ) -> None:
         self.link, self.call, self.queue, self.seconds = link, call, queue, seconds
+        self.command, self.patience = command, patience
         self.deadline = time.monotonic() + seconds
         self.whole = False
         self.unknown = False
         self.pause = FIRST_PAUSE
+
+    def carry_out(self) -> Any:
+        return self.link._exchange(self.command, 1, self, patience=self.patience)[0]
+
+    async def acarry_out(self) -> Any:
+        return await self.link._aexchange(self.command, self, patience=self.patience)
 
     def left(self) -> float:
         return self.deadline - time.monotonic()

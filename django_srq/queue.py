@@ -191,8 +191,10 @@ class SafeRedisQueue:
         headers: Mapping[str, str] | None,
     ) -> list[Call[PutReply]]:
         due = arguments.due_of(delay, eta, self.label)
-        level = arguments.priority_of(priority, self.label)
-        extra = operations.encode_headers(arguments.headers_of(headers, self.label), priority=level)
+        extra = b""
+        if headers is not None or priority != 0:
+            level = arguments.priority_of(priority, self.label)
+            extra = operations.encode_headers(arguments.headers_of(headers, self.label), priority=level)
         puts = [Put(uid, payload, extra) for uid, payload in zip(uids, payloads, strict=True)]
         return [
             operations.put(self.keys, batch, own=own, priority=priority, due=due, max_length=self.max_length)
@@ -232,19 +234,15 @@ class SafeRedisQueue:
 
     def _claim(self, n: int) -> Steps[tuple[list[Item], float | None]]:
         """Up to n items, and the seconds until it is worth asking again (0: at once; None: no known moment)."""
+        reply, found = yield from self._claimed(n, self._decode)
+        return found, 0 if reply.found and not found else reply.wait
+
+    def _claimed(self, n: int, read: Callable[[Sequence[Found]], Steps[T]]) -> Steps[tuple[ClaimReply, T]]:
+        """Claim, and read what was found; when that is cancelled, what was claimed is given back at once."""
         slot = slots.borrow()
-
-        def claim_and_decode() -> Steps[tuple[list[Item], float | None]]:
-            reply = yield from self._send(self._claiming(n), slot=slot)
-            found = yield from self._decode(reply.found)
-            return found, 0 if reply.found and not found else reply.wait
-
-        return (yield from self._or_give_back(slot, claim_and_decode()))
-
-    def _or_give_back(self, slot: Slot, steps: Steps[T]) -> Steps[T]:
-        """Steps that claim, with a slot: when they are cancelled, what was claimed is given back at once."""
         try:
-            return (yield from steps)
+            reply = yield from self._send(self._claiming(n), slot=slot)
+            return reply, (yield from read(reply.found))
         except CancelledError:
             yield from self._give_back(slot)
             raise
@@ -519,11 +517,10 @@ class SafeRedisQueue:
         """
         moved = 0
         while limit is None or moved < limit:
-            slot = slots.borrow()
-            reply = yield from self._or_give_back(slot, self._send(self._claiming(1), slot=slot))
-            if not reply.found:
+            _, found = yield from self._claimed(1, _as_it_is)
+            if not found:
                 break
-            yield from self._move(reply.found[0], target)
+            yield from self._move(found[0], target)
             moved += 1
         return moved
 
@@ -656,9 +653,16 @@ def _link(
     return Link(client_from_url(url, **options), timeout=timeout)
 
 
+def _as_it_is(found: Sequence[Found]) -> Steps[Sequence[Found]]:
+    return found
+    yield
+
+
 def _held(found: Found) -> Held:
     return Held(found.uid, found.delivery.token, found.delivery.number)
 
 
-def _batches(sequence: Sequence[T]) -> Iterator[Sequence[T]]:
-    return (sequence[i : i + BATCH] for i in range(0, len(sequence), BATCH))
+def _batches(sequence: Sequence[T]) -> Sequence[Sequence[T]]:
+    if 0 < len(sequence) <= BATCH:
+        return (sequence,)
+    return [sequence[i : i + BATCH] for i in range(0, len(sequence), BATCH)]

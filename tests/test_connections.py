@@ -472,7 +472,7 @@ def test_interrupted_put_leaves_no_reply_for_the_next_call(at, server):
     def reading() -> bool:
         """Whether this thread has sent its call and waits for the reply."""
         frame = sys._current_frames()[threading.main_thread().ident]
-        return any(step.f_code.co_name == "_read" for step, _ in traceback.walk_stack(frame))
+        return any(step.f_code.co_name == "receive" for step, _ in traceback.walk_stack(frame))
 
     with stopped(server), interrupting(reading):
         queue.put("x", uid="second")

@@ -62,6 +62,8 @@ def giving_up(queue: SafeRedisQueue, seconds: float = PATIENCE) -> Iterator[None
     """The call inside is given up after so long; its connection is there already, however slow the machine is."""
     link, patience = queue.link, queue.link.timeout
     len(queue)
+    if isinstance(queue, Asynchronous):  # which has a new event loop, and connects, for each call
+        seconds *= 10
     link.timeout = seconds
     with pytest.raises(OutcomeUnknown, match="put it again with the same uid|safe to repeat|comes back"):
         yield
