@@ -85,6 +85,8 @@ def seconds_of(name: str, value: float | dt.timedelta, label: str) -> float:
 
 def due_of(delay: float | dt.timedelta, eta: dt.datetime | None, label: str) -> float | dt.datetime:
     """Seconds from now, or the moment."""
+    if delay == 0 and eta is None and type(delay) is int:
+        return 0
     seconds = seconds_of("delay", delay, label)
     aware(eta, "eta", label)
     if eta is not None and seconds:

@@ -8,25 +8,31 @@ from itertools import islice
 from django_srq import operations
 from django_srq.connections import Link
 from django_srq.operations import Command, Keys
+from django_srq.steps import Steps
 
 BATCH = 500
 _LISTS = ("queue", "ackbuf", "backup")
 _PLACES = {"returned", "priority", "delayed", "holders", "dead", "ackbuf_aging", *_LISTS}
 _RECORDS = {"deliveries", "crashes", "errors", "headers", "leases"}
+_HASHES = ("items", "holders", "deliveries", "crashes", "errors", "headers")
+_ZSETS = ("returned", "priority", "delayed", "leases", "dead")
 
 
-def audit(link: Link, keys: Keys, label: str) -> list[str]:
+def audit(link: Link, keys: Keys, label: str) -> Steps[list[str]]:
     """A sentence per finding. Reads in batches while the queue goes on, and looks again, at one moment, at suspects."""
-    listed = {uid for name in _LISTS for uid in _list(link, keys[name], label)}
+    listed: set[str] = set()
+    for name in _LISTS:
+        listed |= yield from _list(link, keys[name], label)
+    uids = yield from _all_uids(link, keys, label)
     suspects = set()
-    for batch in _batches(_all_uids(link, keys, label, listed)):
-        found = link.call(operations.find(keys, batch), queue=label)
+    for batch in _batches(uids | listed):
+        found = yield from link.calling(operations.find(keys, batch), queue=label)
         for uid, places in zip(batch, found, strict=True):
             if _verdict(places | ({"queue"} if uid in listed else set())):
                 suspects.add(uid)
     findings = []
     for batch in _batches(sorted(suspects)):
-        found = link.call(operations.find(keys, batch, deep=True), queue=label)
+        found = yield from link.calling(operations.find(keys, batch, deep=True), queue=label)
         for uid, places in zip(batch, found, strict=True):
             if verdict := _verdict(places):
                 findings.append(f"{uid} {verdict} ({', '.join(sorted(places)) or 'nowhere'})")
@@ -50,37 +56,34 @@ def _verdict(places: set[str]) -> str:
     return ""
 
 
-def _all_uids(link: Link, keys: Keys, label: str, listed: set[str]) -> Iterator[str]:
-    seen = set(listed)
-    yield from listed
-    hashes = ("items", "holders", "deliveries", "crashes", "errors", "headers")
-    zsets = ("returned", "priority", "delayed", "leases", "dead")
-    for name in (*hashes, *zsets):
-        scan = b"HSCAN" if name in hashes else b"ZSCAN"
-        for uid in _scan(link, scan, keys[name], label):
-            if uid not in seen:
-                seen.add(uid)
-                yield uid
+def _all_uids(link: Link, keys: Keys, label: str) -> Steps[set[str]]:
+    uids: set[str] = set()
+    for names, scan in ((_HASHES, b"HSCAN"), (_ZSETS, b"ZSCAN")):
+        for name in names:
+            uids |= yield from _scan(link, scan, keys[name], label)
+    return uids
 
 
-def _scan(link: Link, command: bytes, key: str, label: str) -> Iterator[str]:
+def _scan(link: Link, command: bytes, key: str, label: str) -> Steps[set[str]]:
+    uids: set[str] = set()
     cursor = b"0"
     while True:
         call = Command((command, key.encode(), cursor, b"COUNT", b"%d" % BATCH), lambda reply: reply)
-        cursor, flat = link.call(call, queue=label)
-        yield from (uid.decode() for uid in flat[::2])
+        cursor, flat = yield from link.calling(call, queue=label)
+        uids |= {uid.decode() for uid in flat[::2]}
         if cursor == b"0":
-            return
+            return uids
 
 
-def _list(link: Link, key: str, label: str) -> Iterator[str]:
+def _list(link: Link, key: str, label: str) -> Steps[set[str]]:
+    uids: set[str] = set()
     start = 0
     while True:
         call = Command((b"LRANGE", key.encode(), b"%d" % start, b"%d" % (start + BATCH - 1)), lambda reply: reply)
-        page = link.call(call, queue=label)
-        yield from (uid.decode() for uid in page)
+        page = yield from link.calling(call, queue=label)
+        uids |= {uid.decode() for uid in page}
         if not page:
-            return
+            return uids
         start += BATCH
 
 

@@ -22,8 +22,11 @@ from redis.retry import Retry
 
 from django_srq import embedded
 from django_srq.exceptions import ConfigurationError, LayoutError, OutcomeUnknown, QueueUnavailable
+from django_srq.lines import LOST, Lines, NotSent
 from django_srq.operations import Call, Command
 from django_srq.slots import Slot, slots
+from django_srq.steps import Pause, Steps, run
+from django_srq.wires import Wire
 
 T = TypeVar("T")
 
@@ -32,7 +35,6 @@ TIMEOUT = 5.0  # seconds for a call that does not block, everything included
 LONGEST_TIMEOUT = 86_400.0  # seconds; sockets refuse more than 24 days
 FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.5  # seconds between attempts, before jitter
 SHORTEST_ATTEMPT = 0.05  # seconds; one with less time left would only turn what is known into "no reply"
-CLOSE_ENOUGH = 0.01  # seconds by which a time limit may be off, so that it need not be set for each call
 READ_GRACE = 2.0  # seconds that a reply to a blocking command may be late
 
 # What passes by itself while a server starts, fails over or is busy: worth another attempt within the time limit.
@@ -49,7 +51,6 @@ REFUSED_CALLER = (
     redis.exceptions.AuthenticationWrongNumberOfArgsError,
     redis.exceptions.NoPermissionError,
 )
-_LOST = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError)
 
 
 def masked(url: str) -> str:
@@ -116,7 +117,8 @@ def _client_options(options: dict[str, Any]) -> dict[str, Any]:
 class Link:
     """Carries calls to one server, over as many connections as there are calls at one time.
 
-    Safe to share between threads and across fork: a child starts with no connections.
+    Safe to share between threads, event loops and across fork: a child starts with no connections. What it does is
+    written as steps (``calling``, ``waiting``), which are carried out in a thread or in an event loop.
     """
 
     def __init__(
@@ -138,6 +140,12 @@ class Link:
     def call(
         self, call: Call[T] | Command[T], *, queue: str, timeout: float | None = None, slot: Slot | None = None
     ) -> T:
+        """Carry out ``calling`` in this thread."""
+        return run(self.calling(call, queue=queue, timeout=timeout, slot=slot))
+
+    def calling(
+        self, call: Call[T] | Command[T], *, queue: str, timeout: float | None = None, slot: Slot | None = None
+    ) -> Steps[T]:
         """Send a call as often as it takes within the time limit (seconds) and return its result.
 
         QueueUnavailable: nothing was carried out. OutcomeUnknown: it was sent, and whether it was carried out is not
@@ -149,14 +157,15 @@ class Link:
         try:
             while True:
                 try:
-                    (reply,) = self._exchange([call.pack(slot.name, slot.seq, whole=attempts.whole)], attempts)
+                    attempts.command = call.pack(slot.name, slot.seq, whole=attempts.whole)
+                    reply = yield attempts
                     break
                 except redis.exceptions.NoScriptError:
                     attempts.whole = True
-                except _NotSent as error:
-                    attempts.missed(error.cause, sent=False)
+                except NotSent as error:
+                    yield attempts.missed(error.cause, sent=False)
                 except (redis.RedisError, OSError) as error:
-                    attempts.missed(error, sent=True)
+                    yield attempts.missed(error, sent=True)
         finally:
             if borrowed:
                 slots.give_back(slot)
@@ -174,21 +183,21 @@ class Link:
             if any(isinstance(reply, redis.exceptions.NoScriptError) for reply in replies):
                 attempts.whole = True
                 replies = self._look(calls, attempts)
-        except _NotSent as error:
+        except NotSent as error:
             raise attempts.verdict(error.cause) from error.cause
         except (redis.RedisError, OSError) as error:
             raise attempts.verdict(error) from error
         return [self._result(call, reply, queue) for (queue, call), reply in zip(asked, replies, strict=True)]
 
     def _look(self, calls: Sequence[Call[Any] | Command[Any]], attempts: _Attempts) -> list[Any]:
-        commands = [call.pack(b"", 0, whole=attempts.whole) for call in calls]
+        commands = b"".join(call.pack(b"", 0, whole=attempts.whole) for call in calls)
         try:
-            return self._exchange(commands, attempts, collect=True)
-        except _LOST:
+            return self._exchange(commands, len(calls), attempts, collect=True)
+        except LOST:
             if attempts.left() <= 0:
                 raise
             # The server may have been restarted since the connection was last used; reading twice does no harm.
-            return self._exchange(commands, attempts, collect=True)
+            return self._exchange(commands, len(calls), attempts, collect=True)
 
     def _result(self, call: Call[T] | Command[T], reply: Any, queue: str) -> T | Exception:
         if isinstance(reply, Exception):
@@ -201,78 +210,81 @@ class Link:
             return LayoutError(f"queue {queue!r} ({self.address}): what is stored there cannot be read: {error}")
 
     def wait(self, command: Command[T], seconds: float, *, queue: str, interrupt: int | None = None) -> T | None:
-        """Send a command that blocks on the server for so many seconds; None when its reply was lost.
+        """Carry out ``waiting`` in this thread.
 
         interrupt: a file descriptor; as soon as something can be read from it, the wait ends with None.
         """
-        attempts = _Attempts(self, command, queue, self.timeout)
+        steps = self.waiting(command, seconds, queue=queue, interrupt=interrupt)
         try:
-            (reply,) = self._exchange([command.pack()], attempts, patience=seconds + READ_GRACE, interrupt=interrupt)
-            return command.read(reply)
+            return run(steps)
         except _Interrupted:
             return None
-        except (_NotSent, *_LOST):
+
+    def waiting(
+        self, command: Command[T], seconds: float, *, queue: str, interrupt: int | None = None
+    ) -> Steps[T | None]:
+        """Send a command that blocks on the server for so many seconds; None when its reply was lost."""
+        attempts = _Attempts(self, command, queue, self.timeout, command=command.pack(), patience=seconds + READ_GRACE)
+        attempts.interrupt = interrupt
+        try:
+            reply = yield attempts
+            return command.read(reply)
+        except (NotSent, *LOST):
             # The next call finds out what is wrong, and says so; without a pause this could become a busy loop.
-            time.sleep(random.uniform(0, FIRST_PAUSE * 10))
+            yield Pause(random.uniform(0, FIRST_PAUSE * 10))
             return None
         except redis.RedisError as error:
             raise attempts.verdict(error) from error
 
     def close(self) -> None:
-        """Close the idle connections; the link goes on working."""
+        """Close the idle connections of threads; the link goes on working."""
         self._discard_idle()
+
+    async def aclose(self) -> None:
+        """Close the idle connections of the running event loop, which happens by itself when that is shut down."""
+        await self._lines.close()
 
     def _forget(self) -> None:
         self._process = os.getpid()
-        self._idle: deque[Any] = deque()
+        self._lines = Lines(self.pool, self._prepare)
+        self._idle: deque[Wire] = deque()
         self._closed: deque[Any] = deque()
 
+    async def _aexchange(self, command: bytes, attempts: _Attempts, *, patience: float | None) -> Any:
+        if self._process != os.getpid():
+            self._forget()
+        line = await self._lines.here()
+        return await line.exchange(command, attempts.left(), patience=patience)
+
     def _exchange(
-        self,
-        commands: list[bytes],
-        attempts: _Attempts,
-        *,
-        collect: bool = False,
-        patience: float | None = None,
-        interrupt: int | None = None,
+        self, commands: bytes, n: int, attempts: _Attempts, *, collect: bool = False, patience: float | None = None
     ) -> list[Any]:
-        """One round trip; patience: seconds to wait for the reply, else what is left of the time limit."""
-        connection = self._take(attempts)
+        """One round trip of n commands; patience: seconds to wait for the replies, else what is left of the limit."""
+        wire = self._take(attempts)
         try:
-            _limit(connection, attempts.left())
-            connection.send_packed_command([b"".join(commands)], check_health=False)
-            if interrupt is not None and patience is not None:
-                _await(connection, interrupt, patience)
-            replies = []
-            for _ in commands:
-                _limit(connection, attempts.left() if patience is None else patience)
-                replies.append(self._read(connection, collect))
+            wire.send(commands, attempts.deadline)
+            deadline = attempts.deadline if patience is None else time.monotonic() + patience
+            if attempts.interrupt is not None:
+                _await(wire, attempts.interrupt, deadline - time.monotonic())
+            replies = [_received(wire, deadline) if collect else wire.receive(deadline) for _ in range(n)]
         except redis.exceptions.ReadOnlyError:
-            self._discard(connection)  # a demoted primary: its name may lead elsewhere by now
+            self._discard(wire)  # a demoted primary: its name may lead elsewhere by now
             raise
-        except _LOST:
-            self._discard(connection)
+        except LOST:
+            self._discard(wire)
             self._discard_idle()
             raise
         except redis.exceptions.ResponseError:
-            self._idle.append(connection)
+            self._idle.append(wire)
             raise
         except BaseException:
             # Interrupted in mid-call: its reply must not become the next call's.
-            self._discard(connection)
+            self._discard(wire)
             raise
-        self._idle.append(connection)
+        self._idle.append(wire)
         return replies
 
-    def _read(self, connection: Any, collect: bool) -> Any:
-        try:
-            return connection.read_response(disable_decoding=True)
-        except redis.exceptions.ResponseError as error:
-            if collect:
-                return error
-            raise
-
-    def _take(self, attempts: _Attempts) -> Any:
+    def _take(self, attempts: _Attempts) -> Wire:
         if self._process != os.getpid():
             self._forget()
             if self.pool.pid != self._process:
@@ -286,32 +298,34 @@ class Link:
             connection = self._closed.pop()
         except IndexError:
             connection = self._new()
-        return self._connected(connection, attempts.left())
+        return self._connected(connection, attempts)
 
     def _new(self) -> Any:
         try:
             return self.pool.make_connection()
         except redis.RedisError as error:  # the client's max_connections
-            raise _NotSent(error) from error
+            raise NotSent(error) from error
 
-    def _connected(self, connection: Any, seconds: float) -> Any:
+    def _connected(self, connection: Any, attempts: _Attempts) -> Wire:
         try:
             if self._prepare is not None:
                 self._prepare()
-            connection.socket_connect_timeout = connection.socket_timeout = max(seconds, 0.001)
+            connection.socket_connect_timeout = connection.socket_timeout = max(attempts.left(), 0.001)
             connection.retry = Retry(NoBackoff(), 0)  # a client that was given to us may have other ideas
             connection.connect()
+            return Wire(connection)
         except (redis.RedisError, OSError) as error:
-            self._discard(connection)
-            raise _NotSent(error) from error
+            connection.disconnect()
+            self._closed.append(connection)
+            raise NotSent(error) from error
         except BaseException:
-            self._discard(connection)
+            connection.disconnect()
+            self._closed.append(connection)
             raise
-        return connection
 
-    def _discard(self, connection: Any) -> None:
-        connection.disconnect()
-        self._closed.append(connection)
+    def _discard(self, wire: Wire) -> None:
+        wire.close()
+        self._closed.append(wire.connection)
 
     def _discard_idle(self) -> None:
         """What broke one connection mostly broke the others."""
@@ -322,20 +336,18 @@ class Link:
                 return
 
 
-def _limit(connection: Any, seconds: float) -> None:
-    """Give a connection so many seconds to send or to receive; its own time limit would cut blocking commands.
-
-    Set on the socket, as redis-py does itself: its can_read would cost each call two more system calls.
-    """
-    limit = connection._sock.gettimeout()
-    if limit is None or abs(limit - seconds) > CLOSE_ENOUGH:
-        connection._sock.settimeout(max(seconds, 0.001))
+def _received(wire: Wire, deadline: float) -> Any:
+    """The next reply, which may be an error."""
+    try:
+        return wire.receive(deadline)
+    except redis.exceptions.ResponseError as error:
+        return error
 
 
-def _await(connection: Any, interrupt: int, seconds: float) -> None:
-    """Wait until a connection has something to read; _Interrupted when the other descriptor has it sooner."""
+def _await(wire: Wire, interrupt: int, seconds: float) -> None:
+    """Wait until a wire has something to receive; _Interrupted when the other descriptor has it sooner."""
     watched = select.poll()
-    watched.register(connection._sock, select.POLLIN)
+    watched.register(wire.connection._sock, select.POLLIN)
     watched.register(interrupt, select.POLLIN)
     if interrupt in {ready for ready, _ in watched.poll(seconds * 1000)}:
         raise _Interrupted
@@ -345,41 +357,67 @@ class _Interrupted(BaseException):
     """The caller has something better to do than to wait for a reply."""
 
 
-class _NotSent(Exception):
-    """No connection: whatever it was, the server did not get it."""
-
-    def __init__(self, cause: Exception) -> None:
-        super().__init__(str(cause))
-        self.cause = cause
-
-
 class _Attempts:
-    """The attempts at one call: how long they may go on, and what to say in the end."""
+    """The attempts at one call: how long they may go on, and what to say in the end.
 
-    def __init__(self, link: Link, call: Call[Any] | Command[Any], queue: str, seconds: float) -> None:
+    As a request of steps, one attempt: a round trip of ``command``; patience: seconds to wait for its reply.
+    """
+
+    __slots__ = (
+        "call",
+        "command",
+        "deadline",
+        "interrupt",
+        "link",
+        "patience",
+        "pause",
+        "queue",
+        "seconds",
+        "unknown",
+        "whole",
+    )
+
+    def __init__(
+        self,
+        link: Link,
+        call: Call[Any] | Command[Any],
+        queue: str,
+        seconds: float,
+        *,
+        command: bytes = b"",
+        patience: float | None = None,
+    ) -> None:
         self.link, self.call, self.queue, self.seconds = link, call, queue, seconds
+        self.command, self.patience = command, patience
+        self.interrupt: int | None = None  # a file descriptor that ends the wait for the reply
         self.deadline = time.monotonic() + seconds
         self.whole = False
         self.unknown = False
         self.pause = FIRST_PAUSE
 
+    def carry_out(self) -> Any:
+        return self.link._exchange(self.command, 1, self, patience=self.patience)[0]
+
+    async def acarry_out(self) -> Any:
+        return await self.link._aexchange(self.command, self, patience=self.patience)
+
     def left(self) -> float:
         return self.deadline - time.monotonic()
 
-    def missed(self, error: Exception, *, sent: bool) -> None:
-        """Wait for the next attempt, or raise what has to be said when there is none."""
-        if isinstance(error, _LOST) and sent and not isinstance(error, (*_PASSING, *REFUSED_CALLER)):
+    def missed(self, error: Exception, *, sent: bool) -> Pause:
+        """The pause before the next attempt; raises what has to be said when there is none."""
+        if isinstance(error, LOST) and sent and not isinstance(error, (*_PASSING, *REFUSED_CALLER)):
             self.unknown = True
         wait = random.uniform(0, self.pause)
         if not self._passes(error) or self.left() <= wait + SHORTEST_ATTEMPT:
             raise self.verdict(error) from error
-        time.sleep(wait)
         self.pause = min(self.pause * 2, LONGEST_PAUSE)
+        return Pause(wait)
 
     def _passes(self, error: Exception) -> bool:
         if isinstance(error, REFUSED_CALLER):
             return False
-        return isinstance(error, (*_LOST, *_PASSING)) or str(error).startswith("BUSY ")
+        return isinstance(error, (*LOST, *_PASSING)) or str(error).startswith("BUSY ")
 
     def verdict(self, error: Exception) -> Exception:
         where = f"queue {self.queue!r} ({self.link.address})"

@@ -12,9 +12,9 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache
 from importlib import resources
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from django_srq.item import Delivery, from_milliseconds, uid_time
 from django_srq.rate import Rate
@@ -75,25 +75,35 @@ class Keys:
     def __getitem__(self, key: str) -> str:
         return f"{self}:{key}"
 
+    def head(self, command: bytes, script: bytes) -> tuple[int, bytes]:
+        """What all calls of a script have in common, packed, and of how many arguments it consists."""
+        head = self._heads.get(script)
+        if head is None:
+            names = [self[key].encode() for key in key_types()]
+            parts = [command, script, b"%d" % len(names), *names]
+            head = len(parts), _packed(parts)
+            if command == b"EVALSHA":  # the other is long, and needed once
+                self._heads[script] = head
+        return head
 
-def _bulk(value: bytes) -> bytes:
-    return b"$%d\r\n%b\r\n" % (len(value), value)
+    @cached_property
+    def _heads(self) -> dict[bytes, tuple[int, bytes]]:
+        return {}
 
 
-def _head(command: tuple[bytes, bytes], keys: Keys) -> tuple[int, bytes]:
-    """The part of a command that is the same for all calls, and how many arguments it has."""
-    names = [keys[key].encode() for key in key_types()]
-    parts = [*command, b"%d" % len(names), *names]
-    return len(parts), b"".join(map(_bulk, parts))
+_LENGTHS = [b"\r\n$%d\r\n" % length for length in range(256)]  # formatting costs more than all else in packing
 
 
-@lru_cache(maxsize=4096)
-def _short_head(script: Script, keys: Keys) -> tuple[int, bytes]:
-    return _head((b"EVALSHA", script.sha), keys)
+def _packed(args: Iterable[bytes]) -> bytes:
+    """Bulk strings of the wire protocol; the end of each is written before the next, that of the last is missing."""
+    parts: list[bytes] = []
+    for arg in args:
+        length = len(arg)
+        parts += (_LENGTHS[length] if length < 256 else b"\r\n$%d\r\n" % length, arg)
+    return b"".join(parts)
 
 
-@dataclass(frozen=True)
-class Call(Generic[T]):
+class Call(NamedTuple, Generic[T]):
     """One operation, ready to be sent as often as it takes; ``read`` turns its reply into the result."""
 
     script: Script
@@ -105,10 +115,9 @@ class Call(Generic[T]):
     def pack(self, slot: bytes, seq: int, *, whole: bool = False) -> bytes:
         """The command in the wire protocol; whole: with the script's text, for a server that does not know it."""
         script = self.script
-        count, head = _head((b"EVAL", script.text), self.keys) if whole else _short_head(script, self.keys)
+        count, head = self.keys.head(b"EVAL", script.text) if whole else self.keys.head(b"EVALSHA", script.sha)
         args = (slot, b"%d" % seq, *self.args) if script.writes else self.args
-        bulks = [b"$%d\r\n%b\r\n" % (len(arg), arg) for arg in args]  # _bulk, without a call for each
-        return b"*%d\r\n%b%b" % (count + len(args), head, b"".join(bulks))
+        return b"*%d%b%b\r\n" % (count + len(args), head, _packed(args))
 
 
 @dataclass(frozen=True)
@@ -119,11 +128,10 @@ class Command(Generic[T]):
     read: Callable[[Any], T]
 
     def pack(self, slot: bytes = b"", seq: int = 0, *, whole: bool = False) -> bytes:
-        return b"*%d\r\n%b" % (len(self.args), b"".join(map(_bulk, self.args)))
+        return b"*%d%b\r\n" % (len(self.args), _packed(self.args))
 
 
-@dataclass(frozen=True)
-class Put:
+class Put(NamedTuple):
     """One item to put: payload and headers are serialised, the uid is given or generated."""
 
     uid: str
@@ -131,8 +139,7 @@ class Put:
     headers: bytes
 
 
-@dataclass(frozen=True)
-class Held:
+class Held(NamedTuple):
     """Names a delivery in ack, fail, extend and release: by token, or ('' as token) whoever's it is."""
 
     uid: str
@@ -140,14 +147,23 @@ class Held:
     number: str = ""
 
 
-@dataclass(frozen=True)
-class PutReply:
+class Failed(NamedTuple):
+    """A delivery that failed: of what (JSON), and for how long (seconds) the item waits before the next one."""
+
+    held: Held
+    error: bytes = b""
+    delay: float = 0
+
+
+class PutReply(NamedTuple):
     states: Sequence[str]  # per item: "" when added, else the state in which the uid is there already
     full_at: int | None  # the length, when nothing was added because the queue is full
 
 
-@dataclass(frozen=True)
-class Found:
+_ADDED = PutReply(("",), None)
+
+
+class Found(NamedTuple):
     """An item as the server has it."""
 
     uid: str
@@ -155,8 +171,7 @@ class Found:
     delivery: Delivery
 
 
-@dataclass(frozen=True)
-class ClaimReply:
+class ClaimReply(NamedTuple):
     acked: Sequence[bool]
     wait: float | None  # seconds until it is worth asking again; None: no known moment; 0: at once
     held_up: int  # ready items that only the limits hold up
@@ -220,8 +235,7 @@ def put(
     attempt: int = 0,
 ) -> Call[PutReply]:
     """due: seconds from now, or a moment; both by the server's clock. attempt: see put.lua."""
-    when = b"@" + _moment(due) if isinstance(due, dt.datetime) else _int(milliseconds(due))
-    args = [_int(priority), when, _int(max_length or 0), b"1" if own else b"0", _int(attempt)]
+    args = list(_put_terms(priority, due, max_length, own, attempt))
     uids = []
     for item in items:
         args += (item.uid.encode(), item.payload, item.headers)
@@ -229,6 +243,14 @@ def put(
     # Nobody else knows a generated uid; of a batch, the first tells which it was.
     unknown = f"it may be there; put it again with the same uid: {uids[0]}" + (", …" if len(uids) > 1 else "")
     return Call(Script.named("put"), keys, tuple(args), _read_put, unknown)
+
+
+@lru_cache(maxsize=64)
+def _put_terms(
+    priority: int, due: float | dt.datetime, max_length: int | None, own: bool, attempt: int
+) -> tuple[bytes, ...]:
+    when = b"@" + _moment(due) if isinstance(due, dt.datetime) else _int(milliseconds(due))
+    return _int(priority), when, _int(max_length or 0), b"1" if own else b"0", _int(attempt)
 
 
 def claim(
@@ -248,19 +270,26 @@ def claim(
 ) -> Call[ClaimReply]:
     """limited: False takes without regard to the limits, and leaves them as they are for others."""
     sign = 1 if recover else -1
-    args = [
-        consumer.encode(),
-        _int(sign * milliseconds(lease)),
-        _int(sign * milliseconds(legacy_lease)),
-        _int(n),
-        _int(max_deliveries or 0),
-        _int(max_crashes or 0),
-        _int(max_in_flight or 0) if limited else b"-1",
-        b"%.3f" % (1000 / rate.per_second) if rate and limited else b"0",
-        *_acks(acks),
-    ]
+    terms = _claim_terms(consumer, sign * lease, sign * legacy_lease, n, max_deliveries, max_crashes)
+    limits = _limit_terms(max_in_flight, rate) if limited else (b"-1", b"0")
     unknown = "what it may have taken comes back when its lease ends"
-    return Call(Script.named("claim"), keys, tuple(args), _read_claim, unknown)
+    return Call(Script.named("claim"), keys, (*terms, *limits, *_acks(acks)), _read_claim, unknown)
+
+
+@lru_cache(maxsize=256)
+def _claim_terms(
+    consumer: str, lease: float, legacy_lease: float, n: int, max_deliveries: int | None, max_crashes: int | None
+) -> tuple[bytes, ...]:
+    """What a consumer says in every claim, encoded once."""
+    leases = (
+        _int(-milliseconds(-seconds) if seconds < 0 else milliseconds(seconds)) for seconds in (lease, legacy_lease)
+    )
+    return (consumer.encode(), *leases, _int(n), _int(max_deliveries or 0), _int(max_crashes or 0))
+
+
+@lru_cache(maxsize=64)
+def _limit_terms(max_in_flight: int | None, rate: Rate | None) -> tuple[bytes, bytes]:
+    return _int(max_in_flight or 0), b"%.3f" % (1000 / rate.per_second) if rate else b"0"
 
 
 def ack(keys: Keys, held: Iterable[Held]) -> Call[list[bool]]:
@@ -276,15 +305,20 @@ def fail(
     max_deliveries: int | None = None,
     bury: bool = False,
 ) -> Call[str | None]:
-    args = (
-        held.uid.encode(),
-        held.token.encode(),
-        _int(milliseconds(delay)),
-        _int(max_deliveries or 0),
-        b"1" if bury else b"0",
-        error,
-    )
-    return Call(Script.named("fail"), keys, args, lambda reply: _text(reply) or None)
+    call = fail_many(keys, [Failed(held, error, delay)], max_deliveries=max_deliveries, bury=bury)
+    return Call(call.script, keys, call.args, lambda reply: _read_states(reply)[0])
+
+
+def fail_many(
+    keys: Keys, failed: Iterable[Failed], *, max_deliveries: int | None = None, bury: bool = False
+) -> Call[list[str | None]]:
+    errors: dict[bytes, int] = {b"": 0}  # error: its place; many items mostly fail of the same one
+    items: list[bytes] = []
+    for one in failed:
+        place = errors.setdefault(one.error, len(errors))
+        items += (one.held.uid.encode(), one.held.token.encode(), _int(milliseconds(one.delay)), _int(place))
+    args = [_int(max_deliveries or 0), b"1" if bury else b"0", _int(len(errors) - 1), *list(errors)[1:], *items]
+    return Call(Script.named("fail"), keys, tuple(args), _read_states)
 
 
 def extend(
@@ -462,7 +496,7 @@ def _text(value: Any) -> str:
 
 
 def _acks(held: Iterable[Held]) -> tuple[bytes, ...]:
-    return tuple(part.encode() for one in held for part in (one.uid, one.token, one.number))
+    return tuple([part.encode() for one in held for part in one])
 
 
 def _chosen(cursor: str, older_than: float, error: str) -> tuple[bytes, ...]:
@@ -473,8 +507,12 @@ def _read_flag(reply: Any) -> bool:
     return _text(reply) == "1"
 
 
-def _read_flags(reply: Any) -> list[bool]:
-    return [flag == "1" for flag in _text(reply)]
+def _read_flags(reply: bytes) -> list[bool]:
+    return [flag == 49 for flag in reply]  # b"1"
+
+
+def _read_states(reply: Any) -> list[str | None]:
+    return [None if state == "-" else state for state in _text(reply).split()]
 
 
 def _read_pair(reply: Any) -> tuple[int, int]:
@@ -488,6 +526,8 @@ def _read_swept(reply: Any) -> tuple[int, str]:
 
 
 def _read_put(reply: Any) -> PutReply:
+    if reply == b"added 1":
+        return _ADDED  # as mostly
     verdict, *states = _text(reply).split()
     if verdict == "full":
         return PutReply((), int(states[0]))
@@ -500,18 +540,18 @@ def _read_claim(reply: Any) -> ClaimReply:
     found = []
     for i in range(0, len(rest), 5):
         uid, token, payload, deliveries, headers = rest[i : i + 5]
-        delivery = _delivery(headers, token=_text(token), deliveries=int(deliveries))
-        found.append(Found(_text(uid), payload, delivery))
+        delivery = _delivery(headers, token=token.decode(), deliveries=int(deliveries))
+        found.append(Found(uid.decode(), payload, delivery))
     return ClaimReply(_read_flags(flags), None if milliseconds_ < 0 else milliseconds_ / 1000, int(held_up), found)
 
 
-def _delivery(headers: bytes, **known: Any) -> Delivery:
-    token = known.get("token", "")
+def _delivery(headers: bytes, *, token: str = "", **known: Any) -> Delivery:
     order = int(token.rpartition("/")[2]) if token else 0
     if not headers:
-        return Delivery(order=order, **known)
+        return Delivery(token=token, order=order, headers={}, **known)
     kept = json.loads(headers)
     return Delivery(
+        token=token,
         number=str(kept["number"]),
         order=order,
         priority=kept.get("priority", 0),

@@ -6,15 +6,16 @@ import datetime as dt
 import logging
 import time
 import warnings
+from asyncio import CancelledError
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from typing import Any, TypeVar
 
 import redis
 
-from django_srq import arguments, failure, operations
+from django_srq import arguments, failure, operations, signals
 from django_srq.audit import audit
 from django_srq.backoff import Backoff
 from django_srq.connections import TIMEOUT, Link, client_from_arguments, client_from_url, embedded_link, is_embedded
@@ -26,6 +27,7 @@ from django_srq.exceptions import (
     PayloadError,
     QueueFull,
     RetryLater,
+    SRQError,
 )
 from django_srq.item import Item, new_uid
 from django_srq.operations import (
@@ -36,6 +38,7 @@ from django_srq.operations import (
     ClaimReply,
     Command,
     Counts,
+    Failed,
     Found,
     Held,
     Keys,
@@ -45,11 +48,13 @@ from django_srq.operations import (
 from django_srq.rate import Rate
 from django_srq.serializers import Raw, Serializer, dump, load
 from django_srq.slots import Slot, slots
+from django_srq.steps import Steps, arun, operation, run, twin
 
 logger = logging.getLogger("django_srq.queue")
 T = TypeVar("T")
 
 AUTOCLEAN_INTERVAL = 60.0  # seconds
+PARTING = 1.0  # seconds for what a cancelled call still has to say
 LOOK = 5.0  # seconds after which an idle caller looks by itself: producers may be too old to ring
 # Where purge looks besides the list, and the state of what is there.
 _PLACES_TO_PURGE = {"returned": "ready", "priority": "ready", "delayed": "delayed", "dead": "dead"}
@@ -117,6 +122,7 @@ class SafeRedisQueue:
 
     # -- put
 
+    @operation
     def put(
         self,
         item: Any,
@@ -127,7 +133,7 @@ class SafeRedisQueue:
         eta: dt.datetime | None = None,
         priority: int = 0,
         headers: Mapping[str, str] | None = None,
-    ) -> str:
+    ) -> Steps[str]:
         """Put a payload; return its uid. Once it returned, the item is safe.
 
         ``uid``: 1 to 128 visible ASCII characters of your own; while it is in the queue in any state, putting it again
@@ -138,11 +144,12 @@ class SafeRedisQueue:
         there; put it again with the same uid.
         """
         chosen, calls = self.prepare(item, uid=uid, delay=delay, eta=eta, priority=priority, headers=headers)
-        (state,) = self.send_puts(calls)
+        (state,) = yield from self._add(calls, [chosen])
         if strict and state:
             raise DuplicateItem(f"queue {self.label!r}: {chosen} is there already ({state})", uid=chosen, state=state)
         return chosen
 
+    @operation
     def put_many(
         self,
         items: Iterable[Any],
@@ -151,14 +158,14 @@ class SafeRedisQueue:
         eta: dt.datetime | None = None,
         priority: int = 0,
         headers: Mapping[str, str] | None = None,
-    ) -> list[str]:
+    ) -> Steps[list[str]]:
         """Put payloads in batches of 1,000, each in one round trip and entirely or not at all; return their uids.
 
         All are serialised before the first is sent. When a later batch is refused, the earlier ones stay.
         """
         payloads = [self._dump(item) for item in items]
         uids = [new_uid() for _ in payloads]
-        self.send_puts(self._puts(payloads, uids, False, delay, eta, priority, headers))
+        yield from self._add(self._puts(payloads, uids, False, delay, eta, priority, headers), uids)
         return uids
 
     def prepare(
@@ -175,16 +182,27 @@ class SafeRedisQueue:
         chosen = new_uid() if uid is None else arguments.uid_of(uid, self.label)
         return chosen, self._puts([self._dump(item)], [chosen], uid is not None, delay, eta, priority, headers)
 
-    def send_puts(self, calls: Iterable[Call[PutReply]]) -> list[str]:
+    @operation
+    def send_puts(self, calls: Iterable[Call[PutReply]], uids: Sequence[str]) -> Steps[list[str]]:
         """Send what ``prepare`` made; per item "" when it was added, else the state in which it was there already."""
+        return (yield from self._add(calls, uids))
+
+    def _add(self, calls: Iterable[Call[PutReply]], uids: Sequence[str]) -> Steps[list[str]]:
         states: list[str] = []
         for call in calls:
-            reply = self._send(call)
+            reply = yield from self._send(call)
             if reply.full_at is not None:
                 length = f"{reply.full_at} items ready and delayed"
                 raise QueueFull(f"queue {self.label!r} is full: {length}, the limit is {self.max_length}")
+            self._announce(uids[len(states) :], reply.states)
             states += reply.states
         return states
+
+    def _announce(self, uids: Sequence[str], states: Sequence[str]) -> None:
+        if signals.item_put.has_listeners(type(self)):
+            for uid, state in zip(uids, states, strict=False):
+                if not state:
+                    signals.item_put.send_robust(type(self), queue=self.label, uid=uid)
 
     def _puts(
         self,
@@ -197,8 +215,10 @@ class SafeRedisQueue:
         headers: Mapping[str, str] | None,
     ) -> list[Call[PutReply]]:
         due = arguments.due_of(delay, eta, self.label)
-        level = arguments.priority_of(priority, self.label)
-        extra = operations.encode_headers(arguments.headers_of(headers, self.label), priority=level)
+        extra = b""
+        if headers is not None or priority != 0:
+            level = arguments.priority_of(priority, self.label)
+            extra = operations.encode_headers(arguments.headers_of(headers, self.label), priority=level)
         puts = [Put(uid, payload, extra) for uid, payload in zip(uids, payloads, strict=True)]
         return [
             operations.put(self.keys, batch, own=own, priority=priority, due=due, max_length=self.max_length)
@@ -207,35 +227,56 @@ class SafeRedisQueue:
 
     # -- get
 
-    def get(self, timeout: float = 0) -> Item:
+    @operation
+    def get(self, timeout: float = 0) -> Steps[Item]:
         """Take the next item; ``(None, None)``, which is falsy, when there is none.
 
         ``timeout``: 0 blocks for ever, a positive number so many seconds, a negative one not at all. The item is in
         flight until it is settled (ack, fail, release) or its lease ends: after a crash it comes back by itself. What
         cannot be decoded is set aside in ``dead``, and the next item is served.
         """
-        found = self.get_many(1, timeout)
+        found = yield from self._take(1, timeout)
         return found[0] if found else Item()
 
-    def get_many(self, n: int, timeout: float = -1) -> list[Item]:
+    @operation
+    def get_many(self, n: int, timeout: float = -1) -> Steps[list[Item]]:
         """Take up to ``n`` items (at most 1,000) in one round trip; waits as ``get`` does while there is none."""
         if not 1 <= n <= BATCH:
             raise InvalidArgument(f"queue {self.label!r}: n is 1 to {BATCH}, not {n!r}")
+        return (yield from self._take(n, timeout))
+
+    def _take(self, n: int, timeout: float) -> Steps[list[Item]]:
         deadline = time.monotonic() + timeout
         while True:
-            found, wait = self._claim(n)
+            found, wait = yield from self._claim(n)
             left = deadline - time.monotonic()
             if found or (wait != 0 and (timeout < 0 or (timeout > 0 and left <= 0))):
                 return found
             if wait != 0:
                 limit = LOOK if timeout == 0 else min(LOOK, left)
-                self._wait(min(limit, self.lease, LOOK if wait is None else wait))
+                yield from self._wait(min(limit, self.lease, LOOK if wait is None else wait))
 
-    def _claim(self, n: int) -> tuple[list[Item], float | None]:
+    def _claim(self, n: int) -> Steps[tuple[list[Item], float | None]]:
         """Up to n items, and the seconds until it is worth asking again (0: at once; None: no known moment)."""
-        reply = self._send(self.claim(f"g{slots.process}", lease=self.lease, n=n))
-        found = self.decoded(reply.found)
+        reply, found = yield from self._claimed(n, self._decode)
         return found, 0 if reply.found and not found else reply.wait
+
+    def _claimed(
+        self, n: int, read: Callable[[Sequence[Found]], Steps[T]], *, limited: bool = True
+    ) -> Steps[tuple[ClaimReply, T]]:
+        """Claim, and read what was found; when that is cancelled, what was claimed is given back at once."""
+        slot = slots.borrow()
+        try:
+            reply = yield from self._send(self._claiming(n, limited), slot=slot)
+            return reply, (yield from read(reply.found))
+        except CancelledError:
+            yield from self._give_back(slot)
+            raise
+        finally:
+            slots.give_back(slot)
+
+    def _claiming(self, n: int, limited: bool = True) -> Call[ClaimReply]:
+        return self.claim(f"g{slots.process}", lease=self.lease, n=n, limited=limited)
 
     def claim(
         self, consumer: str, *, lease: float, n: int = 1, acks: Iterable[Held] = (), limited: bool = True
@@ -256,8 +297,23 @@ class SafeRedisQueue:
             acks=acks,
         )
 
-    def decoded(self, found: Iterable[Found]) -> list[Item]:
+    def _give_back(self, slot: Slot) -> Steps[None]:
+        """Release what the last claim of a slot took; if it is still on its way, it will take nothing.
+
+        Both by a claim of nothing with the same number: it gets what the first one got, or comes before it.
+        """
+        with suppress(SRQError):  # then leases see to it
+            reply = yield from self._send(self._claiming(0), slot=slot, timeout=PARTING)
+            if reply.found:
+                held = [_held(found) for found in reply.found]
+                yield from self._send(operations.release(self.keys, held), timeout=PARTING)
+
+    @operation
+    def decoded(self, found: Iterable[Found]) -> Steps[list[Item]]:
         """The items that can be decoded; those that cannot are set aside with the error."""
+        return (yield from self._decode(found))
+
+    def _decode(self, found: Iterable[Found]) -> Steps[list[Item]]:
         items = []
         for one in found:
             try:
@@ -265,11 +321,17 @@ class SafeRedisQueue:
                 items.append(Item(one.uid, payload, one.delivery))
             except PayloadError as error:
                 logger.error("payload cannot be decoded, item set aside queue=%s uid=%s", self.label, one.uid)
-                self._send(operations.fail(self.keys, _held(one), error=failure.describe(error), bury=True))
+                described = failure.describe(error)
+                yield from self._send(operations.fail(self.keys, _held(one), error=described, bury=True))
         return items
 
-    def _wait(self, seconds: float) -> None:
-        self.link.wait(operations.wait([self.keys], seconds), seconds, queue=self.label)
+    def _wait(self, seconds: float) -> Steps[None]:
+        try:
+            yield from self.link.waiting(operations.wait([self.keys], seconds), seconds, queue=self.label)
+        except CancelledError:
+            with suppress(SRQError):  # somebody else may need the token that woke this one
+                yield from self._send(operations.ring(self.keys), timeout=PARTING)
+            raise
 
     def consume(self, timeout: float = 0) -> Iterator[Item]:
         """Take items one after the other, until ``get(timeout)`` finds none. Settling them is the caller's."""
@@ -287,51 +349,75 @@ class SafeRedisQueue:
         item = self.get(timeout)
         try:
             yield item
-        except Discard:
-            pass
-        except RetryLater as later:
-            if item:
-                self.fail(item, later, delay=later.delay)
-            return
         except BaseException as error:
-            if item:
-                self.fail(item, error, delay=self.backoff.delay(item.deliveries))
-            raise
-        if item:
-            self.ack(item)
+            if not run(self._settle(item, error)):
+                raise
+        else:
+            run(self._settle(item))
+
+    def _settle(self, item: Item, error: BaseException | None = None) -> Steps[bool]:
+        """Settle an item by what its block raised; whether that is all there is to do about the error."""
+        if item and (error is None or isinstance(error, Discard)):
+            yield from self._send(operations.ack(self.keys, [self._held(item)]))
+        elif item:
+            delay = error.delay if isinstance(error, RetryLater) else self.backoff.delay(item.deliveries)
+            yield from self._fail([item], error, delay)
+        return isinstance(error, RetryLater | Discard)
 
     # -- settle
 
-    def ack(self, item: Item | str) -> bool:
+    @operation
+    def ack(self, item: Item | str) -> Steps[bool]:
         """Remove an item: its work is done. Returns whether it was this call that removed it.
 
         By ``Item``: wherever it is now, even if its lease ended meanwhile. By plain uid: only what is in flight.
         """
-        return self.ack_many([item])[0]
+        return (yield from self._send(operations.ack(self.keys, [self._held(item)])))[0]
 
-    def ack_many(self, items: Iterable[Item | str]) -> list[bool]:
+    @operation
+    def ack_many(self, items: Iterable[Item | str]) -> Steps[list[bool]]:
         """Ack items in batches of 1,000, each in one round trip; per item whether it was this call that removed it."""
         held = [self._held(item) for item in items]
-        return [flag for batch in _batches(held) for flag in self._send(operations.ack(self.keys, batch))]
+        flags: list[bool] = []
+        for batch in _batches(held):
+            flags += yield from self._send(operations.ack(self.keys, batch))
+        return flags
 
+    @operation
     def fail(
         self, item: Item | str, error: BaseException | str | None = None, delay: float | dt.timedelta = 0
-    ) -> str | None:
+    ) -> Steps[str | None]:
         """Give an item back as failed: ready at the back, delayed (seconds), or dead when deliveries are used up.
 
         Returns the state it went to. None, and nothing changed, when the caller does not hold it any more (by plain
         uid: when nobody holds it).
         """
+        return (yield from self._fail([item], error, delay))[0]
+
+    @operation
+    def fail_many(
+        self,
+        items: Iterable[Item | str],
+        error: BaseException | str | None = None,
+        delay: float | dt.timedelta = 0,
+    ) -> Steps[list[str | None]]:
+        """Give items back as failed, in batches of 1,000, each in one round trip; per item what ``fail`` returns."""
+        return (yield from self._fail(items, error, delay))
+
+    def _fail(
+        self, items: Iterable[Item | str], error: BaseException | str | None, delay: float | dt.timedelta
+    ) -> Steps[list[str | None]]:
         seconds = arguments.due_of(delay, None, self.label)
         described = failure.describe(error) if error is not None else b""
         assert isinstance(seconds, float | int)
-        return self._send(
-            operations.fail(
-                self.keys, self._held(item), error=described, delay=seconds, max_deliveries=self.max_deliveries
-            )
-        )
+        failed = [Failed(self._held(item), described, seconds) for item in items]
+        states: list[str | None] = []
+        for batch in _batches(failed):
+            states += yield from self._send(operations.fail_many(self.keys, batch, max_deliveries=self.max_deliveries))
+        return states
 
-    def extend(self, item: Item | str, seconds: float | None = None) -> bool:
+    @operation
+    def extend(self, item: Item | str, seconds: float | None = None) -> Steps[bool]:
         """Make the lease of an item last so many seconds from now (default: the autoclean interval).
 
         A lease that ended, but whose item nobody took since, is taken back. False: somebody else has the item, or it is
@@ -340,11 +426,12 @@ class SafeRedisQueue:
         lease = self.lease if seconds is None else arguments.lease_of(seconds, self.label)
         recover = self.autoclean_interval is not None
         call = operations.extend(self.keys, [self._held(item)], lease=lease, recover=recover)
-        return self._send(call)[0]
+        return (yield from self._send(call))[0]
 
-    def release(self, item: Item | str) -> bool:
+    @operation
+    def release(self, item: Item | str) -> Steps[bool]:
         """Give an item back unstarted: to its old place, no delivery counted. False: the caller does not hold it."""
-        return self._send(operations.release(self.keys, [self._held(item)]))[0]
+        return (yield from self._send(operations.release(self.keys, [self._held(item)])))[0]
 
     # -- look
 
@@ -356,14 +443,19 @@ class SafeRedisQueue:
         """Always true: a queue is there also when it is empty."""
         return True
 
-    def counts(self) -> dict[str, int]:
+    @operation
+    def counts(self) -> Steps[dict[str, int]]:
         """How many items are in each state: ``ready``, ``in_flight``, ``delayed``, ``dead``."""
-        counts = self.snapshot()
+        counts = yield from self._look()
         return {state: getattr(counts, state) for state in STATES}
 
-    def snapshot(self) -> Counts:
+    @operation
+    def snapshot(self) -> Steps[Counts]:
         """All that is known of the queue as a whole, at one moment."""
-        counts = self._send(operations.counts(self.keys))
+        return (yield from self._look())
+
+    def _look(self) -> Steps[Counts]:
+        counts = yield from self._send(operations.counts(self.keys))
         if counts.layout not in (None, LAYOUT):  # the script reads any layout, so that the status can tell
             found = f"its layout has version {counts.layout}, this package knows {LAYOUT}"
             raise LayoutError(f"queue {self.label!r} ({self.link.address}): {found}: upgrade django-srq here")
@@ -375,16 +467,18 @@ class SafeRedisQueue:
         The queue goes on meanwhile: what moves may be seen twice or not at all. The payload is bytes where it cannot be
         decoded.
         """
-        if state not in STATES:
-            raise InvalidArgument(f"queue {self.label!r}: no state {state!r}; known: {', '.join(STATES)}")
-        yield from (Item(one.uid, self._loaded(one), one.delivery) for one in self._found(state))
-
-    def _found(self, place: str) -> Iterator[Found]:
         offset: int | None = 0
         while offset is not None:
-            page = self._send(operations.peek(self.keys, place, offset=offset))
-            offset = page.offset
-            yield from page.found
+            items, offset = self.page(state, offset)
+            yield from items
+
+    @operation
+    def page(self, state: str, offset: int = 0) -> Steps[tuple[list[Item], int | None]]:
+        """Look at up to 100 items of a state from an offset on; the items, and the next offset (None: no more)."""
+        if state not in STATES:
+            raise InvalidArgument(f"queue {self.label!r}: no state {state!r}; known: {', '.join(STATES)}")
+        page = yield from self._send(operations.peek(self.keys, state, offset=offset))
+        return [Item(one.uid, self._loaded(one), one.delivery) for one in page.found], page.offset
 
     def _loaded(self, found: Found) -> Any:
         try:
@@ -392,18 +486,24 @@ class SafeRedisQueue:
         except PayloadError:
             return found.payload
 
-    def states(self, *uids: str) -> list[str | None]:
+    @operation
+    def states(self, *uids: str) -> Steps[list[str | None]]:
         """The state of each item; None: it is not in the queue."""
         checked = [arguments.uid_of(uid, self.label) for uid in uids]
-        found = (places for batch in _batches(checked) for places in self._send(operations.find(self.keys, batch)))
-        return [_state(places) for places in found]
+        states: list[str | None] = []
+        for batch in _batches(checked):
+            found = yield from self._send(operations.find(self.keys, batch))
+            states += [_state(places) for places in found]
+        return states
 
-    def audit(self) -> list[str]:
+    @operation
+    def audit(self) -> Steps[list[str]]:
         """Check that every item is in exactly one place: a sentence per finding. O(queue), in batches."""
-        return audit(self.link, self.keys, self.label)
+        return (yield from audit(self.link, self.keys, self.label))
 
     # -- for people and tools
 
+    @operation
     def requeue(
         self,
         *uids: str,
@@ -411,7 +511,7 @@ class SafeRedisQueue:
         older_than: float | dt.timedelta = 0,
         limit: int | None = None,
         on_batch: Callable[[int], object] | None = None,
-    ) -> int:
+    ) -> Steps[int]:
         """Make dead items ready again, their deliveries counted anew; returns how many.
 
         Without uids: all of them, or only those of an ``error`` (its group as in the status view, its type, or the name
@@ -421,27 +521,30 @@ class SafeRedisQueue:
         In batches; ``on_batch`` is called after each with how many it requeued. What it raises ends it there.
         """
         if not uids:
-            return self._sweep(operations.requeue_dead, error, older_than, limit, on_batch)
+            return (yield from self._sweep(operations.requeue_dead, error, older_than, limit, on_batch))
         if error or older_than or limit is not None:
             raise InvalidArgument(f"queue {self.label!r}: requeue takes uids, or error, older_than and limit; not both")
-        return self._each(operations.requeue, uids, on_batch)
+        return (yield from self._each(operations.requeue, uids, on_batch))
 
-    def count_dead(self, *, error: str | None = None, older_than: float | dt.timedelta = 0) -> dict[str, int]:
+    @operation
+    def count_dead(self, *, error: str | None = None, older_than: float | dt.timedelta = 0) -> Steps[dict[str, int]]:
         """How many items ``requeue`` or ``purge`` would take, by the group of their error. O(dead), in batches."""
         seconds = arguments.seconds_of("older_than", older_than, self.label)
         groups: Counter[str] = Counter()
         cursor, more = "", True
         while more:
             call = operations.count_dead(self.keys, error=error or "", older_than=seconds, cursor=cursor)
-            found, cursor = self._send(call)
+            found, cursor = yield from self._send(call)
             groups.update(found)
             more = bool(cursor)
         return dict(groups)
 
-    def drop(self, *uids: str) -> int:
+    @operation
+    def drop(self, *uids: str) -> Steps[int]:
         """Delete items, whatever their state but in flight; returns how many."""
-        return self._each(operations.drop, uids)
+        return (yield from self._each(operations.drop, uids))
 
+    @operation
     def purge(
         self,
         state: str | None = None,
@@ -450,7 +553,7 @@ class SafeRedisQueue:
         older_than: float | dt.timedelta = 0,
         limit: int | None = None,
         on_batch: Callable[[int], object] | None = None,
-    ) -> int:
+    ) -> Steps[int]:
         """Delete the items of a state (ready, delayed, dead; None: all three) in batches; returns how many.
 
         Spares what is in flight, and what arrives after it began. Dead items can be chosen as in ``requeue``, whose
@@ -459,20 +562,23 @@ class SafeRedisQueue:
         if (state is not None and state not in STATES) or state == "in_flight":
             raise InvalidArgument(f"queue {self.label!r}: purge deletes ready, delayed or dead items, not {state!r}")
         if state == "dead":
-            return self._sweep(operations.purge_dead, error, older_than, limit, on_batch)
+            return (yield from self._sweep(operations.purge_dead, error, older_than, limit, on_batch))
         if error or older_than or limit is not None:
             raise InvalidArgument(f"queue {self.label!r}: error, older_than and limit choose dead items: state='dead'")
         # Looked up before the first is deleted: what comes meanwhile, which may be long, stays.
-        places = {place: self._uids(place) for place, holds in _PLACES_TO_PURGE.items() if state in (None, holds)}
-        gone = self._purge_list(on_batch) if state in (None, "ready") else 0
+        places: dict[str, list[str]] = {}
+        for place, holds in _PLACES_TO_PURGE.items():
+            if state in (None, holds):
+                places[place] = yield from self._uids(place)
+        gone = (yield from self._purge_list(on_batch)) if state in (None, "ready") else 0
         for place, uids in places.items():
-            gone += self._each(partial(operations.drop, state=_PLACES_TO_PURGE[place]), uids, on_batch)
+            gone += yield from self._each(partial(operations.drop, state=_PLACES_TO_PURGE[place]), uids, on_batch)
         return gone
 
-    def _purge_list(self, on_batch: Callable[[int], object] | None) -> int:
+    def _purge_list(self, on_batch: Callable[[int], object] | None) -> Steps[int]:
         marker, gone, more, start = new_uid(), 0, True, True
         while more:
-            more, count = self._send(operations.purge(self.keys, marker=marker, start=start))
+            more, count = yield from self._send(operations.purge(self.keys, marker=marker, start=start))
             gone, start = gone + count, False
             _tell(on_batch, count)
         return gone
@@ -484,14 +590,14 @@ class SafeRedisQueue:
         older_than: float | dt.timedelta,
         limit: int | None,
         on_batch: Callable[[int], object] | None,
-    ) -> int:
+    ) -> Steps[int]:
         """Do something with dead items in batches; the script chooses them, so that each is still dead when it does."""
         seconds = arguments.seconds_of("older_than", older_than, self.label)
         left = arguments.most_of(limit, self.label)
         done, cursor, more = 0, "", True
         while more:
             most = int(min(left - done, BATCH))
-            number, cursor = self._send(
+            number, cursor = yield from self._send(
                 operation(self.keys, error=error or "", older_than=seconds, most=most, cursor=cursor)
             )
             done += number
@@ -499,7 +605,8 @@ class SafeRedisQueue:
             _tell(on_batch, number)
         return done
 
-    def recover(self, *, on_batch: Callable[[int, int], object] | None = None) -> int:
+    @operation
+    def recover(self, *, on_batch: Callable[[int, int], object] | None = None) -> Steps[int]:
         """Make ready what ended leases hold, now, also with ``autoclean_interval=None``; returns how many.
 
         In batches of 100; ``on_batch`` is called after each with how many items it made ready and at how many leases it
@@ -507,7 +614,7 @@ class SafeRedisQueue:
         """
         made, looked = 0, BATCH
         while looked:
-            batch, looked = self._send(
+            batch, looked = yield from self._send(
                 operations.recover(
                     self.keys,
                     legacy_lease=self.lease,
@@ -520,24 +627,31 @@ class SafeRedisQueue:
             _tell(on_batch, batch, looked)
         return made
 
-    def ended_leases(self) -> int:
+    @operation
+    def ended_leases(self) -> Steps[int]:
         """How many leases have ended without being recovered: what ``recover`` would look at now."""
-        return self._send(operations.ended(self.keys, self.snapshot().at))
+        now = yield from self._send(operations.counts(self.keys))
+        return (yield from self._send(operations.ended(self.keys, now.at)))
 
-    def pause(self, reason: str = "", *, by: str = "", until: dt.datetime | None = None) -> bool:
+    @operation
+    def pause(self, reason: str = "", *, by: str = "", until: dt.datetime | None = None) -> Steps[bool]:
         """Hand out no items until ``resume()`` or ``until`` (aware datetime). False: it was paused already."""
         arguments.aware(until, "until", self.label)
         about = {
             "by": arguments.text_of(by, "by", self.label),
             "reason": arguments.text_of(reason, "reason", self.label),
         }
-        return self._send(operations.pause(self.keys, about=about, until=until))
+        was_running = yield from self._send(operations.pause(self.keys, about=about, until=until))
+        signals.queue_paused.send_robust(type(self), queue=self.label, **about, until=until)
+        return was_running
 
-    def resume(self) -> bool:
+    @operation
+    def resume(self) -> Steps[bool]:
         """End a pause. Returns False when there was none."""
-        return self._send(operations.resume(self.keys))
+        return (yield from self._send(operations.resume(self.keys)))
 
-    def move(self, target: SafeRedisQueue, limit: int | None = None) -> int:
+    @operation
+    def move(self, target: SafeRedisQueue, limit: int | None = None) -> Steps[int]:
         """Move ready items to another queue, oldest first, uids kept; returns how many.
 
         One at a time: claimed here, put there, acked here. A crash in between leaves it in both, in flight here; moving
@@ -545,19 +659,15 @@ class SafeRedisQueue:
         """
         moved = 0
         while limit is None or moved < limit:
-            found = self._send_claim_raw()
-            if found is None:
+            # Moved is not handled: the limits have no say.
+            _, found = yield from self._claimed(1, _as_it_is, limited=False)
+            if not found:
                 break
-            self._move(found, target)
+            yield from self._move(found[0], target)
             moved += 1
         return moved
 
-    def _send_claim_raw(self) -> Found | None:
-        # Moved is not handled: the limits have no say.
-        reply = self._send(self.claim(f"g{slots.process}", lease=self.lease, limited=False))
-        return reply.found[0] if reply.found else None
-
-    def _move(self, found: Found, target: SafeRedisQueue) -> None:
+    def _move(self, found: Found, target: SafeRedisQueue) -> Steps[None]:
         # The slot belongs to the item: whoever moves it again repeats the same call, until there is room.
         slot = Slot(f"move:{self.keys}:{found.uid}".encode(), found.delivery.order)
         extra = operations.encode_headers(found.delivery.headers, priority=found.delivery.priority)
@@ -570,11 +680,63 @@ class SafeRedisQueue:
             max_length=target.max_length,
             attempt=int(found.delivery.token.split("/")[1]),
         )
-        reply = target.link.call(call, queue=target.label, slot=slot)
+        reply = yield from target._send(call, slot=slot)
         if reply.full_at is not None:
-            self._send(operations.release(self.keys, [_held(found)]))
+            yield from self._send(operations.release(self.keys, [_held(found)]))
             raise QueueFull(f"queue {target.label!r} is full: {reply.full_at} items; the rest stays in {self.label!r}")
-        self._send(operations.ack(self.keys, [_held(found)]))
+        yield from self._send(operations.ack(self.keys, [_held(found)]))
+
+    # -- the same in an event loop
+
+    aput = twin(put)
+    aput_many = twin(put_many)
+    aget = twin(get)
+    aget_many = twin(get_many)
+    aack = twin(ack)
+    aack_many = twin(ack_many)
+    afail = twin(fail)
+    afail_many = twin(fail_many)
+    aextend = twin(extend)
+    arelease = twin(release)
+    acounts = twin(counts)
+    asnapshot = twin(snapshot)
+    apage = twin(page)
+    astates = twin(states)
+    aaudit = twin(audit)
+    arequeue = twin(requeue)
+    acount_dead = twin(count_dead)
+    adrop = twin(drop)
+    apurge = twin(purge)
+    arecover = twin(recover)
+    aended_leases = twin(ended_leases)
+    apause = twin(pause)
+    aresume = twin(resume)
+    amove = twin(move)
+
+    async def aitems(self, state: str = "ready") -> AsyncIterator[Item]:
+        """The asynchronous twin of ``items``."""
+        offset: int | None = 0
+        while offset is not None:
+            items, offset = await self.apage(state, offset)
+            for item in items:
+                yield item
+
+    async def aconsume(self, timeout: float = 0) -> AsyncIterator[Item]:
+        """The asynchronous twin of ``consume``."""
+        while item := await self.aget(timeout):
+            yield item
+
+    @asynccontextmanager
+    async def aprocessing(self, timeout: float = 0) -> AsyncIterator[Item]:
+        """The asynchronous twin of ``processing``."""
+        item = await self.aget(timeout)
+        try:
+            yield item
+        except BaseException as error:
+            if not await arun(self._settle(item, error)):
+                raise
+        else:
+            await arun(self._settle(item))
 
     # -- saferedisqueue's names
 
@@ -590,8 +752,8 @@ class SafeRedisQueue:
 
     # -- below
 
-    def _send(self, call: Call[T] | Command[T]) -> T:
-        return self.link.call(call, queue=self.label)
+    def _send(self, call: Call[T] | Command[T], *, slot: Slot | None = None, timeout: float | None = None) -> Steps[T]:
+        return self.link.calling(call, queue=self.label, slot=slot, timeout=timeout)
 
     def _dump(self, payload: Any) -> bytes:
         return dump(self.serializer, payload, queue=self.label, limit=self.max_payload_bytes)
@@ -606,15 +768,26 @@ class SafeRedisQueue:
             return Held(arguments.uid_of(item, self.label))
         raise InvalidArgument(f"queue {self.label!r}: an Item that get returned or a uid is needed, not {item!r}")
 
-    def _uids(self, place: str) -> list[str]:
+    def _uids(self, place: str) -> Steps[list[str]]:
         """The uids of a state, or of one of the places of what is ready, as they are now."""
-        return [found.uid for found in self._found(place)]
+        uids: list[str] = []
+        offset: int | None = 0
+        while offset is not None:
+            page = yield from self._send(operations.peek(self.keys, place, offset=offset))
+            uids += (found.uid for found in page.found)
+            offset = page.offset
+        return uids
 
-    def _each(self, operation: Any, uids: Iterable[str], on_batch: Callable[[int], object] | None = None) -> int:
+    def _each(
+        self,
+        operation: Callable[..., Call[list[bool]]],
+        uids: Iterable[str],
+        on_batch: Callable[[int], object] | None = None,
+    ) -> Steps[int]:
         checked = [arguments.uid_of(uid, self.label) for uid in uids]
         done = 0
         for batch in _batches(checked):
-            number = sum(self._send(operation(self.keys, batch)))
+            number = sum((yield from self._send(operation(self.keys, batch))))
             done += number
             _tell(on_batch, number)
         return done
@@ -645,9 +818,16 @@ def _state(places: Container[str]) -> str | None:
     return next((state for place, state in special.items() if place in places), "ready")
 
 
+def _as_it_is(found: Sequence[Found]) -> Steps[Sequence[Found]]:
+    return found
+    yield
+
+
 def _held(found: Found) -> Held:
     return Held(found.uid, found.delivery.token, found.delivery.number)
 
 
-def _batches(sequence: Sequence[T]) -> Iterator[Sequence[T]]:
-    return (sequence[i : i + BATCH] for i in range(0, len(sequence), BATCH))
+def _batches(sequence: Sequence[T]) -> Sequence[Sequence[T]]:
+    if 0 < len(sequence) <= BATCH:
+        return (sequence,)
+    return [sequence[i : i + BATCH] for i in range(0, len(sequence), BATCH)]

@@ -58,7 +58,7 @@ class Queue(SafeRedisQueue):
         dies between commit and put loses the put.
         """
         chosen, calls = self.prepare(item, uid=uid, delay=delay, eta=eta, priority=priority, headers=headers)
-        transaction.on_commit(lambda: self.send_puts(calls), using=using, robust=robust)
+        transaction.on_commit(lambda: self.send_puts(calls, [chosen]), using=using, robust=robust)
         return chosen
 
 

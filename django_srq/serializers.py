@@ -21,13 +21,14 @@ class Serializer(Protocol):
     def loads(self, data: bytes, /) -> Any: ...
 
 
+_ENCODER = DjangoJSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
 class JSON:
     """JSON with Django's encoder: dates, decimals, UUIDs and lazy strings go in; what comes out is plain JSON."""
 
     def dumps(self, payload: Any) -> str:
-        return stdlib_json.dumps(
-            payload, cls=DjangoJSONEncoder, ensure_ascii=False, separators=(",", ":"), allow_nan=False
-        )
+        return _ENCODER.encode(payload)
 
     def loads(self, data: bytes) -> Any:
         return stdlib_json.loads(data)
@@ -71,7 +72,9 @@ def dump(serializer: Serializer, payload: Any, *, queue: str, limit: int | None)
     try:
         data = serializer.dumps(payload)
         # Not bytes(data): of a number that would be so many zeros.
-        encoded = data.encode() if isinstance(data, str) else memoryview(data).tobytes()
+        encoded = (
+            data if type(data) is bytes else data.encode() if isinstance(data, str) else memoryview(data).tobytes()
+        )
     except Exception as error:
         # Without the payload and without the serializer's message, which may quote it.
         raise PayloadError(

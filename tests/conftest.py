@@ -55,13 +55,18 @@ def prefix(client: redis.Redis) -> Iterator[str]:
 
 
 @pytest.fixture
-def make_queue(link: Link, prefix: str) -> MakeQueue:
+def queue_class() -> type[SafeRedisQueue]:
+    return SafeRedisQueue
+
+
+@pytest.fixture
+def make_queue(link: Link, prefix: str, queue_class: type[SafeRedisQueue]) -> MakeQueue:
     """Makes queues on the server under test: ``make_queue(serializer=…, name_suffix=…)``."""
 
     def make(name_suffix: str = "", **options: object) -> SafeRedisQueue:
         if not {"link", "url", "client", "port"} & options.keys():
             options["link"] = link
-        return SafeRedisQueue(name=prefix + name_suffix, **options)  # type: ignore[arg-type]
+        return queue_class(name=prefix + name_suffix, **options)  # type: ignore[arg-type]
 
     return make
 

@@ -34,6 +34,7 @@ from django_srq.connections import (
 from django_srq.operations import Command, Keys, Put
 from django_srq.slots import Slot, slots
 from tests.servers import Server, free_port
+from tests.tls import Front
 from tests.waiting import wait_for
 
 BUDGET = 0.3  # seconds; TIMEOUT of the queues that meet a black hole
@@ -167,6 +168,18 @@ def test_queue_takes_a_url_with_options(server):
     queue.put("x")
     assert queue.get(-1).payload == "x"
     queue.link.close()
+
+
+def test_tls(server):
+    front = Front(server.port)
+    try:
+        queue = SafeRedisQueue(name="orders", url=front.url)
+        queue.put("x" * 100_000)
+        assert queue.get(-1).payload == b"x" * 100_000
+        assert not queue.get(0.05)
+        queue.link.close()
+    finally:
+        front.close()
 
 
 def test_making_a_queue_opens_no_connection(server):
@@ -486,7 +499,7 @@ def test_interrupted_put_leaves_no_reply_for_the_next_call(at, server):
     def reading() -> bool:
         """Whether this thread has sent its call and waits for the reply."""
         frame = sys._current_frames()[threading.main_thread().ident]
-        return any(step.f_code.co_name == "_read" for step, _ in traceback.walk_stack(frame))
+        return any(step.f_code.co_name == "receive" for step, _ in traceback.walk_stack(frame))
 
     with stopped(server), interrupting(reading):
         queue.put("x", uid="second")

@@ -43,6 +43,37 @@ def test_put_takes_lines_from_standard_input(project):
     assert len(out.splitlines()) == 2
 
 
+def test_put_holds_no_line_back(project):
+    process = project.start("srq_put", "raw")
+    for payload in ("first", "second"):
+        process.stdin.write(f"{payload}\n")
+        process.stdin.flush()
+        uid = process.stdout.readline().strip()  # while standard input is still open
+        assert [(item.uid, item.payload) for item in queues["raw"].items()][-1] == (uid, payload.encode())
+    process.stdin.write("no end of line")
+    out, _ = process.communicate(timeout=60)
+    assert len(out.split()) == 1
+    assert len(queues["raw"]) == 3
+
+
+def test_put_takes_many_lines_at_once(project, client):
+    payloads = [f"näive {number}" for number in range(20_000)]
+    _, out, _ = project.run("srq_put", "raw", stdin="\n".join(payloads))
+    assert [item.uid for item in queues["raw"].items()] == out.split()
+    assert [item.payload.decode() for item in queues["raw"].items()] == payloads
+    (slot,) = client.hvals(queues["raw"].keys["slots"])
+    assert int(slot.split()[0]) < 1000  # calls
+
+
+def test_put_stops_at_what_is_not_json(project):
+    code, out, err = project.run("srq_put", "json", "--json", stdin='1\n{"a": 2}\n{\n4\n')
+    assert code == 1
+    assert "what came before it was put" in err
+    assert [(item.uid, item.payload) for item in queues["json"].items()] == list(
+        zip(out.split(), [1, {"a": 2}], strict=True)
+    )
+
+
 def test_put_json(project):
     project.run("srq_put", "json", "--json", '{"order": 17}', "[]")
     project.run("srq_put", "json", '{"order": 17}')

@@ -1,4 +1,4 @@
-"""What SafeRedisQueue promises, over RESP2 and RESP3, with and without decode_responses."""
+"""What SafeRedisQueue promises, over RESP2 and RESP3, with and without decode_responses, in threads and event loops."""
 
 from __future__ import annotations
 
@@ -28,22 +28,39 @@ from django_srq.backoff import Backoff
 from django_srq.connections import Link, client_from_url
 from django_srq.operations import Held
 from django_srq.serializers import JSON
+from tests.twins import Asynchronous
 from tests.waiting import wait_for
 
 SHORT = 0.05  # seconds; of a lease that shall end in the test
 AHEAD = dt.timedelta(hours=1)
 
 
+SIDES = [
+    *((protocol, decode, SafeRedisQueue) for protocol in (2, 3) for decode in (False, True)),
+    *((protocol, decode, Asynchronous) for protocol, decode in ((2, True), (3, False))),
+]
+
+
 @pytest.fixture(
     scope="module",
-    params=[(protocol, decode) for protocol in (2, 3) for decode in (False, True)],
-    ids=lambda param: f"RESP{param[0]}-{'text' if param[1] else 'bytes'}",
+    params=SIDES,
+    ids=lambda side: f"RESP{side[0]}-{'text' if side[1] else 'bytes'}{'-async' * (side[2] is Asynchronous)}",
 )
-def link(request, server_url) -> Iterator[Link]:
-    protocol, decode = request.param
+def side(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def link(side, server_url) -> Iterator[Link]:
+    protocol, decode, _ = side
     link = Link(client_from_url(server_url, protocol=protocol, decode_responses=decode))
     yield link
     link.close()
+
+
+@pytest.fixture
+def queue_class(side):
+    return side[2]
 
 
 @pytest.fixture
@@ -147,8 +164,8 @@ class Patient(Link):
         super().__init__(*args, **kwargs)
         self.waits = []
 
-    def wait(self, *args, **kwargs):
-        self.waits.append(super().wait(*args, **kwargs))
+    def waiting(self, *args, **kwargs):
+        self.waits.append((yield from super().waiting(*args, **kwargs)))
         return self.waits[-1]
 
 
@@ -503,6 +520,29 @@ def test_item_is_dead_when_its_deliveries_are_used_up(make_queue):
 def test_without_a_limit_an_item_never_dies(queue):
     queue.put("x")
     assert {queue.fail(queue.get(-1)) for _ in range(50)} == {"ready"}
+
+
+def test_fail_many_tells_of_each(make_queue):
+    queue = make_queue(max_deliveries=2)
+    queue.put_many("abc")
+    queue.fail(queue.get(-1))  # "a" has one delivery left
+    items = queue.get_many(3)
+    assert queue.ack(items.pop(1))
+    assert queue.fail_many([*items, "nobody", items[0].uid], ValueError("boom"), delay=AHEAD) == [
+        "delayed",
+        "dead",
+        None,
+        None,
+    ]
+    assert [item.delivery.error["message"] for item in queue.items("dead")] == ["boom"]
+    assert queue.counts() == counts(delayed=1, dead=1)
+
+
+def test_fail_many_in_batches(queue):
+    queue.put_many(range(1100))
+    items = [*queue.get_many(1000), *queue.get_many(1000)]
+    assert queue.fail_many(items) == ["ready"] * 1100
+    assert drain(queue) == [item.uid for item in items]
 
 
 def stale(queue: SafeRedisQueue) -> tuple[Item, Item]:
@@ -1226,11 +1266,11 @@ def test_push_and_pop_are_deprecated_aliases(queue, out):
 
 
 @pytest.fixture
-def idle(server_url, prefix, client, monkeypatch) -> Iterator[SimpleNamespace]:
+def idle(server_url, prefix, client, queue_class, monkeypatch) -> Iterator[SimpleNamespace]:
     """A consumer that never looks by itself, but only when it is woken or something is due."""
     monkeypatch.setattr("django_srq.queue.LOOK", 600)
     patient = Patient(client_from_url(server_url, client_name=prefix))
-    queue = SafeRedisQueue(name=prefix, link=patient, autoclean_interval=600)
+    queue = queue_class(name=prefix, link=patient, autoclean_interval=600)
 
     def blocked() -> int:
         return sum(c["name"] == prefix and "b" in c["flags"] for c in client.client_list())

@@ -1,45 +1,55 @@
 #!lua flags=allow-oom
--- Gives an item back as failed: ready at the back, delayed, or dead when its deliveries are used up.
--- ARGV[3]  uid; ARGV[4] token ('': by whoever holds it)
--- ARGV[5]  delay (ms); 0: ready at once
--- ARGV[6]  max_deliveries; 0: any number
--- ARGV[7]  bury: 1 to set it aside at once
--- ARGV[8]  error: JSON object with type, message and what else is known, or '' for none
--- Reply: the state it went to; '' when the caller does not hold it: then nothing was changed.
+-- Gives items back as failed: each ready at the back, delayed, or dead when its deliveries are used up.
+-- ARGV[3]  max_deliveries; 0: any number
+-- ARGV[4]  bury: 1 to set them aside at once
+-- ARGV[5]  e: the number of errors; then so many errors: JSON objects with type, message and what else is known
+-- ARGV[6 + e…] per item: uid, token ('': by whoever holds it), delay (ms; 0: ready at once), which error (0: none)
+-- Reply: per item the state it went to, or - when the caller does not hold it: then nothing was changed; separated by
+--   spaces.
 -- include: keys call items
 if repeated then
   return repeated
 end
-local uid, token, delay, limit = ARGV[3], ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
-local holder = redis.call('HGET', holders, uid)
-if not holder or token ~= '' and holder ~= token then
-  return finish('')
-end
-if redis.call('HEXISTS', items, uid) == 0 then
-  forget(uid)
-  return finish('')
-end
+local limit, buries = tonumber(ARGV[3]), ARGV[4] == '1'
+local known = tonumber(ARGV[5])
 
-local failure = ARGV[8] ~= '' and cjson.decode(ARGV[8]) or {type = 'Failed', message = 'failed without an error'}
-local delivered = end_delivery(uid, holder)
-local state
-if ARGV[7] == '1' or limit > 0 and delivered >= limit then
-  bury(uid, failure)
-  state = 'dead'
-else
-  if ARGV[8] ~= '' then
+local function give_back(uid, holder, delay, failure)
+  local delivered = end_delivery(uid, holder)
+  if buries or limit > 0 and delivered >= limit then
+    bury(uid, failure or {type = 'Failed', message = 'failed without an error'})
+    return 'dead'
+  end
+  if failure then
     record(uid, failure)
   end
   if delay > 0 then
     postpone(uid, now + delay)
-    state = 'delayed'
-  else
-    place(uid)
-    ring(1)
-    state = 'ready'
+    return 'delayed'
   end
+  place(uid)
+  return 'ready'
 end
-unhold(uid)
-freed(1)
-count('failed')
-return finish(state)
+
+local states, failed, made = {}, 0, 0
+for i = 6 + known, #ARGV, 4 do
+  local uid, token, which = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 3])
+  local holder = redis.call('HGET', holders, uid)
+  local state = '-'
+  if holder and (token == '' or holder == token) then
+    if redis.call('HEXISTS', items, uid) == 0 then
+      forget(uid)
+    else
+      state = give_back(uid, holder, tonumber(ARGV[i + 2]), which > 0 and cjson.decode(ARGV[5 + which]) or nil)
+      unhold(uid)
+      failed = failed + 1
+      made = made + (state == 'ready' and 1 or 0)
+    end
+  end
+  states[#states + 1] = state
+end
+if failed > 0 then
+  count('failed', failed)
+end
+ring(made)
+freed(failed - made)
+return finish(table.concat(states, ' '))

@@ -29,6 +29,20 @@ class OrderTests(QueueTestMixin, TransactionTestCase):
         self.assertEqual(len(queues["orders"]), 0)
 
 
+class NoteTests(QueueTestMixin, TestCase):
+    def test_an_async_view_puts(self) -> None:
+        response = self.client.post("/notes/", {"text": "remember the milk"})
+        self.assertEqual(response.status_code, 202)
+        (item,) = queues["test"].items()
+        self.assertEqual((item.uid, item.payload), (response.content.decode(), b"remember the milk"))
+
+    async def test_under_asgi(self) -> None:
+        responses = [await self.async_client.post("/notes/", {"text": text}) for text in ("one", "two")]
+        self.assertEqual(
+            [item.uid async for item in queues["test"].aitems()], [response.content.decode() for response in responses]
+        )
+
+
 class HandlerTests(QueueTestMixin, TestCase):
     def test_a_second_delivery_changes_nothing(self) -> None:
         order = Order.objects.create(product="tea")

@@ -3,6 +3,7 @@ from __future__ import annotations
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
+from django.views.decorators.http import require_POST
 
 from django_srq import queues
 from shop.forms import OrderForm
@@ -24,3 +25,10 @@ def place(form: OrderForm) -> None:
     order: Order = form.save()
     order.uid = queues["orders"].put_on_commit({"order": order.pk})
     order.save()
+
+
+@require_POST
+async def note(request: HttpRequest) -> HttpResponse:
+    """Put a line of text for whoever takes it from ``test``; an async view, over connections of its event loop."""
+    uid = await queues["test"].aput(request.POST["text"])
+    return HttpResponse(uid, status=202, content_type="text/plain")

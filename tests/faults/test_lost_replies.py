@@ -25,6 +25,7 @@ from django_srq.operations import Held, Script
 from django_srq.slots import Slot
 from tests.clock import now, pass_time
 from tests.proxy import Proxy
+from tests.twins import Asynchronous
 from tests.waiting import wait_for
 
 PATIENCE = 0.05  # seconds after which a call is given up where that is the point
@@ -43,14 +44,14 @@ def proxy(server_url: str, client: redis.Redis) -> Iterator[Proxy]:
     proxy.close()
 
 
-@pytest.fixture
-def through(proxy: Proxy) -> Iterator[Callable[..., SafeRedisQueue]]:
-    """The same queue as seen through the proxy."""
+@pytest.fixture(params=[SafeRedisQueue, Asynchronous], ids=["sync", "async"])
+def through(request, proxy: Proxy) -> Iterator[Callable[..., SafeRedisQueue]]:
+    """The same queue as seen through the proxy, from a thread and from an event loop."""
     links: list[Link] = []
 
     def through(queue: SafeRedisQueue) -> SafeRedisQueue:
         links.append(Link(client_from_url(proxy.url)))
-        return SafeRedisQueue(name=queue.name, link=links[-1])
+        return request.param(name=queue.name, link=links[-1])
 
     yield through
     for link in links:
@@ -62,6 +63,8 @@ def giving_up(queue: SafeRedisQueue, seconds: float = PATIENCE) -> Iterator[None
     """The call inside is given up after so long; its connection is there already, however slow the machine is."""
     link, patience = queue.link, queue.link.timeout
     len(queue)
+    if isinstance(queue, Asynchronous):  # which has a new event loop, and connects, for each call
+        seconds *= 10
     link.timeout = seconds
     with pytest.raises(OutcomeUnknown, match="put it again with the same uid|safe to repeat|comes back"):
         yield
@@ -163,6 +166,7 @@ CASES = {
     "ack by uid": Case("ack", taken, lambda queue, item: queue.ack(item.uid)),
     "fail": Case("fail", taken, lambda queue, item: queue.fail(item, "boom")),
     "fail with delay": Case("fail", taken, lambda queue, item: queue.fail(item, "boom", delay=60)),
+    "fail_many": Case("fail", taken, lambda queue, item: queue.fail_many([item, "uid-b"], "boom")),
     "extend": Case("extend", taken, lambda queue, item: queue.extend(item, 90)),
     "release": Case("release", taken, lambda queue, item: queue.release(item)),
     "crashed": Case("crashed", supervised, crash),

@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterator
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
 from django_srq.management.command import USAGE, QueueCommand
+
+CHUNK = 1 << 18  # bytes of standard input at a time, at most; a pipe has 64 KiB ready
 
 
 def _seconds(text: str) -> float:
@@ -48,14 +51,31 @@ class Command(QueueCommand):
         target = self.queue(queue)
         if uid is not None and len(payload) != 1:
             raise CommandError("--uid goes with exactly one payload.", returncode=USAGE)
-        for text in payload or self._lines():
-            item = self._parsed(text) if json else text
-            self.stdout.write(target.put(item, uid=uid, delay=delay, priority=priority))
 
-    def _lines(self) -> Iterable[str]:
+        def put(items: list[Any]) -> list[str]:
+            if uid is None:
+                return target.put_many(items, delay=delay, priority=priority)
+            return [target.put(item, uid=uid, delay=delay, priority=priority) for item in items]
+
+        for texts in [payload] if payload else self._arrivals():
+            items: list[Any] = []
+            try:
+                for text in texts:
+                    items.append(self._parsed(text) if json else text)
+            finally:  # what came before a wrong one is put
+                self.stdout.write("".join(f"{uid}\n" for uid in put(items)), ending="")
+                self.stdout.flush()
+
+    def _arrivals(self) -> Iterator[list[str]]:
+        """The lines of standard input, as many at a time as there are: what was typed waits for nothing."""
         if sys.stdin.isatty():
             self.stderr.write("One payload a line; Ctrl-D ends.")
-        return (line.strip() for line in sys.stdin)
+        rest = b""
+        while data := os.read(sys.stdin.fileno(), CHUNK):
+            *lines, rest = (rest + data).split(b"\n")
+            yield [line.decode(sys.stdin.encoding).strip() for line in lines]
+        if rest:
+            yield [rest.decode(sys.stdin.encoding).strip()]
 
     def _parsed(self, text: str) -> Any:
         try:

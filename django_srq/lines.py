@@ -1,0 +1,161 @@
+"""Lines: the connections of one event loop to one server, native on redis.asyncio.
+
+A connection belongs to the event loop in which it was opened. There may be several loops in a process, and short ones:
+``async_to_sync`` makes one for each call. So every loop has its own line, closed when the loop is shut down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+import redis
+import redis.asyncio.connection as asynchronous
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from django_srq.exceptions import ConfigurationError
+
+PARTING = 1.0  # seconds
+LOST = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError)
+_KINDS: Sequence[tuple[type, type]] = (
+    (redis.UnixDomainSocketConnection, asynchronous.UnixDomainSocketConnection),
+    (redis.SSLConnection, asynchronous.SSLConnection),
+    (redis.Connection, asynchronous.Connection),
+)
+# Options of a pool that are about its own, blocking connections; time limits are set for each call.
+_OWN = {"retry", "parser_class", "socket_timeout", "socket_connect_timeout", "event_dispatcher", "himport_registry"}
+_OWN_PREFIXES = ("maint_", "maintenance_", "orig_", "oss_")
+
+
+class NotSent(Exception):
+    """No connection: whatever it was, the server did not get it."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+
+
+class Lines:
+    """The lines to one server, by event loop."""
+
+    def __init__(self, pool: Any, prepare: Callable[[], object] | None) -> None:
+        """pool: redis-py's, of which the connections are made. prepare: called before each new connection."""
+        self._pool, self._prepare = pool, prepare
+        self._lines: dict[asyncio.AbstractEventLoop, Line] = {}
+
+    async def here(self) -> Line:
+        """The line of the running event loop."""
+        loop = asyncio.get_running_loop()
+        line = self._lines.get(loop)
+        if line is None:
+            for ended in [loop for loop in self._lines if loop.is_closed()]:
+                self._lines.pop(ended, None)  # it was not shut down as it should be
+            line = self._lines[loop] = Line(self._make, self._prepare)
+            line.keeper = self._keep(loop, line)
+            await anext(line.keeper)
+        return line
+
+    async def close(self) -> None:
+        """Close the idle connections of the running event loop."""
+        line = self._lines.get(asyncio.get_running_loop())
+        if line is not None:
+            await line.close()
+
+    async def _keep(self, loop: asyncio.AbstractEventLoop, line: Line) -> AsyncGenerator[None]:
+        """Close the line with its loop: on its way out, a loop closes its asynchronous generators."""
+        try:
+            yield
+        finally:
+            self._lines.pop(loop, None)
+            await line.close()
+
+    def _make(self) -> Any:
+        for theirs, ours in _KINDS:
+            if issubclass(self._pool.connection_class, theirs):
+                return _connection(ours, self._pool.connection_kwargs)
+        raise ConfigurationError(f"no asynchronous connection is known for {self._pool.connection_class.__name__}")
+
+
+class Line:
+    """Connections of one event loop: as many as there are calls at one time."""
+
+    keeper: AsyncGenerator[None]
+
+    def __init__(self, make: Callable[[], Any], prepare: Callable[[], object] | None) -> None:
+        self._make, self._prepare = make, prepare
+        self._idle: deque[Any] = deque()
+
+    async def exchange(self, command: bytes, seconds: float, *, patience: float | None = None) -> Any:
+        """One round trip within so many seconds, of which connecting is part; patience: seconds for the reply alone."""
+        deadline = asyncio.get_running_loop().time() + seconds
+        connection = self._idle.pop() if self._idle else await self._connected(deadline)
+        try:
+            async with asyncio.timeout_at(deadline) as limit:
+                await connection.send_packed_command([command], check_health=False)
+                if patience is not None:
+                    limit.reschedule(asyncio.get_running_loop().time() + patience)
+                reply = await connection.read_response(disable_decoding=True)
+        except redis.exceptions.ReadOnlyError:
+            await _discard(connection)  # a demoted primary: its name may lead elsewhere by now
+            raise
+        except LOST as error:
+            await _discard(connection)
+            while self._idle:  # what broke one connection mostly broke the others
+                await _discard(self._idle.pop())
+            if isinstance(error, TimeoutError):  # asyncio's, which says nothing
+                raise redis.exceptions.TimeoutError("timed out") from error
+            raise
+        except redis.exceptions.ResponseError:
+            self._idle.append(connection)
+            raise
+        except BaseException:
+            # Cancelled in mid-call: its reply must not become the next call's.
+            await _discard(connection)
+            raise
+        self._idle.append(connection)
+        return reply
+
+    async def _connected(self, deadline: float) -> Any:
+        try:
+            async with asyncio.timeout_at(deadline):
+                if self._prepare is not None:
+                    await asyncio.to_thread(self._prepare)
+                connection = self._make()
+                try:
+                    await connection.connect()
+                except BaseException:
+                    await _discard(connection)
+                    raise
+        except TimeoutError as error:
+            raise NotSent(redis.exceptions.TimeoutError("timed out while connecting")) from error
+        except (redis.RedisError, OSError) as error:
+            raise NotSent(error) from error
+        return connection
+
+    async def close(self) -> None:
+        """Close the idle connections; the line goes on working."""
+        while self._idle:
+            with suppress(TimeoutError):  # a farewell of TLS that nobody answers
+                async with asyncio.timeout(PARTING):
+                    await self._idle.pop().disconnect()
+
+
+def _connection(kind: Any, options: dict[str, Any]) -> Any:
+    """An asynchronous connection by the options of a pool of blocking ones."""
+    known = {name for base in kind.__mro__ for name in inspect.signature(base.__init__).parameters}
+    kept = {name: value for name, value in options.items() if name not in _OWN and not name.startswith(_OWN_PREFIXES)}
+    limits = {"socket_timeout": None, "socket_connect_timeout": None, "retry": Retry(NoBackoff(), 0)}
+    try:
+        return kind(**{name: value for name, value in kept.items() if value or name in known}, **limits)
+    except TypeError as error:
+        raise ConfigurationError(f"no asynchronous connection can do what the client's options say: {error}") from error
+
+
+async def _discard(connection: Any) -> None:
+    """Without a farewell."""
+    await connection.disconnect(nowait=True)
