@@ -312,14 +312,17 @@ def test_a_signal_ends_an_idle_consumer(project, number):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_finishes_the_item_in_hand(project, number):
-    queues["slow"].put_many("ab")
-    process = project.start("srq_consume", "slow")
-    project.said("begin a 1")
+    queues["slow"].put_many(range(3000))
+    process = project.start("srq_consume", "slow", "--verbosity", "0")
+    project.said("begin 0 1")
     process.send_signal(number)
     project.go.touch()
     assert process.wait(60) == 0
-    assert project.lines() == ["begin a 1", "end a 1"]
-    assert queues["slow"].counts() == {"ready": 1, "in_flight": 0, "delayed": 0, "dead": 0}
+    begun = [line.removeprefix("begin ") for line in project.lines() if line.startswith("begin")]
+    assert [line.removeprefix("end ") for line in project.lines() if line.startswith("end")] == begun
+    # Those that were begun before the signal came to the one that handles them.
+    assert queues["slow"].counts() == {"ready": 3000 - len(begun), "in_flight": 0, "delayed": 0, "dead": 0}
+    assert len(begun) < 3000
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

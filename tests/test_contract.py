@@ -1078,17 +1078,16 @@ def test_purge_spares_what_arrives_after_it_began(queue, monkeypatch):
 
 
 @pytest.mark.parametrize("late", [{"delay": 60}, {"priority": 1}, {}], ids=["delayed", "priority", "plain"])
-def test_purge_spares_what_arrives_in_any_state_while_it_deletes(queue, monkeypatch, late):
+def test_purge_spares_what_arrives_in_any_state_while_it_deletes(queue, link, late):
     in_each_state(queue)
-    purge_list = queue._purge_list
+    other = SafeRedisQueue(name=queue.name, link=link)
+    arrived: list[str] = []
 
-    def purge_list_and_put() -> int:
-        gone = purge_list()
-        queue.put("late", **late)
-        return gone
+    def put_late(gone: int) -> None:
+        if not arrived:
+            arrived.append(other.put("late", **late))
 
-    monkeypatch.setattr(queue, "_purge_list", purge_list_and_put)
-    assert queue.purge() == 5
+    assert queue.purge(on_batch=put_late) == 5
     assert sum(queue.counts().values()) == 2  # what is in flight, and what was late
 
 
