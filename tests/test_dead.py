@@ -52,10 +52,19 @@ class Declined(Exception):
     """Its type is tests.test_dead.Declined."""
 
 
-@pytest.mark.parametrize("name", ["tests.test_dead.Declined", "Declined"])
+def raised(error: Exception) -> Exception:
+    """With a traceback, as errors have: their group is not their type then."""
+    with pytest.raises(type(error)) as caught:
+        raise error
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    "name", ["tests.test_dead.Declined", "Declined", "tests.test_dead.Declined test_dead.py:raised"]
+)
 @pytest.mark.parametrize("operation", ["requeue", "purge"])
-def test_dead_items_of_one_error_by_its_type_or_class(mortal, operation, name):
-    uids = die(mortal, [Declined(1), LookupError(2), Declined(3)])
+def test_dead_items_of_one_error_by_its_type_class_or_group(mortal, operation, name):
+    uids = die(mortal, [raised(Declined(1)), raised(LookupError(2)), raised(Declined(3))])
     options = {"state": "dead"} if operation == "purge" else {}
     assert getattr(mortal, operation)(error=name, **options) == 2
     assert uids_of(mortal, "dead") == [uids[1]]
@@ -117,6 +126,27 @@ def test_what_dies_again_meanwhile_is_not_requeued_again(mortal, client):
     assert mortal.requeue(on_batch=handle_and_fail) == 300
     assert batches == [250, 50]
     assert mortal.counts() == counts(dead=300)
+
+
+def test_purged_items_leave_nothing_behind(mortal, client):
+    die(mortal, ["a", "b", "a"])
+    mortal.purge("dead", error="Failed: a")
+    keys = mortal.keys
+    left = {key: client.hlen(keys[key]) for key in ("items", "deliveries", "errors", "deadgroups")}
+    assert left == {"items": 1, "deliveries": 1, "errors": 1, "deadgroups": 1}
+    mortal.purge("dead")
+    assert client.exists(*(keys[key] for key in left), keys["dead"]) == 0
+    assert mortal.snapshot().stats["purged"] == 3
+
+
+def test_requeued_items_start_anew_and_wake_consumers(mortal, client):
+    die(mortal, ["a", "b"])
+    client.delete(mortal.keys["wake"])
+    mortal.requeue()
+    assert client.llen(mortal.keys["wake"]) == 2
+    assert client.exists(mortal.keys["deadgroups"]) == 0
+    assert [item.deliveries for item in mortal.get_many(2)] == [1, 1]
+    assert mortal.snapshot().stats["requeued"] == 2
 
 
 def test_limit_of_requeue_counts_over_all_batches(mortal):

