@@ -1356,8 +1356,8 @@ def test_batch_wakes_as_many_as_it_has_items(queue, idle):
 
 def test_consumer_that_leaves_something_passes_the_baton(queue, idle):
     """All of these become ready by one claim, whose caller takes one."""
-    uids = queue.put_many("abc", delay=SHORT)
     with idle.getting(3) as futures:
+        uids = queue.put_many("abc", delay=SHORT)
         assert {future.result(30).uid for future in futures} == set(uids)
 
 

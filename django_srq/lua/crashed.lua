@@ -5,7 +5,7 @@
 -- ARGV[5]  evidence: JSON object with type, message and what else is known
 -- ARGV[6…] per item: uid, token
 -- Reply: per item the state it went to, or - when that delivery was over; separated by spaces.
--- include: keys call items
+-- include: keys call tell items
 if repeated then
   return repeated
 end

@@ -1,21 +1,6 @@
--- What the operations do to one item. Needs keys, call.
-local WAKE_MOST = 64      -- tokens in wake; more would wake nobody else
+-- What the operations do to one item. Needs keys, call, tell.
 local GROUPS_MOST = 200   -- groups of dead items; more are counted as "other"
 local RANK = 2 ^ 44       -- room for the put numbers of one priority
-
-local function count(counter, by)
-  redis.call('HINCRBY', stats, counter, by or 1)
-end
-
--- Wakes up to n idle consumers; a paused queue has nothing for them.
-local function ring(n)
-  local room = n > 0 and WAKE_MOST - redis.call('LLEN', wake) or 0
-  if room > 0 and redis.call('EXISTS', paused) == 0 then
-    for _ = 1, math.min(n, room) do
-      redis.call('RPUSH', wake, 1)
-    end
-  end
-end
 
 local function about(uid)
   local text = redis.call('HGET', headers, uid)
@@ -185,9 +170,9 @@ local function state_of(uid)
 end
 
 -- Acks one item. By token ('': by whoever holds it) and number of the put ('': a generated uid): the work is done,
--- wherever the item is now, but only that of the put which the caller was given. Returns '1' if it was there, else '0'.
-local function settle(uid, token, number)
-  local recorded = has_records()
+-- wherever the item is now, but only that of the put which the caller was given. recorded: whether any item may have
+-- records. Returns '1' if it was there, else '0'.
+local function settle(uid, token, number, recorded)
   if token == '' then
     if redis.call('HEXISTS', holders, uid) == 0 then
       return '0'
