@@ -28,7 +28,9 @@ BATCH = 1000  # items in one call at most: bounds how long one script runs
 
 _LUA = resources.files("django_srq") / "lua"
 _KEY = re.compile(r"^(?:local| {5}) (\w+),? +-- (\w+):", re.MULTILINE)
-_INCLUDE = re.compile(r"^-- include: (.+)\n", re.MULTILINE)
+_INCLUDE = re.compile(r"^ *-- include: (.+)\n", re.MULTILINE)
+_COMMENT = re.compile(r"^ *--.*\n", re.MULTILINE)
+_FUNCTION = re.compile(r"^( *)local function (\w+)\(.*?^\1end\n", re.MULTILINE | re.DOTALL)
 
 
 @cache
@@ -50,16 +52,28 @@ class Script:
     @cache
     def named(name: str) -> Script:
         source = (_LUA / f"{name}.lua").read_text("utf-8")
-        text = _INCLUDE.sub(_included, source).encode()
+        text = _stripped(_INCLUDE.sub(_included, source)).encode()
         # SHA-1 is how Redis names scripts; nothing depends on its strength.
         sha = hashlib.sha1(text, usedforsecurity=False).hexdigest().encode()
         return Script(name, text, sha, writes="no-writes" not in source.splitlines()[0])
 
 
 def _included(match: re.Match[str]) -> str:
-    types = ", ".join(f"'{kind}'" for kind in key_types().values())
-    parts = [(_LUA / "shared" / f"{name}.lua").read_text("utf-8") for name in match[1].split()]
-    return f"local LAYOUT, types = '{LAYOUT}', {{{types}}}\n" + "\n".join(parts)
+    names = match[1].split()
+    parts = [(_LUA / "shared" / f"{name}.lua").read_text("utf-8") for name in names]
+    if "keys" in names:
+        types = ", ".join(f"'{kind}'" for kind in key_types().values())
+        parts.insert(0, f"local LAYOUT, types = '{LAYOUT}', {{{types}}}")
+    return "\n".join(parts)
+
+
+def _stripped(text: str) -> str:
+    """Without comments, and without functions that nothing calls: a script makes all of them anew in each run."""
+    text = _COMMENT.sub("", text)
+    for function in _FUNCTION.finditer(text):
+        if not re.search(rf"\b{function[2]}\b", text.replace(function[0], "")):
+            return _stripped(text.replace(function[0], ""))
+    return text
 
 
 @dataclass(frozen=True)

@@ -12,19 +12,30 @@
 --   0: at once), how many ready items only the limits hold up, then per item handed out: uid, token, payload,
 --   deliveries, headers ('' for none).
 -- A repeated call gets the same items again, their leases renewed, as far as the caller still holds them.
--- include: keys call items ghosts housekeeping
+-- include: keys call tell items ghosts
 local GHOSTS_MOST = 100
 local BURST = 100      -- ms of the rate that may be made up for at once
 local LOOK = 5000      -- ms after which an idle consumer comes by itself
 local consumer, lease, n = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[6])
 local deadline = lease < 0 and lease - now or now + lease
 
+-- Mostly there is nothing but the list, and nothing known of any item: asked once, instead of each for itself.
+local plain, recorded
+local function look_around()
+  plain, recorded = true, false
+  local some = redis.call('EXISTS', returned, priority, delayed, dead, paused, deliveries, crashes, errors, headers)
+  if some > 0 then
+    recorded = has_records()
+    plain = redis.call('EXISTS', returned, priority, delayed, dead, paused) == 0
+  end
+end
+look_around()
+
 local function describe(reply, uid, token, payload)
-  reply[#reply + 1] = uid
-  reply[#reply + 1] = token
-  reply[#reply + 1] = payload
-  reply[#reply + 1] = deliveries_of(uid) + 1
-  reply[#reply + 1] = redis.call('HGET', headers, uid) or ''
+  local n = #reply
+  reply[n + 1], reply[n + 2], reply[n + 3] = uid, token, payload
+  reply[n + 4] = recorded and deliveries_of(uid) + 1 or 1
+  reply[n + 5] = recorded and redis.call('HGET', headers, uid) or ''
 end
 
 if repeated then
@@ -53,7 +64,7 @@ end
 
 local flags, acked = {}, 0
 for i = 11, #ARGV, 3 do
-  local flag = settle(ARGV[i], ARGV[i + 1], ARGV[i + 2])
+  local flag = settle(ARGV[i], ARGV[i + 1], ARGV[i + 2], recorded)
   flags[#flags + 1] = flag
   acked = acked + tonumber(flag)
 end
@@ -79,13 +90,17 @@ local function is_paused()
   return text and true, till
 end
 
-keep_house(tonumber(ARGV[5]))
-local made = recover_ended(tonumber(ARGV[7]), tonumber(ARGV[8]))
--- Mostly there is nothing but the list: asked once, instead of each of these for itself.
-local plain = redis.call('EXISTS', returned, priority, delayed, dead, paused) == 0
+local made = 0
+if chores or not plain or redis.call('ZRANGE', leases, 0, now, 'BYSCORE', 'LIMIT', 0, 1)[1] then
+  -- include: housekeeping
+  if chores then
+    keep_house(tonumber(ARGV[5]))
+  end
+  made = recover_ended(tonumber(ARGV[7]), tonumber(ARGV[8])) + promote_due()
+  look_around()
+end
 local some_priority, held_up, till = false, false, nil
 if not plain then
-  made = made + promote_due()
   some_priority = redis.call('ZCARD', priority) > 0
   held_up, till = is_paused()
 end
@@ -131,16 +146,19 @@ local function pop()
   end
 end
 
--- nth: how many of this call were handed out before; what ends at one time ends in that order, by the fraction.
+-- The token; nil when somebody holds it already. nth: how many of this call were handed out before; what ends at one
+-- time ends in that order, by the fraction.
 local function hand_out(uid, first, nth)
   local order = redis.call('HINCRBY', meta, 'order', 1)
   local token = consumer .. '/' .. string.format('%.0f', order)
   if first then
     token = token .. '/' .. first
   end
-  redis.call('ZADD', leases, deadline + nth / 2048, uid)
-  redis.call('HSET', holders, uid, token)
-  return token
+  if redis.call('HSETNX', holders, uid, token) == 1 then
+    redis.call('ZADD', leases, deadline + nth / 2048, uid)
+    return token
+  end
+  redis.call('HINCRBY', meta, 'order', -1)
 end
 
 local taken, reply = {}, {table.concat(flags), '-1', '0'}
@@ -152,13 +170,15 @@ while not held_up and #taken < room and ghosts < GHOSTS_MOST do
   end
   local sound, failure = pcall(function()
     local payload = redis.call('HGET', items, uid)
-    if is_ghost(uid, payload, key == queue, plain) then
+    local token = plain and payload and hand_out(uid, nil, #taken)
+    recorded = recorded or not token
+    if not token and is_ghost(uid, payload, key == queue, plain) then
       if key == queue then
         lay_ghost()
       end
       ghosts = ghosts + 1
     else
-      local token = hand_out(uid, key == returned and score or some_priority and about(uid).back, #taken)
+      token = token or hand_out(uid, key == returned and score or some_priority and about(uid).back, #taken)
       taken[#taken + 1] = uid .. ' ' .. token
       describe(reply, uid, token, payload)
     end
@@ -195,6 +215,7 @@ local left = redis.call('LLEN', queue)
 if not plain then
   left = left + redis.call('ZCARD', returned) + (some_priority and redis.call('ZCARD', priority) or 0)
 end
+-- include: next_event
 local wait = 0
 if held_up then
   wait = till and math.max(10, till - now) or -1

@@ -8,7 +8,7 @@
 -- ARGV[8…] per item: uid, payload, headers (JSON object, or '' for none)
 -- Reply: "added" and per item 1 (added) or the state in which the uid is already there, separated by spaces;
 --   or "full", the length and the attempt; then nothing was added.
--- include: keys call items
+-- include: keys call tell
 local refused = repeated and string.match(repeated, '^full %d+ (%d+)$')
 if refused and tonumber(ARGV[7]) > tonumber(refused) then
   repeated = nil
@@ -21,6 +21,23 @@ local moment = string.match(ARGV[4], '^@(.*)$')
 local due = moment and tonumber(moment) or now + tonumber(ARGV[4])
 local late = due > now
 
+-- Nothing special about any of them: as many as go into one command. Mostly so, and all that has to be made ready.
+if not own and level == 0 and not late and limit == 0 and ARGV[10] == '' then
+  local uids, fields, outcome = {}, {}, {'added'}
+  for i = 8, #ARGV, 3 do
+    uids[#uids + 1] = ARGV[i]
+    fields[#fields + 1] = ARGV[i]
+    fields[#fields + 1] = ARGV[i + 1]
+    outcome[#outcome + 1] = '1'
+  end
+  redis.call('LPUSH', queue, unpack(uids))
+  redis.call('HSET', items, unpack(fields))
+  count('put', #uids)
+  ring(#uids)
+  return finish(table.concat(outcome, ' '))
+end
+
+-- include: items
 local outcome, new = {'added'}, {}
 for i = 8, #ARGV, 3 do
   local uid = ARGV[i]
@@ -62,24 +79,8 @@ local function add(uid, payload, extra)
   redis.call('HSET', items, uid, payload)
 end
 
--- Nothing special about any of them: as many as go into one command.
-local function add_plain()
-  local uids, fields = {}, {}
-  for _, i in ipairs(new) do
-    uids[#uids + 1] = ARGV[i]
-    fields[#fields + 1] = ARGV[i]
-    fields[#fields + 1] = ARGV[i + 1]
-  end
-  redis.call('LPUSH', queue, unpack(uids))
-  redis.call('HSET', items, unpack(fields))
-end
-
-if not own and level == 0 and not late and ARGV[10] == '' then
-  add_plain()
-else
-  for _, i in ipairs(new) do
-    add(ARGV[i], ARGV[i + 1], ARGV[i + 2])
-  end
+for _, i in ipairs(new) do
+  add(ARGV[i], ARGV[i + 1], ARGV[i + 2])
 end
 if #new > 0 then
   count('put', #new)

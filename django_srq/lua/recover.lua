@@ -3,11 +3,13 @@
 -- ARGV[3]  max_deliveries, 0: any number; ARGV[4] max_crashes, 0: any number
 -- ARGV[5]  lease (ms) of what saferedisqueue's consumers hold; negative: never recovered automatically
 -- Reply: the number of items made ready and of leases looked at, separated by a space; 100 leases a call at most.
--- include: keys call items housekeeping
+-- include: keys call tell items housekeeping
 if repeated then
   return repeated
 end
-keep_house(tonumber(ARGV[5]))
+if chores then
+  keep_house(tonumber(ARGV[5]))
+end
 local made, looked = recover_ended(tonumber(ARGV[3]), tonumber(ARGV[4]), true)
 ring(made)
 return finish(made .. ' ' .. looked)

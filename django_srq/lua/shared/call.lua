@@ -1,7 +1,7 @@
 -- Opens a call that changes something. Needs keys.
 --   ARGV[1] slot: who calls; ARGV[2] seq: the number of the call in that slot.
 -- Leaves behind: now (ms), repeated (the stored outcome when this very call was carried out before, else nil),
--- facts (fields of meta), finish(outcome).
+-- facts (fields of meta), chores (whether it is time for housekeeping), finish(outcome).
 -- Replies with an error, having changed nothing: SRQLATE (a later call of this slot was here first), SRQLAYOUT (another
 -- layout version), SRQTYPE (a key holds something else).
 local clock = redis.call('TIME')
@@ -10,12 +10,12 @@ local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local repeated
 local known = redis.call('HGET', slots, ARGV[1])
 if known then
-  local seq, outcome = string.match(known, '^(%d+) %d+ (.*)$')
-  if tonumber(seq) > tonumber(ARGV[2]) then
+  local ahead = tonumber(string.match(known, '^%d+')) - tonumber(ARGV[2])
+  if ahead > 0 then
     return redis.error_reply('SRQLATE a later call of this slot was carried out before')
   end
-  if tonumber(seq) == tonumber(ARGV[2]) then
-    repeated = outcome
+  if ahead == 0 then
+    repeated = string.match(known, '^%d+ %d+ (.*)$')
   end
 end
 
@@ -27,19 +27,12 @@ local facts = {
   told = tonumber(found[8]),   -- until then somebody is coming anyway: the rate allowed nothing sooner
 }
 
+local chores = now >= (facts.kept or 0) + 1000 or now < facts.kept
+
 -- Stores the outcome of this call, so that its repeat gets the same answer.
 local function finish(outcome)
   redis.call('HSET', slots, ARGV[1], ARGV[2] .. ' ' .. now .. ' ' .. outcome)
   return outcome
-end
-
-local function misfit()
-  for i, key in ipairs(KEYS) do
-    local found = redis.call('TYPE', key).ok
-    if found ~= 'none' and found ~= types[i] then
-      return 'SRQTYPE ' .. key .. ' holds a ' .. found .. ' where a ' .. types[i] .. ' is expected'
-    end
-  end
 end
 
 if facts.layout and facts.layout ~= tonumber(LAYOUT) then
@@ -49,9 +42,11 @@ end
 -- Once a second, or ten times a lease: are the keys ours, is it the same server, was it away?
 -- A silence of half a lease of those that are renewed every third of it means that it was (or that nobody needed it).
 if now >= (facts.seen or 0) + math.min(1000, (facts.lease_c or 10000) / 10) or now < facts.seen then
-  local problem = misfit()
-  if problem then
-    return redis.error_reply(problem)
+  for i, key in ipairs(KEYS) do
+    local found = redis.call('TYPE', key).ok
+    if found ~= 'none' and found ~= types[i] then
+      return redis.error_reply('SRQTYPE ' .. key .. ' holds a ' .. found .. ' where a ' .. types[i] .. ' is expected')
+    end
   end
   local run_id = 'r' .. string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
   local before = redis.call('HGET', meta, 'run_id')

@@ -115,33 +115,11 @@ end
 
 -- The chores that need no haste: once a second.
 local function keep_house(lease)
-  if now >= (facts.kept or 0) + 1000 or now < facts.kept then
-    adopt_legacy(lease)
-    clip_deadlines()
-    trim_slots()
-    if redis.call('LLEN', queue) == 0 then
-      redis.call('HDEL', meta, 'ghosts')
-    end
-    redis.call('HSET', meta, 'kept', now)
+  adopt_legacy(lease)
+  clip_deadlines()
+  trim_slots()
+  if redis.call('LLEN', queue) == 0 then
+    redis.call('HDEL', meta, 'ghosts')
   end
-end
-
--- The time (ms) until something becomes ready by itself; -1: nothing will.
-local function next_event()
-  local wait = -1
-  local function sooner(at)
-    local ms = math.max(10, math.ceil(at - now))
-    wait = wait < 0 and ms or math.min(wait, ms)
-  end
-  local due = redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2]
-  if due then
-    sooner(tonumber(due))
-  end
-  local deadline = redis.call('ZRANGE', leases, 0, '+inf', 'BYSCORE', 'LIMIT', 0, 1, 'WITHSCORES')[2]
-  if deadline then
-    sooner(tonumber(deadline))
-    -- Idle consumers must be heard more often than the silence that means an outage.
-    sooner(now + (facts.lease_c or 15000) / 3)
-  end
-  return wait
+  redis.call('HSET', meta, 'kept', now)
 end

@@ -1,31 +1,6 @@
--- What the operations do to one item. Needs keys, call.
-local WAKE_MOST = 64      -- tokens in wake; more would wake nobody else
+-- What the operations do to one item. Needs keys, call, tell.
 local GROUPS_MOST = 200   -- groups of dead items; more are counted as "other"
 local RANK = 2 ^ 44       -- room for the put numbers of one priority
-
-local function count(counter, by)
-  redis.call('HINCRBY', stats, counter, by or 1)
-end
-
--- Wakes up to n idle consumers, unless they would come in vain: the queue is paused, or its limits allow nothing now.
-local function ring(n)
-  if n > 0 and facts.most then
-    n = math.min(n, facts.most - redis.call('HLEN', holders))
-  end
-  local room = n > 0 and (facts.told or 0) <= now and WAKE_MOST - redis.call('LLEN', wake) or 0
-  if room > 0 and redis.call('EXISTS', paused) == 0 then
-    for _ = 1, math.min(n, room) do
-      redis.call('RPUSH', wake, 1)
-    end
-  end
-end
-
--- After n items left their holders: what max_in_flight held up can be taken.
-local function freed(n)
-  if facts.most then
-    ring(n)
-  end
-end
 
 local function about(uid)
   local text = redis.call('HGET', headers, uid)
@@ -203,9 +178,9 @@ local function state_of(uid)
 end
 
 -- Acks one item. By token ('': by whoever holds it) and number of the put ('': a generated uid): the work is done,
--- wherever the item is now, but only that of the put which the caller was given. Returns '1' if it was there, else '0'.
-local function settle(uid, token, number)
-  local recorded = has_records()
+-- wherever the item is now, but only that of the put which the caller was given. recorded: whether any item may have
+-- records. Returns '1' if it was there, else '0'.
+local function settle(uid, token, number, recorded)
   if token == '' then
     if redis.call('HEXISTS', holders, uid) == 0 then
       return '0'
