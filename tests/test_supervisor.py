@@ -229,6 +229,38 @@ def test_a_child_whose_supervisor_died_finishes_its_item_and_leaves(project, tol
     assert queue.counts()["in_flight"] == 0
 
 
+def test_an_orphan_that_finishes_while_the_server_is_away_tells_it_afterwards(project, told):
+    server = Server("--appendonly", "yes", "--appendfsync", "always")
+    try:
+        queue = told(URL=server.url, TIMEOUT=0.3)
+        queue.put({"do": "wait", "name": "it"})
+        process = project.start("srq_consume")
+        child = int(began(project, "it")[2])
+        server.kill()
+        process.kill()
+        process.wait()
+        project.say("on")
+        project.said("it went on lost=False")
+        over = time.monotonic() + 2  # it gives up a call several times meanwhile
+        wait_for(lambda: time.monotonic() > over, "an outage longer than a call")
+        server.start()
+        wait_for(lambda: not Path(f"/proc/{child}").exists(), "the end of the child")
+        assert empty(queue)
+        assert queue.snapshot().stats["acked"] == 1
+    finally:
+        server.close()
+
+
+def test_an_idle_orphan_leaves(project, told):
+    queue = told()
+    process = project.start("srq_consume", "--processes", "2", "--threads", "2")
+    wait_for(lambda: queue.snapshot().consumers and len(children(process)) == 2, "two children")
+    orphans = children(process)
+    process.kill()
+    process.wait()
+    wait_for(lambda: not any(Path(f"/proc/{child}").exists() for child in orphans), "the end of the children")
+
+
 def test_a_lost_lease_is_known_to_the_item(project, told, client):
     queue = told(LEASE=0.6)
     uid = queue.put({"do": "wait", "name": "it"})
