@@ -122,6 +122,16 @@ async def gathering(payload: object) -> None:
     _say(f"gathered {threading.current_thread().name}")
 
 
+async def giving_up(payload: str) -> None:
+    """Leaves in one of the ways in which a coroutine may, or waits until another one has."""
+    if payload == "exit":
+        sys.exit(5)
+    elif payload == "cancelled":
+        asyncio.current_task().cancel()  # type: ignore[union-attr]
+        await asyncio.sleep(0)
+    _say(f"{payload} went on")
+
+
 async def asking_the_database(payload: object) -> None:
     from django.contrib.auth.models import User
 

@@ -381,6 +381,19 @@ def test_async_handlers_run_side_by_side_on_one_loop(project, server_url, prefix
     assert project.lines() == ["gathered srq-loop"] * 20
 
 
+def test_an_async_handler_that_leaves_or_is_cancelled_fails_alone(project, server_url, prefix):
+    project.configure(
+        {"q": {"HANDLER": "tests.handlers.giving_up", "BACKOFF": {"base": 1000}}},
+        {"URL": server_url, "PREFIX": prefix + ".{alias}"},
+    )
+    queue = queues["q"]
+    queue.put_many(["exit", "cancelled", "next"])
+    code, _, err = project.run("srq_consume", "--concurrency", "2", "--burst")
+    assert (code, project.lines()) == (0, ["next went on"]), err
+    errors = {item.payload: item.delivery.error["type"] for item in queue.items("delayed")}
+    assert errors == {"exit": "SystemExit", "cancelled": "asyncio.exceptions.CancelledError"}
+
+
 def test_async_handlers_ask_the_database(project, server_url, prefix):
     project.configure(
         {"q": {"HANDLER": "tests.handlers.asking_the_database"}},

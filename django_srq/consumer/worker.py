@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import logging
 import os
@@ -35,6 +36,8 @@ from django_srq.slots import Slot, slots
 logger = logging.getLogger("django_srq.consumer")
 T = TypeVar("T")
 
+# What a handler raises; all else (KeyboardInterrupt, Cut) comes from a signal, and is for whoever called run.
+FAILURES = (Exception, SystemExit, asyncio.CancelledError)
 LONGEST_PAUSE = 1.0  # seconds between looks at a server that is away
 LAST_WORDS = 10.0  # seconds in which a stopping worker must be able to say what became of its items
 
@@ -170,7 +173,7 @@ class Worker:
         signals.consumer_started.send_robust(SafeRedisQueue, consumer=self.id, queues=queues)
         kinds = [kind for kind, size in self._sizes.items() for _ in range(size)]
         threads = [
-            threading.Thread(target=self._work, args=[kind], name=f"srq-{number}", daemon=True)
+            threading.Thread(target=self._work_beside, args=[kind], name=f"srq-{number}", daemon=True)
             for number, kind in enumerate(kinds[1:], 2)
         ]
         self._hands.live()
@@ -205,6 +208,14 @@ class Worker:
         finally:
             with self._lock:
                 self._notify_all()
+
+    def _work_beside(self, kind: bool) -> None:
+        """In a thread of ours: what ends it ends the worker, or its item would be in hand for ever."""
+        try:
+            self._work(kind)
+        except BaseException as error:
+            self._error = self._error or error
+            self.stop()
 
     # -- taking
 
@@ -383,11 +394,12 @@ class Worker:
             raise error
         except Discard as reason:
             self._finish(Finished(job, item, time.monotonic() - started, str(reason)))
-        except (Exception, SystemExit) as error:
+        except FAILURES as error:
             self._fail(job, item, error, time.monotonic() - started)
         else:
             self._finish(Finished(job, item, time.monotonic() - started))
-        self._hands.handled += 1
+        with self._lock:
+            self._hands.handled += 1
         if self._plan.max_memory is not None and _memory() > self._plan.max_memory:
             logger.info("memory limit reached, making room for a successor consumer=%s", self.id)
             self._over = self._hands.full = True
