@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from django_srq import failure, operations, signals
-from django_srq.consumer.hands import RUNNING, Hands
+from django_srq.consumer.hands import FAILED, RUNNING, Hands
 from django_srq.consumer.source import Source, Turns
 from django_srq.exceptions import (
     Discard,
@@ -418,6 +418,7 @@ class Worker:
             self._finished.append(finished)
 
     def _bury(self, job: Job, error: PayloadError) -> None:
+        self._hands.fail(job.index)
         queue = job.source.queue
         described = failure.describe(error, consumer=self.id)
         self._insist(queue, operations.fail(queue.keys, job.held, error=described, bury=True))
@@ -427,6 +428,7 @@ class Worker:
 
     def _fail(self, job: Job, item: Item, error: BaseException, seconds: float) -> None:
         source, queue = job.source, job.source.queue
+        self._hands.fail(job.index)  # from now on it is the server that takes its time
         delay = error.delay if isinstance(error, RetryLater) else source.backoff.delay(item.deliveries)
         call = operations.fail(
             queue.keys,
@@ -485,7 +487,7 @@ class Worker:
         """Give back what is running in threads that will not come to their end: counted as a delivery."""
         self.stop()
         for place, source in enumerate(self._sources):
-            held = [hand.held for hand in self._hands if hand.source == place and hand.state == RUNNING]
+            held = [hand.held for hand in self._hands if hand.source == place and hand.state in {RUNNING, FAILED}]
             if held:
                 evidence = failure.describe("cut in the middle: the consumer was stopped", consumer=self.id)
                 call = operations.crashed(
