@@ -193,7 +193,7 @@ def test_a_child_that_cannot_be_started_now_is_started_later(project, told, monk
     queue = told()
     project.add_to_settings(
         "import os\nfork, left = os.fork, [3]\n"
-        "def failing():\n    left[0] -= 1\n    if left[0] < 0:\n        return fork()\n    raise BlockingIOError(11, 'no')\n"
+        "def failing():\n    left[0] -= 1\n    if left[0] < 0:\n        return fork()\n    raise BlockingIOError\n"
         "os.fork = failing"
     )
     queue.put({"do": "nothing", "name": "it"})

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from django_srq.operations import Held
 
-# A record's state. HELD: not started; DONE: handled, not acked yet; FAILED: its handler raised, the server is being told.
+# A record's state. HELD: not started; DONE: handled, not acked yet; FAILED: its handler raised, which is being told.
 FREE, HELD, RUNNING, DONE, FAILED = range(5)
 
 _HANDLED, _BEAT, _READY, _FATAL, _FULL, _WORDS = 0, 8, 16, 17, 18, 19  # offsets in the head

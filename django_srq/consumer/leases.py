@@ -84,7 +84,11 @@ class Leases:
     def _warn(self, queue: str, hand: Hand) -> None:
         # Its table may have gone on since it was read; what is not running may just have been settled.
         delivery = (hand.held.uid, hand.held.token)
-        if hand.state == RUNNING and delivery not in self._warned and any(one == hand for table in self._tables() for one in table):
+        if (
+            hand.state == RUNNING
+            and delivery not in self._warned
+            and any(one == hand for table in self._tables() for one in table)
+        ):
             self._warned.add(delivery)
             logger.warning("lease lost queue=%s uid=%s", queue, hand.held.uid)
 
