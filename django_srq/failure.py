@@ -21,13 +21,21 @@ def describe(error: BaseException | str, *, consumer: str = "") -> bytes:
         name = f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")
         kept = {
             "type": name,
-            "message": str(error)[:MESSAGE_MOST],
+            "message": text_of(error)[:MESSAGE_MOST],
             "traceback": "".join(traceback.format_exception(error))[-TRACEBACK_MOST:],
             "fingerprint": f"{name} {_origin(error.__traceback__)}".strip(),
         }
     if consumer:
         kept["consumer"] = consumer
     return json.dumps({name: _encodable(text) for name, text in kept.items()}, ensure_ascii=False).encode()
+
+
+def text_of(error: BaseException) -> str:
+    """What it says; some exceptions of others raise when they are asked."""
+    try:
+        return str(error)
+    except Exception as failure:
+        return f"<its text cannot be had: {type(failure).__name__}>"
 
 
 def _encodable(text: str) -> str:

@@ -68,6 +68,11 @@ def _wait_for_word(payload: dict[str, object], item: Item) -> None:
     _say(f"{payload.get('name', 'wait')} went on lost={item.lease_lost}")
 
 
+def _raise(payload: dict[str, object], item: Item) -> None:
+    _wait_for_word(payload, item)
+    raise LookupError(payload["do"])
+
+
 def _hold_the_gil(payload: dict[str, object], item: Item) -> None:
     # PyDLL keeps the interpreter's lock during the call.
     ctypes.PyDLL(None).usleep(ctypes.c_uint(int(payload["seconds"] * 1e6)))  # type: ignore[operator]
@@ -106,6 +111,8 @@ DEEDS = {
     "SIGSEGV": lambda payload, item: ctypes.string_at(0),
     "abort": lambda payload, item: os.abort(),
     "exit": lambda payload, item: os._exit(7),
+    "exit 0": lambda payload, item: os._exit(0),
+    "raise": _raise,
     "dirty": _dirty,
     "retry": _retry,
     "discard": _discard,
@@ -120,6 +127,16 @@ async def gathering(payload: object) -> None:
     while _gathered < payload:  # type: ignore[operator]
         await asyncio.sleep(0.005)
     _say(f"gathered {threading.current_thread().name}")
+
+
+async def giving_up(payload: str) -> None:
+    """Leaves in one of the ways in which a coroutine may, or waits until another one has."""
+    if payload == "exit":
+        sys.exit(5)
+    elif payload == "cancelled":
+        asyncio.current_task().cancel()  # type: ignore[union-attr]
+        await asyncio.sleep(0)
+    _say(f"{payload} went on")
 
 
 async def asking_the_database(payload: object) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import array
+import asyncio
 import fcntl
 import io
 import json
 import os
 import signal
+import sys
 import termios
 import threading
 
@@ -15,7 +17,8 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from django_srq import queues
-from django_srq.consumer import Consumer, Source
+from django_srq.backoff import Backoff
+from django_srq.consumer import Consumer, Plan, Source
 from tests.project import LEASE
 from tests.servers import Server, free_port
 from tests.waiting import wait_for
@@ -449,3 +452,39 @@ def test_stop_from_another_thread(queue):
     thread.join(60)
     assert not thread.is_alive()
     assert consumer.handled == 1
+
+
+class Odd(BaseException):
+    """What no handler should raise."""
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_what_no_handler_should_raise_ends_the_consumer(queue, threads):
+    queue.put("a")
+
+    def handle(item: object) -> None:
+        raise Odd
+
+    with pytest.raises(Odd):
+        Consumer([Source(queue, handle)], plan=Plan(threads=threads)).run()
+
+
+def test_a_cancelled_handler_is_a_failure(queue):
+    queue.put("a")
+
+    def handle(item: object) -> None:
+        raise asyncio.CancelledError
+
+    source = Source(queue, handle, backoff=Backoff(base=1000))
+    assert Consumer([source], plan=Plan(burst=True, threads=2)).run() == 1
+    assert queue.counts()["delayed"] == 1
+
+
+def test_every_item_is_counted_however_many_threads_there_are(queue):
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        queue.put_many(range(2000))
+        assert Consumer([Source(queue, lambda item: None)], plan=Plan(burst=True, threads=8)).run() == 2000
+    finally:
+        sys.setswitchinterval(before)

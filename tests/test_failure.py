@@ -87,3 +87,12 @@ def test_long_traceback_keeps_its_end():
 def test_text_that_cannot_be_encoded_is_escaped():
     kept = described(ValueError("name \ud800"))
     assert kept["message"] == "name \\ud800"
+
+
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise LookupError
+
+
+def test_an_error_that_cannot_be_told_is_kept_all_the_same():
+    assert json.loads(describe(Mute()))["message"] == "<its text cannot be had: LookupError>"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from django_srq.consumer.hands import DONE, HELD, RUNNING, Hands
+from django_srq.consumer.hands import DONE, FAILED, HELD, RUNNING, Hands
 from django_srq.operations import Held
 
 FAR = time.monotonic() + 1000
@@ -23,6 +23,8 @@ def test_an_item_on_its_way_through_a_hand():
     assert 0 < hand.started <= time.monotonic()
     hands.finish(index)
     assert [hand.state for hand in hands] == [DONE]
+    hands.fail(index)
+    assert [hand.state for hand in hands] == [FAILED]
     hands.let_go(index)
     assert list(hands) == []
 

@@ -61,13 +61,14 @@ def empty(queue) -> bool:
         ("SIGSEGV", "killed by SIGSEGV"),
         ("abort", "killed by SIGABRT"),
         ("exit", "ended with exit code 7"),
+        ("exit 0", "ended with exit code 0"),
     ],
 )
 def test_what_a_dead_child_held_is_delivered_again_at_once(project, told, deed, how):
     queue = told()
     uid = queue.put({"do": deed, "name": "it"})
     queue.put({"do": "nothing", "name": "next"})
-    code, _, err = project.run("srq_consume", "--burst")
+    code, _, err = project.run("srq_consume", "--burst")  # whose end is not that of the child
     assert code == 0
     # In its old place, although the lease would have lasted for long.
     assert [line.split()[:2] for line in project.lines()] == [["it", "1"], ["it", "2"], ["next", "1"]]
@@ -108,6 +109,17 @@ def test_what_was_handled_but_not_acked_when_the_child_died_is_acked(queue):
     assert [(item.uid, item.deliveries) for item in queue.get_many(3)] == [(unstarted.uid, 1), (running.uid, 2)]
     assert queue.snapshot().stats["acked"] == 1
     assert queue.snapshot().stats["crashed"] == 1
+
+
+def test_who_was_telling_that_a_handler_raised_is_not_blamed(queue):
+    uid = queue.put("a")
+    (item,) = taken(queue, "c1.1", 1)
+    hands, supervisor = Hands(1), Supervisor([Source(queue, print)], Plan())
+    hands.hold(0, Held(item.uid, item.token), until=time.monotonic() + LONG)
+    hands.start(0)
+    hands.fail(0)
+    account_for(supervisor, Child("c1.1", 0, hands, 0))
+    assert [(item.uid, item.deliveries, item.delivery.crashes) for item in queue.items()] == [(uid, 1, 0)]
 
 
 def test_what_a_child_claimed_but_had_no_time_to_write_down_comes_back(queue):
@@ -177,6 +189,31 @@ def test_a_child_that_dies_while_it_waits_is_replaced(project, told):
     assert int(began(project, "it")[2]) in children(process)
 
 
+def test_a_child_that_cannot_be_started_now_is_started_later(project, told, monkeypatch):
+    queue = told()
+    project.add_to_settings(
+        "import os\nfork, left = os.fork, [3]\n"
+        "def failing():\n    left[0] -= 1\n    if left[0] < 0:\n        return fork()\n    raise BlockingIOError\n"
+        "os.fork = failing"
+    )
+    queue.put({"do": "nothing", "name": "it"})
+    code, _, err = project.run("srq_consume", "--burst", "--processes", "2")
+    assert (code, err.count("cannot start a child process")) == (0, 3)
+    assert empty(queue)
+
+
+def test_what_one_queue_refuses_to_hear_holds_up_no_other(make_queue, client):
+    broken, other = make_queue("1"), make_queue("2")
+    uid = other.put("a")
+    (item,) = taken(other, "c1.1", 1)
+    client.hset(broken.keys["meta"], "layout", "99")
+    hands, supervisor = Hands(1), Supervisor([Source(broken, print), Source(other, print)], Plan())
+    hands.hold(1, Held(item.uid, item.token), until=time.monotonic() + LONG)
+    hands.start(0)
+    account_for(supervisor, Child("c1.1", 0, hands, 0))
+    assert [item.uid for item in other.items()] == [uid]
+
+
 def test_a_consumer_whose_children_never_come_up_says_so_and_ends(project, told):
     told()
     project.add_to_settings(
@@ -227,6 +264,38 @@ def test_a_child_whose_supervisor_died_finishes_its_item_and_leaves(project, tol
     wait_for(lambda: not Path(f"/proc/{child}").exists(), "the end of the child")
     assert [item.payload["name"] for item in queue.items()] == ["next"]
     assert queue.counts()["in_flight"] == 0
+
+
+def test_an_orphan_that_finishes_while_the_server_is_away_tells_it_afterwards(project, told):
+    server = Server("--appendonly", "yes", "--appendfsync", "always")
+    try:
+        queue = told(URL=server.url, TIMEOUT=0.3)
+        queue.put({"do": "wait", "name": "it"})
+        process = project.start("srq_consume")
+        child = int(began(project, "it")[2])
+        server.kill()
+        process.kill()
+        process.wait()
+        project.say("on")
+        project.said("it went on lost=False")
+        over = time.monotonic() + 2  # it gives up a call several times meanwhile
+        wait_for(lambda: time.monotonic() > over, "an outage longer than a call")
+        server.start()
+        wait_for(lambda: not Path(f"/proc/{child}").exists(), "the end of the child")
+        assert empty(queue)
+        assert queue.snapshot().stats["acked"] == 1
+    finally:
+        server.close()
+
+
+def test_an_idle_orphan_leaves(project, told):
+    queue = told()
+    process = project.start("srq_consume", "--processes", "2", "--threads", "2")
+    wait_for(lambda: queue.snapshot().consumers and len(children(process)) == 2, "two children")
+    orphans = children(process)
+    process.kill()
+    process.wait()
+    wait_for(lambda: not any(Path(f"/proc/{child}").exists() for child in orphans), "the end of the children")
 
 
 def test_a_lost_lease_is_known_to_the_item(project, told, client):
@@ -349,6 +418,19 @@ def test_async_handlers_run_side_by_side_on_one_loop(project, server_url, prefix
     assert project.lines() == ["gathered srq-loop"] * 20
 
 
+def test_an_async_handler_that_leaves_or_is_cancelled_fails_alone(project, server_url, prefix):
+    project.configure(
+        {"q": {"HANDLER": "tests.handlers.giving_up", "BACKOFF": {"base": 1000}}},
+        {"URL": server_url, "PREFIX": prefix + ".{alias}"},
+    )
+    queue = queues["q"]
+    queue.put_many(["exit", "cancelled", "next"])
+    code, _, err = project.run("srq_consume", "--concurrency", "2", "--burst")
+    assert (code, project.lines()) == (0, ["next went on"]), err
+    errors = {item.payload: item.delivery.error["type"] for item in queue.items("delayed")}
+    assert errors == {"exit": "SystemExit", "cancelled": "asyncio.exceptions.CancelledError"}
+
+
 def test_async_handlers_ask_the_database(project, server_url, prefix):
     project.configure(
         {"q": {"HANDLER": "tests.handlers.asking_the_database"}},
@@ -408,6 +490,27 @@ def test_what_exceeds_the_time_limit_is_killed(project, told):
     began(project, "next")
     process.terminate()
     assert process.wait(60) == 0
+
+
+def test_a_server_that_is_away_uses_up_no_time_limit(project, told):
+    server = Server("--appendonly", "yes", "--appendfsync", "always")
+    try:
+        queue = told(URL=server.url, TIMEOUT=0.3)
+        uid = queue.put({"do": "raise", "name": "it"})
+        process = project.start("srq_consume", "--time-limit", "2")
+        began(project, "it")
+        server.kill()
+        project.say("on")
+        over = time.monotonic() + 4
+        wait_for(lambda: time.monotonic() > over, "an outage longer than the limit")
+        server.start()
+        wait_for(lambda: queue.counts()["delayed"] == 1, "the failure")
+        (item,) = queue.items("delayed")
+        assert (item.uid, item.delivery.crashes, item.delivery.error["type"]) == (uid, 0, "LookupError")
+        process.terminate()
+        assert process.wait(60) == 0
+    finally:
+        server.close()
 
 
 def test_only_what_exceeded_the_time_limit_is_blamed(queue):

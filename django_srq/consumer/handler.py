@@ -6,12 +6,14 @@ import asyncio
 import inspect
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 from asgiref.sync import SyncToAsync, ThreadSensitiveContext, async_to_sync, sync_to_async
 from django.db import close_old_connections, connections, reset_queries
 
 from django_srq.item import Item
+
+T = TypeVar("T")
 
 
 def is_asynchronous(handler: Callable[..., Any]) -> bool:
@@ -73,6 +75,15 @@ async def _with_own_thread(handling: Awaitable[object]) -> None:
                 await sync_to_async(connections.close_all)()
 
 
+async def _caught(coroutine: Coroutine[Any, Any, object]) -> BaseException | None:
+    """What it raises, as a result: as an exception, SystemExit would end the loop, with all that others run there."""
+    try:
+        await coroutine
+    except BaseException as error:
+        return error
+    return None
+
+
 class _Loop:
     """The event loop of this process, in a thread of its own, started when it is first needed."""
 
@@ -82,11 +93,15 @@ class _Loop:
 
     def run(self, coroutine: Coroutine[Any, Any, object]) -> None:
         """Run it there, and wait for its end; what it raises comes out here."""
+        if error := self._result(_caught(coroutine)):
+            raise error
+
+    def _result(self, coroutine: Coroutine[Any, Any, T]) -> T:
         with self._lock:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
                 threading.Thread(target=self._loop.run_forever, name="srq-loop", daemon=True).start()
-        asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
 
 loop = _Loop()

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 
 from django_srq.operations import Held
 
-FREE, HELD, RUNNING, DONE = range(4)  # a record's state; HELD: not started; DONE: handled, not acked yet
+# A record's state. HELD: not started; DONE: handled, not acked yet; FAILED: its handler raised, which is being told.
+FREE, HELD, RUNNING, DONE, FAILED = range(5)
 
 _HANDLED, _BEAT, _READY, _FATAL, _FULL, _WORDS = 0, 8, 16, 17, 18, 19  # offsets in the head
 _HEAD, _RECORD = 1024, 256  # bytes
@@ -75,6 +76,9 @@ class Hands:
 
     def finish(self, index: int) -> None:
         self._memory[_at(index)] = DONE
+
+    def fail(self, index: int) -> None:
+        self._memory[_at(index)] = FAILED
 
     def let_go(self, index: int) -> None:
         self._memory[_at(index)] = FREE

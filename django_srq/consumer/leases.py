@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from django_srq import operations
-from django_srq.consumer.hands import FREE, Hand, Hands
+from django_srq.consumer.hands import FREE, RUNNING, Hand, Hands
 from django_srq.consumer.source import Source
 from django_srq.exceptions import SRQError
 from django_srq.version import __version__
@@ -82,9 +82,13 @@ class Leases:
         self._told[place] = time.monotonic()
 
     def _warn(self, queue: str, hand: Hand) -> None:
-        # Its table may have gone on to another item since it was read.
+        # Its table may have gone on since it was read; what is not running may just have been settled.
         delivery = (hand.held.uid, hand.held.token)
-        if delivery not in self._warned and any(one == hand for table in self._tables() for one in table):
+        if (
+            hand.state == RUNNING
+            and delivery not in self._warned
+            and any(one == hand for table in self._tables() for one in table)
+        ):
             self._warned.add(delivery)
             logger.warning("lease lost queue=%s uid=%s", queue, hand.held.uid)
 

@@ -44,7 +44,7 @@ class SignalPipe:
 
     def poke(self) -> None:
         """End the wait, from a child process."""
-        with suppress(BlockingIOError):  # then it has enough to read
+        with suppress(OSError):  # it has enough to read; or the supervisor is gone
             os.write(self._writing, b"\0")
 
     def forget(self) -> None:

@@ -18,14 +18,14 @@ from typing import Any
 
 from django_srq import failure, operations
 from django_srq.consumer.child import Child, ChildProcess
-from django_srq.consumer.hands import DONE, HELD, RUNNING, Hand, Hands
+from django_srq.consumer.hands import DONE, FAILED, HELD, RUNNING, Hand, Hands
 from django_srq.consumer.leases import Leases
 from django_srq.consumer.outage import Outage
 from django_srq.consumer.probes import Heartbeat, notify
 from django_srq.consumer.signal_pipe import SignalPipe
 from django_srq.consumer.source import Source
 from django_srq.consumer.worker import LAST_WORDS, Plan, Worker
-from django_srq.exceptions import SRQError
+from django_srq.exceptions import OutcomeUnknown, QueueUnavailable, SRQError
 from django_srq.operations import Call, Held
 from django_srq.queue import SafeRedisQueue
 from django_srq.slots import Slot, slots
@@ -144,16 +144,25 @@ class Supervisor:
     def _start_missing(self) -> None:
         for place in self._wanted():
             if time.monotonic() >= place.due:
-                self._start(place)
+                try:
+                    self._start(place)
+                except OSError as error:  # no memory, or too many processes: the other children go on
+                    logger.error("cannot start a child process: %s", error)
+                    self._postpone(place)
 
     def _start(self, place: Place) -> None:
         self._count += 1
         id, hands = f"{self.id}.{self._count}", Hands(Worker.capacity(self._sources, self._plan))
-        reading, writing = os.pipe()
-        os.set_blocking(writing, False)
         sys.stdout.flush()  # or what is in the buffers would come out twice
         sys.stderr.flush()
-        pid = os.fork()
+        reading, writing = os.pipe()
+        os.set_blocking(writing, False)
+        try:
+            pid = os.fork()
+        except OSError:
+            os.close(reading)
+            os.close(writing)
+            raise
         if pid == 0:
             try:
                 # Or they would not notice the supervisor's death: a pipe ends with its last writer.
@@ -238,7 +247,7 @@ class Supervisor:
                 self._leaving.append(child)
                 place.child = None
                 if place.left is not None:
-                    place.left -= child.hands.handled + len(list(child.hands))
+                    place.left -= child.hands.handled + sum(hand.state != DONE for hand in child.hands)
                     place.over = place.left <= 0
 
     def _reap(self) -> None:
@@ -258,7 +267,7 @@ class Supervisor:
             self.last_words = child.hands.words
             for other in self._children():
                 other.stop()
-        elif code != 0 and not child.killed_for:
+        elif _died(child, code) and not child.killed_for:
             logger.error("child died consumer=%s pid=%d how=%s", child.id, child.pid, _how(code))
         self._account_for(child, child.killed_for or _how(code), memory)
         self._send_reports()
@@ -268,14 +277,19 @@ class Supervisor:
         if place.left is not None:
             place.left -= child.hands.handled
             place.over = place.left <= 0
-        finished = code == 0 and not child.told_to_stop and not child.hands.full
+        died = _died(child, code)
+        finished = not died and not child.told_to_stop and not child.hands.full
         place.over = place.over or (finished and self._plan.burst)
-        self._never_started = 0 if child.hands.ready else self._never_started + 1
+        self._never_started = 0 if child.hands.ready or child.killed_for else self._never_started + 1
         if self._never_started >= NEVER_STARTED:
             self.last_words = (
                 f"No child process comes up: {NEVER_STARTED} in a row ended at once, the last {_how(code)}."
             )
-        place.early = place.early + 1 if code != 0 and time.monotonic() - child.born < SOON else 0
+        place.early = place.early if died and time.monotonic() - child.born < SOON else -1
+        self._postpone(place)
+
+    def _postpone(self, place: Place) -> None:
+        place.early += 1
         pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (place.early - 2)) if place.early > 1 else 0
         place.due = time.monotonic() + pause
 
@@ -288,10 +302,11 @@ class Supervisor:
         for place, source in enumerate(self._sources):
             mine = [hand for hand in hands if hand.source == place]
             self._settle(source, mine)
-            running = [hand for hand in mine if hand.state == RUNNING]
+            running = [hand for hand in mine if hand.state in {RUNNING, FAILED}]
             # Each with its own evidence; the last call also closes the slot, and ends what was never written down.
             for hand in running:
-                blamed = not stopped and (not child.over_limit or hand.filling in child.over_limit)
+                suspect = not child.over_limit or hand.filling in child.over_limit
+                blamed = not stopped and suspect and hand.state == RUNNING
                 self._end(child, source, hand, how, memory, "crash" if blamed else "cut")
             self._end(child, source, None, how, memory, "cut" if stopped else "crash")
 
@@ -340,13 +355,16 @@ class Supervisor:
                 continue
             try:
                 reply = link.call(report.call, queue=report.queue.label, timeout=1, slot=report.slot)
-            except SRQError as error:
+            except (QueueUnavailable, OutcomeUnknown) as error:
                 away.add(link)
                 self._leases.trouble = f"queue={report.queue.label} error={error}"
                 continue
+            except SRQError as error:  # it will not be taken later either, and others wait behind it
+                logger.error("cannot say what became of the items of a dead child: %s", error)
+            else:
+                report.then(reply)
             slots.give_back(report.slot)
             self._reports.remove(report)
-            report.then(reply)
 
     def _tend(self) -> None:
         now = time.monotonic()
@@ -387,6 +405,11 @@ def _shares(plan: Plan) -> list[int | None]:
         return [None] * plan.processes
     each, more = divmod(plan.max_items, plan.processes)
     return [share for share in (each + (number < more) for number in range(plan.processes)) if share]
+
+
+def _died(child: Child, code: int) -> bool:
+    """Whether it did not come to its end; what calls os._exit(0) leaves an item behind."""
+    return code != 0 or any(hand.state == RUNNING for hand in child.hands)
 
 
 def _how(code: int) -> str:

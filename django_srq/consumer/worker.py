@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import logging
 import os
@@ -17,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from django_srq import failure, operations, signals
-from django_srq.consumer.hands import RUNNING, Hands
+from django_srq.consumer.hands import FAILED, RUNNING, Hands
 from django_srq.consumer.source import Source, Turns
 from django_srq.exceptions import (
     Discard,
@@ -35,6 +36,8 @@ from django_srq.slots import Slot, slots
 logger = logging.getLogger("django_srq.consumer")
 T = TypeVar("T")
 
+# What a handler raises; all else (KeyboardInterrupt, Cut) comes from a signal, and is for whoever called run.
+FAILURES = (Exception, SystemExit, asyncio.CancelledError)
 LONGEST_PAUSE = 1.0  # seconds between looks at a server that is away
 LAST_WORDS = 10.0  # seconds in which a stopping worker must be able to say what became of its items
 
@@ -122,7 +125,8 @@ class Worker:
         self._slot = Slot(consumer.encode())  # of all claims; its supervisor closes it when this process died
         self._stopping = False
         self._interrupt, self._interrupting = os.pipe()
-        os.set_blocking(self._interrupting, False)
+        for end in (self._interrupt, self._interrupting):
+            os.set_blocking(end, False)
         self._context = contextvars.copy_context()
         self._error: BaseException | None = None
 
@@ -138,6 +142,7 @@ class Worker:
         self._over = False  # takes no more
         self._leading = False  # one of the threads is claiming
         self._idler: bool | None = None  # the kind of the thread that waits on the server
+        self._heard: set[bool] = set()  # the kinds for which it waits
         self._due = 0.0  # the moment from which on it is worth asking again
         self._woken: Source | None = None
         self._dry: set[bool] = set()  # the kinds whose burst is over
@@ -152,8 +157,7 @@ class Worker:
     def stop(self) -> None:
         """Take no more, finish what is in hand, and return from ``run``. Safe in any thread and signal handler."""
         self._stopping = self._over = True
-        with suppress(OSError):  # full, or closed: it has ended
-            os.write(self._interrupting, b"x")  # never read: from now on nothing waits
+        self._rouse()
 
     def give_back(self) -> None:
         """Release what was claimed and not started; once stopped, nothing of it will be."""
@@ -170,7 +174,7 @@ class Worker:
         signals.consumer_started.send_robust(SafeRedisQueue, consumer=self.id, queues=queues)
         kinds = [kind for kind, size in self._sizes.items() for _ in range(size)]
         threads = [
-            threading.Thread(target=self._work, args=[kind], name=f"srq-{number}", daemon=True)
+            threading.Thread(target=self._work_beside, args=[kind], name=f"srq-{number}", daemon=True)
             for number, kind in enumerate(kinds[1:], 2)
         ]
         self._hands.live()
@@ -206,6 +210,14 @@ class Worker:
             with self._lock:
                 self._notify_all()
 
+    def _work_beside(self, kind: bool) -> None:
+        """In a thread of ours: what ends it ends the worker, or its item would be in hand for ever."""
+        try:
+            self._work(kind)
+        except BaseException as error:
+            self._error = self._error or error
+            self.stop()
+
     # -- taking
 
     def _next(self, kind: bool) -> Job | None:
@@ -231,6 +243,8 @@ class Worker:
                     elif self._idler is None:
                         self._wait(kind)
                     else:
+                        if kind not in self._heard:
+                            self._rouse()  # when its wait began, no thread of this kind was free
                         self._changed[kind].wait()
             finally:
                 self._free[kind] -= 1
@@ -275,6 +289,8 @@ class Worker:
             for kind in self._sizes:
                 if all(source in answer.dry for source in self._sources if source.asynchronous is kind):
                     self._dry.add(kind)
+        if self._over:
+            self._rouse()
         if self._over or self._dry:
             self._notify_all()
 
@@ -297,8 +313,9 @@ class Worker:
             n = 0 if self._over else room[source.asynchronous]
             if self._left is not None:
                 n = min(n, self._left)
-            if n > 0:
-                room[source.asynchronous] -= self._claim(source, n, acks.pop(source), answer)
+            # Without room, whoever was woken passes that on: a claim of nothing rings for somebody else.
+            if n > 0 or source is woken:
+                room[source.asynchronous] -= self._claim(source, max(n, 0), acks.pop(source), answer)
         for source, rest in acks.items():
             if rest:
                 self._ack(source, rest)
@@ -313,9 +330,10 @@ class Worker:
             return 0
         jobs = self._take(source, reply.found)
         answer.jobs += jobs
-        answer.wait = min([answer.wait, source.lease, *([] if reply.wait is None else [reply.wait])])
+        if n:
+            answer.wait = min([answer.wait, source.lease, *([] if reply.wait is None else [reply.wait])])
         # What only the limits hold up is not the end of a burst: they will let it through.
-        if not jobs and reply.wait != 0 and not reply.held_up:
+        if n and not jobs and reply.wait != 0 and not reply.held_up:
             answer.dry.add(source)
         self._acked(acks, reply.acked)
         return len(jobs)
@@ -337,12 +355,25 @@ class Worker:
         self._idler = kind
         seconds = self._due - time.monotonic()
         sources = [source for source in self._sources if self._waits_for(source, kind)]
+        self._heard = {source.asynchronous for source in sources}
         woken = None
         try:
             with self._released():
                 woken = self._wait_on_server(seconds, sources)
         finally:
             self._idler, self._due, self._woken = None, 0, woken
+            self._calm()
+
+    def _rouse(self) -> None:
+        """End the wait on the server; when all is over nothing waits there any more."""
+        with suppress(OSError):  # full, or closed: it has ended
+            os.write(self._interrupting, b"x")
+
+    def _calm(self) -> None:
+        with suppress(BlockingIOError):
+            os.read(self._interrupt, 64)
+        if self._over:
+            self._rouse()
 
     def _waits_for(self, source: Source, kind: bool) -> bool:
         return source.asynchronous is kind or self._free[source.asynchronous] > 0
@@ -357,12 +388,16 @@ class Worker:
         try:
             command = operations.wait([source.queue.keys for source in mine], share)
             rung = link.wait(command, share, queue=mine[0].queue.label, interrupt=self._interrupt)
-        except QueueUnavailable:
-            return None  # the next claim says what is wrong
+        except QueueUnavailable:  # the next claim says what is wrong, unless it is allowed what the wait was not
+            self._pause(min(share, LONGEST_PAUSE))
+            return None
         return next((source for source in mine if source.queue.keys["wake"] == rung), None)
 
     def _pause(self, seconds: float) -> None:
-        select.select([self._interrupt], [], [], seconds)
+        if self._over:  # then the pipe ends every wait
+            time.sleep(LONGEST_PAUSE / 10)
+        else:
+            select.select([self._interrupt], [], [], seconds)
 
     # -- handling
 
@@ -383,14 +418,16 @@ class Worker:
             raise error
         except Discard as reason:
             self._finish(Finished(job, item, time.monotonic() - started, str(reason)))
-        except (Exception, SystemExit) as error:
+        except FAILURES as error:
             self._fail(job, item, error, time.monotonic() - started)
         else:
             self._finish(Finished(job, item, time.monotonic() - started))
-        self._hands.handled += 1
+        with self._lock:
+            self._hands.handled += 1
         if self._plan.max_memory is not None and _memory() > self._plan.max_memory:
             logger.info("memory limit reached, making room for a successor consumer=%s", self.id)
             self._over = self._hands.full = True
+            self._rouse()
 
     def _item(self, job: Job) -> Item:
         queue, found = job.source.queue, job.found
@@ -406,6 +443,7 @@ class Worker:
             self._finished.append(finished)
 
     def _bury(self, job: Job, error: PayloadError) -> None:
+        self._hands.fail(job.index)
         queue = job.source.queue
         described = failure.describe(error, consumer=self.id)
         self._insist(queue, operations.fail(queue.keys, job.held, error=described, bury=True))
@@ -415,6 +453,7 @@ class Worker:
 
     def _fail(self, job: Job, item: Item, error: BaseException, seconds: float) -> None:
         source, queue = job.source, job.source.queue
+        self._hands.fail(job.index)  # from now on it is the server that takes its time
         delay = error.delay if isinstance(error, RetryLater) else source.backoff.delay(item.deliveries)
         call = operations.fail(
             queue.keys,
@@ -441,7 +480,7 @@ class Worker:
 
     def _tell_dead(self, job: Job, error: BaseException) -> None:
         queue = job.source.queue
-        evidence = {"type": type(error).__name__, "message": str(error)}
+        evidence = {"type": type(error).__name__, "message": failure.text_of(error)}
         signals.item_dead.send_robust(
             type(queue), queue=queue.label, uid=job.found.uid, consumer=self.id, evidence=evidence
         )
@@ -473,7 +512,7 @@ class Worker:
         """Give back what is running in threads that will not come to their end: counted as a delivery."""
         self.stop()
         for place, source in enumerate(self._sources):
-            held = [hand.held for hand in self._hands if hand.source == place and hand.state == RUNNING]
+            held = [hand.held for hand in self._hands if hand.source == place and hand.state in {RUNNING, FAILED}]
             if held:
                 evidence = failure.describe("cut in the middle: the consumer was stopped", consumer=self.id)
                 call = operations.crashed(
@@ -494,7 +533,7 @@ class Worker:
             if mine:
                 self._ack(source, mine)
         self.give_back()
-        if self._stopping:
+        if self._over and not self._gave_up:
             self._pass_on()
 
     def _pass_on(self) -> None:
@@ -505,7 +544,7 @@ class Worker:
                 call = source.queue.claim(self.id, lease=source.lease, n=0)
                 source.queue.link.call(call, queue=source.queue.label, timeout=1, slot=self._slot)
             except (QueueUnavailable, OutcomeUnknown):
-                continue  # then others find it when they look by themselves
+                return  # then others find it when they look by themselves
 
     # -- the server
 
@@ -528,15 +567,15 @@ class Worker:
                     if self._gave_up or time.monotonic() > give_up or not any(self._hands):
                         self._gave_up = True
                         return None
-                    time.sleep(LONGEST_PAUSE / 10)  # _pause would not wait any more
-                else:
-                    self._pause(random.uniform(0, LONGEST_PAUSE))
+                self._pause(random.uniform(0, LONGEST_PAUSE))
         finally:
             if borrowed:
                 slots.give_back(slot)
 
     def _trouble(self, queue: SafeRedisQueue, error: str) -> None:
-        if error or queue.label in self._troubles:
+        if not error and queue.label not in self._troubles:
+            return
+        with self._lock:  # of many threads, each tells of the same
             self._troubles.pop(queue.label, None)
             if error:
                 self._troubles[queue.label] = f"queue={queue.label} error={error}"
