@@ -6,11 +6,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks import growth, latency, memory, report, round_trips, throughput
+from benchmarks import growth, latency, memory, races, report, round_trips, throughput
 from benchmarks.harness import QUICK, Bench, Row, Sizes
 from benchmarks.server import pinned_server
 
-MEASURES = (round_trips, latency, growth, memory, throughput)
+MEASURES = (round_trips, latency, growth, memory, throughput, races)
+KNOWN = {measure.__name__.rpartition(".")[2]: measure for measure in MEASURES}
 
 
 def main() -> int:
@@ -25,13 +26,18 @@ def main() -> int:
         metavar="PATH",
         help="where to write all values (default: %(default)s)",
     )
+    parser.add_argument(
+        "--only", nargs="*", metavar="MEASURE", help=f"some of: {' '.join(sorted(KNOWN))} (default: all)"
+    )
     options = parser.parse_args()
+    if wrong := set(options.only or ()) - KNOWN.keys():
+        parser.error(f"no measure {', '.join(sorted(wrong))}; known: {', '.join(sorted(KNOWN))}")
 
     rows: list[Row] = []
     with pinned_server() as server:
         bench = Bench(server, QUICK if options.quick else Sizes())
         print(*(f"{name}: {value}" for name, value in report.conditions(bench).items()), sep="\n", end="\n\n")
-        for measure in MEASURES:
+        for measure in [KNOWN[name] for name in options.only] if options.only else MEASURES:
             print(f"{measure.__doc__.splitlines()[0]}", file=sys.stderr)
             rows += measure.measure(bench)
         report.write(options.json, rows, bench)

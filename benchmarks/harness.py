@@ -28,19 +28,29 @@ class Sizes:
     few: int = 1000  # items in flight, or waiting
     many_in_flight: int = 100_000
     many_waiting: int = 1_000_000
+    race: int = 20_000  # items of a drain, for the fast ones; others get as many as take them as long
+    race_rounds: int = 3
 
 
 QUICK = Sizes(
-    rounds=3, calls=100, counted=20, idle=2, hand_offs=20, items=20_000, few=200, many_in_flight=2000, many_waiting=5000
-)
+    rounds=3, calls=100, counted=20, idle=2, hand_offs=20, items=20_000, few=200, many_in_flight=2000,
+    many_waiting=5000, race=2000, race_rounds=1,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Target:
-    """The most that a figure may be; ``timed``: too noisy to be judged with few samples."""
+    """The most or the least that a figure may be; ``timed``: too noisy to be judged with few samples."""
 
-    most: float
+    most: float | None = None
     timed: bool = True
+    least: float | None = None
+
+    def __str__(self) -> str:
+        return f"≤ {self.most:g}" if self.least is None else f"≥ {self.least:g}"
+
+    def reached(self, figure: float) -> bool:
+        return (self.most is None or figure <= self.most) and (self.least is None or figure >= self.least)
 
 
 @dataclass(frozen=True)
@@ -53,6 +63,7 @@ class Row:
     against: str = ""
     reference: Sequence[float] = ()
     target: Target | None = None
+    note: str = ""  # why there are no values
 
     @property
     def figures(self) -> Sequence[float]:
@@ -63,7 +74,7 @@ class Row:
 
     @property
     def figure(self) -> float:
-        return statistics.median(self.figures)
+        return statistics.median(self.figures) if self.values else float("nan")
 
     @property
     def spread(self) -> tuple[float, float]:
@@ -75,9 +86,9 @@ class Row:
 
     def reached(self, sizes: Sizes) -> bool | None:
         """None: there is no target, or it is not judged at these sizes."""
-        if self.target is None or (self.target.timed and sizes is QUICK):
+        if self.target is None or not self.values or (self.target.timed and sizes is QUICK):
             return None
-        return self.figure <= self.target.most
+        return self.target.reached(self.figure)
 
 
 @dataclass

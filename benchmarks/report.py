@@ -41,6 +41,8 @@ def table(rows: Sequence[Row], sizes: Sizes) -> str:
 
 
 def _cells(row: Row, sizes: Sizes) -> tuple[str, ...]:
+    if not row.values:
+        return (row.measure, "–", row.note, *[""] * 5)  # noqa: RUF001
     low, high = row.spread
     compared = bool(row.reference)
     return (
@@ -50,7 +52,7 @@ def _cells(row: Row, sizes: Sizes) -> tuple[str, ...]:
         _number(statistics.median(row.reference)) if compared else "",
         f"{row.figure:.2f}" if compared else "",
         f"{_number(low)}–{_number(high)}" if len(row.values) > 1 else "",  # noqa: RUF001
-        f"≤ {row.target.most:g}" if row.target else "",
+        str(row.target or ""),
         _REACHED[row.reached(sizes)],
     )
 

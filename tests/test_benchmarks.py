@@ -1,14 +1,16 @@
 """``python -m benchmarks`` runs, has a row for each measure, and judges them. How fast anything is, no test says."""
 
 import json
+import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import report
+from benchmarks import peers, races, report
 from benchmarks.harness import QUICK, Bench, Row, Sizes, Target, alternate
 from benchmarks.server import Meter
 from tests.servers import Server
@@ -31,13 +33,18 @@ PROMISED = {
     "memory per queued item": 1.05,
     "more while it is in flight": 300,
 }
+AT_LEAST = {
+    "put, calls": 0.8,
+    "consumer, ack + get in one": 0.7,
+    "put_many against bare commands": 0.6,
+}
 REPORTED = {
     "put to handler, 99 %",
-    "put, calls",
     "put_many, items",
     "get + ack, in two calls",
-    "consumer, ack + get in one",
+    "bytes of the puts, raw socket",
 }
+OF_ITSELF = ["round_trips", "latency", "growth", "memory", "throughput"]
 TIMED = Row("timed", [3.0, 1.0, 2.0], "ms", "bare", [1.0, 1.0, 1.0], Target(1.5))
 COUNTED = Row("counted", [2.0], "round trips", target=Target(1, timed=False))
 
@@ -45,7 +52,7 @@ COUNTED = Row("counted", [2.0], "round trips", target=Target(1, timed=False))
 def test_quick_run(tmp_path):
     path = tmp_path / "results.json"
     run = subprocess.run(
-        [sys.executable, "-m", "benchmarks", "--quick", "--json", path],
+        [sys.executable, "-m", "benchmarks", "--quick", "--json", path, "--only", *OF_ITSELF],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -54,7 +61,9 @@ def test_quick_run(tmp_path):
     )
     assert run.returncode == 0, run.stdout + run.stderr
     rows = {row["measure"]: row for row in json.loads(path.read_text("utf-8"))["rows"]}
-    assert {name: row["target"]["most"] for name, row in rows.items() if row["target"]} == PROMISED
+    targets = {name: row["target"] for name, row in rows.items() if row["target"]}
+    assert {name: target["most"] for name, target in targets.items() if target["most"]} == PROMISED
+    assert {name: target["least"] for name, target in targets.items() if target["least"]} == AT_LEAST
     assert {name for name, row in rows.items() if not row["target"]} == REPORTED
     # What does not depend on the machine's speed is judged, and reached, also by a quick run.
     assert {name for name, row in rows.items() if row["reached"]} == {
@@ -77,6 +86,19 @@ def test_ratio_is_the_median_of_the_rounds():
 )
 def test_timed_targets_are_judged_only_at_full_size(row, sizes, reached):
     assert row.reached(sizes) is reached
+
+
+def test_target_may_be_a_least():
+    row = Row("fast", [3.0, 1.0, 2.0], "per s", "bare", [1.0, 1.0, 1.0], Target(least=1.5))
+    assert row.reached(Sizes()) is True
+    assert Row("slow", [1.0], "per s", target=Target(least=1.5)).reached(Sizes()) is False
+    assert "≥ 1.5" in report.table([row], Sizes())
+
+
+def test_what_is_absent_is_in_the_table_with_its_reason():
+    row = Row("put: peer", [], "", target=Target(1), note="cannot be installed: no such thing")
+    assert row.reached(Sizes()) is None
+    assert "cannot be installed: no such thing" in report.table([row], Sizes())
 
 
 def test_missed_target_is_the_exit_code(monkeypatch, tmp_path, capsys):
@@ -125,4 +147,69 @@ def test_meter_counts_round_trips():
         queue.link.close()
     finally:
         meter.close()
+        server.close()
+
+
+# -- the peers
+
+
+HANDLED = """
+import sys
+sys.path.insert(0, {apps!r})
+import marks
+for number in range(5):
+    marks.handled(number)
+marks.arrived(0)
+"""
+
+
+def test_marks_are_left_where_they_are_asked_for(tmp_path):
+    environment = {**os.environ, "BENCH_MARKS": str(tmp_path / "marks"), "BENCH_AT": "1 3"}
+    code = HANDLED.format(apps=str(peers.APPS))
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+    lines = [line.split()[0] for line in (tmp_path / "marks").read_text().splitlines()]
+    assert lines[:2] == ["1", "3"]
+    assert len(lines) == 3
+
+
+def test_a_peer_that_cannot_be_installed_is_left_out_with_the_reason(monkeypatch, tmp_path):
+    monkeypatch.setattr(peers, "VENVS", tmp_path)
+    peer = replace(peers.PEERS[0], requirements=("no-such/requirement",))
+    absent = {}
+    assert not races._is_there(peer, absent)
+    assert "cannot be installed" in absent[peer.name]
+    assert [row.note for row in races._absent(absent)] == [absent[peer.name]]
+
+
+def test_every_peer_is_pinned_and_has_an_app():
+    for peer in (peers.OURS, *peers.PEERS):
+        assert (peers.APPS / f"{peer.app}.py").exists()
+        assert all("==" in requirement for requirement in peer.requirements)
+
+
+def test_our_own_worker_in_a_race():
+    server = Server()
+    try:
+        bench = Bench(server, QUICK)
+        rate, round_trips, commands, cpu = races._drain(bench, peers.OURS, 1, 500)
+        assert rate > 0
+        assert cpu > 0
+        assert 0.9 < round_trips < 1.2
+        assert commands > 1
+    finally:
+        server.close()
+
+
+def test_who_fails_is_out_of_the_race():
+    server = Server()
+    try:
+
+        def figure(contender):
+            assert contender is peers.OURS, "it fell over"
+            return 2.0
+
+        race = races._take_turns(Bench(server, QUICK), [peers.OURS, peers.PEERS[0]], figure)
+        assert race.figures == {peers.OURS.name: [2.0]}
+        assert race.absent == {peers.PEERS[0].name: "failed: it fell over"}
+    finally:
         server.close()

@@ -1,0 +1,26 @@
+"""celery on Redis; results are ignored."""
+
+import os
+
+import marks
+from celery import Celery
+
+app = Celery("bench", broker=os.environ["BENCH_URL"])
+app.conf.task_ignore_result = True
+app.conf.worker_hijack_root_logger = False
+app.conf.broker_connection_retry_on_startup = True
+handled = app.task(marks.handled, name="handled")
+arrived = app.task(marks.arrived, name="arrived")
+
+
+def put(number):
+    handled.delay(number)
+
+
+def put_many(numbers):
+    for number in numbers:  # a group sends one by one, too
+        handled.delay(number)
+
+
+def send(sent):
+    arrived.delay(sent)

@@ -1,0 +1,37 @@
+"""``python drive.py APP VERB N``: puts into a peer's queue, in the peer's own environment; prints the seconds as JSON.
+
+An app is a module with ``put(number)``, ``put_many(numbers)`` and ``send(sent)``, whose handlers are those of marks.py.
+"""
+
+import importlib
+import json
+import os
+import sys
+import time
+
+name, verb, n = sys.argv[1], sys.argv[2], int(sys.argv[3])
+app = importlib.import_module(name)
+
+
+def put():
+    for number in range(n):
+        app.put(number)
+
+
+def put_many():
+    for start in range(0, n, 1000):
+        app.put_many(range(start, min(start + 1000, n)))
+
+
+def hand_off():
+    for _ in range(n):
+        time.sleep(float(os.environ["BENCH_GAP"]))  # so that the worker is idle again
+        app.send(time.monotonic())
+
+
+if verb == "put":
+    app.put(-1)  # opens the connection
+work = {"put": put, "put_many": put_many, "hand_off": hand_off}[verb]
+cpu, began = time.process_time(), time.perf_counter()
+work()
+print(json.dumps({"seconds": time.perf_counter() - began, "cpu": time.process_time() - cpu}))

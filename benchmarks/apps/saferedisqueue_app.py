@@ -1,0 +1,38 @@
+"""saferedisqueue has no worker command: as its documentation shows, a loop of get and ack."""
+
+import os
+import sys
+
+import marks
+from saferedisqueue import SafeRedisQueue
+
+queue = SafeRedisQueue(url=os.environ["BENCH_URL"], name="bench")
+FILLER = "x" * 80
+
+
+def put(number):
+    queue.put(f"{number} {FILLER}")
+
+
+def put_many(numbers):
+    for number in numbers:  # it has no batches
+        put(number)
+
+
+def send(sent):
+    queue.put(f"sent {sent} {FILLER}")
+
+
+def work():
+    while True:
+        uid, payload = queue.get(timeout=0)
+        parts = payload.decode().split()
+        if parts[0] == "sent":
+            marks.arrived(float(parts[1]))
+        else:
+            marks.handled(int(parts[0]))
+        queue.ack(uid)
+
+
+if __name__ == "__main__" and sys.argv[1:] == ["work"]:
+    work()

@@ -1,0 +1,43 @@
+"""taskiq on a Redis stream, which acknowledges; without results."""
+
+import asyncio
+import os
+
+import marks
+from taskiq_redis import RedisStreamBroker
+
+broker = RedisStreamBroker(url=os.environ["BENCH_URL"])
+loop = asyncio.new_event_loop()
+
+
+@broker.task
+async def handled(number: int) -> None:
+    marks.handled(number)
+
+
+@broker.task
+async def arrived(sent: float) -> None:
+    marks.arrived(sent)
+
+
+def run(call):
+    if not getattr(run, "started", False):
+        loop.run_until_complete(broker.startup())
+        run.started = True
+    loop.run_until_complete(call)
+
+
+def put(number):
+    run(handled.kiq(number))
+
+
+def put_many(numbers):
+    async def put_all():
+        for number in numbers:  # it has no batches
+            await handled.kiq(number)
+
+    run(put_all())
+
+
+def send(sent):
+    run(arrived.kiq(sent))

@@ -1,0 +1,313 @@
+"""The same work by us and by the peers: each through its own API and its own worker command, taking turns."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from benchmarks.harness import Bench, Row, Target
+from benchmarks.peers import APPS, OURS, PEERS, Absent, Contender
+from tests.waiting import wait_for
+
+FIRST, LAST = 0.3, 0.95  # of a drain: between these all processes are at work, whenever they were up
+PATIENCE = 300  # seconds for one drain
+
+
+@dataclass(frozen=True)
+class Race:
+    """Figures by contender, one a round; and why some are absent."""
+
+    figures: Mapping[str, list[float]]
+    absent: Mapping[str, str]
+
+
+def measure(bench: Bench) -> Iterator[Row]:
+    absent: dict[str, str] = {}
+    field = [OURS, *(peer for peer in PEERS if _is_there(peer, absent))]
+    yield from _absent(absent)
+    yield from _puts(bench, field, "put", "put one by one", Target(least=1))
+    yield from _puts(bench, field, "put_many", "put in batches", None)
+    for processes, least in ((1, 2.0), (2, 2.5), (4, 2.5)):
+        yield from _drains(bench, field, processes, Target(least=least))
+    yield from _hand_offs(bench, field)
+    yield from _idle(bench, field)
+    yield from _memory(bench, field)
+
+
+def _is_there(peer: Contender, absent: dict[str, str]) -> bool:
+    try:
+        return bool(peer.python)
+    except Absent as reason:
+        absent[peer.name] = str(reason)
+        return False
+
+
+def _absent(absent: Mapping[str, str]) -> Iterator[Row]:
+    for name, reason in absent.items():
+        yield Row(name, [], "", note=reason)
+
+
+# -- what is measured
+
+
+def _puts(bench: Bench, field: Sequence[Contender], verb: str, what: str, target: Target | None) -> Iterator[Row]:
+    cpu: dict[str, list[float]] = {}
+
+    def put(contender: Contender) -> float:
+        n = max(50, bench.sizes.race * min(contender.pace, 5000) // 20_000)
+        done = _drive(bench, contender, verb, n)
+        cpu.setdefault(contender.name, []).append(done["cpu"] / n * 1e6)
+        bench.clear()
+        return n / done["seconds"]
+
+    race = _take_turns(bench, field, put)
+    yield from _rows(what, "items/s", race, target)
+    for name, values in cpu.items():
+        yield Row(f"{what}, client CPU: {name}", values, "µs an item")
+
+
+def _drains(bench: Bench, field: Sequence[Contender], processes: int, target: Target) -> Iterator[Row]:
+    details: dict[str, list[tuple[float, float, float]]] = {}
+
+    def drain(contender: Contender) -> float:
+        n = max(100, bench.sizes.race * contender.pace // 20_000)
+        rate, *rest = _drain(bench, contender, processes, n)
+        details.setdefault(contender.name, []).append(tuple(rest))
+        return rate
+
+    runners = [*field, *(_our_ways() if processes == 1 else ())]
+    race = _take_turns(bench, runners, drain)
+    what = f"drain, {processes} process{'es' * (processes > 1)}"
+    yield from _rows(what, "items/s", race, target)
+    if processes == 1:
+        for name, least in (("--threads 4", 1.5), ("--prefetch 10", None), ("--prefetch 100", None)):
+            ours = race.figures.get(f"{OURS.name} {name}")
+            if ours and race.figures.get(OURS.name):
+                yield Row(f"{what}: {name} against one thread", ours, "items/s", OURS.name, race.figures[OURS.name],
+                          Target(least=least) if least else None)  # fmt: skip
+        for name, values in details.items():
+            for place, (label, unit) in enumerate(
+                (("round trips", "an item"), ("commands", "an item"), ("CPU of the worker", "µs an item"))
+            ):
+                yield Row(f"{what}, {label}: {name}", [one[place] for one in values], unit)
+
+
+def _our_ways() -> Iterator[Contender]:
+    """The other ways to run our own worker, as far as the command knows them."""
+    for option in (("--threads", "4"), ("--prefetch", "10"), ("--prefetch", "100")):
+        if option[0] in _our_options():
+            yield replace(OURS, name=f"{OURS.name} {' '.join(option)}", command=(*OURS.command, *option))
+
+
+def _hand_offs(bench: Bench, field: Sequence[Contender]) -> Iterator[Row]:
+    high: dict[str, list[float]] = {}
+
+    def latency(contender: Contender) -> float:
+        with _worker(bench, contender, 1) as marks:
+            n = bench.sizes.hand_offs
+            _drive(bench, contender, "hand_off", 3)
+            wait_for(lambda: len(_lines(marks)) >= 3, f"{contender.name} to be awake", seconds=60)
+            _drive(bench, contender, "hand_off", n)
+            wait_for(lambda: len(_lines(marks)) >= n + 3, f"the last item of {contender.name}", seconds=60)
+            seconds = sorted(float(line) * 1000 for line in _lines(marks)[3:])
+        high.setdefault(contender.name, []).append(seconds[int(len(seconds) * 0.99)])
+        return statistics.median(seconds)
+
+    safe = [contender for contender in field if not contender.loses]
+    race = _take_turns(bench, safe, latency)
+    yield from _rows("put to handler, p50", "ms", race, Target(1.2), best=min)
+    tails = Race({name: high[name] for name in race.figures}, {})
+    yield from _rows("put to handler, p99", "ms", tails, Target(1.2), best=min)
+
+
+def _idle(bench: Bench, field: Sequence[Contender]) -> Iterator[Row]:
+    commands: dict[str, list[float]] = {}
+
+    def round_trips(contender: Contender) -> float:
+        with _worker(bench, contender, 1):
+            time.sleep(5)  # it is up by then, and has found nothing
+            before = _commands(bench)
+            time.sleep(bench.sizes.idle)
+            after = _commands(bench)
+        # Our own looking is one of each.
+        commands[contender.name] = [(after[1] - before[1] - 1) / bench.sizes.idle]
+        return (after[0] - before[0] - 1) / bench.sizes.idle
+
+    race = _once(bench, field, round_trips)
+    yield from _rows("idle, round trips", "per s", race, None, best=min)
+    for name, values in commands.items():
+        yield Row(f"idle, commands: {name}", values, "per s")
+
+
+def _memory(bench: Bench, field: Sequence[Contender]) -> Iterator[Row]:
+    def grown(contender: Contender) -> float:
+        n = max(200, bench.sizes.race * min(contender.pace, 5000) // 20_000)
+        before = bench.control.info("memory")["used_memory"]
+        _drive(bench, contender, "put_many", n)
+        size = (bench.control.info("memory")["used_memory"] - before) / n
+        bench.clear()
+        return size
+
+    yield from _rows("memory, queued", "bytes an item", _once(bench, field, grown), None, best=min)
+
+
+# -- taking turns
+
+
+def _once(bench: Bench, field: Sequence[Contender], figure: Callable[[Contender], float]) -> Race:
+    """What does not depend on how busy the machine is."""
+    return _take_turns(replace(bench, sizes=replace(bench.sizes, race_rounds=1)), field, figure)
+
+
+def _take_turns(bench: Bench, field: Sequence[Contender], figure: Callable[[Contender], float]) -> Race:
+    """A figure of each in every round; who begins changes. Each is a new process: none warms up. Who fails is out."""
+    figures: dict[str, list[float]] = {contender.name: [] for contender in field}
+    absent: dict[str, str] = {}
+    for turn in range(bench.sizes.race_rounds):
+        start = turn % len(field)
+        for contender in (*field[start:], *field[:start]):
+            if contender.name in absent:
+                continue
+            try:
+                figures[contender.name].append(figure(contender))
+            except (AssertionError, OSError, subprocess.SubprocessError, KeyError, ValueError) as error:
+                absent[contender.name] = f"failed: {str(error).splitlines()[0][:200]}"
+                bench.clear()
+    return Race({name: values for name, values in figures.items() if name not in absent}, absent)
+
+
+def _rows(
+    what: str,
+    unit: str,
+    race: Race,
+    target: Target | None,
+    best: Callable[[Sequence[float]], float] = max,
+) -> Iterator[Row]:
+    peers = {name: values for name, values in race.figures.items() if not name.startswith(OURS.name)}
+    for name, values in race.figures.items():
+        yield Row(f"{what}: {name}", values, unit)
+    yield from (Row(f"{what}: {name}", [], unit, note=reason) for name, reason in race.absent.items())
+    if peers and OURS.name in race.figures:
+        ranked = {statistics.median(values): name for name, values in peers.items()}
+        first = ranked[best(list(ranked))]
+        yield Row(f"{what}, against the best peer", race.figures[OURS.name], unit, first, peers[first], target)
+
+
+# -- processes
+
+
+def _environment(bench: Bench, **more: str) -> dict[str, str]:
+    path = os.pathsep.join([str(APPS), str(APPS.parent.parent)])
+    inherited = {name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}
+    return {**inherited, "BENCH_URL": bench.server.url, "PYTHONPATH": path, "PYTHONWARNINGS": "ignore", **more}
+
+
+def _drive(bench: Bench, contender: Contender, verb: str, n: int) -> dict[str, float]:
+    command = [contender.python, str(APPS / "drive.py"), contender.app, verb, str(n)]
+    run = subprocess.run(
+        command,
+        cwd=APPS,
+        env=_environment(bench, BENCH_GAP="0.02"),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert run.returncode == 0, (run.stderr.strip().splitlines() or ["?"])[-1]
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+@contextmanager
+def _worker(bench: Bench, contender: Contender, processes: int, at: Sequence[int] = ()) -> Iterator[Path]:
+    """The worker command; the file in which its handlers leave their marks."""
+    with tempfile.TemporaryDirectory(prefix="srq-bench-") as folder, ExitStack() as stack:
+        marks = Path(folder) / "marks"
+        log = stack.enter_context((Path(folder) / "log").open("w"))
+        environment = _environment(bench, BENCH_MARKS=str(marks), BENCH_AT=" ".join(map(str, at)))
+        for command in contender.commands(processes, bench.server.url):
+            process = subprocess.Popen(
+                command, cwd=APPS, env=environment, stdout=log, stderr=log, start_new_session=True
+            )
+            stack.callback(_end, process)
+        yield marks
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a worker and its children, which are of its session."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _drain(bench: Bench, contender: Contender, processes: int, n: int) -> tuple[float, float, float, float]:
+    """Items per second, and per item: round trips, commands and the worker's CPU (µs)."""
+    bench.clear()
+    _drive(bench, contender, "put_many", n)
+    first, last = int(n * FIRST), int(n * LAST)
+    with _worker(bench, contender, processes, (first, last)) as marks:
+        seen = {}
+        for name, number in (("first", first), ("last", last)):
+            wait_for(lambda number=number: number in _times(marks), f"item {number}", seconds=PATIENCE)
+            seen[name] = (*_commands(bench), _cpu())
+        times = _times(marks)
+    bench.clear()
+    items = last - first
+    spent = [after - before for before, after in zip(seen["first"], seen["last"], strict=True)]
+    return items / (times[last] - times[first]), spent[0] / items, spent[1] / items, spent[2] / items * 1e6
+
+
+def _lines(marks: Path) -> list[str]:
+    return marks.read_text().splitlines() if marks.exists() else []
+
+
+def _times(marks: Path) -> dict[int, float]:
+    return {int(number): float(moment) for number, moment in map(str.split, _lines(marks))}
+
+
+def _commands(bench: Bench) -> tuple[int, int]:
+    """How often the server read from its clients, which is once a round trip, and how many commands it carried out."""
+    stats = bench.control.info("stats")
+    return stats["total_reads_processed"], stats["total_commands_processed"]
+
+
+def _cpu() -> float:
+    """Seconds of CPU of the workers: all that descends from us and is not of our session."""
+    ticks = os.sysconf("SC_CLK_TCK")
+    mine, total = os.getpid(), 0.0
+    parents, spent = {}, {}
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            pid, fields = int(entry.parent.name), entry.read_text().rpartition(")")[2].split()
+        except OSError:  # it has just ended
+            continue
+        parents[pid], spent[pid] = int(fields[1]), (int(fields[11]) + int(fields[12])) / ticks
+    for pid in parents:
+        parent = pid
+        while parent not in (mine, 0, 1) and parent in parents:
+            parent = parents[parent]
+        if parent == mine and pid != mine and not _is_server(pid):
+            total += spent[pid]
+    return total
+
+
+def _is_server(pid: int) -> bool:
+    try:
+        return b"server" in Path(f"/proc/{pid}/cmdline").read_bytes().partition(b"\0")[0]
+    except OSError:
+        return False
+
+
+def _our_options() -> str:
+    command = [sys.executable, "-m", "django", "srq_consume", "--help", "--settings", "srq_settings"]
+    environment = {**os.environ, "BENCH_URL": "redis://localhost", "PYTHONPATH": os.pathsep.join([str(APPS), "."])}
+    return subprocess.run(command, capture_output=True, text=True, cwd=APPS, env=environment, check=False).stdout
