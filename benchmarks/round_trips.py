@@ -50,7 +50,8 @@ def _fused(queue: SafeRedisQueue, meter: Meter, n: int) -> Row:
         return meter.round_trips - before
 
     drain(1)
-    return Row("ack + get of a consumer", [(drain(2 * n) - drain(n)) / n], "round trips", target=ONE)
+    # The median: the thread that renews the leases may open a connection of its own at any time.
+    return Row("ack + get of a consumer", [(drain(2 * n) - drain(n)) / n for _ in range(5)], "round trips", target=ONE)
 
 
 def _idle(bench: Bench, meter: Meter, seconds: float) -> Row:
