@@ -444,7 +444,7 @@ class SafeRedisQueue:
             own=True,
             priority=found.delivery.priority,
             max_length=target.max_length,
-            attempt=int(found.delivery.token.split("/")[1]),
+            attempt=int(found.delivery.token.split("/")[1].partition("@")[0]),
         )
         reply = target.link.call(call, queue=target.label, slot=slot)
         if reply.full_at is not None:

@@ -28,6 +28,9 @@ PROMISED = {
     "ack, 2,000 in flight": 1.3,
     "get, 5,000 waiting": 1.3,
     "ack, 5,000 waiting": 1.3,
+    "put, with time series": 1.1,
+    "get, with time series": 1.1,
+    "ack, with time series": 1.1,
     "memory per queued item": 1.05,
     "more while it is in flight": 300,
 }

@@ -6,13 +6,8 @@
 if repeated then
   return repeated
 end
-local flags, acked = {}, 0
+local flags = {}
 for i = 3, #ARGV, 3 do
-  local flag = settle(ARGV[i], ARGV[i + 1], ARGV[i + 2])
-  flags[#flags + 1] = flag
-  acked = acked + tonumber(flag)
-end
-if acked > 0 then
-  count('acked', acked)
+  flags[#flags + 1] = settle(ARGV[i], ARGV[i + 1], ARGV[i + 2])
 end
 return finish(table.concat(flags))

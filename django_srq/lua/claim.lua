@@ -47,14 +47,9 @@ if length > (facts.longest or 0) then
   redis.call('HSET', meta, 'longest', length)
 end
 
-local flags, acked = {}, 0
+local flags = {}
 for i = 10, #ARGV, 3 do
-  local flag = settle(ARGV[i], ARGV[i + 1], ARGV[i + 2])
-  flags[#flags + 1] = flag
-  acked = acked + tonumber(flag)
-end
-if acked > 0 then
-  count('acked', acked)
+  flags[#flags + 1] = settle(ARGV[i], ARGV[i + 1], ARGV[i + 2])
 end
 if ARGV[9] ~= '' then
   redis.call('HSET', consumers, consumer, '{"seen":' .. now .. ',' .. string.sub(ARGV[9], 2))
@@ -108,13 +103,32 @@ end
 
 local function hand_out(uid, first)
   local order = redis.call('HINCRBY', meta, 'order', 1)
-  local token = consumer .. '/' .. string.format('%.0f', order)
+  local token = consumer .. '/' .. string.format('%.0f@%.0f', order, now)
   if first then
     token = token .. '/' .. first
   end
   redis.call('ZADD', leases, deadline, uid)
   redis.call('HSET', holders, uid, token)
   return token
+end
+
+-- Counts a delivery; the first one by how long the item had waited, since its put or since it was due. When that was, a
+-- generated uid says with its first 48 bits (RFC 9562, 5.7), by the producer's clock.
+local function count_delivery(uid, deliveries, about_it)
+  local since
+  if deliveries > 1 then
+    since = nil
+  elseif about_it ~= '' then
+    local known = cjson.decode(about_it)
+    since = known.due or known.time
+  elseif string.sub(uid, 15, 15) == '7' then
+    since = tonumber(string.sub(uid, 1, 8) .. string.sub(uid, 10, 13), 16)
+  end
+  if since then
+    count_time('wait', now - since)
+  else
+    count('delivered')
+  end
 end
 
 local taken, reply = {}, {table.concat(flags), '-1'}
@@ -135,6 +149,7 @@ while not held_up and #taken < n and ghosts < GHOSTS_MOST do
       local token = hand_out(uid, key == returned and score or some_priority and about(uid).back)
       taken[#taken + 1] = uid .. ' ' .. token
       describe(reply, uid, token, payload)
+      count_delivery(uid, reply[#reply - 1], reply[#reply])
     end
   end)
   if not sound then
@@ -163,9 +178,6 @@ elseif left > 0 then
 else
   redis.call('DEL', wake)
   wait = #taken == 0 and next_event() or 0
-end
-if #taken > 0 then
-  count('delivered', #taken)
 end
 reply[2] = string.format('%.0f', wait)
 finish(table.concat({reply[1], reply[2], unpack(taken)}, ' '))
