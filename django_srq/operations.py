@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
 from importlib import resources
 from typing import Any, Generic, TypeVar
@@ -183,6 +183,7 @@ class Listed:
     consumer: str = ""
     claimed_at: dt.datetime | None = None
     position: int | None = None  # in the order of its state, from 0 on
+    score: str = ""  # as the server has it
 
 
 @dataclass(frozen=True)
@@ -416,16 +417,11 @@ def list_items(
     group: str = "",
     texts: Iterable[str] = (),
 ) -> Call[Listing]:
-    """anchor: a position, "after" or "before" (see ``anchor_of``); the rest as in list.lua."""
+    """anchor and the rest: as in list.lua."""
     flags = (_flag(newest), _int(largest), _flag(brief))
     args = (state.encode(), anchor.encode(), _int(count), _int(look), *flags, group.encode(errors="replace"))
     wanted = [text.encode(errors="replace") for text in texts]
     return Call(Script.named("list"), keys, (*args, *wanted), lambda reply: _read_listing(reply, state))
-
-
-def anchor_of(how: str, score: float, uid: str) -> str:
-    """Where a listing begins: right after ("a") or a page before ("b") this item, even if it is gone by then."""
-    return f"{how}{score!r} {uid}"
 
 
 def dead_groups(keys: Keys, *, tracebacks: int = 20) -> Call[list[DeadGroup]]:
@@ -556,7 +552,8 @@ def _read_listing(reply: Any, state: str) -> Listing:
     for i in range(0, len(rest), 10):
         uid, payload, size, score, deliveries, crashes, headers, error, token, position = rest[i : i + 10]
         delivery = _looked_at(state, score, deliveries, crashes, headers, error)
-        items.append(_listed(_text(uid), payload, int(size), delivery, _text(token), int(position)))
+        one = _listed(_text(uid), payload, int(size), delivery, _text(token), int(position))
+        items.append(replace(one, score=_text(score)))
     return Listing(from_milliseconds(int(now)), int(total), int(first), int(looked), _text(anchor), items)
 
 

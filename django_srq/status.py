@@ -49,6 +49,7 @@ logger = logging.getLogger("django_srq.status")
 SEEN = 15.0  # seconds for which a consumer counts as live after it was seen, or three leases if that is longer
 MINUTES = 60  # of the time series that come with a snapshot
 ALL_HOURS = 14 * 24
+NOTABLY = 1.1  # times as many put as acked: the queue grows
 GRACE = 0.05  # seconds that a reading may take beyond its time limit before it is given up
 
 # Since when this process has known a server to be down; forgotten when it answers.
@@ -109,7 +110,7 @@ class QueueReport:
             return ""
         if acked > put:
             return _("empty in %s") % verdicts.span(self.ready / (acked - put) * 60)
-        return _("growing") if put > acked else ""
+        return _("growing") if put > acked * NOTABLY else ""
 
 
 @dataclass(frozen=True)
