@@ -19,7 +19,8 @@ from django_srq.item import from_milliseconds, new_uid
 from django_srq.operations import Held, Listed
 from django_srq.registry import Queue
 
-MOST = 1000  # items in a batch, and of a selection
+MOST = 1000  # items in a batch
+MOST_CHOSEN = 500  # items of a selection: Django takes no form with more than 1,000 fields
 MOST_SEARCHED = 200  # items in a batch that have to be read whole
 SALT = "django_srq.bulk"
 VALID = 24 * 3600  # seconds
@@ -87,9 +88,16 @@ class Operation:
 
 
 def carry_on(operation: Operation, queue: Queue) -> Operation:
-    """One batch."""
+    """One batch: from as many places as it takes to have looked at enough items, or at all."""
+    enough = operation.looked + MOST
+    while not operation.over and operation.looked < enough:
+        operation = _part(operation, queue, enough - operation.looked)
+    return operation
+
+
+def _part(operation: Operation, queue: Queue, most: int) -> Operation:
     place = operation.scope.places[operation.place]
-    after = _purge_list(operation, queue) if place == "queue" else _batch(operation, queue, place)
+    after = _purge_list(operation, queue) if place == "queue" else _batch(operation, queue, place, most)
     if after.anchor:
         return after
     following = operation.place + 1
@@ -112,14 +120,14 @@ def carry_out(action: str, queue: Queue, state: str, chosen: Sequence[Held]) -> 
     return queue.link.call(call, queue=queue.label)
 
 
-def _batch(operation: Operation, queue: Queue, place: str) -> Operation:
+def _batch(operation: Operation, queue: Queue, place: str, most: int) -> Operation:
     scope = operation.scope
     call = operations.list_items(
         queue.keys,
         place,
         anchor=operation.anchor,
-        count=MOST_SEARCHED if scope.text else MOST,
-        look=MOST,
+        count=min(MOST_SEARCHED, most) if scope.text else most,
+        look=most,
         newest=place in NEWEST_FIRST,
         largest=LARGEST_IN_LIST,
         brief=not scope.text and place not in ("delayed", "priority"),  # when those were put, their headers say
@@ -155,4 +163,5 @@ def _fits(scope: Scope, queue: Queue, one: Listed) -> bool:
 def _purge_list(operation: Operation, queue: Queue) -> Operation:
     call = operations.purge(queue.keys, marker=operation.marker, start=operation.anchor == "0")
     more, gone = queue.link.call(call, queue=queue.label)
-    return replace(operation, anchor="list" if more else "", done=operation.done + gone)
+    looked = operation.looked + (MOST if more else gone)
+    return replace(operation, anchor="list" if more else "", done=operation.done + gone, looked=looked)

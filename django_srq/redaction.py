@@ -23,6 +23,10 @@ from django_srq.serializers import load
 MASK = "[…]"
 HEX_MOST = 1024  # bytes of what is no text
 WIDTH = 16  # bytes in a line of them
+# Nothing is tried twice (++, *+): the time is that of reading the text, whatever is in it.
+_NAMED = re.compile(r"""(?<![\w-])([\w-]++)["']?+\s*+[:=]\s*+""")
+_VALUE = re.compile(r"""b?"[^"\n]*+"?|b?'[^'\n]*+'?|[^\s,;&)\]}]++""")
+_LINE = re.compile(r"[^\n]++")
 
 
 @dataclass(frozen=True)
@@ -48,11 +52,18 @@ def redacted(value: Any) -> Any:
 
 def redacted_text(text: str) -> str:
     """Text that is no data, with what follows a secret name masked: ``password=…``, ``"token": "…"``."""
-    names = "|".join(map(re.escape, conf.load().admin.redact))
-    if not names:
-        return text
-    pattern = rf"""(?i)([\w-]*(?:{names})[\w-]*["']?\s*[:=]\s*)("[^"\n]*"?|'[^'\n]*'?|[^\s,;&)\]}}]+)"""
-    return re.sub(pattern, rf"\g<1>{MASK}", text)
+    parts, done = [], 0
+    for named in _NAMED.finditer(text):
+        if named.start() >= done and _is_secret(named[1]):
+            value = (_LINE if _is_header(named[1]) else _VALUE).match(text, named.end())
+            if value is not None:
+                parts += [text[done : named.end()], MASK]
+                done = value.end()
+    return "".join([*parts, text[done:]])
+
+
+def _is_header(name: str) -> bool:
+    return name.lower() in ("authorization", "proxy-authorization", "cookie", "set-cookie")
 
 
 def payload_shown(config: QueueConfig, data: bytes, size: int) -> Shown:

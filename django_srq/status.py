@@ -154,7 +154,10 @@ class Snapshot:
         if self.level == "ok":
             return self.all_well
         more = sum(finding.level != "note" for finding in self.findings) - 1
-        return f"{self.findings[0]}{' ' + ngettext('(%s more)', '(%s more)', more) % localize(more) if more else ''}"
+        if not more:
+            return str(self.findings[0])
+        rest = ngettext("(%s more)", "(%s more)", more) % localize(more)
+        return f"{self.findings[0]} {rest}"
 
     @property
     def all_well(self) -> str:

@@ -334,8 +334,8 @@ class Pages:
             raise BadRequest(_("This action does not fit items that are %s.") % verdicts.readable(state or "–"))  # noqa: RUF001
         if "uid" in asked:
             chosen = [_held(text) for text in dict.fromkeys(asked.getlist("uid"))]
-            if len(chosen) > bulk.MOST:
-                raise BadRequest(_("At most %s items can be chosen.") % localize(bulk.MOST))
+            if len(chosen) > bulk.MOST_CHOSEN:
+                raise BadRequest(_("At most %s items can be chosen.") % localize(bulk.MOST_CHOSEN))
             return self._to_chosen(request, queue, action, state, chosen, confirmed)
         if action == "drop" and state == "ready":
             raise BadRequest(_("Choose items, or purge the queue."))
@@ -414,7 +414,7 @@ class Pages:
         if not access.may(request, scope.action, scope.alias):
             raise PermissionDenied
         if "stop" in request.POST:
-            said = _("Stopped. ") + _outcome(scope.action, operation.done, operation.gone)
+            said = _("Stopped.") + " " + _outcome(scope.action, operation.done, operation.gone)
             return self._done(request, scope.alias, said, scope.state)
         return self._step(request, queues[scope.alias], operation)
 

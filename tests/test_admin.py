@@ -200,7 +200,7 @@ def test_numbers_are_localised(orders, settings):
     orders.put_many(range(1234))
     html = page()
     assert "<td>1.234</td>" in html
-    assert "1.234 ready" in html
+    assert "1.234 bereit" in html
 
 
 # -- how it is made

@@ -34,7 +34,15 @@ local function start()
   end
   local key = order[1][3]
   local rank = redis.call(newest and 'ZREVRANK' or 'ZRANK', key, uid)
-  local place = rank or newest and redis.call('ZCOUNT', key, '(' .. score, '+inf') or redis.call('ZCOUNT', key, '-inf', '(' .. score)
+  local place = rank
+  if not rank then
+    place = redis.call('ZCOUNT', key, newest and '(' .. score or '-inf', newest and '+inf' or '(' .. score)
+    for _, other in ipairs(redis.call('ZRANGE', key, score, score, 'BYSCORE', 'LIMIT', 0, 1000)) do
+      if newest and other > uid or not newest and other < uid then
+        place = place + 1
+      end
+    end
+  end
   if how == 'b' then
     return math.max(0, place - count)
   end
