@@ -6,6 +6,7 @@ Each question is one round trip within the view's time limit; whatever goes wron
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -73,15 +74,20 @@ def places_of(uid: str, aliases: Iterable[str]) -> list[str]:
 
 
 def needles(text: str) -> list[str]:
-    """A text as it may be stored: as it is, or escaped as JSON escapes it."""
-    return list(dict.fromkeys([text, json.dumps(text)[1:-1]])) if text else []
+    """A text as it may be stored: as it is, or as JSON writes it, escaped and without blanks between its parts."""
+    compact = re.sub(r"([:,])\s+", r"\1", text)
+    return list(dict.fromkeys([text, compact, json.dumps(text)[1:-1], json.dumps(compact)[1:-1]])) if text else []
 
 
 def matches(config: QueueConfig, one: Listed, text: str, *, payloads: bool) -> bool:
     """Whether the text is in what may be shown of an item: nobody finds out by searching what is hidden from them."""
     if text in one.uid or text in _words_of(one.delivery.error):
         return True
-    return payloads and text in payload_shown(config, one.payload, one.size).text
+    return payloads and _without_blanks(text) in _without_blanks(payload_shown(config, one.payload, one.size).text)
+
+
+def _without_blanks(text: str) -> str:
+    return "".join(text.split())
 
 
 def _words_of(error: Mapping[str, Any] | None) -> str:

@@ -100,7 +100,7 @@ def test_missed_target_is_the_exit_code(monkeypatch, tmp_path, capsys):
 
 def test_table_compares():
     line = report.table([TIMED], Sizes()).splitlines()[-1]
-    for part in ("2.00 ms", "bare", "1.00", "1.50–2.50", "≤ 1.5", "NO"):  # noqa: RUF001
+    for part in ("2.00 ms", "bare", "1.00", "1.50–2.50", "≤ 1.5", "NO"):
         assert part in line
 
 
