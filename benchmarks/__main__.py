@@ -6,11 +6,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks import growth, latency, memory, report, round_trips, series, throughput
+from benchmarks import growth, latency, memory, pages, report, round_trips, series, throughput
 from benchmarks.harness import QUICK, Bench, Row, Sizes
 from benchmarks.server import pinned_server
 
-MEASURES = (round_trips, latency, growth, series, memory, throughput)
+MEASURES = (round_trips, latency, growth, series, memory, throughput, pages)
 
 
 def main() -> int:
