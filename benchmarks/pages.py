@@ -19,7 +19,7 @@ URL = "/admin/django_srq/queuestatus/"
 PAGES = {
     "overview": "",
     "ready": "queue/{}/",
-    "ready, middle": "queue/{}/?page=999999",
+    "ready, last page": "queue/{}/?page=999999",
     "searched": "queue/{}/?q=nothing",
     "in flight": "queue/{}/?state=in_flight",
     "delayed": "queue/{}/?state=delayed",

@@ -314,7 +314,10 @@ def _report(
         series=series_of(counts, minutes=reading.minutes, hours=reading.hours),
         attendants=consumers,
     )
-    return report, list(verdicts.of_queue(config, counts, attendance, report.paused, oldest_wait))
+    findings = list(verdicts.of_queue(config, counts, attendance, report.paused, oldest_wait))
+    if back := sum(minute.recovered for minute in report.series.minutes[-MINUTES:]):
+        findings.append(verdicts.recovered(config.alias, back))
+    return report, findings
 
 
 def _consumers(config: QueueConfig, counts: Counts, youngest: Mapping[str, float]) -> list[Consumer]:
@@ -356,7 +359,7 @@ def _youngest(readings: Iterable[_Reading]) -> dict[str, float]:
 
 
 def _worst(findings: Iterable[Finding]) -> str:
-    kinds = [finding.kind for finding in findings]
+    kinds = [finding.kind for finding in findings if finding.level != "note"]
     return min(kinds, key=lambda kind: verdicts.SEVERITY[kind], default="ok")
 
 

@@ -43,6 +43,7 @@ LEVELS = {
     "failing": "warning",  # there are dead items
     "memory": "warning",  # the server's memory is nearly full
     "eviction": "warning",  # it may drop items to make room
+    "recovered": "note",  # items came back after their consumer died or forgot them
     "unsaved": "note",  # it keeps nothing on disk
 }
 UNREACHABLE = frozenset({"down", "refused", "loading"})
@@ -245,6 +246,16 @@ def of_queue(
         command = f"queues[{alias!r}].items('dead')"
         text %= {"n": localize(counts.dead), "queue": name}
         yield Finding("failing", text, _("Look at them:"), command, queue=alias)
+
+
+def recovered(alias: str, n: int) -> Finding:
+    """n: items in the last hour."""
+    text = ngettext(
+        "%(queue)s recovered %(n)s item in the last hour: its consumer died, or never settled it.",
+        "%(queue)s recovered %(n)s items in the last hour: their consumers died, or never settled them.",
+        n,
+    )
+    return Finding("recovered", text % {"queue": readable(alias), "n": localize(n)}, queue=alias)
 
 
 def _stuck(config: QueueConfig, counts: Counts, attendance: Attendance) -> Finding:

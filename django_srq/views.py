@@ -18,6 +18,7 @@ from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
+from django.utils import timezone
 from django.utils.formats import localize
 from django.utils.http import urlencode
 from django.utils.text import capfirst
@@ -200,6 +201,7 @@ class Pages:
             "report": report,
             "may": may,
             "state": state,
+            "state_label": STATE_LABELS[state],
             "tabs": [(name, STATE_LABELS[name], getattr(report, name)) for name in STATES],
             "charts": charts.charts_of(report.series, chosen),
             "ranges": [(name, label, name == chosen) for name, label in charts.RANGES.items()],
@@ -305,6 +307,8 @@ class Pages:
             return self._done(request, queue.alias, _("The queue is handed out again."))
         if action == "pause" and form.is_valid():
             reason, until = form.cleaned_data["reason"], form.cleaned_data["until"]
+            if until is not None and timezone.is_naive(until):  # of a site without time zones
+                until = timezone.make_aware(until)
             queue.pause(reason, by=request.user.get_username(), until=until)
             said = f"Paused{f', until {until:%Y-%m-%d %H:%M %Z}' if until else ''}{f': {reason}' if reason else ''}"
             self._record(request, queue.alias, said)

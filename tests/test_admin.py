@@ -40,6 +40,7 @@ def visitor(name: str) -> Client:
 @pytest.fixture
 def orders(settings, server_url, prefix):
     settings.SRQ_QUEUES = {"orders": {"URL": server_url, "PREFIX": prefix, "HANDLER": "tests.handlers.note"}}
+    settings.SRQ_ADMIN = {"TIMEOUT": 10}  # a busy machine is no server that is down
     return queues["orders"]
 
 

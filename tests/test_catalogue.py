@@ -104,5 +104,4 @@ def test_pages_are_german(settings, server_url, prefix):
         queue = words(root.get(f"{URL}queue/orders/").content.decode())
     assert "orders steht: 1 bereit, und nie wurde ein Verbraucher gesehen. Einen starten:" in overview
     assert "Warteschlange Zustand Bereit In Arbeit Verzögert Tot" in overview
-    assert "als Nächster an der Reihe" in queue
-    assert "Zeit" not in queue or "Wartezeit" in queue
+    assert "Nächster an der Reihe" in queue

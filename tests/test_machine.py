@@ -20,7 +20,7 @@ VIEWS = ["status.json", "metrics", "health", "live"]
 @pytest.fixture
 def orders(settings, server_url, prefix):
     settings.SRQ_QUEUES = {"orders": {"URL": server_url, "PREFIX": prefix, "HANDLER": "tests.handlers.note"}}
-    settings.SRQ_ADMIN = {"TOKEN": "t0p-secret"}
+    settings.SRQ_ADMIN = {"TIMEOUT": 10, "TOKEN": "t0p-secret"}
     return queues["orders"]
 
 
@@ -45,7 +45,7 @@ def test_token(orders, settings, view):
         response = with_token(view, wrong)
         assert response.status_code == 401
         assert response.headers["WWW-Authenticate"].startswith("Bearer")
-    settings.SRQ_ADMIN = {}
+    settings.SRQ_ADMIN = {"TIMEOUT": 10}
     assert with_token(view, "None").status_code == 401
     assert with_token(view, "").status_code == 401
 
@@ -79,7 +79,7 @@ def test_server_down(orders, settings):
 def test_rules_for_single_queues(orders, settings):
     (options,) = settings.SRQ_QUEUES.values()
     settings.SRQ_QUEUES = {"orders": options, "hidden": {**options, "PREFIX": options["PREFIX"] + "h"}}
-    settings.SRQ_ADMIN = {"ALLOW": "tests.test_pages.only_looking_at_orders", "TOKEN": "t0p-secret"}
+    settings.SRQ_ADMIN = {"TIMEOUT": 10, "ALLOW": "tests.test_pages.only_looking_at_orders", "TOKEN": "t0p-secret"}
     seen = visitor("superuser").get("/srq/status.json").json()["queues"]
     assert [queue["queue"] for queue in seen] == ["orders"]
     assert len(with_token("status.json").json()["queues"]) == 2

@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from django_srq import operations, series
-from tests.clock import now, pass_minutes
+from django_srq import operations, series, status
+from tests.clock import now, pass_minutes, pass_time
 
 ALL = {"minutes": 180, "hours": 336}
 
@@ -171,6 +171,21 @@ def test_a_clock_that_is_turned_back_breaks_nothing(queue, client):
     queue.put(2)
     assert read(queue).minutes[-1].put == 1
     assert queue.snapshot().stats["put"] == 2
+
+
+def test_what_was_recovered_is_told(queue, client, settings, server_url):
+    settings.SRQ_QUEUES = {"orders": {"URL": server_url, "PREFIX": queue.name}}
+    queue.put(1)
+    queue.get(-1)
+    assert "recovered" not in [finding.kind for finding in status.snapshot().findings]
+    pass_time(client, queue.keys, 61)
+    queue.get(-1)
+    snapshot = status.snapshot()
+    (finding,) = (one for one in snapshot.findings if one.kind == "recovered")
+    assert finding.text.startswith("orders recovered 1 item in the last hour")
+    assert (snapshot.level, snapshot.queues[0].state) == ("ok", "ok")
+    pass_minutes(client, queue.keys, 61)
+    assert "recovered" not in [finding.kind for finding in status.snapshot().findings]
 
 
 def test_rates():
