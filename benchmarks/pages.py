@@ -31,6 +31,13 @@ PAGES = {
     "confirm": "queue/{}/drop/?state=dead&everything=1",
 }
 SEARCHES = {"searched", "dead of one error"}
+BATCHES = (
+    ("requeue", "dead", "odd"),
+    ("requeue", "dead", ""),
+    ("drop", "delayed", ""),
+    ("release", "in_flight", ""),
+    ("purge", "ready", ""),
+)
 FEW = 100
 AT_A_TIME = 20_000
 QUEUES = 20
@@ -47,6 +54,7 @@ def measure(bench: Bench) -> Iterator[Row]:
     try:
         browser = _browser()
         yield from _growth(bench, browser)
+        yield from _batches(bench)
         yield from _overview(bench, browser)
         yield _weight()
         yield _down(browser)
@@ -90,6 +98,27 @@ def _growth(bench: Bench, browser: Any) -> Iterator[Row]:
         taken = alternate({alias: partial(timed, alias, path) for alias in (few, "many")}, 2 * bench.sizes.rounds)
         what = f"page {name}, {sizes['many']:,} items"
         yield Row(what, taken["many"], "ms", f"{sizes[few]:,} items", taken[few], Target(1.3))
+
+
+def _batches(bench: Bench) -> Iterator[Row]:
+    """One batch of each action, of a thousand items: what a request of a long operation waits for."""
+    from django.test import override_settings
+
+    with override_settings(SRQ_QUEUES={"many": {"URL": bench.server.url}}):
+        from django_srq import bulk, inspection, queues
+
+        queue = queues["many"]
+        for action, state, group in BATCHES:
+            times = []
+            for _ in range(bench.sizes.rounds):
+                at = inspection.page_of(queue.config, "ready").at
+                operation = bulk.Operation.begin(bulk.Scope(action, "many", state, group), 10**6, at)
+                began = time.perf_counter()
+                done = bulk.carry_on(operation, queue).done
+                times.append((time.perf_counter() - began) * 1000)
+                assert done or bench.sizes.many_waiting < 10**6
+            what = f"of {group}" if group else state.replace("_", " ")
+            yield Row(f"batch: {action} {what}", times, "ms", target=Target(200))
 
 
 def _fill(bench: Bench, alias: str, n: int) -> None:

@@ -32,6 +32,10 @@ PROMISED = {
     "get, with time series": 1.1,
     "ack, with time series": 1.1,
     **{f"page {name}, 5,000 items": 1.3 for name in pages.PAGES},
+    **{
+        f"batch: {action} {f'of {group}' if group else state.replace('_', ' ')}": 200
+        for action, state, group in pages.BATCHES
+    },
     "overview of 20 queues": 1,
     "its SQL queries beyond the admin's": 2,
     "its HTML": 25,
