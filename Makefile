@@ -5,11 +5,14 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python3.14; 
 BIN = $(VENV)/bin
 ARGS ?=
 
-.PHONY: help demo test suite serve lint bench clean
+.PHONY: help demo test suite browser unfold screenshots messages serve lint bench clean
 
 help:
 	@echo 'make demo    orders survive a killed consumer, before your eyes'
 	@echo 'make test    the whole suite, against a real server (SRQ_TEST_URL, else one of its own); ARGS goes to pytest'
+	@echo 'make browser the status view in Chromium (SRQ_CHROMIUM, else the one on the path); make unfold: under django-unfold'
+	@echo 'make screenshots  the pictures in the README, in Chromium too'
+	@echo 'make messages     the catalogues, with gettext'
 	@echo 'make serve   the test project with its admin, on http://127.0.0.1:8000/'
 	@echo 'make lint    ruff, mypy, import-linter, codespell'
 	@echo 'make bench   what it costs, measured side by side; ARGS=--quick for a short run'
@@ -24,6 +27,20 @@ test: $(VENV)/.installed
 suite:
 	$(BIN)/python -m pytest $(ARGS)
 	cd testproject && $(abspath $(BIN))/python manage.py test --verbosity 0
+
+browser: $(VENV)/.installed-browser
+	$(BIN)/python -m pytest tests/browser --ds=tests.browser.settings -p no:cacheprovider $(ARGS)
+
+unfold: $(VENV)/.installed-unfold
+	$(BIN)/python -m pytest tests/unfold --ds=tests.unfold.settings -p no:cacheprovider $(ARGS)
+
+screenshots: $(VENV)/.installed-browser
+	$(BIN)/python -m tests.browser.screenshots
+
+messages: $(VENV)/.installed
+	DJANGO_SETTINGS_MODULE=tests.settings $(BIN)/python -m django makemessages $(foreach po,$(wildcard django_srq/locale/*),-l $(notdir $(po))) --no-wrap --add-location file \
+		--no-obsolete -i 'tests/*' -i 'testproject/*' -i 'benchmarks/*' -i '$(VENV)/*'
+	for po in django_srq/locale/*/LC_MESSAGES/django.po; do msgfmt --check-format -o "$${po%.po}.mo" "$$po" || exit 1; done
 
 serve: $(VENV)/.installed
 	@$(BIN)/python testproject/serve.py
@@ -51,6 +68,14 @@ $(VENV)/.installed: setup.cfg pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
 	@# setuptools warns of what an editable installation means, which is no news for a newcomer.
 	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable '.[hiredis,embedded,django-redis]' --group test
+	@touch $@
+
+$(VENV)/.installed-browser: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --group browser
+	@touch $@
+
+$(VENV)/.installed-unfold: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --group unfold
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed

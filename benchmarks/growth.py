@@ -41,10 +41,10 @@ def _compare(bench: Bench, few: SafeRedisQueue, many: SafeRedisQueue, what: str,
     calls = max(10, bench.sizes.calls // 5)
 
     def timed(operation: Callable[[], object]) -> float:
-        before = _script_time(bench)
+        before = script_time(bench)
         for _ in range(calls):
             operation()
-        after = _script_time(bench)
+        after = script_time(bench)
         return (after[1] - before[1]) / (after[0] - before[0])
 
     def cycle(queue: SafeRedisQueue, costs: dict[str, list[float]]) -> float:
@@ -61,7 +61,7 @@ def _compare(bench: Bench, few: SafeRedisQueue, many: SafeRedisQueue, what: str,
         yield Row(f"{operation}, {what}", of_many[operation][1:], "µs", against, of_few[operation][1:], Target(1.3))
 
 
-def _script_time(bench: Bench) -> tuple[int, float]:
+def script_time(bench: Bench) -> tuple[int, float]:
     """How many scripts the server ran, and the time (µs) that it took."""
     stats = bench.control.info("commandstats")["cmdstat_evalsha"]
     return stats["calls"], stats["usec"]

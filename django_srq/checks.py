@@ -20,8 +20,8 @@ def check_settings(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> li
 
 @register("django_srq")
 def check_imports(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
-    """E008, E009: handlers and serializers can be imported."""
-    return [_message(problem) for problem in conf.import_problems()]
+    """E008 to E010: handlers, serializers and the status view's functions can be imported."""
+    return [_message(problem) for problem in (*conf.import_problems(), *conf.admin_import_problems())]
 
 
 @register("django_srq", Tags.caches)

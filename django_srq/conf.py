@@ -26,6 +26,7 @@ from django_srq.serializers import BY_NAME, Serializer
 
 DEFAULT_ALIAS = "default"
 SETTINGS = ("SRQ_QUEUES", "SRQ_DEFAULTS", "SRQ_ADMIN")
+REDACT = ("password", "passwd", "secret", "token", "api_key", "apikey", "authorization", "cookie", "credential")
 _NAME = re.compile(r"[^\s{}]{1,200}")
 
 
@@ -85,12 +86,7 @@ class QueueConfig:
 
     def load_handler(self) -> Callable[..., Any] | None:
         """The handler, or None when the queue has none; ConfigurationError when its path cannot be imported."""
-        if self.handler is None:
-            return None
-        handler = _imported(self.handler)
-        if not callable(handler):
-            raise ConfigurationError(f"{self.handler} is not callable.")
-        return handler  # type: ignore[no-any-return]
+        return _hook(self.handler)
 
 
 @dataclass(frozen=True)
@@ -98,6 +94,17 @@ class AdminConfig:
     """``SRQ_ADMIN``: the status view."""
 
     timeout: float = 0.8  # seconds in which a server must answer the page
+    read_only: bool = False  # nobody changes anything
+    allow: str | None = None  # dotted path of (request, action, alias) -> bool, besides the permissions
+    redact: tuple[str, ...] = REDACT  # a key whose name contains one of these is secret
+    redactor: str | None = None  # dotted path of (alias, payload) -> payload, for what the names do not find
+    token: str | None = None  # for the machine views: Authorization: Bearer …
+
+    def load_allow(self) -> Callable[..., Any] | None:
+        return _hook(self.allow)
+
+    def load_redactor(self) -> Callable[..., Any] | None:
+        return _hook(self.redactor)
 
 
 @dataclass(frozen=True)
@@ -147,6 +154,18 @@ def _rate(value: Any) -> Rate:
         raise _Wrong("a rate such as '10/s', '100/m' or '3/10s'") from None
 
 
+def _switch(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise _Wrong("True or False")
+    return value
+
+
+def _words(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple | set) or not all(isinstance(word, str) and word for word in value):
+        raise _Wrong("a list of strings")
+    return tuple(word.lower() for word in value)
+
+
 def _backoff(value: Any) -> Backoff:
     options = _mapping(value)
     known = {option.name for option in fields(Backoff)}
@@ -188,7 +207,15 @@ _OPTIONS: dict[str, Callable[[Any], Any]] = {
     "OPTIONS": _mapping,
 }
 _PLACE = {"URL", "PREFIX", "TIMEOUT", "OPTIONS"}  # make the target and the prefix, not fields of the config
-_ADMIN_OPTIONS: dict[str, Callable[[Any], Any]] = {"TIMEOUT": _number}
+_ADMIN_OPTIONS: dict[str, Callable[[Any], Any]] = {
+    "TIMEOUT": _number,
+    "READ_ONLY": _switch,
+    "ALLOW": _or_none(_text),
+    "REDACT": _words,
+    "REDACTOR": _or_none(_text),
+    "TOKEN": _or_none(_text),
+}
+_SECRET_OPTIONS = {"OPTIONS", "URL", "TOKEN"}  # whose value may hold a password
 
 
 @cache
@@ -262,8 +289,7 @@ def _read_options(
         try:
             read[name] = known[name](value)
         except _Wrong as wrong:
-            # The value of OPTIONS and URL may hold a password.
-            shown = type(value).__name__ if name in {"OPTIONS", "URL"} else repr(value)
+            shown = type(value).__name__ if name in _SECRET_OPTIONS else repr(value)
             problems.append(Problem("django_srq.E003", f"{where}[{name!r}] must be {wrong}, not {shown}."))
     return read
 
@@ -381,6 +407,15 @@ def _imported(path: str) -> Any:
         raise ConfigurationError(f"{path!r} cannot be imported, {type(error).__name__}: {error}.") from error
 
 
+def _hook(path: str | None) -> Callable[..., Any] | None:
+    if path is None:
+        return None
+    hook = _imported(path)
+    if not callable(hook):
+        raise ConfigurationError(f"{path} is not callable.")
+    return hook  # type: ignore[no-any-return]
+
+
 def _serializer(path: str) -> Serializer:
     found = BY_NAME.get(path) or _imported(path)
     serializer = found() if isinstance(found, type) else found
@@ -400,6 +435,16 @@ def import_problems() -> Iterator[Problem]:
                 importing()
             except ConfigurationError as error:
                 yield Problem(id_, f"SRQ_QUEUES[{alias!r}][{option!r}]: {error}")
+
+
+def admin_import_problems() -> Iterator[Problem]:
+    """What is wrong with the functions that SRQ_ADMIN names; imports them, so only a check asks."""
+    admin = load().admin
+    for option, importing in (("ALLOW", admin.load_allow), ("REDACTOR", admin.load_redactor)):
+        try:
+            importing()
+        except ConfigurationError as error:
+            yield Problem("django_srq.E010", f"SRQ_ADMIN[{option!r}]: {error}")
 
 
 def shared_databases() -> Iterator[Problem]:

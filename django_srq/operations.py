@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, lru_cache
 from importlib import resources
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -60,7 +60,7 @@ class Script:
 
 def _included(match: re.Match[str]) -> str:
     names = match[1].split()
-    parts = [(_LUA / "shared" / f"{name}.lua").read_text("utf-8") for name in names]
+    parts = [_INCLUDE.sub(_included, (_LUA / "shared" / f"{name}.lua").read_text("utf-8")) for name in names]
     if "keys" in names:
         types = ", ".join(f"'{kind}'" for kind in key_types().values())
         parts.insert(0, f"local LAYOUT, types = '{LAYOUT}', {{{types}}}")
@@ -205,6 +205,43 @@ class Page:
 
 
 @dataclass(frozen=True)
+class Listed:
+    """An item as people look at it; looking makes nobody its holder."""
+
+    uid: str
+    payload: bytes  # empty when it is larger than was asked for
+    size: int  # bytes of the payload
+    delivery: Delivery
+    holder: Held | None = None  # the delivery that has it in hand
+    consumer: str = ""
+    claimed_at: dt.datetime | None = None
+    position: int | None = None  # in the order of its state, from 0 on
+    score: str = ""  # as the server has it
+
+
+@dataclass(frozen=True)
+class Listing:
+    at: dt.datetime
+    total: int  # uids in that state
+    first: int  # position of the first that was looked at
+    looked: int  # how many were looked at
+    anchor: str  # where to go on; empty at the end
+    items: Sequence[Listed]
+
+
+@dataclass(frozen=True)
+class DeadGroup:
+    """Dead items with one error."""
+
+    name: str
+    count: int
+    first: dt.datetime
+    last: dt.datetime
+    example: str  # uid of one; empty when none is known
+    error: Mapping[str, Any] | None  # that of the example
+
+
+@dataclass(frozen=True)
 class Counts:
     """What a queue holds, at one moment of the server's clock."""
 
@@ -218,7 +255,10 @@ class Counts:
     layout: int | None  # None: the queue was never used
     paused: Mapping[str, Any] | None
     oldest: dt.datetime | None  # when the next ready item was put, where that is known
-    stats: Mapping[str, int] = field(default_factory=dict)
+    stats: Mapping[str, int] = field(default_factory=dict)  # counters that only grow
+    buckets: Mapping[str, int] = field(default_factory=dict)  # wait<e> and run<e>, see lua/shared/series.lua
+    minutes: Sequence[str] = ()  # of the time series, as they are stored
+    hours: Sequence[str] = ()
     consumers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     meta: Mapping[str, str] = field(default_factory=dict)
 
@@ -465,8 +505,37 @@ def find(keys: Keys, uids: Iterable[str], *, deep: bool = False) -> Call[list[se
     return Call(Script.named("find"), keys, (b"1" if deep else b"0", *(uid.encode() for uid in uids)), read)
 
 
-def counts(keys: Keys) -> Call[Counts]:
-    return Call(Script.named("counts"), keys, (), _read_counts)
+def counts(keys: Keys, *, minutes: int = 0, hours: int = 0) -> Call[Counts]:
+    """minutes, hours: how many of the time series come with it."""
+    return Call(Script.named("counts"), keys, (_int(minutes), _int(hours)), _read_counts)
+
+
+def list_items(
+    keys: Keys,
+    state: str,
+    *,
+    anchor: str = "0",
+    count: int = 50,
+    look: int = BATCH,
+    newest: bool = False,
+    largest: int = 0,
+    brief: bool = False,
+    group: str = "",
+    texts: Iterable[str] = (),
+) -> Call[Listing]:
+    """anchor and the rest: as in list.lua."""
+    flags = (_flag(newest), _int(largest), _flag(brief))
+    args = (state.encode(), anchor.encode(), _int(count), _int(look), *flags, group.encode(errors="replace"))
+    wanted = [text.encode(errors="replace") for text in texts]
+    return Call(Script.named("list"), keys, (*args, *wanted), lambda reply: _read_listing(reply, state))
+
+
+def dead_groups(keys: Keys, *, tracebacks: int = 20) -> Call[list[DeadGroup]]:
+    return Call(Script.named("groups"), keys, (_int(tracebacks),), _read_groups)
+
+
+def show(keys: Keys, uid: str, *, largest: int) -> Call[Listed | None]:
+    return Call(Script.named("show"), keys, (uid.encode(), _int(largest)), lambda reply: _read_shown(reply, uid))
 
 
 def info() -> Command[dict[str, str]]:
@@ -499,6 +568,10 @@ def ring(keys: Keys) -> Command[None]:
 
 def _int(value: int) -> bytes:
     return b"%d" % value
+
+
+def _flag(value: bool) -> bytes:
+    return b"1" if value else b"0"
 
 
 def _moment(moment: dt.datetime) -> bytes:
@@ -560,7 +633,7 @@ def _read_claim(reply: Any) -> ClaimReply:
 
 
 def _delivery(headers: bytes, *, token: str = "", **known: Any) -> Delivery:
-    order = int(token.rpartition("/")[2]) if token else 0
+    order = int(token.rpartition("/")[2].partition("@")[0]) if token else 0
     if not headers:
         return Delivery(token=token, order=order, headers={}, **known)
     kept = json.loads(headers)
@@ -580,17 +653,65 @@ def _read_page(reply: Any, state: str) -> Page:
     found = []
     for i in range(0, len(rest), 8):
         uid, payload, score, deliveries, crashes, headers, error, _token = rest[i : i + 8]
-        delivery = _delivery(
-            headers,
-            deliveries=int(deliveries.split()[0] if deliveries else 0) + (state == "in_flight"),
-            crashes=int(crashes or 0),
-            state=state,
-            when=from_milliseconds(abs(float(score))) if state in {"in_flight", "delayed", "dead"} else None,
-            error=json.loads(error) if error else None,
-        )
-        found.append(Found(_text(uid), payload, delivery))
+        found.append(Found(_text(uid), payload, _looked_at(state, score, deliveries, crashes, headers, error)))
     offset = int(following)
     return Page(found, None if offset < 0 else offset)
+
+
+def _looked_at(state: str, score: bytes, deliveries: bytes, crashes: bytes, headers: bytes, error: bytes) -> Delivery:
+    return _delivery(
+        headers,
+        deliveries=int(deliveries.split()[0] if deliveries else 0) + (state == "in_flight"),
+        crashes=int(crashes or 0),
+        state=state,
+        when=from_milliseconds(abs(float(score))) if state in _TIMED else None,
+        error=json.loads(error) if error else None,
+    )
+
+
+def _read_listing(reply: Any, state: str) -> Listing:
+    now, total, first, looked, anchor, *rest = reply
+    items = []
+    for i in range(0, len(rest), 10):
+        uid, payload, size, score, deliveries, crashes, headers, error, token, position = rest[i : i + 10]
+        delivery = _looked_at(state, score, deliveries, crashes, headers, error)
+        one = _listed(_text(uid), payload, int(size), delivery, _text(token), int(position))
+        items.append(replace(one, score=_text(score)))
+    return Listing(from_milliseconds(int(now)), int(total), int(first), int(looked), _text(anchor), items)
+
+
+def _listed(uid: str, payload: bytes, size: int, delivery: Delivery, token: str, position: int | None) -> Listed:
+    if not token:
+        return Listed(uid, payload, size, delivery, position=position)
+    claimed = re.search(r"@(\d+)", token)
+    return Listed(
+        uid,
+        payload,
+        size,
+        delivery,
+        Held(uid, token, delivery.number),
+        token.partition("/")[0],
+        from_milliseconds(int(claimed[1])) if claimed else None,
+        position,
+    )
+
+
+def _read_groups(reply: Any) -> list[DeadGroup]:
+    groups = []
+    for name, entry, error in zip(reply[::3], reply[1::3], reply[2::3], strict=True):
+        number, first, last, *example = _text(entry).split(" ")
+        moments = from_milliseconds(int(first)), from_milliseconds(int(last))
+        text = name.decode(errors="replace")
+        groups.append(DeadGroup(text, int(number), *moments, "".join(example), json.loads(error) if error else None))
+    return groups
+
+
+def _read_shown(reply: Any, uid: str) -> Listed | None:
+    if not reply:
+        return None
+    _now, state, payload, size, score, deliveries, crashes, headers, error, token, ahead = reply
+    delivery = _looked_at(_text(state), score, deliveries, crashes, headers, error)
+    return _listed(uid, payload, int(size), delivery, _text(token), int(ahead) if ahead != b"" else None)
 
 
 def _pairs(flat: Sequence[bytes]) -> dict[str, bytes]:
@@ -598,8 +719,13 @@ def _pairs(flat: Sequence[bytes]) -> dict[str, bytes]:
 
 
 def _read_counts(reply: Any) -> Counts:
-    now, ready, in_flight, delayed, dead, ended, due, layout, paused, oldest, headers, *hashes = reply
-    stats, consumers, meta = map(_pairs, hashes)
+    now, ready, in_flight, delayed, dead, ended, due, layout, paused, oldest, headers, *hashes, minutes, hours = reply
+    counters, consumers, meta = map(_pairs, hashes)
+    numbers = {name: int(value) for name, value in counters.items()}
+    buckets = {name: numbers.pop(name) for name in list(numbers) if name[-1].isdigit()}
+    for total, kind in (("delivered", "wait"), ("acked", "run")):  # counted there already
+        if timed := sum(n for name, n in buckets.items() if name.startswith(kind)):
+            numbers[total] = numbers.get(total, 0) + timed
     return Counts(
         at=from_milliseconds(int(now)),
         ready=int(ready),
@@ -611,7 +737,10 @@ def _read_counts(reply: Any) -> Counts:
         layout=int(layout) if layout else None,
         paused=json.loads(paused) if paused else None,
         oldest=_waiting_since(_text(oldest), headers),
-        stats={name: int(value) for name, value in stats.items()},
+        stats=numbers,
+        buckets=buckets,
+        minutes=list(map(_text, minutes)),
+        hours=list(map(_text, hours)),
         consumers={name: json.loads(value) for name, value in consumers.items()},
         meta={name: _text(value) for name, value in meta.items()},
     )

@@ -678,7 +678,7 @@ class SafeRedisQueue:
             own=True,
             priority=found.delivery.priority,
             max_length=target.max_length,
-            attempt=int(found.delivery.token.split("/")[1]),
+            attempt=int(found.delivery.token.split("/")[1].partition("@")[0]),
         )
         reply = yield from target._send(call, slot=slot)
         if reply.full_at is not None:

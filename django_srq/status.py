@@ -13,7 +13,8 @@ findings   the worst first: ``kind`` (of ``verdicts.LEVELS``), ``level`` (also `
            is about (else null), ``text`` and ``advice`` in the active language, ``command`` that the advice means
 queues     in the order of the settings: ``queue``, ``server``, ``state`` (kind of its worst finding, or ``ok``),
            ``level``, ``ready``, ``in_flight``, ``delayed``, ``dead``, ``oldest_wait``, ``consumers`` (live ones),
-           ``paused`` (null, or ``by``, ``reason``, ``since``, ``until``), ``totals`` (counter to number)
+           ``paused`` (null, or ``by``, ``reason``, ``since``, ``until``), ``totals`` (counter to number),
+           ``rates`` (``in`` and ``out``: items put and acked per minute, over the last five)
 servers    ``server``, ``up``, ``down_since`` (as far as this process knows), ``type``, ``version``, ``memory``,
            ``memory_limit``, ``latency`` (of the reading)
 =========  ============================================================================================================
@@ -23,6 +24,7 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+import math
 import threading
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -39,15 +41,29 @@ from django_srq.connections import masked
 from django_srq.exceptions import SRQError
 from django_srq.operations import Call, Command, Counts, Keys
 from django_srq.registry import link_to
+from django_srq.series import Series, series_of
 from django_srq.verdicts import Attendance, Finding, Pause
 
 logger = logging.getLogger("django_srq.status")
 
 SEEN = 15.0  # seconds for which a consumer counts as live after it was seen, or three leases if that is longer
+MINUTES = 60  # of the time series that come with a snapshot
+ALL_HOURS = 14 * 24
+NOTABLY = 1.1  # times as many put as acked: the queue grows
 GRACE = 0.05  # seconds that a reading may take beyond its time limit before it is given up
 
 # Since when this process has known a server to be down; forgotten when it answers.
 _down_since: dict[Target, dt.datetime] = {}
+
+
+@dataclass(frozen=True)
+class Consumer:
+    """A consumer as it described itself to a queue; what an older or newer version does not tell is empty."""
+
+    id: str
+    seen: float | None  # seconds since it was last heard of
+    live: bool
+    about: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -65,6 +81,9 @@ class QueueReport:
     consumers: int | None = None  # live ones
     paused: Pause | None = None
     totals: Mapping[str, int] = field(default_factory=dict)  # monotonic counters
+    buckets: Mapping[str, int] = field(default_factory=dict)  # of the histograms, see series.py
+    series: Series = field(default_factory=Series)
+    attendants: Sequence[Consumer] = ()  # the live ones and those not heard of for a while
 
     @property
     def level(self) -> str:
@@ -77,6 +96,21 @@ class QueueReport:
     @property
     def oldest_wait_label(self) -> str:
         return "" if self.oldest_wait is None else verdicts.span(self.oldest_wait)
+
+    @property
+    def rates(self) -> tuple[float, float]:
+        """Items put, and items acked, per minute."""
+        return self.series.rates
+
+    @property
+    def outlook(self) -> str:
+        """What becomes of the ready items at these rates: a time to empty, or "growing"; in the active language."""
+        put, acked = self.rates
+        if not self.ready or (put == 0 and acked == 0):
+            return ""
+        if acked > put:
+            return _("empty in %s") % verdicts.span(self.ready / (acked - put) * 60)
+        return _("growing") if put > acked * NOTABLY else ""
 
 
 @dataclass(frozen=True)
@@ -120,7 +154,10 @@ class Snapshot:
         if self.level == "ok":
             return self.all_well
         more = sum(finding.level != "note" for finding in self.findings) - 1
-        return f"{self.findings[0]}{' ' + ngettext('(%s more)', '(%s more)', more) % localize(more) if more else ''}"
+        if not more:
+            return str(self.findings[0])
+        rest = ngettext("(%s more)", "(%s more)", more) % localize(more)
+        return f"{self.findings[0]} {rest}"
 
     @property
     def all_well(self) -> str:
@@ -142,11 +179,16 @@ class Snapshot:
         }
 
 
-def snapshot(aliases: Collection[str] | None = None, *, timeout: float | None = None) -> Snapshot:
-    """Read all queues, or those of the aliases. timeout: seconds for all servers together; by default SRQ_ADMIN's."""
+def snapshot(
+    aliases: Collection[str] | None = None, *, timeout: float | None = None, minutes: int = MINUTES, hours: int = 0
+) -> Snapshot:
+    """Read all queues, or those of the aliases. timeout: seconds for all servers together; by default SRQ_ADMIN's.
+
+    minutes, hours: how much of the time series is read.
+    """
     loaded = conf.load()
     chosen = [alias for alias in loaded.of_queue if aliases is None or alias in aliases]
-    readings = [_Reading(target, configs) for target, configs in _by_server(loaded, chosen).items()]
+    readings = [_Reading(target, configs, minutes, hours) for target, configs in _by_server(loaded, chosen).items()]
     _read_all(readings, loaded.admin.timeout if timeout is None else timeout)
     findings = list(verdicts.misconfigured(loaded.general))
     queues: dict[str, QueueReport] = {}
@@ -154,7 +196,7 @@ def snapshot(aliases: Collection[str] | None = None, *, timeout: float | None = 
     for reading in readings:
         findings += reading.findings
         for config, counts in zip(reading.configs, reading.counts, strict=True):
-            report, found = _report(config, counts, reading.address, youngest)
+            report, found = _report(config, counts, reading, youngest)
             blocking = [finding for finding in reading.findings if finding.level == "error"]
             queues[config.alias] = replace(report, state=_worst([*found, *blocking]))
             findings += found
@@ -176,8 +218,9 @@ def snapshot(aliases: Collection[str] | None = None, *, timeout: float | None = 
 class _Reading:
     """What one server says of itself and of its queues; filled in by ``read`` and ``conclude``."""
 
-    def __init__(self, target: Target, configs: Sequence[QueueConfig]) -> None:
+    def __init__(self, target: Target, configs: Sequence[QueueConfig], minutes: int, hours: int) -> None:
         self.target, self.configs = target, configs
+        self.minutes, self.hours = minutes, hours
         self.address = masked(target.url)
         self.outcome: list[Any] | Exception | None = None
         self.counts: list[Counts | Exception | None] = [None] * len(configs)  # None: the server did not answer
@@ -191,7 +234,7 @@ class _Reading:
             link = link_to(self.configs[0])
             self.address = link.address
             asked: list[tuple[str, Call[Any] | Command[Any]]] = [("", operations.info())]
-            asked += [(config.alias, operations.counts(Keys(config.prefix))) for config in self.configs]
+            asked += [(config.alias, self._counts(config)) for config in self.configs]
             replies = link.look(asked, timeout=timeout)
             self.outcome = [time.monotonic() - started, *replies]
         except SRQError as error:
@@ -199,6 +242,9 @@ class _Reading:
         except Exception as error:
             logger.exception("cannot read server=%s", self.address)
             self.outcome = error
+
+    def _counts(self, config: QueueConfig) -> Call[Counts]:
+        return operations.counts(Keys(config.prefix), minutes=self.minutes, hours=self.hours)
 
     def conclude(self, timeout: float) -> None:
         outcome = self.outcome  # read may still be under way
@@ -243,14 +289,15 @@ def _read_all(readings: Sequence[_Reading], timeout: float) -> None:
 
 
 def _report(
-    config: QueueConfig, counts: Counts | Exception | None, address: str, youngest: Mapping[str, float]
+    config: QueueConfig, counts: Counts | Exception | None, reading: _Reading, youngest: Mapping[str, float]
 ) -> tuple[QueueReport, list[Finding]]:
-    report = QueueReport(config.alias, address)
+    report = QueueReport(config.alias, reading.address)
     if counts is None:
         return report, []
     if isinstance(counts, Exception):
         return report, [verdicts.unreadable(config, counts)]
-    attendance = _attendance(config, counts, youngest)
+    consumers = _consumers(config, counts, youngest)
+    attendance = _attendance(counts, consumers)
     waiting_since = counts.oldest if counts.ready else None
     oldest_wait = max(0.0, (counts.at - waiting_since).total_seconds()) if waiting_since else None
     report = replace(
@@ -263,20 +310,36 @@ def _report(
         consumers=attendance.live,
         paused=verdicts.pause_of(counts),
         totals=counts.stats,
+        buckets=counts.buckets,
+        series=series_of(counts, minutes=reading.minutes, hours=reading.hours),
+        attendants=consumers,
     )
-    return report, list(verdicts.of_queue(config, counts, attendance, report.paused, oldest_wait))
+    findings = list(verdicts.of_queue(config, counts, attendance, report.paused, oldest_wait))
+    if back := sum(minute.recovered for minute in report.series.minutes[-MINUTES:]):
+        findings.append(verdicts.recovered(config.alias, back))
+    return report, findings
 
 
-def _attendance(config: QueueConfig, counts: Counts, youngest: Mapping[str, float]) -> Attendance:
-    ages = {consumer: youngest[consumer] for consumer in counts.consumers if consumer in youngest}
-    live = sum(age <= max(3 * config.lease, SEEN) for age in ages.values())
+def _consumers(config: QueueConfig, counts: Counts, youngest: Mapping[str, float]) -> list[Consumer]:
+    """Those that are known of the queue, the one heard of last first."""
+    limit = max(3 * config.lease, SEEN)
+    found = [
+        Consumer(name, seen, seen is not None and seen <= limit, about if isinstance(about, Mapping) else {})
+        for name, about in counts.consumers.items()
+        for seen in [youngest.get(name)]
+    ]
+    return sorted(found, key=lambda one: math.inf if one.seen is None else one.seen)
+
+
+def _attendance(counts: Counts, consumers: Sequence[Consumer]) -> Attendance:
+    heard = [one for one in consumers if one.seen is not None]
     # The housekeeping that goes with claims leaves its time, at most once a second.
     claimed = _since(counts, counts.meta.get("kept"))
-    last = min(ages, key=lambda consumer: ages[consumer], default="")
+    silences = [one.seen for one in heard if one.seen is not None]
     return Attendance(
-        live,
-        silence=min([*ages.values(), *([] if claimed is None else [claimed])], default=None),
-        last=_place(counts.consumers[last]) if last else "",
+        live=sum(one.live for one in consumers),
+        silence=min([*silences, *([] if claimed is None else [claimed])], default=None),
+        last=_place(heard[0].about) if heard else "",
     )
 
 
@@ -296,7 +359,7 @@ def _youngest(readings: Iterable[_Reading]) -> dict[str, float]:
 
 
 def _worst(findings: Iterable[Finding]) -> str:
-    kinds = [finding.kind for finding in findings]
+    kinds = [finding.kind for finding in findings if finding.level != "note"]
     return min(kinds, key=lambda kind: verdicts.SEVERITY[kind], default="ok")
 
 
@@ -345,6 +408,7 @@ def queue_data(queue: QueueReport) -> dict[str, Any]:
         "paused": pause
         and {"by": pause.by, "reason": pause.reason, "since": _iso(pause.since), "until": _iso(pause.until)},
         "totals": dict(queue.totals),
+        "rates": None if queue.ready is None else dict(zip(("in", "out"), queue.rates, strict=True)),
     }
 
 

@@ -43,27 +43,27 @@ LEVELS = {
     "failing": "warning",  # there are dead items
     "memory": "warning",  # the server's memory is nearly full
     "eviction": "warning",  # it may drop items to make room
+    "recovered": "note",  # items came back after their consumer died or forgot them
     "unsaved": "note",  # it keeps nothing on disk
 }
 UNREACHABLE = frozenset({"down", "refused", "loading"})
 SEVERITY = {kind: place for place, kind in enumerate(LEVELS)}  # 0: the worst
 
-_STATE = "state of a queue"
 STATES = {
-    "down": pgettext_lazy(_STATE, "down"),
-    "refused": pgettext_lazy(_STATE, "refused"),
-    "loading": pgettext_lazy(_STATE, "loading"),
-    "misconfigured": pgettext_lazy(_STATE, "misconfigured"),
-    "layout": pgettext_lazy(_STATE, "unknown layout"),
-    "read_only": pgettext_lazy(_STATE, "read-only"),
-    "out_of_memory": pgettext_lazy(_STATE, "out of memory"),
-    "disk": pgettext_lazy(_STATE, "disk trouble"),
-    "stuck": pgettext_lazy(_STATE, "stuck"),
-    "paused": pgettext_lazy(_STATE, "paused"),
-    "late": pgettext_lazy(_STATE, "late"),
-    "abandoned": pgettext_lazy(_STATE, "abandoned"),
-    "failing": pgettext_lazy(_STATE, "failing"),
-    "ok": pgettext_lazy(_STATE, "ok"),
+    "down": pgettext_lazy("state of a queue", "down"),
+    "refused": pgettext_lazy("state of a queue", "refused"),
+    "loading": pgettext_lazy("state of a queue", "loading"),
+    "misconfigured": pgettext_lazy("state of a queue", "misconfigured"),
+    "layout": pgettext_lazy("state of a queue", "unknown layout"),
+    "read_only": pgettext_lazy("state of a queue", "read-only"),
+    "out_of_memory": pgettext_lazy("state of a queue", "out of memory"),
+    "disk": pgettext_lazy("state of a queue", "disk trouble"),
+    "stuck": pgettext_lazy("state of a queue", "stuck"),
+    "paused": pgettext_lazy("state of a queue", "paused"),
+    "late": pgettext_lazy("state of a queue", "late"),
+    "abandoned": pgettext_lazy("state of a queue", "abandoned"),
+    "failing": pgettext_lazy("state of a queue", "failing"),
+    "ok": pgettext_lazy("state of a queue", "ok"),
 }
 
 SILENCE = 30.0  # seconds without a claim, after which a queue without a live consumer is stuck
@@ -246,6 +246,16 @@ def of_queue(
         command = f"queues[{alias!r}].items('dead')"
         text %= {"n": localize(counts.dead), "queue": name}
         yield Finding("failing", text, _("Look at them:"), command, queue=alias)
+
+
+def recovered(alias: str, n: int) -> Finding:
+    """n: items in the last hour."""
+    text = ngettext(
+        "%(queue)s recovered %(n)s item in the last hour: its consumer died, or never settled it.",
+        "%(queue)s recovered %(n)s items in the last hour: their consumers died, or never settled them.",
+        n,
+    )
+    return Finding("recovered", text % {"queue": readable(alias), "n": localize(n)}, queue=alias)
 
 
 def _stuck(config: QueueConfig, counts: Counts, attendance: Attendance) -> Finding:

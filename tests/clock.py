@@ -26,3 +26,19 @@ def pass_time(client: redis.Redis, keys: Keys, seconds: float) -> None:
     for moment in ("silent", "restarted"):
         if client.hexists(keys["meta"], moment):
             client.hincrby(keys["meta"], moment, -round(seconds * 1000))
+
+
+def pass_minutes(client: redis.Redis, keys: Keys, minutes: int) -> None:
+    """Let what the time series say happened have happened so many minutes earlier."""
+    client.hincrby(keys["meta"], "minute", -minutes)
+    stats = {name.decode(): value.decode() for name, value in client.hgetall(keys["stats"]).items()}
+    for name, ring, most, step in (("minute", "m", 180, minutes), ("hour", "h", 336, minutes // 60)):
+        number, _, rest = stats[name].partition(" ")
+        moved = {name: f"{int(number) - step} {rest}"}
+        old = [field for field in stats if field[0] == ring and field[1:].isdigit()]
+        for field in old:
+            number, _, rest = stats[field].partition(" ")
+            moved[f"{ring}{(int(number) - step) % most}"] = f"{int(number) - step} {rest}"
+        if old:
+            client.hdel(keys["stats"], *old)
+        client.hset(keys["stats"], mapping=moved)

@@ -101,7 +101,8 @@ def test_everything_is_in_the_wheel(wheel):
     assert found == expected
     assert {"django_srq/py.typed", "django_srq/lua/claim.lua", "django_srq/lua/shared/call.lua"} <= found
     assert any(name.startswith("django_srq/templates/") for name in found)
-    assert any(name.startswith("django_srq/static/") for name in found)
+    assert {"django_srq/static/django_srq/status.js", "django_srq/static/django_srq/status.css"} <= found
+    assert "django_srq/locale/de/LC_MESSAGES/django.mo" in found
 
 
 def test_metadata(metadata, wheel):

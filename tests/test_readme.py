@@ -14,9 +14,10 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management import BaseCommand
 
 import django_srq
-from django_srq import SRQError, conf, operations
+from django_srq import SRQError, conf, operations, urls
 from django_srq.conf import QueueConfig
 from django_srq.management.commands import srq_consume
+from django_srq.models import QueueStatus
 
 README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
 
@@ -25,7 +26,7 @@ def rows(heading: str, column: int = 0) -> dict[str, str]:
     """First code words of the rows of a section's tables, with the cell of another column."""
     section = README.split(f"\n## {heading}\n")[1].split("\n## ")[0]
     cells = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| `")]
-    return {row[0].strip("`"): row[column] for row in cells}
+    return {row[0].strip("`"): row[column] if len(row) > column else "" for row in cells}
 
 
 def blocks(language: str) -> list[str]:
@@ -42,6 +43,20 @@ def test_options_and_defaults():
     defaults = {field.name.upper(): field.default for field in fields(QueueConfig)}
     for name in ("AUTOCLEAN_INTERVAL", "LEASE", "MAX_DELIVERIES", "MAX_CRASHES", "MAX_PAYLOAD_BYTES", "MAX_AGE"):
         assert float(documented[name].strip("`")) == defaults[name]
+
+
+def test_options_of_the_status_view():
+    documented = rows("The status view", 2)
+    options = [name for name in documented if name.isupper()]
+    assert options == list(conf._ADMIN_OPTIONS)
+    assert float(documented["TIMEOUT"].strip("`")) == conf.AdminConfig().timeout
+    assert tuple(documented["REDACT"].split(", ")) == conf.REDACT
+
+
+def test_permissions_and_views():
+    documented = list(rows("The status view"))
+    assert {name for name, _label in QueueStatus._meta.permissions} <= set(documented)
+    assert {str(pattern.pattern) for pattern in urls.urlpatterns} <= set(documented)
 
 
 def test_keys():

@@ -597,6 +597,9 @@ def test_json_is_stable(configure, settings):
     orders, mail, bills = data["queues"]
     server = orders["server"]
     assert 0 <= orders.pop("oldest_wait") < 60
+    rates = orders.pop("rates")
+    assert 1 / 6 <= rates["in"] <= 1 / 5
+    assert rates["out"] == 0
     assert orders == {
         "queue": "orders", "server": server, "state": "stuck", "level": "error", "ready": 1, "in_flight": 0,
         "delayed": 0, "dead": 0, "consumers": 0, "paused": None, "totals": {"put": 1},

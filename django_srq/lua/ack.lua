@@ -12,8 +12,5 @@ for i = 3, #ARGV, 3 do
   flags[#flags + 1] = flag
   acked = acked + tonumber(flag)
 end
-if acked > 0 then
-  count('acked', acked)
-  freed(acked)
-end
+freed(acked)
 return finish(table.concat(flags))

@@ -62,14 +62,9 @@ if length > (facts.longest or 0) then
   redis.call('HSET', meta, 'longest', length)
 end
 
-local flags, acked = {}, 0
+local flags = {}
 for i = 11, #ARGV, 3 do
-  local flag = settle(ARGV[i], ARGV[i + 1], ARGV[i + 2], recorded)
-  flags[#flags + 1] = flag
-  acked = acked + tonumber(flag)
-end
-if acked > 0 then
-  count('acked', acked)
+  flags[#flags + 1] = settle(ARGV[i], ARGV[i + 1], ARGV[i + 2], recorded)
 end
 local most, interval = tonumber(ARGV[9]), tonumber(ARGV[10])
 if most > 0 and facts.most ~= most then
@@ -150,7 +145,7 @@ end
 -- time ends in that order, by the fraction.
 local function hand_out(uid, first, nth)
   local order = redis.call('HINCRBY', meta, 'order', 1)
-  local token = consumer .. '/' .. string.format('%.0f', order)
+  local token = consumer .. '/' .. string.format('%.0f@%.0f', order, now)
   if first then
     token = token .. '/' .. first
   end
@@ -159,6 +154,25 @@ local function hand_out(uid, first, nth)
     return token
   end
   redis.call('HINCRBY', meta, 'order', -1)
+end
+
+-- Counts a delivery; the first one by how long the item had waited, since its put or since it was due. When that was, a
+-- generated uid says with its first 48 bits (RFC 9562, 5.7), by the producer's clock.
+local function count_delivery(uid, deliveries, about_it)
+  local since
+  if deliveries > 1 then
+    since = nil
+  elseif about_it ~= '' then
+    local known = cjson.decode(about_it)
+    since = known.due or known.time
+  elseif string.sub(uid, 15, 15) == '7' then
+    since = tonumber(string.sub(uid, 1, 8) .. string.sub(uid, 10, 13), 16)
+  end
+  if since then
+    count_time('wait', now - since)
+  else
+    count('delivered')
+  end
 end
 
 local taken, reply = {}, {table.concat(flags), '-1', '0'}
@@ -181,6 +195,7 @@ while not held_up and #taken < room and ghosts < GHOSTS_MOST do
       token = token or hand_out(uid, key == returned and score or some_priority and about(uid).back, #taken)
       taken[#taken + 1] = uid .. ' ' .. token
       describe(reply, uid, token, payload)
+      count_delivery(uid, reply[#reply - 1], reply[#reply])
     end
   end)
   if not sound then
@@ -230,9 +245,6 @@ end
 if left > 0 and not held_up then
   -- The baton: whoever leaves something sees to it that somebody comes.
   ring(math.max(math.min(made - #taken, left), redis.call('LLEN', wake) == 0 and 1 or 0))
-end
-if #taken > 0 then
-  count('delivered', #taken)
 end
 reply[2] = string.format('%.0f', wait)
 finish(table.concat({reply[1], reply[2], reply[3], unpack(taken)}, ' '))

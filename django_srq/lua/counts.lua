@@ -1,9 +1,11 @@
 #!lua flags=no-writes
 -- Everything that the status shows of one queue, at one moment.
+-- ARGV[1]  minutes and ARGV[2] hours: how many of the last ones of the time series, at most 180 and 336
 -- Reply: time (ms), ready, in flight, delayed, dead, ended leases that are not recovered automatically, delays that are
 --   due and ended leases that the next claim makes ready, layout ('' when the queue was never used), paused (JSON or ''),
---   uid and headers of the oldest ready item ('' for none), then three flat lists of field and value: stats, consumers,
---   meta.
+--   uid and headers of the oldest ready item ('' for none), then three flat lists of field and value: the
+--   counters, consumers, meta; and two lists, of minutes and of hours: the running one as it began, then those before it
+--   (see shared/series).
 -- include: keys
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
@@ -23,6 +25,39 @@ local function oldest()
   return redis.call('ZRANGE', priority, 0, 0)[1]
 end
 
+local COUNTERS = {'put', 'acked', 'delivered', 'failed', 'recovered', 'crashed', 'dead', 'dropped', 'purged', 'requeued',
+  'released'}
+for _, kind in ipairs({'wait', 'run'}) do
+  for e = 0, 31 do
+    COUNTERS[#COUNTERS + 1] = kind .. e
+  end
+end
+local function counted()
+  local values, flat = redis.call('HMGET', stats, unpack(COUNTERS)), {}
+  for i, name in ipairs(COUNTERS) do
+    if values[i] then
+      flat[#flat + 1] = name
+      flat[#flat + 1] = values[i]
+    end
+  end
+  return flat
+end
+
+local function series(name, ring, ms, most, wanted)
+  local fields = {name}
+  local number = math.floor(now / ms)
+  for i = 1, wanted do
+    fields[#fields + 1] = ring .. string.format('%.0f', (number - i + most) % most)
+  end
+  local found = {}
+  for _, entry in ipairs(wanted > 0 and redis.call('HMGET', stats, unpack(fields)) or {}) do
+    if entry then
+      found[#found + 1] = entry
+    end
+  end
+  return found
+end
+
 local ghosts = tonumber(redis.call('HGET', meta, 'ghosts') or 0)
 local ready = math.max(0, redis.call('LLEN', queue) - ghosts) + redis.call('ZCARD', returned) + redis.call('ZCARD', priority)
 local in_flight = redis.call('HLEN', holders) + redis.call('LLEN', ackbuf) + redis.call('LLEN', backup)
@@ -33,5 +68,6 @@ return {
   redis.call('ZCOUNT', leases, -now, '(0'), redis.call('ZCOUNT', delayed, '-inf', now) + redis.call('ZCOUNT', leases, 0, now),
   redis.call('HGET', meta, 'layout') or '', redis.call('GET', paused) or '',
   old or '', old and redis.call('HGET', headers, old) or '',
-  redis.call('HGETALL', stats), redis.call('HGETALL', consumers), redis.call('HGETALL', meta),
+  counted(), redis.call('HGETALL', consumers), redis.call('HGETALL', meta),
+  series('minute', 'm', 60000, 180, tonumber(ARGV[1])), series('hour', 'h', 3600000, 336, tonumber(ARGV[2])),
 }

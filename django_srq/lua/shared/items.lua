@@ -14,9 +14,14 @@ local function deliveries_of(uid)
   return tonumber(ended), claim
 end
 
--- A token is consumer/number of the claim, and for what came back also /order number of its first claim.
+-- A token is consumer/number of the claim@its time (ms), and for what came back also /order number of its first claim.
 local function claim_of(token)
   return string.match(token, '^[^/]*/(%d+)')
+end
+
+-- The time (ms) of the claim; nil for what a saferedisqueue consumer holds.
+local function claimed_at(token)
+  return tonumber(string.match(token, '@(%d+)'))
 end
 
 local function end_delivery(uid, token)
@@ -53,16 +58,17 @@ local function postpone(uid, due)
   end
 end
 
--- Counts a dead item into (by 1) or out of (by -1) its group; returns the group that took it.
-local function group(name, by)
+-- Counts a dead item into (by 1) or out of (by -1) its group; returns the group that took it. The group remembers the uid
+-- of the last item that it took, as an example.
+local function group(name, by, uid)
   local entry = redis.call('HGET', deadgroups, name)
   if not entry and by > 0 and name ~= 'other' and redis.call('HLEN', deadgroups) >= GROUPS_MOST then
-    return group('other', by)
+    return group('other', by, uid)
   end
   local number, first = string.match(entry or '0 ' .. now .. ' ' .. now, '^(%d+) (%d+)')
   number = number + by
   if number > 0 then
-    local last = by > 0 and now or string.match(entry, '(%d+)$')
+    local last = by > 0 and now .. ' ' .. uid or string.match(entry, '^%d+ %d+ (.*)$')
     redis.call('HSET', deadgroups, name, number .. ' ' .. first .. ' ' .. last)
   else
     redis.call('HDEL', deadgroups, name)
@@ -88,7 +94,7 @@ end
 
 -- Sets an item aside, with the error as the evidence.
 local function bury(uid, failure)
-  failure.group = group(failure.fingerprint or failure.type, 1)
+  failure.group = group(failure.fingerprint or failure.type, 1, uid)
   record(uid, failure)
   redis.call('ZADD', dead, now, uid)
   count('dead')
@@ -160,9 +166,9 @@ local function remove_unheld(uid)
   redis.call('HDEL', items, uid)
 end
 
--- The order number of an item's first claim is the last part of its token.
+-- The order number of an item's first claim is the last part of its token, or that of the claim itself.
 local function first_claim(token)
-  return tonumber(string.match(token, '(%d+)$'))
+  return tonumber(string.match(token, '/(%d+)$') or claim_of(token))
 end
 
 -- The state of an item that is in items.
@@ -178,11 +184,12 @@ local function state_of(uid)
 end
 
 -- Acks one item. By token ('': by whoever holds it) and number of the put ('': a generated uid): the work is done,
--- wherever the item is now, but only that of the put which the caller was given. recorded: whether any item may have
--- records. Returns '1' if it was there, else '0'.
+-- wherever the item is now, but only that of the put which the caller was given. Counts it. recorded: whether any item may
+-- have records. Returns '1' if it was there, else '0'.
 local function settle(uid, token, number, recorded)
   if token == '' then
-    if redis.call('HEXISTS', holders, uid) == 0 then
+    token = redis.call('HGET', holders, uid)
+    if not token then
       return '0'
     end
   elseif (recorded or number ~= '') and tostring(about(uid).number or '') ~= number then
@@ -190,6 +197,7 @@ local function settle(uid, token, number, recorded)
   end
   if unhold(uid) == 0 and redis.call('HEXISTS', items, uid) == 1 then
     remove_unheld(uid)
+    count('acked')
     return '1'
   end
   if recorded then
@@ -198,6 +206,12 @@ local function settle(uid, token, number, recorded)
   if redis.call('HDEL', items, uid) == 0 then
     forget(uid)
     return '0'
+  end
+  local since = claimed_at(token)
+  if since then
+    count_time('run', now - since)
+  else
+    count('acked')
   end
   return '1'
 end

@@ -1,9 +1,5 @@
--- What a change is told to: the counters, and the idle consumers. Needs keys, call.
+-- Who is told of a change: the idle consumers. Needs keys, call.
 local WAKE_MOST = 64      -- tokens in wake; more would wake nobody else
-
-local function count(counter, by)
-  redis.call('HINCRBY', stats, counter, by or 1)
-end
 
 -- Wakes up to n idle consumers, unless they would come in vain: the queue is paused, or its limits allow nothing now.
 local function ring(n)

@@ -1,0 +1,101 @@
+"""Reads what the pages of one queue show: pages of items, groups of dead ones, single items. Changes nothing.
+
+Each question is one round trip within the view's time limit; whatever goes wrong is an ``SRQError``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+from django_srq import conf, operations
+from django_srq.conf import QueueConfig
+from django_srq.exceptions import SRQError
+from django_srq.operations import Call, DeadGroup, Keys, Listed, Listing
+from django_srq.redaction import payload_shown, redacted_text
+from django_srq.registry import link_to
+
+T = TypeVar("T")
+
+PAGE = 50  # items
+LOOK = 1000  # uids that a search looks at in one go
+LARGEST_IN_LIST, LARGEST = 16 * 1024, 64 * 1024  # bytes of a payload
+NEWEST_FIRST = {"dead"}
+
+
+def page_of(config: QueueConfig, state: str, *, anchor: str = "0", group: str = "", text: str = "") -> Listing:
+    """A page of the items of a state; with a text those whose uid, error or shown payload has it."""
+    call = operations.list_items(
+        Keys(config.prefix),
+        state,
+        anchor=anchor,
+        count=PAGE,
+        look=LOOK if group or text else PAGE,
+        newest=state in NEWEST_FIRST,
+        largest=LARGEST_IN_LIST,
+        group=group,
+        texts=needles(text),
+    )
+    return _ask(config, call)
+
+
+def groups_of(config: QueueConfig) -> list[DeadGroup]:
+    return _ask(config, operations.dead_groups(Keys(config.prefix)))
+
+
+def item_of(config: QueueConfig, uid: str) -> Listed | None:
+    return _ask(config, operations.show(Keys(config.prefix), uid, largest=LARGEST))
+
+
+def places_of(uid: str, aliases: Iterable[str]) -> list[str]:
+    """The queues that have an item of this uid. A queue that cannot be read has none."""
+    by_link: dict[Any, list[QueueConfig]] = {}
+    for alias in aliases:
+        try:
+            config = conf.queue_config(alias)
+            by_link.setdefault(link_to(config), []).append(config)
+        except SRQError:
+            continue
+    found = []
+    for link, configs in by_link.items():
+        asked = [(config.alias, operations.find(Keys(config.prefix), [uid])) for config in configs]
+        try:
+            replies = link.look(asked, timeout=conf.load().admin.timeout)
+        except SRQError:
+            continue
+        found += [
+            config.alias
+            for config, reply in zip(configs, replies, strict=True)
+            if not isinstance(reply, Exception) and "items" in reply[0]
+        ]
+    return found
+
+
+def needles(text: str) -> list[str]:
+    """A text as it may be stored: as it is, or as JSON writes it, escaped and without blanks between its parts."""
+    compact = re.sub(r"([:,])\s+", r"\1", text)
+    return list(dict.fromkeys([text, compact, json.dumps(text)[1:-1], json.dumps(compact)[1:-1]])) if text else []
+
+
+def matches(config: QueueConfig, one: Listed, text: str, *, payloads: bool) -> bool:
+    """Whether the text is in what may be shown of an item: nobody finds out by searching what is hidden from them."""
+    if text in one.uid or text in _words_of(one.delivery.error):
+        return True
+    return payloads and _without_blanks(text) in _without_blanks(payload_shown(config, one.payload, one.size).text)
+
+
+def _without_blanks(text: str) -> str:
+    return "".join(text.split())
+
+
+def _words_of(error: Mapping[str, Any] | None) -> str:
+    return redacted_text("\n".join(str(part) for part in error.values())) if error else ""
+
+
+def _ask(config: QueueConfig, call: Call[T]) -> T:
+    (reply,) = link_to(config).look([(config.alias, call)], timeout=conf.load().admin.timeout)
+    if isinstance(reply, Exception):
+        raise reply
+    return reply  # type: ignore[no-any-return]

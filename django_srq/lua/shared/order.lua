@@ -1,0 +1,39 @@
+-- The order of what is in a state or place: sections that follow each other. Needs keys.
+-- A section is {number of uids, function(from, to) -> uids and scores in turn, whether they come from the list, key of a zset}.
+local function zset_section(key, low, high)
+  local first = low == '-inf' and 0 or redis.call('ZCOUNT', key, '-inf', '(0')
+  return {redis.call('ZCOUNT', key, low, high), function(from, to)
+    return redis.call('ZRANGE', key, first + from, first + to, 'WITHSCORES')
+  end, key}
+end
+
+local function list_section()
+  return {redis.call('LLEN', queue), function(from, to)
+    local uids, pairs_ = redis.call('LRANGE', queue, -to - 1, -from - 1), {}
+    for i = #uids, 1, -1 do
+      pairs_[#pairs_ + 1] = uids[i]
+      pairs_[#pairs_ + 1] = '0'
+    end
+    return pairs_, true
+  end}
+end
+
+local function whole(key)
+  return function() return {zset_section(key, '-inf', '+inf')} end
+end
+
+local sections = {
+  ready = function()
+    return {zset_section(priority, '-inf', '(0'), zset_section(returned, '-inf', '+inf'), list_section(),
+      zset_section(priority, '(0', '+inf')}
+  end,
+  returned = whole(returned), priority = whole(priority), in_flight = whole(leases), delayed = whole(delayed),
+  dead = whole(dead),
+}
+
+-- Whether a uid of a section is an item, and is there: one from the list may be a ghost.
+local function is_there(uid, from_list)
+  return redis.call('HEXISTS', items, uid) == 1 and not (from_list and (redis.call('HEXISTS', holders, uid) == 1
+    or redis.call('ZSCORE', delayed, uid) or redis.call('ZSCORE', dead, uid) or redis.call('ZSCORE', returned, uid)
+    or redis.call('ZSCORE', priority, uid)))
+end

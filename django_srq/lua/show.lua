@@ -1,0 +1,45 @@
+#!lua flags=no-writes
+-- All that is known of one item.
+-- ARGV[1]  uid; ARGV[2] most bytes of the payload
+-- Reply: '' when it is not there; else the time (ms), its state, the beginning of its payload, the payload's size, its due
+--   time, deadline or time of death (ms; '' when ready), deliveries, crashes, headers, error, token ('' for none), and how
+--   many are served before it ('' when it is not ready, or there are more than 1000).
+-- include: keys layout
+local uid = ARGV[1]
+local payload = redis.call('HGET', items, uid)
+if not payload then
+  return ''
+end
+local clock = redis.call('TIME')
+
+local function value(hash)
+  return redis.call('HGET', hash, uid) or ''
+end
+
+local function ahead()
+  local place = redis.call('ZRANK', returned, uid)
+  local urgent = redis.call('ZCOUNT', priority, '-inf', '(0')
+  if place then
+    return urgent + place
+  end
+  place = redis.call('ZRANK', priority, uid)
+  if place then
+    return place < urgent and place or ''
+  end
+  place = redis.call('LPOS', queue, uid, 'RANK', -1, 'MAXLEN', 1000)
+  return place and urgent + redis.call('ZCARD', returned) + redis.call('LLEN', queue) - place - 1 or ''
+end
+
+local state, moment = 'ready', ''
+local token = value(holders)
+local due, death = redis.call('ZSCORE', delayed, uid), redis.call('ZSCORE', dead, uid)
+if token ~= '' then
+  state, moment = 'in_flight', redis.call('ZSCORE', leases, uid) or ''
+elseif due then
+  state, moment = 'delayed', due
+elseif death then
+  state, moment = 'dead', death
+end
+return {string.format('%.0f', clock[1] * 1000 + math.floor(clock[2] / 1000)), state, string.sub(payload, 1, tonumber(ARGV[2])),
+  #payload, moment, value(deliveries), value(crashes), value(headers), value(errors), token,
+  state == 'ready' and ahead() or ''}

@@ -1,0 +1,121 @@
+"""What people get to see of payloads, headers and errors: text, with what is secret taken out.
+
+A value is secret by the name of its key (``SRQ_ADMIN["REDACT"]``, as part of the name, in any case), or because the
+project's own ``SRQ_ADMIN["REDACTOR"]`` takes it out.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from django.core.serializers.json import DjangoJSONEncoder
+from django.utils.translation import gettext as _
+
+from django_srq import conf
+from django_srq.conf import QueueConfig
+from django_srq.exceptions import PayloadError
+from django_srq.serializers import load
+
+MASK = "[…]"
+HEX_MOST = 1024  # bytes of what is no text
+WIDTH = 16  # bytes in a line of them
+# Nothing is tried twice (++, *+): the time is that of reading the text, whatever is in it.
+_NAMED = re.compile(r"""(?<![\w-])([\w-]++)["']?+\s*+[:=]\s*+""")
+_VALUE = re.compile(r"""b?"[^"\n]*+"?|b?'[^'\n]*+'?|[^\s,;&)\]}]++""")
+_LINE = re.compile(r"[^\n]++")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A payload as text."""
+
+    text: str
+    note: str = ""  # what has to be said about it
+
+    def cut(self, characters: int) -> str:
+        line = " ".join(self.text.split()).replace("{ ", "{").replace(" }", "}") or self.note
+        return line if len(line) <= characters else line[: characters - 1] + "…"
+
+
+def redacted(value: Any) -> Any:
+    """The same with the values of secret keys masked, however deep; plain data only."""
+    if isinstance(value, Mapping):
+        return {key: MASK if _is_secret(key) else redacted(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [redacted(part) for part in value]
+    return value
+
+
+def redacted_text(text: str) -> str:
+    """Text that is no data, with what follows a secret name masked: ``password=…``, ``"token": "…"``."""
+    parts, done = [], 0
+    for named in _NAMED.finditer(text):
+        if named.start() >= done and _is_secret(named[1]):
+            value = (_LINE if _is_header(named[1]) else _VALUE).match(text, named.end())
+            if value is not None:
+                parts += [text[done : named.end()], MASK]
+                done = value.end()
+    return "".join([*parts, text[done:]])
+
+
+def _is_header(name: str) -> bool:
+    return name.lower() in ("authorization", "proxy-authorization", "cookie", "set-cookie")
+
+
+def payload_shown(config: QueueConfig, data: bytes, size: int) -> Shown:
+    """size: that of the whole payload; of a larger one the beginning, or nothing, is there."""
+    if config.serializer == "pickle":
+        return Shown("", _("A pickle is not opened here."))  # unpickling runs what it says
+    if len(data) < size:
+        note = _("Too large to be shown.")
+        return Shown(_as_text(data), note) if data and config.serializer == "raw" else Shown("", note)
+    try:
+        return Shown(_as_json(config, _decoded(config, data)))
+    except (PayloadError, ValueError, TypeError):
+        note = "" if config.serializer == "raw" else _("It cannot be decoded: these are its bytes.")
+        return Shown(_as_text(data), note)
+
+
+def _decoded(config: QueueConfig, data: bytes) -> Any:
+    if config.serializer == "raw":
+        return json.loads(data)
+    return load(config.load_serializer(), data, queue=config.alias, uid="")
+
+
+def _as_json(config: QueueConfig, payload: Any) -> str:
+    redactor = conf.load().admin.load_redactor()
+    if redactor is not None:
+        payload = redactor(config.alias, payload)
+    plain = json.loads(json.dumps(payload, cls=DjangoJSONEncoder, ensure_ascii=False, skipkeys=True, default=str))
+    return json.dumps(redacted(plain), ensure_ascii=False, indent=2)
+
+
+def _as_text(data: bytes) -> str:
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        return hex_dump(data[:HEX_MOST])
+    return redacted_text(text) if text.isprintable() or "\n" in text or "\t" in text else hex_dump(data[:HEX_MOST])
+
+
+def hex_dump(data: bytes) -> str:
+    """The bytes as numbers and, where they have one, as characters."""
+    lines = []
+    for start in range(0, len(data), WIDTH):
+        part = data[start : start + WIDTH]
+        characters = "".join(chr(byte) if 32 <= byte < 127 else "." for byte in part)
+        lines.append(f"{start:06x}  {part.hex(' '):{WIDTH * 3}} {characters}")
+    return "\n".join(lines)
+
+
+def headers_shown(headers: Mapping[str, str]) -> Sequence[tuple[str, str]]:
+    return [(name, MASK if _is_secret(name) else value) for name, value in headers.items()]
+
+
+def _is_secret(key: object) -> bool:
+    name = str(key).lower()
+    return any(word in name for word in conf.load().admin.redact)

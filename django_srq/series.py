@@ -1,0 +1,113 @@
+"""The time series of a queue, as they lie in its stats (see lua/shared/series.lua), made into periods. Does no I/O."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from django_srq.operations import Counts
+
+MINUTE, HOUR = 60, 3600  # seconds
+COUNTERS = ("put", "acked", "failed", "recovered", "dead")
+TIMES = ("wait", "run")
+BUCKETS = 32
+SHARES = (0.5, 0.95)
+RECENT = 5  # closed minutes over which a rate is taken, and the running one
+
+
+@dataclass(frozen=True)
+class Period:
+    """What happened in one minute or hour."""
+
+    start: dt.datetime
+    put: int = 0
+    acked: int = 0
+    failed: int = 0
+    recovered: int = 0
+    dead: int = 0
+    wait_p50: float | None = None  # seconds until the first delivery
+    wait_p95: float | None = None
+    run_p50: float | None = None  # seconds in hand until acked
+    run_p95: float | None = None
+
+
+@dataclass(frozen=True)
+class Series:
+    minutes: Sequence[Period] = field(default_factory=list)  # without gaps, oldest first; the last one is running
+    hours: Sequence[Period] = field(default_factory=list)
+    elapsed: float = 0.0  # seconds of the running minute
+
+    @cached_property
+    def rates(self) -> tuple[float, float]:
+        """Items put, and items acked, per minute; over the last few minutes."""
+        recent = self.minutes[-RECENT - 1 :]
+        minutes = max(len(recent) - 1 + self.elapsed / MINUTE, 1)
+        return sum(period.put for period in recent) / minutes, sum(period.acked for period in recent) / minutes
+
+
+def series_of(counts: Counts, *, minutes: int, hours: int) -> Series:
+    """So many of the last minutes and hours, as far as the counts brought them along."""
+    return Series(
+        _periods(counts, counts.minutes, MINUTE, minutes) if minutes else [],
+        _periods(counts, counts.hours, HOUR, hours) if hours else [],
+        counts.at.timestamp() % MINUTE,
+    )
+
+
+def bucket_limit(e: int) -> float:
+    """The time (seconds) that the items of a bucket stayed below."""
+    return 2.0**e / 1000
+
+
+def _periods(counts: Counts, entries: Sequence[str], length: int, wanted: int) -> list[Period]:
+    found = dict(_stored(entry, length) for entry in entries[1:])
+    if entries:
+        number, period = _running(entries[0], counts, length)
+        found[number] = period
+    last = int(counts.at.timestamp()) // length
+    return [found.get(number) or Period(_start(number, length)) for number in range(last - wanted + 1, last + 1)]
+
+
+def _start(number: int, length: int) -> dt.datetime:
+    return dt.datetime.fromtimestamp(number * length, dt.UTC)
+
+
+def _stored(entry: str, length: int) -> tuple[int, Period]:
+    number, *values = map(int, entry.split(" "))
+    counted, times = values[: len(COUNTERS)], values[len(COUNTERS) :]
+    return number, Period(_start(number, length), *counted, *(None if ms < 0 else ms / 1000 for ms in times))
+
+
+def _running(entry: str, counts: Counts, length: int) -> tuple[int, Period]:
+    """The period that no later count has closed yet: how much the counters grew since it began."""
+    number, *before = map(int, entry.split(" "))
+    began, buckets = before[: len(COUNTERS)], before[len(COUNTERS) :]
+    acked = began[1] + sum(buckets[BUCKETS:])
+    counted = {
+        name: max(0, counts.stats.get(name, 0) - was)
+        for name, was in zip(COUNTERS, (began[0], acked, *began[2:]), strict=True)
+    }
+    times = {
+        f"{kind}_p{share * 100:.0f}": quantile(_grown(counts.buckets, kind, buckets[i * BUCKETS :]), share)
+        for i, kind in enumerate(TIMES)
+        for share in SHARES
+    }
+    return number, Period(_start(number, length), **counted, **times)  # type: ignore[arg-type]
+
+
+def _grown(buckets: Mapping[str, int], kind: str, before: Iterable[int]) -> list[int]:
+    return [max(0, buckets.get(f"{kind}{e}", 0) - was) for e, was in zip(range(BUCKETS), before, strict=False)]
+
+
+def quantile(buckets: Sequence[int], share: float) -> float | None:
+    """The time (seconds) that a share of the items stayed below; None without any. The same as in series.lua."""
+    rank = share * sum(buckets)
+    for e, n in enumerate(buckets):
+        if n and rank <= n:
+            high = bucket_limit(e)
+            low = high / 2 if e else 0
+            return low + (high - low) * rank / n
+        rank -= n
+    return None

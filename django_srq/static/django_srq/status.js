@@ -1,0 +1,101 @@
+// Live updates, copying, choosing all rows, and operations that go on by themselves. Everything works without it.
+(() => {
+  "use strict";
+  const live = document.getElementById("srq-live");
+  if (!live) return;
+  const headers = {"X-SRQ-Live": "1"};
+  const say = document.createElement("p");
+  say.className = "srq-said";
+  say.setAttribute("role", "status");
+
+  const dress = () => {
+    for (const element of live.querySelectorAll(".srq-copy, .srq-all")) element.hidden = false;
+  };
+
+  const swap = (html) => {
+    const open = new Set([...live.querySelectorAll("details[open]")].map((one, i) => i + one.textContent));
+    const scrolled = [...live.querySelectorAll(".srq-scroll")].map((one) => one.scrollLeft);
+    live.innerHTML = html;
+    [...live.querySelectorAll("details")].forEach((one, i) => { one.open = open.has(i + one.textContent); });
+    [...live.querySelectorAll(".srq-scroll")].forEach((one, i) => { one.scrollLeft = scrolled[i] || 0; });
+    dress();
+  };
+
+  const fetched = async (url, options) => {
+    const response = await fetch(url, {...options, headers, credentials: "same-origin"});
+    if (!response.ok || response.redirected) throw new Error(response.statusText);
+    return response.text();
+  };
+
+  const every = Number(live.dataset.every) * 1000;
+  if (every) {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.textContent = live.dataset.pause;
+    let paused = false;
+    const bar = document.createElement("div");
+    bar.className = "srq-updates";
+    bar.append(button, say);
+    live.after(bar);
+    const tell = (text) => { if (say.textContent !== text) say.textContent = text; };
+    button.addEventListener("click", () => {
+      paused = !paused;
+      button.textContent = paused ? live.dataset.resume : live.dataset.pause;
+      tell(paused ? live.dataset.paused : "");
+    });
+    // What somebody is using must not be taken out of their hands.
+    const inUse = () => live.contains(document.activeElement) || live.querySelector("input:checked, details[open]")
+      || (!getSelection().isCollapsed && live.contains(getSelection().anchorNode));
+    const update = async () => {
+      if (!paused && !document.hidden) {
+        if (inUse()) {
+          tell(live.dataset.waiting);
+        } else {
+          try {
+            const html = await fetched(location.href);
+            if (!paused && !inUse()) {
+              swap(html);
+              tell("");
+            }
+          } catch {
+            tell(live.dataset.lost);
+          }
+        }
+      }
+      setTimeout(update, every);
+    };
+    setTimeout(update, every);
+  } else {
+    live.after(say);
+  }
+
+  let stopped = false;
+  const goOn = async () => {
+    const form = live.querySelector("[data-go] form");
+    if (!form || stopped) return;
+    try {
+      const html = await fetched(form.action, {method: "POST", body: new FormData(form)});
+      if (stopped) return;
+      const had = document.activeElement && document.activeElement.name;
+      live.innerHTML = html;
+      if (had) live.querySelector(`[name="${had}"]`)?.focus();
+      setTimeout(goOn, 50);
+    } catch {
+      live.querySelector("[data-go]")?.removeAttribute("data-go"); // the buttons stay
+    }
+  };
+  live.addEventListener("submit", () => { stopped = true; });
+
+  live.addEventListener("click", async (event) => {
+    const target = event.target;
+    if (target.matches(".srq-copy")) {
+      await navigator.clipboard.writeText(target.parentElement.querySelector("pre").textContent);
+      say.textContent = live.dataset.copied || target.textContent + " ✓";
+    } else if (target.matches(".srq-all")) {
+      for (const box of live.querySelectorAll('input[name="uid"]')) box.checked = target.checked;
+    }
+  });
+
+  dress();
+  setTimeout(goOn, 300);
+})();

@@ -1,0 +1,104 @@
+"""A real Chromium, on pages of a live server. Without one the tests fail: nothing is skipped."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import axe_playwright_python
+import pytest
+from django.contrib.auth.models import User
+from django.test import Client
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+
+from django_srq import queues
+from tests.browser import showcase
+from tests.test_admin import URL
+
+AXE = Path(axe_playwright_python.__file__).with_name("axe.min.js")
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+
+
+def chromium() -> str:
+    found = os.environ.get("SRQ_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+    assert found, "no Chromium: install one (Debian's package is chromium), or name it in SRQ_CHROMIUM"
+    return found
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    # Playwright runs an event loop in this thread, in which Django would refuse to use the database.
+    os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "true"
+    with sync_playwright() as playwright:
+        # Without its own sandbox, which root and most containers may not have: the pages are ours.
+        browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@dataclass
+class Visit:
+    """A page in the browser, and what must not happen on it."""
+
+    page: Page
+    base: str
+    said: list[str] = field(default_factory=list)  # on the console
+
+    def open(self, path: str = "") -> Page:
+        self.page.goto(self.base + path)
+        return self.page
+
+    def violations(self) -> list[str]:
+        """What axe finds wrong with the page."""
+        # By evaluation, which the page's policy does not concern.
+        self.page.evaluate(AXE.read_text("utf-8"))
+        found = self.page.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
+        return [f"{one['id']}: {node['html']} {node['failureSummary']}" for one in found for node in one["nodes"]]
+
+    def sideways(self) -> int:
+        """By how many pixels the page is wider than the window."""
+        return self.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+
+
+@pytest.fixture
+def scene(settings, server_url, prefix, client, transactional_db):
+    """Queues in all kinds of states."""
+    settings.SRQ_QUEUES = showcase.options(server_url, prefix)
+    settings.SRQ_ADMIN = {"TIMEOUT": 5}  # a busy machine is no server that is down
+    showcase.fill(client, queues)
+    return queues
+
+
+@pytest.fixture
+def cookie() -> str:
+    visitor = Client()
+    visitor.force_login(User.objects.create_superuser("anna"))
+    return visitor.cookies["sessionid"].value
+
+
+@pytest.fixture
+def visit(scene, browser, live_server, cookie) -> Iterator[object]:
+    """Opens windows: ``visit(width=390, scheme="dark", script=False)``. At the end nothing was said on a console."""
+    contexts: list[BrowserContext] = []
+    visits: list[Visit] = []
+
+    def begin(width: int = 1280, scheme: str = "light", *, script: bool = True, locale: str = "en") -> Visit:
+        context = browser.new_context(
+            viewport={"width": width, "height": 900}, color_scheme=scheme, java_script_enabled=script, locale=locale
+        )
+        contexts.append(context)
+        context.add_cookies([{"name": "sessionid", "value": cookie, "url": live_server.url}])
+        visit = Visit(context.new_page(), live_server.url + URL)
+        visit.page.on("console", lambda message: visit.said.append(f"{message.text} ({message.location})"))
+        visit.page.on("pageerror", lambda error: visit.said.append(str(error)))
+        visits.append(visit)
+        return visit
+
+    yield begin
+    for context in contexts:
+        context.close()
+    for visit in visits:
+        assert [text for text in visit.said if "favicon" not in text] == []

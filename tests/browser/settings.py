@@ -1,0 +1,13 @@
+"""Settings of the browser tests: those of the others, with static files, and a policy that allows nothing inline."""
+
+from tests.settings import *  # noqa: F403
+from tests.settings import INSTALLED_APPS, MIDDLEWARE
+
+INSTALLED_APPS = [*INSTALLED_APPS, "django.contrib.staticfiles"]
+MIDDLEWARE = ["tests.browser.csp.strict", "django.middleware.locale.LocaleMiddleware", *MIDDLEWARE]
+USE_I18N = True
+LANGUAGE_CODE = "en"
+TIME_ZONE = "UTC"
+# One file for the test's and the live server's threads.
+DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:", "OPTIONS": {"timeout": 20}}}
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]

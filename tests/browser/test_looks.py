@@ -1,0 +1,109 @@
+"""Each page, in both themes and widths: nothing that axe, the policy or the console objects to, no sideways scroll."""
+
+from __future__ import annotations
+
+import pytest
+
+from django_srq import operations
+
+PAGES = {
+    "overview": "",
+    "ready": "queue/orders/",
+    "searched": "queue/orders/?q=order",
+    "in flight": "queue/orders/?state=in_flight",
+    "delayed": "queue/orders/?state=delayed",
+    "dead": "queue/orders/?state=dead",
+    "all dead": "queue/orders/?state=dead&all=1&range=fortnight",
+    "stuck": "queue/invoices/?range=day",
+    "paused": "queue/mail/",
+    "item": "queue/orders/item/?uid=order-1",
+    "dead item": "queue/orders/item/?uid={dead}",
+    "consumers": "consumers/",
+    "activity": "activity/",
+    "find": "find/",
+    "not found": "find/?uid=gone",
+    "pause": "queue/orders/pause/",
+    "resume": "queue/mail/resume/",
+    "put": "queue/orders/put/",
+    "purge": "queue/orders/purge/?state=all&everything=1",
+    "drop": "queue/orders/drop/?state=dead&everything=1",
+    "requeue": "queue/orders/requeue/?state=dead&everything=1",
+    "release": "queue/orders/release/?state=in_flight&everything=1",
+}
+POLICY = """
+window.violated = [];
+document.addEventListener("securitypolicyviolation", (e) => violated.push(e.violatedDirective + e.blockedURI));
+"""
+
+
+def dead_uid(queues) -> str:
+    queue = queues["orders"]
+    listing = queue.link.call(operations.list_items(queue.keys, "dead", count=1), queue="orders")
+    return listing.items[0].uid
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_every_page(visit, scene, width, scheme):
+    window = visit(width, scheme)
+    window.page.add_init_script(POLICY)
+    for name, path in PAGES.items():
+        page = window.open(path.format(dead=dead_uid(scene)))
+        for details in page.locator("#srq-live details").all()[:2]:
+            details.evaluate("one => { one.open = true; }")
+        assert window.violations() == [], name
+        assert window.sideways() <= 0, name
+        assert page.evaluate("violated") == [], name
+        assert page.locator("#srq-live").inner_text().strip(), name
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_right_to_left(visit, settings, width):
+    settings.LANGUAGE_CODE = "he"
+    window = visit(width, locale="he")
+    for path in ("", "queue/orders/", "queue/orders/?state=dead", "queue/orders/purge/?state=all&everything=1"):
+        page = window.open(path)
+        assert page.locator("html").get_attribute("dir") == "rtl"
+        assert window.sideways() <= 0, path
+        finding = page.locator(".srq-findings li, .srq-question").first
+        sides = finding.evaluate(
+            "one => [getComputedStyle(one).borderRightWidth, getComputedStyle(one).borderLeftWidth]"
+        )
+        assert sides in (["4px", "0px"], ["0px", "0px"])
+        assert window.violations() == [], path
+
+
+def test_german(visit, settings):
+    window = visit(locale="de")
+    page = window.open()
+    assert "invoices steht: 41 bereit" in page.locator("#srq-live").inner_text()
+    assert page.locator("html").get_attribute("lang") == "de"
+
+
+def test_own_weight(visit):
+    """CSS and JavaScript of ours, and nothing from another host."""
+    window = visit()
+    sizes, hosts = {}, set()
+
+    def note(response) -> None:
+        hosts.add(response.url.split("/")[2])
+        if "django_srq/" in response.url and "/static/" in response.url:
+            sizes[response.url] = len(response.body())
+
+    window.page.on("response", note)
+    window.open("queue/orders/")
+    window.page.wait_for_load_state("networkidle")
+    assert len(sizes) == 2
+    assert sum(sizes.values()) <= 12 * 1024
+    assert len(hosts) == 1
+
+
+def test_not_found_pages(visit):
+    window = visit()
+    for path in ("queue/nothing/", "queue/orders/item/?uid=gone"):
+        page = window.open(path)
+        assert page.locator(".srq-hint").inner_text()
+        assert window.violations() == [], path
+    # The browser itself says on the console that it got a 404.
+    assert all("404" in said for said in window.said)
+    window.said.clear()

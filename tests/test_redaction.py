@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import pytest
+
+from django_srq import redaction
+from django_srq.redaction import MASK, hex_dump, redacted, redacted_text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("password=geheim", f"password={MASK}"),
+        ("error: password=geheim, user=ada", f"error: password={MASK}, user=ada"),
+        ('{"api_key": "ge heim", "user": "ada"}', f'{{"api_key": {MASK}, "user": "ada"}}'),
+        ("{'db_password': 'ge heim'}", f"{{'db_password': {MASK}}}"),
+        ("Authorization: Bearer abc.def\nHost: x", f"Authorization: {MASK}\nHost: x"),
+        ("TOKEN = b'abc'", f"TOKEN = {MASK}"),
+        ("tokens: 3", f"tokens: {MASK}"),
+        ("nothing to see: here", "nothing to see: here"),
+        ("password", "password"),
+        ("password=", "password="),
+        ("", ""),
+    ],
+)
+def test_text(text, shown):
+    assert redacted_text(text) == shown
+
+
+@pytest.mark.parametrize("text", ["token" * 20_000, "token " * 20_000, "=" * 100_000, "a" * 100_000, "token=" * 20_000,
+                                  "a" + " " * 100_000, "'" * 100_000, "token='" * 20_000])  # fmt: skip
+def test_no_text_takes_long(text):
+    """Quadratic time would outlast any patience."""
+    redacted_text(text)
+
+
+def test_data():
+    payload = {"user": "ada", "Password": "x", "nested": [{"session_token": {"a": 1}}, 2], "n": None}
+    assert redacted(payload) == {
+        "user": "ada", "Password": MASK, "nested": [{"session_token": MASK}, 2], "n": None,
+    }  # fmt: skip
+
+
+def test_the_names_are_the_settings(settings):
+    settings.SRQ_ADMIN = {"REDACT": ["IBAN"]}
+    assert redacted({"iban": "DE1", "password": "x"}) == {"iban": MASK, "password": "x"}
+    settings.SRQ_ADMIN = {"REDACT": []}
+    assert redacted({"password": "x"}) == {"password": "x"}
+
+
+def without_amounts(alias, payload):
+    return {**payload, "amount": f"hidden in {alias}"}
+
+
+def test_the_project_s_own_redactor(settings, server_url):
+    settings.SRQ_QUEUES = {"orders": {"URL": server_url}}
+    settings.SRQ_ADMIN = {"REDACTOR": "tests.test_redaction.without_amounts"}
+    from django_srq import conf
+
+    shown = redaction.payload_shown(conf.queue_config("orders"), b'{"amount": 3, "token": "x"}', 27)
+    assert shown.cut(100) == f'{{"amount": "hidden in orders", "token": "{MASK}"}}'
+
+
+def test_hex_dump():
+    assert hex_dump(b"\x00AZ~\x7f") == f"000000  {'00 41 5a 7e 7f':48} .AZ~."

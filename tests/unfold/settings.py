@@ -1,0 +1,6 @@
+"""Settings of the tests under django-unfold, which has an admin of its own looks."""
+
+from tests.settings import *  # noqa: F403
+from tests.settings import INSTALLED_APPS
+
+INSTALLED_APPS = ["unfold", *INSTALLED_APPS, "django.contrib.staticfiles"]
