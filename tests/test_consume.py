@@ -19,6 +19,7 @@ from django.core.management import CommandError, call_command
 from django_srq import queues
 from django_srq.backoff import Backoff
 from django_srq.consumer import Consumer, Plan, Source
+from tests.handlers import has_open
 from tests.project import LEASE
 from tests.servers import Server, free_port
 from tests.waiting import wait_for
@@ -395,6 +396,38 @@ def test_the_ack_of_one_item_goes_with_the_claim_of_the_next(queue, client):
     calls = client.info("commandstats")["cmdstat_evalsha"]["calls"] - before
     # Ten items, and the claim that finds nothing; besides it signs on and off.
     assert calls <= 11 + 2
+
+
+def test_every_item_is_logged_with_its_fields(queue, caplog):
+    caplog.set_level("INFO", "django_srq.consumer")
+    uids = queue.put_many(["well", "ill"])
+
+    def handle(item: object) -> None:
+        if item.payload == b"ill":
+            raise LookupError(item.payload)
+
+    consumer = Consumer([Source(queue, handle, backoff=Backoff(base=1000))], burst=True)
+    consumer.run()
+    lines = {record.uid: record for record in caplog.records if hasattr(record, "uid")}
+    assert {uid: (lines[uid].outcome, lines[uid].error) for uid in uids} == {
+        uids[0]: ("acked", None),
+        uids[1]: ("failed", "LookupError"),
+    }
+    for line in lines.values():
+        assert (line.queue, line.consumer, line.deliveries) == (queue.label, consumer.id, 1)
+        assert line.duration >= 0
+
+
+def test_no_database_connection_is_open_while_idle(project):
+    project.configure({"q": {"HANDLER": "tests.handlers.connecting"}}, project.settings.SRQ_DEFAULTS)
+    process = project.start("srq_consume", "q", "--threads", "2")
+    for payload in "AB":
+        queues["q"].put(payload)
+        said = wait_for(lambda payload=payload: [one for one in project.lines() if payload in one], "the handler")
+        child, _, connected = said[0].split()
+        assert connected == "True"
+        wait_for(lambda child=child: not has_open(int(child), project.folder / "db"), "no open database")
+    assert process.poll() is None
 
 
 def test_settled_elsewhere_is_no_error(queue, caplog):

@@ -86,6 +86,28 @@ def test_whoever_is_woken_without_room_passes_that_on(queue, client):
     assert (answer.jobs, answer.wait, answer.dry) == ([], LOOK, set())
 
 
+def test_a_token_that_was_taken_at_the_end_is_passed_on(queue, client):
+    one = worker(Source(queue, print))
+    queue.put("a")
+    client.delete(queue.keys["wake"])
+    one.stop()
+    one.run()
+    assert client.llen(queue.keys["wake"]) == 1
+
+
+def test_what_was_not_started_when_it_stops_is_released(queue):
+    source, answer = Source(queue, print), _Answer()
+    one = worker(source)
+    uids = queue.put_many("ab")
+    one._round([], {False: 2}, None, answer)
+    one._jobs[False].extend(answer.jobs)
+    assert queue.counts()["in_flight"] == 2
+    one.stop()
+    one.run()
+    assert [(item.uid, item.deliveries) for item in queue.get_many(2)] == [(uid, 1) for uid in uids]
+    assert not any(one._hands)
+
+
 def test_a_worker_that_gave_up_leaves_its_last_claim_to_the_supervisor(queue):
     one = worker(Source(queue, print))
     one.stop()
