@@ -420,6 +420,7 @@ def test_every_item_is_logged_with_its_fields(queue, caplog):
 
 def test_no_database_connection_is_open_while_idle(project):
     project.configure({"q": {"HANDLER": "tests.handlers.connecting"}}, project.settings.SRQ_DEFAULTS)
+    project.add_to_settings("DATABASES['default']['CONN_MAX_AGE'] = None")  # which are else closed after each item
     process = project.start("srq_consume", "q", "--threads", "2")
     for payload in "AB":
         queues["q"].put(payload)
