@@ -18,6 +18,7 @@ from django_srq.consumer import Plan, Source, Supervisor
 from django_srq.consumer.child import Child
 from django_srq.consumer.hands import Hands
 from django_srq.consumer.leases import Leases
+from django_srq.consumer.probes import interval
 from django_srq.operations import Held
 from tests.servers import Server, free_port
 from tests.waiting import wait_for
@@ -661,13 +662,20 @@ def test_systemd_is_told(project, told, monkeypatch, tmp_path):
         systemd.settimeout(30)
         monkeypatch.setenv("NOTIFY_SOCKET", str(address))
         process = project.start("srq_consume")
-        said = [systemd.recv(100)]
-        while said[-1] != b"READY=1":
-            said.append(systemd.recv(100))
-        process.terminate()
-        while said[-1] != b"STOPPING=1":
-            said.append(systemd.recv(100))
+        for word in (b"READY=1", b"WATCHDOG=1", b"STOPPING=1"):
+            if word == b"STOPPING=1":
+                process.terminate()
+            while systemd.recv(100) != word:
+                pass
         assert process.wait(60) == 0
+
+
+@pytest.mark.parametrize(("watchdog", "seconds"), [(None, 5), ("", 5), ("0", 5), ("3000000", 1.5), ("60000000", 5)])
+def test_systemd_hears_twice_in_the_time_that_it_asks_for(monkeypatch, watchdog, seconds):
+    monkeypatch.delenv("WATCHDOG_USEC", raising=False)
+    if watchdog is not None:
+        monkeypatch.setenv("WATCHDOG_USEC", watchdog)
+    assert interval() == seconds
 
 
 def test_its_entry_says_what_it_has_in_hand(project, told):

@@ -21,7 +21,7 @@ from django_srq.consumer.child import Child, ChildProcess
 from django_srq.consumer.hands import DONE, FAILED, HELD, RUNNING, Hand, Hands
 from django_srq.consumer.leases import Leases
 from django_srq.consumer.outage import Outage
-from django_srq.consumer.probes import Heartbeat, notify
+from django_srq.consumer.probes import Heartbeat, interval, notify
 from django_srq.consumer.signal_pipe import SignalPipe
 from django_srq.consumer.source import Source
 from django_srq.consumer.worker import LAST_WORDS, Plan, Worker
@@ -37,7 +37,6 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0  # seconds before it is started again, fr
 NEVER_STARTED = 5  # times in a row that no child came to look for items: then there is no point
 RETRY = 0.5  # seconds between attempts to tell a server what became of items
 STUCK = 60.0  # seconds without an item in hand and without a look for one
-HEARTBEAT = 5.0  # seconds between two heartbeats
 
 
 @dataclass
@@ -169,6 +168,8 @@ class Supervisor:
                 for line in (writing, *(child.line for child in self._children())):
                     os.close(line)
                 self._child(id, hands, reading, place.left).run()
+            except BaseException:
+                logger.exception("the child process did not begin")
             finally:
                 os._exit(1)  # whatever happened, this is not the place to return from
         os.close(reading)
@@ -389,7 +390,7 @@ class Supervisor:
             self._ready = True
             notify("READY=1")
         if now >= self._next_beat:
-            self._next_beat = now + HEARTBEAT
+            self._next_beat = now + interval()
             self._beat(now)
 
     def _pass_on_events(self) -> None:
