@@ -285,13 +285,19 @@ def test_a_signal_ends_an_idle_consumer(project, number):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_finishes_the_item_in_hand(project, number):
+    project.add_to_settings(
+        "from django_srq.consumer.worker import Worker\nstop = Worker.stop\n"
+        "def stop_and_say(self):\n    from tests.handlers import _say\n    stop(self)\n    _say('stops')\n"
+        "Worker.stop = stop_and_say"
+    )
     queues["slow"].put_many("ab")
     process = project.start("srq_consume", "slow")
     project.said("begin a 1")
     process.send_signal(number)
+    project.said("stops")
     project.go.touch()
     assert process.wait(60) == 0
-    assert project.lines() == ["begin a 1", "end a 1"]
+    assert project.lines() == ["begin a 1", "stops", "end a 1"]
     assert queues["slow"].counts() == {"ready": 1, "in_flight": 0, "delayed": 0, "dead": 0}
 
 
