@@ -837,6 +837,22 @@ def test_a_receiver_that_takes_its_time_holds_up_no_stop(project, told):
     assert process.wait(60) == 0
 
 
+def test_signals_are_sent_by_a_child_that_stays(queue):
+    supervisor = Supervisor([Source(queue, print)], Plan(processes=2))
+    ends = [os.pipe() for _ in range(2)]
+    for place, (_, line) in zip(supervisor._places, ends, strict=True):
+        place.child = Child("c1", 0, Hands(1), line)
+        place.child.hands.live()
+    supervisor._places[0].child.told_to_stop = True
+    supervisor._events = [{"signal": "item_dead"}]
+    supervisor._pass_on_events()
+    for _, line in ends:
+        os.close(line)
+    assert [os.read(reading, 100) for reading, _ in ends] == [b"", b'{"signal": "item_dead"}\n']
+    for reading, _ in ends:
+        os.close(reading)
+
+
 # -- new code
 
 

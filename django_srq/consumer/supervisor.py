@@ -394,7 +394,8 @@ class Supervisor:
             self._beat(now)
 
     def _pass_on_events(self) -> None:
-        listening = next((child for child in self._children() if child.hands.ready), None)
+        ready = [child for child in self._children() if child.hands.ready]
+        listening = min(ready, key=lambda child: child.told_to_stop, default=None)  # one that stops may not get to it
         if listening:
             for event in self._events:
                 listening.tell(json.dumps(event).encode() + b"\n")
