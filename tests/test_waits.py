@@ -56,6 +56,21 @@ def test_the_last_of_max_items_ends_the_wait_of_another_thread(patient, queue, c
     assert consumer.handled == 2
 
 
+def test_the_end_of_a_burst_ends_the_wait_of_another_thread(patient, make_queue):
+    queue = make_queue(max_in_flight=1)
+    queue.put_many("ab")
+
+    def handle(item: object) -> None:
+        wait_for(lambda: consumer._worker._idler is not None, "the other thread on the server")
+        queue.purge("ready")
+
+    consumer = Consumer([Source(queue, handle)], plan=Plan(burst=True, threads=2))
+    with running(consumer) as thread:
+        thread.join(60)
+        assert not thread.is_alive()
+    assert consumer.handled == 1
+
+
 def test_a_thread_that_is_free_again_is_heard_for(patient, make_queue):
     """Of two kinds; while all of the one were busy, the other's thread did not listen for them."""
     plain, other = make_queue("plain"), make_queue("other")
