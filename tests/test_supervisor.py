@@ -685,8 +685,7 @@ def test_its_entry_says_what_it_has_in_hand(project, told):
     began(project, "it")
 
     def entry():
-        (about,) = queue.snapshot().consumers.values()
-        return about["state"] == "busy" and about
+        return next((about for about in queue.snapshot().consumers.values() if about["state"] == "busy"), None)
 
     about = wait_for(entry, "its entry")
     assert (about["pid"], about["processes"], about["threads"]) == (process.pid, 2, 3)
@@ -870,7 +869,7 @@ def test_autoreload_starts_anew_when_the_code_changes(project, server_url, prefi
     process = project.start("srq_consume", "--autoreload", environment={"PYTHONDONTWRITEBYTECODE": "1"})
     queue.put("a")
     project.said("first a")
-    (before,) = queue.snapshot().consumers
+    (before,) = wait_for(lambda: queue.snapshot().consumers, "its entry")  # which may come after its first item
     write("second")
     wait_for(lambda: set(queue.snapshot().consumers) - {before}, "another consumer")
     queue.put("b")
