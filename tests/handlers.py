@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from django.db import connection
@@ -51,6 +52,20 @@ def leaving(payload: object) -> None:
 def counting(payload: object) -> None:
     with connection.cursor() as cursor:
         cursor.execute("SELECT 1")
+
+
+def connecting(payload: str) -> None:
+    counting(payload)
+    _say(f"{os.getpid()} {payload} {has_open(os.getpid(), Path(connection.settings_dict['NAME']))}")
+
+
+def has_open(pid: int, path: Path) -> bool:
+    """Whether a process has a file open."""
+    found = set()
+    for end in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(OSError):  # closed meanwhile
+            found.add(os.readlink(end))
+    return str(path) in found
 
 
 def told(payload: dict[str, object], item: Item) -> object:

@@ -19,6 +19,7 @@ from django.core.management import CommandError, call_command
 from django_srq import queues
 from django_srq.backoff import Backoff
 from django_srq.consumer import Consumer, Plan, Source
+from tests.handlers import has_open
 from tests.project import LEASE
 from tests.servers import Server, free_port
 from tests.waiting import wait_for
@@ -315,17 +316,20 @@ def test_a_signal_ends_an_idle_consumer(project, number):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_finishes_the_item_in_hand(project, number):
-    queues["slow"].put_many(range(3000))
-    process = project.start("srq_consume", "slow", "--verbosity", "0")
-    project.said("begin 0 1")
+    project.add_to_settings(
+        "from django_srq.consumer.worker import Worker\nstop = Worker.stop\n"
+        "def stop_and_say(self):\n    from tests.handlers import _say\n    stop(self)\n    _say('stops')\n"
+        "Worker.stop = stop_and_say"
+    )
+    queues["slow"].put_many("ab")
+    process = project.start("srq_consume", "slow")
+    project.said("begin a 1")
     process.send_signal(number)
+    project.said("stops")
     project.go.touch()
     assert process.wait(60) == 0
-    begun = [line.removeprefix("begin ") for line in project.lines() if line.startswith("begin")]
-    assert [line.removeprefix("end ") for line in project.lines() if line.startswith("end")] == begun
-    # Those that were begun before the signal came to the one that handles them.
-    assert queues["slow"].counts() == {"ready": 3000 - len(begun), "in_flight": 0, "delayed": 0, "dead": 0}
-    assert len(begun) < 3000
+    assert project.lines() == ["begin a 1", "stops", "end a 1"]
+    assert queues["slow"].counts() == {"ready": 1, "in_flight": 0, "delayed": 0, "dead": 0}
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -429,6 +433,39 @@ def test_the_ack_of_one_item_goes_with_the_claim_of_the_next(queue, client):
     calls = client.info("commandstats")["cmdstat_evalsha"]["calls"] - before
     # Ten items, and the claim that finds nothing; besides it signs on and off.
     assert calls <= 11 + 2
+
+
+def test_every_item_is_logged_with_its_fields(queue, caplog):
+    caplog.set_level("INFO", "django_srq.consumer")
+    uids = queue.put_many(["well", "ill"])
+
+    def handle(item: object) -> None:
+        if item.payload == b"ill":
+            raise LookupError(item.payload)
+
+    consumer = Consumer([Source(queue, handle, backoff=Backoff(base=1000))], burst=True)
+    consumer.run()
+    lines = {record.uid: record for record in caplog.records if hasattr(record, "uid")}
+    assert {uid: (lines[uid].outcome, lines[uid].error) for uid in uids} == {
+        uids[0]: ("acked", None),
+        uids[1]: ("failed", "LookupError"),
+    }
+    for line in lines.values():
+        assert (line.queue, line.consumer, line.deliveries) == (queue.label, consumer.id, 1)
+        assert line.duration >= 0
+
+
+def test_no_database_connection_is_open_while_idle(project):
+    project.configure({"q": {"HANDLER": "tests.handlers.connecting"}}, project.settings.SRQ_DEFAULTS)
+    project.add_to_settings("DATABASES['default']['CONN_MAX_AGE'] = None")  # which are else closed after each item
+    process = project.start("srq_consume", "q", "--threads", "2")
+    for payload in "AB":
+        queues["q"].put(payload)
+        said = wait_for(lambda payload=payload: [one for one in project.lines() if payload in one], "the handler")
+        child, _, connected = said[0].split()
+        assert connected == "True"
+        wait_for(lambda child=child: not has_open(int(child), project.folder / "db"), "no open database")
+    assert process.poll() is None
 
 
 def test_settled_elsewhere_is_no_error(queue, caplog):

@@ -126,6 +126,24 @@ def test_nobody_is_woken_while_somebody_is_to_come(make_queue, client):
     assert tokens(queue, client) == 0
 
 
+def test_a_slower_rate_of_before_holds_nothing_up(make_queue):
+    slow, quick = make_queue(rate="1/d"), make_queue(rate="100/s")
+    slow.put_many("ab")
+    assert slow.get(-1)
+    assert not slow.get(-1)
+    assert quick.get(60).payload == b"b"
+
+
+def test_an_appointment_by_a_clock_that_was_ahead_keeps_nobody_asleep(make_queue, client):
+    queue = make_queue(rate="100/s")
+    queue.put("a")
+    assert queue.get(-1)
+    client.hset(queue.keys["meta"], "told", now(client) + 3_600_000)
+    assert not queue.get(-1)
+    queue.put("b")
+    assert tokens(queue, client) == 1
+
+
 def test_a_burst_waits_for_the_rate(make_queue):
     queue = make_queue(rate="20/s")
     queue.put_many(range(8))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import time
@@ -16,6 +17,8 @@ from django_srq import queues
 from django_srq.consumer import Plan, Source, Supervisor
 from django_srq.consumer.child import Child
 from django_srq.consumer.hands import Hands
+from django_srq.consumer.leases import Leases
+from django_srq.consumer.probes import interval
 from django_srq.operations import Held
 from tests.servers import Server, free_port
 from tests.waiting import wait_for
@@ -132,6 +135,16 @@ def test_what_a_child_claimed_but_had_no_time_to_write_down_comes_back(queue):
     assert [(item.uid, item.delivery.crashes) for item in queue.items()] == [(uid, 1)]
 
 
+def test_what_a_child_that_came_to_its_end_never_knew_of_is_released(make_queue):
+    queue = make_queue(max_deliveries=1)
+    uid = queue.put("a")
+    queue.link.call(queue.claim("c1.1", lease=LONG), queue="q", slot=operations_slot("c1.1"))
+    account_for(Supervisor([Source(queue, print)], Plan()), Child("c1.1", 0, Hands(1), 0), code=0)
+    item = queue.get(-1)
+    assert (item.uid, item.deliveries) == (uid, 1)
+    assert queue.snapshot().stats.get("crashed", 0) == 0
+
+
 def test_a_claim_that_arrives_after_the_report_is_refused(queue):
     queue.put("a")
     supervisor = Supervisor([Source(queue, print)], Plan())
@@ -146,8 +159,8 @@ def taken(queue, consumer: str, n: int):
     return queue.decoded(queue.link.call(call, queue=queue.label).found)
 
 
-def account_for(supervisor: Supervisor, child: Child) -> None:
-    supervisor._account_for(child, "killed by SIGKILL", 0)
+def account_for(supervisor: Supervisor, child: Child, *, code: int = -9) -> None:
+    supervisor._account_for(child, "killed by SIGKILL", 0, code)
     supervisor._send_reports()
     assert supervisor._reports == []
 
@@ -156,6 +169,24 @@ def operations_slot(name: str):
     from django_srq.slots import Slot
 
     return Slot(name.encode(), 1)
+
+
+def test_trouble_lasts_until_a_server_says_that_it_is_over(told):
+    server = Server()
+    try:
+        source = Source(told(URL=server.url, TIMEOUT=1), print, lease=LONG)
+        leases = Leases("c1", [source], list)
+        leases.renew()
+        assert not leases.trouble
+        leases.trouble = "somebody else met it"
+        server.kill()
+        leases.renew()  # although there is nothing to renew, and it was told just now
+        assert "queue=told" in leases.trouble
+        server.start()
+        leases.renew()
+        assert not leases.trouble
+    finally:
+        server.close()
 
 
 def test_a_server_that_is_away_is_told_later_what_became_of_the_items(told):
@@ -169,7 +200,7 @@ def test_a_server_that_is_away_is_told_later_what_became_of_the_items(told):
         hands.hold(0, Held(item.uid, item.token), until=time.monotonic() + LONG)
         hands.start(0)
         server.kill()
-        supervisor._account_for(Child("c1.1", 0, hands, 0), "killed by SIGKILL", 0)
+        supervisor._account_for(Child("c1.1", 0, hands, 0), "killed by SIGKILL", 0, -9)
         supervisor._send_reports()
         assert supervisor._reports
         server.start()
@@ -319,7 +350,7 @@ def test_nothing_is_recovered_by_itself_where_the_interval_is_none(project, told
     wait_for(lambda: queue.snapshot().ended == 1, "the end of its lease")
     queue.put({"do": "nothing", "name": "next"})
     began(project, "next")
-    assert queue.counts()["in_flight"] == 1
+    wait_for(lambda: queue.counts()["in_flight"] == 1, "the ack of the other")
     assert "killed by SIGKILL" in next(queue.items("in_flight")).delivery.error["message"]
     assert queue.recover() == 1
     wait_for(lambda: any(line.startswith("it 2 ") for line in project.lines()), "a second delivery")
@@ -373,6 +404,22 @@ def test_a_child_that_is_asked_to_end_finishes_its_item(project, told):
     wait_for(lambda: children(process) not in ([], [child]), "its successor")
     assert queue.snapshot().stats["delivered"] == 1
     wait_for(lambda: empty(queue), "the ack")
+
+
+def test_a_signal_that_reaches_a_child_at_its_birth_does_not_stop_the_consumer(project, told):
+    queue = told()
+    project.add_to_settings(
+        "import os, signal\nfork = os.fork\n"
+        "def signalled():\n    pid = fork()\n"
+        "    if pid == 0:\n        os.kill(os.getpid(), signal.SIGINT)\n    return pid\n"
+        "os.fork = signalled"
+    )
+    process = project.start("srq_consume")
+    queue.put({"do": "nothing", "name": "it"})
+    began(project, "it")
+    wait_for(lambda: empty(queue), "the ack")
+    process.terminate()
+    assert process.wait(60) == 0
 
 
 # -- what it takes on
@@ -591,6 +638,22 @@ def test_heartbeat_file(project, told):
     assert not beat.exists()
 
 
+def test_a_heartbeat_file_that_cannot_be_touched(project, told):
+    queue = told()
+    code, _, err = project.run("srq_consume", "--heartbeat-file", str(project.folder / "none" / "beat"))
+    assert (code, "none/beat" in err, len(err.splitlines())) == (1, True, 1)
+    folder = project.folder / "some"
+    folder.mkdir()
+    process = project.start("srq_consume", "--heartbeat-file", str(folder / "beat"))
+    wait_for(lambda: (folder / "beat").exists() and queue.snapshot().consumers, "a consumer")
+    shutil.rmtree(folder)
+    wait_for(lambda: "no heartbeat" in process.stderr.readline(), "a word about it")
+    queue.put({"do": "nothing", "name": "it"})
+    began(project, "it")
+    process.terminate()
+    assert process.wait(60) == 0
+
+
 def test_systemd_is_told(project, told, monkeypatch, tmp_path):
     told()
     address = tmp_path / "notify"
@@ -599,13 +662,20 @@ def test_systemd_is_told(project, told, monkeypatch, tmp_path):
         systemd.settimeout(30)
         monkeypatch.setenv("NOTIFY_SOCKET", str(address))
         process = project.start("srq_consume")
-        said = [systemd.recv(100)]
-        while said[-1] != b"READY=1":
-            said.append(systemd.recv(100))
-        process.terminate()
-        while said[-1] != b"STOPPING=1":
-            said.append(systemd.recv(100))
+        for word in (b"READY=1", b"WATCHDOG=1", b"STOPPING=1"):
+            if word == b"STOPPING=1":
+                process.terminate()
+            while systemd.recv(100) != word:
+                pass
         assert process.wait(60) == 0
+
+
+@pytest.mark.parametrize(("watchdog", "seconds"), [(None, 5), ("", 5), ("0", 5), ("3000000", 1.5), ("60000000", 5)])
+def test_systemd_hears_twice_in_the_time_that_it_asks_for(monkeypatch, watchdog, seconds):
+    monkeypatch.delenv("WATCHDOG_USEC", raising=False)
+    if watchdog is not None:
+        monkeypatch.setenv("WATCHDOG_USEC", watchdog)
+    assert interval() == seconds
 
 
 def test_its_entry_says_what_it_has_in_hand(project, told):
@@ -615,8 +685,7 @@ def test_its_entry_says_what_it_has_in_hand(project, told):
     began(project, "it")
 
     def entry():
-        (about,) = queue.snapshot().consumers.values()
-        return about["state"] == "busy" and about
+        return next((about for about in queue.snapshot().consumers.values() if about["state"] == "busy"), None)
 
     about = wait_for(entry, "its entry")
     assert (about["pid"], about["processes"], about["threads"]) == (process.pid, 2, 3)
@@ -675,6 +744,31 @@ TROUBLES = {
 }
 
 
+def test_nothing_is_delivered_twice_after_an_outage_longer_than_a_lease(project, told):
+    server = Server("--appendonly", "yes", "--appendfsync", "always")
+    try:
+        queue = told(URL=server.url, LEASE=4, TIMEOUT=0.3)
+        queue.put({"do": "wait", "name": "it", "once": False})
+        err = project.folder / "err"
+        with err.open("w") as stderr:
+            process = project.start("srq_consume", "--processes", "2", stderr=stderr)
+        began(project, "it")
+        server.kill()
+        over = time.monotonic() + 6
+        wait_for(lambda: time.monotonic() > over, "an outage longer than the lease")
+        server.start()
+        wait_for(lambda: "available again" in err.read_text(), "a word about its return")
+        project.say("on")
+        wait_for(lambda: empty(queue), "the ack")
+        process.terminate()
+        assert process.wait(60) == 0
+        assert [line.split()[:2] for line in project.lines()] == [["it", "1"], ["it", "went"]]
+        assert queue.snapshot().stats["delivered"] == 1
+        assert err.read_text().count("server unavailable") == 1
+    finally:
+        server.close()
+
+
 def test_a_stop_while_the_server_is_away(project, told):
     queue = told(URL=f"redis://127.0.0.1:{free_port()}", TIMEOUT=0.3)
     process = project.start("srq_consume", "--processes", "2")
@@ -698,16 +792,20 @@ def tell(name):
             file.write(json.dumps({"name": name, **about}) + "\\n")
     return receive
 
-for name in ("item_started", "item_acked", "item_failed", "item_dead", "consumer_started", "consumer_stopped"):
+for name in (
+    "item_started", "item_acked", "item_failed", "item_recovered", "item_dead", "consumer_started", "consumer_stopped"
+):
     getattr(signals, name).connect(tell(name), weak=False)
 """
 
 
 def test_signals_tell_what_happens(project, told):
-    queue = told(MAX_CRASHES=1)
+    queue = told(MAX_CRASHES=2)
     told_of = project.folder / "signals"
     project.add_to_settings(f"TOLD_OF = {str(told_of)!r}\n{LISTENING}")
-    uids = queue.put_many([{"do": "nothing"}, {"do": "discard"}, {"do": "retry", "delay": 60}, {"do": "exit"}])
+    uids = queue.put_many(
+        [{"do": "nothing"}, {"do": "discard"}, {"do": "retry", "delay": 60}, {"do": "exit", "once": False}]
+    )
     process = project.start("srq_consume")
 
     def heard() -> list[dict[str, str]]:
@@ -718,10 +816,40 @@ def test_signals_tell_what_happens(project, told):
     assert process.wait(60) == 0
     names = [(one["name"], one.get("uid") or one.get("item")) for one in heard()]
     assert names[:2] == [("consumer_started", None), ("item_started", uids[0])]
-    assert {("item_acked", uids[0]), ("item_acked", uids[1]), ("item_failed", uids[2]), ("item_dead", uids[3])} < set(
-        names
-    )
+    told_once = [("item_acked", uids[0]), ("item_acked", uids[1]), ("item_failed", uids[2])]
+    assert [names.count(one) for one in (*told_once, ("item_recovered", uids[3]), ("item_dead", uids[3]))] == [1] * 5
     assert names[-1] == ("consumer_stopped", None)
+
+
+def test_a_receiver_that_takes_its_time_holds_up_no_stop(project, told):
+    queue = told(MAX_CRASHES=1)
+    project.add_to_settings(
+        "import threading\nfrom django_srq import signals\n"
+        "def receive(sender, **about):\n"
+        "    from tests.handlers import _say\n    _say('receives')\n    threading.Event().wait()\n"
+        "signals.item_dead.connect(receive, weak=False)"
+    )
+    queue.put({"do": "exit"})
+    process = project.start("srq_consume", "--grace", "600")
+    project.said("receives")
+    process.terminate()
+    assert process.wait(60) == 0
+
+
+def test_signals_are_sent_by_a_child_that_stays(queue):
+    supervisor = Supervisor([Source(queue, print)], Plan(processes=2))
+    ends = [os.pipe() for _ in range(2)]
+    for place, (_, line) in zip(supervisor._places, ends, strict=True):
+        place.child = Child("c1", 0, Hands(1), line)
+        place.child.hands.live()
+    supervisor._places[0].child.told_to_stop = True
+    supervisor._events = [{"signal": "item_dead"}]
+    supervisor._pass_on_events()
+    for _, line in ends:
+        os.close(line)
+    assert [os.read(reading, 100) for reading, _ in ends] == [b"", b'{"signal": "item_dead"}\n']
+    for reading, _ in ends:
+        os.close(reading)
 
 
 # -- new code
@@ -741,7 +869,7 @@ def test_autoreload_starts_anew_when_the_code_changes(project, server_url, prefi
     process = project.start("srq_consume", "--autoreload", environment={"PYTHONDONTWRITEBYTECODE": "1"})
     queue.put("a")
     project.said("first a")
-    (before,) = queue.snapshot().consumers
+    (before,) = wait_for(lambda: queue.snapshot().consumers, "its entry")  # which may come after its first item
     write("second")
     wait_for(lambda: set(queue.snapshot().consumers) - {before}, "another consumer")
     queue.put("b")
@@ -756,7 +884,7 @@ def test_options_that_need_child_processes(project, told):
     told()
     code, _, err = project.run("srq_consume", "--processes", "0", "--time-limit", "3", "--burst")
     assert code == 2
-    assert "--max-memory and --time-limit need child processes." in err
+    assert "--max-memory, --time-limit and --heartbeat-file need child processes." in err
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,21 @@ def test_the_last_of_max_items_ends_the_wait_of_another_thread(patient, queue, c
     assert consumer.handled == 2
 
 
+def test_the_end_of_a_burst_ends_the_wait_of_another_thread(patient, make_queue):
+    queue = make_queue(max_in_flight=1)
+    queue.put_many("ab")
+
+    def handle(item: object) -> None:
+        wait_for(lambda: consumer._worker._idler is not None, "the other thread on the server")
+        queue.purge("ready")
+
+    consumer = Consumer([Source(queue, handle)], plan=Plan(burst=True, threads=2))
+    with running(consumer) as thread:
+        thread.join(60)
+        assert not thread.is_alive()
+    assert consumer.handled == 1
+
+
 def test_a_thread_that_is_free_again_is_heard_for(patient, make_queue):
     """Of two kinds; while all of the one were busy, the other's thread did not listen for them."""
     plain, other = make_queue("plain"), make_queue("other")
@@ -84,6 +99,28 @@ def test_whoever_is_woken_without_room_passes_that_on(queue, client):
     worker(source)._round([], {False: 0}, source, answer)
     assert client.llen(queue.keys["wake"]) == 1
     assert (answer.jobs, answer.wait, answer.dry) == ([], LOOK, set())
+
+
+def test_a_token_that_was_taken_at_the_end_is_passed_on(queue, client):
+    one = worker(Source(queue, print))
+    queue.put("a")
+    client.delete(queue.keys["wake"])
+    one.stop()
+    one.run()
+    assert client.llen(queue.keys["wake"]) == 1
+
+
+def test_what_was_not_started_when_it_stops_is_released(queue):
+    source, answer = Source(queue, print), _Answer()
+    one = worker(source)
+    uids = queue.put_many("ab")
+    one._round([], {False: 2}, None, answer)
+    one._jobs[False].extend(answer.jobs)
+    assert queue.counts()["in_flight"] == 2
+    one.stop()
+    one.run()
+    assert [(item.uid, item.deliveries) for item in queue.get_many(2)] == [(uid, 1) for uid in uids]
+    assert not any(one._hands)
 
 
 def test_a_worker_that_gave_up_leaves_its_last_claim_to_the_supervisor(queue):

@@ -6,14 +6,14 @@ import atexit
 import json
 import logging
 import os
+import queue
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
 
 from django_srq import signals
 from django_srq.consumer.hands import Hands
@@ -73,7 +73,9 @@ class ChildProcess:
     ) -> None:
         """poke: has the supervisor look at the hands."""
         self._hands, self._line, self._poke = hands, line, poke
+        self._rest = rest
         self._orphaned = False
+        self._events: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._leases = Leases(id, sources, lambda: [hands])
         self._worker = Worker(
             sources, hands, consumer=id, plan=plan, report=self._report, max_items=max_items, rest=rest
@@ -84,7 +86,8 @@ class ChildProcess:
         code = 1
         try:
             signal.signal(signal.SIGTERM, lambda number, frame: self._worker.stop())
-            threading.Thread(target=self._listen, name="srq-listen", daemon=True).start()
+            for target, name in ((self._listen, "srq-listen"), (self._send, "srq-events")):
+                threading.Thread(target=target, name=name, daemon=True).start()
             self._worker.run()
             code = 0
         except (SRQError, StopConsuming) as error:
@@ -117,13 +120,15 @@ class ChildProcess:
             self._worker.stop()
             self._worker.give_back()
         else:
-            _send(json.loads(line))
+            self._events.put(line)
 
-
-def _send(event: Mapping[str, Any]) -> None:
-    """Send one of our signals for the supervisor, which runs no code of the project's."""
-    named = {"item_recovered": signals.item_recovered, "item_dead": signals.item_dead}
-    named[event["signal"]].send_robust(SafeRedisQueue, **event["about"])
+    def _send(self) -> None:
+        """Send our signals for the supervisor, which runs no code of the project's."""
+        named = {"item_recovered": signals.item_recovered, "item_dead": signals.item_dead}
+        while True:  # in a thread of its own: receivers may take their time
+            event = json.loads(self._events.get())
+            named[event["signal"]].send_robust(SafeRedisQueue, **event["about"])
+            self._rest()
 
 
 def _leave(code: int) -> None:

@@ -45,7 +45,9 @@ class Leases:
         trouble, lost = "", set()
         for place, source in enumerate(self._sources):
             mine = [(table, hand) for table, hand in in_hand if hand.source == place]
-            if source.queue.link in lost or not (mine or time.monotonic() - self._told[place] > UNTOLD):
+            # While there is trouble every queue is asked, as only the servers know when it is over.
+            asked = mine or self.trouble or time.monotonic() - self._told[place] > UNTOLD
+            if source.queue.link in lost or not asked:
                 continue
             try:
                 self._tell(place, source, mine)

@@ -7,6 +7,8 @@ import socket
 from contextlib import suppress
 from pathlib import Path
 
+HEARTBEAT = 5.0  # seconds between two heartbeats
+
 
 class Heartbeat:
     """A file whose time of change says when the consumer was last found well; deleted when it ends."""
@@ -19,6 +21,12 @@ class Heartbeat:
 
     def end(self) -> None:
         self._path.unlink(missing_ok=True)
+
+
+def interval() -> float:
+    """Seconds between two heartbeats: twice in the time after which systemd would miss one (sd_watchdog_enabled(3))."""
+    watchdog = os.environ.get("WATCHDOG_USEC", "")
+    return min(HEARTBEAT, int(watchdog) / 2e6) if watchdog.isdecimal() and int(watchdog) else HEARTBEAT
 
 
 def notify(state: str) -> None:

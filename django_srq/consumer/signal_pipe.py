@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import select
 import signal
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 
@@ -46,6 +47,15 @@ class SignalPipe:
         """End the wait, from a child process."""
         with suppress(OSError):  # it has enough to read; or the supervisor is gone
             os.write(self._writing, b"\0")
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """What comes meanwhile comes afterwards; in a child, what comes for itself."""
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, self.NUMBERS)
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def forget(self) -> None:
         """In a child: the terminal's signals are for the supervisor, which tells its children."""

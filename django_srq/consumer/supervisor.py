@@ -21,7 +21,7 @@ from django_srq.consumer.child import Child, ChildProcess
 from django_srq.consumer.hands import DONE, FAILED, HELD, RUNNING, Hand, Hands
 from django_srq.consumer.leases import Leases
 from django_srq.consumer.outage import Outage
-from django_srq.consumer.probes import Heartbeat, notify
+from django_srq.consumer.probes import Heartbeat, interval, notify
 from django_srq.consumer.signal_pipe import SignalPipe
 from django_srq.consumer.source import Source
 from django_srq.consumer.worker import LAST_WORDS, Plan, Worker
@@ -37,7 +37,6 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0  # seconds before it is started again, fr
 NEVER_STARTED = 5  # times in a row that no child came to look for items: then there is no point
 RETRY = 0.5  # seconds between attempts to tell a server what became of items
 STUCK = 60.0  # seconds without an item in hand and without a look for one
-HEARTBEAT = 5.0  # seconds between two heartbeats
 
 
 @dataclass
@@ -158,7 +157,7 @@ class Supervisor:
         reading, writing = os.pipe()
         os.set_blocking(writing, False)
         try:
-            pid = os.fork()
+            pid = self._fork()
         except OSError:
             os.close(reading)
             os.close(writing)
@@ -168,12 +167,20 @@ class Supervisor:
                 # Or they would not notice the supervisor's death: a pipe ends with its last writer.
                 for line in (writing, *(child.line for child in self._children())):
                     os.close(line)
-                self._signals.forget()
                 self._child(id, hands, reading, place.left).run()
+            except BaseException:
+                logger.exception("the child process did not begin")
             finally:
                 os._exit(1)  # whatever happened, this is not the place to return from
         os.close(reading)
         place.child = Child(id, pid, hands, writing)
+
+    def _fork(self) -> int:
+        with self._signals.held():  # or one that reaches the child at once would be told to us, as a second one
+            pid = os.fork()
+            if pid == 0:
+                self._signals.forget()
+        return pid
 
     def _child(self, id: str, hands: Hands, line: int, left: int | None) -> ChildProcess:
         return ChildProcess(
@@ -269,7 +276,7 @@ class Supervisor:
                 other.stop()
         elif _died(child, code) and not child.killed_for:
             logger.error("child died consumer=%s pid=%d how=%s", child.id, child.pid, _how(code))
-        self._account_for(child, child.killed_for or _how(code), memory)
+        self._account_for(child, child.killed_for or _how(code), memory, code)
         self._send_reports()
 
     def _vacate(self, place: Place, child: Child, code: int) -> None:
@@ -295,7 +302,7 @@ class Supervisor:
 
     # -- what becomes of the items of a dead child
 
-    def _account_for(self, child: Child, how: str, memory: int) -> None:
+    def _account_for(self, child: Child, how: str, memory: int, code: int) -> None:
         hands = list(child.hands)
         stopped = child.killed_for == "stopped"
         self._cut = self._cut or (stopped and any(hand.state == RUNNING for hand in hands))
@@ -303,12 +310,14 @@ class Supervisor:
             mine = [hand for hand in hands if hand.source == place]
             self._settle(source, mine)
             running = [hand for hand in mine if hand.state in {RUNNING, FAILED}]
-            # Each with its own evidence; the last call also closes the slot, and ends what was never written down.
+            # Each with its own evidence; the last call also closes the slot, and ends what was never written down: that
+            # was not started, but it may be what killed the child, such as a payload too large for its memory.
             for hand in running:
                 suspect = not child.over_limit or hand.filling in child.over_limit
                 blamed = not stopped and suspect and hand.state == RUNNING
                 self._end(child, source, hand, how, memory, "crash" if blamed else "cut")
-            self._end(child, source, None, how, memory, "cut" if stopped else "crash")
+            unexplained = _died(child, code) and not child.killed_for
+            self._end(child, source, None, how, memory, "crash" if unexplained else "release")
 
     def _settle(self, source: Source, hands: Sequence[Hand]) -> None:
         """Handled is acked, not started is released: a death in between must not double the one, or blame the other."""
@@ -327,7 +336,7 @@ class Supervisor:
             queue.keys,
             held,
             evidence=evidence,
-            how=mode if queue.autoclean_interval is not None else "end",
+            how=mode if queue.autoclean_interval is not None or mode == "release" else "end",
             slot=b"" if hand else child.id.encode(),
             max_deliveries=queue.max_deliveries,
             max_crashes=queue.max_crashes,
@@ -358,6 +367,7 @@ class Supervisor:
             except (QueueUnavailable, OutcomeUnknown) as error:
                 away.add(link)
                 self._leases.trouble = f"queue={report.queue.label} error={error}"
+                self._next_round = min(self._next_round, self._next_retry)  # which finds out when that is over
                 continue
             except SRQError as error:  # it will not be taken later either, and others wait behind it
                 logger.error("cannot say what became of the items of a dead child: %s", error)
@@ -372,7 +382,7 @@ class Supervisor:
             self._send_reports()
         if now >= self._next_round:
             self._leases.renew()
-            self._next_round = now + min(self._leases.interval, 5)
+            self._next_round = now + min(self._leases.interval, RETRY if self._leases.trouble else 5)
         troubles = [self._leases.trouble, *(child.hands.words for child in self._children() if not child.hands.fatal)]
         self._outage.report(next(filter(None, troubles), ""))
         self._pass_on_events()
@@ -380,11 +390,12 @@ class Supervisor:
             self._ready = True
             notify("READY=1")
         if now >= self._next_beat:
-            self._next_beat = now + HEARTBEAT
+            self._next_beat = now + interval()
             self._beat(now)
 
     def _pass_on_events(self) -> None:
-        listening = next((child for child in self._children() if child.hands.ready), None)
+        ready = [child for child in self._children() if child.hands.ready]
+        listening = min(ready, key=lambda child: child.told_to_stop, default=None)  # one that stops may not get to it
         if listening:
             for event in self._events:
                 listening.tell(json.dumps(event).encode() + b"\n")
@@ -396,7 +407,10 @@ class Supervisor:
             return
         notify("WATCHDOG=1")
         if self._heartbeat:
-            self._heartbeat.beat()
+            try:
+                self._heartbeat.beat()
+            except OSError as error:
+                logger.error("no heartbeat: %s", error)
 
 
 def _shares(plan: Plan) -> list[int | None]:

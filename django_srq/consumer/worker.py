@@ -289,7 +289,7 @@ class Worker:
             for kind in self._sizes:
                 if all(source in answer.dry for source in self._sources if source.asynchronous is kind):
                     self._dry.add(kind)
-        if self._over:
+        if self._over or self._idler in self._dry:
             self._rouse()
         if self._over or self._dry:
             self._notify_all()

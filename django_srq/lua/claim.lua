@@ -75,6 +75,11 @@ elseif most == 0 and facts.most then
   redis.call('HDEL', meta, 'most')
 end
 
+if (facts.told or 0) > now + LOOK + 1 then   -- by a clock that was ahead
+  facts.told = nil
+  redis.call('HDEL', meta, 'told')
+end
+
 local function is_paused()
   local text = redis.call('GET', paused)
   local till = text and cjson.decode(text)['until']
@@ -108,6 +113,10 @@ local function allowed()
   end
   local due = math.max(now, tonumber(redis.call('HGET', meta, 'next_due') or 0))
   local slack = math.max(0, BURST - interval)
+  if due > now + slack + interval then   -- by a slower rate before, or by a clock that was ahead
+    due = now + slack + interval
+    redis.call('HSET', meta, 'next_due', string.format('%.3f', due))
+  end
   return math.max(0, math.min(n, math.floor((now + slack - due) / interval) + 1)), due, slack
 end
 

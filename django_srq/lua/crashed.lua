@@ -2,8 +2,8 @@
 -- Reports the end of a consumer that held items: they are ready again at once, in their old place, or dead when their
 -- crashes or deliveries are used up. Closes its slot first, so that a claim of it that is still on its way is refused.
 -- ARGV[3]  max_deliveries, 0: any number; ARGV[4] max_crashes, 0: any number
--- ARGV[5]  how: "crash" (counted as such), "cut" (it was made to stop: only a delivery), or "end" (only the lease ends:
---          for a queue that recovers nothing automatically)
+-- ARGV[5]  how: "crash" (counted as such), "cut" (it was made to stop: only a delivery), "release" (it did not begin with
+--          them: not even a delivery), or "end" (only the lease ends: for a queue that recovers nothing automatically)
 -- ARGV[6]  evidence: JSON object with type, message and what else is known
 -- ARGV[7]  slot of its claims; '' for none
 -- ARGV[8…] per item: uid, token
@@ -24,6 +24,11 @@ local function end_one(uid, token)
     redis.call('ZADD', leases, -now, uid)
     record(uid, cjson.decode(ARGV[6]))
     return 'in_flight'
+  end
+  if how == 'release' then
+    give_back(uid, token)
+    made = made + 1
+    return 'ready'
   end
   local state = give_up(uid, token, how == 'crash', tonumber(ARGV[3]), tonumber(ARGV[4]), cjson.decode(ARGV[6]))
   made = made + (state == 'ready' and 1 or 0)

@@ -12,11 +12,7 @@ for i = 3, #ARGV, 2 do
   local holder = redis.call('HGET', holders, uid)
   local holds = holder and (token == '' or holder == token) and redis.call('HEXISTS', items, uid) == 1
   if holds then
-    place(uid, first_claim(holder))
-    if redis.call('HEXISTS', deliveries, uid) == 1 then
-      redis.call('HSET', deliveries, uid, deliveries_of(uid) .. ' 0')   -- nobody before takes it back from here
-    end
-    unhold(uid)
+    give_back(uid, holder)
     given = given + 1
   end
   flags[#flags + 1] = holds and '1' or '0'

@@ -18,8 +18,10 @@ import pytest
 import redis
 
 from django_srq import SafeRedisQueue, operations
+from django_srq.backoff import Backoff
 from django_srq.connections import Link, client_from_url
-from django_srq.consumer import Consumer, Source
+from django_srq.consumer import Consumer, Plan, Source
+from django_srq.consumer.outage import Outage
 from django_srq.exceptions import OutcomeUnknown, QueueFull
 from django_srq.item import Item
 from django_srq.operations import Held, Script
@@ -456,9 +458,9 @@ def test_repeated_claim_gets_no_item_that_somebody_else_has_by_now(queue, link):
     assert [found.uid for found in link.call(claim, queue=queue.label, slot=slot).found] == ["uid-b"]
 
 
-def test_consumer_gets_what_it_was_given_while_no_reply_came(proxy, queue, through):
+def test_consumer_gets_what_it_was_given_while_no_reply_came(proxy, queue, through, monkeypatch):
     """For longer than the time limit: the ack and the claim of the next item were carried out, unheard."""
-    remote, seen = through(queue), []
+    remote, seen, troubles = through(queue), [], []
     queue.put_many("abc")
 
     def handle(item: Item) -> None:
@@ -467,13 +469,15 @@ def test_consumer_gets_what_it_was_given_while_no_reply_came(proxy, queue, throu
             remote.link.timeout = PATIENCE
             proxy.arm("lose reply", Script.named("claim").sha, times=1000)
 
-    class Patient(Consumer):
-        def _note_absence(self, queue: SafeRedisQueue, error: Exception) -> None:
-            assert isinstance(error, OutcomeUnknown)
-            remote.link.timeout = 20
-            proxy.disarm()
+    def report(outage: Outage, trouble: str) -> None:
+        troubles.append(trouble)
+        remote.link.timeout = 20
+        proxy.disarm()
 
-    Patient([Source(remote, handle)], burst=True).run()
+    monkeypatch.setattr(Outage, "report", report)
+    Consumer([Source(remote, handle)], burst=True).run()
+    assert "no reply to claim within" in troubles[0]
+    assert troubles[1:] == [""]
     assert seen == [(b"a", 1), (b"b", 1), (b"c", 1)]
     assert queue.snapshot().stats == {"put": 3, "delivered": 3, "acked": 3}
 
@@ -556,3 +560,25 @@ def test_calls_of_many_threads_over_a_bad_line(proxy, queue, through):
     assert sorted(acked) == sorted(f"{name}{number}".encode() for name in "abcd" for number in range(10))
     stats = queue.snapshot().stats
     assert (stats["put"], stats["delivered"], stats["acked"]) == (40, 40, 40)
+
+
+@pytest.mark.parametrize("kind", ["lose reply", "lose request"])
+@pytest.mark.parametrize("script", ["claim", "ack", "fail"])
+def test_consumer_of_many_threads_over_a_bad_line(proxy, queue, through, script, kind):
+    remote, seen = through(queue), []
+    uids = queue.put_many(range(40))
+
+    def handle(item: Item) -> None:
+        seen.append(item.uid)
+        if script == "fail":
+            raise LookupError
+
+    proxy.arm(kind, Script.named(script).sha, times=15)
+    plan = Plan(threads=4, max_items=40)
+    Consumer([Source(remote, handle, backoff=Backoff(base=1000))], plan=plan).run()
+    assert sorted(seen) == sorted(uids)
+    stats = queue.snapshot().stats
+    assert (stats["delivered"], stats.get("acked", 0), stats.get("failed", 0)) == (
+        (40, 0, 40) if script == "fail" else (40, 40, 0)
+    )
+    assert queue.audit() == []

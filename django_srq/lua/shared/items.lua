@@ -171,6 +171,15 @@ local function first_claim(token)
   return tonumber(string.match(token, '/(%d+)$') or claim_of(token))
 end
 
+-- Ends a delivery that did not begin: to its old place, not counted, and nobody before takes it back from there.
+local function give_back(uid, token)
+  place(uid, first_claim(token))
+  if redis.call('HEXISTS', deliveries, uid) == 1 then
+    redis.call('HSET', deliveries, uid, deliveries_of(uid) .. ' 0')
+  end
+  unhold(uid)
+end
+
 -- The state of an item that is in items.
 local function state_of(uid)
   if redis.call('HEXISTS', holders, uid) == 1 then

@@ -114,11 +114,13 @@ class Command(QueueCommand):
         elif options["processes"]:
             self._supervise(sources, _plan(options), options["heartbeat_file"])
         else:
-            self._consume(sources, _plan(options))
+            self._consume(sources, _plan(options), options["heartbeat_file"])
 
     def _supervise(self, sources: list[Source], plan: Plan, heartbeat: Path | None) -> None:
         if threading.current_thread() is not threading.main_thread():
             raise CommandError("Child processes need the main thread: call it there, or with --processes 0.")
+        if heartbeat:
+            _touch(heartbeat)
         connections.close_all()  # or the children would share them
         supervisor = Supervisor(
             sources, plan, rest=close_connections, heartbeat=Heartbeat(heartbeat) if heartbeat else None
@@ -129,9 +131,11 @@ class Command(QueueCommand):
         if code:
             sys.exit(code)
 
-    def _consume(self, sources: list[Source], plan: Plan) -> None:
-        if plan.max_memory or plan.time_limit:
-            raise CommandError("--max-memory and --time-limit need child processes.", returncode=USAGE)
+    def _consume(self, sources: list[Source], plan: Plan, heartbeat: Path | None) -> None:
+        if plan.max_memory or plan.time_limit or heartbeat:
+            raise CommandError(
+                "--max-memory, --time-limit and --heartbeat-file need child processes.", returncode=USAGE
+            )
         consumer = Consumer(sources, plan=plan, rest=close_connections)
         signalled: list[int] = []
         before = _stop_on_signals(consumer, signalled)
@@ -187,6 +191,14 @@ class Command(QueueCommand):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more at exit
             text = "Standard output was closed. The item that it did not take stays in the queue."
             raise StopConsuming(text) from None
+
+
+def _touch(heartbeat: Path) -> None:
+    """Sooner said now than by the probe."""
+    try:
+        heartbeat.touch()
+    except OSError as error:
+        raise CommandError(f"--heartbeat-file: {error}", returncode=ERROR) from error
 
 
 def _plan(options: dict[str, Any]) -> Plan:
