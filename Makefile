@@ -12,7 +12,7 @@ help:
 	@echo 'make test    the whole suite, against a real server (SRQ_TEST_URL, else one of its own); ARGS goes to pytest'
 	@echo 'make serve   the test project with its admin, on http://127.0.0.1:8000/'
 	@echo 'make lint    ruff, mypy, import-linter, codespell'
-	@echo 'make bench   what it costs, measured side by side; ARGS=--quick for a short run'
+	@echo 'make bench   what it costs, side by side with the peers; ARGS=--quick, or "--only throughput memory"'
 
 demo: $(VENV)/.installed
 	@$(BIN)/python testproject/demo.py
