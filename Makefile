@@ -15,7 +15,7 @@ help:
 	@echo 'make messages     the catalogues, with gettext'
 	@echo 'make serve   the test project with its admin, on http://127.0.0.1:8000/'
 	@echo 'make lint    ruff, mypy, import-linter, codespell'
-	@echo 'make bench   what it costs, measured side by side; ARGS=--quick for a short run'
+	@echo 'make bench   what it costs, side by side with the peers; ARGS=--quick, or "--only throughput memory"'
 
 demo: $(VENV)/.installed
 	@$(BIN)/python testproject/demo.py

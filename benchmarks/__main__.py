@@ -37,10 +37,14 @@ def main() -> int:
     with pinned_server() as server:
         bench = Bench(server, QUICK if options.quick else Sizes())
         print(*(f"{name}: {value}" for name, value in report.conditions(bench).items()), sep="\n", end="\n\n")
-        for measure in [KNOWN[name] for name in options.only] if options.only else MEASURES:
-            print(f"{measure.__doc__.splitlines()[0]}", file=sys.stderr)
-            rows += measure.measure(bench)
-        report.write(options.json, rows, bench)
+        try:
+            for measure in [KNOWN[name] for name in options.only] if options.only else MEASURES:
+                print(f"{measure.__doc__.splitlines()[0]}", file=sys.stderr)
+                for row in measure.measure(bench):
+                    rows.append(row)
+                    print(f"  {row.measure}", file=sys.stderr)
+        finally:  # also of what was stopped
+            report.write(options.json, rows, bench)
     print(report.table(rows, bench.sizes))
     missed = [row.measure for row in rows if row.reached(bench.sizes) is False]
     if missed:

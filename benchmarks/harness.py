@@ -34,7 +34,7 @@ class Sizes:
 
 QUICK = Sizes(
     rounds=3, calls=100, counted=20, idle=2, hand_offs=20, items=20_000, few=200, many_in_flight=2000,
-    many_waiting=5000, race=2000, race_rounds=1,
+    many_waiting=5000, race=1000, race_rounds=1,
 )  # fmt: skip
 
 

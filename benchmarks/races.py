@@ -36,12 +36,13 @@ def measure(bench: Bench) -> Iterator[Row]:
     field = [OURS, *(peer for peer in PEERS if _is_there(peer, absent))]
     yield from _absent(absent)
     yield from _puts(bench, field, "put", "put one by one", Target(least=1))
-    yield from _puts(bench, field, "put_many", "put in batches", None)
-    for processes, least in ((1, 2.0), (2, 2.5), (4, 2.5)):
-        yield from _drains(bench, field, processes, Target(least=least))
+    yield from _drains(bench, field, 1, Target(least=2.0))
     yield from _hand_offs(bench, field)
-    yield from _idle(bench, field)
+    yield from _puts(bench, field, "put_many", "put in batches", None)
     yield from _memory(bench, field)
+    yield from _idle(bench, field)
+    for processes in (2, 4):
+        yield from _drains(bench, field, processes, Target(least=2.5))
 
 
 def _is_there(peer: Contender, absent: dict[str, str]) -> bool:

@@ -63,7 +63,13 @@ def _number(value: float) -> str:
 
 def write(path: Path, rows: Sequence[Row], bench: Bench) -> None:
     entries: list[dict[str, Any]] = [
-        {**asdict(row), "figure": row.figure, "spread": row.spread, "reached": row.reached(bench.sizes)} for row in rows
+        {
+            **asdict(row),
+            "figure": row.figure if row.values else None,
+            "spread": row.spread if row.values else None,
+            "reached": row.reached(bench.sizes),
+        }
+        for row in rows
     ]
     result = {"conditions": conditions(bench), "sizes": asdict(bench.sizes), "rows": entries}
     path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", "utf-8")

@@ -52,8 +52,9 @@ def test_put_holds_no_line_back(project):
     for payload in ("first", "second"):
         process.stdin.write(f"{payload}\n")
         process.stdin.flush()
-        uid = process.stdout.readline().strip()  # while standard input is still open
-        assert [(item.uid, item.payload) for item in queues["raw"].items()][-1] == (uid, payload.encode())
+        # While standard input is still open.
+        wait_for(lambda text=payload: text.encode() in [item.payload for item in queues["raw"].items()], payload)
+        assert process.stdout.readline().strip() == list(queues["raw"].items())[-1].uid
     process.stdin.write("no end of line")
     out, _ = process.communicate(timeout=60)
     assert len(out.split()) == 1
