@@ -326,8 +326,9 @@ def test_ready_items_in_their_order(orders):
     assert uids[0] in read(root, html_module.unescape(previous))
 
 
+@pytest.mark.parametrize("alike", [False, True], ids=["", "all at one moment"])
 @pytest.mark.parametrize("state", ["delayed", "dead", "in_flight"])
-def test_pages_of_the_others_go_by_cursor(orders, state):
+def test_pages_of_the_others_go_by_cursor(orders, client, state, alike):
     """What leaves the list between two pages shifts nothing."""
     uids = [orders.put(n, delay=60 + n) if state == "delayed" else orders.put(n) for n in range(120)]
     if state != "delayed":
@@ -335,6 +336,9 @@ def test_pages_of_the_others_go_by_cursor(orders, state):
         if state == "dead":
             for item in items:
                 orders.link.call(operations.fail(orders.keys, Held(item.uid, item.token), bury=True), queue="q")
+    if alike:
+        key = orders.keys[{"in_flight": "leases"}.get(state, state)]
+        client.zadd(key, dict.fromkeys(uids, client.zscore(key, uids[0])))
     root, url, seen = visitor("superuser"), f"{QUEUE}?state={state}&all=1", []
     while url and len(seen) < 500:
         html = read(root, url)
@@ -342,7 +346,7 @@ def test_pages_of_the_others_go_by_cursor(orders, state):
         seen += page
         if len(seen) == 50:
             if state == "in_flight":
-                orders.ack_many(page[:10])
+                orders.ack_many([*page[:10], page[-1]])
             else:
                 orders.drop(*page[:10], page[-1])
         following = re.findall(r'rel="next" href="([^"]+)"', html)
