@@ -619,6 +619,39 @@ def test_pause_until_the_past_is_refused(orders):
     assert orders.snapshot().paused is None
 
 
+def test_what_may_have_been_done_is_written_down(orders, monkeypatch):
+    from django_srq.exceptions import OutcomeUnknown
+    from django_srq.registry import Queue
+
+    def lose(self, *args, **options):
+        raise OutcomeUnknown("no reply")
+
+    monkeypatch.setattr(Queue, "pause", lose)
+    response = visitor("superuser").post(f"{QUEUE}pause/", {"confirmed": "1"})
+    assert "no reply" in response.content.decode()
+    assert LogEntry.objects.get().change_message == "Pause: sent, and whether it was done is not known"
+
+
+def test_an_operation_is_written_down_before_it_begins(orders, client, monkeypatch):
+    from django_srq.exceptions import OutcomeUnknown
+
+    many_dead(orders, client, 3)
+
+    def lose(*args):
+        raise OutcomeUnknown("no reply")
+
+    monkeypatch.setattr(bulk, "carry_out", lose)
+    response = confirmed(visitor("superuser"), "drop", state="dead", everything="1")
+    html = response.content.decode()
+    assert "no reply" in html
+    assert LogEntry.objects.get().change_message == "Dropped 0 items (dead), so far"
+    monkeypatch.undo()
+    root = Client()
+    root.force_login(User.objects.get(username="superuser"))
+    root.post(f"{URL}operation/", {"operation": hidden(html)})
+    assert LogEntry.objects.get().change_message == "Dropped 3 items (dead)"
+
+
 def test_put(orders):
     root = visitor("superuser")
     response = confirmed(root, "put", payload='{"order": 17}', delay="")
