@@ -68,8 +68,8 @@ def duration(seconds: float) -> str:
 
 
 def sparkline(series: Series) -> SafeString:
-    """What was put (line) and acked (area) in the last hour; decoration, the numbers stand beside it."""
-    minutes = series.minutes[-2 * SPARK_POINTS :]
+    """What was put (line) and acked (area) in the last hour, without the running minute; beside the numbers."""
+    minutes = series.minutes[-2 * SPARK_POINTS - 1 : -1]
     puts = [one.put + two.put for one, two in zip(minutes[::2], minutes[1::2], strict=False)]
     acks = [one.acked + two.acked for one, two in zip(minutes[::2], minutes[1::2], strict=False)]
     top = max([*puts, *acks], default=0)

@@ -28,7 +28,7 @@ from django.utils.translation import gettext_lazy, ngettext
 from django_srq import access, bulk, charts, conf, inspection, rows, status, verdicts
 from django_srq.bulk import Operation, Scope
 from django_srq.conf import QueueConfig
-from django_srq.exceptions import SRQError
+from django_srq.exceptions import OutcomeUnknown, SRQError
 from django_srq.forms import PauseForm, PutForm
 from django_srq.models import QueueStatus
 from django_srq.operations import STATES, Held, Listed
@@ -296,6 +296,8 @@ class Pages:
                 return self._put(request, queues[alias], confirmed)
             return self._to_items(request, queues[alias], action, confirmed)
         except SRQError as error:
+            if isinstance(error, OutcomeUnknown):
+                self._record(request, alias, f"{action.capitalize()}: sent, and whether it was done is not known")
             context = {"sentence": verdicts.readable(error)}
             return self._render(request, "sentence", str(ACTIONS[action][1]), context, alias=alias, crumb="!")
 
@@ -378,7 +380,9 @@ class Pages:
         if confirmed and scope.action == "purge" and request.POST.get("name") != queue.alias:
             confirmed = False
         if confirmed:
-            return self._step(request, queue, Operation.begin(scope, count or len(found), sample.at))
+            # Written down before it begins: what happens to the first batch may not be known.
+            operation = self._recorded(request, Operation.begin(scope, count or len(found), sample.at))
+            return self._step(request, queue, operation)
         context = {
             "action": scope.action,
             "state": scope.state,

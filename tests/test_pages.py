@@ -326,8 +326,9 @@ def test_ready_items_in_their_order(orders):
     assert uids[0] in read(root, html_module.unescape(previous))
 
 
+@pytest.mark.parametrize("alike", [False, True], ids=["", "all at one moment"])
 @pytest.mark.parametrize("state", ["delayed", "dead", "in_flight"])
-def test_pages_of_the_others_go_by_cursor(orders, state):
+def test_pages_of_the_others_go_by_cursor(orders, client, state, alike):
     """What leaves the list between two pages shifts nothing."""
     uids = [orders.put(n, delay=60 + n) if state == "delayed" else orders.put(n) for n in range(120)]
     if state != "delayed":
@@ -335,6 +336,9 @@ def test_pages_of_the_others_go_by_cursor(orders, state):
         if state == "dead":
             for item in items:
                 orders.link.call(operations.fail(orders.keys, Held(item.uid, item.token), bury=True), queue="q")
+    if alike:
+        key = orders.keys[{"in_flight": "leases"}.get(state, state)]
+        client.zadd(key, dict.fromkeys(uids, client.zscore(key, uids[0])))
     root, url, seen = visitor("superuser"), f"{QUEUE}?state={state}&all=1", []
     while url and len(seen) < 500:
         html = read(root, url)
@@ -342,7 +346,7 @@ def test_pages_of_the_others_go_by_cursor(orders, state):
         seen += page
         if len(seen) == 50:
             if state == "in_flight":
-                orders.ack_many(page[:10])
+                orders.ack_many([*page[:10], page[-1]])
             else:
                 orders.drop(*page[:10], page[-1])
         following = re.findall(r'rel="next" href="([^"]+)"', html)
@@ -613,6 +617,39 @@ def test_pause_until_the_past_is_refused(orders):
     response = visitor("superuser").post(f"{QUEUE}pause/", {"confirmed": "1", "until": "2020-01-01T00:00"})
     assert "This moment is over." in response.content.decode()
     assert orders.snapshot().paused is None
+
+
+def test_what_may_have_been_done_is_written_down(orders, monkeypatch):
+    from django_srq.exceptions import OutcomeUnknown
+    from django_srq.registry import Queue
+
+    def lose(self, *args, **options):
+        raise OutcomeUnknown("no reply")
+
+    monkeypatch.setattr(Queue, "pause", lose)
+    response = visitor("superuser").post(f"{QUEUE}pause/", {"confirmed": "1"})
+    assert "no reply" in response.content.decode()
+    assert LogEntry.objects.get().change_message == "Pause: sent, and whether it was done is not known"
+
+
+def test_an_operation_is_written_down_before_it_begins(orders, client, monkeypatch):
+    from django_srq.exceptions import OutcomeUnknown
+
+    many_dead(orders, client, 3)
+
+    def lose(*args):
+        raise OutcomeUnknown("no reply")
+
+    monkeypatch.setattr(bulk, "carry_out", lose)
+    response = confirmed(visitor("superuser"), "drop", state="dead", everything="1")
+    html = response.content.decode()
+    assert "no reply" in html
+    assert LogEntry.objects.get().change_message == "Dropped 0 items (dead), so far"
+    monkeypatch.undo()
+    root = Client()
+    root.force_login(User.objects.get(username="superuser"))
+    root.post(f"{URL}operation/", {"operation": hidden(html)})
+    assert LogEntry.objects.get().change_message == "Dropped 3 items (dead)"
 
 
 def test_put(orders):

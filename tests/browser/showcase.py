@@ -97,4 +97,5 @@ def _entry(generator: random.Random, number: int, weight: int, phase: float) -> 
     failed = generator.choice([0, 0, 0, 1, 2]) * max(1, weight // 20)
     wait = round(40 * (1.3 + math.sin(phase)) * generator.uniform(0.7, 1.3))
     run = round(120 * generator.uniform(0.8, 1.2))
-    return f"{number} {put} {acked} {failed} {generator.choice([0] * 20 + [1])} 0 {wait} {wait * 4} {run} {run * 3}"
+    recovered = generator.choice([0] * 20 + [1]) if weight in (9, 9 * 60) else 0
+    return f"{number} {put} {acked} {failed} {recovered} 0 {wait} {wait * 4} {run} {run * 3}"
