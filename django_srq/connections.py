@@ -11,10 +11,13 @@ from __future__ import annotations
 import os
 import random
 import select
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import redis
 from redis.backoff import NoBackoff
@@ -236,6 +239,9 @@ class Link:
         except redis.RedisError as error:
             raise attempts.verdict(error) from error
 
+    def stream(self) -> Stream:
+        return Stream(self)
+
     def close(self) -> None:
         """Close the idle connections of threads; the link goes on working."""
         self._discard_idle()
@@ -243,6 +249,11 @@ class Link:
     async def aclose(self) -> None:
         """Close the idle connections of the running event loop, which happens by itself when that is shut down."""
         await self._lines.close()
+
+    def __del__(self) -> None:
+        # A queue made in passing leaves no open connection behind; nothing that fails here matters any more.
+        with suppress(Exception):
+            self._discard_idle()
 
     def _forget(self) -> None:
         self._process = os.getpid()
@@ -334,6 +345,80 @@ class Link:
                 self._discard(self._idle.pop())
             except IndexError:  # another thread was quicker
                 return
+
+
+@dataclass
+class Sent(Generic[T]):
+    """A call whose reply nobody waited for."""
+
+    call: Call[T]
+    queue: str
+    slot: Slot
+    about: Any  # the sender's
+    result: T | None = None  # None: no reply came
+
+
+class Stream:
+    """Calls that are sent at once, and whose replies are read later; over one connection of its own.
+
+    What cannot be sent, or gets no reply, is told by ``collect``: to be called again in its slot, so that it is carried
+    out once. Safe to share between threads.
+    """
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._lock = threading.Lock()
+        self._sent: list[Sent[Any]] = []
+        self._wire: Wire | None = None
+        self._broken = False
+
+    def send(self, call: Call[Any], *, queue: str, about: Any = None) -> None:
+        with self._lock:
+            sent = Sent(call, queue, slots.borrow(), about)
+            self._sent.append(sent)
+            if not self._broken:
+                attempts = _Attempts(self._link, call, queue, self._link.timeout)
+                try:
+                    self._wire = self._wire or self._link._take(attempts)
+                    self._wire.send(call.pack(sent.slot.name, sent.slot.seq), attempts.deadline)
+                except (NotSent, redis.RedisError, OSError):
+                    self._break()
+                except BaseException:
+                    self._break()  # interrupted, perhaps in the middle of a command
+                    raise
+
+    def collect(self) -> list[Sent[Any]]:
+        """All that was sent since, in that order, with the results; waits for the replies."""
+        with self._lock:
+            collected, self._sent = self._sent, []
+            for sent in collected:
+                if self._wire is not None and not self._broken:
+                    sent.result = self._receive(sent)
+            self._broken = False
+        return collected
+
+    def close(self) -> None:
+        with self._lock:
+            self._break()
+
+    def _receive(self, sent: Sent[T]) -> T | None:
+        assert self._wire is not None
+        try:
+            return sent.call.read(self._wire.receive(time.monotonic() + self._link.timeout))
+        except redis.exceptions.ResponseError:
+            return None  # called again, it will say what is wrong
+        except (redis.RedisError, OSError):
+            self._break()
+            return None
+        except BaseException:
+            self._break()
+            raise
+
+    def _break(self) -> None:
+        self._broken = True
+        if self._wire is not None:
+            self._link._discard(self._wire)
+            self._wire = None
 
 
 def _received(wire: Wire, deadline: float) -> Any:

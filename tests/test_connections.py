@@ -682,3 +682,11 @@ def test_look_gives_the_error_of_one_beside_the_others(at, server):
 def test_look_ends_in_time(at):
     with deaf(100) as url, within_budget(), pytest.raises(QueueUnavailable):
         at(url).link.look([("orders", operations.counts(Keys("orders")))], timeout=BUDGET)
+
+
+def test_a_link_that_is_forgotten_leaves_no_open_connection(server_url, client):
+    link = Link(client_from_url(server_url, client_name="forgotten"))
+    link.call(operations.info(), queue="q")
+    assert [one for one in client.client_list() if one["name"] == "forgotten"]
+    del link
+    wait_for(lambda: not [one for one in client.client_list() if one["name"] == "forgotten"], "its end")

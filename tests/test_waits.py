@@ -143,6 +143,7 @@ def test_a_wait_that_is_refused_is_no_reason_to_hurry():
                 begun, before = time.monotonic(), claims(client)
                 wait_for(lambda: time.monotonic() > begun + 2, "what it does meanwhile")
                 assert claims(client) - before <= (time.monotonic() - begun) * 2 + 5
+        queue.link.close()
     finally:
         server.close()
 

@@ -18,8 +18,9 @@ from dataclasses import dataclass
 
 from django_srq.operations import Held
 
-# A record's state. HELD: not started; DONE: handled, not acked yet; FAILED: its handler raised, which is being told.
-FREE, HELD, RUNNING, DONE, FAILED = range(5)
+# A record's state. HELD: not started; DONE: handled, not acked yet; FAILED: its handler raised, which is being told;
+# SENT: its ack is on its way, so that its lease may be over.
+FREE, HELD, RUNNING, DONE, FAILED, SENT = range(6)
 
 _HANDLED, _BEAT, _READY, _FATAL, _FULL, _WORDS = 0, 8, 16, 17, 18, 19  # offsets in the head
 _HEAD, _RECORD = 1024, 256  # bytes
@@ -79,6 +80,9 @@ class Hands:
 
     def fail(self, index: int) -> None:
         self._memory[_at(index)] = FAILED
+
+    def sent(self, index: int) -> None:
+        self._memory[_at(index)] = SENT
 
     def let_go(self, index: int) -> None:
         self._memory[_at(index)] = FREE

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from django_srq import operations
-from django_srq.consumer.hands import FREE, RUNNING, Hand, Hands
+from django_srq.consumer.hands import RUNNING, SENT, Hand, Hands
 from django_srq.consumer.source import Source
 from django_srq.exceptions import SRQError
 from django_srq.version import __version__
@@ -41,7 +41,7 @@ class Leases:
 
     def renew(self) -> None:
         """One round over all queues; what a server that is away does not take is tried again in the next."""
-        in_hand = [(table, hand) for table in self._tables() for hand in table if hand.state != FREE]
+        in_hand = [(table, hand) for table in self._tables() for hand in table if hand.state != SENT]
         trouble, lost = "", set()
         for place, source in enumerate(self._sources):
             mine = [(table, hand) for table, hand in in_hand if hand.source == place]

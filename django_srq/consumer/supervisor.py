@@ -18,7 +18,7 @@ from typing import Any
 
 from django_srq import failure, operations
 from django_srq.consumer.child import Child, ChildProcess
-from django_srq.consumer.hands import DONE, FAILED, HELD, RUNNING, Hand, Hands
+from django_srq.consumer.hands import DONE, FAILED, HELD, RUNNING, SENT, Hand, Hands
 from django_srq.consumer.leases import Leases
 from django_srq.consumer.outage import Outage
 from django_srq.consumer.probes import Heartbeat, interval, notify
@@ -254,7 +254,7 @@ class Supervisor:
                 self._leaving.append(child)
                 place.child = None
                 if place.left is not None:
-                    place.left -= child.hands.handled + sum(hand.state != DONE for hand in child.hands)
+                    place.left -= child.hands.handled + sum(hand.state not in {DONE, SENT} for hand in child.hands)
                     place.over = place.left <= 0
 
     def _reap(self) -> None:
@@ -322,7 +322,7 @@ class Supervisor:
     def _settle(self, source: Source, hands: Sequence[Hand]) -> None:
         """Handled is acked, not started is released: a death in between must not double the one, or blame the other."""
         queue = source.queue
-        if done := [hand.held for hand in hands if hand.state == DONE]:
+        if done := [hand.held for hand in hands if hand.state in {DONE, SENT}]:
             self._reports.append(Report(queue, operations.ack(queue.keys, done)))
         if unstarted := [hand.held for hand in hands if hand.state == HELD]:
             self._reports.append(Report(queue, operations.release(queue.keys, unstarted)))

@@ -49,7 +49,7 @@ class Plan:
     processes: int = 1
     threads: int = 1  # of each process; items of sync handlers in hand at one time
     concurrency: int = 1  # the same for async handlers
-    prefetch: int = 0  # items claimed ahead, besides
+    prefetch: int = 1  # items claimed at one time; what there is no thread for waits in hand
     burst: bool = False  # end when nothing is ready
     max_items: int | None = None  # then end
     max_memory: int | None = None  # bytes; then the process is replaced, between items
@@ -139,6 +139,8 @@ class Worker:
         self._free = dict.fromkeys(sizes, 0)  # threads without an item
         self._jobs: dict[bool, deque[Job]] = {kind: deque() for kind in sizes}  # claimed, not started
         self._finished: list[Finished] = []  # to be acked with the next claim
+        self._streams = {link: link.stream() for link in {source.queue.link for source in sources}}
+        self._sent = 0  # acks sent already; the replies are read before the next claim
         self._over = False  # takes no more
         self._leading = False  # one of the threads is claiming
         self._idler: bool | None = None  # the kind of the thread that waits on the server
@@ -152,7 +154,7 @@ class Worker:
     @staticmethod
     def capacity(sources: Sequence[Source], plan: Plan) -> int:
         """How many records its hands need: for each thread one running and one not acked yet."""
-        return 2 * sum(_sizes(sources, plan).values()) + plan.prefetch * 2
+        return 2 * (sum(_sizes(sources, plan).values()) + plan.prefetch)
 
     def stop(self) -> None:
         """Take no more, finish what is in hand, and return from ``run``. Safe in any thread and signal handler."""
@@ -195,6 +197,8 @@ class Worker:
             raise self._error
 
     def _close(self) -> None:
+        for stream in self._streams.values():
+            stream.close()
         ends, self._interrupting = (self._interrupt, self._interrupting), -1
         for end in ends:
             os.close(end)
@@ -232,7 +236,7 @@ class Worker:
                     over = self._over or kind in self._dry
                     if self._leading:
                         self._changed[kind].wait()
-                    elif (self._finished and not self._gave_up) or (time.monotonic() >= self._due and not over):
+                    elif (self._unread and not self._gave_up) or (time.monotonic() >= self._due and not over):
                         self._lead()
                     elif over:
                         break
@@ -252,6 +256,11 @@ class Worker:
             self.give_back()
         return None
 
+    @property
+    def _unread(self) -> bool:
+        """Whether there are acks to be sent, or replies to them to be read."""
+        return bool(self._finished or self._sent)
+
     @contextmanager
     def _released(self) -> Iterator[None]:
         self._lock.release()
@@ -269,6 +278,7 @@ class Worker:
         answer = _Answer()
         try:
             with self._released():
+                self._collect()
                 self._round(finished, room, woken, answer)
         finally:
             self._leading = False
@@ -280,7 +290,9 @@ class Worker:
 
     def _room(self, kind: bool) -> int:
         """For how many items there are threads; one that waits on the server cannot be called from there."""
-        return self._free[kind] - (self._idler is kind) + self._plan.prefetch - len(self._jobs[kind])
+        free, waiting = self._free[kind] - (self._idler is kind), len(self._jobs[kind])
+        ahead = self._plan.prefetch if free and not waiting else 0
+        return max(free, ahead) - waiting
 
     def _check_end(self, answer: _Answer) -> None:
         if self._left is not None and self._left <= 0:
@@ -440,7 +452,18 @@ class Worker:
     def _finish(self, finished: Finished) -> None:
         self._hands.finish(finished.job.index)
         with self._lock:
-            self._finished.append(finished)
+            if self._jobs[finished.job.source.asynchronous]:
+                self._send_ack(finished)
+            else:
+                self._finished.append(finished)
+
+    def _send_ack(self, finished: Finished) -> None:
+        """Ack at once what is finished, as nobody is about to claim; whoever does reads the reply."""
+        queue = finished.job.source.queue
+        self._sent += 1
+        self._hands.sent(finished.job.index)
+        call = operations.ack(queue.keys, [finished.job.held])
+        self._streams[queue.link].send(call, queue=queue.label, about=finished)
 
     def _bury(self, job: Job, error: PayloadError) -> None:
         self._hands.fail(job.index)
@@ -493,6 +516,18 @@ class Worker:
         if flags is not None:
             self._acked(finished, flags)
 
+    def _collect(self) -> None:
+        """Read the replies to the acks that were sent; what got none is sent again in its slot."""
+        for sent in [sent for stream in self._streams.values() for sent in stream.collect()]:
+            with self._lock:
+                self._sent -= 1
+            flags = sent.result
+            if flags is None:
+                flags = self._insist(sent.about.job.source.queue, sent.call, slot=sent.slot)
+            slots.give_back(sent.slot)
+            if flags is not None:
+                self._acked([sent.about], flags)
+
     def _acked(self, finished: Sequence[Finished], flags: Sequence[bool]) -> None:
         for one, removed in zip(finished, flags, strict=True):
             self._hands.let_go(one.job.index)
@@ -528,6 +563,7 @@ class Worker:
         """Ack what is handled, release what was not started, and pass on what woke us."""
         with self._lock:
             finished, self._finished = [] if self._gave_up else self._finished, []
+        self._collect()
         for source in self._sources:
             mine = [one for one in finished if one.job.source is source]
             if mine:

@@ -37,6 +37,7 @@ from django_srq.consumer import (
 )
 from django_srq.item import Item
 from django_srq.management.command import ERROR, USAGE, QueueCommand
+from django_srq.operations import BATCH
 from django_srq.registry import Queue
 
 logger = logging.getLogger("django_srq.consumer")
@@ -54,6 +55,12 @@ def _number(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"a whole number from 0 on, not {text!r}")
     return int(text)
+
+
+def _prefetch(text: str) -> int:
+    if (number := _count(text)) > BATCH:
+        raise argparse.ArgumentTypeError(f"at most {BATCH}, not {text!r}")
+    return number
 
 
 def _seconds(text: str) -> float:
@@ -97,6 +104,13 @@ class Command(QueueCommand):
         add("--processes", type=_number, default=1, help="child processes; 0: none, handle the items in this process")
         add("--threads", type=_count, default=1, help="items in hand at one time in each process")
         add("--concurrency", type=_count, default=1, help="the same for async handlers")
+        add(
+            "--prefetch",
+            type=_prefetch,
+            default=1,
+            metavar="N",
+            help="items claimed at one time, for short handlers (1)",
+        )
         add("--burst", action="store_true", help="end when nothing is ready")
         add("--max-items", type=_count, help="end after so many items")
         add("--max-memory", type=_bytes, metavar="SIZE", help="replace a process that has more, between two items")
@@ -202,7 +216,17 @@ def _touch(heartbeat: Path) -> None:
 
 
 def _plan(options: dict[str, Any]) -> Plan:
-    names = ("processes", "threads", "concurrency", "burst", "max_items", "max_memory", "time_limit", "grace")
+    names = (
+        "processes",
+        "threads",
+        "concurrency",
+        "prefetch",
+        "burst",
+        "max_items",
+        "max_memory",
+        "time_limit",
+        "grace",
+    )
     return Plan(**{name: options[name] for name in names})
 
 
