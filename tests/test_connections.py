@@ -437,7 +437,7 @@ def test_call_sent_again_in_its_slot_is_carried_out_once(link, queue):
     call = operations.put(queue.keys, [Put("uid", b"x", b"")], own=True)
     slot = Slot(b"test", 3)
     replies = [link.call(call, queue="q", slot=slot) for _ in range(3)]
-    assert [reply.states for reply in replies] == [[""]] * 3
+    assert [list(reply.states) for reply in replies] == [[""]] * 3
     assert queue.snapshot().stats["put"] == 1
 
 
