@@ -1042,8 +1042,8 @@ def test_purge_spares_what_arrives_in_any_state_while_it_deletes(queue, monkeypa
     in_each_state(queue)
     purge_list = queue._purge_list
 
-    def purge_list_and_put() -> int:
-        gone = purge_list()
+    def purge_list_and_put(*arguments: object) -> int:
+        gone = purge_list(*arguments)
         queue.put("late", **late)
         return gone
 
