@@ -319,6 +319,23 @@ def test_an_orphan_that_finishes_while_the_server_is_away_tells_it_afterwards(pr
         server.close()
 
 
+def test_an_orphan_waits_for_no_other(project, told):
+    queue = told()
+    process = project.start("srq_consume", "--processes", "2")
+    for name in ("one", "two"):
+        queue.put({"do": "wait", "name": name, "word": name})
+    names = {int(began(project, name)[2]): name for name in ("one", "two")}
+    elder, younger = children(process)  # which might have the other's line too
+    process.kill()
+    process.wait()
+    project.say(names[elder])
+    wait_for(lambda: not Path(f"/proc/{elder}").exists(), "the end of the elder")
+    assert Path(f"/proc/{younger}").exists()
+    project.say(names[younger])
+    wait_for(lambda: not Path(f"/proc/{younger}").exists(), "the end of the younger")
+    assert empty(queue)
+
+
 def test_an_idle_orphan_leaves(project, told):
     queue = told()
     process = project.start("srq_consume", "--processes", "2", "--threads", "2")
