@@ -70,7 +70,8 @@ class Row:
         """What the target is about, per round: the ratio, or without a reference the value."""
         if not self.reference:
             return self.values
-        return [value / other for value, other in zip(self.values, self.reference, strict=True)]
+        pairs = zip(self.values, self.reference, strict=True)
+        return [value / other if other else float("inf") for value, other in pairs]
 
     @property
     def figure(self) -> float:

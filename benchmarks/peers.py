@@ -78,8 +78,8 @@ PEERS = (
     Contender(
         "huey 3.5",
         "huey_app",
-        ("huey_consumer.py", "huey_app.huey", "--workers", "1", "--quiet"),
-        ("huey_consumer.py", "huey_app.huey", "--worker-type", "process", "--workers", "{n}", "--quiet"),
+        ("huey_consumer", "huey_app.huey", "--workers", "1", "--quiet"),
+        ("huey_consumer", "huey_app.huey", "--worker-type", "process", "--workers", "{n}", "--quiet"),
         requirements=("huey==3.5.4", *_REDIS),
         loses=True,
     ),

@@ -114,13 +114,13 @@ def _hand_offs(bench: Bench, field: Sequence[Contender]) -> Iterator[Row]:
     high: dict[str, list[float]] = {}
 
     def latency(contender: Contender) -> float:
-        with _worker(bench, contender, 1) as marks:
+        with _worker(bench, contender, 1) as worker:
             n = bench.sizes.hand_offs
             _drive(bench, contender, "hand_off", 3)
-            wait_for(lambda: len(_lines(marks)) >= 3, f"{contender.name} to be awake", seconds=60)
+            wait_for(lambda: len(worker.lines()) >= 3, f"{contender.name} to be awake", seconds=60)
             _drive(bench, contender, "hand_off", n)
-            wait_for(lambda: len(_lines(marks)) >= n + 3, f"the last item of {contender.name}", seconds=60)
-            seconds = sorted(float(line) * 1000 for line in _lines(marks)[3:])
+            wait_for(lambda: len(worker.lines()) >= n + 3, f"the last item of {contender.name}", seconds=60)
+            seconds = sorted(float(line) * 1000 for line in worker.lines()[3:])
         high.setdefault(contender.name, []).append(seconds[int(len(seconds) * 0.99)])
         return statistics.median(seconds)
 
@@ -135,17 +135,21 @@ def _idle(bench: Bench, field: Sequence[Contender]) -> Iterator[Row]:
     commands: dict[str, list[float]] = {}
 
     def round_trips(contender: Contender) -> float:
-        with _worker(bench, contender, 1):
+        with _worker(bench, contender, 1) as worker:
             time.sleep(5)  # it is up by then, and has found nothing
             before = _commands(bench)
             time.sleep(bench.sizes.idle)
             after = _commands(bench)
+            worker.lines()  # it must still be there
         # Our own looking is one of each.
         commands[contender.name] = [(after[1] - before[1] - 1) / bench.sizes.idle]
         return (after[0] - before[0] - 1) / bench.sizes.idle
 
     race = _once(bench, field, round_trips)
-    yield from _rows("idle, round trips", "per s", race, None, best=min)
+    for name, values in race.figures.items():
+        target = Target(0.5, timed=False) if name == OURS.name else None
+        yield Row(f"idle, round trips: {name}", values, "per s", target=target)
+    yield from (Row(f"idle, round trips: {name}", [], "per s", note=reason) for name, reason in race.absent.items())
     for name, values in commands.items():
         yield Row(f"idle, commands: {name}", values, "per s")
 
@@ -228,19 +232,38 @@ def _drive(bench: Bench, contender: Contender, verb: str, n: int) -> dict[str, f
     return json.loads(run.stdout.splitlines()[-1])
 
 
+@dataclass
+class Worker:
+    """A running worker command."""
+
+    marks: Path  # where its handlers leave their marks
+    log: Path
+    processes: list[subprocess.Popen[bytes]]
+
+    def lines(self) -> list[str]:
+        """The marks so far; an AssertionError when nobody is left to make more."""
+        if all(process.poll() is not None for process in self.processes):
+            said = self.log.read_text(errors="replace").strip().splitlines() or ["?"]
+            raise AssertionError(f"the worker ended: {said[-1]}")
+        return self.marks.read_text().splitlines() if self.marks.exists() else []
+
+    def times(self) -> dict[int, float]:
+        return {int(number): float(moment) for number, moment in map(str.split, self.lines())}
+
+
 @contextmanager
-def _worker(bench: Bench, contender: Contender, processes: int, at: Sequence[int] = ()) -> Iterator[Path]:
-    """The worker command; the file in which its handlers leave their marks."""
+def _worker(bench: Bench, contender: Contender, processes: int, at: Sequence[int] = ()) -> Iterator[Worker]:
     with tempfile.TemporaryDirectory(prefix="srq-bench-") as folder, ExitStack() as stack:
-        marks = Path(folder) / "marks"
-        log = stack.enter_context((Path(folder) / "log").open("w"))
-        environment = _environment(bench, BENCH_MARKS=str(marks), BENCH_AT=" ".join(map(str, at)))
+        worker = Worker(Path(folder) / "marks", Path(folder) / "log", [])
+        log = stack.enter_context(worker.log.open("w"))
+        environment = _environment(bench, BENCH_MARKS=str(worker.marks), BENCH_AT=" ".join(map(str, at)))
         for command in contender.commands(processes, bench.server.url):
             process = subprocess.Popen(
                 command, cwd=APPS, env=environment, stdout=log, stderr=log, start_new_session=True
             )
+            worker.processes.append(process)
             stack.callback(_end, process)
-        yield marks
+        yield worker
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -255,24 +278,16 @@ def _drain(bench: Bench, contender: Contender, processes: int, n: int) -> tuple[
     bench.clear()
     _drive(bench, contender, "put_many", n)
     first, last = int(n * FIRST), int(n * LAST)
-    with _worker(bench, contender, processes, (first, last)) as marks:
+    with _worker(bench, contender, processes, (first, last)) as worker:
         seen = {}
         for name, number in (("first", first), ("last", last)):
-            wait_for(lambda number=number: number in _times(marks), f"item {number}", seconds=PATIENCE)
+            wait_for(lambda number=number: number in worker.times(), f"item {number}", seconds=PATIENCE)
             seen[name] = (*_commands(bench), _cpu())
-        times = _times(marks)
+        times = worker.times()
     bench.clear()
     items = last - first
     spent = [after - before for before, after in zip(seen["first"], seen["last"], strict=True)]
     return items / (times[last] - times[first]), spent[0] / items, spent[1] / items, spent[2] / items * 1e6
-
-
-def _lines(marks: Path) -> list[str]:
-    return marks.read_text().splitlines() if marks.exists() else []
-
-
-def _times(marks: Path) -> dict[int, float]:
-    return {int(number): float(moment) for number, moment in map(str.split, _lines(marks))}
 
 
 def _commands(bench: Bench) -> tuple[int, int]:

@@ -149,9 +149,15 @@ def _connection(kind: Any, options: dict[str, Any]) -> Any:
     """An asynchronous connection by the options of a pool of blocking ones."""
     known = {name for base in kind.__mro__ for name in inspect.signature(base.__init__).parameters}
     kept = {name: value for name, value in options.items() if name not in _OWN and not name.startswith(_OWN_PREFIXES)}
-    limits = {"socket_timeout": None, "socket_connect_timeout": None, "retry": Retry(NoBackoff(), 0)}
+    # Not decoded: redis-py 5.0 does it with hiredis even where it is told not to.
+    ours = {
+        "socket_timeout": None,
+        "socket_connect_timeout": None,
+        "retry": Retry(NoBackoff(), 0),
+        "decode_responses": False,
+    }
     try:
-        return kind(**{name: value for name, value in kept.items() if value or name in known}, **limits)
+        return kind(**{name: value for name, value in kept.items() if value or name in known} | ours)
     except TypeError as error:
         raise ConfigurationError(f"no asynchronous connection can do what the client's options say: {error}") from error
 

@@ -174,9 +174,6 @@ class PutReply(NamedTuple):
     full_at: int | None  # the length, when nothing was added because the queue is full
 
 
-_ADDED = PutReply(("",), None)
-
-
 class Found(NamedTuple):
     """An item as the server has it."""
 
@@ -614,7 +611,7 @@ def _read_swept(reply: Any) -> tuple[int, str]:
 
 def _read_put(reply: Any) -> PutReply:
     if reply == b"added 1":
-        return _ADDED  # as mostly
+        return PutReply([""], None)  # as mostly
     verdict, *states = _text(reply).split()
     if verdict == "full":
         return PutReply((), int(states[0]))

@@ -227,3 +227,13 @@ def test_who_fails_is_out_of_the_race():
         assert race.absent == {peers.PEERS[0].name: "failed: it fell over"}
     finally:
         server.close()
+
+
+def test_a_worker_that_ends_is_not_waited_for():
+    server = Server()
+    try:
+        worker = replace(peers.OURS, command=(*peers.OURS.command, "--no-such-option"))
+        with pytest.raises(AssertionError, match="the worker ended: .*--no-such-option"):
+            races._drain(Bench(server, QUICK), worker, 1, 100)
+    finally:
+        server.close()
