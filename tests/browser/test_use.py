@@ -100,7 +100,7 @@ def test_put(visit, script):
 @WITHOUT
 def test_purge_wants_the_name(visit, script):
     page = visit(script=script).open("queue/orders/")
-    page.get_by_role("link", name="Purge").click()
+    page.get_by_role("link", name="Purge", exact=True).click()
     page.get_by_label("Type the name of the queue").fill("order")
     confirm(page, "Purge")
     expect(page.locator(".srq-confirm")).to_contain_text("That is not its name.")
