@@ -58,9 +58,13 @@ class Script:
         return Script(name, text, sha, writes="no-writes" not in source.splitlines()[0])
 
 
+def _shared(name: str) -> str:
+    return (_LUA / "shared" / f"{name}.lua").read_text("utf-8")
+
+
 def _included(match: re.Match[str]) -> str:
     names = match[1].split()
-    parts = [_INCLUDE.sub(_included, (_LUA / "shared" / f"{name}.lua").read_text("utf-8")) for name in names]
+    parts = [_INCLUDE.sub(_included, _shared(name)) for name in names]
     if "keys" in names:
         types = ", ".join(f"'{kind}'" for kind in key_types().values())
         parts.insert(0, f"local LAYOUT, types = '{LAYOUT}', {{{types}}}")

@@ -58,7 +58,7 @@ REPORTED = {
     "get + ack, in two calls",
     "bytes of the puts, raw socket",
 }
-OF_ITSELF = ["round_trips", "latency", "growth", "memory", "throughput"]
+OF_ITSELF = ["round_trips", "latency", "growth", "series", "memory", "throughput", "pages"]
 TIMED = Row("timed", [3.0, 1.0, 2.0], "ms", "bare", [1.0, 1.0, 1.0], Target(1.5))
 COUNTED = Row("counted", [2.0], "round trips", target=Target(1, timed=False))
 
