@@ -79,8 +79,10 @@ def test_equal_errors_are_one_group(make_queue, client):
         queue.put(n)
         queue.fail(queue.get(-1), "no stock")
     ((name, value),) = client.hgetall(queue.keys["deadgroups"]).items()
-    count, first, last = map(int, value.split())
+    *numbers, example = value.split()
+    count, first, last = map(int, numbers)
     assert (name, count) == (b"Failed: no stock", 3)
+    assert example.decode() in {item.uid for item in queue.items("dead")}
     assert now(client) - HOUR < first <= last <= now(client)
 
 
