@@ -1,0 +1,61 @@
+"""Signals that the queue sends; those of the consumer are tested with it."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import contextmanager
+
+import pytest
+
+from django_srq import SafeRedisQueue, signals
+from django_srq.exceptions import QueueFull
+
+
+@contextmanager
+def heard(signal):
+    received: list[dict[str, object]] = []
+
+    def receive(sender: type, **about: object) -> None:
+        received.append({name: value for name, value in about.items() if name != "signal"})
+
+    signal.connect(receive, sender=SafeRedisQueue)
+    try:
+        yield received
+    finally:
+        signal.disconnect(receive, sender=SafeRedisQueue)
+
+
+def test_every_item_that_was_put_is_told(make_queue):
+    queue = make_queue(label="orders")
+    with heard(signals.item_put) as received:
+        uids = [queue.put("a"), *queue.put_many(["b", "c"]), asyncio.run(queue.aput("d"))]
+    assert received == [{"queue": "orders", "uid": uid} for uid in uids]
+
+
+def test_what_was_not_added_is_not_told(make_queue):
+    queue = make_queue(max_length=1)
+    queue.put("a", uid="mine")
+    with heard(signals.item_put) as received:
+        queue.put("a", uid="mine")
+        with pytest.raises(QueueFull):
+            queue.put("b")
+    assert received == []
+
+
+def test_a_pause_is_told(make_queue):
+    queue = make_queue(label="orders")
+    with heard(signals.queue_paused) as received:
+        queue.pause("stock-taking", by="anna")
+    assert received == [{"queue": "orders", "by": "anna", "reason": "stock-taking", "until": None}]
+
+
+def test_a_receiver_that_raises_spoils_nothing(queue, caplog):
+    def fail(sender: type, **about: object) -> None:
+        raise ValueError
+
+    signals.item_put.connect(fail)
+    try:
+        queue.put("a")
+    finally:
+        signals.item_put.disconnect(fail)
+    assert len(queue) == 1
