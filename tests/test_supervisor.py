@@ -707,6 +707,9 @@ def test_its_entry_says_what_it_has_in_hand(project, told):
     about = wait_for(entry, "its entry")
     assert (about["pid"], about["processes"], about["threads"]) == (process.pid, 2, 3)
     assert [one["uid"] for one in about["in_hand"]] == [uid]
+    at = queue.snapshot().at.timestamp() * 1000
+    assert at - 120_000 < about["since"] <= at
+    assert at - 120_000 < about["in_hand"][0]["since"] <= at
 
 
 # -- trouble with the server

@@ -15,6 +15,7 @@ from django_srq import operations
 from django_srq.consumer.hands import RUNNING, SENT, Hand, Hands
 from django_srq.consumer.source import Source
 from django_srq.exceptions import SRQError
+from django_srq.queue import SafeRedisQueue
 from django_srq.version import __version__
 
 logger = logging.getLogger("django_srq.consumer")
@@ -36,6 +37,7 @@ class Leases:
         self.about: dict[str, Any] = {}  # what else the consumer's entry says
         self._consumer, self._sources, self._tables = consumer, sources, tables
         self._since = 0  # ms by the server's clock
+        self._clock = 0  # what that is ahead of time.monotonic() (ms)
         self._told = dict.fromkeys(range(len(sources)), -UNTOLD - 1)
         self._warned: set[tuple[str, str]] = set()
 
@@ -59,13 +61,13 @@ class Leases:
 
     def _tell(self, place: int, source: Source, mine: Sequence[tuple[Hands, Hand]]) -> None:
         queue = source.queue
-        about = self._entry([hand for _, hand in mine])
         patience = min(PATIENCE, self.interval)
+        if not self._since:
+            self._since = self._enlist(queue, b'{"state":"starting"}', patience)
+            self._clock = self._since - round(time.monotonic() * 1000)
+        about = self._entry([hand for _, hand in mine])
         if not mine:
-            since = queue.link.call(
-                operations.enlist(queue.keys, self._consumer, about), queue=queue.label, timeout=patience
-            )
-            self._since = self._since or since
+            self._enlist(queue, about, patience)
         else:
             call = operations.extend(
                 queue.keys,
@@ -82,6 +84,12 @@ class Leases:
                 if not keeps:
                     self._warn(queue.label, hand)
         self._told[place] = time.monotonic()
+
+    def _enlist(self, queue: SafeRedisQueue, about: bytes, patience: float) -> int:
+        """Make the consumer known; the server's time (ms)."""
+        return queue.link.call(
+            operations.enlist(queue.keys, self._consumer, about), queue=queue.label, timeout=patience
+        )
 
     def _warn(self, queue: str, hand: Hand) -> None:
         # Its table may have gone on since it was read; what is not running may just have been settled.
@@ -111,7 +119,6 @@ class Leases:
                 return
 
     def _entry(self, in_hand: Sequence[Hand]) -> bytes:
-        now = time.monotonic()
         entry = {
             "host": socket.gethostname(),
             "pid": os.getpid(),
@@ -121,7 +128,7 @@ class Leases:
             "state": "busy" if in_hand else "idle",
             **self.about,
             "in_hand": [
-                {"uid": hand.held.uid, "running_for": round(now - hand.started, 3) if hand.started else None}
+                {"uid": hand.held.uid, "since": self._clock + round(hand.started * 1000) if hand.started else None}
                 for hand in in_hand[:100]
             ],
         }
