@@ -245,6 +245,18 @@ def test_what_one_queue_refuses_to_hear_holds_up_no_other(make_queue, client):
     assert [item.uid for item in other.items()] == [uid]
 
 
+@pytest.mark.parametrize(("handled", "waits"), [(0, True), (1, False)])
+def test_only_a_child_that_did_nothing_is_started_again_later(queue, handled, waits):
+    supervisor = Supervisor([Source(queue, print)], Plan())
+    (place,) = supervisor._places
+    for _ in range(5):
+        child = place.child = Child("c1.1", 0, Hands(1), 0)
+        child.hands.live()
+        child.hands.handled = handled
+        supervisor._vacate(place, child, -signal.SIGKILL)
+    assert (place.due > time.monotonic()) is waits
+
+
 def test_a_consumer_whose_children_never_come_up_says_so_and_ends(project, told):
     told()
     project.add_to_settings(

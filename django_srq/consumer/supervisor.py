@@ -32,7 +32,7 @@ from django_srq.slots import Slot, slots
 
 logger = logging.getLogger("django_srq.consumer")
 
-SOON = 5.0  # seconds; a child that dies sooner is started again less and less soon
+SOON = 5.0  # seconds; a child that dies sooner, having handled nothing, is started again less and less soon
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0  # seconds before it is started again, from the second time on
 NEVER_STARTED = 5  # times in a row that no child came to look for items: then there is no point
 RETRY = 0.5  # seconds between attempts to tell a server what became of items
@@ -292,7 +292,9 @@ class Supervisor:
             self.last_words = (
                 f"No child process comes up: {NEVER_STARTED} in a row ended at once, the last {_how(code)}."
             )
-        place.early = place.early if died and time.monotonic() - child.born < SOON else -1
+        # One that has handled something died of its last item, not of itself.
+        at_once = died and not child.hands.handled and time.monotonic() - child.born < SOON
+        place.early = place.early if at_once else -1
         self._postpone(place)
 
     def _postpone(self, place: Place) -> None:
