@@ -165,3 +165,4 @@ def _connection(kind: Any, options: dict[str, Any]) -> Any:
 async def _discard(connection: Any) -> None:
     """Without a farewell."""
     await connection.disconnect(nowait=True)
+    await asyncio.sleep(0)  # the loop closes the socket in its next round, which may be its last

@@ -287,7 +287,8 @@ class Supervisor:
         died = _died(child, code)
         finished = not died and not child.told_to_stop and not child.hands.full
         place.over = place.over or (finished and self._plan.burst)
-        self._never_started = 0 if child.hands.ready or child.killed_for else self._never_started + 1
+        one_works = any(one.hands.ready for one in [child, *self._children()])
+        self._never_started = 0 if one_works or child.killed_for else self._never_started + 1
         if self._never_started >= NEVER_STARTED:
             self.last_words = (
                 f"No child process comes up: {NEVER_STARTED} in a row ended at once, the last {_how(code)}."
