@@ -245,15 +245,18 @@ def test_what_one_queue_refuses_to_hear_holds_up_no_other(make_queue, client):
     assert [item.uid for item in other.items()] == [uid]
 
 
-@pytest.mark.parametrize(("handled", "waits"), [(0, True), (1, False)])
-def test_only_a_child_that_did_nothing_is_started_again_later(queue, handled, waits):
+@pytest.mark.parametrize(
+    ("handled", "code", "waits"),
+    [(0, -signal.SIGSEGV, True), (1, -signal.SIGSEGV, False), (0, -signal.SIGKILL, False)],
+)
+def test_only_a_child_that_did_nothing_is_started_again_later(queue, handled, code, waits):
     supervisor = Supervisor([Source(queue, print)], Plan())
     (place,) = supervisor._places
     for _ in range(5):
         child = place.child = Child("c1.1", 0, Hands(1), 0)
         child.hands.live()
         child.hands.handled = handled
-        supervisor._vacate(place, child, -signal.SIGKILL)
+        supervisor._vacate(place, child, code)
     assert (place.due > time.monotonic()) is waits
 
 

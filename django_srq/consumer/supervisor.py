@@ -287,14 +287,17 @@ class Supervisor:
         died = _died(child, code)
         finished = not died and not child.told_to_stop and not child.hands.full
         place.over = place.over or (finished and self._plan.burst)
-        one_works = any(one.hands.ready for one in [child, *self._children()])
-        self._never_started = 0 if one_works or child.killed_for else self._never_started + 1
+        # SIGKILL comes from outside, and may not come again.
+        killed = code == -signal.SIGKILL
+        one_works = any(one.hands.ready for one in [child, *self._children()]) or killed
+        self._never_started = 0 if one_works else self._never_started + 1
         if self._never_started >= NEVER_STARTED:
             self.last_words = (
                 f"No child process comes up: {NEVER_STARTED} in a row ended at once, the last {_how(code)}."
             )
         # One that has handled something died of its last item, not of itself.
-        at_once = died and not child.hands.handled and time.monotonic() - child.born < SOON
+        blameless = child.hands.handled or (killed and child.hands.ready)
+        at_once = died and not blameless and time.monotonic() - child.born < SOON
         place.early = place.early if at_once else -1
         self._postpone(place)
 
