@@ -20,7 +20,9 @@ from django_srq.version import __version__
 
 logger = logging.getLogger("django_srq.consumer")
 
-UNTOLD = 10.0  # seconds after which a queue is told that the consumer is still there, if nothing else told it
+# Seconds after which a queue is told that the consumer is still there, if nothing else told it; or two leases, if that
+# is longer. The status takes it for lost after 15 s, or three leases.
+UNTOLD = 12.0
 PATIENCE = 1.0  # seconds for a call: while the supervisor waits it sees nothing else
 
 
@@ -32,13 +34,15 @@ class Leases:
     """
 
     def __init__(self, consumer: str, sources: Sequence[Source], tables: Callable[[], Iterable[Hands]]) -> None:
-        self.interval = min(source.lease for source in sources) / 3  # seconds
+        shortest = min(source.lease for source in sources)
+        self.interval = shortest / 3  # seconds
+        self._untold = max(UNTOLD, 2 * shortest)  # seconds
         self.trouble = ""  # with a server, while it lasts
         self.about: dict[str, Any] = {}  # what else the consumer's entry says
         self._consumer, self._sources, self._tables = consumer, sources, tables
         self._since = 0  # ms by the server's clock
         self._clock = 0  # what that is ahead of time.monotonic() (ms)
-        self._told = dict.fromkeys(range(len(sources)), -UNTOLD - 1)
+        self._told = dict.fromkeys(range(len(sources)), float("-inf"))
         self._warned: set[tuple[str, str]] = set()
 
     def renew(self) -> None:
@@ -48,7 +52,7 @@ class Leases:
         for place, source in enumerate(self._sources):
             mine = [(table, hand) for table, hand in in_hand if hand.source == place]
             # While there is trouble every queue is asked, as only the servers know when it is over.
-            asked = mine or self.trouble or time.monotonic() - self._told[place] > UNTOLD
+            asked = mine or self.trouble or time.monotonic() - self._told[place] > self._untold
             if source.queue.link in lost or not asked:
                 continue
             try:
