@@ -17,6 +17,7 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from django_srq import queues
+from django_srq.management.commands import srq_status
 from tests.servers import Server, free_port
 from tests.waiting import wait_for
 
@@ -264,3 +265,9 @@ def test_watch_of_a_table_without_terminal_separates_by_a_blank_line(configure, 
         assert lines[6].endswith(" UTC\n")
         assert lines[7] == "\n"
     assert process.wait(60) == 0
+
+
+@pytest.mark.parametrize(("width", "kept"), [(None, 4), (80, 4), (20, 4), (19, 3), (1, 3)])
+def test_columns_that_do_not_fit_the_terminal_are_left_out_from_the_end(width, kept):
+    row = ["abcd", "abcd", "abc", "abc"]  # 20 characters with the gaps
+    assert srq_status._fitting([row, row], width) == [row[:kept]] * 2

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -110,14 +111,26 @@ class Command(QueueCommand):
 
     def _table(self, queues: Sequence[QueueReport]) -> list[str]:
         rows = [list(COLUMNS), *([_shown(read(queue)) for read in COLUMNS.values()] for queue in queues)]
-        padded = aligned(rows, words=range(WORDS))
+        padded = _fitting(aligned(rows, words=range(WORDS)), self._width())
         for row, queue in zip(padded[1:], queues, strict=True):
             row[STATE] = self._painted(row[STATE], queue.level)
         return ["  ".join(row).rstrip() for row in padded]
 
+    def _width(self) -> int | None:
+        """How many columns the terminal has; None where there is none."""
+        return shutil.get_terminal_size().columns if self.stdout.isatty() else None
+
     def _painted(self, text: str, level: str) -> str:
         paint = {"error": self.style.ERROR, "warning": self.style.WARNING, "ok": self.style.SUCCESS}.get(level)
         return paint(text) if paint else text
+
+
+def _fitting(rows: list[list[str]], width: int | None) -> list[list[str]]:
+    """Without the last columns where a terminal is too narrow for them: these are totals, which tell least."""
+    kept = len(rows[0])
+    while width is not None and kept > WORDS + 1 and len("  ".join(rows[0][:kept])) > width:
+        kept -= 1
+    return [row[:kept] for row in rows]
 
 
 def _shown(value: object) -> str:
