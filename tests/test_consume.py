@@ -369,7 +369,11 @@ def test_a_signal_in_the_middle_of_a_log_line_is_not_lost(project):
 
 def test_a_consumer_is_known_while_it_runs(project):
     process = project.start("srq_consume", "note")
-    about = wait_for(lambda: list(queues["note"].snapshot().consumers.values()), "its entry")[0]
+
+    def entry():  # at first it says no more than that the consumer is starting
+        return next((about for about in queues["note"].snapshot().consumers.values() if "pid" in about), None)
+
+    about = wait_for(entry, "its entry")
     assert (about["pid"], about["queues"], about["threads"]) == (process.pid, ["note"], 1)
 
 
