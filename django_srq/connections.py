@@ -376,16 +376,16 @@ class Stream:
         with self._lock:
             sent = Sent(call, queue, slots.borrow(), about)
             self._sent.append(sent)
-            if not self._broken:
-                attempts = _Attempts(self._link, call, queue, self._link.timeout)
-                try:
-                    self._wire = self._wire or self._link._take(attempts)
-                    self._wire.send(call.pack(sent.slot.name, sent.slot.seq), attempts.deadline)
-                except (NotSent, redis.RedisError, OSError):
-                    self._break()
-                except BaseException:
-                    self._break()  # interrupted, perhaps in the middle of a command
-                    raise
+            if self._broken:
+                return
+            try:
+                wire = self._wire or self._open(sent)
+                wire.send(call.pack(sent.slot.name, sent.slot.seq), time.monotonic() + self._link.timeout)
+            except (NotSent, redis.RedisError, OSError):
+                self._break()
+            except BaseException:
+                self._break()  # interrupted, perhaps in the middle of a command
+                raise
 
     def collect(self) -> list[Sent[Any]]:
         """All that was sent since, in that order, with the results; waits for the replies."""
@@ -400,6 +400,10 @@ class Stream:
     def close(self) -> None:
         with self._lock:
             self._break()
+
+    def _open(self, sent: Sent[Any]) -> Wire:
+        self._wire = self._link._take(_Attempts(self._link, sent.call, sent.queue, self._link.timeout))
+        return self._wire
 
     def _receive(self, sent: Sent[T]) -> T | None:
         assert self._wire is not None

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 
 from django_srq import SafeRedisQueue
-from django_srq.consumer import Consumer, Plan, Source
+from django_srq.consumer import Consumer, Plan, Source, pace
+from django_srq.consumer.worker import Worker
 from tests.servers import Server
 from tests.waiting import wait_for
 
@@ -106,3 +108,121 @@ def test_acks_whose_replies_are_lost(cut_at):
         queue.link.close()
     finally:
         server.close()
+
+
+# -- by the pace of the items
+
+
+def test_short_items_are_claimed_ahead_more_and_more(queue):
+    queue.put_many(range(1000))
+    seen: list[int] = []
+    looks = {0, *range(500, 1000, 50)}
+    handled = iter(range(1000))
+
+    def handle(item: object) -> None:
+        if next(handled) in looks:  # a look takes longer than an item here
+            seen.append(queue.counts()["in_flight"])
+
+    assert consume(queue, handle, prefetch=None) == 1000
+    assert seen[0] == 1
+    assert max(seen) > 1
+
+
+def test_slow_items_are_claimed_one_by_one(queue):
+    queue.put_many(range(20))
+    seen: list[int] = []
+
+    def handle(item: object) -> None:
+        done = time.monotonic() + 2 * pace.AHEAD
+        seen.append(queue.counts()["in_flight"])
+        wait_for(lambda: time.monotonic() > done, "the end of a slow handler")
+
+    consume(queue, handle, prefetch=None)
+    assert seen == [1] * 20
+
+
+@pytest.mark.parametrize("limit", [{"max_in_flight": 50}, {"rate": "100000/s"}])
+def test_limits_leave_to_others_what_is_not_begun(make_queue, limit):
+    queue = make_queue(**limit)
+    queue.put_many(range(300))
+    handled: list[int] = []
+    seen: list[int] = []
+
+    def handle(item: object) -> None:
+        handled.append(1)
+        if len(handled) % 50 == 0:
+            seen.append(queue.counts()["in_flight"])
+
+    assert consume(queue, handle, prefetch=None) == 300
+    assert seen == [1] * 6
+
+
+def test_what_waits_behind_a_slow_item_is_given_back(queue):
+    """The pace of those before promised something else."""
+    queue.put_many(range(1000))
+    begun, end = threading.Event(), threading.Event()
+    handled: list[bytes] = []
+
+    def handle(item: object) -> None:
+        handled.append(item.payload)
+        if len(handled) == 500:
+            begun.set()
+            assert end.wait(60)
+
+    consumer = Consumer([Source(queue, handle)], burst=True)
+    thread = threading.Thread(target=consumer.run, daemon=True)
+    thread.start()
+    assert begun.wait(60)
+    wait_for(lambda: queue.counts() == {"ready": 500, "in_flight": 1, "delayed": 0, "dead": 0}, "the others back")
+    assert {item.deliveries for item in queue.items()} == {0}
+    end.set()
+    thread.join(60)
+    assert handled == [str(n).encode() for n in range(1000)]  # in their old places
+    assert sum(queue.counts().values()) == 0
+
+
+def test_what_is_being_given_back_belongs_to_the_burst(queue, monkeypatch):
+    """Whoever is free meanwhile would find nothing, and take that for the end."""
+    queue.put_many(range(1000))
+    claimed, giving = threading.Event(), threading.Event()
+    release, claim = Worker._release, Worker._claim
+
+    def slow_release(worker, source, jobs):
+        if jobs:
+            giving.set()
+            claimed.wait(1)  # in vain
+        release(worker, source, jobs)
+
+    def told_claim(*args):
+        found = claim(*args)
+        if giving.is_set():
+            claimed.set()
+        return found
+
+    monkeypatch.setattr(Worker, "_release", slow_release)
+    monkeypatch.setattr(Worker, "_claim", told_claim)
+    handled, blocked = [], []
+
+    def handle(item: object) -> None:
+        handled.append(item)
+        waiting = sum(map(len, consumer._worker._jobs.values()))
+        if blocked or (waiting > 4 and len(handled) + waiting >= 998):  # the last ones are in hand
+            blocked.append(item)
+            assert giving.wait(60)
+
+    consumer = Consumer([Source(queue, handle)], plan=Plan(burst=True, threads=2))
+    assert consumer.run() == 1000
+    assert blocked
+
+
+def test_a_pace_believes_slow_items_at_once():
+    paced = pace.Pace()
+    assert paced.ahead == 1
+    for _ in range(100):
+        paced.took(0.0001)
+    assert 40 < paced.ahead <= 50
+    paced.took(1.0)
+    assert paced.ahead == 1
+    for _ in range(200):
+        paced.took(0)
+    assert paced.ahead == pace.MOST

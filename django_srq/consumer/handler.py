@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 from asgiref.sync import SyncToAsync, ThreadSensitiveContext, async_to_sync, sync_to_async
-from django.db import close_old_connections, connections, reset_queries
+from django.db import connections
 
 from django_srq.item import Item
 
@@ -49,14 +49,20 @@ def with_fresh_connections(handle: Callable[[Item], object]) -> Callable[[Item],
     """
 
     def handle_between(item: Item) -> None:
-        reset_queries()
-        close_old_connections()
+        _refresh_connections()
         try:
             handle(item)
         finally:
-            close_old_connections()
+            _refresh_connections()
 
     return handle_between
+
+
+def _refresh_connections() -> None:
+    # What Django's close_old_connections and reset_queries do, but in one go: to look for them costs the most.
+    for connection in connections.all(initialized_only=True):
+        connection.queries_log.clear()
+        connection.close_if_unusable_or_obsolete()
 
 
 def close_connections() -> None:

@@ -18,7 +18,9 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from django_srq import failure, operations, signals
+from django_srq.consumer import pace
 from django_srq.consumer.hands import FAILED, RUNNING, Hands
+from django_srq.consumer.pace import Pace
 from django_srq.consumer.source import Source, Turns
 from django_srq.exceptions import (
     Discard,
@@ -40,6 +42,7 @@ T = TypeVar("T")
 FAILURES = (Exception, SystemExit, asyncio.CancelledError)
 LONGEST_PAUSE = 1.0  # seconds between looks at a server that is away
 LAST_WORDS = 10.0  # seconds in which a stopping worker must be able to say what became of its items
+WAITED = 0.05  # seconds in hand after which what was claimed ahead is given back: its turn should have come
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class Plan:
     processes: int = 1
     threads: int = 1  # of each process; items of sync handlers in hand at one time
     concurrency: int = 1  # the same for async handlers
-    prefetch: int = 1  # items claimed at one time; what there is no thread for waits in hand
+    prefetch: int | None = None  # items claimed at one time; None: by the pace of the items before
     burst: bool = False  # end when nothing is ready
     max_items: int | None = None  # then end
     max_memory: int | None = None  # bytes; then the process is replaced, between items
@@ -147,6 +150,10 @@ class Worker:
         self._heard: set[bool] = set()  # the kinds for which it waits
         self._due = 0.0  # the moment from which on it is worth asking again
         self._woken: Source | None = None
+        self._paces = {kind: Pace() for kind in sizes}
+        self._claimed = 0.0  # the moment of the last claim
+        self._ahead = threading.Event()  # items may be in hand that wait for their turn
+        self._ended = threading.Event()
         self._dry: set[bool] = set()  # the kinds whose burst is over
         self._gave_up = False  # stopping, with a server that cannot be told what became of the items
         self._troubles: dict[str, str] = {}
@@ -154,7 +161,7 @@ class Worker:
     @staticmethod
     def capacity(sources: Sequence[Source], plan: Plan) -> int:
         """How many records its hands need: for each thread one running and one not acked yet."""
-        return 2 * (sum(_sizes(sources, plan).values()) + plan.prefetch)
+        return 2 * (sum(_sizes(sources, plan).values()) + (plan.prefetch or pace.MOST))
 
     def stop(self) -> None:
         """Take no more, finish what is in hand, and return from ``run``. Safe in any thread and signal handler."""
@@ -176,11 +183,12 @@ class Worker:
         signals.consumer_started.send_robust(SafeRedisQueue, consumer=self.id, queues=queues)
         kinds = [kind for kind, size in self._sizes.items() for _ in range(size)]
         threads = [
-            threading.Thread(target=self._work_beside, args=[kind], name=f"srq-{number}", daemon=True)
+            threading.Thread(target=self._beside, args=[self._work, kind], name=f"srq-{number}", daemon=True)
             for number, kind in enumerate(kinds[1:], 2)
         ]
+        relieving = threading.Thread(target=self._beside, args=[self._relieve], name="srq-ahead", daemon=True)
         self._hands.live()
-        for thread in threads:
+        for thread in (relieving, *threads):
             thread.start()
         try:
             self._work(kinds[0])
@@ -190,6 +198,10 @@ class Worker:
             self._cut()
             raise
         finally:
+            with self._lock:
+                self._ended.set()
+                self._ahead.set()
+            relieving.join()
             self._sign_off()
             self._close()
             signals.consumer_stopped.send_robust(SafeRedisQueue, consumer=self.id, queues=queues)
@@ -206,7 +218,9 @@ class Worker:
     def _work(self, kind: bool) -> None:
         try:
             while (job := self._next(kind)) is not None:
+                began = time.monotonic()
                 self._handle(job)
+                self._paces[kind].took(time.monotonic() - began)
         except Exception as error:
             self._error = self._error or error
             self.stop()
@@ -214,10 +228,10 @@ class Worker:
             with self._lock:
                 self._notify_all()
 
-    def _work_beside(self, kind: bool) -> None:
-        """In a thread of ours: what ends it ends the worker, or its item would be in hand for ever."""
+    def _beside(self, work: Callable[..., None], *args: bool) -> None:
+        """In a thread of ours: what ends it ends the worker, or its items would be in hand for ever."""
         try:
-            self._work(kind)
+            work(*args)
         except BaseException as error:
             self._error = self._error or error
             self.stop()
@@ -274,25 +288,34 @@ class Worker:
         self._leading = True
         finished, self._finished = self._finished, []
         woken, self._woken = self._woken, None
-        room = {kind: self._room(kind) for kind in self._sizes}
+        needed = {kind: self._needed(kind) for kind in self._sizes}
         answer = _Answer()
         try:
             with self._released():
                 self._collect()
-                self._round(finished, room, woken, answer)
+                self._round(finished, needed, woken, answer)
         finally:
             self._leading = False
             self._due = time.monotonic() + answer.wait
             for job in answer.jobs:
                 self._jobs[job.source.asynchronous].append(job)
+            if len(answer.jobs) > 1:
+                self._claimed = time.monotonic()
+                self._ahead.set()
             self._check_end(answer)
             self._call_up(answer.jobs)
 
-    def _room(self, kind: bool) -> int:
-        """For how many items there are threads; one that waits on the server cannot be called from there."""
-        free, waiting = self._free[kind] - (self._idler is kind), len(self._jobs[kind])
-        ahead = self._plan.prefetch if free and not waiting else 0
-        return max(free, ahead) - waiting
+    def _needed(self, kind: bool) -> int:
+        """How many threads have nothing to do; one that waits on the server cannot be called from there."""
+        return max(0, self._free[kind] - (self._idler is kind) - len(self._jobs[kind]))
+
+    def _most(self, source: Source, needed: int) -> int:
+        """How many items to ask a source for when there are threads for so many."""
+        queue, kind = source.queue, source.asynchronous
+        most = needed if self._jobs[kind] else max(needed, self._plan.prefetch or self._paces[kind].ahead)
+        if self._plan.prefetch is None and (queue.max_in_flight is not None or queue.rate is not None):
+            most = needed  # or others could not take what is allowed, and it would wait here
+        return most if self._left is None else min(most, self._left)
 
     def _check_end(self, answer: _Answer) -> None:
         if self._left is not None and self._left <= 0:
@@ -316,18 +339,17 @@ class Worker:
             changed.notify_all()
 
     def _round(
-        self, finished: Sequence[Finished], room: dict[bool, int], woken: Source | None, answer: _Answer
+        self, finished: Sequence[Finished], needed: dict[bool, int], woken: Source | None, answer: _Answer
     ) -> None:
-        """Ack what is finished, and claim from one source after the other until there is no more room."""
+        """Ack what is finished, and claim from one source after the other until each thread has something to do."""
         self._hands.live()
         acks = {source: [one for one in finished if one.job.source is source] for source in self._sources}
         for source in self._turns.next(woken):
-            n = 0 if self._over else room[source.asynchronous]
-            if self._left is not None:
-                n = min(n, self._left)
+            kind = source.asynchronous
+            n = self._most(source, needed[kind]) if needed[kind] > 0 and not self._over else 0
             # Without room, whoever was woken passes that on: a claim of nothing rings for somebody else.
             if n > 0 or source is woken:
-                room[source.asynchronous] -= self._claim(source, max(n, 0), acks.pop(source), answer)
+                needed[kind] -= self._claim(source, max(n, 0), acks.pop(source), answer)
         for source, rest in acks.items():
             if rest:
                 self._ack(source, rest)
@@ -359,6 +381,29 @@ class Worker:
         if self._left is not None:
             self._left -= len(jobs)
         return jobs
+
+    def _relieve(self) -> None:
+        """Give back what was claimed ahead by the pace of the items before, when its turn does not come."""
+        while not self._ended.wait(WAITED):
+            with self._lock:
+                if self._ended.is_set():
+                    return  # whoever set it sets the other too, which is not to be undone
+                if not any(self._jobs.values()) or self._plan.prefetch is not None:
+                    self._ahead.clear()
+                elif not self._leading and time.monotonic() - self._claimed > WAITED:
+                    self._unload()
+            self._ahead.wait()
+
+    def _unload(self) -> None:
+        """As the one that leads: a claim meanwhile would find nothing, and take that for the end of a burst."""
+        self._leading = True
+        try:
+            with self._released():
+                self.give_back()
+        finally:
+            self._leading = False
+            self._due = 0
+            self._call_up([])
 
     # -- waiting
 
@@ -645,15 +690,18 @@ class Worker:
         fields = {"queue": job.source.queue.label, "uid": item.uid, "deliveries": item.deliveries, "duration": seconds}
         if name:
             more["error"] = name
-        logger.log(
+        record = logger.makeRecord(
+            logger.name,
             level,
+            __file__,  # instead of a look at the stack, for each item
+            0,
             "%s queue=%s uid=%s deliveries=%d duration=%.3f%s",
-            outcome,
-            *fields.values(),
-            "".join(f" {key}={value}" for key, value in more.items()),
-            extra={**fields, "consumer": self.id, "outcome": outcome, "error": name},
-            exc_info=error if logger.isEnabledFor(logging.DEBUG) else None,
+            (outcome, *fields.values(), "".join(f" {key}={value}" for key, value in more.items())),
+            (type(error), error, error.__traceback__) if error and logger.isEnabledFor(logging.DEBUG) else None,
+            "_log",
+            {**fields, "consumer": self.id, "outcome": outcome, "error": name},
         )
+        logger.handle(record)
 
 
 def _sizes(sources: Sequence[Source], plan: Plan) -> dict[bool, int]:
