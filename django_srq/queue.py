@@ -199,7 +199,7 @@ class SafeRedisQueue:
         return states
 
     def _announce(self, uids: Sequence[str], states: Sequence[str]) -> None:
-        if signals.item_put.has_listeners(type(self)):
+        if signals.item_put.receivers and signals.item_put.has_listeners(type(self)):  # the latter costs more
             for uid, state in zip(uids, states, strict=False):
                 if not state:
                     signals.item_put.send_robust(type(self), queue=self.label, uid=uid)
@@ -219,7 +219,7 @@ class SafeRedisQueue:
         if headers is not None or priority != 0:
             level = arguments.priority_of(priority, self.label)
             extra = operations.encode_headers(arguments.headers_of(headers, self.label), priority=level)
-        puts = [Put(uid, payload, extra) for uid, payload in zip(uids, payloads, strict=True)]
+        puts = [(uid, payload, extra) for uid, payload in zip(uids, payloads, strict=True)]
         return [
             operations.put(self.keys, batch, own=own, priority=priority, due=due, max_length=self.max_length)
             for batch in _batches(puts)
