@@ -126,6 +126,7 @@ def test_one_link_per_target_for_all_threads_tasks_and_aliases(configured):
     asyncio.run(tasks())
     assert len(found) == 1
     assert len({id(one) for one in objects}) > 1  # the queue object is a thread's own
+    assert len({id(one) for one in [objects[0], *objects[-5:]]}) == 1  # and that of all tasks in it
 
 
 def test_another_time_limit_is_another_link(configured):
