@@ -260,13 +260,13 @@ class Link:
             self._discard_idle()
 
     def _forget(self) -> None:
-        self._process = os.getpid()
+        self._process = slots.process  # made anew in a forked child
         self._lines = Lines(self.pool, self._prepare)
         self._idle: deque[Wire] = deque()
         self._closed: deque[Any] = deque()
 
     async def _aexchange(self, command: bytes, attempts: _Attempts, *, patience: float | None) -> Any:
-        if self._process != os.getpid():
+        if self._process != slots.process:
             self._forget()
         line = await self._lines.here()
         return await line.exchange(command, attempts.left(), patience=patience)
@@ -300,9 +300,9 @@ class Link:
         return received
 
     def _take(self, attempts: _Attempts) -> Wire:
-        if self._process != os.getpid():
+        if self._process != slots.process:
             self._forget()
-            if self.pool.pid != self._process:
+            if self.pool.pid != os.getpid():
                 self.pool.reset()  # the parent's connections count no more
         # Asking first whether there is one would let another thread take it in between.
         try:
