@@ -44,8 +44,10 @@ def test_json_is_what_djangos_encoder_makes_of_it(payload):
 
 @pytest.mark.parametrize("unknown", [None, lambda encode: None])
 def test_json_without_an_encoder_in_c(monkeypatch, unknown):
-    monkeypatch.setattr("json.encoder.c_make_encoder", unknown)
-    encode = serializers._encoding(serializers._ENCODER)
+    with monkeypatch.context() as patch:
+        patch.setattr("json.encoder.c_make_encoder", unknown)
+        encode = serializers._encoding(serializers._ENCODER)
+    assert encode == serializers._ENCODER.encode
     assert encode(KNOWN) == JSON().dumps(KNOWN)
 
 
