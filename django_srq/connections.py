@@ -194,13 +194,17 @@ class Link:
 
     def _look(self, calls: Sequence[Call[Any] | Command[Any]], attempts: _Attempts) -> list[Any]:
         commands = b"".join(call.pack(b"", 0, whole=attempts.whole) for call in calls)
+
+        def receive(wire: Wire, deadline: float) -> list[Any]:
+            return [_received(wire, deadline) for _ in calls]
+
         try:
-            return self._exchange(commands, len(calls), attempts, collect=True)
+            return self._exchange(commands, attempts, receive)
         except LOST:
             if attempts.left() <= 0:
                 raise
             # The server may have been restarted since the connection was last used; reading twice does no harm.
-            return self._exchange(commands, len(calls), attempts, collect=True)
+            return self._exchange(commands, attempts, receive)
 
     def _result(self, call: Call[T] | Command[T], reply: Any, queue: str) -> T | Exception:
         if isinstance(reply, Exception):
@@ -256,28 +260,28 @@ class Link:
             self._discard_idle()
 
     def _forget(self) -> None:
-        self._process = os.getpid()
+        self._process = slots.process  # made anew in a forked child
         self._lines = Lines(self.pool, self._prepare)
         self._idle: deque[Wire] = deque()
         self._closed: deque[Any] = deque()
 
     async def _aexchange(self, command: bytes, attempts: _Attempts, *, patience: float | None) -> Any:
-        if self._process != os.getpid():
+        if self._process != slots.process:
             self._forget()
         line = await self._lines.here()
         return await line.exchange(command, attempts.left(), patience=patience)
 
-    def _exchange(
-        self, commands: bytes, n: int, attempts: _Attempts, *, collect: bool = False, patience: float | None = None
-    ) -> list[Any]:
-        """One round trip of n commands; patience: seconds to wait for the replies, else what is left of the limit."""
+    def _exchange(self, commands: bytes, attempts: _Attempts, receive: Callable[[Wire, float], T] = Wire.receive) -> T:
+        """One round trip; receive takes what comes back, of one command if it is not given."""
         wire = self._take(attempts)
         try:
-            wire.send(commands, attempts.deadline)
-            deadline = attempts.deadline if patience is None else time.monotonic() + patience
+            deadline = attempts.deadline
+            wire.send(commands, deadline)
+            if attempts.patience is not None:
+                deadline = time.monotonic() + attempts.patience
             if attempts.interrupt is not None:
                 _await(wire, attempts.interrupt, deadline - time.monotonic())
-            replies = [_received(wire, deadline) if collect else wire.receive(deadline) for _ in range(n)]
+            received = receive(wire, deadline)
         except redis.exceptions.ReadOnlyError:
             self._discard(wire)  # a demoted primary: its name may lead elsewhere by now
             raise
@@ -293,12 +297,12 @@ class Link:
             self._discard(wire)
             raise
         self._idle.append(wire)
-        return replies
+        return received
 
     def _take(self, attempts: _Attempts) -> Wire:
-        if self._process != os.getpid():
+        if self._process != slots.process:
             self._forget()
-            if self.pool.pid != self._process:
+            if self.pool.pid != os.getpid():
                 self.pool.reset()  # the parent's connections count no more
         # Asking first whether there is one would let another thread take it in between.
         try:
@@ -485,7 +489,7 @@ class _Attempts:
         self.pause = FIRST_PAUSE
 
     def carry_out(self) -> Any:
-        return self.link._exchange(self.command, 1, self, patience=self.patience)[0]
+        return self.link._exchange(self.command, self)
 
     async def acarry_out(self) -> Any:
         return await self.link._aexchange(self.command, self, patience=self.patience)

@@ -99,7 +99,7 @@ class Keys:
         if head is None:
             names = [self[key].encode() for key in key_types()]
             parts = [command, script, b"%d" % len(names), *names]
-            head = len(parts), _packed(parts)
+            head = len(parts), b"".join(_packed(parts))
             if command == b"EVALSHA":  # the other is long, and needed once
                 self._heads[script] = head
         return head
@@ -109,16 +109,25 @@ class Keys:
         return {}
 
 
-_LENGTHS = [b"\r\n$%d\r\n" % length for length in range(256)]  # formatting costs more than all else in packing
+class _Lengths(dict[int, bytes]):
+    """What comes before a bulk string, by its length: formatting costs more than all else in packing."""
+
+    def __missing__(self, length: int) -> bytes:
+        return b"\r\n$%d\r\n" % length
 
 
-def _packed(args: Iterable[bytes]) -> bytes:
-    """Bulk strings of the wire protocol; the end of each is written before the next, that of the last is missing."""
-    parts: list[bytes] = []
-    for arg in args:
-        length = len(arg)
-        parts += (_LENGTHS[length] if length < 256 else b"\r\n$%d\r\n" % length, arg)
-    return b"".join(parts)
+_LENGTHS = _Lengths({length: b"\r\n$%d\r\n" % length for length in range(1024)})
+
+
+def _packed(args: Sequence[bytes]) -> list[bytes]:
+    """Bulk strings of the wire protocol, to be joined.
+
+    The end of each is written before the next; that of the last is missing.
+    """
+    parts = [b""] * (2 * len(args))
+    parts[::2] = map(_LENGTHS.__getitem__, map(len, args))
+    parts[1::2] = args
+    return parts
 
 
 class Call(NamedTuple, Generic[T]):
@@ -135,7 +144,7 @@ class Call(NamedTuple, Generic[T]):
         script = self.script
         count, head = self.keys.head(b"EVAL", script.text) if whole else self.keys.head(b"EVALSHA", script.sha)
         args = (slot, b"%d" % seq, *self.args) if script.writes else self.args
-        return b"*%d%b%b\r\n" % (count + len(args), head, _packed(args))
+        return b"".join([b"*%d" % (count + len(args)), head, *_packed(args), b"\r\n"])
 
 
 @dataclass(frozen=True)
@@ -146,7 +155,7 @@ class Command(Generic[T]):
     read: Callable[[Any], T]
 
     def pack(self, slot: bytes = b"", seq: int = 0, *, whole: bool = False) -> bytes:
-        return b"*%d%b\r\n" % (len(self.args), _packed(self.args))
+        return b"".join([b"*%d" % len(self.args), *_packed(self.args), b"\r\n"])
 
 
 class Put(NamedTuple):
@@ -281,7 +290,7 @@ def encode_headers(headers: Mapping[str, str] | None, *, priority: int = 0) -> b
 
 def put(
     keys: Keys,
-    items: Iterable[Put],
+    items: Sequence[tuple[str, bytes, bytes]],
     *,
     own: bool,
     priority: int = 0,
@@ -289,14 +298,13 @@ def put(
     max_length: int | None = None,
     attempt: int = 0,
 ) -> Call[PutReply]:
-    """due: seconds from now, or a moment; both by the server's clock. attempt: see put.lua."""
-    args = list(_put_terms(priority, due, max_length, own, attempt))
-    uids = []
-    for item in items:
-        args += (item.uid.encode(), item.payload, item.headers)
-        uids.append(item.uid)
+    """items: as Put. due: seconds from now, or a moment; both by the server's clock. attempt: see put.lua."""
+    args = [*_put_terms(priority, due, max_length, own, attempt)]
+    for uid, payload, headers in items:
+        args += (uid.encode(), payload, headers)
     # Nobody else knows a generated uid; of a batch, the first tells which it was.
-    unknown = f"it may be there; put it again with the same uid: {uids[0]}" + (", …" if len(uids) > 1 else "")
+    more = ", …" if len(items) > 1 else ""
+    unknown = f"it may be there; put it again with the same uid: {items[0][0]}{more}"
     return Call(Script.named("put"), keys, tuple(args), _read_put, unknown)
 
 
@@ -613,9 +621,12 @@ def _read_swept(reply: Any) -> tuple[int, str]:
     return int(number), cursor
 
 
+_ADDED = PutReply(("",), None)
+
+
 def _read_put(reply: Any) -> PutReply:
     if reply == b"added 1":
-        return PutReply([""], None)  # as mostly
+        return _ADDED  # as mostly
     verdict, *states = _text(reply).split()
     if verdict == "full":
         return PutReply((), int(states[0]))

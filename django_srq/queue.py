@@ -165,7 +165,9 @@ class SafeRedisQueue:
         """
         payloads = [self._dump(item) for item in items]
         uids = [new_uid() for _ in payloads]
-        yield from self._add(self._puts(payloads, uids, False, delay, eta, priority, headers), uids)
+        due, extra = self._terms(delay, eta, priority, headers)
+        puts = [(uid, payload, extra) for uid, payload in zip(uids, payloads, strict=True)]
+        yield from self._add([self._putting(batch, priority, due) for batch in _batches(puts)], uids)
         return uids
 
     def prepare(
@@ -180,7 +182,9 @@ class SafeRedisQueue:
     ) -> tuple[str, list[Call[PutReply]]]:
         """The uid, and what ``put`` would send, serialised and checked; for ``send_puts``, now or later."""
         chosen = new_uid() if uid is None else arguments.uid_of(uid, self.label)
-        return chosen, self._puts([self._dump(item)], [chosen], uid is not None, delay, eta, priority, headers)
+        payload = self._dump(item)
+        due, extra = self._terms(delay, eta, priority, headers)
+        return chosen, [self._putting([(chosen, payload, extra)], priority, due, own=uid is not None)]
 
     @operation
     def send_puts(self, calls: Iterable[Call[PutReply]], uids: Sequence[str]) -> Steps[list[str]]:
@@ -194,7 +198,8 @@ class SafeRedisQueue:
             if reply.full_at is not None:
                 length = f"{reply.full_at} items ready and delayed"
                 raise QueueFull(f"queue {self.label!r} is full: {length}, the limit is {self.max_length}")
-            self._announce(uids[len(states) :], reply.states)
+            if signals.item_put.receivers:  # mostly there are none, which is all that Django's own check would find
+                self._announce(uids[len(states) :], reply.states)
             states += reply.states
         return states
 
@@ -204,26 +209,20 @@ class SafeRedisQueue:
                 if not state:
                     signals.item_put.send_robust(type(self), queue=self.label, uid=uid)
 
-    def _puts(
-        self,
-        payloads: Sequence[bytes],
-        uids: Sequence[str],
-        own: bool,
-        delay: float | dt.timedelta,
-        eta: dt.datetime | None,
-        priority: int,
-        headers: Mapping[str, str] | None,
-    ) -> list[Call[PutReply]]:
+    def _terms(
+        self, delay: float | dt.timedelta, eta: dt.datetime | None, priority: int, headers: Mapping[str, str] | None
+    ) -> tuple[float | dt.datetime, bytes]:
+        """When items are due, and what goes with them into ``headers``."""
         due = arguments.due_of(delay, eta, self.label)
-        extra = b""
-        if headers is not None or priority != 0:
-            level = arguments.priority_of(priority, self.label)
-            extra = operations.encode_headers(arguments.headers_of(headers, self.label), priority=level)
-        puts = [Put(uid, payload, extra) for uid, payload in zip(uids, payloads, strict=True)]
-        return [
-            operations.put(self.keys, batch, own=own, priority=priority, due=due, max_length=self.max_length)
-            for batch in _batches(puts)
-        ]
+        if headers is None and priority == 0:
+            return due, b""
+        level = arguments.priority_of(priority, self.label)
+        return due, operations.encode_headers(arguments.headers_of(headers, self.label), priority=level)
+
+    def _putting(
+        self, puts: Sequence[tuple[str, bytes, bytes]], priority: int, due: float | dt.datetime, own: bool = False
+    ) -> Call[PutReply]:
+        return operations.put(self.keys, puts, own=own, priority=priority, due=due, max_length=self.max_length)
 
     # -- get
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping
+from threading import local
 from typing import Any
 
-from asgiref.local import Local
 from django.core.signals import setting_changed
 from django.db import transaction
 from django.utils.connection import BaseConnectionHandler, ConnectionProxy
@@ -76,10 +76,14 @@ def link_to(config: QueueConfig) -> Link:
 
 
 class QueueHandler(BaseConnectionHandler):  # type: ignore[type-arg]
-    """The queues of ``SRQ_QUEUES``. One object per alias and thread or async task; the connections are shared."""
+    """The queues of ``SRQ_QUEUES``. One object per alias and thread; the connections are shared."""
 
     settings_name = "SRQ_QUEUES"
     exception_class = UnknownQueue
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._forget()
 
     def __getitem__(self, alias: str) -> Queue:
         if alias not in conf.aliases():
@@ -102,7 +106,11 @@ class QueueHandler(BaseConnectionHandler):  # type: ignore[type-arg]
     def reset(self) -> None:
         """Make the queues anew from the settings when they are next asked for."""
         conf.reset()
-        self._connections = Local(self.thread_critical)
+        self._forget()
+
+    def _forget(self) -> None:
+        # Not asgiref's, which costs as much as half a put, and makes a queue anew for each task: it holds no state.
+        self._connections = local()
 
 
 class _DefaultQueue(ConnectionProxy):  # type: ignore[type-arg]

@@ -106,6 +106,7 @@ def test_json_by_default(configured, client):
 def test_one_link_per_target_for_all_threads_tasks_and_aliases(configured):
     found = {queues["default"].link, queues["orders"].link}
     objects = [queues["orders"]]
+    of_tasks = []
 
     def look() -> None:
         objects.append(queues["orders"])
@@ -119,6 +120,7 @@ def test_one_link_per_target_for_all_threads_tasks_and_aliases(configured):
 
     async def task() -> None:
         look()
+        of_tasks.append(queues["raw"])
 
     async def tasks() -> None:
         await asyncio.gather(*(task() for _ in range(5)))
@@ -126,6 +128,7 @@ def test_one_link_per_target_for_all_threads_tasks_and_aliases(configured):
     asyncio.run(tasks())
     assert len(found) == 1
     assert len({id(one) for one in objects}) > 1  # the queue object is a thread's own
+    assert len({id(one) for one in of_tasks}) == 1  # and that of all tasks in it
 
 
 def test_another_time_limit_is_another_link(configured):

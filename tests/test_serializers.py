@@ -8,7 +8,7 @@ import uuid
 
 import pytest
 
-from django_srq import PayloadError, PayloadTooLarge
+from django_srq import PayloadError, PayloadTooLarge, serializers
 from django_srq.serializers import JSON, Pickle, Raw, dump, load
 
 
@@ -32,6 +32,25 @@ def test_json_takes_what_djangos_encoder_takes(payload, comes_back):
     assert JSON().loads(dump(JSON(), payload, queue="q", limit=None)) == comes_back
 
 
+KNOWN = {"a": [1, 2.5, None, True, "Žofie", 2**70], "b": decimal.Decimal("1.50"), "c": (dt.date(2025, 1, 2), {})}
+
+
+@pytest.mark.parametrize("payload", [KNOWN, "text", 0, 2.5, None, [], [[[{}]]]])
+def test_json_is_what_djangos_encoder_makes_of_it(payload):
+    encoder = serializers._ENCODER
+    assert serializers._encode != encoder.encode
+    assert JSON().dumps(payload) == encoder.encode(payload)
+
+
+@pytest.mark.parametrize("unknown", [None, lambda encode: None])
+def test_json_without_an_encoder_in_c(monkeypatch, unknown):
+    with monkeypatch.context() as patch:
+        patch.setattr("json.encoder.c_make_encoder", unknown)
+        encode = serializers._encoding(serializers._ENCODER)
+    assert encode == serializers._ENCODER.encode
+    assert encode(KNOWN) == JSON().dumps(KNOWN)
+
+
 @pytest.mark.parametrize(
     "payload", [b"bytes", "text", bytearray(b"array"), memoryview(b"view"), 17, 1.5, b"\x00\xff\r\n"]
 )
@@ -50,10 +69,15 @@ def test_pickle_gives_back_any_object():
     assert Pickle().loads(Pickle().dumps({1: {decimal.Decimal("1.5")}})) == {1: {decimal.Decimal("1.5")}}
 
 
+ENDLESS: list[object] = []
+ENDLESS.append(ENDLESS)
+
+
 @pytest.mark.parametrize(
     ("serializer", "payload"),
     [
         (JSON(), object()),
+        (JSON(), ENDLESS),
         (JSON(), float("nan")),
         (JSON(), {(1, 2): "tuple as key"}),
         (JSON(), {"text": "\ud800"}),
