@@ -59,6 +59,9 @@ class Script:
 
 
 def _shared(name: str) -> str:
+    if name == "types":
+        types = ", ".join(f"'{kind}'" for kind in key_types().values())
+        return f"local types = {{{types}}}\n"
     return (_LUA / "shared" / f"{name}.lua").read_text("utf-8")
 
 
@@ -66,8 +69,7 @@ def _included(match: re.Match[str]) -> str:
     names = match[1].split()
     parts = [_INCLUDE.sub(_included, _shared(name)) for name in names]
     if "keys" in names:
-        types = ", ".join(f"'{kind}'" for kind in key_types().values())
-        parts.insert(0, f"local LAYOUT, types = '{LAYOUT}', {{{types}}}")
+        parts.insert(0, f"local LAYOUT = '{LAYOUT}'")
     return "\n".join(parts)
 
 

@@ -46,6 +46,7 @@ end
 -- Once a second, or ten times a lease: are the keys ours, is it the same server, was it away?
 -- A silence of half a lease of those that are renewed every third of it means that it was (or that nobody needed it).
 if now >= (facts.seen or 0) + math.min(1000, (facts.lease_c or 10000) / 10) or now < facts.seen then
+  -- include: types
   for i, key in ipairs(KEYS) do
     local found = redis.call('TYPE', key).ok
     if found ~= 'none' and found ~= types[i] then
