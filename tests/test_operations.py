@@ -58,7 +58,7 @@ def test_header_says_what_it_does_and_what_it_replies(name):
 def test_header_documents_every_argument(name):
     """All that are used are documented and the other way round; slot and seq are documented where they are read."""
     used = {int(number) for number in re.findall(r"ARGV\[(\d+)\]", body(name))}
-    loops = {int(number) for number in re.findall(r"for i = (\d+), #ARGV", body(name))}
+    loops = {int(number) for number in re.findall(r"(?:for i|local at) = (\d+)(?:, #ARGV|$)", body(name), re.MULTILINE)}
     documented = {int(number) for number in re.findall(r"ARGV\[(\d+)\]", header(name))}
     repeated = {int(number) for number in re.findall(r"ARGV\[(\d+)…\]", header(name))}
     assert repeated == loops

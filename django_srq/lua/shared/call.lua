@@ -1,7 +1,7 @@
 -- Opens a call that changes something. Needs keys.
 --   ARGV[1] slot: who calls; ARGV[2] seq: the number of the call in that slot.
 -- Leaves behind: now (ms), repeated (the stored outcome when this very call was carried out before, else nil),
--- facts (fields of meta), chores (whether it is time for housekeeping), count(counter, by), finish(outcome).
+-- facts (fields of meta), is_due() (whether it is time for housekeeping), count(counter, by), finish(outcome).
 -- Replies with an error, having changed nothing: SRQLATE (a later call of this slot was here first), SRQLAYOUT (another
 -- layout version), SRQTYPE (a key holds something else).
 local clock = redis.call('TIME')
@@ -19,17 +19,18 @@ if known then
   end
 end
 
-local found = redis.call('HMGET', meta, 'layout', 'seen', 'kept', 'lease_c', 'lease_g', 'longest', 'most', 'told',
-  'minute')
-local facts = {
-  layout = tonumber(found[1]), seen = tonumber(found[2]), kept = tonumber(found[3]),
-  lease_c = tonumber(found[4]), lease_g = tonumber(found[5]), longest = tonumber(found[6]),
-  most = tonumber(found[7]),   -- max_in_flight of the last claim; nil: none
-  told = tonumber(found[8]),   -- until then somebody is coming anyway: the rate allowed nothing sooner
-  minute = tonumber(found[9]),
-}
+-- Of meta, as numbers, the fields that the script has as facts.<field>; FACTS stands for what operations.py makes of that.
+--   layout, seen, kept   version of the layout; times (ms) of the last look at the server, and of the last housekeeping
+--   lease_c, lease_g     leases (ms) of the last claims: supervised, and by a plain get; longest: the longest ever
+--   most                 max_in_flight of the last claim; nil: none
+--   told                 until then (ms) somebody is coming anyway: the rate allowed nothing sooner
+--   minute               the running one of the time series
+local facts = FACTS
 
-local chores = now >= (facts.kept or 0) + 1000 or now < facts.kept
+-- Whether it is time for housekeeping.
+local function is_due()
+  return now >= (facts.kept or 0) + 1000 or now < facts.kept
+end
 
 -- include: series
 -- Stores the outcome of this call, so that its repeat gets the same answer.

@@ -1,27 +1,10 @@
--- What the operations do to one item. Needs keys, call, tell.
+-- What the operations do to one item. Needs keys, call, tell, records.
 local GROUPS_MOST = 200   -- groups of dead items; more are counted as "other"
 local RANK = 2 ^ 44       -- room for the put numbers of one priority
-
-local function about(uid)
-  local text = redis.call('HGET', headers, uid)
-  return text and cjson.decode(text) or {}
-end
-
--- How many deliveries of an item ended without an ack, and the number of the claim whose lease ended last and may be
--- taken back ('0': none).
-local function deliveries_of(uid)
-  local ended, claim = string.match(redis.call('HGET', deliveries, uid) or '0 0', '^(%d+) (%d+)$')
-  return tonumber(ended), claim
-end
 
 -- A token is consumer/number of the claim@its time (ms), and for what came back also /order number of its first claim.
 local function claim_of(token)
   return string.match(token, '^[^/]*/(%d+)')
-end
-
--- The time (ms) of the claim; nil for what a saferedisqueue consumer holds.
-local function claimed_at(token)
-  return tonumber(string.match(token, '@(%d+)'))
 end
 
 local function end_delivery(uid, token)
@@ -132,11 +115,6 @@ local function unlist(uid)
     or exhume(uid)
 end
 
--- Mostly no item has any: then that is all there is to find out.
-local function has_records()
-  return redis.call('EXISTS', deliveries, crashes, errors, headers) > 0
-end
-
 local function forget_records(uid)
   if has_records() then
     redis.call('HDEL', deliveries, uid)
@@ -216,12 +194,7 @@ local function settle(uid, token, number, recorded)
     forget(uid)
     return '0'
   end
-  local since = claimed_at(token)
-  if since then
-    count_time('run', now - since)
-  else
-    count('acked')
-  end
+  count_settled(token)
   return '1'
 end
 
