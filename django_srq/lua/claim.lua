@@ -100,10 +100,10 @@ local function count_delivery(uid, deliveries, about_it)
 end
 
 local function token_of(order)
-  return consumer .. string.format('/%.0f@%.0f', order, now)
+  return consumer .. string.format('/%d@%d', order, now)
 end
 
-local taken, reply = {}, {'', '-1', '0'}   -- taken: uid and token in turn
+local reply, outcome = {'', '0', '0'}, {'', '0', '0'}   -- outcome: what a repeated call has to know
 local handed, made, left, room = 0, 0, 0, n
 local held_up, till, due, slack = false, nil, nil, nil
 local chores = is_due()
@@ -134,12 +134,12 @@ if straight then
       local token = token_of(order + handed + 1)
       local place = 2 * handed
       scores[place + 1], scores[place + 2] = deadline + handed / 2048, uid
-      taken[place + 1], taken[place + 2] = uid, token
+      outcome[place + 4], outcome[place + 5] = uid, token
       handed = handed + 1
       count_delivery(uid, describe(reply, uid, token, payloads[i]))
     end
     redis.call('ZADD', leases, unpack(scores))
-    redis.call('HSET', holders, unpack(taken))
+    redis.call('HSET', holders, unpack(outcome, 4))
     redis.call('LTRIM', queue, 0, -number - 1)
   end
   left = first - 1
@@ -252,7 +252,7 @@ if not straight then
       else
         token = token or hand_out(uid, key == returned and score or some_priority and about(uid).back)
         handed = handed + 1
-        taken[2 * handed - 1], taken[2 * handed] = uid, token
+        outcome[2 * handed + 2], outcome[2 * handed + 3] = uid, token
         count_delivery(uid, describe(reply, uid, token, payload))
       end
     end)
@@ -308,6 +308,10 @@ if left > 0 and not held_up then
   -- The baton: whoever leaves something sees to it that somebody comes.
   ring(math.max(math.min(made - handed, left), redis.call('LLEN', wake) == 0 and 1 or 0))
 end
-reply[1], reply[2] = table.concat(flags), string.format('%.0f', wait)
-finish(table.concat({reply[1], reply[2], reply[3], unpack(taken)}, ' '))
+reply[1] = table.concat(flags)
+if wait ~= 0 then
+  reply[2] = string.format('%.0f', wait)
+end
+outcome[1], outcome[2], outcome[3] = reply[1], reply[2], reply[3]
+finish(table.concat(outcome, ' '))
 return reply

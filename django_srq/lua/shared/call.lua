@@ -10,7 +10,7 @@ local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local repeated
 local known = redis.call('HGET', slots, ARGV[1])
 if known then
-  local ahead = tonumber(string.match(known, '^%d+')) - tonumber(ARGV[2])
+  local ahead = string.match(known, '^%d+') - ARGV[2]   -- a number: Lua reads both as such
   if ahead > 0 then
     return redis.error_reply('SRQLATE a later call of this slot was carried out before')
   end
@@ -33,10 +33,11 @@ local function is_due()
 end
 
 -- include: series
--- Stores the outcome of this call, so that its repeat gets the same answer.
+-- Writes down what this call counted, and its outcome, so that its repeat gets the same answer. When it was, in whole
+-- seconds: to write a number takes longer, and nobody needs to know more.
 local function finish(outcome)
-  keep_tallies()
-  redis.call('HSET', slots, ARGV[1], ARGV[2] .. ' ' .. now .. ' ' .. outcome)
+  -- include: tallies
+  redis.call('HSET', slots, ARGV[1], ARGV[2] .. ' ' .. clock[1] .. '000 ' .. outcome)
   return outcome
 end
 
@@ -46,7 +47,8 @@ end
 
 -- Once a second, or ten times a lease: are the keys ours, is it the same server, was it away?
 -- A silence of half a lease of those that are renewed every third of it means that it was (or that nobody needed it).
-if now >= (facts.seen or 0) + math.min(1000, (facts.lease_c or 10000) / 10) or now < facts.seen then
+local unseen = now - (facts.seen or 0)
+if unseen >= 1000 or unseen >= (facts.lease_c or 10000) / 10 or unseen < 0 then
   -- include: types
   for i, key in ipairs(KEYS) do
     local found = redis.call('TYPE', key).ok

@@ -2,6 +2,11 @@
 local GROUPS_MOST = 200   -- groups of dead items; more are counted as "other"
 local RANK = 2 ^ 44       -- room for the put numbers of one priority
 
+local function about(uid)
+  local text = redis.call('HGET', headers, uid)
+  return text and cjson.decode(text) or {}
+end
+
 -- A token is consumer/number of the claim@its time (ms), and for what came back also /order number of its first claim.
 local function claim_of(token)
   return string.match(token, '^[^/]*/(%d+)')

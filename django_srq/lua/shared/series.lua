@@ -18,16 +18,3 @@ local function count_time(kind, ms)
   local _, e = math.frexp(math.max(0, ms))
   count(kind .. math.min(e, BUCKETS - 1))
 end
-
--- Writes down what this call counted.
-local function keep_tallies()
-  if next(tallies) then
-    local minute = math.floor(now / 60000)
-    if facts.minute ~= minute then
-      -- include: periods
-    end
-    for counter, by in pairs(tallies) do
-      redis.call('HINCRBY', stats, counter, by)
-    end
-  end
-end

@@ -8,7 +8,7 @@
 -- Counts an item that was in hand until now, by the time (ms) of its claim; nobody knows that of what a saferedisqueue
 -- consumer holds.
 local function count_settled(token)
-  local since = tonumber(string.match(token, '@(%d+)'))
+  local since = string.match(token, '@(%d+)')
   if since then
     count_time('run', now - since)
   else
