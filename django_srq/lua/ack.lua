@@ -9,12 +9,6 @@ end
 local at = 3
 local recorded = has_records()
 -- include: settle
-if ARGV[at] then
-  -- include: items
-  for i = at, #ARGV, 3 do
-    flags[#flags + 1] = settle(ARGV[i], ARGV[i + 1], ARGV[i + 2], recorded)
-  end
-end
 local reply = table.concat(flags)
 local _, acked = string.gsub(reply, '1', '')
 freed(acked)

@@ -109,22 +109,27 @@ local held_up, till, due, slack = false, nil, nil, nil
 local chores = is_due()
 local ended = redis.call('ZCOUNT', leases, 0, now) > 0
 
--- The straight way, for what is so mostly: the list is all there is, nothing limits this claim, and the next on the list are
--- items that nobody holds. It looks at all of them before it changes anything; of such items the careful way makes the
--- same, one by one.
-local straight = plain and not (ARGV[at] or chores or ended) and most <= 0 and interval == 0
+-- The straight way, for what is so mostly: nothing but the list is ready or to be made ready, nothing limits this claim, and
+-- the next on the list are items that are nowhere else. It looks at all of them before it changes anything; with such items
+-- the careful way does the same, one by one.
+local straight = not (chores or ended) and most <= 0 and interval == 0 and (plain
+  or redis.call('EXISTS', returned, priority, paused) == 0 and redis.call('ZCOUNT', delayed, '-inf', now) == 0)
 if straight then
   local uids = redis.call('LRANGE', queue, -n - 1, -1)   -- the next is the last; one more than wanted tells what is left
   local first = #uids > n and 2 or 1
   local number = #uids - first + 1
-  local payloads, holder, seen = {}, {}, {}
+  local payloads, holder, waits, died, seen = {}, {}, {}, {}, {}
   if number > 0 then
     payloads = redis.call('HMGET', items, unpack(uids, first))
     holder = redis.call('HMGET', holders, unpack(uids, first))
+    if not plain then
+      waits = redis.call('ZMSCORE', delayed, unpack(uids, first))
+      died = redis.call('ZMSCORE', dead, unpack(uids, first))
+    end
   end
   for i = 1, number do
     local uid = uids[first + i - 1]
-    straight = straight and payloads[i] and not holder[i] and not seen[uid]
+    straight = straight and payloads[i] and not (holder[i] or waits[i] or died[i] or seen[uid])
     seen[uid] = true
   end
   if straight and number > 0 then
@@ -146,10 +151,7 @@ if straight then
 end
 
 if not straight then
-  -- include: items ghosts
-  for i = at, #ARGV, 3 do
-    flags[#flags + 1] = settle(ARGV[i], ARGV[i + 1], ARGV[i + 2], recorded)
-  end
+  -- include: removal items ghosts
 
   local function is_paused()
     local text = redis.call('GET', paused)

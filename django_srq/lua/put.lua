@@ -32,7 +32,7 @@ if ARGV[3] == '0' and ARGV[4] == '0' and ARGV[5] == '0' and ARGV[6] == '0' and A
   return finish('added' .. string.rep(' 1', number))
 end
 
--- include: records items
+-- include: records removal items
 local limit, own = tonumber(ARGV[5]), ARGV[6] == '1'
 local moment = string.match(ARGV[4], '^@(.*)$')
 local due = moment and tonumber(moment) or now + tonumber(ARGV[4])

@@ -5,6 +5,11 @@ local function has_records()
   return redis.call('EXISTS', deliveries, crashes, errors, headers) > 0
 end
 
+local function about(uid)
+  local text = redis.call('HGET', headers, uid)
+  return text and cjson.decode(text) or {}
+end
+
 -- How many deliveries of an item ended without an ack, and the number of the claim whose lease ended last and may be
 -- taken back ('0': none).
 local function deliveries_of(uid)
