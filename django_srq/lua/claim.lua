@@ -109,43 +109,43 @@ local held_up, till, due, slack = false, nil, nil, nil
 local chores = is_due()
 local ended = redis.call('ZCOUNT', leases, 0, now) > 0
 
--- The straight way, for what is so mostly: nothing but the list is ready or to be made ready, nothing limits this claim, and
--- the next on the list are items that are nowhere else. It looks at all of them before it changes anything; with such items
--- the careful way does the same, one by one.
+-- The straight way, for what is so mostly: nothing but the list is ready or to be made ready, nothing limits this claim,
+-- and the next on the list are items that are nowhere else. It looks at all of them before it changes anything; with such
+-- items the careful way does the same, one by one.
 local straight = not (chores or ended) and most <= 0 and interval == 0 and (plain
   or redis.call('EXISTS', returned, priority, paused) == 0 and redis.call('ZCOUNT', delayed, '-inf', now) == 0)
 if straight then
-  local uids = redis.call('LRANGE', queue, -n - 1, -1)   -- the next is the last; one more than wanted tells what is left
+  local uids = redis.call('LRANGE', queue, -n - 1, -1)   -- the next one comes last; one too many tells of more
   local first = #uids > n and 2 or 1
   local number = #uids - first + 1
-  local payloads, holder, waits, died, seen = {}, {}, {}, {}, {}
   if number > 0 then
-    payloads = redis.call('HMGET', items, unpack(uids, first))
-    holder = redis.call('HMGET', holders, unpack(uids, first))
+    local payloads = redis.call('HMGET', items, unpack(uids, first))
+    local holder = redis.call('HMGET', holders, unpack(uids, first))
+    local waits, died, seen = holder, holder, {}   -- where nothing is set aside there is nothing more to ask
     if not plain then
       waits = redis.call('ZMSCORE', delayed, unpack(uids, first))
       died = redis.call('ZMSCORE', dead, unpack(uids, first))
     end
-  end
-  for i = 1, number do
-    local uid = uids[first + i - 1]
-    straight = straight and payloads[i] and not (holder[i] or waits[i] or died[i] or seen[uid])
-    seen[uid] = true
-  end
-  if straight and number > 0 then
-    local order, scores = redis.call('HINCRBY', meta, 'order', number) - number, {}
-    for i = number, 1, -1 do
+    for i = 1, number do
       local uid = uids[first + i - 1]
-      local token = token_of(order + handed + 1)
-      local place = 2 * handed
-      scores[place + 1], scores[place + 2] = deadline + handed / 2048, uid
-      outcome[place + 4], outcome[place + 5] = uid, token
-      handed = handed + 1
-      count_delivery(uid, describe(reply, uid, token, payloads[i]))
+      straight = straight and payloads[i] and not (holder[i] or waits[i] or died[i] or seen[uid])
+      seen[uid] = true
     end
-    redis.call('ZADD', leases, unpack(scores))
-    redis.call('HSET', holders, unpack(outcome, 4))
-    redis.call('LTRIM', queue, 0, -number - 1)
+    if straight then
+      local order, scores = redis.call('HINCRBY', meta, 'order', number) - number, {}
+      for i = number, 1, -1 do
+        local uid = uids[first + i - 1]
+        local token = token_of(order + handed + 1)
+        local place = 2 * handed
+        scores[place + 1], scores[place + 2] = deadline + handed / 2048, uid
+        outcome[place + 4], outcome[place + 5] = uid, token
+        handed = handed + 1
+        count_delivery(uid, describe(reply, uid, token, payloads[i]))
+      end
+      redis.call('ZADD', leases, unpack(scores))
+      redis.call('HSET', holders, unpack(outcome, 4))
+      redis.call('LTRIM', queue, 0, -number - 1)
+    end
   end
   left = first - 1
 end

@@ -43,12 +43,16 @@ local function unlist(uid)
     or exhume(uid)
 end
 
+local function delete_records(uid)
+  redis.call('HDEL', deliveries, uid)
+  redis.call('HDEL', crashes, uid)
+  redis.call('HDEL', errors, uid)
+  redis.call('HDEL', headers, uid)
+end
+
 local function forget_records(uid)
   if has_records() then
-    redis.call('HDEL', deliveries, uid)
-    redis.call('HDEL', crashes, uid)
-    redis.call('HDEL', errors, uid)
-    redis.call('HDEL', headers, uid)
+    delete_records(uid)
   end
 end
 

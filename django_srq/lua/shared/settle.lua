@@ -48,7 +48,7 @@ if ARGV[at] then
       return '1'
     end
     if recorded then
-      forget_records(uid)
+      delete_records(uid)
     end
     if redis.call('HDEL', items, uid) == 0 then
       forget(uid)
