@@ -113,6 +113,20 @@ def test_keys_are_declared_once_and_in_order():
     assert set(operations.key_types().values()) == {"hash", "list", "zset", "string"}
 
 
+@every_file
+def test_script_reads_of_meta_what_it_uses(name):
+    text = Script.named(name).text.decode()
+    used = set(re.findall(r"\bfacts\.(\w+)", text))
+    read = re.findall(r"redis\.call\('HMGET', meta, (.*)\)\nlocal facts = ", text)
+    assert [set(re.findall(r"\w+", fields)) for fields in read] == ([used] if Script.named(name).writes else [])
+    assert "FACTS" not in text
+
+
+def test_claim_knows_the_leases_of_both_kinds_of_consumers():
+    assert {"lease_c", "lease_g"} <= set(re.findall(r"\w+", Script.named("claim").text.decode()))
+    assert "longest" not in Script.named("put").text.decode()
+
+
 # -- keys
 
 

@@ -53,7 +53,7 @@ if repeated then
   return reply
 end
 
-local kind = 'lease_' .. string.sub(consumer, 1, 1)
+local kind = 'lease_' .. string.sub(consumer, 1, 1)   -- facts.lease_c or facts.lease_g
 local length = math.abs(lease)
 if facts[kind] ~= length then
   facts[kind] = length
