@@ -15,6 +15,6 @@ end
 
 -- Counts an item that waited, or was in hand, for so long (ms); kind: wait or run.
 local function count_time(kind, ms)
-  local _, e = math.frexp(math.max(0, ms))
-  count(kind .. math.min(e, BUCKETS - 1))
+  local _, e = math.frexp(ms > 0 and ms or 0)
+  count(kind .. (e < BUCKETS and e or BUCKETS - 1))
 end
