@@ -11,7 +11,7 @@ from django_srq import SafeRedisQueue, operations
 from django_srq.operations import Script
 
 OPERATIONS = ("put", "get", "ack")
-# The same words as in lua/shared/series.lua, without series: a counter is a field of stats.
+# The same words as in lua/shared/series.lua, without series: a counter is a field of stats, written at once.
 _COUNTERS = """
 local function count(counter, by)
   redis.call('HINCRBY', stats, counter, by or 1)
@@ -19,9 +19,8 @@ end
 local function count_time(kind)
   count(kind == 'wait' and 'delivered' or 'acked')
 end
-local function keep_tallies()
-end
 """
+_PARTS = {"series": _COUNTERS, "tallies": ""}
 
 
 def measure(bench: Bench) -> Iterator[Row]:
@@ -63,7 +62,7 @@ def _cycle(bench: Bench, queue: SafeRedisQueue, calls: int, costs: dict[str, lis
 def _without_series(name: str) -> Script:
     """A script of which only the part that counts is another."""
     shared = operations._shared
-    with patch.object(operations, "_shared", lambda part: _COUNTERS if part == "series" else shared(part)):
+    with patch.object(operations, "_shared", lambda part: _PARTS[part] if part in _PARTS else shared(part)):
         script: Script = Script.named.__wrapped__(name)  # type: ignore[attr-defined]
     assert script.sha != Script.named(name).sha
     return script

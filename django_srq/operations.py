@@ -30,6 +30,7 @@ _LUA = resources.files("django_srq") / "lua"
 _KEY = re.compile(r"^(?:local| {5}) (\w+),? +-- (\w+):", re.MULTILINE)
 _INCLUDE = re.compile(r"^ *-- include: (.+)\n", re.MULTILINE)
 _COMMENT = re.compile(r"^ *--.*\n", re.MULTILINE)
+_FACT = re.compile(r"\bfacts\.(\w+)")
 _FUNCTION = re.compile(r"^( *)local function (\w+)\(.*?^\1end\n", re.MULTILINE | re.DOTALL)
 
 
@@ -52,13 +53,16 @@ class Script:
     @cache
     def named(name: str) -> Script:
         source = (_LUA / f"{name}.lua").read_text("utf-8")
-        text = _stripped(_INCLUDE.sub(_included, source)).encode()
+        text = _with_facts(_stripped(_INCLUDE.sub(_included, source))).encode()
         # SHA-1 is how Redis names scripts; nothing depends on its strength.
         sha = hashlib.sha1(text, usedforsecurity=False).hexdigest().encode()
         return Script(name, text, sha, writes="no-writes" not in source.splitlines()[0])
 
 
 def _shared(name: str) -> str:
+    if name == "types":
+        types = ", ".join(f"'{kind}'" for kind in key_types().values())
+        return f"local types = {{{types}}}\n"
     return (_LUA / "shared" / f"{name}.lua").read_text("utf-8")
 
 
@@ -66,8 +70,7 @@ def _included(match: re.Match[str]) -> str:
     names = match[1].split()
     parts = [_INCLUDE.sub(_included, _shared(name)) for name in names]
     if "keys" in names:
-        types = ", ".join(f"'{kind}'" for kind in key_types().values())
-        parts.insert(0, f"local LAYOUT, types = '{LAYOUT}', {{{types}}}")
+        parts.insert(0, f"local LAYOUT = '{LAYOUT}'")
     return "\n".join(parts)
 
 
@@ -78,6 +81,15 @@ def _stripped(text: str) -> str:
         if not re.search(rf"\b{function[2]}\b", text.replace(function[0], "")):
             return _stripped(text.replace(function[0], ""))
     return text
+
+
+def _with_facts(text: str) -> str:
+    """With what reads the fields of meta that the script uses: each costs time, so none is read in vain."""
+    names = sorted(set(_FACT.findall(text)))
+    fields = ", ".join(f"'{name}'" for name in names)
+    numbers = ", ".join(f"{name} = tonumber(found[{i}])" for i, name in enumerate(names, 1))
+    read = f"local found = redis.call('HMGET', meta, {fields})\nlocal facts = {{{numbers}}}"
+    return text.replace("local facts = FACTS", read)
 
 
 @dataclass(frozen=True)

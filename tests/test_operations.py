@@ -58,7 +58,7 @@ def test_header_says_what_it_does_and_what_it_replies(name):
 def test_header_documents_every_argument(name):
     """All that are used are documented and the other way round; slot and seq are documented where they are read."""
     used = {int(number) for number in re.findall(r"ARGV\[(\d+)\]", body(name))}
-    loops = {int(number) for number in re.findall(r"for i = (\d+), #ARGV", body(name))}
+    loops = {int(number) for number in re.findall(r"(?:for i|local at) = (\d+)(?:, #ARGV|$)", body(name), re.MULTILINE)}
     documented = {int(number) for number in re.findall(r"ARGV\[(\d+)\]", header(name))}
     repeated = {int(number) for number in re.findall(r"ARGV\[(\d+)…\]", header(name))}
     assert repeated == loops
@@ -111,6 +111,20 @@ def test_keys_are_declared_once_and_in_order():
     declared = re.findall(r"^(?:local|     ) (\w+),? +-- ", (LUA / "shared" / "keys.lua").read_text(), re.MULTILINE)
     assert list(operations.key_types()) == declared
     assert set(operations.key_types().values()) == {"hash", "list", "zset", "string"}
+
+
+@every_file
+def test_script_reads_of_meta_what_it_uses(name):
+    text = Script.named(name).text.decode()
+    used = set(re.findall(r"\bfacts\.(\w+)", text))
+    read = re.findall(r"redis\.call\('HMGET', meta, (.*)\)\nlocal facts = ", text)
+    assert [set(re.findall(r"\w+", fields)) for fields in read] == ([used] if Script.named(name).writes else [])
+    assert "FACTS" not in text
+
+
+def test_claim_knows_the_leases_of_both_kinds_of_consumers():
+    assert {"lease_c", "lease_g"} <= set(re.findall(r"\w+", Script.named("claim").text.decode()))
+    assert "longest" not in Script.named("put").text.decode()
 
 
 # -- keys

@@ -12,7 +12,7 @@
 --   0: at once), how many ready items only the limits hold up, then per item handed out: uid, token, payload,
 --   deliveries, headers ('' for none).
 -- A repeated call gets the same items again, their leases renewed, as far as the caller still holds them.
--- include: keys call tell items ghosts
+-- include: keys call tell records
 local GHOSTS_MOST = 100
 local BURST = 100      -- ms of the rate that may be made up for at once
 local LOOK = 5000      -- ms after which an idle consumer comes by itself
@@ -31,11 +31,13 @@ local function look_around()
 end
 look_around()
 
+-- Adds what the caller is told of an item; returns the number of this delivery, and the headers.
 local function describe(reply, uid, token, payload)
   local n = #reply
-  reply[n + 1], reply[n + 2], reply[n + 3] = uid, token, payload
-  reply[n + 4] = recorded and deliveries_of(uid) + 1 or 1
-  reply[n + 5] = recorded and redis.call('HGET', headers, uid) or ''
+  local delivery = recorded and deliveries_of(uid) + 1 or 1
+  local about_it = recorded and redis.call('HGET', headers, uid) or ''
+  reply[n + 1], reply[n + 2], reply[n + 3], reply[n + 4], reply[n + 5] = uid, token, payload, delivery, about_it
+  return delivery, about_it
 end
 
 if repeated then
@@ -51,7 +53,7 @@ if repeated then
   return reply
 end
 
-local kind = 'lease_' .. string.sub(consumer, 1, 1)
+local kind = 'lease_' .. string.sub(consumer, 1, 1)   -- facts.lease_c or facts.lease_g
 local length = math.abs(lease)
 if facts[kind] ~= length then
   facts[kind] = length
@@ -62,10 +64,8 @@ if length > (facts.longest or 0) then
   redis.call('HSET', meta, 'longest', length)
 end
 
-local flags = {}
-for i = 11, #ARGV, 3 do
-  flags[#flags + 1] = settle(ARGV[i], ARGV[i + 1], ARGV[i + 2], recorded)
-end
+local at = 11
+-- include: settle
 local most, interval = tonumber(ARGV[9]), tonumber(ARGV[10])
 if most > 0 and facts.most ~= most then
   facts.most = most
@@ -78,91 +78,6 @@ end
 if (facts.told or 0) > now + LOOK + 1 then   -- by a clock that was ahead
   facts.told = nil
   redis.call('HDEL', meta, 'told')
-end
-
-local function is_paused()
-  local text = redis.call('GET', paused)
-  local till = text and cjson.decode(text)['until']
-  if till and till <= now then
-    redis.call('DEL', paused)
-    return false
-  end
-  return text and true, till
-end
-
-local made = 0
-if chores or not plain or redis.call('ZRANGE', leases, 0, now, 'BYSCORE', 'LIMIT', 0, 1)[1] then
-  -- include: housekeeping
-  if chores then
-    keep_house(tonumber(ARGV[5]))
-  end
-  made = recover_ended(tonumber(ARGV[7]), tonumber(ARGV[8])) + promote_due()
-  look_around()
-end
-local some_priority, held_up, till = false, false, nil
-if not plain then
-  some_priority = redis.call('ZCARD', priority) > 0
-  held_up, till = is_paused()
-end
-
--- The generic cell rate algorithm (ITU-T I.371): the next item is not due before meta's next_due, less what may be made
--- up for at once. Returns how many may be taken now, and the next due time.
-local function allowed()
-  if interval == 0 then
-    return n
-  end
-  local due = math.max(now, tonumber(redis.call('HGET', meta, 'next_due') or 0))
-  local slack = math.max(0, BURST - interval)
-  if due > now + slack + interval then   -- by a slower rate before, or by a clock that was ahead
-    due = now + slack + interval
-    redis.call('HSET', meta, 'next_due', string.format('%.3f', due))
-  end
-  return math.max(0, math.min(n, math.floor((now + slack - due) / interval) + 1)), due, slack
-end
-
-local room, due, slack = allowed()
-if most > 0 then
-  room = math.max(0, math.min(room, most - redis.call('HLEN', holders)))
-end
-
--- Takes the next uid off what is ready; returns it, the key that it was in, and its score there.
-local function pop()
-  if some_priority then
-    local uid, score = unpack(redis.call('ZRANGE', priority, '-inf', '(0', 'BYSCORE', 'LIMIT', 0, 1, 'WITHSCORES'))
-    if uid then
-      redis.call('ZREM', priority, uid)
-      return uid, priority, score
-    end
-  end
-  if not plain then
-    local uid, score = unpack(redis.call('ZPOPMIN', returned))
-    if uid then
-      return uid, returned, score
-    end
-  end
-  local uid = redis.call('RPOP', queue)
-  if uid then
-    return uid, queue
-  end
-  if some_priority then
-    local last, score = unpack(redis.call('ZPOPMIN', priority))
-    return last, priority, score
-  end
-end
-
--- The token; nil when somebody holds it already. nth: how many of this call were handed out before; what ends at one
--- time ends in that order, by the fraction.
-local function hand_out(uid, first, nth)
-  local order = redis.call('HINCRBY', meta, 'order', 1)
-  local token = consumer .. '/' .. string.format('%.0f@%.0f', order, now)
-  if first then
-    token = token .. '/' .. first
-  end
-  if redis.call('HSETNX', holders, uid, token) == 1 then
-    redis.call('ZADD', leases, deadline + nth / 2048, uid)
-    return token
-  end
-  redis.call('HINCRBY', meta, 'order', -1)
 end
 
 -- Counts a delivery; the first one by how long the item had waited, since its put or since it was due. When that was, a
@@ -184,77 +99,221 @@ local function count_delivery(uid, deliveries, about_it)
   end
 end
 
-local taken, reply = {}, {table.concat(flags), '-1', '0'}
-local ghosts = 0
-while not held_up and #taken < room and ghosts < GHOSTS_MOST do
-  local uid, key, score = pop()
-  if not uid then
-    break
-  end
-  local sound, failure = pcall(function()
-    local payload = redis.call('HGET', items, uid)
-    local token = plain and payload and hand_out(uid, nil, #taken)
-    recorded = recorded or not token
-    if not token and is_ghost(uid, payload, key == queue, plain) then
-      if key == queue then
-        lay_ghost()
+local function token_of(order)
+  return consumer .. string.format('/%d@%d', order, now)
+end
+
+local reply, outcome = {'', '0', '0'}, {'', '0', '0'}   -- outcome: what a repeated call has to know
+local handed, made, left, room = 0, 0, 0, n
+local held_up, till, due, slack = false, nil, nil, nil
+local chores = is_due()
+local ended = redis.call('ZCOUNT', leases, 0, now) > 0
+
+-- The straight way, for what is so mostly: nothing but the list is ready or to be made ready, nothing limits this claim,
+-- and the next on the list are items that are nowhere else. It looks at all of them before it changes anything; with such
+-- items the careful way does the same, one by one.
+local straight = not (chores or ended) and most <= 0 and interval == 0 and (plain
+  or redis.call('EXISTS', returned, priority, paused) == 0 and redis.call('ZCOUNT', delayed, '-inf', now) == 0)
+if straight then
+  local uids = redis.call('LRANGE', queue, -n - 1, -1)   -- the next one comes last; one too many tells of more
+  local first = #uids > n and 2 or 1
+  local number = #uids - first + 1
+  if number > 0 then
+    local payloads = redis.call('HMGET', items, unpack(uids, first))
+    local holder = redis.call('HMGET', holders, unpack(uids, first))
+    local waits, died, seen = holder, holder, {}   -- where nothing is set aside there is nothing more to ask
+    if not plain then
+      waits = redis.call('ZMSCORE', delayed, unpack(uids, first))
+      died = redis.call('ZMSCORE', dead, unpack(uids, first))
+    end
+    for i = 1, number do
+      local uid = uids[first + i - 1]
+      straight = straight and payloads[i] and not (holder[i] or waits[i] or died[i] or seen[uid])
+      seen[uid] = true
+    end
+    if straight then
+      local order, scores = redis.call('HINCRBY', meta, 'order', number) - number, {}
+      for i = number, 1, -1 do
+        local uid = uids[first + i - 1]
+        local token = token_of(order + handed + 1)
+        local place = 2 * handed
+        scores[place + 1], scores[place + 2] = deadline + handed / 2048, uid
+        outcome[place + 4], outcome[place + 5] = uid, token
+        handed = handed + 1
+        count_delivery(uid, describe(reply, uid, token, payloads[i]))
       end
-      ghosts = ghosts + 1
-    else
-      token = token or hand_out(uid, key == returned and score or some_priority and about(uid).back, #taken)
-      taken[#taken + 1] = uid .. ' ' .. token
-      describe(reply, uid, token, payload)
-      count_delivery(uid, reply[#reply - 1], reply[#reply])
+      redis.call('ZADD', leases, unpack(scores))
+      redis.call('HSET', holders, unpack(outcome, 4))
+      redis.call('LTRIM', queue, 0, -number - 1)
     end
-  end)
-  if not sound then
-    -- A key turned out to be somebody else's: the uid goes back to where it was.
-    if key == queue then
-      redis.call('RPUSH', queue, uid)
-    else
-      redis.call('ZADD', key, score, uid)
+  end
+  left = first - 1
+end
+
+if not straight then
+  -- include: removal items ghosts
+
+  local function is_paused()
+    local text = redis.call('GET', paused)
+    local till = text and cjson.decode(text)['until']
+    if till and till <= now then
+      redis.call('DEL', paused)
+      return false
     end
-    pcall(unhold, uid)
-    error(failure)
+    return text and true, till
+  end
+
+  if chores or not plain or ended then
+    -- include: housekeeping
+    if chores then
+      keep_house(tonumber(ARGV[5]))
+    end
+    made = recover_ended(tonumber(ARGV[7]), tonumber(ARGV[8])) + promote_due()
+    look_around()
+  end
+  local some_priority = false
+  if not plain then
+    some_priority = redis.call('ZCARD', priority) > 0
+    held_up, till = is_paused()
+  end
+
+  -- The generic cell rate algorithm (ITU-T I.371): the next item is not due before meta's next_due, less what may be made
+  -- up for at once. Returns how many may be taken now, and the next due time.
+  local function allowed()
+    if interval == 0 then
+      return n
+    end
+    local due = math.max(now, tonumber(redis.call('HGET', meta, 'next_due') or 0))
+    local slack = math.max(0, BURST - interval)
+    if due > now + slack + interval then   -- by a slower rate before, or by a clock that was ahead
+      due = now + slack + interval
+      redis.call('HSET', meta, 'next_due', string.format('%.3f', due))
+    end
+    return math.max(0, math.min(n, math.floor((now + slack - due) / interval) + 1)), due, slack
+  end
+
+  room, due, slack = allowed()
+  if most > 0 then
+    room = math.max(0, math.min(room, most - redis.call('HLEN', holders)))
+  end
+
+  -- Takes the next uid off what is ready; returns it, the key that it was in, and its score there.
+  local function pop()
+    if some_priority then
+      local uid, score = unpack(redis.call('ZRANGE', priority, '-inf', '(0', 'BYSCORE', 'LIMIT', 0, 1, 'WITHSCORES'))
+      if uid then
+        redis.call('ZREM', priority, uid)
+        return uid, priority, score
+      end
+    end
+    if not plain then
+      local uid, score = unpack(redis.call('ZPOPMIN', returned))
+      if uid then
+        return uid, returned, score
+      end
+    end
+    local uid = redis.call('RPOP', queue)
+    if uid then
+      return uid, queue
+    end
+    if some_priority then
+      local last, score = unpack(redis.call('ZPOPMIN', priority))
+      return last, priority, score
+    end
+  end
+
+  -- The token; nil when somebody holds it already. What ends at one time ends in the order in which it was handed out, by
+  -- the fraction.
+  local function hand_out(uid, first)
+    local token = token_of(redis.call('HINCRBY', meta, 'order', 1))
+    if first then
+      token = token .. '/' .. first
+    end
+    if redis.call('HSETNX', holders, uid, token) == 1 then
+      redis.call('ZADD', leases, deadline + handed / 2048, uid)
+      return token
+    end
+    redis.call('HINCRBY', meta, 'order', -1)
+  end
+
+  local ghosts = 0
+  while not held_up and handed < room and ghosts < GHOSTS_MOST do
+    local uid, key, score = pop()
+    if not uid then
+      break
+    end
+    local sound, failure = pcall(function()
+      local payload = redis.call('HGET', items, uid)
+      local token = plain and payload and hand_out(uid, nil)
+      recorded = recorded or not token
+      if not token and is_ghost(uid, payload, key == queue, plain) then
+        if key == queue then
+          lay_ghost()
+        end
+        ghosts = ghosts + 1
+      else
+        token = token or hand_out(uid, key == returned and score or some_priority and about(uid).back)
+        handed = handed + 1
+        outcome[2 * handed + 2], outcome[2 * handed + 3] = uid, token
+        count_delivery(uid, describe(reply, uid, token, payload))
+      end
+    end)
+    if not sound then
+      -- A key turned out to be somebody else's: the uid goes back to where it was.
+      if key == queue then
+        redis.call('RPUSH', queue, uid)
+      else
+        redis.call('ZADD', key, score, uid)
+      end
+      pcall(unhold, uid)
+      error(failure)
+    end
+  end
+
+  if interval > 0 and handed > 0 then
+    due = due + handed * interval
+    redis.call('HSET', meta, 'next_due', string.format('%.3f', due))
+  end
+  left = redis.call('LLEN', queue)
+  if not plain then
+    left = left + redis.call('ZCARD', returned) + (some_priority and redis.call('ZCARD', priority) or 0)
   end
 end
 
-if interval > 0 and #taken > 0 then
-  due = due + #taken * interval
-  redis.call('HSET', meta, 'next_due', string.format('%.3f', due))
-end
-
--- The time (ms) until the rate allows another item. Each asker is told a moment of its own, so that they do not all come
--- for one item; while somebody is to come, nobody is woken.
-local function appointment()
-  local at = math.max(due - slack, (facts.told or 0) > now and facts.told + interval or 0)
-  if at - now <= LOOK then
-    facts.told = math.ceil(at)
-    redis.call('HSET', meta, 'told', facts.told)
-  end
-  return math.max(10, math.ceil(at - now))
-end
-
-local left = redis.call('LLEN', queue)
-if not plain then
-  left = left + redis.call('ZCARD', returned) + (some_priority and redis.call('ZCARD', priority) or 0)
-end
--- include: next_event
 local wait = 0
 if held_up then
   wait = till and math.max(10, till - now) or -1
-elseif left == 0 then
-  redis.call('DEL', wake)
-  wait = next_event()
-elseif #taken >= room and room < n then
-  reply[3] = left
-  -- In flight are too many (an ack wakes somebody), or the rate is used up.
-  wait = most > 0 and redis.call('HLEN', holders) >= most and next_event() or appointment()
+elseif left == 0 or handed >= room and room < n then
+  -- include: next_event
+
+  -- The time (ms) until the rate allows another item. Each asker is told a moment of its own, so that they do not all come
+  -- for one item; while somebody is to come, nobody is woken.
+  local function appointment()
+    local at = math.max(due - slack, (facts.told or 0) > now and facts.told + interval or 0)
+    if at - now <= LOOK then
+      facts.told = math.ceil(at)
+      redis.call('HSET', meta, 'told', facts.told)
+    end
+    return math.max(10, math.ceil(at - now))
+  end
+
+  if left == 0 then
+    redis.call('DEL', wake)
+    wait = next_event()
+  else
+    reply[3] = left
+    -- In flight are too many (an ack wakes somebody), or the rate is used up.
+    wait = most > 0 and redis.call('HLEN', holders) >= most and next_event() or appointment()
+  end
 end
 if left > 0 and not held_up then
   -- The baton: whoever leaves something sees to it that somebody comes.
-  ring(math.max(math.min(made - #taken, left), redis.call('LLEN', wake) == 0 and 1 or 0))
+  ring(math.max(math.min(made - handed, left), redis.call('LLEN', wake) == 0 and 1 or 0))
 end
-reply[2] = string.format('%.0f', wait)
-finish(table.concat({reply[1], reply[2], reply[3], unpack(taken)}, ' '))
+reply[1] = table.concat(flags)
+if wait ~= 0 then
+  reply[2] = string.format('%.0f', wait)
+end
+outcome[1], outcome[2], outcome[3] = reply[1], reply[2], reply[3]
+finish(table.concat(outcome, ' '))
 return reply

@@ -3,7 +3,7 @@
 -- ARGV[3]  state: only items in this state; '' for any but in flight
 -- ARGV[4…] uids
 -- Reply: per uid a flag, 1 when this call deleted it, else 0.
--- include: keys call tell items
+-- include: keys call tell records removal items
 if repeated then
   return repeated
 end

@@ -4,7 +4,7 @@
 -- ARGV[4]  consumer and ARGV[5] about: JSON object of it; '' to leave its entry as it is
 -- ARGV[6…] per item: uid, token ('': whoever holds it)
 -- Reply: per item a flag, 1 when the lease now lasts that long, else 0: the caller does not hold it any more.
--- include: keys call tell items
+-- include: keys call tell records removal items
 if repeated then
   return repeated
 end

@@ -16,28 +16,27 @@ end
 if repeated then
   return repeated
 end
-local level, limit, own = tonumber(ARGV[3]), tonumber(ARGV[5]), ARGV[6] == '1'
-local moment = string.match(ARGV[4], '^@(.*)$')
-local due = moment and tonumber(moment) or now + tonumber(ARGV[4])
-local late = due > now
 
 -- Nothing special about any of them: as many as go into one command. Mostly so, and all that has to be made ready.
-if not own and level == 0 and not late and limit == 0 and ARGV[10] == '' then
-  local uids, fields, outcome = {}, {}, {'added'}
+if ARGV[3] == '0' and ARGV[4] == '0' and ARGV[5] == '0' and ARGV[6] == '0' and ARGV[10] == '' then
+  local number, uids, fields = 0, {}, {}
   for i = 8, #ARGV, 3 do
-    uids[#uids + 1] = ARGV[i]
-    fields[#fields + 1] = ARGV[i]
-    fields[#fields + 1] = ARGV[i + 1]
-    outcome[#outcome + 1] = '1'
+    number = number + 1
+    uids[number] = ARGV[i]
+    fields[2 * number - 1], fields[2 * number] = ARGV[i], ARGV[i + 1]
   end
   redis.call('LPUSH', queue, unpack(uids))
   redis.call('HSET', items, unpack(fields))
-  count('put', #uids)
-  ring(#uids)
-  return finish(table.concat(outcome, ' '))
+  count('put', number)
+  ring(number)
+  return finish('added' .. string.rep(' 1', number))
 end
 
--- include: items
+-- include: records removal items
+local limit, own = tonumber(ARGV[5]), ARGV[6] == '1'
+local moment = string.match(ARGV[4], '^@(.*)$')
+local due = moment and tonumber(moment) or now + tonumber(ARGV[4])
+local late = due > now
 local outcome, new = {'added'}, {}
 for i = 8, #ARGV, 3 do
   local uid = ARGV[i]

@@ -3,11 +3,11 @@
 -- ARGV[3]  max_deliveries, 0: any number; ARGV[4] max_crashes, 0: any number
 -- ARGV[5]  lease (ms) of what saferedisqueue's consumers hold; negative: never recovered automatically
 -- Reply: the number of items made ready and of leases looked at, separated by a space; 100 leases a call at most.
--- include: keys call tell items housekeeping
+-- include: keys call tell records removal items housekeeping
 if repeated then
   return repeated
 end
-if chores then
+if is_due() then
   keep_house(tonumber(ARGV[5]))
 end
 local made, looked = recover_ended(tonumber(ARGV[3]), tonumber(ARGV[4]), true)

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Ends a pause and wakes the consumers.
 -- Reply: 1 when the queue was paused, else 0.
--- include: keys call tell items
+-- include: keys call tell
 if repeated then
   return repeated
 end

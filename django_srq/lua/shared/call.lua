@@ -1,7 +1,7 @@
 -- Opens a call that changes something. Needs keys.
 --   ARGV[1] slot: who calls; ARGV[2] seq: the number of the call in that slot.
 -- Leaves behind: now (ms), repeated (the stored outcome when this very call was carried out before, else nil),
--- facts (fields of meta), chores (whether it is time for housekeeping), count(counter, by), finish(outcome).
+-- facts (fields of meta), is_due() (whether it is time for housekeeping), count(counter, by), finish(outcome).
 -- Replies with an error, having changed nothing: SRQLATE (a later call of this slot was here first), SRQLAYOUT (another
 -- layout version), SRQTYPE (a key holds something else).
 local clock = redis.call('TIME')
@@ -10,7 +10,7 @@ local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local repeated
 local known = redis.call('HGET', slots, ARGV[1])
 if known then
-  local ahead = tonumber(string.match(known, '^%d+')) - tonumber(ARGV[2])
+  local ahead = string.match(known, '^%d+') - ARGV[2]   -- a number: Lua reads both as such
   if ahead > 0 then
     return redis.error_reply('SRQLATE a later call of this slot was carried out before')
   end
@@ -19,23 +19,25 @@ if known then
   end
 end
 
-local found = redis.call('HMGET', meta, 'layout', 'seen', 'kept', 'lease_c', 'lease_g', 'longest', 'most', 'told',
-  'minute')
-local facts = {
-  layout = tonumber(found[1]), seen = tonumber(found[2]), kept = tonumber(found[3]),
-  lease_c = tonumber(found[4]), lease_g = tonumber(found[5]), longest = tonumber(found[6]),
-  most = tonumber(found[7]),   -- max_in_flight of the last claim; nil: none
-  told = tonumber(found[8]),   -- until then somebody is coming anyway: the rate allowed nothing sooner
-  minute = tonumber(found[9]),
-}
+-- Of meta, as numbers, the fields that the script has as facts.<field>; FACTS stands for what operations.py makes of that.
+--   layout, seen, kept   version of the layout; times (ms) of the last look at the server, and of the last housekeeping
+--   lease_c, lease_g     leases (ms) of the last claims: supervised, and by a plain get; longest: the longest ever
+--   most                 max_in_flight of the last claim; nil: none
+--   told                 until then (ms) somebody is coming anyway: the rate allowed nothing sooner
+--   minute               the running one of the time series
+local facts = FACTS
 
-local chores = now >= (facts.kept or 0) + 1000 or now < facts.kept
+-- Whether it is time for housekeeping.
+local function is_due()
+  return now >= (facts.kept or 0) + 1000 or now < facts.kept
+end
 
 -- include: series
--- Stores the outcome of this call, so that its repeat gets the same answer.
+-- Writes down what this call counted, and its outcome, so that its repeat gets the same answer. When it was, in whole
+-- seconds: to write a number takes longer, and nobody needs to know more.
 local function finish(outcome)
-  keep_tallies()
-  redis.call('HSET', slots, ARGV[1], ARGV[2] .. ' ' .. now .. ' ' .. outcome)
+  -- include: tallies
+  redis.call('HSET', slots, ARGV[1], ARGV[2] .. ' ' .. clock[1] .. '000 ' .. outcome)
   return outcome
 end
 
@@ -45,7 +47,9 @@ end
 
 -- Once a second, or ten times a lease: are the keys ours, is it the same server, was it away?
 -- A silence of half a lease of those that are renewed every third of it means that it was (or that nobody needed it).
-if now >= (facts.seen or 0) + math.min(1000, (facts.lease_c or 10000) / 10) or now < facts.seen then
+local unseen = now - (facts.seen or 0)
+if unseen >= 1000 or unseen >= (facts.lease_c or 10000) / 10 or unseen < 0 then
+  -- include: types
   for i, key in ipairs(KEYS) do
     local found = redis.call('TYPE', key).ok
     if found ~= 'none' and found ~= types[i] then

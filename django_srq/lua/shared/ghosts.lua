@@ -1,4 +1,4 @@
--- Uids on the list whose item is settled or elsewhere. Needs keys, call, items.
+-- Uids on the list whose item is settled or elsewhere. Needs keys, call, removal, items.
 
 -- A saferedisqueue consumer that fails an item puts its uid on the list; we hold it for that consumer.
 local function failed_by_legacy(uid, holder)

@@ -1,27 +1,9 @@
--- What the operations do to one item. Needs keys, call, tell.
-local GROUPS_MOST = 200   -- groups of dead items; more are counted as "other"
+-- What the operations do to one item. Needs keys, call, tell, records, removal.
 local RANK = 2 ^ 44       -- room for the put numbers of one priority
-
-local function about(uid)
-  local text = redis.call('HGET', headers, uid)
-  return text and cjson.decode(text) or {}
-end
-
--- How many deliveries of an item ended without an ack, and the number of the claim whose lease ended last and may be
--- taken back ('0': none).
-local function deliveries_of(uid)
-  local ended, claim = string.match(redis.call('HGET', deliveries, uid) or '0 0', '^(%d+) (%d+)$')
-  return tonumber(ended), claim
-end
 
 -- A token is consumer/number of the claim@its time (ms), and for what came back also /order number of its first claim.
 local function claim_of(token)
   return string.match(token, '^[^/]*/(%d+)')
-end
-
--- The time (ms) of the claim; nil for what a saferedisqueue consumer holds.
-local function claimed_at(token)
-  return tonumber(string.match(token, '@(%d+)'))
 end
 
 local function end_delivery(uid, token)
@@ -58,24 +40,6 @@ local function postpone(uid, due)
   end
 end
 
--- Counts a dead item into (by 1) or out of (by -1) its group; returns the group that took it. The group remembers the uid
--- of the last item that it took, as an example.
-local function group(name, by, uid)
-  local entry = redis.call('HGET', deadgroups, name)
-  if not entry and by > 0 and name ~= 'other' and redis.call('HLEN', deadgroups) >= GROUPS_MOST then
-    return group('other', by, uid)
-  end
-  local number, first = string.match(entry or '0 ' .. now .. ' ' .. now, '^(%d+) (%d+)')
-  number = number + by
-  if number > 0 then
-    local last = by > 0 and now .. ' ' .. uid or string.match(entry, '^%d+ %d+ (.*)$')
-    redis.call('HSET', deadgroups, name, number .. ' ' .. first .. ' ' .. last)
-  else
-    redis.call('HDEL', deadgroups, name)
-  end
-  return name
-end
-
 local function full()
   local memory = redis.call('INFO', 'memory')
   local limit = tonumber(string.match(memory, 'maxmemory:(%d+)'))
@@ -100,70 +64,12 @@ local function bury(uid, failure)
   count('dead')
 end
 
--- Takes a uid out of dead and out of its group's count; returns whether it was there.
-local function exhume(uid)
-  if redis.call('ZREM', dead, uid) == 0 then
-    return false
-  end
-  local failure = redis.call('HGET', errors, uid)
-  if failure then
-    group(cjson.decode(failure).group or 'other', -1)
-  end
-  return true
-end
-
 -- Makes a dead item ready again, at the back, its deliveries and crashes counted anew.
 local function requeue(uid)
   redis.call('HDEL', deliveries, uid)
   redis.call('HDEL', crashes, uid)
   place(uid)
   exhume(uid)
-end
-
--- Returns 1 when somebody held it, else 0.
-local function unhold(uid)
-  redis.call('ZREM', leases, uid)
-  return redis.call('HDEL', holders, uid)
-end
-
--- Takes a uid out of whatever zset has it. A list cannot be searched: there a ghost stays, dropped on contact.
-local function unlist(uid)
-  return redis.call('ZREM', returned, uid) + redis.call('ZREM', priority, uid) + redis.call('ZREM', delayed, uid) > 0
-    or exhume(uid)
-end
-
--- Mostly no item has any: then that is all there is to find out.
-local function has_records()
-  return redis.call('EXISTS', deliveries, crashes, errors, headers) > 0
-end
-
-local function forget_records(uid)
-  if has_records() then
-    redis.call('HDEL', deliveries, uid)
-    redis.call('HDEL', crashes, uid)
-    redis.call('HDEL', errors, uid)
-    redis.call('HDEL', headers, uid)
-  end
-end
-
--- Drops all that is left of an item whose payload is gone.
-local function forget(uid)
-  unhold(uid)
-  unlist(uid)
-  forget_records(uid)
-end
-
-local function haunt()
-  redis.call('HINCRBY', meta, 'ghosts', 1)
-end
-
--- Removes an item that nobody holds, wherever it is.
-local function remove_unheld(uid)
-  if not unlist(uid) then
-    haunt()
-  end
-  forget_records(uid)
-  redis.call('HDEL', items, uid)
 end
 
 -- The order number of an item's first claim is the last part of its token, or that of the claim itself.
@@ -190,39 +96,6 @@ local function state_of(uid)
     return 'dead'
   end
   return 'ready'
-end
-
--- Acks one item. By token ('': by whoever holds it) and number of the put ('': a generated uid): the work is done,
--- wherever the item is now, but only that of the put which the caller was given. Counts it. recorded: whether any item may
--- have records. Returns '1' if it was there, else '0'.
-local function settle(uid, token, number, recorded)
-  if token == '' then
-    token = redis.call('HGET', holders, uid)
-    if not token then
-      return '0'
-    end
-  elseif (recorded or number ~= '') and tostring(about(uid).number or '') ~= number then
-    return '0'
-  end
-  if unhold(uid) == 0 and redis.call('HEXISTS', items, uid) == 1 then
-    remove_unheld(uid)
-    count('acked')
-    return '1'
-  end
-  if recorded then
-    forget_records(uid)
-  end
-  if redis.call('HDEL', items, uid) == 0 then
-    forget(uid)
-    return '0'
-  end
-  local since = claimed_at(token)
-  if since then
-    count_time('run', now - since)
-  else
-    count('acked')
-  end
-  return '1'
 end
 
 -- Ends a delivery that was not acked: counts it, and makes the item ready again or, when its limits are used up, dead.

@@ -8,9 +8,11 @@ local function ring(n)
   end
   local room = n > 0 and (facts.told or 0) <= now and WAKE_MOST - redis.call('LLEN', wake) or 0
   if room > 0 and redis.call('EXISTS', paused) == 0 then
-    for _ = 1, math.min(n, room) do
-      redis.call('RPUSH', wake, 1)
+    local tokens = {}
+    for i = 1, math.min(n, room) do
+      tokens[i] = '1'
     end
+    redis.call('RPUSH', wake, unpack(tokens))
   end
 end
 

@@ -1,0 +1,77 @@
+-- Takes items out of what has them. Needs keys, call, records.
+local GROUPS_MOST = 200   -- groups of dead items; more are counted as "other"
+
+-- Counts a dead item into (by 1) or out of (by -1) its group; returns the group that took it. The group remembers the uid
+-- of the last item that it took, as an example.
+local function group(name, by, uid)
+  local entry = redis.call('HGET', deadgroups, name)
+  if not entry and by > 0 and name ~= 'other' and redis.call('HLEN', deadgroups) >= GROUPS_MOST then
+    return group('other', by, uid)
+  end
+  local number, first = string.match(entry or '0 ' .. now .. ' ' .. now, '^(%d+) (%d+)')
+  number = number + by
+  if number > 0 then
+    local last = by > 0 and now .. ' ' .. uid or string.match(entry, '^%d+ %d+ (.*)$')
+    redis.call('HSET', deadgroups, name, number .. ' ' .. first .. ' ' .. last)
+  else
+    redis.call('HDEL', deadgroups, name)
+  end
+  return name
+end
+
+-- Takes a uid out of dead and out of its group's count; returns whether it was there.
+local function exhume(uid)
+  if redis.call('ZREM', dead, uid) == 0 then
+    return false
+  end
+  local failure = redis.call('HGET', errors, uid)
+  if failure then
+    group(cjson.decode(failure).group or 'other', -1)
+  end
+  return true
+end
+
+-- Returns 1 when somebody held it, else 0.
+local function unhold(uid)
+  redis.call('ZREM', leases, uid)
+  return redis.call('HDEL', holders, uid)
+end
+
+-- Takes a uid out of whatever zset has it. A list cannot be searched: there a ghost stays, dropped on contact.
+local function unlist(uid)
+  return redis.call('ZREM', returned, uid) + redis.call('ZREM', priority, uid) + redis.call('ZREM', delayed, uid) > 0
+    or exhume(uid)
+end
+
+local function delete_records(uid)
+  redis.call('HDEL', deliveries, uid)
+  redis.call('HDEL', crashes, uid)
+  redis.call('HDEL', errors, uid)
+  redis.call('HDEL', headers, uid)
+end
+
+local function forget_records(uid)
+  if has_records() then
+    delete_records(uid)
+  end
+end
+
+-- Drops all that is left of an item whose payload is gone.
+local function forget(uid)
+  unhold(uid)
+  unlist(uid)
+  forget_records(uid)
+end
+
+local function haunt()
+  redis.call('HINCRBY', meta, 'ghosts', 1)
+end
+
+-- Removes an item that nobody holds, wherever it is.
+local function remove_unheld(uid)
+  if not unlist(uid) then
+    haunt()
+  end
+  forget_records(uid)
+  redis.call('HDEL', items, uid)
+end
