@@ -374,6 +374,7 @@ class Stream:
         self._lock = threading.Lock()
         self._sent: list[Sent[Any]] = []
         self._wire: Wire | None = None
+        self._known: set[bytes] = set()  # scripts that the server has, as they went over this connection
         self._broken = False
 
     def send(self, call: Call[Any], *, queue: str, about: Any = None) -> None:
@@ -384,7 +385,11 @@ class Stream:
                 return
             try:
                 wire = self._wire or self._open(sent)
-                wire.send(call.pack(sent.slot.name, sent.slot.seq), time.monotonic() + self._link.timeout)
+                # Whole at first: that the server does not know a script would be read too late.
+                whole = call.script.sha not in self._known
+                command = call.pack(sent.slot.name, sent.slot.seq, whole=whole)
+                wire.send(command, time.monotonic() + self._link.timeout)
+                self._known.add(call.script.sha)
             except (NotSent, redis.RedisError, OSError):
                 self._break()
             except BaseException:
@@ -424,6 +429,7 @@ class Stream:
 
     def _break(self) -> None:
         self._broken = True
+        self._known.clear()
         if self._wire is not None:
             self._link._discard(self._wire)
             self._wire = None

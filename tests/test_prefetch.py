@@ -31,7 +31,8 @@ def test_all_are_handled_once(queue, threads):
 
 
 def test_each_is_acked_before_the_next_is_begun(queue, client):
-    """So a crash repeats no more than the item in hand."""
+    """So a crash repeats no more than the item in hand; also where the server does not know the scripts yet."""
+    client.script_flush()
     queue.put_many(range(10))
     gone: list[int] = []
 
@@ -157,15 +158,21 @@ def test_limits_leave_to_others_what_is_not_begun(make_queue, limit):
     assert seen == [1] * 6
 
 
-def test_what_waits_behind_a_slow_item_is_given_back(queue):
+@pytest.fixture
+def quick(monkeypatch):
+    """The items before were so short that ten are claimed at one time."""
+    monkeypatch.setattr(pace.Pace, "ahead", 10)
+
+
+def test_what_waits_behind_a_slow_item_is_given_back(queue, quick):
     """The pace of those before promised something else."""
-    queue.put_many(range(1000))
+    queue.put_many(range(20))
     begun, end = threading.Event(), threading.Event()
     handled: list[bytes] = []
 
     def handle(item: object) -> None:
         handled.append(item.payload)
-        if len(handled) == 500:
+        if len(handled) == 3:
             begun.set()
             assert end.wait(60)
 
@@ -173,17 +180,17 @@ def test_what_waits_behind_a_slow_item_is_given_back(queue):
     thread = threading.Thread(target=consumer.run, daemon=True)
     thread.start()
     assert begun.wait(60)
-    wait_for(lambda: queue.counts() == {"ready": 500, "in_flight": 1, "delayed": 0, "dead": 0}, "the others back")
+    wait_for(lambda: queue.counts() == {"ready": 17, "in_flight": 1, "delayed": 0, "dead": 0}, "the others back")
     assert {item.deliveries for item in queue.items()} == {0}
     end.set()
     thread.join(60)
-    assert handled == [str(n).encode() for n in range(1000)]  # in their old places
+    assert handled == [str(n).encode() for n in range(20)]  # in their old places
     assert sum(queue.counts().values()) == 0
 
 
-def test_what_is_being_given_back_belongs_to_the_burst(queue, monkeypatch):
+def test_what_is_being_given_back_belongs_to_the_burst(queue, quick, monkeypatch):
     """Whoever is free meanwhile would find nothing, and take that for the end."""
-    queue.put_many(range(1000))
+    queue.put_many(range(20))
     claimed, giving = threading.Event(), threading.Event()
     release, claim = Worker._release, Worker._claim
 
@@ -206,12 +213,12 @@ def test_what_is_being_given_back_belongs_to_the_burst(queue, monkeypatch):
     def handle(item: object) -> None:
         handled.append(item)
         waiting = sum(map(len, consumer._worker._jobs.values()))
-        if blocked or (waiting > 4 and len(handled) + waiting >= 998):  # the last ones are in hand
+        if blocked or (waiting > 4 and len(handled) + waiting >= 18):  # the last ones are in hand
             blocked.append(item)
             assert giving.wait(60)
 
     consumer = Consumer([Source(queue, handle)], plan=Plan(burst=True, threads=2))
-    assert consumer.run() == 1000
+    assert consumer.run() == 20
     assert blocked
 
 
