@@ -19,13 +19,17 @@ class Delivery(NamedTuple):
     deliveries: int = 0  # this one included
     crashes: int = 0  # known for items that were looked at
     number: str = ""  # number of the put, for a uid of the caller's own; else empty
-    order: int = 0  # order number of the item's first claim
     priority: int = 0
     headers: Mapping[str, str] = {}
     put_at: dt.datetime | None = None  # as the server saw it, where it was recorded
     state: str = "in_flight"
     when: dt.datetime | None = None  # due (delayed), lease's deadline (in flight), death (dead)
     error: Mapping[str, Any] | None = None  # the last one
+
+    @property
+    def order(self) -> int:
+        """The order number of the item's first claim; 0 when it was only looked at."""
+        return int(self.token.rpartition("/")[2].partition("@")[0]) if self.token else 0
 
 
 class Item(tuple[str | None, Any]):

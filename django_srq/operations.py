@@ -649,22 +649,21 @@ def _read_claim(reply: Any) -> ClaimReply:
     flags, wait, held_up, *rest = reply
     milliseconds_ = int(wait)
     found = []
-    for i in range(0, len(rest), 5):
-        uid, token, payload, deliveries, headers = rest[i : i + 5]
-        delivery = _delivery(headers, token=token.decode(), deliveries=int(deliveries))
+    parts = iter(rest)
+    for uid, token, payload, deliveries, headers in zip(parts, parts, parts, parts, parts, strict=True):
+        delivery = _delivery(headers, token.decode(), int(deliveries))
         found.append(Found(uid.decode(), payload, delivery))
     return ClaimReply(_read_flags(flags), None if milliseconds_ < 0 else milliseconds_ / 1000, int(held_up), found)
 
 
-def _delivery(headers: bytes, *, token: str = "", **known: Any) -> Delivery:
-    order = int(token.rpartition("/")[2].partition("@")[0]) if token else 0
+def _delivery(headers: bytes, token: str, deliveries: int, **known: Any) -> Delivery:
     if not headers:
-        return Delivery(token=token, order=order, headers={}, **known)
+        return Delivery(token, deliveries, headers={}, **known)
     kept = json.loads(headers)
     return Delivery(
-        token=token,
+        token,
+        deliveries,
         number=str(kept["number"]),
-        order=order,
         priority=kept.get("priority", 0),
         headers=kept.get("headers", {}),
         put_at=from_milliseconds(kept["time"]),
@@ -685,7 +684,8 @@ def _read_page(reply: Any, state: str) -> Page:
 def _looked_at(state: str, score: bytes, deliveries: bytes, crashes: bytes, headers: bytes, error: bytes) -> Delivery:
     return _delivery(
         headers,
-        deliveries=int(deliveries.split()[0] if deliveries else 0) + (state == "in_flight"),
+        "",
+        int(deliveries.split()[0] if deliveries else 0) + (state == "in_flight"),
         crashes=int(crashes or 0),
         state=state,
         when=from_milliseconds(abs(float(score))) if state in _TIMED else None,

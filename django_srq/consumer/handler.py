@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from asgiref.sync import SyncToAsync, ThreadSensitiveContext, async_to_sync, sync_to_async
 from django.db import connections
+from django.db.backends.signals import connection_created
 
 from django_srq.item import Item
 
@@ -43,26 +44,28 @@ def adapted(handler: Callable[..., Any], *, on_loop: bool = False) -> Callable[[
 
 
 def with_fresh_connections(handle: Callable[[Item], object]) -> Callable[[Item], None]:
-    """Close database connections that are broken or too old before and after, in the thread that runs the handler.
+    """Close database connections that are broken or too old before each item, in the thread that runs the handler.
 
-    Django does so around a request.
+    Django does so around a request. What comes after one item comes before the next; and where none follows at once,
+    all are closed (``close_connections``).
     """
 
-    def handle_between(item: Item) -> None:
-        _refresh_connections()
-        try:
-            handle(item)
-        finally:
-            _refresh_connections()
+    if connections.all(initialized_only=True):
+        _opened.set()
 
-    return handle_between
+    def handle_with(item: Item) -> None:
+        if _opened.is_set():
+            # What Django's close_old_connections and reset_queries do, but in one go: to look for them costs the most.
+            for connection in connections.all(initialized_only=True):
+                connection.queries_log.clear()
+                connection.close_if_unusable_or_obsolete()
+        handle(item)
+
+    return handle_with
 
 
-def _refresh_connections() -> None:
-    # What Django's close_old_connections and reset_queries do, but in one go: to look for them costs the most.
-    for connection in connections.all(initialized_only=True):
-        connection.queries_log.clear()
-        connection.close_if_unusable_or_obsolete()
+_opened = threading.Event()  # this process has had a connection to a database: until then there is none to look for
+connection_created.connect(lambda **about: _opened.set(), weak=False, dispatch_uid="django_srq.consumer.handler")
 
 
 def close_connections() -> None:

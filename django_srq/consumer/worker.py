@@ -15,7 +15,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
+
+from django.dispatch import Signal
 
 from django_srq import failure, operations, signals
 from django_srq.consumer import pace
@@ -64,22 +66,17 @@ class StopConsuming(Exception):
     """Raised by a handle: this consumer cannot go on, and the item stays in the queue."""
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(NamedTuple):
     """An item in hand."""
 
     source: Source
     found: Found
-    index: int  # of its record in hands
+    held: Held
+    record: int  # its place in hands
     filling: int
 
-    @property
-    def held(self) -> Held:
-        return Held(self.found.uid, self.found.delivery.token, self.found.delivery.number)
 
-
-@dataclass(frozen=True)
-class Finished:
+class Finished(NamedTuple):
     """A job whose handler is done, and that is to be acked."""
 
     job: Job
@@ -311,11 +308,17 @@ class Worker:
 
     def _most(self, source: Source, needed: int) -> int:
         """How many items to ask a source for when there are threads for so many."""
-        queue, kind = source.queue, source.asynchronous
-        most = needed if self._jobs[kind] else max(needed, self._plan.prefetch or self._paces[kind].ahead)
-        if self._plan.prefetch is None and (queue.max_in_flight is not None or queue.rate is not None):
-            most = needed  # or others could not take what is allowed, and it would wait here
+        kind = source.asynchronous
+        most = needed if self._jobs[kind] else max(needed, self._plan.prefetch or self._ahead_of(source))
         return most if self._left is None else min(most, self._left)
+
+    def _ahead_of(self, source: Source) -> int:
+        queue = source.queue
+        if queue.max_in_flight is not None or queue.rate is not None:
+            return 1  # what waits here others might begin
+        if any(one.weight for one in self._sources):
+            return 1  # each turn is for one item
+        return self._paces[source.asynchronous].ahead
 
     def _check_end(self, answer: _Answer) -> None:
         if self._left is not None and self._left <= 0:
@@ -377,7 +380,7 @@ class Worker:
         jobs = []
         for one in found:
             held = Held(one.uid, one.delivery.token, one.delivery.number)
-            jobs.append(Job(source, one, *self._hands.hold(place, held, until=until)))
+            jobs.append(Job(source, one, held, *self._hands.hold(place, held, until=until)))
         if self._left is not None:
             self._left -= len(jobs)
         return jobs
@@ -460,14 +463,15 @@ class Worker:
 
     def _handle(self, job: Job) -> None:
         source = job.source
-        self._hands.start(job.index)
+        self._hands.start(job.record)
         started = time.monotonic()
         try:
             item = self._item(job)
         except PayloadError as error:
             self._bury(job, error)
             return
-        signals.item_started.send_robust(type(source.queue), queue=source.queue.label, item=item, consumer=self.id)
+        if signals.item_started.receivers:  # mostly there are none
+            self._send(signals.item_started, source.queue, item=item)
         try:
             self._context.copy().run(source.handle, item)
         except StopConsuming as error:
@@ -490,12 +494,12 @@ class Worker:
         queue, found = job.source.queue, job.found
         payload = load(queue.serializer, found.payload, queue=queue.label, uid=found.uid)
         item = Item(found.uid, payload, found.delivery)
-        index, filling = job.index, job.filling
+        index, filling = job.record, job.filling
         item.lapsed = lambda: self._hands.lapsed(index, filling)
         return item
 
     def _finish(self, finished: Finished) -> None:
-        self._hands.finish(finished.job.index)
+        self._hands.finish(finished.job.record)
         with self._lock:
             if self._jobs[finished.job.source.asynchronous]:
                 self._send_ack(finished)
@@ -506,22 +510,22 @@ class Worker:
         """Ack at once what is finished, as nobody is about to claim; whoever does reads the reply."""
         queue = finished.job.source.queue
         self._sent += 1
-        self._hands.sent(finished.job.index)
+        self._hands.sent(finished.job.record)
         call = operations.ack(queue.keys, [finished.job.held])
         self._streams[queue.link].send(call, queue=queue.label, about=finished)
 
     def _bury(self, job: Job, error: PayloadError) -> None:
-        self._hands.fail(job.index)
+        self._hands.fail(job.record)
         queue = job.source.queue
         described = failure.describe(error, consumer=self.id)
         self._insist(queue, operations.fail(queue.keys, job.held, error=described, bury=True))
-        self._hands.let_go(job.index)
+        self._hands.let_go(job.record)
         logger.error("payload cannot be decoded, item set aside queue=%s uid=%s", queue.label, job.found.uid)
         self._tell_dead(job, error)
 
     def _fail(self, job: Job, item: Item, error: BaseException, seconds: float) -> None:
         source, queue = job.source, job.source.queue
-        self._hands.fail(job.index)  # from now on it is the server that takes its time
+        self._hands.fail(job.record)  # from now on it is the server that takes its time
         delay = error.delay if isinstance(error, RetryLater) else source.backoff.delay(item.deliveries)
         call = operations.fail(
             queue.keys,
@@ -531,27 +535,20 @@ class Worker:
             max_deliveries=queue.max_deliveries,
         )
         state = self._insist(queue, call)
-        self._hands.let_go(job.index)
+        self._hands.let_go(job.record)
         level = logging.INFO if isinstance(error, RetryLater) and state != "dead" else logging.ERROR
         self._log(level, "failed", job, item, seconds, error=error, state=state or "lost")
-        signals.item_failed.send_robust(
-            type(queue),
-            queue=queue.label,
-            item=item,
-            consumer=self.id,
-            duration=seconds,
-            error=error,
-            state=state,
-        )
+        self._send(signals.item_failed, queue, item=item, duration=seconds, error=error, state=state)
         if state == "dead":
             self._tell_dead(job, error)
 
     def _tell_dead(self, job: Job, error: BaseException) -> None:
         queue = job.source.queue
         evidence = {"type": type(error).__name__, "message": failure.text_of(error)}
-        signals.item_dead.send_robust(
-            type(queue), queue=queue.label, uid=job.found.uid, consumer=self.id, evidence=evidence
-        )
+        self._send(signals.item_dead, queue, uid=job.found.uid, evidence=evidence)
+
+    def _send(self, signal: Signal, queue: SafeRedisQueue, **about: Any) -> None:
+        signal.send_robust(type(queue), queue=queue.label, consumer=self.id, **about)
 
     # -- settling
 
@@ -575,18 +572,16 @@ class Worker:
 
     def _acked(self, finished: Sequence[Finished], flags: Sequence[bool]) -> None:
         for one, removed in zip(finished, flags, strict=True):
-            self._hands.let_go(one.job.index)
+            self._hands.let_go(one.job.record)
             self._log_acked(one, removed)
-            queue = one.job.source.queue
-            signals.item_acked.send_robust(
-                type(queue), queue=queue.label, item=one.item, consumer=self.id, duration=one.seconds
-            )
+            if signals.item_acked.receivers:
+                self._send(signals.item_acked, one.job.source.queue, item=one.item, duration=one.seconds)
 
     def _release(self, source: Source, jobs: Sequence[Job]) -> None:
         if jobs:
             self._insist(source.queue, operations.release(source.queue.keys, [job.held for job in jobs]))
             for job in jobs:
-                self._hands.let_go(job.index)
+                self._hands.let_go(job.record)
 
     def _cut(self) -> None:
         """Give back what is running in threads that will not come to their end: counted as a delivery."""
@@ -687,19 +682,27 @@ class Worker:
         if not logger.isEnabledFor(level):
             return
         name = type(error).__name__ if error else None
-        fields = {"queue": job.source.queue.label, "uid": item.uid, "deliveries": item.deliveries, "duration": seconds}
         if name:
             more["error"] = name
+        queue, uid, deliveries = job.source.queue.label, item.uid, item.deliveries
         record = logger.makeRecord(
             logger.name,
             level,
             __file__,  # instead of a look at the stack, for each item
             0,
             "%s queue=%s uid=%s deliveries=%d duration=%.3f%s",
-            (outcome, *fields.values(), "".join(f" {key}={value}" for key, value in more.items())),
+            (outcome, queue, uid, deliveries, seconds, "".join([f" {key}={value}" for key, value in more.items()])),
             (type(error), error, error.__traceback__) if error and logger.isEnabledFor(logging.DEBUG) else None,
             "_log",
-            {**fields, "consumer": self.id, "outcome": outcome, "error": name},
+            {
+                "queue": queue,
+                "uid": uid,
+                "deliveries": deliveries,
+                "duration": seconds,
+                "consumer": self.id,
+                "outcome": outcome,
+                "error": name,
+            },
         )
         logger.handle(record)
 

@@ -273,15 +273,22 @@ def _stop_on_signals(consumer: Consumer, signalled: list[int]) -> dict[signal.Si
 
 
 class _Formatter(logging.Formatter):
-    """With the usual times, of which all but the milliseconds are made once a second."""
+    """Makes the usual lines, but all of a time except its milliseconds only once a second."""
 
     _second, _text = 0, ""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        if record.exc_info or record.stack_info:
+            return super().format(record)
+        return f"{self.formatTime(record)} {record.levelname} {record.getMessage()}"
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
         second = int(record.created)
         if second != self._second:
-            self._text = super().formatTime(record, self.default_time_format)
-            self._second = second
+            self._second, self._text = second, super().formatTime(record, self.default_time_format)
         return f"{self._text},{int(record.msecs):03d}"
 
 
@@ -292,7 +299,7 @@ def _log_to_stderr(level: int) -> None:
     if configured or logger.handlers:
         return
     handler = logging.StreamHandler()
-    handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(_Formatter())
     logger.addHandler(handler)
     logger.setLevel(level)
     logger.propagate = False
