@@ -21,6 +21,7 @@ from django_srq.arguments import LONGEST_DELAY
 from django_srq.backoff import Backoff
 from django_srq.connections import SCHEMES, client_from_url, is_embedded, masked
 from django_srq.exceptions import ConfigurationError
+from django_srq.operations import BATCH
 from django_srq.rate import Rate
 from django_srq.serializers import BY_NAME, Serializer
 
@@ -71,6 +72,7 @@ class QueueConfig:
     lease: float = 15.0  # seconds; lease of srq_consume
     serializer: str = "json"
     handler: str | None = None  # dotted path
+    handler_batch: int = 1  # items that the handler takes at one time, as lists; 1: it takes single ones
     max_deliveries: int | None = 25
     max_crashes: int | None = 3
     backoff: Backoff = field(default_factory=Backoff)  # seconds
@@ -135,6 +137,12 @@ def _whole(value: Any) -> int:
     return value
 
 
+def _batch(value: Any) -> int:
+    if _whole(value) > BATCH:
+        raise _Wrong(f"a whole number from 1 to {BATCH}")
+    return int(value)
+
+
 def _text(value: Any) -> str:
     if not isinstance(value, str | os.PathLike) or not str(value):
         raise _Wrong("a string")
@@ -195,6 +203,7 @@ _OPTIONS: dict[str, Callable[[Any], Any]] = {
     "LEASE": _number,
     "SERIALIZER": _text,
     "HANDLER": _or_none(_text),
+    "HANDLER_BATCH": _batch,
     "MAX_DELIVERIES": _or_none(_whole),
     "MAX_CRASHES": _or_none(_whole),
     "BACKOFF": _backoff,

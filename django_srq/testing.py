@@ -54,13 +54,17 @@ def run_all(alias: str, *, limit: int | None = None) -> list[Item]:
     handler = queue.config.load_handler()
     if handler is None:
         raise ConfigurationError(f"SRQ_QUEUES[{alias!r}] has no HANDLER to run.")
-    handle = adapted(handler)
+    batch = queue.config.handler_batch > 1  # then in lists of one
+    handle = adapted(handler, batch=batch)
     handled: list[Item] = []
     while limit is None or len(handled) < limit:
         with queue.processing(timeout=-1) as item:
             if not item:
                 break
-            handle(item)
+            if not batch:
+                handle(item)
+            elif errors := handle([item]):
+                raise errors[0]
             handled.append(item)
     return handled
 

@@ -161,3 +161,10 @@ async def asking_the_database(payload: object) -> None:
 
 
 _gathered = 0
+
+
+def batch(payloads: list[str]) -> dict[int, Exception]:
+    _say(" ".join(payloads))
+    if "die" in payloads:
+        os._exit(3)
+    return {place: ValueError(payload) for place, payload in enumerate(payloads) if payload == "bad"}

@@ -53,6 +53,8 @@ def problems_of(queue: object = None, **settings: object) -> list[str]:
         ({"CACHE": "default"}, r"E005 .*'default' is no Redis cache"),
         ({"URL": URL, "PREFIX": "a b"}, r"E006 .*without blanks and braces"),
         ({"URL": URL, "HANDLER": "handle"}, r"E008 .*\['HANDLER'\] must be a dotted path"),
+        ({"URL": URL, "HANDLER_BATCH": 0}, r"E003 .*must be a whole number above 0"),
+        ({"URL": URL, "HANDLER_BATCH": 1001}, r"E003 .*must be a whole number from 1 to 1000"),
         ({"URL": URL, "HANDLER": "tests.nowhere.handle"}, r"E008 .*'tests.nowhere.handle' cannot be imported"),
         ({"URL": URL, "HANDLER": "tests.settings.USE_TZ"}, r"E008 .*not callable"),
         ({"URL": URL, "HANDLER": "tests.breaks_on_import.handle"}, r"E008 .*RuntimeError: broken"),

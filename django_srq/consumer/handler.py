@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
 from asgiref.sync import SyncToAsync, ThreadSensitiveContext, async_to_sync, sync_to_async
@@ -22,28 +22,54 @@ def is_asynchronous(handler: Callable[..., Any]) -> bool:
     return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(getattr(handler, "__call__", None))  # noqa: B004
 
 
-def adapted(handler: Callable[..., Any], *, on_loop: bool = False) -> Callable[[Item], Any]:
+def adapted(handler: Callable[..., Any], *, on_loop: bool = False, batch: bool = False) -> Callable[[Any], Any]:
     """A user's handler as a function of the item: it gets the payload, and the item if its signature names that.
 
     Returns once the handler is done, also when that is async. on_loop: those run on one event loop of the process, side
     by side; else on one of their own, with the caller's thread for what is sync in them (its database transaction).
+    batch: a function of a list of items, which returns the errors of single ones, by their place; the handler gets the
+    list of payloads, and ``items`` if its signature names that.
     """
-    wants_item = _names_item(handler)
+    call = _with_list(handler) if batch else _with_one(handler)
 
-    def call(item: Item) -> Any:
-        return handler(item.payload, item=item) if wants_item else handler(item.payload)
-
-    async def wait_for(item: Item) -> None:
-        await call(item)
+    async def wait_for(given: Any) -> Any:
+        outcome = await call(given)
+        return _errors(outcome, len(given)) if batch else None
 
     if not is_asynchronous(handler):
-        return call
+        return (lambda items: _errors(call(items), len(items))) if batch else call
     if on_loop:
-        return lambda item: loop.run(_with_own_thread(wait_for(item)))
+        return lambda given: loop.run(_with_own_thread(wait_for(given)))
     return async_to_sync(wait_for)
 
 
-def with_fresh_connections(handle: Callable[[Item], object]) -> Callable[[Item], None]:
+def _with_one(handler: Callable[..., Any]) -> Callable[[Item], Any]:
+    if _names(handler, "item"):
+        return lambda item: handler(item.payload, item=item)
+    return lambda item: handler(item.payload)
+
+
+def _with_list(handler: Callable[..., Any]) -> Callable[[list[Item]], Any]:
+    if _names(handler, "items"):
+        return lambda items: handler([item.payload for item in items], items=items)
+    return lambda items: handler([item.payload for item in items])
+
+
+def _errors(outcome: Any, n: int) -> Mapping[int, Exception]:
+    """What a handler of batches returned: None, or the errors of single items, by their place in the list."""
+    if outcome is None:
+        return {}
+    if isinstance(outcome, Mapping) and all(
+        isinstance(place, int) and 0 <= place < n and isinstance(error, Exception) for place, error in outcome.items()
+    ):
+        return outcome
+    raise TypeError(
+        "a handler of batches returns None, or a dict with an exception for each item that failed, by its place in the "
+        f"list (0 to {n - 1} here), not this {type(outcome).__name__}"
+    )
+
+
+def with_fresh_connections(handle: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Close database connections that are broken or too old before each item, in the thread that runs the handler.
 
     Django does so around a request. What comes after one item comes before the next; and where none follows at once,
@@ -53,13 +79,13 @@ def with_fresh_connections(handle: Callable[[Item], object]) -> Callable[[Item],
     if connections.all(initialized_only=True):
         _opened.set()
 
-    def handle_with(item: Item) -> None:
+    def handle_with(given: Any) -> Any:
         if _opened.is_set():
             # What Django's close_old_connections and reset_queries do, but in one go: to look for them costs the most.
             for connection in connections.all(initialized_only=True):
                 connection.queries_log.clear()
                 connection.close_if_unusable_or_obsolete()
-        handle(item)
+        return handle(given)
 
     return handle_with
 
@@ -73,24 +99,23 @@ def close_connections() -> None:
     connections.close_all()
 
 
-async def _with_own_thread(handling: Awaitable[object]) -> None:
+async def _with_own_thread(handling: Awaitable[T]) -> T:
     # What the handler does in sync_to_async, such as the ORM, runs in one thread for each item, as Django does it for
     # each request: so no item closes another's connection.
     async with ThreadSensitiveContext() as context:
         try:
-            await handling
+            return await handling
         finally:
             if context in SyncToAsync.context_to_thread_executor:
                 await sync_to_async(connections.close_all)()
 
 
-async def _caught(coroutine: Coroutine[Any, Any, object]) -> BaseException | None:
-    """What it raises, as a result: as an exception, SystemExit would end the loop, with all that others run there."""
+async def _caught(coroutine: Coroutine[Any, Any, T]) -> tuple[T | None, BaseException | None]:
+    """What it returns or raises, as a result: as an exception, SystemExit would end the loop."""
     try:
-        await coroutine
+        return await coroutine, None
     except BaseException as error:
-        return error
-    return None
+        return None, error
 
 
 class _Loop:
@@ -100,10 +125,12 @@ class _Loop:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    def run(self, coroutine: Coroutine[Any, Any, object]) -> None:
-        """Run it there, and wait for its end; what it raises comes out here."""
-        if error := self._result(_caught(coroutine)):
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T | None:
+        """Run it there, and wait for its end; what it returns or raises comes out here."""
+        result, error = self._result(_caught(coroutine))
+        if error is not None:
             raise error
+        return result
 
     def _result(self, coroutine: Coroutine[Any, Any, T]) -> T:
         with self._lock:
@@ -116,10 +143,9 @@ class _Loop:
 loop = _Loop()
 
 
-def _names_item(handler: Callable[..., Any]) -> bool:
+def _names(handler: Callable[..., Any], name: str) -> bool:
     try:
-        named = inspect.signature(handler).parameters.get("item")
+        parameters = list(inspect.signature(handler).parameters)
     except (TypeError, ValueError):  # a builtin without a signature
         return False
-    # As the only parameter it is the payload's name.
-    return named is not None and next(iter(inspect.signature(handler).parameters)) != "item"
+    return name in parameters[1:]  # the first is the payload, whatever its name

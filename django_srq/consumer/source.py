@@ -4,21 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from django_srq.backoff import Backoff
-from django_srq.item import Item
 from django_srq.queue import SafeRedisQueue
 
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """A queue and what is done with its items. handle returns: acked; it raises: failed with the error."""
+    """A queue and what is done with its items. handle returns: acked; it raises: failed with the error.
+
+    With a batch above 1, handle takes a list of so many items at most. It returns the errors of those that failed, by
+    their place in the list; the others are acked.
+    """
 
     queue: SafeRedisQueue
-    handle: Callable[[Item], object]
+    handle: Callable[[Any], Any]
     lease: float = 15.0  # seconds; renewed at a third
     backoff: Backoff = field(default_factory=Backoff)
     weight: int | None = None  # of the items taken, against those of the other sources; None: strictly in order
+    batch: int = 1  # items that handle takes at one time
     asynchronous: bool = False  # handle waits for an event loop: as many at one time as --concurrency says
 
 

@@ -12,7 +12,7 @@ import select
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
@@ -32,7 +32,7 @@ from django_srq.exceptions import (
     RetryLater,
 )
 from django_srq.item import Item
-from django_srq.operations import Call, Found, Held
+from django_srq.operations import Call, Failed, Found, Held
 from django_srq.queue import LOOK, SafeRedisQueue
 from django_srq.serializers import load
 from django_srq.slots import Slot, slots
@@ -157,8 +157,9 @@ class Worker:
 
     @staticmethod
     def capacity(sources: Sequence[Source], plan: Plan) -> int:
-        """How many records its hands need: for each thread one running and one not acked yet."""
-        return 2 * (sum(_sizes(sources, plan).values()) + (plan.prefetch or pace.MOST))
+        """How many records its hands need: as many running as not acked yet, and what waits."""
+        batch = max(source.batch for source in sources)
+        return 2 * (sum(_sizes(sources, plan).values()) * batch + (plan.prefetch or pace.MOST))
 
     def stop(self) -> None:
         """Take no more, finish what is in hand, and return from ``run``. Safe in any thread and signal handler."""
@@ -214,9 +215,9 @@ class Worker:
 
     def _work(self, kind: bool) -> None:
         try:
-            while (job := self._next(kind)) is not None:
+            while jobs := self._next(kind):
                 began = time.monotonic()
-                self._handle(job)
+                self._handle(jobs)
                 self._paces[kind].took(time.monotonic() - began)
         except Exception as error:
             self._error = self._error or error
@@ -235,15 +236,15 @@ class Worker:
 
     # -- taking
 
-    def _next(self, kind: bool) -> Job | None:
-        """The next item for a thread of that kind; None: there is an end."""
+    def _next(self, kind: bool) -> list[Job]:
+        """The next items to be handled together by a thread of that kind; none: there is an end."""
         rested = False
         with self._lock:
             self._free[kind] += 1
             try:
                 while True:
                     if self._jobs[kind] and not self._stopping:
-                        return self._jobs[kind].popleft()
+                        return self._batch(self._jobs[kind])
                     over = self._over or kind in self._dry
                     if self._leading:
                         self._changed[kind].wait()
@@ -265,7 +266,20 @@ class Worker:
                 self._free[kind] -= 1
         if self._stopping:
             self.give_back()
-        return None
+        return []
+
+    def _batch(self, waiting: deque[Job]) -> list[Job]:
+        """Take those that are to be handled together.
+
+        What was delivered before comes alone: so that one which kills its process, or fails all, is found.
+        """
+        jobs = [waiting.popleft()]
+        source, alone = jobs[0].source, jobs[0].found.delivery.deliveries > 1
+        while waiting and len(jobs) < source.batch and not alone:
+            if waiting[0].source is not source or waiting[0].found.delivery.deliveries > 1:
+                break
+            jobs.append(waiting.popleft())
+        return jobs
 
     @property
     def _unread(self) -> bool:
@@ -307,13 +321,16 @@ class Worker:
         return max(0, self._free[kind] - (self._idler is kind) - len(self._jobs[kind]))
 
     def _most(self, source: Source, needed: int) -> int:
-        """How many items to ask a source for when there are threads for so many."""
-        kind = source.asynchronous
-        most = needed if self._jobs[kind] else max(needed, self._plan.prefetch or self._ahead_of(source))
-        return most if self._left is None else min(most, self._left)
+        """How many items to ask a source for when there are threads for so many batches."""
+        most = needed * source.batch
+        if not self._jobs[source.asynchronous]:
+            most = max(most, self._plan.prefetch or self._ahead_of(source))
+        return min(most, operations.BATCH if self._left is None else self._left)
 
     def _ahead_of(self, source: Source) -> int:
         queue = source.queue
+        if source.batch > 1:
+            return 1  # it has its batch
         if queue.max_in_flight is not None or queue.rate is not None:
             return 1  # what waits here others might begin
         if any(one.weight for one in self._sources):
@@ -352,7 +369,7 @@ class Worker:
             n = self._most(source, needed[kind]) if needed[kind] > 0 and not self._over else 0
             # Without room, whoever was woken passes that on: a claim of nothing rings for somebody else.
             if n > 0 or source is woken:
-                needed[kind] -= self._claim(source, max(n, 0), acks.pop(source), answer)
+                needed[kind] -= -(-self._claim(source, max(n, 0), acks.pop(source), answer) // source.batch)
         for source, rest in acks.items():
             if rest:
                 self._ack(source, rest)
@@ -461,34 +478,65 @@ class Worker:
 
     # -- handling
 
-    def _handle(self, job: Job) -> None:
-        source = job.source
-        self._hands.start(job.record)
+    def _handle(self, jobs: Sequence[Job]) -> None:
+        """Handle items together: one, or a batch for a handler that takes lists."""
+        source = jobs[0].source
         started = time.monotonic()
-        try:
-            item = self._item(job)
-        except PayloadError as error:
-            self._bury(job, error)
-            return
-        if signals.item_started.receivers:  # mostly there are none
-            self._send(signals.item_started, source.queue, item=item)
-        try:
-            self._context.copy().run(source.handle, item)
-        except StopConsuming as error:
-            self._release(source, [job])
-            raise error
-        except Discard as reason:
-            self._finish(Finished(job, item, time.monotonic() - started, str(reason)))
-        except FAILURES as error:
-            self._fail(job, item, error, time.monotonic() - started)
-        else:
-            self._finish(Finished(job, item, time.monotonic() - started))
-        with self._lock:
-            self._hands.handled += 1
+        begun = [(job, item) for job in jobs if (item := self._begin(job)) is not None]
+        if begun:
+            errors = self._call(source, begun)
+            self._settle(source, begun, errors, time.monotonic() - started)
+            with self._lock:
+                self._hands.handled += len(begun)
         if self._plan.max_memory is not None and _memory() > self._plan.max_memory:
             logger.info("memory limit reached, making room for a successor consumer=%s", self.id)
             self._over = self._hands.full = True
             self._rouse()
+
+    def _begin(self, job: Job) -> Item | None:
+        """None: it cannot be decoded, and is set aside."""
+        self._hands.start(job.record)
+        try:
+            item = self._item(job)
+        except PayloadError as error:
+            self._bury(job, error)
+            return None
+        if signals.item_started.receivers:  # mostly there are none
+            self._send(signals.item_started, job.source.queue, item=item)
+        return item
+
+    def _call(self, source: Source, begun: Sequence[tuple[Job, Item]]) -> Mapping[int, BaseException]:
+        """Call the handler; the errors of the items that failed, by their place."""
+        context = self._context.copy()
+        try:
+            if source.batch == 1:
+                context.run(source.handle, begun[0][1])
+                return {}
+            return context.run(source.handle, [item for _, item in begun]) or {}
+        except StopConsuming as error:
+            self._release(source, [job for job, _ in begun])
+            raise error
+        except FAILURES as error:
+            return dict.fromkeys(range(len(begun)), error)
+
+    def _settle(
+        self,
+        source: Source,
+        begun: Sequence[tuple[Job, Item]],
+        errors: Mapping[int, BaseException],
+        seconds: float,
+    ) -> None:
+        finished, failed = [], []
+        for place, (job, item) in enumerate(begun):
+            error = errors.get(place)
+            if error is None or isinstance(error, Discard):
+                finished.append(Finished(job, item, seconds, None if error is None else str(error)))
+            else:
+                failed.append((job, item, error))
+        if finished:
+            self._finish(source, finished)
+        if failed:
+            self._fail(source, failed, seconds)
 
     def _item(self, job: Job) -> Item:
         queue, found = job.source.queue, job.found
@@ -498,21 +546,22 @@ class Worker:
         item.lapsed = lambda: self._hands.lapsed(index, filling)
         return item
 
-    def _finish(self, finished: Finished) -> None:
-        self._hands.finish(finished.job.record)
+    def _finish(self, source: Source, finished: Sequence[Finished]) -> None:
+        for one in finished:
+            self._hands.finish(one.job.record)
         with self._lock:
-            if self._jobs[finished.job.source.asynchronous]:
-                self._send_ack(finished)
+            if self._jobs[source.asynchronous]:
+                self._send_ack(source, finished)
             else:
-                self._finished.append(finished)
+                self._finished += finished
 
-    def _send_ack(self, finished: Finished) -> None:
+    def _send_ack(self, source: Source, finished: Sequence[Finished]) -> None:
         """Ack at once what is finished, as nobody is about to claim; whoever does reads the reply."""
-        queue = finished.job.source.queue
         self._sent += 1
-        self._hands.sent(finished.job.record)
-        call = operations.ack(queue.keys, [finished.job.held])
-        self._streams[queue.link].send(call, queue=queue.label, about=finished)
+        for one in finished:
+            self._hands.sent(one.job.record)
+        call = operations.ack(source.queue.keys, [one.job.held for one in finished])
+        self._streams[source.queue.link].send(call, queue=source.queue.label, about=(source, finished))
 
     def _bury(self, job: Job, error: PayloadError) -> None:
         self._hands.fail(job.record)
@@ -523,22 +572,26 @@ class Worker:
         logger.error("payload cannot be decoded, item set aside queue=%s uid=%s", queue.label, job.found.uid)
         self._tell_dead(job, error)
 
-    def _fail(self, job: Job, item: Item, error: BaseException, seconds: float) -> None:
-        source, queue = job.source, job.source.queue
-        self._hands.fail(job.record)  # from now on it is the server that takes its time
-        delay = error.delay if isinstance(error, RetryLater) else source.backoff.delay(item.deliveries)
-        call = operations.fail(
-            queue.keys,
-            job.held,
-            error=failure.describe(error, consumer=self.id),
-            delay=delay,
-            max_deliveries=queue.max_deliveries,
-        )
-        state = self._insist(queue, call)
-        self._hands.let_go(job.record)
+    def _fail(self, source: Source, failed: Sequence[tuple[Job, Item, BaseException]], seconds: float) -> None:
+        queue = source.queue
+        described: dict[int, bytes] = {}  # of each error once: mostly all have the same
+        calls = []
+        for job, item, error in failed:
+            self._hands.fail(job.record)  # from now on it is the server that takes its time
+            if id(error) not in described:
+                described[id(error)] = failure.describe(error, consumer=self.id)
+            delay = error.delay if isinstance(error, RetryLater) else source.backoff.delay(item.deliveries)
+            calls.append(Failed(job.held, described[id(error)], delay))
+        states = self._insist(queue, operations.fail_many(queue.keys, calls, max_deliveries=queue.max_deliveries))
+        for (job, item, error), state in zip(failed, states or [None] * len(failed), strict=True):
+            self._hands.let_go(job.record)
+            self._tell_failed(job, item, error, seconds, state)
+
+    def _tell_failed(self, job: Job, item: Item, error: BaseException, seconds: float, state: str | None) -> None:
         level = logging.INFO if isinstance(error, RetryLater) and state != "dead" else logging.ERROR
         self._log(level, "failed", job, item, seconds, error=error, state=state or "lost")
-        self._send(signals.item_failed, queue, item=item, duration=seconds, error=error, state=state)
+        about = {"item": item, "duration": seconds, "error": error, "state": state}
+        self._send(signals.item_failed, job.source.queue, **about)
         if state == "dead":
             self._tell_dead(job, error)
 
@@ -563,12 +616,12 @@ class Worker:
         for sent in [sent for stream in self._streams.values() for sent in stream.collect()]:
             with self._lock:
                 self._sent -= 1
-            flags = sent.result
+            (source, finished), flags = sent.about, sent.result
             if flags is None:
-                flags = self._insist(sent.about.job.source.queue, sent.call, slot=sent.slot)
+                flags = self._insist(source.queue, sent.call, slot=sent.slot)
             slots.give_back(sent.slot)
             if flags is not None:
-                self._acked([sent.about], flags)
+                self._acked(finished, flags)
 
     def _acked(self, finished: Sequence[Finished], flags: Sequence[bool]) -> None:
         for one, removed in zip(finished, flags, strict=True):

@@ -182,17 +182,18 @@ class Command(QueueCommand):
         asynchronous = parallel and handler is not None and is_asynchronous(handler)
         return Source(
             queue,
-            self._handling(handler),
+            self._handling(handler, queue.config.handler_batch),
             lease=queue.config.lease,
             backoff=queue.backoff,
             weight=weight,
+            batch=queue.config.handler_batch if handler else 1,
             asynchronous=asynchronous,
         )
 
-    def _handling(self, handler: Callable[..., Any] | None) -> Callable[[Item], object]:
+    def _handling(self, handler: Callable[..., Any] | None, batch: int) -> Callable[[Any], Any]:
         if handler is None:
             return self._print
-        handle = adapted(handler, on_loop=True)
+        handle = adapted(handler, on_loop=True, batch=batch > 1)
         return handle if is_asynchronous(handler) else with_fresh_connections(handle)
 
     def _print(self, item: Item) -> None:
