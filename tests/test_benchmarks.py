@@ -208,7 +208,7 @@ def test_our_own_worker_in_a_race():
         rate, round_trips, commands, cpu = races._drain(bench, peers.OURS, 1, 500)
         assert rate > 0
         assert cpu > 0
-        assert 0.9 < round_trips < 1.2
+        assert 0 < round_trips < 1.2  # less than one where the server reads several acks at once
         assert commands > 1
     finally:
         server.close()
