@@ -91,7 +91,12 @@ def _drains(bench: Bench, field: Sequence[Contender], processes: int, target: Ta
     what = f"drain, {processes} process{'es' * (processes > 1)}"
     yield from _rows(what, "items/s", race, target)
     if processes == 1:
-        for name, least in (("--threads 4", 1.5), ("--prefetch 10", None), ("--prefetch 100", None)):
+        for name, least in (
+            ("--threads 4", 1.5),
+            ("--prefetch 1", None),
+            ("--prefetch 10", None),
+            ("--prefetch 100", None),
+        ):
             ours = race.figures.get(f"{OURS.name} {name}")
             if ours and race.figures.get(OURS.name):
                 yield Row(f"{what}: {name} against one thread", ours, "items/s", OURS.name, race.figures[OURS.name],
@@ -105,7 +110,7 @@ def _drains(bench: Bench, field: Sequence[Contender], processes: int, target: Ta
 
 def _our_ways() -> Iterator[Contender]:
     """The other ways to run our own worker, as far as the command knows them."""
-    for option in (("--threads", "4"), ("--prefetch", "10"), ("--prefetch", "100")):
+    for option in (("--threads", "4"), ("--prefetch", "1"), ("--prefetch", "10"), ("--prefetch", "100")):
         if option[0] in _our_options():
             yield replace(OURS, name=f"{OURS.name} {' '.join(option)}", command=(*OURS.command, *option))
 
