@@ -124,6 +124,19 @@ def test_no_more_than_max_items(queue):
     assert len(queue) == 13
 
 
+def test_no_call_asks_for_more_than_a_batch_of_calls(queue):
+    """However many threads there are, and items left to handle."""
+    queue.put_many(range(3000))
+    seen: list[int] = []
+    source = Source(queue, adapted(lambda payloads: seen.append(len(payloads)), batch=True), batch=1000)
+    claims: list[int] = []
+    claim = queue.claim
+    queue.claim = lambda *args, n, **named: (claims.append(n), claim(*args, n=n, **named))[1]
+    Consumer([source], plan=Plan(burst=True, threads=3, max_items=2500)).run()
+    assert sum(seen) == 2500
+    assert max(claims) == 1000
+
+
 # -- in a project
 
 

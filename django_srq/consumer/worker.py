@@ -325,7 +325,8 @@ class Worker:
         most = needed * source.batch
         if not self._jobs[source.asynchronous]:
             most = max(most, self._plan.prefetch or self._ahead_of(source))
-        return min(most, operations.BATCH if self._left is None else self._left)
+        most = min(most, operations.BATCH)
+        return most if self._left is None else min(most, self._left)
 
     def _ahead_of(self, source: Source) -> int:
         queue = source.queue
