@@ -104,6 +104,14 @@ def _dirty(payload: dict[str, object], item: Item) -> None:
         cursor.execute("SELECT 1")
 
 
+def _age(payload: dict[str, object], item: Item) -> None:
+    """Says whether its thread's database connection is open, and leaves one that is too old."""
+    _say(f"open {connection.connection is not None}")
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1")
+    connection.close_at = time.monotonic() - 1
+
+
 def _retry(payload: dict[str, object], item: Item) -> None:
     raise RetryLater(payload["delay"], "not yet")  # type: ignore[arg-type]
 
@@ -129,6 +137,7 @@ DEEDS = {
     "exit 0": lambda payload, item: os._exit(0),
     "raise": _raise,
     "dirty": _dirty,
+    "age": _age,
     "retry": _retry,
     "discard": _discard,
     "grow": _grow,

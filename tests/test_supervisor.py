@@ -649,9 +649,17 @@ def test_discard(project, told):
 # -- clean for every item
 
 
+def test_a_connection_that_is_too_old_is_closed_before_the_next_item(project, told):
+    told().put_many([{"do": "age"}] * 3)  # one follows the other at once: the thread does not rest
+    project.add_to_settings("DATABASES['default']['CONN_MAX_AGE'] = None")
+    assert project.run("srq_consume", "--burst")[0] == 0
+    assert [line for line in project.lines() if line.startswith("open")] == ["open False"] * 3
+
+
 def test_each_item_finds_a_clean_thread(project, told):
     queue = told()
     queue.put_many([{"do": "dirty"}] * 3)
+    project.add_to_settings("DEBUG = True")  # or no query is kept
     assert project.run("srq_consume", "--burst")[0] == 0
     found = [line for line in project.lines() if line.startswith("found")]
     assert found == ["found ('en-us', 'America/Chicago', 'clean', 0)"] * 3
