@@ -509,10 +509,6 @@ def enlist(keys: Keys, consumer: str, about: bytes) -> Call[int]:
     return Call(Script.named("enlist"), keys, (consumer.encode(), about), lambda reply: int(_text(reply)))
 
 
-def close(keys: Keys, slots: Iterable[bytes]) -> Call[None]:
-    return Call(Script.named("close"), keys, tuple(slots), lambda reply: None)
-
-
 def peek(keys: Keys, state: str, *, offset: int = 0, count: int = 100) -> Call[Page]:
     return Call(
         Script.named("peek"), keys, (state.encode(), _int(offset), _int(count)), lambda reply: _read_page(reply, state)

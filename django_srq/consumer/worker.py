@@ -310,7 +310,7 @@ class Worker:
             self._due = time.monotonic() + answer.wait
             for job in answer.jobs:
                 self._jobs[job.source.asynchronous].append(job)
-            if len(answer.jobs) > 1:
+            if len(answer.jobs) > 1 and self._plan.prefetch is None:
                 self._claimed = time.monotonic()
                 self._ahead.set()
             self._check_end(answer)
@@ -409,7 +409,7 @@ class Worker:
             with self._lock:
                 if self._ended.is_set():
                     return  # whoever set it sets the other too, which is not to be undone
-                if not any(self._jobs.values()) or self._plan.prefetch is not None:
+                if not any(self._jobs.values()):
                     self._ahead.clear()
                 elif not self._leading and time.monotonic() - self._claimed > WAITED:
                     self._unload()

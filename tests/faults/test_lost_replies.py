@@ -134,8 +134,8 @@ def enlist(queue: SafeRedisQueue, _: object) -> bool:
     return queue.link.call(operations.enlist(queue.keys, "c1", b'{"host":"here"}'), queue=queue.label) > 0
 
 
-def close(queue: SafeRedisQueue, _: object) -> None:
-    return queue.link.call(operations.close(queue.keys, [b"of-the-dead"]), queue=queue.label)
+def close(queue: SafeRedisQueue, _: object) -> object:
+    return queue.link.call(operations.crashed(queue.keys, [], evidence=b"{}", slot=b"of-the-dead"), queue=queue.label)
 
 
 @dataclass
@@ -182,7 +182,7 @@ CASES = {
     "pause": Case("pause", ready, lambda queue, _: queue.pause("maintenance")),
     "resume": Case("resume", lambda queue: queue.pause(), lambda queue, _: queue.resume()),
     "enlist": Case("enlist", ready, enlist),
-    "close": Case("close", ready, close),
+    "crashed, with nothing in hand": Case("crashed", ready, close),
     "move: the claim": Case("claim", ready, move, single=False),
     "move: the put": Case("put", ready, move, single=False, own_slot=True),
     "move: the ack": Case("ack", ready, move, single=False),
@@ -399,7 +399,7 @@ def test_closed_slot_refuses_the_claim_of_a_dead_consumer(queue, link):
     ready(queue)
     claim = operations.claim(queue.keys, consumer="c1", lease=60, legacy_lease=60)
     slot = Slot(b"of-the-dead", 7)
-    link.call(operations.close(queue.keys, [slot.name]), queue=queue.label)
+    link.call(operations.crashed(queue.keys, [], evidence=b"{}", slot=slot.name), queue=queue.label)
     with pytest.raises(redis.ConnectionError, match="SRQLATE"):
         link.call(claim, queue=queue.label, slot=slot)
     assert queue.counts()["in_flight"] == 0
