@@ -82,7 +82,7 @@ def measure(bench: Bench) -> Iterator[Row]:
         "put, calls": (puts[1:], Target(least=0.8)),
         "put_many, items": (batches[1:], None),
         "get + ack, in two calls": (rates["get + ack"], None),
-        "consumer, ack + get in one": (rates["consume"], Target(least=0.7)),
+        "consumer, items": (rates["consume"], Target(least=0.7)),
         "bytes of the puts, raw socket": (rates["bare puts"], None),
     }
     for name, (values, target) in rows.items():

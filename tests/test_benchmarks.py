@@ -48,7 +48,7 @@ PROMISED = {
 }
 AT_LEAST = {
     "put, calls": 0.8,
-    "consumer, ack + get in one": 0.7,
+    "consumer, items": 0.7,
     "put_many against bare commands": 0.6,
 }
 MAY_BE_NONE = {"idle consumer", "its SQL queries beyond the admin's"}
