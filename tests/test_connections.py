@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import signal
@@ -690,4 +691,6 @@ def test_a_link_that_is_forgotten_leaves_no_open_connection(server_url, client):
     link.call(operations.info(), queue="q")
     assert [one for one in client.client_list() if one["name"] == "forgotten"]
     del link
+    # redis-py 5.0.0 keeps what Redis 7.0 refuses at the greeting in a cycle with all frames below, and so the link.
+    gc.collect()
     wait_for(lambda: not [one for one in client.client_list() if one["name"] == "forgotten"], "its end")
