@@ -17,6 +17,7 @@ from django_srq.connections import Link, client_from_arguments, client_from_url,
 from tests.servers import Server
 from tests.tls import Front
 from tests.twins import ALONE, PUBLIC, TWINS
+from tests.waiting import wait_for
 
 SYNC = {name for name in PUBLIC if not inspect.iscoroutinefunction(getattr(SafeRedisQueue, name))}
 
@@ -62,7 +63,7 @@ def test_tasks_of_a_loop_share_its_connections(named):
     after, beside = asyncio.run(main())
     assert after == 1
     assert beside <= 5
-    assert connections() == 0
+    wait_for(lambda: connections() == 0, "the server to see them closed")
     assert len(queue) == 25
 
 
@@ -71,7 +72,7 @@ def test_a_thousand_loops_leave_no_connection_and_no_warning(named):
     put = async_to_sync(queue.aput)
     for number in range(1000):  # a warning would be an error
         put(number)
-    assert connections() <= 1
+    wait_for(lambda: connections() <= 1, "the server to see them closed")
     assert queue.counts()["ready"] == 1000
 
 
@@ -89,7 +90,7 @@ def test_loops_side_by_side(named):
     for thread in threads:
         thread.join()
     assert queue.snapshot().stats["acked"] == 80
-    assert connections() <= 1  # that of the snapshot
+    wait_for(lambda: connections() <= 1, "only that of the snapshot")
 
 
 def test_a_loop_that_was_not_shut_down_is_forgotten(named):
