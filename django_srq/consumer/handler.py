@@ -76,7 +76,8 @@ def with_fresh_connections(handle: Callable[[Any], Any]) -> Callable[[Any], Any]
     all are closed (``close_connections``).
     """
 
-    if connections.all(initialized_only=True):
+    # One that was only prepared, as Django does with the default one when it loads the models, needs nothing.
+    if any(connection.connection is not None for connection in connections.all(initialized_only=True)):
         _opened.set()
 
     def handle_with(given: Any) -> Any:
