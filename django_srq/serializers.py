@@ -49,6 +49,7 @@ def _encoding(encoder: stdlib_json.JSONEncoder) -> Callable[[Any], str]:
 
 
 _encode = _encoding(_ENCODER)
+_decode = stdlib_json.JSONDecoder().decode
 
 
 class JSON:
@@ -58,7 +59,10 @@ class JSON:
         return _encode(payload)
 
     def loads(self, data: bytes) -> Any:
-        return stdlib_json.loads(data)
+        try:
+            return _decode(data.decode())
+        except ValueError:  # not UTF-8: loads knows other encodings, but takes its time to tell them apart
+            return stdlib_json.loads(data)
 
 
 class Raw:

@@ -32,6 +32,15 @@ def test_json_takes_what_djangos_encoder_takes(payload, comes_back):
     assert JSON().loads(dump(JSON(), payload, queue="q", limit=None)) == comes_back
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+def test_json_of_others_comes_in_any_of_its_encodings(encoding):
+    assert JSON().loads('{"name": "Žofie"}'.encode(encoding)) == {"name": "Žofie"}
+
+
+def test_json_of_half_a_pair_comes_back():
+    assert JSON().loads('"\ud83d"'.encode("utf-8", "surrogatepass")) == "\ud83d"
+
+
 KNOWN = {"a": [1, 2.5, None, True, "Žofie", 2**70], "b": decimal.Decimal("1.50"), "c": (dt.date(2025, 1, 2), {})}
 
 
