@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import ctypes
+import gc
 import os
 import signal
 import sys
@@ -124,6 +125,11 @@ def _grow(payload: dict[str, object], item: Item) -> None:
     _HELD.append(b"x" * int(payload["bytes"]))  # type: ignore[call-overload]
 
 
+def _frozen(payload: dict[str, object], item: Item) -> None:
+    modules = sum(type(one) is type(os) for one in gc.get_objects())  # frozen ones are not among them
+    _say(f"frozen {gc.get_freeze_count() > 0} {modules < len(sys.modules)}")
+
+
 _VARIABLE: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="clean")
 _HELD: list[bytes] = []
 DEEDS = {
@@ -137,6 +143,7 @@ DEEDS = {
     "exit 0": lambda payload, item: os._exit(0),
     "raise": _raise,
     "dirty": _dirty,
+    "frozen": _frozen,
     "age": _age,
     "retry": _retry,
     "discard": _discard,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import json
 import logging
 import os
@@ -84,6 +85,8 @@ class ChildProcess:
     def run(self) -> None:
         """Work until there is an end, and leave the process: what called us is not to be returned to."""
         code = 1
+        # What was loaded before the fork stays: looking through it again and again would cost time, and copy its pages.
+        gc.freeze()
         try:
             signal.signal(signal.SIGTERM, lambda number, frame: self._worker.stop())
             for target, name in ((self._listen, "srq-listen"), (self._send, "srq-events")):
