@@ -35,7 +35,7 @@ def test_a_child_fills_what_its_parent_reads():
     if pid == 0:
         hands.hold(0, Held("é" * 3, "t"), until=FAR)
         hands.say("trouble", fatal=True)
-        hands.handled = 5
+        hands.count_handled(5)
         hands.live()
         os._exit(0)
     os.waitpid(pid, 0)

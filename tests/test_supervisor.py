@@ -649,6 +649,26 @@ def test_discard(project, told):
 # -- clean for every item
 
 
+def test_the_garbage_collector_leaves_alone_what_was_loaded_before_the_fork(project, told):
+    told().put({"do": "frozen"})
+    assert project.run("srq_consume", "--burst")[0] == 0
+    assert "frozen True True" in project.lines()
+
+
+def test_models_that_were_loaded_are_no_reason_to_look_for_connections(project, told):
+    told()
+    code = """
+from django.db import connections
+from django_srq.consumer import handler
+assert connections.all(initialized_only=True)  # Django prepares one
+handler.with_fresh_connections(print)
+before = handler._opened.is_set()
+connections["default"].cursor()
+print(before, handler._opened.is_set())
+"""
+    assert project.run("shell", "--command", code)[1].split()[-2:] == ["False", "True"]
+
+
 def test_a_connection_that_is_too_old_is_closed_before_the_next_item(project, told):
     told().put_many([{"do": "age"}] * 3)  # one follows the other at once: the thread does not rest
     project.add_to_settings("DATABASES['default']['CONN_MAX_AGE'] = None")

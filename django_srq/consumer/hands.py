@@ -53,7 +53,7 @@ class Hands:
             -1, _HEAD + capacity * _RECORD
         )  # anonymous: shared with forked children, gone with them
         self._free = deque(range(capacity))
-        self._fillings = 0
+        self._fillings = self._handled = 0
 
     # -- the child's
 
@@ -103,9 +103,9 @@ class Hands:
         """How many items were handled, well or not."""
         return int(_COUNT.unpack_from(self._memory, _HANDLED)[0])
 
-    @handled.setter
-    def handled(self, number: int) -> None:
-        _COUNT.pack_into(self._memory, _HANDLED, number)
+    def count_handled(self, number: int) -> None:
+        self._handled += number
+        _COUNT.pack_into(self._memory, _HANDLED, self._handled)
 
     @property
     def beat(self) -> float:

@@ -488,7 +488,7 @@ class Worker:
             errors = self._call(source, begun)
             self._settle(source, begun, errors, time.monotonic() - started)
             with self._lock:
-                self._hands.handled += len(begun)
+                self._hands.count_handled(len(begun))
         if self._plan.max_memory is not None and _memory() > self._plan.max_memory:
             logger.info("memory limit reached, making room for a successor consumer=%s", self.id)
             self._over = self._hands.full = True
@@ -739,24 +739,25 @@ class Worker:
         if name:
             more["error"] = name
         queue, uid, deliveries = job.source.queue.label, item.uid, item.deliveries
-        record = logger.makeRecord(
+        # By hand, which is cheaper for each item: without a look at the stack, and without one at each field.
+        record = logging.getLogRecordFactory()(
             logger.name,
             level,
-            __file__,  # instead of a look at the stack, for each item
+            __file__,
             0,
             "%s queue=%s uid=%s deliveries=%d duration=%.3f%s",
             (outcome, queue, uid, deliveries, seconds, "".join([f" {key}={value}" for key, value in more.items()])),
             (type(error), error, error.__traceback__) if error and logger.isEnabledFor(logging.DEBUG) else None,
             "_log",
-            {
-                "queue": queue,
-                "uid": uid,
-                "deliveries": deliveries,
-                "duration": seconds,
-                "consumer": self.id,
-                "outcome": outcome,
-                "error": name,
-            },
+        )
+        record.__dict__.update(
+            queue=queue,
+            uid=uid,
+            deliveries=deliveries,
+            duration=seconds,
+            consumer=self.id,
+            outcome=outcome,
+            error=name,
         )
         logger.handle(record)
 
