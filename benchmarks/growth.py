@@ -1,29 +1,28 @@
-"""Whether get and ack cost more when many items are in flight or waiting: time in the server, where it can grow."""
+"""Whether a put, a get and an ack cost more with many items in flight or waiting: in the server, and over the wire."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 
 from benchmarks.harness import PAYLOAD, Bench, Row, Target, alternate
 from django_srq import SafeRedisQueue
 
 AT_A_TIME = 20_000  # items put at once: they are all held in memory here meanwhile
+OPERATIONS = ("put", "get", "ack")
+Costs = defaultdict[str, list[float]]  # by what was measured
 
 
 def measure(bench: Bench) -> Iterator[Row]:
-    sizes = bench.sizes
-    few, many = bench.queue(), bench.queue()
-    for queue, n in ((few, sizes.few), (many, sizes.many_in_flight)):
-        _put(queue, n)
-        _take(queue, n)
-    yield from _compare(bench, few, many, f"{sizes.many_in_flight:,} in flight", f"{sizes.few:,}")
-    bench.clear()
-
-    few, many = bench.queue(), bench.queue()
-    for queue, n in ((few, sizes.few), (many, sizes.many_waiting)):
-        _put(queue, n)
-    yield from _compare(bench, few, many, f"{sizes.many_waiting:,} waiting", f"{sizes.few:,}")
-    bench.clear()
+    for state, sizes in (("in flight", bench.sizes.in_flight), ("waiting", bench.sizes.waiting)):
+        queues = {n: bench.queue() for n in sizes}
+        for n, queue in queues.items():
+            _put(queue, n)
+            if state == "in flight":
+                _take(queue, n)
+        yield from _compare(bench, queues, state)
+        bench.clear()
 
 
 def _put(queue: SafeRedisQueue, n: int) -> None:
@@ -37,28 +36,39 @@ def _take(queue: SafeRedisQueue, n: int) -> None:
         left -= len(queue.get_many(min(1000, left)))
 
 
-def _compare(bench: Bench, few: SafeRedisQueue, many: SafeRedisQueue, what: str, against: str) -> Iterator[Row]:
-    calls = max(10, bench.sizes.calls // 5)
+def _compare(bench: Bench, queues: Mapping[int, SafeRedisQueue], state: str) -> Iterator[Row]:
+    costs: dict[int, Costs] = {n: defaultdict(list) for n in queues}
+    cycles = {str(n): lambda n=n: _cycle(bench, queues[n], costs[n]) for n in queues}
+    alternate(cycles, 2 * bench.sizes.rounds)
+    few, *more = queues
+    for many in more:
+        for what, values in costs[many].items():
+            yield Row(f"{what}, {many:,} {state}", values[1:], "µs", f"{few:,}", costs[few][what][1:], Target(1.2))
 
-    def timed(operation: Callable[[], object]) -> float:
-        before = script_time(bench)
+
+def _cycle(bench: Bench, queue: SafeRedisQueue, costs: Costs) -> float:
+    """Put some, get as many and ack them, so that afterwards there are as many as before."""
+    calls = max(10, bench.sizes.calls // 5)
+    taken = []
+
+    def timed(operation: Callable[[], object]) -> tuple[float, float]:
+        """The time of one call (µs): in the server's script, and from here."""
+        before, began = script_time(bench), time.perf_counter()
         for _ in range(calls):
             operation()
-        after = script_time(bench)
-        return (after[1] - before[1]) / (after[0] - before[0])
+        seconds, after = time.perf_counter() - began, script_time(bench)
+        return (after[1] - before[1]) / (after[0] - before[0]), seconds / calls * 1e6
 
-    def cycle(queue: SafeRedisQueue, costs: dict[str, list[float]]) -> float:
-        queue.put_many([PAYLOAD] * calls)  # so that as many wait as before
-        taken = []
-        costs["get"].append(timed(lambda: taken.append(queue.get(-1))))
-        costs["ack"].append(timed(lambda: queue.ack(taken.pop())))
-        return 0
-
-    of_few: dict[str, list[float]] = {"get": [], "ack": []}
-    of_many: dict[str, list[float]] = {"get": [], "ack": []}
-    alternate({"few": lambda: cycle(few, of_few), "many": lambda: cycle(many, of_many)}, 2 * bench.sizes.rounds)
-    for operation in ("get", "ack"):
-        yield Row(f"{operation}, {what}", of_many[operation][1:], "µs", against, of_few[operation][1:], Target(1.3))
+    spent = {
+        "put": timed(lambda: queue.put(PAYLOAD)),
+        "get": timed(lambda: taken.append(queue.get(-1))),
+        "ack": timed(lambda: queue.ack(taken.pop())),
+    }
+    for operation in OPERATIONS:
+        costs[operation].append(spent[operation][0])
+    costs["put, over the wire"].append(spent["put"][1])
+    costs["get and ack, over the wire"].append(spent["get"][1] + spent["ack"][1])
+    return 0
 
 
 def script_time(bench: Bench) -> tuple[int, float]:

@@ -25,16 +25,15 @@ class Sizes:
     idle: float = 25  # seconds that an idle consumer is watched
     hand_offs: int = 150  # per round, from a put to the handler
     items: int = 100_000  # whose memory is measured
-    few: int = 1000  # items in flight, or waiting
-    many_in_flight: int = 100_000
-    many_waiting: int = 1_000_000
+    in_flight: Sequence[int] = (1000, 10_000, 100_000)  # items, from few to many
+    waiting: Sequence[int] = (1000, 100_000, 1_000_000)
     race: int = 20_000  # items of a drain, for the fast ones; others get as many as take them as long
     race_rounds: int = 3
 
 
 QUICK = Sizes(
-    rounds=3, calls=100, counted=20, idle=2, hand_offs=20, items=20_000, few=200, many_in_flight=2000,
-    many_waiting=5000, race=1000, race_rounds=1,
+    rounds=3, calls=100, counted=20, idle=2, hand_offs=20, items=20_000, in_flight=(200, 500, 2000),
+    waiting=(200, 1000, 5000), race=1000, race_rounds=1,
 )  # fmt: skip
 
 

@@ -78,7 +78,7 @@ def _growth(bench: Bench, browser: Any) -> Iterator[Row]:
     """The time of a page is that of the whole request, and of the scripts in the server."""
     from django.test import override_settings
 
-    sizes = {"few": FEW, "one-look": 10 * LOOK, "many": bench.sizes.many_waiting}
+    sizes = {"few": FEW, "one-look": 10 * LOOK, "many": bench.sizes.waiting[-1]}
     with override_settings(SRQ_QUEUES={alias: {"URL": bench.server.url} for alias in sizes}):
         for alias, n in sizes.items():
             _fill(bench, alias, n)
@@ -116,7 +116,7 @@ def _batches(bench: Bench) -> Iterator[Row]:
                 began = time.perf_counter()
                 done = bulk.carry_on(operation, queue).done
                 times.append((time.perf_counter() - began) * 1000)
-                assert done or bench.sizes.many_waiting < 10**6
+                assert done or bench.sizes.waiting[-1] < 10**6
             what = f"of {group}" if group else state.replace("_", " ")
             yield Row(f"batch: {action} {what}", times, "ms", target=Target(200))
 

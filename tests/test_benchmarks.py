@@ -26,10 +26,12 @@ PROMISED = {
     "ack + get of a consumer": 1,
     "idle consumer": 0.5,
     "put to handler, median": 1.3,
-    "get, 2,000 in flight": 1.3,
-    "ack, 2,000 in flight": 1.3,
-    "get, 5,000 waiting": 1.3,
-    "ack, 5,000 waiting": 1.3,
+    **{
+        f"{what}, {many} {state}": 1.2
+        for state, sizes in {"in flight": ["500", "2,000"], "waiting": ["1,000", "5,000"]}.items()
+        for many in sizes
+        for what in ("put", "get", "ack", "put, over the wire", "get and ack, over the wire")
+    },
     "put, with time series": 1.1,
     "get, with time series": 1.1,
     "ack, with time series": 1.1,
