@@ -10,6 +10,7 @@ import datetime as dt
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, lru_cache
@@ -31,6 +32,7 @@ _KEY = re.compile(r"^(?:local| {5}) (\w+),? +-- (\w+):", re.MULTILINE)
 _INCLUDE = re.compile(r"^ *-- include: (.+)\n", re.MULTILINE)
 _COMMENT = re.compile(r"^ *--.*\n", re.MULTILINE)
 _FACT = re.compile(r"\bfacts\.(\w+)")
+_WORD = re.compile(r"\w+")
 _FUNCTION = re.compile(r"^( *)local function (\w+)\(.*?^\1end\n", re.MULTILINE | re.DOTALL)
 
 
@@ -77,10 +79,17 @@ def _included(match: re.Match[str]) -> str:
 def _stripped(text: str) -> str:
     """Without comments, and without functions that nothing calls: a script makes all of them anew in each run."""
     text = _COMMENT.sub("", text)
-    for function in _FUNCTION.finditer(text):
-        if not re.search(rf"\b{function[2]}\b", text.replace(function[0], "")):
-            return _stripped(text.replace(function[0], ""))
+    while unused := _unused(text):
+        for function in unused:
+            text = text.replace(function, "")
     return text
+
+
+def _unused(text: str) -> list[str]:
+    words = Counter(_WORD.findall(text))
+    functions = Counter((match[2], match[0]) for match in _FUNCTION.finditer(text))
+    # All mentions of it are its own: its name, and calls of itself.
+    return [body for (name, body), times in functions.items() if words[name] == times * _WORD.findall(body).count(name)]
 
 
 def _with_facts(text: str) -> str:

@@ -114,6 +114,14 @@ def test_keys_are_declared_once_and_in_order():
 
 
 @every_file
+def test_script_has_the_functions_that_it_calls_and_no_others(name):
+    text = Script.named(name).text.decode()
+    names = re.findall(r"\blocal function (\w+)", text)
+    assert [one for one in names if len(re.findall(rf"\b{one}\b", text)) == 1] == []
+    assert ("ring" in names) == bool(re.search(r"\bring\(", text))
+
+
+@every_file
 def test_script_reads_of_meta_what_it_uses(name):
     text = Script.named(name).text.decode()
     used = set(re.findall(r"\bfacts\.(\w+)", text))
