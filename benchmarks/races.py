@@ -7,7 +7,6 @@ import os
 import signal
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -91,16 +90,7 @@ def _drains(bench: Bench, field: Sequence[Contender], processes: int, target: Ta
     what = f"drain, {processes} process{'es' * (processes > 1)}"
     yield from _rows(what, "items/s", race, target)
     if processes == 1:
-        for name, least in (
-            ("--threads 4", 1.5),
-            ("--prefetch 1", None),
-            ("--prefetch 10", None),
-            ("--prefetch 100", None),
-        ):
-            ours = race.figures.get(f"{OURS.name} {name}")
-            if ours and race.figures.get(OURS.name):
-                yield Row(f"{what}: {name} against one thread", ours, "items/s", OURS.name, race.figures[OURS.name],
-                          Target(least=least) if least else None)  # fmt: skip
+        yield from _against_each_other(what, race)
         for name, values in details.items():
             for place, (label, unit) in enumerate(
                 (("round trips", "an item"), ("commands", "an item"), ("CPU of the worker", "µs an item"))
@@ -109,10 +99,23 @@ def _drains(bench: Bench, field: Sequence[Contender], processes: int, target: Ta
 
 
 def _our_ways() -> Iterator[Contender]:
-    """The other ways to run our own worker, as far as the command knows them."""
-    for option in (("--threads", "4"), ("--prefetch", "1"), ("--prefetch", "10"), ("--prefetch", "100")):
-        if option[0] in _our_options():
-            yield replace(OURS, name=f"{OURS.name} {' '.join(option)}", command=(*OURS.command, *option))
+    """The other ways to run our own worker."""
+    for options in ("--threads 4", "--prefetch 1", "--threads 4 --prefetch 1", "--prefetch 10", "--prefetch 100"):
+        yield replace(OURS, name=f"{OURS.name} {options}", command=(*OURS.command, *options.split()))
+
+
+def _against_each_other(what: str, race: Race) -> Iterator[Row]:
+    alone = OURS.name
+    for way, than, least in (
+        (f"{alone} --threads 4", alone, 1.5),
+        (f"{alone} --threads 4 --prefetch 1", f"{alone} --prefetch 1", 1.5),
+        (f"{alone} --prefetch 1", alone, None),
+        (f"{alone} --prefetch 10", alone, None),
+        (f"{alone} --prefetch 100", alone, None),
+    ):
+        if way in race.figures and than in race.figures:
+            target = Target(least=least) if least else None
+            yield Row(f"{what}: {way}", race.figures[way], "items/s", than, race.figures[than], target)
 
 
 def _hand_offs(bench: Bench, field: Sequence[Contender]) -> Iterator[Row]:
@@ -326,9 +329,3 @@ def _is_server(pid: int) -> bool:
         return b"server" in Path(f"/proc/{pid}/cmdline").read_bytes().partition(b"\0")[0]
     except OSError:
         return False
-
-
-def _our_options() -> str:
-    command = [sys.executable, "-m", "django", "srq_consume", "--help", "--settings", "srq_settings"]
-    environment = {**os.environ, "BENCH_URL": "redis://localhost", "PYTHONPATH": os.pathsep.join([str(APPS), "."])}
-    return subprocess.run(command, capture_output=True, text=True, cwd=APPS, env=environment, check=False).stdout
