@@ -13,7 +13,7 @@ import redis
 from django_srq import SafeRedisQueue
 from django_srq.connections import Link, client_from_url
 from tests.project import Project
-from tests.servers import Server
+from tests.servers import Server, held_port
 
 MakeQueue = Callable[..., SafeRedisQueue]
 
@@ -28,6 +28,13 @@ def server_url() -> Iterator[str]:
     server = Server()
     yield server.url
     server.close()
+
+
+@pytest.fixture
+def dead_port() -> Iterator[int]:
+    """A port on which nobody listens."""
+    with held_port() as port:
+        yield port
 
 
 @pytest.fixture(scope="session")

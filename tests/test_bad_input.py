@@ -24,7 +24,7 @@ from django_srq import (
 from django_srq.connections import Link, client_from_url
 from django_srq.operations import Held
 from django_srq.serializers import JSON
-from tests.servers import Server, free_port
+from tests.servers import Server
 from tests.waiting import wait_for
 
 PASSWORD = "secret-word"
@@ -90,10 +90,9 @@ every_call = pytest.mark.parametrize("name", CALLS)
 
 
 @every_call
-def test_unreachable_server(at, name):
-    port = free_port()
-    queue = at(f"redis://127.0.0.1:{port}/3", timeout=0.05)
-    with pytest.raises(QueueUnavailable, match=rf"queue 'orders' \(127\.0\.0\.1:{port}/3\): .*refused") as caught:
+def test_unreachable_server(at, name, dead_port):
+    queue = at(f"redis://127.0.0.1:{dead_port}/3", timeout=0.05)
+    with pytest.raises(QueueUnavailable, match=rf"queue 'orders' \(127\.0\.0\.1:{dead_port}/3\): .*refused") as caught:
         calls(queue)[name]()
     assert isinstance(caught.value, redis.ConnectionError)
     assert isinstance(caught.value.__cause__, redis.ConnectionError)
@@ -148,7 +147,7 @@ def test_read_only_replica(serve, at, monkeypatch):
     uid = queue.put("x")
     before = queue.snapshot().stats
     with server.client() as client:
-        client.replicaof("127.0.0.1", free_port())
+        client.replicaof("127.0.0.1", 1)  # where nobody listens
         for name, call in calls(queue).items():
             if name in READS:
                 call()

@@ -34,7 +34,7 @@ from django_srq.connections import (
 )
 from django_srq.operations import Command, Keys, Put
 from django_srq.slots import Slot, Slots
-from tests.servers import Server, free_port
+from tests.servers import Server
 from tests.tls import Front
 from tests.waiting import wait_for
 
@@ -395,8 +395,8 @@ class Tripwire(NoBackoff):
 
 
 @pytest.mark.parametrize("make", [redis.Redis, redis.Redis.from_url])
-def test_client_of_the_callers_own_does_not_stretch_the_time(make):
-    place = {"port": free_port()} if make is redis.Redis else {"url": f"redis://localhost:{free_port()}"}
+def test_client_of_the_callers_own_does_not_stretch_the_time(make, dead_port):
+    place = {"port": dead_port} if make is redis.Redis else {"url": f"redis://127.0.0.1:{dead_port}"}
     client = make(**place, retry=Retry(Tripwire(), 10, (OSError, redis.ConnectionError)))
     with pytest.raises(AssertionError, match="by itself"):
         client.ping()

@@ -21,7 +21,7 @@ from django_srq.backoff import Backoff
 from django_srq.consumer import Consumer, Plan, Source
 from tests.handlers import has_open
 from tests.project import LEASE
-from tests.servers import Server, free_port
+from tests.servers import Server
 from tests.waiting import wait_for
 
 
@@ -114,8 +114,8 @@ def test_put_says_what_is_wrong(project, arguments, code, says):
 
 
 @pytest.mark.parametrize("command", [["srq_put", "far", "x"], ["srq_consume", "far", "--burst"]])
-def test_an_unreachable_server_is_one_line(project, command):
-    project.configure({"far": {"URL": f"redis://:secret@127.0.0.1:{free_port()}", "TIMEOUT": 0.3}}, {})
+def test_an_unreachable_server_is_one_line(project, command, dead_port):
+    project.configure({"far": {"URL": f"redis://:secret@127.0.0.1:{dead_port}", "TIMEOUT": 0.3}}, {})
     process = project.start(*command)
     if command[0] == "srq_consume":  # it waits for the server, and says so once
         line = process.stderr.readline() + process.stderr.readline()

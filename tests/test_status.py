@@ -20,7 +20,7 @@ from django_srq import queues, status, verdicts
 from django_srq.operations import Keys
 from django_srq.status import QueueReport, Snapshot
 from tests.clock import now, pass_time
-from tests.servers import Server, free_port
+from tests.servers import Server
 from tests.waiting import wait_for
 
 MINUTE = 60.0
@@ -491,7 +491,7 @@ def test_server(configure, client, server_url):
 @pytest.mark.parametrize(
     ("option", "kind", "level", "said"),
     [
-        (("--replicaof", f"127.0.0.1 {free_port()}"), "read_only", "error", "is a read-only replica"),
+        (("--replicaof", "127.0.0.1 1"), "read_only", "error", "is a read-only replica"),
         (("--maxmemory", "1", "--maxmemory-policy", "noeviction"), "out_of_memory", "error", "is out of memory"),
         (("--maxmemory", "1gb", "--maxmemory-policy", "allkeys-lru"), "eviction", "warning", "may drop items"),
     ],
@@ -582,9 +582,9 @@ def test_scripts_that_the_server_does_not_know_cost_one_round_trip_more(settings
 # -- plain data
 
 
-def test_json_is_stable(configure, settings):
+def test_json_is_stable(configure, settings, dead_port):
     configure("orders", "mail")
-    settings.SRQ_QUEUES = {**settings.SRQ_QUEUES, "bills": {"URL": f"redis://127.0.0.1:{free_port()}"}}
+    settings.SRQ_QUEUES = {**settings.SRQ_QUEUES, "bills": {"URL": f"redis://127.0.0.1:{dead_port}"}}
     queues["orders"].put(1)
     queues["mail"].pause("deploy", by="anna")
     data = json.loads(json.dumps(status.snapshot().to_dict()))
