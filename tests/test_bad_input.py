@@ -165,15 +165,16 @@ def test_server_that_is_still_loading(serve, at):
     queue = at(server.url, timeout=20)
     uid = queue.put("x")
     with client_from_url(server.url) as client:
-        client.mset({f"key{n}": os.urandom(200) for n in range(500)})
+        client.mset({f"key{n}": os.urandom(200) for n in range(2000)})
         client.save()
         server.stop()
-        # Each key takes a millisecond to load.
-        server.options = ("--key-load-delay", "1000", "--loading-process-events-interval-bytes", "1024")
+        # Each key takes five milliseconds to load.
+        server.options = ("--key-load-delay", "5000", "--loading-process-events-interval-bytes", "1024")
         server.start(wait=False)
         wait_for(lambda: is_loading(client), "the server to load")
         with pytest.raises(QueueUnavailable, match=r"queue 'orders' .*still loading"):
-            at(server.url, timeout=0.2).put("y")
+            at(server.url, timeout=3).put("y")
+        client.config_set("key-load-delay", 0)  # that was slow enough
     # With time enough it waits.
     assert queue.get(-1).uid == uid
     assert queue.audit() == []
