@@ -14,6 +14,7 @@ from django_srq import SafeRedisQueue
 from django_srq.connections import Link, client_from_url
 from tests.project import Project
 from tests.servers import Server, held_port
+from tests.waiting import PATIENT
 
 MakeQueue = Callable[..., SafeRedisQueue]
 
@@ -46,7 +47,7 @@ def client(server_url: str) -> Iterator[redis.Redis]:
 
 @pytest.fixture(scope="session")
 def link(server_url: str) -> Iterator[Link]:
-    link = Link(client_from_url(server_url))
+    link = Link(client_from_url(server_url), timeout=PATIENT)
     yield link
     link.close()
 

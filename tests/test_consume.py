@@ -22,7 +22,7 @@ from django_srq.consumer import Consumer, Plan, Source
 from tests.handlers import has_open
 from tests.project import LEASE
 from tests.servers import Server
-from tests.waiting import wait_for
+from tests.waiting import PATIENT, wait_for
 
 
 def idle(queue) -> bool:
@@ -347,7 +347,7 @@ def test_a_second_signal_cuts_the_item(project, number, code):
 
 
 def test_a_signal_in_the_middle_of_a_log_line_is_not_lost(project):
-    queues["note"].put_many(range(3000))
+    queues["note"].put_many(range(20_000))  # many more than it handles before it hears of the signal
     process = project.start("srq_consume", "note")
     seen: list[int] = []
 
@@ -390,6 +390,7 @@ def test_the_server_goes_and_comes_back(project):
     try:
         queue = {"URL": server.url, "HANDLER": "tests.handlers.note", "TIMEOUT": 2}
         project.configure({"note": queue}, {})
+        queues["note"].link.timeout = PATIENT  # of this process
         with (project.folder / "err").open("w") as err:
             process = project.start("srq_consume", "note", stderr=err)
         queues["note"].put("before")
@@ -434,7 +435,7 @@ def test_consumer_runs_inline(queue):
 def test_the_ack_of_one_item_goes_with_the_claim_of_the_next(queue, client):
     queue.put_many(range(10))
     before = client.info("commandstats").get("cmdstat_evalsha", {}).get("calls", 0)
-    Consumer([Source(queue, lambda item: None)], burst=True).run()
+    Consumer([Source(queue, lambda item: None, lease=600)], burst=True).run()  # a lease that is not renewed meanwhile
     calls = client.info("commandstats")["cmdstat_evalsha"]["calls"] - before
     # Ten items, and the claim that finds nothing; besides it signs on, in two calls, and off.
     assert calls <= 11 + 3

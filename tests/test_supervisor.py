@@ -21,7 +21,7 @@ from django_srq.consumer.leases import Leases
 from django_srq.consumer.probes import interval
 from django_srq.operations import Held
 from tests.servers import Server
-from tests.waiting import wait_for
+from tests.waiting import PATIENT, wait_for
 
 LONG = 600  # seconds; a lease that does not end during a test
 
@@ -33,6 +33,7 @@ def told(project, server_url, prefix):
     def make(**options: object):
         queue = {"HANDLER": "tests.handlers.told", "LEASE": LONG, "BACKOFF": {"base": 1000}, **options}
         project.configure({"told": queue}, {"URL": server_url, "PREFIX": prefix + ".{alias}"})
+        queues["told"].link.timeout = PATIENT  # of this process; TIMEOUT is that of the consumers
         return queues["told"]
 
     return make
