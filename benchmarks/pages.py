@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks.harness import Bench, Row, Target, alternate
 from benchmarks.server import Meter
 from django_srq.inspection import LOOK
-from tests.servers import free_port
+from tests.servers import held_port
 
 URL = "/admin/django_srq/queuestatus/"
 PAGES = {
@@ -187,12 +187,12 @@ def _down(browser: Any) -> Row:
 
     from django.test import override_settings
 
-    with socket.socket() as hole:
+    with socket.socket() as hole, held_port() as dead_port:
         hole.bind(("127.0.0.1", 0))
         hole.listen()
         configured = {
             "silent": {"URL": f"redis://127.0.0.1:{hole.getsockname()[1]}"},
-            "refusing": {"URL": f"redis://127.0.0.1:{free_port()}"},
+            "refusing": {"URL": f"redis://127.0.0.1:{dead_port}"},
         }
         with override_settings(SRQ_QUEUES=configured):
             began = time.perf_counter()

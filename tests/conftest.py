@@ -13,7 +13,8 @@ import redis
 from django_srq import SafeRedisQueue
 from django_srq.connections import Link, client_from_url
 from tests.project import Project
-from tests.servers import Server
+from tests.servers import Server, held_port
+from tests.waiting import PATIENT
 
 MakeQueue = Callable[..., SafeRedisQueue]
 
@@ -30,6 +31,13 @@ def server_url() -> Iterator[str]:
     server.close()
 
 
+@pytest.fixture
+def dead_port() -> Iterator[int]:
+    """A port on which nobody listens."""
+    with held_port() as port:
+        yield port
+
+
 @pytest.fixture(scope="session")
 def client(server_url: str) -> Iterator[redis.Redis]:
     """A bare client, for looking behind the curtain."""
@@ -39,7 +47,7 @@ def client(server_url: str) -> Iterator[redis.Redis]:
 
 @pytest.fixture(scope="session")
 def link(server_url: str) -> Iterator[Link]:
-    link = Link(client_from_url(server_url))
+    link = Link(client_from_url(server_url), timeout=PATIENT)
     yield link
     link.close()
 

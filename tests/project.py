@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from tests.waiting import wait_for
+from tests.waiting import PATIENT, wait_for
 
 ROOT = Path(__file__).parent.parent
 LEASE = 0.6  # seconds
@@ -39,6 +39,7 @@ class Project:
         )
 
     def configure(self, queues_: dict[str, object], defaults: dict[str, object]) -> None:
+        defaults = {"TIMEOUT": PATIENT, **defaults}
         self.settings.SRQ_DEFAULTS = defaults
         self.settings.SRQ_QUEUES = queues_
         (self.folder / "srq_settings.py").write_text(

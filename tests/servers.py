@@ -8,6 +8,8 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import redis
@@ -24,17 +26,30 @@ def binary() -> str:
     return str(get_binary_path())
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def hold_port(port: int = 0) -> socket.socket:
+    """A socket that keeps a port (0: any) from all others until it is closed.
+
+    It does not listen: whoever connects is refused, until a server of ours listens there too.
+    """
+    holder = socket.socket()
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: else they could not bind it as well
+    holder.bind(("127.0.0.1", port))
+    return holder
+
+
+@contextmanager
+def held_port() -> Iterator[int]:
+    """A port on which nobody listens, and that nobody takes meanwhile."""
+    with hold_port() as holder:
+        yield int(holder.getsockname()[1])
 
 
 class Server:
     """A server of our own on 127.0.0.1; options are its command line, such as ``"--maxmemory", "2mb"``."""
 
-    def __init__(self, *options: str, port: int | None = None) -> None:
-        self.port = port or free_port()
+    def __init__(self, *options: str, port: int = 0) -> None:
+        self._holder = hold_port(port)  # also while it is down
+        self.port = int(self._holder.getsockname()[1])
         self.options = options
         self.directory = Path(tempfile.mkdtemp(prefix="srq-test-"))
         self.process: subprocess.Popen[bytes] | None = None
@@ -86,6 +101,7 @@ class Server:
     def close(self) -> None:
         if self.process is not None and self.process.poll() is None:
             self.kill()
+        self._holder.close()
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def _ping(self) -> None:

@@ -17,7 +17,6 @@ from django_srq import queues
 from django_srq.admin import QueueStatusAdmin, admin
 from django_srq.models import QueueStatus
 from tests.clock import now
-from tests.servers import free_port
 
 pytestmark = pytest.mark.django_db
 
@@ -145,8 +144,8 @@ def test_misconfigured_queue(orders, settings):
     assert "secret" not in html
 
 
-def test_server_down(orders, settings):
-    address = f"127.0.0.1:{free_port()}"
+def test_server_down(orders, settings, dead_port):
+    address = f"127.0.0.1:{dead_port}"
     settings.SRQ_QUEUES = {**settings.SRQ_QUEUES, "mail": {"URL": f"redis://user:secret@{address}/3"}}
     html = page()
     said = words(html)

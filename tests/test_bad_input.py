@@ -24,7 +24,7 @@ from django_srq import (
 from django_srq.connections import Link, client_from_url
 from django_srq.operations import Held
 from django_srq.serializers import JSON
-from tests.servers import Server, free_port
+from tests.servers import Server
 from tests.waiting import wait_for
 
 PASSWORD = "secret-word"
@@ -90,10 +90,9 @@ every_call = pytest.mark.parametrize("name", CALLS)
 
 
 @every_call
-def test_unreachable_server(at, name):
-    port = free_port()
-    queue = at(f"redis://127.0.0.1:{port}/3", timeout=0.05)
-    with pytest.raises(QueueUnavailable, match=rf"queue 'orders' \(127\.0\.0\.1:{port}/3\): .*refused") as caught:
+def test_unreachable_server(at, name, dead_port):
+    queue = at(f"redis://127.0.0.1:{dead_port}/3", timeout=0.05)
+    with pytest.raises(QueueUnavailable, match=rf"queue 'orders' \(127\.0\.0\.1:{dead_port}/3\): .*refused") as caught:
         calls(queue)[name]()
     assert isinstance(caught.value, redis.ConnectionError)
     assert isinstance(caught.value.__cause__, redis.ConnectionError)
@@ -148,7 +147,7 @@ def test_read_only_replica(serve, at, monkeypatch):
     uid = queue.put("x")
     before = queue.snapshot().stats
     with server.client() as client:
-        client.replicaof("127.0.0.1", free_port())
+        client.replicaof("127.0.0.1", 1)  # where nobody listens
         for name, call in calls(queue).items():
             if name in READS:
                 call()
@@ -166,15 +165,16 @@ def test_server_that_is_still_loading(serve, at):
     queue = at(server.url, timeout=20)
     uid = queue.put("x")
     with client_from_url(server.url) as client:
-        client.mset({f"key{n}": os.urandom(200) for n in range(500)})
+        client.mset({f"key{n}": os.urandom(200) for n in range(2000)})
         client.save()
         server.stop()
-        # Each key takes a millisecond to load.
-        server.options = ("--key-load-delay", "1000", "--loading-process-events-interval-bytes", "1024")
+        # Each key takes five milliseconds to load.
+        server.options = ("--key-load-delay", "5000", "--loading-process-events-interval-bytes", "1024")
         server.start(wait=False)
         wait_for(lambda: is_loading(client), "the server to load")
         with pytest.raises(QueueUnavailable, match=r"queue 'orders' .*still loading"):
-            at(server.url, timeout=0.2).put("y")
+            at(server.url, timeout=3).put("y")
+        client.config_set("key-load-delay", 0)  # that was slow enough
     # With time enough it waits.
     assert queue.get(-1).uid == uid
     assert queue.audit() == []

@@ -14,10 +14,12 @@ from django_srq.testing import run_all
 from tests.project import Project
 from tests.waiting import wait_for
 
+LONG = 600  # seconds; a lease that is not renewed during a test: calls are counted here
+
 
 def consume(queue, handler, *, batch=10, **plan):
     handle = adapted(handler, batch=True)
-    return Consumer([Source(queue, handle, batch=batch)], plan=Plan(burst=True, **plan)).run()
+    return Consumer([Source(queue, handle, batch=batch, lease=LONG)], plan=Plan(burst=True, **plan)).run()
 
 
 def numbers(payloads):

@@ -15,7 +15,6 @@ from django.test import override_settings
 
 from django_srq import ConfigurationError, conf, queues
 from django_srq.conf import QueueConfig
-from tests.servers import free_port
 
 URL = "redis://127.0.0.1:1/0"
 ROOT = Path(__file__).parent.parent
@@ -153,8 +152,8 @@ def test_options_are_read():
     assert (config.target.timeout, config.target.options) == (1, (("protocol", 2),))
 
 
-def test_check_passes_without_a_server():
-    with override_settings(SRQ_QUEUES={"orders": {"URL": f"redis://127.0.0.1:{free_port()}"}}):
+def test_check_passes_without_a_server(dead_port):
+    with override_settings(SRQ_QUEUES={"orders": {"URL": f"redis://127.0.0.1:{dead_port}"}}):
         call_command("check")
     with override_settings(SRQ_QUEUES={"orders": {}}), pytest.raises(SystemCheckError, match=r"django_srq\.E004"):
         call_command("check")

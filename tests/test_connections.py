@@ -34,12 +34,12 @@ from django_srq.connections import (
 )
 from django_srq.operations import Command, Keys, Put
 from django_srq.slots import Slot, Slots
-from tests.servers import Server, free_port
+from tests.servers import Server
 from tests.tls import Front
-from tests.waiting import wait_for
+from tests.waiting import PATIENT, wait_for
 
 BUDGET = 0.3  # seconds; TIMEOUT of the queues that meet a black hole
-GENEROUS = 15  # times the budget: a busy machine may be late, redis-py's own limit of 5 s is later
+SOCKET_LIMITS = {"socket_timeout": 3600, "socket_connect_timeout": 3600}  # redis-py's own, which are not to be met
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def at() -> Iterator[Callable[..., SafeRedisQueue]]:
     """Queues named orders at a URL."""
     links = []
 
-    def make(url: str, timeout: float = 20, **options: object) -> SafeRedisQueue:
+    def make(url: str, timeout: float = PATIENT, **options: object) -> SafeRedisQueue:
         links.append(Link(client_from_url(url, **options), timeout=timeout))
         return SafeRedisQueue(name="orders", link=links[-1])
 
@@ -89,7 +89,7 @@ def test_url_makes_a_client(url, options, kind):
 
 
 def test_valkey_url_works(server_url, prefix):
-    link = Link(client_from_url(server_url.replace("redis://", "valkey://")))
+    link = Link(client_from_url(server_url.replace("redis://", "valkey://")), timeout=PATIENT)
     queue = SafeRedisQueue(name=prefix, link=link)
     uid = queue.put("x")
     assert queue.get(-1).uid == uid
@@ -158,14 +158,14 @@ def test_masked_url(url, shown):
 
 
 def test_queue_takes_the_arguments_of_a_client(server):
-    queue = SafeRedisQueue("127.0.0.1", server.port, name="orders", decode_responses=True)
+    queue = SafeRedisQueue("127.0.0.1", server.port, name="orders", decode_responses=True, timeout=PATIENT)
     queue.put("x")
     assert queue.get(-1).payload == "x"
     queue.link.close()
 
 
 def test_queue_takes_a_url_with_options(server):
-    queue = SafeRedisQueue(name="orders", url=server.url, decode_responses=True)
+    queue = SafeRedisQueue(name="orders", url=server.url, decode_responses=True, timeout=PATIENT)
     queue.put("x")
     assert queue.get(-1).payload == "x"
     queue.link.close()
@@ -174,7 +174,7 @@ def test_queue_takes_a_url_with_options(server):
 def test_tls(server):
     front = Front(server.port)
     try:
-        queue = SafeRedisQueue(name="orders", url=front.url)
+        queue = SafeRedisQueue(name="orders", url=front.url, timeout=PATIENT)
         queue.put("x" * 100_000)
         assert queue.get(-1).payload == b"x" * 100_000
         assert not queue.get(0.05)
@@ -206,9 +206,9 @@ def test_wrong_embedded_url(url):
     ids=["in the URL", "as an argument", "none"],
 )
 def test_blocking_get_outlasts_every_socket_timeout(at, server, query, options):
-    queue = at(server.url + query, timeout=0.3, **options)
+    queue = at(server.url + query, timeout=1.5, **options)
     before = connection_id(queue)
-    assert not queue.get(0.7)
+    assert not queue.get(2)
     assert connection_id(queue) == before  # it was not cut and opened again
 
 
@@ -225,7 +225,7 @@ def deaf(backlog: int) -> Iterator[str]:
 def within_budget() -> Iterator[None]:
     start = time.monotonic()
     yield
-    assert time.monotonic() - start < BUDGET * GENEROUS
+    assert time.monotonic() - start < PATIENT  # a busy machine may be late; SOCKET_LIMITS are much later
 
 
 CALLS = [lambda queue: queue.put("x"), lambda queue: queue.get(-1), lambda queue: len(queue)]
@@ -234,7 +234,7 @@ CALLS = [lambda queue: queue.put("x"), lambda queue: queue.get(-1), lambda queue
 @pytest.mark.parametrize("call", CALLS, ids=["put", "get", "len"])
 def test_call_to_a_server_that_never_answers_ends_in_time(at, call):
     with deaf(100) as url, within_budget(), pytest.raises(QueueUnavailable, match=r"queue 'orders' "):
-        call(at(url, timeout=BUDGET))
+        call(at(url, timeout=BUDGET, **SOCKET_LIMITS))
 
 
 def test_call_to_a_server_that_never_accepts_ends_in_time(at):
@@ -244,7 +244,7 @@ def test_call_to_a_server_that_never_accepts_ends_in_time(at):
             one.setblocking(False)
             one.connect_ex(address)
         with within_budget(), pytest.raises(QueueUnavailable, match=r"queue 'orders' "):
-            at(url, timeout=BUDGET).put("x")
+            at(url, timeout=BUDGET, **SOCKET_LIMITS).put("x")
 
 
 @contextmanager
@@ -258,7 +258,7 @@ def stopped(server: Server) -> Iterator[None]:
 
 
 def test_call_over_an_open_connection_ends_in_time(at, server):
-    queue = at(server.url)
+    queue = at(server.url, **SOCKET_LIMITS)
     queue.put("warm up")
     queue.link.timeout = BUDGET
     with stopped(server):
@@ -331,7 +331,7 @@ def test_half_a_reply_ends_in_time(at):
         thread.start()
         try:
             url = f"redis://127.0.0.1:{listener.getsockname()[1]}"
-            queue = at(url, timeout=3 * BUDGET, protocol=2)  # time enough to greet, too
+            queue = at(url, timeout=3, protocol=2, **SOCKET_LIMITS)  # time enough to greet, too
             with within_budget(), pytest.raises(OutcomeUnknown):
                 queue.put("x")
         finally:
@@ -383,7 +383,7 @@ def test_redis_py_does_not_try_again_by_itself(doorman, make):
 
 def test_link_tries_again_within_its_time(doorman, at):
     with pytest.raises(QueueUnavailable):
-        at(doorman.url, timeout=3 * BUDGET).put("x")
+        at(doorman.url, timeout=2).put("x")  # time enough for a second visit
     assert doorman.visitors > 1
 
 
@@ -395,8 +395,8 @@ class Tripwire(NoBackoff):
 
 
 @pytest.mark.parametrize("make", [redis.Redis, redis.Redis.from_url])
-def test_client_of_the_callers_own_does_not_stretch_the_time(make):
-    place = {"port": free_port()} if make is redis.Redis else {"url": f"redis://localhost:{free_port()}"}
+def test_client_of_the_callers_own_does_not_stretch_the_time(make, dead_port):
+    place = {"port": dead_port} if make is redis.Redis else {"url": f"redis://127.0.0.1:{dead_port}"}
     client = make(**place, retry=Retry(Tripwire(), 10, (OSError, redis.ConnectionError)))
     with pytest.raises(AssertionError, match="by itself"):
         client.ping()
@@ -417,7 +417,7 @@ def test_call_waits_for_a_server_that_comes_back(at, server):
 
 
 def test_connection_that_a_restart_made_stale_is_no_error(at, server):
-    queue = at(server.url, timeout=5)
+    queue = at(server.url)
     with ThreadPoolExecutor(4) as pool:  # several of them
         list(pool.map(queue.put, range(8)))
     server.stop()
@@ -571,12 +571,12 @@ from django_srq import SafeRedisQueue
 from django_srq.operations import Command
 from django_srq.slots import slots
 
-queue = SafeRedisQueue(name="orders", url=sys.argv[1], max_connections=1)
+queue = SafeRedisQueue(name="orders", url=sys.argv[1], max_connections=1, timeout=60)
 queue.put("before")
 child = os.fork()
 for n in range(50):
     queue.put(f"{bool(child)} {n}")
-assert queue.ack(queue.get(5))
+assert queue.ack(queue.get(60))
 number = queue.link.call(Command((b"CLIENT", b"ID"), int), queue="orders")
 if child:
     assert os.waitpid(child, 0)[1] == 0
@@ -650,7 +650,7 @@ class Elusive(deque):
 
 def test_prepare_is_called_before_each_connection(server):
     prepared = []
-    link = Link(client_from_url(server.url), prepare=lambda: prepared.append(1))
+    link = Link(client_from_url(server.url), timeout=PATIENT, prepare=lambda: prepared.append(1))
     queue = SafeRedisQueue(name="orders", link=link)
     queue.put("x")
     queue.put("x")
@@ -668,14 +668,14 @@ def test_look_reads_all_at_once(at, server):
     queue = at(server.url)
     queue.put("x")
     asked = [(name, operations.counts(Keys(name))) for name in ("orders", "other")]
-    assert [counts.ready for counts in queue.link.look(asked, timeout=5)] == [1, 0]
+    assert [counts.ready for counts in queue.link.look(asked, timeout=PATIENT)] == [1, 0]
 
 
 def test_look_gives_the_error_of_one_beside_the_others(at, server):
     with server.client() as client:
         client.set("srq:broken:queue", "foreign")
     asked = [(name, operations.counts(Keys(name))) for name in ("orders", "broken")]
-    good, bad = at(server.url).link.look(asked, timeout=5)
+    good, bad = at(server.url).link.look(asked, timeout=PATIENT)
     assert good.ready == 0
     assert isinstance(bad, LayoutError)
     assert "'broken'" in str(bad)
@@ -683,11 +683,11 @@ def test_look_gives_the_error_of_one_beside_the_others(at, server):
 
 def test_look_ends_in_time(at):
     with deaf(100) as url, within_budget(), pytest.raises(QueueUnavailable):
-        at(url).link.look([("orders", operations.counts(Keys("orders")))], timeout=BUDGET)
+        at(url, **SOCKET_LIMITS).link.look([("orders", operations.counts(Keys("orders")))], timeout=BUDGET)
 
 
 def test_a_link_that_is_forgotten_leaves_no_open_connection(server_url, client):
-    link = Link(client_from_url(server_url, client_name="forgotten"))
+    link = Link(client_from_url(server_url, client_name="forgotten"), timeout=PATIENT)
     link.call(operations.info(), queue="q")
     assert [one for one in client.client_list() if one["name"] == "forgotten"]
     del link

@@ -21,8 +21,8 @@ from django_srq.backoff import Backoff
 from django_srq.consumer import Consumer, Plan, Source
 from tests.handlers import has_open
 from tests.project import LEASE
-from tests.servers import Server, free_port
-from tests.waiting import wait_for
+from tests.servers import Server
+from tests.waiting import PATIENT, wait_for
 
 
 def idle(queue) -> bool:
@@ -114,8 +114,8 @@ def test_put_says_what_is_wrong(project, arguments, code, says):
 
 
 @pytest.mark.parametrize("command", [["srq_put", "far", "x"], ["srq_consume", "far", "--burst"]])
-def test_an_unreachable_server_is_one_line(project, command):
-    project.configure({"far": {"URL": f"redis://:secret@127.0.0.1:{free_port()}", "TIMEOUT": 0.3}}, {})
+def test_an_unreachable_server_is_one_line(project, command, dead_port):
+    project.configure({"far": {"URL": f"redis://:secret@127.0.0.1:{dead_port}", "TIMEOUT": 0.3}}, {})
     process = project.start(*command)
     if command[0] == "srq_consume":  # it waits for the server, and says so once
         line = process.stderr.readline() + process.stderr.readline()
@@ -347,7 +347,7 @@ def test_a_second_signal_cuts_the_item(project, number, code):
 
 
 def test_a_signal_in_the_middle_of_a_log_line_is_not_lost(project):
-    queues["note"].put_many(range(3000))
+    queues["note"].put_many(range(20_000))  # many more than it handles before it hears of the signal
     process = project.start("srq_consume", "note")
     seen: list[int] = []
 
@@ -390,6 +390,7 @@ def test_the_server_goes_and_comes_back(project):
     try:
         queue = {"URL": server.url, "HANDLER": "tests.handlers.note", "TIMEOUT": 2}
         project.configure({"note": queue}, {})
+        queues["note"].link.timeout = PATIENT  # of this process
         with (project.folder / "err").open("w") as err:
             process = project.start("srq_consume", "note", stderr=err)
         queues["note"].put("before")
@@ -434,7 +435,7 @@ def test_consumer_runs_inline(queue):
 def test_the_ack_of_one_item_goes_with_the_claim_of_the_next(queue, client):
     queue.put_many(range(10))
     before = client.info("commandstats").get("cmdstat_evalsha", {}).get("calls", 0)
-    Consumer([Source(queue, lambda item: None)], burst=True).run()
+    Consumer([Source(queue, lambda item: None, lease=600)], burst=True).run()  # a lease that is not renewed meanwhile
     calls = client.info("commandstats")["cmdstat_evalsha"]["calls"] - before
     # Ten items, and the claim that finds nothing; besides it signs on, in two calls, and off.
     assert calls <= 11 + 3

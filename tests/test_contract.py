@@ -29,7 +29,7 @@ from django_srq.connections import Link, client_from_url
 from django_srq.operations import Held
 from django_srq.serializers import JSON
 from tests.twins import Asynchronous
-from tests.waiting import wait_for
+from tests.waiting import PATIENT, wait_for
 
 SHORT = 0.05  # seconds; of a lease that shall end in the test
 AHEAD = dt.timedelta(hours=1)
@@ -53,7 +53,7 @@ def side(request):
 @pytest.fixture(scope="module")
 def link(side, server_url) -> Iterator[Link]:
     protocol, decode, _ = side
-    link = Link(client_from_url(server_url, protocol=protocol, decode_responses=decode))
+    link = Link(client_from_url(server_url, protocol=protocol, decode_responses=decode), timeout=PATIENT)
     yield link
     link.close()
 
@@ -170,7 +170,7 @@ class Patient(Link):
 
 
 def test_negative_timeout_never_waits(link, make_queue):
-    patient = Patient(link.client)
+    patient = Patient(link.client, timeout=PATIENT)
     assert not make_queue(link=patient).get(-1)
     assert patient.waits == []
     patient.close()
@@ -1268,7 +1268,7 @@ def test_push_and_pop_are_deprecated_aliases(queue, out):
 def idle(server_url, prefix, client, queue_class, monkeypatch) -> Iterator[SimpleNamespace]:
     """A consumer that never looks by itself, but only when it is woken or something is due."""
     monkeypatch.setattr("django_srq.queue.LOOK", 600)
-    patient = Patient(client_from_url(server_url, client_name=prefix))
+    patient = Patient(client_from_url(server_url, client_name=prefix), timeout=PATIENT)
     queue = queue_class(name=prefix, link=patient, autoclean_interval=600)
 
     def blocked() -> int:

@@ -10,13 +10,13 @@ import pytest
 from django_srq import InvalidArgument, SafeRedisQueue
 from django_srq.connections import Link, client_from_url
 from tests.clock import now, pass_time
-from tests.waiting import wait_for
+from tests.waiting import PATIENT, wait_for
 
 
 @pytest.fixture(scope="module", params=[(2, False), (3, True)], ids=["RESP2-bytes", "RESP3-text"])
 def link(request, server_url) -> Iterator[Link]:
     protocol, decode = request.param
-    link = Link(client_from_url(server_url, protocol=protocol, decode_responses=decode))
+    link = Link(client_from_url(server_url, protocol=protocol, decode_responses=decode), timeout=PATIENT)
     yield link
     link.close()
 

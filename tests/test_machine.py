@@ -9,7 +9,6 @@ import pytest
 from django.test import Client
 
 from django_srq import queues
-from tests.servers import free_port
 from tests.test_admin import PERMISSIONS, visitor
 
 pytestmark = pytest.mark.django_db
@@ -67,8 +66,8 @@ def test_health(orders):
     assert (with_token("health").status_code, with_token("health").json()["level"]) == (200, "warning")
 
 
-def test_server_down(orders, settings):
-    settings.SRQ_QUEUES = {"orders": {"URL": f"redis://:secret@127.0.0.1:{free_port()}"}}
+def test_server_down(orders, settings, dead_port):
+    settings.SRQ_QUEUES = {"orders": {"URL": f"redis://:secret@127.0.0.1:{dead_port}"}}
     for view, code in (("status.json", 503), ("health", 503), ("metrics", 200), ("live", 200)):
         response = with_token(view)
         assert response.status_code == code

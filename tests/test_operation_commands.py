@@ -27,7 +27,6 @@ from django_srq.management.times import duration, moment
 from django_srq.operations import Held
 from tests.clock import now, pass_time
 from tests.project import ROOT
-from tests.servers import free_port
 
 COMMANDS = ["srq_requeue", "srq_purge", "srq_recover", "srq_pause", "srq_resume"]
 BULK = COMMANDS[:3]
@@ -35,9 +34,9 @@ CODES = re.compile(r"\x1b\[[\d;]*m")
 
 
 @pytest.fixture
-def project(project, server_url, prefix):
+def project(project, server_url, prefix, dead_port):
     """Queues on the server under test, one that recovers nothing by itself, and one whose server is away."""
-    away = f"redis://:secret@127.0.0.1:{free_port()}/0"
+    away = f"redis://:secret@127.0.0.1:{dead_port}/0"
     project.configure(
         {
             "orders": {},

@@ -15,7 +15,7 @@ from django.utils import timezone
 
 from django_srq import bulk, inspection, operations, queues
 from django_srq.operations import Held
-from tests.servers import Server, free_port
+from tests.servers import Server
 from tests.test_admin import PERMISSIONS, URL, visitor, words
 
 pytestmark = pytest.mark.django_db
@@ -270,8 +270,8 @@ def test_misconfigured_queue_has_a_page(orders, settings):
 # -- servers in trouble
 
 
-def test_server_down(settings):
-    settings.SRQ_QUEUES = {"orders": {"URL": f"redis://user:secret@127.0.0.1:{free_port()}", "TIMEOUT": 0.2}}
+def test_server_down(settings, dead_port):
+    settings.SRQ_QUEUES = {"orders": {"URL": f"redis://user:secret@127.0.0.1:{dead_port}", "TIMEOUT": 0.2}}
     root = visitor("superuser")
     assert "is down" in said(root, QUEUE)
     assert "secret" not in read(root, QUEUE)

@@ -13,9 +13,11 @@ from django_srq.consumer.worker import Worker
 from tests.servers import Server
 from tests.waiting import wait_for
 
+LONG = 600  # seconds; a lease that is not renewed during a test: calls are counted here
+
 
 def consume(queue, handle, **plan):
-    return Consumer([Source(queue, handle)], plan=Plan(burst=True, **{"prefetch": 10, **plan})).run()
+    return Consumer([Source(queue, handle, lease=LONG)], plan=Plan(burst=True, **{"prefetch": 10, **plan})).run()
 
 
 @pytest.mark.parametrize("threads", [1, 3])

@@ -14,7 +14,6 @@ from django.test import override_settings
 
 import django_srq
 from django_srq import ConfigurationError, PayloadError, QueueUnavailable, UnknownQueue, default_queue, queues
-from tests.servers import free_port
 
 
 @pytest.fixture
@@ -163,8 +162,8 @@ def test_using_a_queue_imports_no_settings_before_that():
     assert django_srq.queues is queues  # importing the package touched no setting: this module did it without any queue
 
 
-def test_an_unreachable_server_is_told_by_alias(configured):
-    configured.SRQ_QUEUES = {"far": {"URL": f"redis://user:secret@127.0.0.1:{free_port()}", "TIMEOUT": 0.2}}
+def test_an_unreachable_server_is_told_by_alias(configured, dead_port):
+    configured.SRQ_QUEUES = {"far": {"URL": f"redis://user:secret@127.0.0.1:{dead_port}", "TIMEOUT": 0.2}}
     with pytest.raises(QueueUnavailable, match="queue 'far'") as raised:
         queues["far"].put(1)
     assert "secret" not in str(raised.value)
@@ -206,8 +205,8 @@ class TestPutOnCommit:
         (item,) = queues["orders"].items("delayed")
         assert (item.uid, item.headers) == ("mine", {"a": "b"})
 
-    def test_an_error_goes_to_the_caller_unless_robust(self, configured, caplog):
-        configured.SRQ_QUEUES = {"far": {"URL": f"redis://127.0.0.1:{free_port()}", "TIMEOUT": 0.2}}
+    def test_an_error_goes_to_the_caller_unless_robust(self, configured, caplog, dead_port):
+        configured.SRQ_QUEUES = {"far": {"URL": f"redis://127.0.0.1:{dead_port}", "TIMEOUT": 0.2}}
         with pytest.raises(QueueUnavailable), transaction.atomic():
             queues["far"].put_on_commit(1)
         with transaction.atomic():

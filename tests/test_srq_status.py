@@ -18,7 +18,7 @@ from django.core.management import CommandError, call_command
 
 from django_srq import queues
 from django_srq.management.commands import srq_status
-from tests.servers import Server, free_port
+from tests.servers import Server
 from tests.waiting import wait_for
 
 ROOT = Path(__file__).parent.parent
@@ -163,8 +163,8 @@ def test_bad_interval(configure, seconds):
         said(f"--watch={seconds}")
 
 
-def test_exit_codes_and_streams(configure, start):
-    address = f"127.0.0.1:{free_port()}"
+def test_exit_codes_and_streams(configure, start, dead_port):
+    address = f"127.0.0.1:{dead_port}"
     configure(orders={}, mail={"URL": f"redis://:secret@{address}/0"})
     process = start()
     out, err = process.communicate(timeout=60)

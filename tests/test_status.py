@@ -4,6 +4,7 @@ import datetime as dt
 import io
 import json
 import os
+import re
 import shlex
 import shutil
 import socket
@@ -20,7 +21,7 @@ from django_srq import queues, status, verdicts
 from django_srq.operations import Keys
 from django_srq.status import QueueReport, Snapshot
 from tests.clock import now, pass_time
-from tests.servers import Server, free_port
+from tests.servers import Server
 from tests.waiting import wait_for
 
 MINUTE = 60.0
@@ -228,7 +229,7 @@ def test_late(configure, client):
     see_consumer(client, "orders", 0)
     wait_for(lambda: report("orders").state == "late", "the item to be late")
     snapshot = status.snapshot()
-    assert "orders is late: the oldest of 2 ready items has waited for 0 s" in snapshot.sentence
+    assert re.search(r"orders is late: the oldest of 2 ready items has waited for \d+ s", snapshot.sentence)
     assert "It has 1 live consumer." in snapshot.sentence
     assert snapshot.level == "warning"
 
@@ -266,7 +267,7 @@ def test_paused(configure):
     snapshot = status.snapshot()
     # Not stuck, although nobody comes.
     assert [finding.kind for finding in snapshot.findings] == ["paused"]
-    assert "orders is paused (by anna, for 0 s, until Dec. 3" in snapshot.sentence
+    assert re.search(r"orders is paused \(by anna, for \d+ s, until Dec\. 3", snapshot.sentence)
     assert "reason: deploy\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}): 1 ready." in snapshot.sentence
     paused = snapshot.queues[0].paused
     assert (paused.by, paused.until) == ("anna", until)
@@ -406,12 +407,12 @@ def test_for_how_long_it_is_known(seconds, said):
 
 def test_several_dead_servers_cost_the_time_of_one(settings, black_hole):
     settings.SRQ_ADMIN = {"TIMEOUT": 1}
-    settings.SRQ_QUEUES = {f"queue{n}": {"URL": f"{black_hole}/{n}"} for n in range(6)}
+    settings.SRQ_QUEUES = {f"queue{n}": {"URL": f"{black_hole}/{n}"} for n in range(30)}
     started = time.monotonic()
     snapshot = status.snapshot()
-    assert time.monotonic() - started < 4  # one after the other they would take 6 s
+    assert time.monotonic() - started < 20  # one after the other they would take 30 s
     assert {queue.state for queue in snapshot.queues} == {"down"}
-    assert len(snapshot.servers) == 6
+    assert len(snapshot.servers) == 30
     # The threads give up by themselves, too.
     wait_for(lambda: not any(one.name == "srq-status" for one in threading.enumerate()), "their end")
 
@@ -464,8 +465,8 @@ def test_loading(settings, serve):
         client.mset({f"key{n}": os.urandom(200) for n in range(500)})
         client.save()
     server.stop()
-    # Each key takes some milliseconds to load.
-    server.options = ("--key-load-delay", "5000", "--loading-process-events-interval-bytes", "1024")
+    # Each key takes some milliseconds to load: in all, longer than it takes to look.
+    server.options = ("--key-load-delay", "50000", "--loading-process-events-interval-bytes", "1024")
     server.start(wait=False)
     snapshot = wait_for(
         lambda: next((s for s in [status.snapshot()] if s.queues[0].state != "down"), None), "an answer"
@@ -491,7 +492,7 @@ def test_server(configure, client, server_url):
 @pytest.mark.parametrize(
     ("option", "kind", "level", "said"),
     [
-        (("--replicaof", f"127.0.0.1 {free_port()}"), "read_only", "error", "is a read-only replica"),
+        (("--replicaof", "127.0.0.1 1"), "read_only", "error", "is a read-only replica"),
         (("--maxmemory", "1", "--maxmemory-policy", "noeviction"), "out_of_memory", "error", "is out of memory"),
         (("--maxmemory", "1gb", "--maxmemory-policy", "allkeys-lru"), "eviction", "warning", "may drop items"),
     ],
@@ -511,6 +512,7 @@ def test_memory_nearly_full(settings, serve):
     settings.SRQ_QUEUES = {"orders": {"URL": server.url}}
     assert status.snapshot().level == "ok"
     with server.client() as client:
+        client.set("much", bytes(20_000_000))  # so that what a connection takes and gives back is next to nothing
         client.config_set("maxmemory", int(client.info()["used_memory"] * 1.06))
         assert "is nearly full" in text(status.snapshot(), "memory")
         client.config_set("maxmemory", int(client.info()["used_memory"] * 0.9))
@@ -582,9 +584,9 @@ def test_scripts_that_the_server_does_not_know_cost_one_round_trip_more(settings
 # -- plain data
 
 
-def test_json_is_stable(configure, settings):
+def test_json_is_stable(configure, settings, dead_port):
     configure("orders", "mail")
-    settings.SRQ_QUEUES = {**settings.SRQ_QUEUES, "bills": {"URL": f"redis://127.0.0.1:{free_port()}"}}
+    settings.SRQ_QUEUES = {**settings.SRQ_QUEUES, "bills": {"URL": f"redis://127.0.0.1:{dead_port}"}}
     queues["orders"].put(1)
     queues["mail"].pause("deploy", by="anna")
     data = json.loads(json.dumps(status.snapshot().to_dict()))

@@ -20,8 +20,8 @@ from django_srq.consumer.hands import Hands
 from django_srq.consumer.leases import Leases
 from django_srq.consumer.probes import interval
 from django_srq.operations import Held
-from tests.servers import Server, free_port
-from tests.waiting import wait_for
+from tests.servers import Server
+from tests.waiting import PATIENT, wait_for
 
 LONG = 600  # seconds; a lease that does not end during a test
 
@@ -33,6 +33,7 @@ def told(project, server_url, prefix):
     def make(**options: object):
         queue = {"HANDLER": "tests.handlers.told", "LEASE": LONG, "BACKOFF": {"base": 1000}, **options}
         project.configure({"told": queue}, {"URL": server_url, "PREFIX": prefix + ".{alias}"})
+        queues["told"].link.timeout = PATIENT  # of this process; TIMEOUT is that of the consumers
         return queues["told"]
 
     return make
@@ -789,7 +790,7 @@ def test_trouble_is_one_line_and_its_end_another(project, told, trouble):
 
 
 def _demote(client) -> None:
-    client.execute_command("REPLICAOF", "127.0.0.1", str(free_port()))
+    client.execute_command("REPLICAOF", "127.0.0.1", "1")  # where nobody listens
 
 
 TROUBLES = {
@@ -833,8 +834,8 @@ def test_nothing_is_delivered_twice_after_an_outage_longer_than_a_lease(project,
         server.close()
 
 
-def test_a_stop_while_the_server_is_away(project, told):
-    queue = told(URL=f"redis://127.0.0.1:{free_port()}", TIMEOUT=0.3)
+def test_a_stop_while_the_server_is_away(project, told, dead_port):
+    queue = told(URL=f"redis://127.0.0.1:{dead_port}", TIMEOUT=0.3)
     process = project.start("srq_consume", "--processes", "2")
     wait_for(lambda: "server unavailable" in process.stderr.readline(), "a word about it")
     process.terminate()

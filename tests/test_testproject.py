@@ -15,7 +15,6 @@ from urllib.parse import urlsplit
 import pytest
 
 from django_srq.connections import client_from_url
-from tests.servers import free_port
 from tests.waiting import wait_for
 
 ROOT = Path(__file__).parent.parent
@@ -120,9 +119,9 @@ def test_redis_url(environment, server_url, prefix):
                 client.delete(key)
 
 
-def test_serve(environment):
+def test_serve(environment, dead_port):
     """The shop answers, an order is handled, and one signal ends server and consumer."""
-    environment["PORT"] = str(free_port())
+    environment["PORT"] = str(dead_port)  # until the shop listens there
     url = f"http://127.0.0.1:{environment['PORT']}/"
     process = subprocess.Popen(
         [sys.executable, "serve.py"],

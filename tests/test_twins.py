@@ -17,7 +17,7 @@ from django_srq.connections import Link, client_from_arguments, client_from_url,
 from tests.servers import Server
 from tests.tls import Front
 from tests.twins import ALONE, PUBLIC, TWINS
-from tests.waiting import wait_for
+from tests.waiting import PATIENT, wait_for
 
 SYNC = {name for name in PUBLIC if not inspect.iscoroutinefunction(getattr(SafeRedisQueue, name))}
 
@@ -25,7 +25,7 @@ SYNC = {name for name in PUBLIC if not inspect.iscoroutinefunction(getattr(SafeR
 @pytest.fixture
 def named(server_url, prefix, client):
     """A queue whose connections bear its name, and how many of them are open."""
-    link = Link(client_from_url(server_url, client_name=prefix))
+    link = Link(client_from_url(server_url, client_name=prefix), timeout=PATIENT)
 
     def connections() -> int:
         return sum(one["name"] == prefix for one in client.client_list())
@@ -138,7 +138,7 @@ def test_consume_and_processing(queue):
 FORK = """
 import asyncio, os, sys
 from django_srq import SafeRedisQueue
-queue = SafeRedisQueue(name=sys.argv[2], url=sys.argv[1])
+queue = SafeRedisQueue(name=sys.argv[2], url=sys.argv[1], timeout=60)
 asyncio.run(queue.aput("before"))
 if (child := os.fork()) == 0:
     asyncio.run(queue.aput("child"))
@@ -183,13 +183,13 @@ def put_and_get(queue: SafeRedisQueue) -> object:
 def test_unix_socket(tmp_path):
     server = Server("--unixsocket", str(tmp_path / "s"))
     try:
-        assert put_and_get(SafeRedisQueue(url=f"unix://{tmp_path}/s?db=1")) == b"x"
+        assert put_and_get(SafeRedisQueue(url=f"unix://{tmp_path}/s?db=1", timeout=PATIENT)) == b"x"
     finally:
         server.close()
 
 
 def test_embedded(tmp_path):
-    assert put_and_get(SafeRedisQueue(link=embedded_link(f"embedded://{tmp_path}"))) == b"x"
+    assert put_and_get(SafeRedisQueue(link=embedded_link(f"embedded://{tmp_path}", timeout=PATIENT))) == b"x"
     embedded.release(tmp_path)
 
 
@@ -197,7 +197,7 @@ def test_embedded(tmp_path):
 def test_password_and_arguments_of_a_client(protocol):
     server = Server("--requirepass", "secret")
     try:
-        queue = SafeRedisQueue("127.0.0.1", server.port, password="secret", protocol=protocol, decode_responses=True)
+        queue = SafeRedisQueue("127.0.0.1", server.port, password="secret", protocol=protocol, decode_responses=True, timeout=PATIENT)
         assert put_and_get(queue) == "x"
     finally:
         server.close()
@@ -207,7 +207,7 @@ def test_tls():
     server = Server()
     front = Front(server.port)
     try:
-        assert put_and_get(SafeRedisQueue(url=front.url)) == b"x"
+        assert put_and_get(SafeRedisQueue(url=front.url, timeout=PATIENT)) == b"x"
     finally:
         front.close()
         server.close()

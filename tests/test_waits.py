@@ -13,7 +13,7 @@ from django_srq.consumer.hands import Hands
 from django_srq.consumer.worker import Worker, _Answer
 from django_srq.queue import LOOK, SafeRedisQueue
 from tests.servers import Server
-from tests.waiting import wait_for
+from tests.waiting import PATIENT, wait_for
 
 
 @pytest.fixture
@@ -134,7 +134,7 @@ def test_a_worker_that_gave_up_leaves_its_last_claim_to_the_supervisor(queue):
 def test_a_wait_that_is_refused_is_no_reason_to_hurry():
     server = Server()
     try:
-        queue = SafeRedisQueue(name="q", url=server.url)
+        queue = SafeRedisQueue(name="q", url=server.url, timeout=PATIENT)
         with server.client() as client:
             client.execute_command("ACL", "SETUSER", "default", "-blpop")
             with running(Consumer([Source(queue, lambda item: None)])):

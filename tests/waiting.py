@@ -1,4 +1,4 @@
-"""Waiting for a condition, with a deadline."""
+"""Waiting for a condition, with a deadline, and for a server that a busy machine makes slow."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 T = TypeVar("T")
+PATIENT = 60.0  # seconds; the time limit of calls that are to succeed, however busy the machine is
 
 
 def wait_for(condition: Callable[[], T], what: str, *, seconds: float = 30) -> T:

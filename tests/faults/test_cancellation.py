@@ -12,7 +12,7 @@ from django_srq import SafeRedisQueue
 from django_srq.connections import Link, client_from_url
 from django_srq.operations import Script
 from tests.proxy import Fault, Proxy
-from tests.waiting import wait_for
+from tests.waiting import PATIENT, wait_for
 
 CLAIM = Script.named("claim").sha
 
@@ -29,7 +29,7 @@ def proxy(server_url, client) -> Iterator[Proxy]:
 @pytest.fixture
 def remote(proxy, queue) -> SafeRedisQueue:
     """The queue as seen through the proxy."""
-    return SafeRedisQueue(name=queue.name, link=Link(client_from_url(proxy.url)), autoclean_interval=600)
+    return SafeRedisQueue(name=queue.name, link=Link(client_from_url(proxy.url), timeout=PATIENT), autoclean_interval=600)
 
 
 async def wait_in_loop(condition: Callable[[], object], what: str) -> None:

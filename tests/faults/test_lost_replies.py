@@ -29,9 +29,9 @@ from django_srq.slots import Slot
 from tests.clock import now, pass_time
 from tests.proxy import Proxy
 from tests.twins import Asynchronous
-from tests.waiting import wait_for
+from tests.waiting import PATIENT, wait_for
 
-PATIENCE = 0.05  # seconds after which a call is given up where that is the point
+SOON = 0.05  # seconds after which a call is given up where that is the point
 HOUR = 3_600_000  # ms
 SCRIPTS = [
     file.name.removesuffix(".lua") for file in (resources.files("django_srq") / "lua").iterdir() if file.is_file()
@@ -53,7 +53,7 @@ def through(request, proxy: Proxy) -> Iterator[Callable[..., SafeRedisQueue]]:
     links: list[Link] = []
 
     def through(queue: SafeRedisQueue) -> SafeRedisQueue:
-        links.append(Link(client_from_url(proxy.url)))
+        links.append(Link(client_from_url(proxy.url), timeout=PATIENT))
         return request.param(name=queue.name, link=links[-1])
 
     yield through
@@ -62,7 +62,7 @@ def through(request, proxy: Proxy) -> Iterator[Callable[..., SafeRedisQueue]]:
 
 
 @contextmanager
-def giving_up(queue: SafeRedisQueue, seconds: float = PATIENCE) -> Iterator[None]:
+def giving_up(queue: SafeRedisQueue, seconds: float = SOON) -> Iterator[None]:
     """The call inside is given up after so long; its connection is there already, however slow the machine is."""
     link, patience = queue.link, queue.link.timeout
     len(queue)
@@ -335,7 +335,7 @@ def test_call_given_up_does_nothing_once_another_was_made(proxy, trial, case):
 def test_call_given_up_is_carried_out_at_most_once(proxy, queue, through):
     remote = through(queue)
     fault = proxy.arm("hold request", Script.named("put").sha, times=1000)
-    with giving_up(remote, 40 * PATIENCE):  # long enough for several attempts
+    with giving_up(remote, 40 * SOON):  # long enough for several attempts
         remote.put("payload")
     assert len(fault.deliver()) > 1
     assert queue.counts()["ready"] == 1
@@ -408,7 +408,7 @@ def test_closed_slot_refuses_the_claim_of_a_dead_consumer(queue, link):
 FORK = """
 import os, sys
 from django_srq import SafeRedisQueue
-queue = SafeRedisQueue(name=sys.argv[2], url=sys.argv[1])
+queue = SafeRedisQueue(name=sys.argv[2], url=sys.argv[1], timeout=60)
 queue.put("before the fork")
 child = os.fork()
 queue.put("child" if child == 0 else "parent")
@@ -462,12 +462,12 @@ def test_consumer_gets_what_it_was_given_while_no_reply_came(proxy, queue, throu
     def handle(item: Item) -> None:
         seen.append((item.payload, item.deliveries))
         if item.payload == b"a":
-            remote.link.timeout = PATIENCE
+            remote.link.timeout = SOON
             proxy.arm("lose reply", Script.named("claim").sha, times=1000)
 
     def report(outage: Outage, trouble: str) -> None:
         troubles.append(trouble)
-        remote.link.timeout = 20
+        remote.link.timeout = PATIENT
         proxy.disarm()
 
     monkeypatch.setattr(Outage, "report", report)
