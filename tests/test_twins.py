@@ -197,7 +197,9 @@ def test_embedded(tmp_path):
 def test_password_and_arguments_of_a_client(protocol):
     server = Server("--requirepass", "secret")
     try:
-        queue = SafeRedisQueue("127.0.0.1", server.port, password="secret", protocol=protocol, decode_responses=True, timeout=PATIENT)
+        queue = SafeRedisQueue(
+            "127.0.0.1", server.port, password="secret", protocol=protocol, decode_responses=True, timeout=PATIENT
+        )
         assert put_and_get(queue) == "x"
     finally:
         server.close()

@@ -29,7 +29,9 @@ def proxy(server_url, client) -> Iterator[Proxy]:
 @pytest.fixture
 def remote(proxy, queue) -> SafeRedisQueue:
     """The queue as seen through the proxy."""
-    return SafeRedisQueue(name=queue.name, link=Link(client_from_url(proxy.url), timeout=PATIENT), autoclean_interval=600)
+    return SafeRedisQueue(
+        name=queue.name, link=Link(client_from_url(proxy.url), timeout=PATIENT), autoclean_interval=600
+    )
 
 
 async def wait_in_loop(condition: Callable[[], object], what: str) -> None:
