@@ -873,14 +873,18 @@ def test_signals_tell_what_happens(project, told):
     told_of = project.folder / "signals"
     project.add_to_settings(f"TOLD_OF = {str(told_of)!r}\n{LISTENING}")
     uids = queue.put_many(
-        [{"do": "nothing"}, {"do": "discard"}, {"do": "retry", "delay": 60}, {"do": "exit", "once": False}]
+        [{"do": "nothing"}, {"do": "discard"}, {"do": "retry", "delay": 60}, {"do": "wait", "once": False}]
     )
     process = project.start("srq_consume")
 
     def heard() -> list[dict[str, str]]:
         return [json.loads(line) for line in told_of.read_text().splitlines()] if told_of.exists() else []
 
-    wait_for(lambda: any(one["name"] == "item_dead" for one in heard()), "the death of the last")
+    # A child that dies soon would take with it what it was to tell.
+    for delivery, told_then in (("1", "item_recovered"), ("2", "item_dead")):
+        wait_for(lambda delivery=delivery: began(project, "wait")[1] == delivery, "the last one in hand")
+        os.kill(int(began(project, "wait")[2]), signal.SIGKILL)
+        wait_for(lambda name=told_then: any(one["name"] == name for one in heard()), told_then)
     process.terminate()
     assert process.wait(60) == 0
     names = [(one["name"], one.get("uid") or one.get("item")) for one in heard()]
