@@ -59,16 +59,16 @@ def _fused(queue: SafeRedisQueue, meter: Meter, n: int) -> Row:
 
 
 def _idle(bench: Bench, meter: Meter, seconds: float) -> Row:
-    name = bench.queue().name
-    process = multiprocessing.get_context("spawn").Process(target=_consume, args=(meter.url, name), daemon=True)
+    queue = bench.queue()
+    process = multiprocessing.get_context("spawn").Process(target=_consume, args=(meter.url, queue.name), daemon=True)
     process.start()
     try:
+        wait_for(lambda: any("pid" in about for about in queue.snapshot().consumers.values()), "its entry")
         wait_for(lambda: bench.control.info("clients")["blocked_clients"], "the consumer to be idle")
-        before = meter.round_trips
+        before, began = meter.round_trips, time.monotonic()
         time.sleep(seconds)
-        return Row(
-            "idle consumer", [(meter.round_trips - before) / seconds], "round trips/s", target=Target(0.5, timed=False)
-        )
+        rate = (meter.round_trips - before) / (time.monotonic() - began)
+        return Row("idle consumer", [rate], "round trips/s", target=Target(0.5, timed=False))
     finally:
         process.kill()
         process.join()

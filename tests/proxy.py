@@ -56,6 +56,7 @@ class Proxy:
         self._fault: Fault | None = None
         self._sockets: list[socket.socket] = [self._listener]
         self._threads: list[threading.Thread] = []
+        self._reading: list[threading.Thread] = []  # those of them that read requests
         self._start(self._accept)
 
     def arm(
@@ -71,6 +72,10 @@ class Proxy:
         with self._lock:
             self._fault = None
 
+    def settle(self) -> None:
+        """Wait until it has read all that its clients sent, who have closed their connections by now."""
+        wait_for(lambda: not any(thread.is_alive() for thread in self._reading), "the end of all requests")
+
     def close(self) -> None:
         for each in self._sockets:
             _close(each)
@@ -78,10 +83,11 @@ class Proxy:
             thread.join(10)
             assert not thread.is_alive()
 
-    def _start(self, target: Callable[..., None], *args: object) -> None:
-        thread = threading.Thread(target=target, args=args, daemon=True)
+    def _start(self, target: Callable[..., None]) -> threading.Thread:
+        thread = threading.Thread(target=target, daemon=True)
         self._threads.append(thread)
         thread.start()
+        return thread
 
     def _accept(self) -> None:
         with suppress(OSError):
@@ -92,7 +98,7 @@ class Proxy:
                 for end in (client, server):
                     end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 connection = _Connection(client, server, self._hit)
-                self._start(connection.pump_requests)
+                self._reading.append(self._start(connection.pump_requests))
                 self._start(connection.pump_replies)
 
     def _hit(self, request: bytes) -> Fault | None:

@@ -194,7 +194,11 @@ def test_what_is_being_given_back_belongs_to_the_burst(queue, quick, monkeypatch
     """Whoever is free meanwhile would find nothing, and take that for the end."""
     queue.put_many(range(20))
     claimed, giving = threading.Event(), threading.Event()
-    release, claim = Worker._release, Worker._claim
+    release, claim, unload = Worker._release, Worker._claim, Worker._unload
+
+    def unload_when_blocked(worker):
+        if blocked:  # and not sooner, on a slow machine
+            unload(worker)
 
     def slow_release(worker, source, jobs):
         if jobs:
@@ -208,6 +212,7 @@ def test_what_is_being_given_back_belongs_to_the_burst(queue, quick, monkeypatch
             claimed.set()
         return found
 
+    monkeypatch.setattr(Worker, "_unload", unload_when_blocked)
     monkeypatch.setattr(Worker, "_release", slow_release)
     monkeypatch.setattr(Worker, "_claim", told_claim)
     handled, blocked = [], []

@@ -8,8 +8,15 @@ import pytest
 
 from django_srq import operations, series, status
 from tests.clock import now, pass_minutes, pass_time
+from tests.waiting import wait_for
 
 ALL = {"minutes": 180, "hours": 336}
+
+
+@pytest.fixture(autouse=True)
+def early(client) -> None:
+    """No minute ends during a test: each begins before the last ten seconds of one."""
+    wait_for(lambda: now(client) % 60_000 < 50_000, "the next minute")
 
 
 def read(queue):

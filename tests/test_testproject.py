@@ -61,7 +61,7 @@ def test_demo(environment, tmp_path):
     assert "Traceback" not in out
     assert list(tmp_path.iterdir()) == []
     if Path("/proc").exists():
-        assert processes_that_name(str(tmp_path)) == []
+        wait_for(lambda: not processes_that_name(str(tmp_path)), "the end of all processes")
 
 
 def test_demo_says_when_it_is_not_as_promised(environment, tmp_path):
@@ -151,7 +151,7 @@ def test_serve(environment, dead_port):
     assert process.returncode == 0, out
     assert "user admin, password admin" in out
     assert not answers(url)
-    assert processes_that_name(environment["SHOP_DATA"]) == []
+    wait_for(lambda: not processes_that_name(environment["SHOP_DATA"]), "the end of all processes")
 
 
 def answers(url: str) -> bool:

@@ -12,12 +12,13 @@ import axe_playwright_python
 import pytest
 from django.contrib.auth.models import User
 from django.test import Client
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from django_srq import queues
 from tests.browser import showcase
 from tests.test_admin import URL
 
+expect.set_options(timeout=30_000)  # ms; else five seconds, which a busy machine may take for a page
 AXE = Path(axe_playwright_python.__file__).with_name("axe.min.js")
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
@@ -67,7 +68,7 @@ class Visit:
 def scene(settings, server_url, prefix, client, transactional_db):
     """Queues in all kinds of states."""
     settings.SRQ_QUEUES = showcase.options(server_url, prefix)
-    settings.SRQ_ADMIN = {"TIMEOUT": 5}  # a busy machine is no server that is down
+    settings.SRQ_ADMIN = {"TIMEOUT": 20}  # a busy machine is no server that is down
     showcase.fill(client, queues)
     return queues
 

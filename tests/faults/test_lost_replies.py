@@ -62,16 +62,21 @@ def through(request, proxy: Proxy) -> Iterator[Callable[..., SafeRedisQueue]]:
 
 
 @contextmanager
-def giving_up(queue: SafeRedisQueue, seconds: float = SOON) -> Iterator[None]:
-    """The call inside is given up after so long; its connection is there already, however slow the machine is."""
+def giving_up(proxy: Proxy, queue: SafeRedisQueue, seconds: float = SOON) -> Iterator[None]:
+    """The call inside is given up after so long; its connection is there already, however slow the machine is.
+
+    After it the proxy, which may be slower still, has read all that was sent.
+    """
     link, patience = queue.link, queue.link.timeout
     len(queue)
     if isinstance(queue, Asynchronous):  # which has a new event loop, and connects, for each call
-        seconds *= 10
+        seconds = max(seconds, 10 * SOON)
     link.timeout = seconds
     with pytest.raises(OutcomeUnknown, match="put it again with the same uid|safe to repeat|comes back"):
         yield
     link.timeout = patience
+    link.close()
+    proxy.settle()
 
 
 def target_of(queue: SafeRedisQueue) -> SafeRedisQueue:
@@ -319,7 +324,7 @@ def test_call_given_up_does_nothing_once_another_was_made(proxy, trial, case):
     prepared = case.prepare(one.queue)
     case.prepare(one.twin)
     fault = proxy.arm("hold request", case.sha, times=1000)
-    with giving_up(one.remote):
+    with giving_up(proxy, one.remote):
         case.operate(one.remote, prepared)
     proxy.disarm()
     for queue in (one.queue, one.twin):
@@ -335,7 +340,7 @@ def test_call_given_up_does_nothing_once_another_was_made(proxy, trial, case):
 def test_call_given_up_is_carried_out_at_most_once(proxy, queue, through):
     remote = through(queue)
     fault = proxy.arm("hold request", Script.named("put").sha, times=1000)
-    with giving_up(remote, 40 * SOON):  # long enough for several attempts
+    with giving_up(proxy, remote, 40 * SOON):  # long enough for several attempts
         remote.put("payload")
     assert len(fault.deliver()) > 1
     assert queue.counts()["ready"] == 1
@@ -345,7 +350,7 @@ def test_call_given_up_is_carried_out_at_most_once(proxy, queue, through):
 def test_put_again_with_the_same_uid_after_an_unknown_outcome(proxy, queue, through):
     remote = through(queue)
     proxy.arm("lose reply", Script.named("put").sha, times=1000)
-    with giving_up(remote):
+    with giving_up(proxy, remote):
         remote.put("payload", uid="order-17")
     proxy.disarm()
     assert remote.put("payload", uid="order-17") == "order-17"
@@ -364,7 +369,7 @@ def test_delayed_reply_is_waited_for(proxy, queue, through):
 def test_late_reply_is_not_taken_for_that_of_the_next_call(proxy, queue, through):
     remote = through(queue)
     fault = proxy.arm("hold reply", Script.named("put").sha)
-    with giving_up(remote):
+    with giving_up(proxy, remote):
         remote.put("first", uid="first")
     proxy.disarm()
     second = threading.Thread(target=remote.put, args=["second"], kwargs={"uid": "second"})
@@ -483,7 +488,7 @@ def test_item_that_was_moved_but_not_acked_is_not_put_a_second_time(proxy, queue
     queue.put("payload", priority=priority)
     remote = through(queue)
     proxy.arm("hold request", Script.named("ack").sha, times=1000)
-    with giving_up(remote):
+    with giving_up(proxy, remote, 20 * SOON):  # in which the claim and the put are carried out
         remote.move(target_of(queue))
     moved = target_of(queue).get(-1)
     assert target_of(queue).ack(moved)
