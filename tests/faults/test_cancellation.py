@@ -30,7 +30,9 @@ def proxy(server_url, client) -> Iterator[Proxy]:
 def remote(proxy, queue) -> SafeRedisQueue:
     """The queue as seen through the proxy."""
     return SafeRedisQueue(
-        name=queue.name, link=Link(client_from_url(proxy.url, client_name=queue.name), timeout=PATIENT), autoclean_interval=600
+        name=queue.name,
+        link=Link(client_from_url(proxy.url, client_name=queue.name), timeout=PATIENT),
+        autoclean_interval=600,
     )
 
 
