@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,9 @@ from django_srq.connections import Link, client_from_url
 from tests.project import Project
 from tests.servers import Server, held_port
 from tests.waiting import PATIENT
+
+# A shell that starts the tests in the background has them, and all their processes, ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 MakeQueue = Callable[..., SafeRedisQueue]
 
