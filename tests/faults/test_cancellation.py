@@ -29,9 +29,8 @@ def proxy(server_url, client) -> Iterator[Proxy]:
 @pytest.fixture
 def remote(proxy, queue) -> SafeRedisQueue:
     """The queue as seen through the proxy."""
-    return SafeRedisQueue(
-        name=queue.name, link=Link(client_from_url(proxy.url, client_name=queue.name), timeout=PATIENT), autoclean_interval=600
-    )
+    link = Link(client_from_url(proxy.url, client_name=queue.name), timeout=PATIENT)
+    return SafeRedisQueue(name=queue.name, link=link, autoclean_interval=600)
 
 
 async def wait_in_loop(condition: Callable[[], object], what: str) -> None:
