@@ -960,6 +960,17 @@ def test_autoreload_starts_anew_when_the_code_changes(project, server_url, prefi
     wait_for(lambda: queue.snapshot().consumers == {}, "the end of the consumer")
 
 
+def test_a_consumer_ends_with_the_process_that_watches_its_code(project, told):
+    """Which has no time to say so: at Ctrl-C, Django's reloader kills it after a quarter of a second."""
+    queue = told()
+    process = project.start("srq_consume", "--autoreload")
+    wait_for(lambda: queue.snapshot().consumers, "the consumer")
+    (watching,) = children(process)
+    os.kill(watching, signal.SIGKILL)
+    wait_for(lambda: queue.snapshot().consumers == {}, "the end of the consumer")
+    assert process.wait(60) != 0
+
+
 def test_options_that_need_child_processes(project, told):
     told()
     code, _, err = project.run("srq_consume", "--processes", "0", "--time-limit", "3", "--burst")

@@ -42,6 +42,7 @@ from django_srq.registry import Queue
 
 logger = logging.getLogger("django_srq.consumer")
 LEVELS = {0: logging.ERROR, 1: logging.INFO, 2: logging.INFO, 3: logging.DEBUG}  # by --verbosity
+BESIDE = "DJANGO_SRQ_BESIDE"  # variable: the id of the process that watches the code for this one
 SIZES = {"": 20, "K": 10, "M": 20, "G": 30}  # powers of two; a bare number is MiB
 
 
@@ -122,6 +123,8 @@ class Command(QueueCommand):
         parallel = options["concurrency"] > 1
         sources = [self._source(queue, weight, parallel) for queue, weight in self._chosen(options["queues"])]
         _log_to_stderr(LEVELS[options["verbosity"]])
+        if watching := os.environ.pop(BESIDE, ""):
+            _end_with(int(watching))
         if options["autoreload"]:
             autoreload.run_with_reloader(_consume_beside)
         elif options["processes"]:
@@ -240,12 +243,28 @@ def _consume_beside() -> None:
     """The consumer in a process of its own, beside the one that watches the code and is started anew with it."""
     arguments = [argument for argument in sys.argv if argument != "--autoreload"]
     # In a group of its own, where Ctrl-C does not reach it: it is told once, so that it finishes what is in hand.
-    consumer = subprocess.Popen([sys.executable, *_launcher(), *arguments[1:]], process_group=0)
+    consumer = subprocess.Popen(
+        [sys.executable, *_launcher(), *arguments[1:]],
+        env={**os.environ, BESIDE: str(os.getpid())},
+        process_group=0,
+    )
     atexit.register(consumer.wait)
     atexit.register(consumer.terminate)
     if (code := consumer.wait()) > 0:
         logger.error("the consumer ended with exit code %d; it is started again when the code changes", code)
     threading.Event().wait()
+
+
+def _end_with(watching: int) -> None:
+    """Stop this process when that one is gone: at Ctrl-C, Django's reloader kills it if it is not gone in 0.25 s."""
+
+    def look(number: int, frame: FrameType | None) -> None:
+        if os.getppid() != watching:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    signal.signal(signal.SIGALRM, look)
+    signal.setitimer(signal.ITIMER_REAL, 1, 1)  # not a thread: this process forks
 
 
 def _launcher() -> list[str]:
