@@ -16,8 +16,17 @@ KNOWN = {measure.__name__.rpartition(".")[2]: measure for measure in MEASURES}
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measures the queue against its targets.")
-    parser.add_argument(
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument(
         "--quick", action="store_true", help="small sizes; judges only what does not depend on the machine's speed"
+    )
+    size.add_argument(
+        "--race-rounds",
+        type=int,
+        choices=range(1, 10),
+        default=Sizes.race_rounds,
+        metavar="N",
+        help="how often all contenders of the races take turns, from 1 to 9 (default: %(default)s)",
     )
     parser.add_argument(
         "--json",
@@ -35,7 +44,7 @@ def main() -> int:
 
     rows: list[Row] = []
     with pinned_server() as server:
-        bench = Bench(server, QUICK if options.quick else Sizes())
+        bench = Bench(server, QUICK if options.quick else Sizes(race_rounds=options.race_rounds))
         print(*(f"{name}: {value}" for name, value in report.conditions(bench).items()), sep="\n", end="\n\n")
         try:
             for measure in [KNOWN[name] for name in options.only] if options.only else MEASURES:
