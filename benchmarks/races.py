@@ -105,17 +105,17 @@ def _our_ways() -> Iterator[Contender]:
 
 
 def _against_each_other(what: str, race: Race) -> Iterator[Row]:
-    alone = OURS.name
-    for way, than, least in (
-        (f"{alone} --threads 4", alone, 1.5),
-        (f"{alone} --threads 4 --prefetch 1", f"{alone} --prefetch 1", 1.5),
-        (f"{alone} --prefetch 1", alone, None),
-        (f"{alone} --prefetch 10", alone, None),
-        (f"{alone} --prefetch 100", alone, None),
+    for options, others, least in (
+        ("--threads 4", "", 1.5),
+        ("--threads 4 --prefetch 1", "--prefetch 1", 1.5),
+        ("--prefetch 1", "", None),
+        ("--prefetch 10", "", None),
+        ("--prefetch 100", "", None),
     ):
-        if way in race.figures and than in race.figures:
+        ours, than = (f"{OURS.name} {given}".strip() for given in (options, others))
+        if ours in race.figures and than in race.figures:
             target = Target(least=least) if least else None
-            yield Row(f"{what}: {way}", race.figures[way], "items/s", than, race.figures[than], target)
+            yield Row(f"{what}, with {options}", race.figures[ours], "items/s", than, race.figures[than], target)
 
 
 def _hand_offs(bench: Bench, field: Sequence[Contender]) -> Iterator[Row]:
