@@ -58,7 +58,7 @@ PEERS = (
         "saferedisqueue 3.0",
         "saferedisqueue_app",
         ("python", "saferedisqueue_app.py", "work"),
-        requirements=("saferedisqueue==3.0.0", "redis==2.10.6"),
+        requirements=("saferedisqueue==3.0.0", "redis==2.10.6", "setuptools==80.9.0"),  # for distutils
     ),
     Contender(
         "rq 2.12, SimpleWorker",
