@@ -243,6 +243,28 @@ class Link:
         except redis.RedisError as error:
             raise attempts.verdict(error) from error
 
+    def park(
+        self, wait: Command[Any], call: Call[T], seconds: float, *, slot: Slot, queue: str, interrupt: int
+    ) -> T | None:
+        """Send a command that blocks on the server for so many seconds, and a call that is carried out when that ends.
+
+        The server itself does so: no round trip lies between. None: whether the call was carried out is not known; it is
+        to be made again in its slot, with its number.
+        """
+        attempts = _Attempts(self, call, queue, self.timeout, patience=seconds + READ_GRACE)
+        attempts.interrupt = interrupt
+        try:
+            commands = wait.pack() + call.pack(slot.name, slot.seq)
+            return call.read(self._exchange(commands, attempts, _received_behind))
+        except (_Interrupted, redis.exceptions.NoScriptError):
+            return None
+        except (NotSent, *LOST):
+            # As after a wait: without a pause this could become a busy loop.
+            time.sleep(random.uniform(0, FIRST_PAUSE * 10))
+            return None
+        except redis.RedisError as error:
+            raise attempts.verdict(error) from error
+
     def stream(self) -> Stream:
         return Stream(self)
 
@@ -441,6 +463,15 @@ def _received(wire: Wire, deadline: float) -> Any:
         return wire.receive(deadline)
     except redis.exceptions.ResponseError as error:
         return error
+
+
+def _received_behind(wire: Wire, deadline: float) -> Any:
+    """The second of two replies; an error that came as either is raised."""
+    replies = [_received(wire, deadline), _received(wire, deadline)]
+    for reply in replies:
+        if isinstance(reply, Exception):
+            raise reply
+    return replies[1]
 
 
 def _await(wire: Wire, interrupt: int, seconds: float) -> None:

@@ -24,7 +24,7 @@ from django_srq.consumer.outage import Outage
 from django_srq.consumer.probes import Heartbeat, interval, notify
 from django_srq.consumer.signal_pipe import SignalPipe
 from django_srq.consumer.source import Source
-from django_srq.consumer.worker import LAST_WORDS, Plan, Worker
+from django_srq.consumer.worker import LAST_WORDS, Plan, Worker, claim_slots
 from django_srq.exceptions import OutcomeUnknown, QueueUnavailable, SRQError
 from django_srq.operations import Call, Held
 from django_srq.queue import SafeRedisQueue
@@ -316,14 +316,15 @@ class Supervisor:
             mine = [hand for hand in hands if hand.source == place]
             self._settle(source, mine)
             running = [hand for hand in mine if hand.state in {RUNNING, FAILED}]
-            # Each with its own evidence; the last call also closes the slot, and ends what was never written down: that
+            # Each with its own evidence; the last calls also close the slots, and end what was never written down: that
             # was not started, but it may be what killed the child, such as a payload too large for its memory.
             for hand in running:
                 suspect = not child.over_limit or hand.filling in child.over_limit
                 blamed = not stopped and suspect and hand.state == RUNNING
                 self._end(child, source, hand, how, memory, "crash" if blamed else "cut")
             unexplained = _died(child, code) and not child.killed_for
-            self._end(child, source, None, how, memory, "crash" if unexplained else "release")
+            for slot in claim_slots(child.id):
+                self._end(child, source, None, how, memory, "crash" if unexplained else "release", slot)
 
     def _settle(self, source: Source, hands: Sequence[Hand]) -> None:
         """Handled is acked, not started is released: a death in between must not double the one, or blame the other."""
@@ -333,7 +334,9 @@ class Supervisor:
         if unstarted := [hand.held for hand in hands if hand.state == HELD]:
             self._reports.append(Report(queue, operations.release(queue.keys, unstarted)))
 
-    def _end(self, child: Child, source: Source, hand: Hand | None, how: str, memory: int, mode: str) -> None:
+    def _end(
+        self, child: Child, source: Source, hand: Hand | None, how: str, memory: int, mode: str, slot: bytes = b""
+    ) -> None:
         queue = source.queue
         run_time = time.monotonic() - hand.started if hand else 0.0
         evidence = failure.of_death(how, consumer=child.id, run_time=run_time, memory=memory)
@@ -343,7 +346,7 @@ class Supervisor:
             held,
             evidence=evidence,
             how=mode if queue.autoclean_interval is not None or mode == "release" else "end",
-            slot=b"" if hand else child.id.encode(),
+            slot=slot,
             max_deliveries=queue.max_deliveries,
             max_crashes=queue.max_crashes,
         )

@@ -32,7 +32,7 @@ from django_srq.exceptions import (
     RetryLater,
 )
 from django_srq.item import Item
-from django_srq.operations import Call, Failed, Found, Held
+from django_srq.operations import Call, ClaimReply, Failed, Found, Held
 from django_srq.queue import LOOK, SafeRedisQueue
 from django_srq.serializers import load
 from django_srq.slots import Slot, slots
@@ -122,7 +122,8 @@ class Worker:
         self._left = max_items
         self._report, self._rest = report, rest
         self._turns = Turns(sources)
-        self._slot = Slot(consumer.encode())  # of all claims; its supervisor closes it when this process died
+        # Of all claims: those that are made at once, and those behind a wait.
+        self._slot, self._parking = (Slot(name) for name in claim_slots(consumer))
         self._stopping = False
         self._interrupt, self._interrupting = os.pipe()
         for end in (self._interrupt, self._interrupting):
@@ -147,6 +148,7 @@ class Worker:
         self._heard: set[bool] = set()  # the kinds for which it waits
         self._due = 0.0  # the moment from which on it is worth asking again
         self._woken: Source | None = None
+        self._unsure: Source | None = None  # whether the claim behind the last wait was carried out is not known
         self._paces = {kind: Pace() for kind in sizes}
         self._claimed = 0.0  # the moment of the last claim
         self._ahead = threading.Event()  # items may be in hand that wait for their turn
@@ -283,8 +285,8 @@ class Worker:
 
     @property
     def _unread(self) -> bool:
-        """Whether there are acks to be sent, or replies to them to be read."""
-        return bool(self._finished or self._sent)
+        """Whether there are acks to be sent, or replies to be read."""
+        return bool(self._finished or self._sent or self._unsure)
 
     @contextmanager
     def _released(self) -> Iterator[None]:
@@ -307,14 +309,17 @@ class Worker:
                 self._round(finished, needed, woken, answer)
         finally:
             self._leading = False
-            self._due = time.monotonic() + answer.wait
-            for job in answer.jobs:
-                self._jobs[job.source.asynchronous].append(job)
-            if len(answer.jobs) > 1 and self._plan.prefetch is None:
-                self._claimed = time.monotonic()
-                self._ahead.set()
-            self._check_end(answer)
-            self._call_up(answer.jobs)
+            self._share_out(answer)
+
+    def _share_out(self, answer: _Answer) -> None:
+        self._due = time.monotonic() + answer.wait
+        for job in answer.jobs:
+            self._jobs[job.source.asynchronous].append(job)
+        if len(answer.jobs) > 1 and self._plan.prefetch is None:
+            self._claimed = time.monotonic()
+            self._ahead.set()
+        self._check_end(answer)
+        self._call_up(answer.jobs)
 
     def _needed(self, kind: bool) -> int:
         """How many threads have nothing to do; one that waits on the server cannot be called from there."""
@@ -364,6 +369,7 @@ class Worker:
     ) -> None:
         """Ack what is finished, and claim from one source after the other until each thread has something to do."""
         self._hands.live()
+        self._recall(answer)
         acks = {source: [one for one in finished if one.job.source is source] for source in self._sources}
         for source in self._turns.next(woken):
             kind = source.asynchronous
@@ -383,6 +389,12 @@ class Worker:
         if reply is None:
             self._finished += acks
             return 0
+        found = self._add(source, n, reply, answer)
+        self._acked(acks, reply.acked)
+        return found
+
+    def _add(self, source: Source, n: int, reply: ClaimReply, answer: _Answer) -> int:
+        """Take what a claim of up to n items brought; how many those are."""
         jobs = self._take(source, reply.found)
         answer.jobs += jobs
         if n:
@@ -390,7 +402,6 @@ class Worker:
         # What only the limits hold up is not the end of a burst: they will let it through.
         if n and not jobs and reply.wait != 0 and not reply.held_up:
             answer.dry.add(source)
-        self._acked(acks, reply.acked)
         return len(jobs)
 
     def _take(self, source: Source, found: Iterable[Found]) -> list[Job]:
@@ -430,17 +441,64 @@ class Worker:
 
     def _wait(self, kind: bool) -> None:
         """Wait for items on the server. Called with the lock, which is free meanwhile."""
-        self._idler = kind
         seconds = self._due - time.monotonic()
         sources = [source for source in self._sources if self._waits_for(source, kind)]
         self._heard = {source.asynchronous for source in sources}
-        woken = None
+        n = self._behind(sources)
+        self._idler = kind
+        woken = answer = None
         try:
             with self._released():
-                woken = self._wait_on_server(seconds, sources)
+                if n:
+                    answer = self._park(sources[0], n, seconds)
+                else:
+                    woken = self._wait_on_server(seconds, sources)
         finally:
             self._idler, self._due, self._woken = None, 0, woken
             self._calm()
+            if answer is not None:
+                self._share_out(answer)
+
+    def _behind(self, sources: Sequence[Source]) -> int:
+        """How many items to claim behind a wait for those sources; 0: that is known only after it."""
+        if len(sources) > 1 or self._left is not None or self._plan.burst:
+            return 0
+        room = self._needed(sources[0].asynchronous)
+        return self._most(sources[0], room) if room else 0
+
+    def _park(self, source: Source, n: int, seconds: float) -> _Answer | None:
+        """Wait with a claim behind the wait: the server carries it out as soon as that ends.
+
+        So an item is here with the one reply. None: what came of the claim is not known; ``_recall`` finds out.
+        """
+        queue, reply = source.queue, None
+        call = queue.claim(self.id, lease=source.lease, n=n)
+        self._parking.seq += 1
+        try:
+            wait = operations.wait([queue.keys], seconds)
+            reply = queue.link.park(
+                wait, call, seconds, slot=self._parking, queue=queue.label, interrupt=self._interrupt
+            )
+        except QueueUnavailable:  # the next claim says what is wrong, unless it is allowed what the wait was not
+            self._pause(min(seconds, LONGEST_PAUSE))
+        finally:
+            if reply is None:
+                self._unsure = source
+        if reply is None:
+            return None
+        self._hands.live()
+        answer = _Answer()
+        self._add(source, n, reply, answer)
+        return answer
+
+    def _recall(self, answer: _Answer) -> None:
+        """Take what the claim behind the last wait took; if it is still on its way, it will take nothing."""
+        source, self._unsure = self._unsure, None
+        if source is not None:
+            call = source.queue.claim(self.id, lease=source.lease, n=0)
+            reply = self._insist(source.queue, call, slot=self._parking)  # the same number: it is carried out once
+            if reply is not None:
+                self._add(source, 0, reply, answer)
 
     def _rouse(self) -> None:
         """End the wait on the server; when all is over nothing waits there any more."""
@@ -658,6 +716,11 @@ class Worker:
         with self._lock:
             finished, self._finished = [] if self._gave_up else self._finished, []
         self._collect()
+        answer = _Answer()
+        if not self._gave_up:
+            self._recall(answer)
+        for job in answer.jobs:
+            self._jobs[job.source.asynchronous].append(job)
         for source in self._sources:
             mine = [one for one in finished if one.job.source is source]
             if mine:
@@ -759,6 +822,11 @@ class Worker:
             },
         )
         logger.handle(record)
+
+
+def claim_slots(consumer: str) -> tuple[bytes, bytes]:
+    """The slots of a worker's claims; its supervisor closes them when it died."""
+    return consumer.encode(), f"{consumer}.w".encode()
 
 
 def _sizes(sources: Sequence[Source], plan: Plan) -> dict[bool, int]:
