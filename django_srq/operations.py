@@ -130,14 +130,18 @@ class Keys:
         return {}
 
 
-class _Lengths(dict[int, bytes]):
-    """What comes before a bulk string, by its length: formatting costs more than all else in packing."""
+class _Numbers(dict[int, bytes]):
+    """Numbers in the wire protocol: to format one costs more than to pack an argument."""
 
-    def __missing__(self, length: int) -> bytes:
-        return b"\r\n$%d\r\n" % length
+    def __init__(self, form: bytes) -> None:
+        super().__init__({number: form % number for number in range(1024)})
+        self._form = form
+
+    def __missing__(self, number: int) -> bytes:
+        return self._form % number
 
 
-_LENGTHS = _Lengths({length: b"\r\n$%d\r\n" % length for length in range(1024)})
+_COUNTS, _LENGTHS = _Numbers(b"*%d"), _Numbers(b"\r\n$%d\r\n")
 
 
 def _packed(args: Sequence[bytes]) -> list[bytes]:
@@ -145,9 +149,10 @@ def _packed(args: Sequence[bytes]) -> list[bytes]:
 
     The end of each is written before the next; that of the last is missing.
     """
-    parts = [b""] * (2 * len(args))
-    parts[::2] = map(_LENGTHS.__getitem__, map(len, args))
-    parts[1::2] = args
+    parts = []
+    for arg in args:
+        parts.append(_LENGTHS[len(arg)])
+        parts.append(arg)
     return parts
 
 
@@ -165,7 +170,7 @@ class Call(NamedTuple, Generic[T]):
         script = self.script
         count, head = self.keys.head(b"EVAL", script.text) if whole else self.keys.head(b"EVALSHA", script.sha)
         args = (slot, b"%d" % seq, *self.args) if script.writes else self.args
-        return b"".join([b"*%d" % (count + len(args)), head, *_packed(args), b"\r\n"])
+        return b"".join([_COUNTS[count + len(args)], head, *_packed(args), b"\r\n"])
 
 
 @dataclass(frozen=True)
@@ -176,7 +181,7 @@ class Command(Generic[T]):
     read: Callable[[Any], T]
 
     def pack(self, slot: bytes = b"", seq: int = 0, *, whole: bool = False) -> bytes:
-        return b"".join([b"*%d" % len(self.args), *_packed(self.args), b"\r\n"])
+        return b"".join([_COUNTS[len(self.args)], *_packed(self.args), b"\r\n"])
 
 
 class Put(NamedTuple):
@@ -320,7 +325,7 @@ def put(
     attempt: int = 0,
 ) -> Call[PutReply]:
     """items: as Put. due: seconds from now, or a moment; both by the server's clock. attempt: see put.lua."""
-    args = [*_put_terms(priority, due, max_length, own, attempt)]
+    args = [_put_terms(priority, due, max_length, own, attempt)]
     for uid, payload, headers in items:
         args += (uid.encode(), payload, headers)
     # Nobody else knows a generated uid; of a batch, the first tells which it was.
@@ -330,11 +335,10 @@ def put(
 
 
 @lru_cache(maxsize=64)
-def _put_terms(
-    priority: int, due: float | dt.datetime, max_length: int | None, own: bool, attempt: int
-) -> tuple[bytes, ...]:
+def _put_terms(priority: int, due: float | dt.datetime, max_length: int | None, own: bool, attempt: int) -> bytes:
+    """As one argument: so mostly there is one comparison to make of it, on the server."""
     when = b"@" + _moment(due) if isinstance(due, dt.datetime) else _int(milliseconds(due))
-    return _int(priority), when, _int(max_length or 0), b"1" if own else b"0", _int(attempt)
+    return b" ".join((_int(priority), when, _int(max_length or 0), _flag(own), _int(attempt)))
 
 
 def claim(

@@ -1,16 +1,17 @@
 #!lua
 -- Adds items that are not in the queue yet.
--- ARGV[3]  priority: -100 to 100
--- ARGV[4]  delay (ms), or @ and the due time (ms); ready at once when it is 0 or over
--- ARGV[5]  max_length: most items ready and delayed; 0: any number
--- ARGV[6]  own: 1 when the caller chose the uids, 0 when they were generated for this call
--- ARGV[7]  attempt: the same call with a higher one asks again where an earlier one found the queue full; else 0
--- ARGV[8…] per item: uid, payload, headers (JSON object, or '' for none)
+-- ARGV[3]  the terms, separated by spaces:
+--   priority: -100 to 100
+--   delay (ms), or @ and the due time (ms); ready at once when it is 0 or over
+--   max_length: most items ready and delayed; 0: any number
+--   own: 1 when the caller chose the uids, 0 when they were generated for this call
+--   attempt: the same call with a higher one asks again where an earlier one found the queue full; else 0
+-- ARGV[4…] per item: uid, payload, headers (JSON object, or '' for none)
 -- Reply: "added" and per item 1 (added) or the state in which the uid is already there, separated by spaces;
 --   or "full", the length and the attempt; then nothing was added.
 -- include: keys call tell
 local refused = repeated and string.match(repeated, '^full %d+ (%d+)$')
-if refused and tonumber(ARGV[7]) > tonumber(refused) then
+if refused and tonumber(string.match(ARGV[3], '%d+$')) > tonumber(refused) then
   repeated = nil
 end
 if repeated then
@@ -18,27 +19,33 @@ if repeated then
 end
 
 -- Nothing special about any of them: as many as go into one command. Mostly so, and all that has to be made ready.
-if ARGV[3] == '0' and ARGV[4] == '0' and ARGV[5] == '0' and ARGV[6] == '0' and ARGV[10] == '' then
-  local number, uids, fields = 0, {}, {}
-  for i = 8, #ARGV, 3 do
-    number = number + 1
-    uids[number] = ARGV[i]
-    fields[2 * number - 1], fields[2 * number] = ARGV[i], ARGV[i + 1]
+if ARGV[3] == '0 0 0 0 0' and ARGV[6] == '' then
+  local number = (#ARGV - 3) / 3
+  if number == 1 then
+    redis.call('LPUSH', queue, ARGV[4])
+    redis.call('HSET', items, ARGV[4], ARGV[5])
+  else
+    local uids, fields = {}, {}
+    for i = 1, number do
+      local uid = ARGV[3 * i + 1]
+      uids[i] = uid
+      fields[2 * i - 1], fields[2 * i] = uid, ARGV[3 * i + 2]
+    end
+    redis.call('LPUSH', queue, unpack(uids))
+    redis.call('HSET', items, unpack(fields))
   end
-  redis.call('LPUSH', queue, unpack(uids))
-  redis.call('HSET', items, unpack(fields))
   count('put', number)
   ring(number)
   return finish('added' .. string.rep(' 1', number))
 end
 
 -- include: records removal items
-local limit, own = tonumber(ARGV[5]), ARGV[6] == '1'
-local moment = string.match(ARGV[4], '^@(.*)$')
-local due = moment and tonumber(moment) or now + tonumber(ARGV[4])
+local moment, delay, most, chosen, attempt = string.match(ARGV[3], '^%S+ (@?)(%S+) (%d+) (%d) (%d+)$')
+local limit, own = tonumber(most), chosen == '1'
+local due = moment == '@' and tonumber(delay) or now + tonumber(delay)
 local late = due > now
 local outcome, new = {'added'}, {}
-for i = 8, #ARGV, 3 do
+for i = 4, #ARGV, 3 do
   local uid = ARGV[i]
   if own and (new[uid] or redis.call('HEXISTS', items, uid) == 1) then
     outcome[#outcome + 1] = new[uid] and 'ready' or state_of(uid)
@@ -54,7 +61,7 @@ if limit > 0 and #new > 0 then
   local length = redis.call('LLEN', queue) - ghosts + redis.call('ZCARD', returned)
     + redis.call('ZCARD', priority) + redis.call('ZCARD', delayed)
   if length + #new > limit then
-    return finish('full ' .. length .. ' ' .. ARGV[7])
+    return finish('full ' .. length .. ' ' .. attempt)
   end
 end
 
