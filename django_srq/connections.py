@@ -231,8 +231,8 @@ class Link:
         self, command: Command[T], seconds: float, *, queue: str, interrupt: int | None = None
     ) -> Steps[T | None]:
         """Send a command that blocks on the server for so many seconds; None when its reply was lost."""
-        attempts = _Attempts(self, command, queue, self.timeout, command=command.pack(), patience=seconds + READ_GRACE)
-        attempts.interrupt = interrupt
+        attempts = _Attempts(self, command, queue, self.timeout)
+        attempts.command, attempts.patience, attempts.interrupt = command.pack(), seconds + READ_GRACE, interrupt
         try:
             reply = yield attempts
             return command.read(reply)
@@ -251,8 +251,8 @@ class Link:
         The server itself does so: no round trip lies between. None: whether the call was carried out is not known; it is
         to be made again in its slot, with its number.
         """
-        attempts = _Attempts(self, call, queue, self.timeout, patience=seconds + READ_GRACE)
-        attempts.interrupt = interrupt
+        attempts = _Attempts(self, call, queue, self.timeout)
+        attempts.patience, attempts.interrupt = seconds + READ_GRACE, interrupt
         try:
             commands = wait.pack() + call.pack(slot.name, slot.seq)
             return call.read(self._exchange(commands, attempts, _received_behind))
@@ -493,37 +493,15 @@ class _Attempts:
     As a request of steps, one attempt: a round trip of ``command``; patience: seconds to wait for its reply.
     """
 
-    __slots__ = (
-        "call",
-        "command",
-        "deadline",
-        "interrupt",
-        "link",
-        "patience",
-        "pause",
-        "queue",
-        "seconds",
-        "unknown",
-        "whole",
-    )
+    command = b""
+    patience: float | None = None
+    interrupt: int | None = None  # a file descriptor that ends the wait for the reply
+    whole = unknown = False
+    pause = FIRST_PAUSE
 
-    def __init__(
-        self,
-        link: Link,
-        call: Call[Any] | Command[Any],
-        queue: str,
-        seconds: float,
-        *,
-        command: bytes = b"",
-        patience: float | None = None,
-    ) -> None:
+    def __init__(self, link: Link, call: Call[Any] | Command[Any], queue: str, seconds: float) -> None:
         self.link, self.call, self.queue, self.seconds = link, call, queue, seconds
-        self.command, self.patience = command, patience
-        self.interrupt: int | None = None  # a file descriptor that ends the wait for the reply
         self.deadline = time.monotonic() + seconds
-        self.whole = False
-        self.unknown = False
-        self.pause = FIRST_PAUSE
 
     def carry_out(self) -> Any:
         return self.link._exchange(self.command, self)
