@@ -299,7 +299,7 @@ elseif left == 0 or handed >= room and room < n then
 
   if left == 0 then
     redis.call('DEL', wake)
-    wait = next_event()
+    wait = handed == 0 and next_event() or 0   -- who got something comes again anyway
   else
     reply[3] = left
     -- In flight are too many (an ack wakes somebody), or the rate is used up.
