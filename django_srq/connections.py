@@ -248,8 +248,8 @@ class Link:
     ) -> T | None:
         """Send a command that blocks on the server for so many seconds, and a call that is carried out when that ends.
 
-        The server itself does so: no round trip lies between. None: whether the call was carried out is not known; it is
-        to be made again in its slot, with its number.
+        The server itself does so: no round trip lies between. None: whether the call was carried out is not known; it
+        is to be made again in its slot, with its number.
         """
         attempts = _Attempts(self, call, queue, self.timeout)
         attempts.patience, attempts.interrupt = seconds + READ_GRACE, interrupt
@@ -479,8 +479,9 @@ def _await(wire: Wire, interrupt: int, seconds: float) -> None:
     watched = select.poll()
     watched.register(wire.connection._sock, select.POLLIN)
     watched.register(interrupt, select.POLLIN)
-    if interrupt in {ready for ready, _ in watched.poll(seconds * 1000)}:
-        raise _Interrupted
+    for ready, _ in watched.poll(seconds * 1000):
+        if ready == interrupt:
+            raise _Interrupted
 
 
 class _Interrupted(BaseException):

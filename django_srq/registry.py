@@ -86,6 +86,9 @@ class QueueHandler(BaseConnectionHandler):  # type: ignore[type-arg]
         self._forget()
 
     def __getitem__(self, alias: str) -> Queue:
+        queue = self._connections.__dict__.get(alias)  # mostly this thread has it already
+        if queue is not None:
+            return queue  # type: ignore[no-any-return]
         if alias not in conf.aliases():
             raise UnknownQueue(f"Unknown queue {alias!r}. {conf.suggestion(alias, conf.aliases())}")
         return super().__getitem__(alias)  # type: ignore[no-any-return]

@@ -28,6 +28,7 @@ UID_MOST = 128  # bytes
 _WORDS_MOST = _HEAD - _WORDS - 2
 # state, length of uid and token, source, number of this filling, number of the put, started, lease's end
 _FILLED = struct.Struct("=BBBxIQQdd")
+_WHOLE = struct.Struct(_FILLED.format + "16x128s72s")  # with room for what the supervisor writes, uid and token
 _RENEWED = struct.Struct("=Qd")  # the supervisor's: number of the filling, lease's end
 _RENEWED_AT, _UID_AT, _TOKEN_AT = 40, 56, 184
 _MOMENT, _COUNT, _LENGTH = struct.Struct("=d"), struct.Struct("=Q"), struct.Struct("=H")
@@ -63,11 +64,9 @@ class Hands:
         self._fillings += 1
         # A longer uid is none that put accepts: such an item is handled, but its lease is not renewed.
         start, uid, token = _at(index), held.uid.encode()[:UID_MOST], held.token.encode()
-        memory = self._memory
-        memory[start + _UID_AT : start + _UID_AT + len(uid)] = uid
-        memory[start + _TOKEN_AT : start + _TOKEN_AT + len(token)] = token
-        number = int(held.number or 0)
-        _FILLED.pack_into(memory, start, FREE, len(uid), len(token), source, self._fillings, number, 0, until)
+        number, memory = int(held.number or 0), self._memory
+        lengths = len(uid), len(token)
+        _WHOLE.pack_into(memory, start, FREE, *lengths, source, self._fillings, number, 0, until, uid, token)
         memory[start] = HELD
         return index, self._fillings
 

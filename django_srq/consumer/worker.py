@@ -12,8 +12,8 @@ import select
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
@@ -64,6 +64,19 @@ class Plan:
 
 class StopConsuming(Exception):
     """Raised by a handle: this consumer cannot go on, and the item stays in the queue."""
+
+
+class _Released:
+    """A lock the other way round: free within the block."""
+
+    def __init__(self, lock: threading.RLock) -> None:
+        self._lock = lock
+
+    def __enter__(self) -> None:
+        self._lock.release()
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.acquire()
 
 
 class Job(NamedTuple):
@@ -124,7 +137,7 @@ class Worker:
         self._turns = Turns(sources)
         # Of all claims: those that are made at once, and those behind a wait.
         self._slot, self._parking = (Slot(name) for name in claim_slots(consumer))
-        self._stopping = False
+        self._stopping = self._roused = False
         self._interrupt, self._interrupting = os.pipe()
         for end in (self._interrupt, self._interrupting):
             os.set_blocking(end, False)
@@ -135,7 +148,7 @@ class Worker:
         sizes = _sizes(sources, plan)
         # By kind of thread: those for sync handlers, and those for async ones.
         self._changed = {kind: threading.Condition(lock) for kind in sizes}
-        self._lock = lock
+        self._lock, self._released = lock, _Released(lock)
         self._sizes = sizes
         self._free = dict.fromkeys(sizes, 0)  # threads without an item
         self._jobs: dict[bool, deque[Job]] = {kind: deque() for kind in sizes}  # claimed, not started
@@ -255,7 +268,7 @@ class Worker:
                     elif over:
                         break
                     elif not rested:
-                        with self._released():
+                        with self._released:
                             self._rest()
                         rested = True
                     elif self._idler is None:
@@ -288,14 +301,6 @@ class Worker:
         """Whether there are acks to be sent, or replies to be read."""
         return bool(self._finished or self._sent or self._unsure)
 
-    @contextmanager
-    def _released(self) -> Iterator[None]:
-        self._lock.release()
-        try:
-            yield
-        finally:
-            self._lock.acquire()
-
     def _lead(self) -> None:
         """Claim for all threads that have nothing. Called with the lock, which is free meanwhile."""
         self._leading = True
@@ -304,7 +309,7 @@ class Worker:
         needed = {kind: self._needed(kind) for kind in self._sizes}
         answer = _Answer()
         try:
-            with self._released():
+            with self._released:
                 self._collect()
                 self._round(finished, needed, woken, answer)
         finally:
@@ -430,7 +435,7 @@ class Worker:
         """As the one that leads: a claim meanwhile would find nothing, and take that for the end of a burst."""
         self._leading = True
         try:
-            with self._released():
+            with self._released:
                 self.give_back()
         finally:
             self._leading = False
@@ -448,7 +453,7 @@ class Worker:
         self._idler = kind
         woken = answer = None
         try:
-            with self._released():
+            with self._released:
                 if n:
                     answer = self._park(sources[0], n, seconds)
                 else:
@@ -504,10 +509,13 @@ class Worker:
         """End the wait on the server; when all is over nothing waits there any more."""
         with suppress(OSError):  # full, or closed: it has ended
             os.write(self._interrupting, b"x")
+        self._roused = True  # after the write: what is not seen now is seen after the next wait
 
     def _calm(self) -> None:
-        with suppress(BlockingIOError):
-            os.read(self._interrupt, 64)
+        if self._roused:
+            self._roused = False
+            with suppress(BlockingIOError):
+                os.read(self._interrupt, 64)
         if self._over:
             self._rouse()
 
