@@ -126,6 +126,15 @@ def test_nobody_is_woken_while_somebody_is_to_come(make_queue, client):
     assert tokens(queue, client) == 0
 
 
+def test_whoever_comes_before_the_rate_allows_it_wakes_nobody(make_queue, client):
+    queue = make_queue(rate="6/d")  # so slow that nobody is told when to come
+    queue.put_many("ab")
+    assert queue.get(-1)
+    client.delete(queue.keys["wake"])
+    assert not queue.get(-1)
+    assert tokens(queue, client) == 0
+
+
 def test_a_slower_rate_of_before_holds_nothing_up(make_queue):
     slow, quick = make_queue(rate="1/d"), make_queue(rate="100/s")
     slow.put_many("ab")

@@ -280,10 +280,11 @@ if not straight then
   end
 end
 
+local used_up = handed >= room and room < n   -- what the limits allow: whoever else came now would get nothing
 local wait = 0
 if held_up then
   wait = till and math.max(10, till - now) or -1
-elseif left == 0 or handed >= room and room < n then
+elseif left == 0 or used_up then
   -- include: next_event
 
   -- The time (ms) until the rate allows another item. Each asker is told a moment of its own, so that they do not all come
@@ -306,8 +307,8 @@ elseif left == 0 or handed >= room and room < n then
     wait = most > 0 and redis.call('HLEN', holders) >= most and next_event() or appointment()
   end
 end
-if left > 0 and not held_up then
-  -- The baton: whoever leaves something sees to it that somebody comes.
+if left > 0 and not (held_up or used_up) then
+  -- The baton: whoever leaves something that can be taken sees to it that somebody comes.
   ring(math.max(math.min(made - handed, left), redis.call('LLEN', wake) == 0 and 1 or 0))
 end
 reply[1] = table.concat(flags)
