@@ -22,7 +22,7 @@ from django_srq.consumer.leases import Leases
 from django_srq.consumer.probes import interval
 from django_srq.operations import Held
 from tests.servers import Server
-from tests.waiting import PATIENT, wait_for
+from tests.waiting import PATIENT, parked, wait_for
 
 LONG = 600  # seconds; a lease that does not end during a test
 
@@ -217,6 +217,23 @@ def test_a_child_that_dies_while_it_waits_is_replaced(project, told):
     wait_for(lambda: children(process) not in ([], [first]), "another child")
     queue.put({"do": "nothing", "name": "it"})
     assert int(began(project, "it")[2]) in children(process)
+
+
+def test_what_the_claim_behind_a_wait_took_for_a_dead_child_comes_back(project, told, client, prefix):
+    """It dies after the server carried the claim out, and before it reads that."""
+    queue = told(OPTIONS={"client_name": prefix})
+    process = project.start("srq_consume")
+    wait_for(lambda: parked(client, prefix), "an idle child")
+    (child,) = children(process)
+    os.kill(child, signal.SIGSTOP)
+    queue.put({"do": "nothing", "name": "it"})
+    wait_for(lambda: queue.counts()["in_flight"] == 1, "the claim")
+    os.kill(child, signal.SIGKILL)
+    delivery, pid = began(project, "it").groups()
+    assert (delivery, int(pid) != child) == ("2", True)
+    wait_for(lambda: empty(queue), "the ack")
+    assert queue.snapshot().stats["crashed"] == 1
+    assert queue.audit() == []
 
 
 def test_a_child_that_cannot_be_started_now_is_started_later(project, told, monkeypatch):

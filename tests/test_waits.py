@@ -4,27 +4,44 @@ from __future__ import annotations
 
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import pytest
 
+from django_srq.connections import Link, client_from_url
 from django_srq.consumer import Consumer, Plan, Source
 from django_srq.consumer.hands import Hands
 from django_srq.consumer.worker import Worker, _Answer
 from django_srq.queue import LOOK, SafeRedisQueue
+from tests.proxy import Proxy
 from tests.servers import Server
-from tests.waiting import PATIENT, wait_for
+from tests.waiting import PATIENT, parked, wait_for
+
+LONG = 600.0  # seconds; a wait, or a lease, that does not end during a test
 
 
 @pytest.fixture
 def patient(monkeypatch):
     """No wait on the server ends by itself during a test."""
-    waiting = Worker._wait_on_server
-    monkeypatch.setattr(Worker, "_wait_on_server", lambda self, seconds, sources: waiting(self, 600, sources))
+    waiting, parking = Worker._wait_on_server, Worker._park
+    monkeypatch.setattr(Worker, "_wait_on_server", lambda self, seconds, sources: waiting(self, LONG, sources))
+    monkeypatch.setattr(Worker, "_park", lambda self, source, n, seconds: parking(self, source, n, LONG))
+
+
+@pytest.fixture
+def named(server_url, prefix, make_queue):
+    """The queue over connections that the server knows by the prefix."""
+    link = named_link(server_url, prefix)
+    yield make_queue(link=link)
+    link.close()
+
+
+def named_link(url: str, name: str) -> Link:
+    return Link(client_from_url(url, client_name=name), timeout=PATIENT)
 
 
 @contextmanager
-def running(consumer: Consumer):
+def running(consumer: Consumer | Worker):
     thread = threading.Thread(target=consumer.run)
     thread.start()
     try:
@@ -35,8 +52,8 @@ def running(consumer: Consumer):
         assert not thread.is_alive()
 
 
-def worker(*sources: Source) -> Worker:
-    plan = Plan()
+def worker(*sources: Source, **plans: object) -> Worker:
+    plan = Plan(**plans)
     hands = Hands(Worker.capacity(sources, plan))
     return Worker(sources, hands, consumer="c1", plan=plan, report=lambda trouble: None)
 
@@ -151,3 +168,167 @@ def test_a_wait_that_is_refused_is_no_reason_to_hurry():
 def claims(client) -> int:
     stats = client.info("commandstats")
     return sum(stats.get(f"cmdstat_{name}", {}).get("calls", 0) for name in ("eval", "evalsha"))
+
+
+# -- the claim behind a wait
+
+
+@pytest.fixture
+def server():
+    server = Server()
+    yield server
+    server.close()
+
+
+def looks_at(client) -> tuple[int, int, int]:
+    """How often the server read something, a wait ended there, and a script was run."""
+    stats = client.info("all")
+    return stats["total_reads_processed"], stats.get("cmdstat_blpop", {}).get("calls", 0), claims(client)
+
+
+def test_between_a_put_and_its_handler_the_server_is_asked_nothing(patient, server):
+    begun, gate = threading.Event(), threading.Event()
+
+    def handle(item: object) -> None:
+        begun.set()
+        gate.wait(60)
+
+    # Links of their own: the producer's is open already, and knows that the server has the script.
+    with closing(named_link(server.url, "worker")) as waiting, closing(named_link(server.url, "producer")) as link:
+        producer = SafeRedisQueue(name="q", link=link)
+        producer.put("before")
+        producer.purge("ready")
+        with server.client() as client, running(worker(Source(SafeRedisQueue(name="q", link=waiting), handle))):
+            wait_for(lambda: parked(client, "worker"), "an idle worker")
+            before = client.info("stats")["total_reads_processed"]
+            producer.put("a")
+            assert begun.wait(60)
+            asked = client.info("stats")["total_reads_processed"] - before
+            gate.set()
+    assert asked == 2  # the put, and this question
+
+
+def test_an_idle_worker_asks_once_a_wait(server):
+    with closing(named_link(server.url, "worker")) as link, server.client() as client:
+        with running(worker(Source(SafeRedisQueue(name="q", link=link), print, lease=0.2))):
+            wait_for(lambda: parked(client, "worker"), "an idle worker")
+            looks = [looks_at(client)]
+            wait_for(lambda: looks.append(looks_at(client)) or looks[-1][1] >= looks[0][1] + 10, "ten waits to end")
+        reads, waits, scripts = (after - before for before, after in zip(looks[0], looks[-1], strict=True))
+        assert abs(scripts - waits) <= 1
+        assert abs(reads - 2 * (len(looks) - 1) - waits) <= 1  # each look asks two questions
+
+
+def test_the_claim_behind_a_wait_that_timed_out_finds_what_rang_no_bell(named, client, prefix):
+    claimed = []
+    one = worker(Source(named, lambda item: claimed.append((item.payload, one._slot.seq)), lease=0.5))
+    with running(one):
+        wait_for(lambda: parked(client, prefix), "an idle worker")
+        before = one._slot.seq
+        client.hset(named.keys["items"], "legacy", "a")
+        client.lpush(named.keys["queue"], "legacy")
+        wait_for(lambda: claimed, "the item")
+    assert claimed == [(b"a", before)]  # no other claim was made for it
+
+
+@pytest.mark.parametrize("kind", ["lose reply", "hold reply"])
+def test_a_claim_behind_a_wait_whose_reply_is_lost_or_not_awaited_is_asked_again(
+    patient, queue, make_queue, server_url, client, prefix, kind
+):
+    seen = []
+    with closing(Proxy(server_url)) as proxy, closing(named_link(proxy.url, prefix)) as link:
+        fault = proxy.arm(kind, b"c1.w")
+        source = Source(make_queue(link=link), lambda item: seen.append((item.payload, item.deliveries)), lease=LONG)
+        one = worker(source)
+        with running(one):
+            wait_for(lambda: parked(client, prefix), "an idle worker")
+            queue.put("a")
+            if kind == "hold reply":
+                wait_for(lambda: fault.held, "the reply on its way")
+                one._rouse()
+            wait_for(lambda: seen, "the item, although the reply did not come")
+        assert seen == [(b"a", 1)]
+        assert sum(queue.counts().values()) == 0
+
+
+@pytest.mark.parametrize("interrupt", ["_rouse", "stop"])
+def test_a_claim_behind_a_wait_that_was_interrupted_comes_too_late(patient, server, interrupt):
+    """The server gets it only after the worker asked what became of it, and perhaps another one."""
+    queue = SafeRedisQueue(name="q", url=server.url, timeout=PATIENT)
+    with closing(Proxy(server.url)) as proxy, closing(named_link(proxy.url, "worker")) as link:
+        fault = proxy.arm("stall request", b"c1.w")
+        one = worker(Source(SafeRedisQueue(name="q", link=link), print, lease=LONG))
+        with server.client() as client, running(one):
+            fault.wait()
+            getattr(one, interrupt)()
+            if interrupt == "_rouse":
+                wait_for(lambda: one._parking.seq == 2 and one._unsure is None, "the next wait")
+        queue.put("a")
+        before = claims(client)
+        fault.deliver()
+        wait_for(lambda: claims(client) == before + 1, "the claim")
+    item = queue.get(-1)
+    assert (item.payload, item.deliveries) == (b"a", 1)
+    queue.link.close()
+
+
+def test_what_is_put_while_a_worker_stops_is_handled_or_given_back(patient, queue, named, client, prefix):
+    for number in range(30):
+        seen: list[object] = []
+        consumer = Consumer([Source(named, seen.append, lease=LONG)])
+        with running(consumer):
+            wait_for(lambda: parked(client, prefix), "an idle consumer")
+            if number % 3 == 0:
+                queue.put("a")
+                consumer.stop()
+            elif number % 3 == 1:
+                consumer.stop()
+                queue.put("a")
+            else:
+                stopping = threading.Thread(target=consumer.stop)
+                stopping.start()
+                queue.put("a")
+                stopping.join(60)
+        counts = queue.counts()
+        assert (counts["in_flight"], counts["ready"] + len(seen)) == (0, 1)
+        queue.purge("ready")
+
+
+@pytest.mark.parametrize("trouble", ["restart", "scripts forgotten"])
+def test_a_server_that_knows_the_script_no_more_is_no_matter(patient, server, trouble):
+    seen = []
+    with closing(named_link(server.url, "worker")) as link, server.client() as client:
+        queue = SafeRedisQueue(name="q", link=link)
+        one = worker(Source(queue, lambda item: seen.append((item.payload, item.deliveries)), lease=LONG))
+        with running(one):
+            wait_for(lambda: parked(client, "worker"), "an idle worker")
+            if trouble == "restart":
+                server.kill()
+                server.start()
+            else:
+                client.script_flush()
+            queue.put("a")
+            wait_for(lambda: seen, "the item")
+    assert seen == [(b"a", 1)]
+
+
+def test_of_two_threads_one_waits_while_the_other_works(patient, queue, named, client, prefix):
+    gate, seen = threading.Event(), []
+
+    def handle(item) -> None:
+        seen.append((item.payload, item.deliveries))
+        if item.payload == b"first":
+            gate.wait(60)
+
+    with running(worker(Source(named, handle, lease=LONG), threads=2)):
+        queue.put("first")
+        for number in range(50):
+            wait_for(lambda: parked(client, prefix), "a thread that waits")
+            queue.put(str(number))
+            wait_for(lambda: seen[-1][0] == str(number).encode(), "the item")  # noqa: B023
+        gate.set()
+        for number in range(50, 500):
+            queue.put(str(number))  # now one finishes while the other is woken
+        wait_for(lambda: len(seen) >= 501, "all items")
+        wait_for(lambda: sum(queue.counts().values()) == 0, "their acks")
+    assert sorted(seen) == sorted([(b"first", 1), *((b"%d" % number, 1) for number in range(500))])

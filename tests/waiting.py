@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+import redis
+
 T = TypeVar("T")
 PATIENT = 60.0  # seconds; the time limit of calls that are to succeed, however busy the machine is
 
@@ -18,3 +20,8 @@ def wait_for(condition: Callable[[], T], what: str, *, seconds: float = 30) -> T
             return value
         assert time.monotonic() < deadline, f"waited {seconds:g} s in vain for {what}"
         time.sleep(0.005)
+
+
+def parked(client: redis.Redis, name: str) -> bool:
+    """Whether a connection of that name waits on the server; what was sent together with the wait is there as well."""
+    return any(one["name"] == name and one["cmd"] == "blpop" for one in client.client_list() if "b" in one["flags"])
