@@ -332,3 +332,24 @@ def test_of_two_threads_one_waits_while_the_other_works(patient, queue, named, c
         wait_for(lambda: len(seen) >= 501, "all items")
         wait_for(lambda: sum(queue.counts().values()) == 0, "their acks")
     assert sorted(seen) == sorted([(b"first", 1), *((b"%d" % number, 1) for number in range(500))])
+
+
+def test_what_wakes_one_thread_while_another_claims_is_not_forgotten(patient, queue, make_queue, monkeypatch):
+    """The claim came before the item and found nothing; that is no reason to wait for the next look."""
+    other, seen, gate = make_queue("other"), [], threading.Event()
+    rounds = Worker._round
+
+    def slow(self, finished, *arguments) -> None:
+        rounds(self, finished, *arguments)
+        if finished and not seen:
+            other.put("a")
+            wait_for(lambda: self._idler is None, "the other thread, which is woken")
+
+    monkeypatch.setattr(Worker, "_round", slow)
+    sources = Source(queue, lambda item: gate.wait(60)), Source(other, lambda item: seen.append(item.payload))
+    one = worker(*sources, threads=2)
+    with running(one):
+        queue.put("first")
+        wait_for(lambda: queue.counts()["in_flight"] and one._idler is not None, "one works, the other waits")
+        gate.set()
+        wait_for(lambda: seen, "the item")

@@ -44,6 +44,7 @@ T = TypeVar("T")
 FAILURES = (Exception, SystemExit, asyncio.CancelledError)
 LONGEST_PAUSE = 1.0  # seconds between looks at a server that is away
 LAST_WORDS = 10.0  # seconds in which a stopping worker must be able to say what became of its items
+NEVER = float("inf")
 WAITED = 0.05  # seconds in hand after which what was claimed ahead is given back: its turn should have come
 
 
@@ -303,7 +304,7 @@ class Worker:
 
     def _lead(self) -> None:
         """Claim for all threads that have nothing. Called with the lock, which is free meanwhile."""
-        self._leading = True
+        self._leading, self._due = True, NEVER
         finished, self._finished = self._finished, []
         woken, self._woken = self._woken, None
         needed = {kind: self._needed(kind) for kind in self._sizes}
@@ -317,7 +318,8 @@ class Worker:
             self._share_out(answer)
 
     def _share_out(self, answer: _Answer) -> None:
-        self._due = time.monotonic() + answer.wait
+        # One may lead while another waits, and each may be told of a moment; the sooner one counts.
+        self._due = min(self._due, time.monotonic() + answer.wait)
         for job in answer.jobs:
             self._jobs[job.source.asynchronous].append(job)
         if len(answer.jobs) > 1 and self._plan.prefetch is None:
@@ -450,7 +452,7 @@ class Worker:
         sources = [source for source in self._sources if self._waits_for(source, kind)]
         self._heard = {source.asynchronous for source in sources}
         n = self._behind(sources)
-        self._idler = kind
+        self._idler, self._due = kind, NEVER
         woken = answer = None
         try:
             with self._released:
@@ -459,10 +461,12 @@ class Worker:
                 else:
                     woken = self._wait_on_server(seconds, sources)
         finally:
-            self._idler, self._due, self._woken = None, 0, woken
+            self._idler, self._woken = None, woken
             self._calm()
             if answer is not None:
                 self._share_out(answer)
+            else:
+                self._due = 0
 
     def _behind(self, sources: Sequence[Source]) -> int:
         """How many items to claim behind a wait for those sources; 0: that is known only after it."""
