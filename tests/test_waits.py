@@ -12,6 +12,7 @@ from django_srq.connections import Link, client_from_url
 from django_srq.consumer import Consumer, Plan, Source
 from django_srq.consumer.hands import Hands
 from django_srq.consumer.worker import Worker, _Answer
+from django_srq.exceptions import LayoutError
 from django_srq.queue import LOOK, SafeRedisQueue
 from tests.proxy import Proxy
 from tests.servers import Server
@@ -353,3 +354,53 @@ def test_what_wakes_one_thread_while_another_claims_is_not_forgotten(patient, qu
         wait_for(lambda: queue.counts()["in_flight"] and one._idler is not None, "one works, the other waits")
         gate.set()
         wait_for(lambda: seen, "the item")
+
+
+def test_what_comes_of_the_last_wait_takes_the_place_of_what_was_needed(queue):
+    one, answer = worker(source := Source(queue, print)), _Answer()
+    queue.put_many("ab")
+    one._parking.seq += 1
+    queue.link.call(queue.claim(one.id, lease=LONG), queue=queue.label, slot=one._parking)
+    one._unsure = source
+    one._round([], {False: 1}, None, answer)
+    assert [job.found.payload for job in answer.jobs] == [b"a"]
+    assert queue.counts()["ready"] == 1
+
+
+def test_there_is_room_for_what_a_wait_brings_beside_the_claims_of_all_kinds(make_queue):
+    plain, other = make_queue("plain"), make_queue("other")
+    sources = Source(plain, print), Source(other, print, asynchronous=True)
+    one = worker(*sources, threads=2, prefetch=10)
+    plain.put_many("0123456789" * 2)
+    other.put_many("0123456789")
+    answer = one._park(sources[0], 10, 1)
+    one._round([], {False: 1, True: 1}, None, answer)
+    assert len(answer.jobs) == 30
+
+
+def test_who_waits_and_who_leads_do_not_write_down_at_one_time(queue, monkeypatch):
+    one, holding, owned = worker(source := Source(queue, print)), Hands.hold, []
+
+    def hold(*arguments, **more):
+        owned.append(one._lock._is_owned())
+        return holding(*arguments, **more)
+
+    monkeypatch.setattr(Hands, "hold", hold)
+    queue.put_many("ab")
+    one._park(source, 1, 1)
+    one._round([], {False: 1}, None, _Answer())
+    assert owned == [True, True]
+
+
+def test_what_was_handled_is_acked_whatever_is_wrong_with_another_queue(make_queue, client):
+    broken, queue = make_queue("broken"), make_queue("queue")
+    sources, handled = (Source(broken, print), Source(queue, print)), _Answer()
+    one = worker(*sources)
+    queue.put("a")
+    one._round([], {False: 1}, None, handled)
+    one._handle(handled.jobs)
+    one._unsure = sources[0]
+    client.hset(broken.keys["meta"], "layout", "99")
+    with pytest.raises(LayoutError):
+        one._sign_off()
+    assert queue.snapshot().stats["acked"] == 1

@@ -173,9 +173,9 @@ class Worker:
 
     @staticmethod
     def capacity(sources: Sequence[Source], plan: Plan) -> int:
-        """How many records its hands need: as many running as not acked yet, and what waits."""
+        """How many records its hands need: as many running as not acked yet, as one wait brings, and what waits."""
         batch = max(source.batch for source in sources)
-        return 2 * (sum(_sizes(sources, plan).values()) * batch + (plan.prefetch or pace.MOST))
+        return 3 * (sum(_sizes(sources, plan).values()) * batch + (plan.prefetch or pace.MOST))
 
     def stop(self) -> None:
         """Take no more, finish what is in hand, and return from ``run``. Safe in any thread and signal handler."""
@@ -376,7 +376,9 @@ class Worker:
     ) -> None:
         """Ack what is finished, and claim from one source after the other until each thread has something to do."""
         self._hands.live()
-        self._recall(answer)
+        if self._unsure is not None:
+            kind, batch = self._unsure.asynchronous, self._unsure.batch
+            needed[kind] -= -(-self._recall(answer) // batch)
         acks = {source: [one for one in finished if one.job.source is source] for source in self._sources}
         for source in self._turns.next(woken):
             kind = source.asynchronous
@@ -414,11 +416,12 @@ class Worker:
     def _take(self, source: Source, found: Iterable[Found]) -> list[Job]:
         place, until = self._sources.index(source), time.monotonic() + source.lease
         jobs = []
-        for one in found:
-            held = Held(one.uid, one.delivery.token, one.delivery.number)
-            jobs.append(Job(source, one, held, *self._hands.hold(place, held, until=until)))
-        if self._left is not None:
-            self._left -= len(jobs)
+        with self._lock:  # whoever leads and whoever waits may take at one time
+            for one in found:
+                held = Held(one.uid, one.delivery.token, one.delivery.number)
+                jobs.append(Job(source, one, held, *self._hands.hold(place, held, until=until)))
+            if self._left is not None:
+                self._left -= len(jobs)
         return jobs
 
     def _relieve(self) -> None:
@@ -500,14 +503,14 @@ class Worker:
         self._add(source, n, reply, answer)
         return answer
 
-    def _recall(self, answer: _Answer) -> None:
-        """Take what the claim behind the last wait took; if it is still on its way, it will take nothing."""
+    def _recall(self, answer: _Answer) -> int:
+        """Take what the claim behind the last wait took, and say how much; if it is still on its way: nothing."""
         source, self._unsure = self._unsure, None
-        if source is not None:
-            call = source.queue.claim(self.id, lease=source.lease, n=0)
-            reply = self._insist(source.queue, call, slot=self._parking)  # the same number: it is carried out once
-            if reply is not None:
-                self._add(source, 0, reply, answer)
+        if source is None:
+            return 0
+        call = source.queue.claim(self.id, lease=source.lease, n=0)
+        reply = self._insist(source.queue, call, slot=self._parking)  # the same number: it is carried out once
+        return 0 if reply is None else self._add(source, 0, reply, answer)
 
     def _rouse(self) -> None:
         """End the wait on the server; when all is over nothing waits there any more."""
@@ -728,15 +731,15 @@ class Worker:
         with self._lock:
             finished, self._finished = [] if self._gave_up else self._finished, []
         self._collect()
+        for source in self._sources:
+            mine = [one for one in finished if one.job.source is source]
+            if mine:
+                self._ack(source, mine)
         answer = _Answer()
         if not self._gave_up:
             self._recall(answer)
         for job in answer.jobs:
             self._jobs[job.source.asynchronous].append(job)
-        for source in self._sources:
-            mine = [one for one in finished if one.job.source is source]
-            if mine:
-                self._ack(source, mine)
         self.give_back()
         if self._over and not self._gave_up:
             self._pass_on()
