@@ -162,6 +162,7 @@ class Worker:
         self._heard: set[bool] = set()  # the kinds for which it waits
         self._due = 0.0  # the moment from which on it is worth asking again
         self._woken: Source | None = None
+        self._refused = False  # the server carried out no wait
         self._unsure: Source | None = None  # whether the claim behind the last wait was carried out is not known
         self._paces = {kind: Pace() for kind in sizes}
         self._claimed = 0.0  # the moment of the last claim
@@ -473,7 +474,7 @@ class Worker:
 
     def _behind(self, sources: Sequence[Source]) -> int:
         """How many items to claim behind a wait for those sources; 0: that is known only after it."""
-        if len(sources) > 1 or self._left is not None or self._plan.burst:
+        if len(sources) > 1 or self._left is not None or self._plan.burst or self._refused:
             return 0
         room = self._needed(sources[0].asynchronous)
         return self._most(sources[0], room) if room else 0
@@ -491,8 +492,8 @@ class Worker:
             reply = queue.link.park(
                 wait, call, seconds, slot=self._parking, queue=queue.label, interrupt=self._interrupt
             )
-        except QueueUnavailable:  # the next claim says what is wrong, unless it is allowed what the wait was not
-            self._pause(min(seconds, LONGEST_PAUSE))
+        except QueueUnavailable:
+            self._wait_refused(seconds)
         finally:
             if reply is None:
                 self._unsure = source
@@ -539,10 +540,16 @@ class Worker:
         try:
             command = operations.wait([source.queue.keys for source in mine], share)
             rung = link.wait(command, share, queue=mine[0].queue.label, interrupt=self._interrupt)
-        except QueueUnavailable:  # the next claim says what is wrong, unless it is allowed what the wait was not
-            self._pause(min(share, LONGEST_PAUSE))
+        except QueueUnavailable:
+            self._wait_refused(share)
             return None
+        self._refused = False
         return next((source for source in mine if source.queue.keys["wake"] == rung), None)
+
+    def _wait_refused(self, seconds: float) -> None:
+        """The next claim says what is wrong, unless it is allowed what the wait was not; none goes behind the next."""
+        self._refused = True
+        self._pause(min(seconds, LONGEST_PAUSE))
 
     def _pause(self, seconds: float) -> None:
         if self._over:  # then the pipe ends every wait
