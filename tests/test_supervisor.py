@@ -236,6 +236,23 @@ def test_what_the_claim_behind_a_wait_took_for_a_dead_child_comes_back(project, 
     assert queue.audit() == []
 
 
+def test_a_child_that_was_suspended_leaves_alone_what_it_lost_meanwhile(project, told, client, prefix):
+    queue = told(LEASE=1, OPTIONS={"client_name": prefix})
+    process = project.start("srq_consume")
+    wait_for(lambda: parked(client, prefix), "an idle child")
+    (child,) = children(process)
+    os.kill(child, signal.SIGSTOP)
+    queue.put({"do": "nothing", "name": "it"})
+    wait_for(lambda: queue.counts()["in_flight"] == 1, "the claim")
+    item = queue.get(30)  # when that lease ended
+    assert (item.payload["name"], item.deliveries) == ("it", 2)
+    os.kill(child, signal.SIGCONT)
+    queue.put({"do": "nothing", "name": "next"})
+    began(project, "next")
+    assert len(project.lines()) == 1
+    assert queue.ack(item)
+
+
 def test_a_child_that_cannot_be_started_now_is_started_later(project, told, monkeypatch):
     queue = told()
     project.add_to_settings(

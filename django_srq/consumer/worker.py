@@ -484,7 +484,7 @@ class Worker:
 
         So an item is here with the one reply. None: what came of the claim is not known; ``_recall`` finds out.
         """
-        queue, reply = source.queue, None
+        queue, begun, answer = source.queue, time.monotonic(), None
         call = queue.claim(self.id, lease=source.lease, n=n)
         self._parking.seq += 1
         try:
@@ -492,16 +492,18 @@ class Worker:
             reply = queue.link.park(
                 wait, call, seconds, slot=self._parking, queue=queue.label, interrupt=self._interrupt
             )
+            # Of a process that was suspended, such leases may have ended, and others have the items: asked again, the
+            # server tells which are still ours.
+            old = time.monotonic() - begun > source.lease / 2
+            if reply is not None and not (old and reply.found):
+                self._hands.live()
+                answer = _Answer()
+                self._add(source, n, reply, answer)
         except QueueUnavailable:
             self._wait_refused(seconds)
         finally:
-            if reply is None:
+            if answer is None:
                 self._unsure = source
-        if reply is None:
-            return None
-        self._hands.live()
-        answer = _Answer()
-        self._add(source, n, reply, answer)
         return answer
 
     def _recall(self, answer: _Answer) -> int:
