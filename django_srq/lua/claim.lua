@@ -9,8 +9,8 @@
 -- ARGV[10] interval (ms, may have a fraction): one item each, across all consumers; 0: no such limit
 -- ARGV[11…] per item to ack: uid, token ('': by whoever holds it), number of the put ('': a generated uid)
 -- Reply: the acks' flags (1: this call removed it), the time (ms) until it is worth asking again (-1: no known moment;
---   0: at once, which includes whoever got something), how many ready items only the limits hold up, then per item handed out: uid, token, payload,
---   deliveries, headers ('' for none).
+--   0: at once, which is told to whoever got something), how many ready items only the limits hold up, then per item
+--   handed out: uid, token, payload, deliveries, headers ('' for none).
 -- A repeated call gets the same items again, their leases renewed, as far as the caller still holds them.
 -- include: keys call tell records
 local GHOSTS_MOST = 100
