@@ -91,8 +91,8 @@ def _setter(sock: socket.socket) -> Callable[[float], None]:
 
     Where the kernel can keep it, a call is one system call; with a limit of Python's own it polls before each.
     """
-    # TLS reads again and again by itself; other systems have other structures.
-    if type(sock) is not socket.socket or sys.platform != "linux" or sys.maxsize < 2**32:
+    # Those of TLS and of gevent read again and again by themselves; other systems have other structures.
+    if type(sock).__module__ != "socket" or sys.platform != "linux" or sys.maxsize < 2**32:
         return sock.settimeout
     sock.settimeout(None)
 
