@@ -7,10 +7,7 @@ elsewhere, redis-py reads.
 from __future__ import annotations
 
 import socket
-import struct
-import sys
 import time
-from collections.abc import Callable
 from typing import Any
 
 import redis
@@ -29,7 +26,7 @@ except ImportError:
 class Wire:
     """One open connection: sends commands, and receives the replies in their order."""
 
-    __slots__ = ("_limit", "_nothing", "_reader", "_set_limit", "_socket", "connection")
+    __slots__ = ("_limit", "_nothing", "_reader", "_socket", "connection")
 
     def __init__(self, connection: Any) -> None:
         """connection: redis-py's, connected."""
@@ -38,15 +35,11 @@ class Wire:
         self._limit: float | None = None
         self._reader = getattr(connection._parser, "_reader", None)
         self._nothing = self._reader.gets(False) if self._reader is not None else None
-        self._set_limit = _setter(self._socket) if self._reader is not None else self._socket.settimeout
 
     def send(self, commands: bytes, deadline: float) -> None:
         """deadline: by time.monotonic()."""
         self._limit_to(deadline)
-        try:
-            self._socket.sendall(commands)
-        except BlockingIOError:
-            raise TimeoutError("timed out") from None
+        self._socket.sendall(commands)
 
     def receive(self, deadline: float) -> Any:
         """The next reply, not decoded; an error that the server replies with is raised."""
@@ -58,22 +51,16 @@ class Wire:
             reply = reader.gets(False)
             if reply is self._nothing:
                 self._limit_to(deadline)
-                reader.feed(self._read())
+                data = self._socket.recv(READ)
+                if not data:
+                    raise redis.exceptions.ConnectionError("connection closed by the server")
+                reader.feed(data)
             elif isinstance(reply, _Push):
                 self.connection._parser.handle_push_response(reply)
             elif isinstance(reply, redis.exceptions.RedisError):
                 raise reply
             else:
                 return reply
-
-    def _read(self) -> bytes:
-        try:
-            data = self._socket.recv(READ)
-        except BlockingIOError:
-            raise TimeoutError("timed out") from None
-        if not data:
-            raise redis.exceptions.ConnectionError("connection closed by the server")
-        return data
 
     def close(self) -> None:
         self.connection.disconnect()
@@ -83,22 +70,4 @@ class Wire:
         seconds = deadline - time.monotonic()
         if self._limit is None or abs(self._limit - seconds) > CLOSE_ENOUGH:
             self._limit = max(seconds, 0.001)
-            self._set_limit(self._limit)
-
-
-def _setter(sock: socket.socket) -> Callable[[float], None]:
-    """What sets a socket's time limit (seconds).
-
-    Where the kernel can keep it, a call is one system call; with a limit of Python's own it polls before each.
-    """
-    # Those of TLS and of gevent read again and again by themselves; other systems have other structures.
-    if type(sock).__module__ != "socket" or sys.platform != "linux" or sys.maxsize < 2**32:
-        return sock.settimeout
-    sock.settimeout(None)
-
-    def set_limit(seconds: float) -> None:
-        limit = struct.pack("@ll", int(seconds), int(seconds % 1 * 1_000_000))  # struct timeval
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
-
-    return set_limit
+            self._socket.settimeout(self._limit)

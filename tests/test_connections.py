@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import threading
@@ -17,8 +16,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import redis
@@ -37,7 +34,6 @@ from django_srq.connections import (
 )
 from django_srq.operations import Command, Keys, Put
 from django_srq.slots import Slot, Slots
-from django_srq.wires import Wire
 from tests.servers import Server
 from tests.tls import Front
 from tests.waiting import PATIENT, wait_for
@@ -269,26 +265,6 @@ def test_call_over_an_open_connection_ends_in_time(at, server):
         for call in CALLS[:2]:
             with within_budget(), pytest.raises((OutcomeUnknown, QueueUnavailable)):
                 call(queue)
-
-
-class Green(socket.socket):
-    """As gevent's, which waits in its own loop: a limit that only the kernel knows would not end that."""
-
-
-def connection_over(end: socket.socket) -> Any:
-    parser = SimpleNamespace(gets=lambda decode: False, feed=lambda data: None)
-    return SimpleNamespace(_sock=end, _parser=SimpleNamespace(_reader=parser))
-
-
-@pytest.mark.parametrize(("kind", "kept_by"), [(Green, "itself"), (socket.socket, "the kernel")])
-def test_the_kernel_keeps_the_time_limit_of_a_plain_socket_only(kind, kept_by):
-    near, far = socket.socketpair()
-    with kind(fileno=near.detach()) as end, far:
-        with pytest.raises(TimeoutError):
-            Wire(connection_over(end)).receive(time.monotonic() + BUDGET)
-        limit = struct.unpack("@ll", end.getsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.calcsize("@ll")))
-        by_kernel = kept_by == "the kernel" and sys.platform == "linux"
-        assert (any(limit), end.gettimeout() is None) == (by_kernel, by_kernel)
 
 
 def test_put_without_a_reply_says_what_to_do_and_can_be_done_again(at, server):
