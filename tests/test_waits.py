@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import threading
 import time
 from contextlib import closing, contextmanager
@@ -334,6 +335,45 @@ def test_of_two_threads_one_waits_while_the_other_works(patient, queue, named, c
         wait_for(lambda: len(seen) >= 501, "all items")
         wait_for(lambda: sum(queue.counts().values()) == 0, "their acks")
     assert sorted(seen) == sorted([(b"first", 1), *((b"%d" % number, 1) for number in range(500))])
+
+
+def test_no_claim_waits_while_a_handler_may_hold_the_interpreters_lock(patient, queue, monkeypatch):
+    working, gate, seen, parks = threading.Event(), threading.Event(), [], []
+    parking = Worker._park
+
+    def park(self, *arguments):
+        parks.append(working.is_set())
+        return parking(self, *arguments)
+
+    def handle(item) -> None:
+        seen.append(item.payload)
+        if item.payload == b"first":
+            working.set()
+            gate.wait(60)
+            working.clear()
+
+    monkeypatch.setattr(Worker, "_park", park)
+    with running(worker(Source(queue, handle, lease=LONG), threads=2)):
+        wait_for(lambda: parks, "an idle worker")
+        queue.put("first")
+        assert working.wait(60)
+        for number in range(20):
+            queue.put(str(number))
+            wait_for(lambda: seen[-1] == str(number).encode(), "the item")  # noqa: B023
+        gate.set()
+        before = len(parks)
+        queue.put("last")
+        wait_for(lambda: len(parks) > before and seen[-1] == b"last", "an idle worker again")
+    assert True not in parks
+
+
+def test_a_wait_is_ended_once_however_often_it_was_to_be(queue):
+    one = worker(Source(queue, print))
+    for _ in range(1000):
+        one._rouse()
+    one._calm()
+    assert not select.select([one._interrupt], [], [], 0)[0]
+    one._close()
 
 
 def test_what_wakes_one_thread_while_another_claims_is_not_forgotten(patient, queue, make_queue, monkeypatch):

@@ -476,6 +476,8 @@ class Worker:
         """How many items to claim behind a wait for those sources; 0: that is known only after it."""
         if len(sources) > 1 or self._left is not None or self._plan.burst or self._refused:
             return 0
+        if self._free != self._sizes:
+            return 0  # a handler at work may hold the interpreter's lock: nobody would know of what the claim takes
         room = self._needed(sources[0].asynchronous)
         return self._most(sources[0], room) if room else 0
 
@@ -484,7 +486,8 @@ class Worker:
 
         So an item is here with the one reply. None: what came of the claim is not known; ``_recall`` finds out.
         """
-        queue, begun, answer = source.queue, time.monotonic(), None
+        queue, answer = source.queue, None
+        begun, by_clock = time.monotonic(), time.time()
         call = queue.claim(self.id, lease=source.lease, n=n)
         self._parking.seq += 1
         try:
@@ -492,9 +495,9 @@ class Worker:
             reply = queue.link.park(
                 wait, call, seconds, slot=self._parking, queue=queue.label, interrupt=self._interrupt
             )
-            # Of a process that was suspended, such leases may have ended, and others have the items: asked again, the
-            # server tells which are still ours.
-            old = time.monotonic() - begun > source.lease / 2
+            # Of a process or a machine that was suspended, such leases may have ended, and others have the items: asked
+            # again, the server tells which are still ours. The monotonic clock stands still with the machine.
+            old = max(time.monotonic() - begun, time.time() - by_clock) > source.lease / 2
             if reply is not None and not (old and reply.found):
                 self._hands.live()
                 answer = _Answer()
@@ -525,7 +528,7 @@ class Worker:
         if self._roused:
             self._roused = False
             with suppress(BlockingIOError):
-                os.read(self._interrupt, 64)
+                os.read(self._interrupt, 65536)  # all that a pipe holds: what remained would end every wait
         if self._over:
             self._rouse()
 

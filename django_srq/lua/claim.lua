@@ -9,7 +9,7 @@
 -- ARGV[10] interval (ms, may have a fraction): one item each, across all consumers; 0: no such limit
 -- ARGV[11…] per item to ack: uid, token ('': by whoever holds it), number of the put ('': a generated uid)
 -- Reply: the acks' flags (1: this call removed it), the time (ms) until it is worth asking again (-1: no known moment;
---   0: at once, which is told to whoever got something), how many ready items only the limits hold up, then per item
+--   0: at once, which is told to whoever got all it asked for), how many ready items only the limits hold up, then per item
 --   handed out: uid, token, payload, deliveries, headers ('' for none).
 -- A repeated call gets the same items again, their leases renewed, as far as the caller still holds them.
 -- include: keys call tell records
@@ -300,7 +300,7 @@ elseif left == 0 or used_up then
 
   if left == 0 then
     redis.call('DEL', wake)
-    wait = handed == 0 and next_event() or 0   -- who got something comes again anyway
+    wait = handed < n and next_event() or 0   -- who got all it asked for comes again anyway
   else
     reply[3] = left
     -- In flight are too many (an ack wakes somebody), or the rate is used up.
