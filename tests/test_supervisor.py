@@ -219,15 +219,21 @@ def test_a_child_that_dies_while_it_waits_is_replaced(project, told):
     assert int(began(project, "it")[2]) in children(process)
 
 
-def test_what_the_claim_behind_a_wait_took_for_a_dead_child_comes_back(project, told, client, prefix):
-    """It dies after the server carried the claim out, and before it reads that."""
-    queue = told(OPTIONS={"client_name": prefix})
+def stopped_with_a_claim(project, queue, client, name) -> int:
+    """The only child, stopped while it was idle; what its claim behind the wait took it has not read."""
     process = project.start("srq_consume")
-    wait_for(lambda: parked(client, prefix), "an idle child")
+    wait_for(lambda: parked(client, name), "an idle child")
     (child,) = children(process)
     os.kill(child, signal.SIGSTOP)
     queue.put({"do": "nothing", "name": "it"})
     wait_for(lambda: queue.counts()["in_flight"] == 1, "the claim")
+    return child
+
+
+def test_what_the_claim_behind_a_wait_took_for_a_dead_child_comes_back(project, told, client, prefix):
+    """It dies after the server carried the claim out, and before it reads that."""
+    queue = told(OPTIONS={"client_name": prefix})
+    child = stopped_with_a_claim(project, queue, client, prefix)
     os.kill(child, signal.SIGKILL)
     delivery, pid = began(project, "it").groups()
     assert (delivery, int(pid) != child) == ("2", True)
@@ -238,12 +244,7 @@ def test_what_the_claim_behind_a_wait_took_for_a_dead_child_comes_back(project, 
 
 def test_a_child_that_was_suspended_leaves_alone_what_it_lost_meanwhile(project, told, client, prefix):
     queue = told(LEASE=1, OPTIONS={"client_name": prefix})
-    process = project.start("srq_consume")
-    wait_for(lambda: parked(client, prefix), "an idle child")
-    (child,) = children(process)
-    os.kill(child, signal.SIGSTOP)
-    queue.put({"do": "nothing", "name": "it"})
-    wait_for(lambda: queue.counts()["in_flight"] == 1, "the claim")
+    child = stopped_with_a_claim(project, queue, client, prefix)
     item = queue.get(30)  # when that lease ended
     assert (item.payload["name"], item.deliveries) == ("it", 2)
     os.kill(child, signal.SIGCONT)
