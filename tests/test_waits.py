@@ -413,6 +413,7 @@ def test_there_is_room_for_what_a_wait_brings_beside_the_claims_of_all_kinds(mak
     plain, other = make_queue("plain"), make_queue("other")
     sources = Source(plain, print), Source(other, print, asynchronous=True)
     one = worker(*sources, threads=2, prefetch=10)
+    assert not plain.get(-1)  # the server has the script now, without which a wait brings nothing
     plain.put_many("0123456789" * 2)
     other.put_many("0123456789")
     answer = one._park(sources[0], 10, 1)
@@ -428,6 +429,7 @@ def test_who_waits_and_who_leads_do_not_write_down_at_one_time(queue, monkeypatc
         return holding(*arguments, **more)
 
     monkeypatch.setattr(Hands, "hold", hold)
+    assert not queue.get(-1)  # the server has the script now, without which a wait brings nothing
     queue.put_many("ab")
     one._park(source, 1, 1)
     one._round([], {False: 1}, None, _Answer())
