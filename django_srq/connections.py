@@ -394,17 +394,18 @@ class Stream:
     def __init__(self, link: Link) -> None:
         self._link = link
         self._lock = threading.Lock()
-        self._sent: list[Sent[Any]] = []
+        self._sent: deque[Sent[Any]] = deque()
         self._wire: Wire | None = None
         self._known: set[bytes] = set()  # scripts that the server has, as they went over this connection
         self._broken = False
 
-    def send(self, call: Call[Any], *, queue: str, about: Any = None) -> None:
+    def send(self, call: Call[T], *, queue: str, about: Any = None, slot: Slot | None = None) -> Sent[T]:
+        """slot: with the number that the call has in it; without one, the sender gives back what was borrowed."""
         with self._lock:
-            sent = Sent(call, queue, slots.borrow(), about)
+            sent = Sent(call, queue, slot or slots.borrow(), about)
             self._sent.append(sent)
             if self._broken:
-                return
+                return sent
             try:
                 wire = self._wire or self._open(sent)
                 # Whole at first: that the server does not know a script would be read too late.
@@ -417,15 +418,22 @@ class Stream:
             except BaseException:
                 self._break()  # interrupted, perhaps in the middle of a command
                 raise
+            return sent
 
-    def collect(self) -> list[Sent[Any]]:
-        """All that was sent since, in that order, with the results; waits for the replies."""
+    def collect(self, last: Sent[Any] | None = None) -> list[Sent[Any]]:
+        """What was sent since, in that order, with the results: all, or up to the last; waits for the replies.
+
+        Once the connection is lost it is all, as nothing more will come.
+        """
+        collected: list[Sent[Any]] = []
         with self._lock:
-            collected, self._sent = self._sent, []
-            for sent in collected:
+            while self._sent and (self._broken or not collected or collected[-1] is not last):
+                sent = self._sent.popleft()
                 if self._wire is not None and not self._broken:
                     sent.result = self._receive(sent)
-            self._broken = False
+                collected.append(sent)
+            if not self._sent:
+                self._broken = False
         return collected
 
     def close(self) -> None:

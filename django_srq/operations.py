@@ -410,10 +410,18 @@ def fail_many(
 
 
 def extend(
-    keys: Keys, held: Iterable[Held], *, lease: float, recover: bool = True, consumer: str = "", about: bytes = b""
+    keys: Keys,
+    held: Iterable[Held],
+    *,
+    lease: float,
+    recover: bool = True,
+    consumer: str = "",
+    about: bytes = b"",
+    claims: Iterable[bytes] = (),
 ) -> Call[list[bool]]:
+    """claims: see extend.lua, ARGV[6]."""
     sign = 1 if recover else -1
-    args = [_int(sign * milliseconds(lease)), consumer.encode(), about]
+    args = [_int(sign * milliseconds(lease)), consumer.encode(), about, b" ".join(claims)]
     for one in held:
         args += (one.uid.encode(), one.token.encode())
     return Call(Script.named("extend"), keys, tuple(args), _read_flags)

@@ -9,7 +9,10 @@ import pytest
 
 from django_srq import SafeRedisQueue
 from django_srq.consumer import Consumer, Plan, Source, pace
+from django_srq.consumer.hands import Hands
+from django_srq.consumer.leases import Leases
 from django_srq.consumer.worker import Worker
+from django_srq.operations import Held
 from tests.servers import Server
 from tests.waiting import wait_for
 
@@ -240,3 +243,15 @@ def test_a_pace_believes_slow_items_at_once():
     for _ in range(200):
         paced.took(0)
     assert paced.ahead == pace.MOST
+
+
+def test_the_lease_lasts_until_the_ack_is_known_to_be_there(queue, client):
+    """An ack that was lost on its way is sent again only when the next item is done, however long that takes."""
+    queue.put("a")
+    item = queue.get(-1)
+    hands = Hands(1)
+    hands.hold(0, Held(item.uid, item.token), until=0)
+    hands.sent(0)
+    Leases("c1", [Source(queue, print, lease=LONG)], lambda: [hands]).renew()
+    seconds, _ = client.time()
+    assert client.zscore(queue.keys["leases"], item.uid) / 1000 > seconds + LONG / 2

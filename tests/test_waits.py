@@ -416,9 +416,9 @@ def test_there_is_room_for_what_a_wait_brings_beside_the_claims_of_all_kinds(mak
     assert not plain.get(-1)  # the server has the script now, without which a wait brings nothing
     plain.put_many("0123456789" * 2)
     other.put_many("0123456789")
-    answer = one._park(sources[0], 10, 1)
-    one._round([], {False: 1, True: 1}, None, answer)
-    assert len(answer.jobs) == 30
+    waited, claimed = one._park(sources[0], 10, 1), _Answer()
+    one._round([], {False: 1, True: 1}, None, claimed)
+    assert (len(waited.jobs), len(claimed.jobs)) == (10, 20)
 
 
 def test_who_waits_and_who_leads_do_not_write_down_at_one_time(queue, monkeypatch):

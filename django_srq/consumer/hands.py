@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from django_srq.operations import Held
 
 # A record's state. HELD: not started; DONE: handled, not acked yet; FAILED: its handler raised, which is being told;
-# SENT: its ack is on its way, so that its lease may be over.
+# SENT: its ack is on its way, or was lost on it, so that its lease goes on until there is a reply.
 FREE, HELD, RUNNING, DONE, FAILED, SENT = range(6)
 
-_HANDLED, _BEAT, _READY, _FATAL, _FULL, _WORDS = 0, 8, 16, 17, 18, 19  # offsets in the head
+_HANDLED, _BEAT, _READY, _FATAL, _FULL, _ASKED, _WORDS = 0, 8, 16, 17, 18, 19, 84  # offsets in the head
 _HEAD, _RECORD = 1024, 256  # bytes
 UID_MOST = 128  # bytes
 _WORDS_MOST = _HEAD - _WORDS - 2
@@ -31,7 +31,7 @@ _FILLED = struct.Struct("=BBBxIQQdd")
 _WHOLE = struct.Struct(_FILLED.format + "16x128s72s")  # with room for what the supervisor writes, uid and token
 _RENEWED = struct.Struct("=Qd")  # the supervisor's: number of the filling, lease's end
 _RENEWED_AT, _UID_AT, _TOKEN_AT = 40, 56, 184
-_MOMENT, _COUNT, _LENGTH = struct.Struct("=d"), struct.Struct("=Q"), struct.Struct("=H")
+_MOMENT, _COUNT, _LENGTH, _NAME = struct.Struct("=d"), struct.Struct("=Q"), struct.Struct("=H"), struct.Struct("=64p")
 
 
 @dataclass(frozen=True)
@@ -119,6 +119,21 @@ class Hands:
     @property
     def ready(self) -> bool:
         return self._memory[_READY] == 1
+
+    @property
+    def asked(self) -> tuple[int, bytes] | None:
+        """Of the claim whose reply nobody has begun to read: the place of its source in the list, and its slot."""
+        place = self._memory[_ASKED]
+        return (place - 1, _NAME.unpack_from(self._memory, _ASKED + 1)[0]) if place else None
+
+    def ask(self, source: int, slot: bytes) -> None:
+        """A claim is sent whose reply is read later: what it takes is held, and not written down yet."""
+        _NAME.pack_into(self._memory, _ASKED + 1, slot)
+        self._memory[_ASKED] = source + 1
+
+    def hear(self) -> None:
+        """The reply is about to be read."""
+        self._memory[_ASKED] = 0
 
     @property
     def words(self) -> str:

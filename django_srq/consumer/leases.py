@@ -47,30 +47,34 @@ class Leases:
 
     def renew(self) -> None:
         """One round over all queues; what a server that is away does not take is tried again in the next."""
-        in_hand = [(table, hand) for table in self._tables() for hand in table if hand.state != SENT]
+        tables = list(self._tables())
+        # Before what is in hand: their replies may be read meanwhile.
+        claims = [asked for table in tables if (asked := table.asked)]
+        in_hand = [(table, hand) for table in tables for hand in table]
         trouble, lost = "", set()
         for place, source in enumerate(self._sources):
             mine = [(table, hand) for table, hand in in_hand if hand.source == place]
-            # While there is trouble every queue is asked, as only the servers know when it is over.
-            asked = mine or self.trouble or time.monotonic() - self._told[place] > self._untold
-            if source.queue.link in lost or not asked:
+            unread = [slot for of, slot in claims if of == place]
+            # While there is trouble every queue is told, as only the servers know when it is over.
+            worth = mine or unread or self.trouble or time.monotonic() - self._told[place] > self._untold
+            if source.queue.link in lost or not worth:
                 continue
             try:
-                self._tell(place, source, mine)
+                self._tell(place, source, mine, unread)
             except SRQError as error:
                 trouble = trouble or f"queue={source.queue.label} error={error}"
                 lost.add(source.queue.link)
         self.trouble = trouble
         self._warned &= {(hand.held.uid, hand.held.token) for _, hand in in_hand}
 
-    def _tell(self, place: int, source: Source, mine: Sequence[tuple[Hands, Hand]]) -> None:
+    def _tell(self, place: int, source: Source, mine: Sequence[tuple[Hands, Hand]], unread: Sequence[bytes]) -> None:
         queue = source.queue
         patience = min(PATIENCE, self.interval)
         if not self._since:
             self._since = self._enlist(queue, b'{"state":"starting"}', patience)
             self._clock = self._since - round(time.monotonic() * 1000)
-        about = self._entry([hand for _, hand in mine])
-        if not mine:
+        about = self._entry([hand for _, hand in mine if hand.state != SENT])
+        if not mine and not unread:
             self._enlist(queue, about, patience)
         else:
             call = operations.extend(
@@ -80,6 +84,7 @@ class Leases:
                 recover=queue.autoclean_interval is not None,
                 consumer=self._consumer,
                 about=about,
+                claims=unread,
             )
             kept = queue.link.call(call, queue=queue.label, timeout=patience)
             until = time.monotonic() + source.lease

@@ -323,8 +323,10 @@ class Supervisor:
                 blamed = not stopped and suspect and hand.state == RUNNING
                 self._end(child, source, hand, how, memory, "crash" if blamed else "cut")
             unexplained = _died(child, code) and not child.killed_for
+            _, unread = child.hands.asked or (0, b"")  # that one it cannot have died of
             for slot in claim_slots(child.id):
-                self._end(child, source, None, how, memory, "crash" if unexplained else "release", slot)
+                mode = "crash" if unexplained and slot != unread else "release"
+                self._end(child, source, None, how, memory, mode, slot)
 
     def _settle(self, source: Source, hands: Sequence[Hand]) -> None:
         """Handled is acked, not started is released: a death in between must not double the one, or blame the other."""

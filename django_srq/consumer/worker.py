@@ -12,14 +12,15 @@ import select
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
 from django.dispatch import Signal
 
 from django_srq import failure, operations, signals
+from django_srq.connections import Sent
 from django_srq.consumer import pace
 from django_srq.consumer.hands import FAILED, RUNNING, Hands
 from django_srq.consumer.pace import Pace
@@ -45,6 +46,8 @@ FAILURES = (Exception, SystemExit, asyncio.CancelledError)
 LONGEST_PAUSE = 1.0  # seconds between looks at a server that is away
 LAST_WORDS = 10.0  # seconds in which a stopping worker must be able to say what became of its items
 NEVER = float("inf")
+WORTHWHILE = 4  # items ahead from which on the next ones are claimed while the last of these are handled
+LEAD = 0.25  # share of the items ahead that are left to be handled then
 WAITED = 0.05  # seconds in hand after which what was claimed ahead is given back: its turn should have come
 
 
@@ -97,6 +100,30 @@ class Finished(NamedTuple):
     item: Item
     seconds: float
     discarded: str | None = None  # the reason
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A claim whose reply is not read at once."""
+
+    source: Source
+    n: int
+    finished: Sequence[Finished] = ()  # acked with it
+    begun: float = field(default_factory=time.monotonic)
+    by_clock: float = field(default_factory=time.time)
+
+    @property
+    def until(self) -> float:
+        """The moment at which the leases end that it may have got."""
+        return self.begun + self.source.lease
+
+    @property
+    def old(self) -> bool:
+        """Whether such leases may have ended, and others may have the items, as after a process was suspended.
+
+        Asked again, the server tells which are still ours. With a suspended machine, the monotonic clock stands still.
+        """
+        return max(time.monotonic() - self.begun, time.time() - self.by_clock) > self.source.lease / 2
 
 
 @dataclass
@@ -155,7 +182,9 @@ class Worker:
         self._jobs: dict[bool, deque[Job]] = {kind: deque() for kind in sizes}  # claimed, not started
         self._finished: list[Finished] = []  # to be acked with the next claim
         self._streams = {link: link.stream() for link in {source.queue.link for source in sources}}
-        self._sent = 0  # acks sent already; the replies are read before the next claim
+        self._sent = 0  # acks sent already; the replies are read later
+        self._asked: Sent[ClaimReply] | None = None  # the claim that was sent ahead, and whose reply is not read yet
+        self._plenty = False  # the last claim brought all that it asked for
         self._over = False  # takes no more
         self._leading = False  # one of the threads is claiming
         self._idler: bool | None = None  # the kind of the thread that waits on the server
@@ -186,6 +215,8 @@ class Worker:
     def give_back(self) -> None:
         """Release what was claimed and not started; once stopped, nothing of it will be."""
         with self._lock:
+            if not self._leading:
+                self._take_over()
             jobs = [job for waiting in self._jobs.values() for job in waiting]
             for waiting in self._jobs.values():
                 waiting.clear()
@@ -301,22 +332,30 @@ class Worker:
     @property
     def _unread(self) -> bool:
         """Whether there are acks to be sent, or replies to be read."""
-        return bool(self._finished or self._sent or self._unsure)
+        return bool(self._finished or self._sent or self._asked or self._unsure)
 
-    def _lead(self) -> None:
-        """Claim for all threads that have nothing. Called with the lock, which is free meanwhile."""
-        self._leading, self._due = True, NEVER
-        finished, self._finished = self._finished, []
-        woken, self._woken = self._woken, None
-        needed = {kind: self._needed(kind) for kind in self._sizes}
-        answer = _Answer()
+    @contextmanager
+    def _leads(self) -> Iterator[_Answer]:
+        """Be the one that claims. Called with the lock, which is free meanwhile; what the answer got is shared out."""
+        self._leading, answer = True, _Answer()
         try:
             with self._released:
-                self._collect()
-                self._round(finished, needed, woken, answer)
+                yield answer
         finally:
             self._leading = False
             self._share_out(answer)
+
+    def _lead(self) -> None:
+        """Claim for all threads that have nothing."""
+        self._due = NEVER
+        finished, self._finished = self._finished, []
+        woken, self._woken = self._woken, None
+        needed = {kind: self._needed(kind) for kind in self._sizes}
+        with self._leads() as answer:
+            self._collect(answer, self._asked)
+            if not answer.jobs:
+                self._collect(answer)
+            self._round(finished, needed, woken, answer)
 
     def _share_out(self, answer: _Answer) -> None:
         # One may lead while another waits, and each may be told of a moment; the sooner one counts.
@@ -377,9 +416,10 @@ class Worker:
     ) -> None:
         """Ack what is finished, and claim from one source after the other until each thread has something to do."""
         self._hands.live()
-        if self._unsure is not None:
-            kind, batch = self._unsure.asynchronous, self._unsure.batch
-            needed[kind] -= -(-self._recall(answer) // batch)
+        self._recall(answer)
+        if answer.jobs:  # by a claim behind a wait, or sent ahead, which are made where there is but one source
+            source = answer.jobs[0].source
+            needed[source.asynchronous] -= -(-len(answer.jobs) // source.batch)
         acks = {source: [one for one in finished if one.job.source is source] for source in self._sources}
         for source in self._turns.next(woken):
             kind = source.asynchronous
@@ -403,10 +443,11 @@ class Worker:
         self._acked(acks, reply.acked)
         return found
 
-    def _add(self, source: Source, n: int, reply: ClaimReply, answer: _Answer) -> int:
+    def _add(self, source: Source, n: int, reply: ClaimReply, answer: _Answer, until: float | None = None) -> int:
         """Take what a claim of up to n items brought; how many those are."""
-        jobs = self._take(source, reply.found)
+        jobs = self._take(source, reply.found, until or time.monotonic() + source.lease)
         answer.jobs += jobs
+        self._plenty = 0 < n == len(jobs)
         if n:
             answer.wait = min([answer.wait, source.lease, *([] if reply.wait is None else [reply.wait])])
         # What only the limits hold up is not the end of a burst: they will let it through.
@@ -414,9 +455,8 @@ class Worker:
             answer.dry.add(source)
         return len(jobs)
 
-    def _take(self, source: Source, found: Iterable[Found]) -> list[Job]:
-        place, until = self._sources.index(source), time.monotonic() + source.lease
-        jobs = []
+    def _take(self, source: Source, found: Iterable[Found], until: float) -> list[Job]:
+        place, jobs = self._sources.index(source), []
         with self._lock:  # whoever leads and whoever waits may take at one time
             for one in found:
                 held = Held(one.uid, one.delivery.token, one.delivery.number)
@@ -425,28 +465,49 @@ class Worker:
                 self._left -= len(jobs)
         return jobs
 
+    def _ask_ahead(self, source: Source) -> int:
+        """How many items to claim while the last of these are handled; 0: none yet. Called with the lock."""
+        if len(self._sources) > 1 or self._left is not None or self._plan.burst or self._over:
+            return 0
+        if self._leading or self._asked is not None or not self._plenty:
+            return 0
+        ahead, waiting = self._plan.prefetch or self._ahead_of(source), len(self._jobs[source.asynchronous])
+        if ahead < WORTHWHILE or waiting > LEAD * ahead:
+            return 0
+        return min(ahead - waiting, operations.BATCH)
+
     def _relieve(self) -> None:
-        """Give back what was claimed ahead by the pace of the items before, when its turn does not come."""
+        """See to what was claimed ahead when its turn does not come.
+
+        What was claimed by the pace of the items before is given back; what ``--prefetch`` claimed waits here.
+        """
         while not self._ended.wait(WAITED):
             with self._lock:
                 if self._ended.is_set():
                     return  # whoever set it sets the other too, which is not to be undone
-                if not any(self._jobs.values()):
+                waits = self._plan.prefetch is None and any(self._jobs.values())
+                latest = time.monotonic() - WAITED
+                if not waits and self._asked is None:
                     self._ahead.clear()
-                elif not self._leading and time.monotonic() - self._claimed > WAITED:
-                    self._unload()
+                elif not self._leading:
+                    if self._asked is not None and self._asked.about.begun < latest:
+                        self._take_over()
+                    if waits and self._claimed < latest:
+                        self._unload()
             self._ahead.wait()
+
+    def _take_over(self) -> None:
+        """Take what was claimed ahead, though nobody needs it yet: from now on its leases are renewed one by one."""
+        if self._asked is not None:
+            with self._leads() as answer:
+                self._collect(answer, self._asked)
 
     def _unload(self) -> None:
         """As the one that leads: a claim meanwhile would find nothing, and take that for the end of a burst."""
-        self._leading = True
-        try:
-            with self._released:
-                self.give_back()
-        finally:
-            self._leading = False
-            self._due = 0
-            self._call_up([])
+        with self._leads():
+            self.give_back()
+        self._due = 0
+        self._call_up([])
 
     # -- waiting
 
@@ -486,8 +547,7 @@ class Worker:
 
         So an item is here with the one reply. None: what came of the claim is not known; ``_recall`` finds out.
         """
-        queue, answer = source.queue, None
-        begun, by_clock = time.monotonic(), time.time()
+        queue, asked, answer = source.queue, _Asked(source, n), None
         call = queue.claim(self.id, lease=source.lease, n=n)
         self._parking.seq += 1
         try:
@@ -495,10 +555,7 @@ class Worker:
             reply = queue.link.park(
                 wait, call, seconds, slot=self._parking, queue=queue.label, interrupt=self._interrupt
             )
-            # Of a process or a machine that was suspended, such leases may have ended, and others have the items: asked
-            # again, the server tells which are still ours. The monotonic clock stands still with the machine.
-            old = max(time.monotonic() - begun, time.time() - by_clock) > source.lease / 2
-            if reply is not None and not (old and reply.found):
+            if reply is not None and not (asked.old and reply.found):
                 self._hands.live()
                 answer = _Answer()
                 self._add(source, n, reply, answer)
@@ -509,14 +566,14 @@ class Worker:
                 self._unsure = source
         return answer
 
-    def _recall(self, answer: _Answer) -> int:
-        """Take what the claim behind the last wait took, and say how much; if it is still on its way: nothing."""
+    def _recall(self, answer: _Answer) -> None:
+        """Take what the claim behind the last wait took; if it is still on its way: nothing."""
         source, self._unsure = self._unsure, None
-        if source is None:
-            return 0
-        call = source.queue.claim(self.id, lease=source.lease, n=0)
-        reply = self._insist(source.queue, call, slot=self._parking)  # the same number: it is carried out once
-        return 0 if reply is None else self._add(source, 0, reply, answer)
+        if source is not None:
+            call = source.queue.claim(self.id, lease=source.lease, n=0)
+            reply = self._insist(source.queue, call, slot=self._parking)  # the same number: it is carried out once
+            if reply is not None:
+                self._add(source, 0, reply, answer)
 
     def _rouse(self) -> None:
         """End the wait on the server; when all is over nothing waits there any more."""
@@ -636,18 +693,27 @@ class Worker:
         for one in finished:
             self._hands.finish(one.job.record)
         with self._lock:
-            if self._jobs[source.asynchronous]:
+            if self._jobs[source.asynchronous] or self._asked is not None:
                 self._send_ack(source, finished)
             else:
                 self._finished += finished
 
     def _send_ack(self, source: Source, finished: Sequence[Finished]) -> None:
         """Ack at once what is finished, as nobody is about to claim; whoever does reads the reply."""
-        self._sent += 1
+        queue, held = source.queue, [one.job.held for one in finished]
         for one in finished:
             self._hands.sent(one.job.record)
-        call = operations.ack(source.queue.keys, [one.job.held for one in finished])
-        self._streams[source.queue.link].send(call, queue=source.queue.label, about=(source, finished))
+        if n := self._ask_ahead(source):
+            self._slot.seq += 1
+            call = queue.claim(self.id, lease=source.lease, n=n, acks=held)
+            self._hands.ask(self._sources.index(source), self._slot.name)
+            about = _Asked(source, n, finished)
+            self._asked = self._streams[queue.link].send(call, queue=queue.label, slot=self._slot, about=about)
+            self._ahead.set()
+        else:
+            self._sent += 1
+            ack = operations.ack(queue.keys, held)
+            self._streams[queue.link].send(ack, queue=queue.label, about=(source, finished))
 
     def _bury(self, job: Job, error: PayloadError) -> None:
         self._hands.fail(job.record)
@@ -697,17 +763,33 @@ class Worker:
         if flags is not None:
             self._acked(finished, flags)
 
-    def _collect(self) -> None:
-        """Read the replies to the acks that were sent; what got none is sent again in its slot."""
-        for sent in [sent for stream in self._streams.values() for sent in stream.collect()]:
-            with self._lock:
-                self._sent -= 1
-            (source, finished), flags = sent.about, sent.result
-            if flags is None:
-                flags = self._insist(source.queue, sent.call, slot=sent.slot)
-            slots.give_back(sent.slot)
-            if flags is not None:
-                self._acked(finished, flags)
+    def _collect(self, answer: _Answer, last: Sent[Any] | None = None) -> None:
+        """Read the replies to what was sent, all or up to the last; what got none is sent again in its slot."""
+        self._hands.hear()
+        for sent in [sent for stream in self._streams.values() for sent in stream.collect(last)]:
+            if isinstance(sent.about, _Asked):
+                self._claimed_ahead(sent, sent.about, answer)
+            else:
+                self._acked_ahead(sent, *sent.about)
+
+    def _acked_ahead(self, sent: Sent[list[bool]], source: Source, finished: Sequence[Finished]) -> None:
+        with self._lock:
+            self._sent -= 1
+        flags = sent.result
+        if flags is None:
+            flags = self._insist(source.queue, sent.call, slot=sent.slot)
+        slots.give_back(sent.slot)
+        if flags is not None:
+            self._acked(finished, flags)
+
+    def _claimed_ahead(self, sent: Sent[ClaimReply], asked: _Asked, answer: _Answer) -> None:
+        self._asked, reply = None, sent.result
+        until: float | None = asked.until
+        if reply is None or (asked.old and reply.found):
+            reply, until = self._insist(asked.source.queue, sent.call, slot=sent.slot), None
+        if reply is not None:
+            self._add(asked.source, asked.n, reply, answer, until)
+            self._acked(asked.finished, reply.acked)
 
     def _acked(self, finished: Sequence[Finished], flags: Sequence[bool]) -> None:
         for one, removed in zip(finished, flags, strict=True):
@@ -742,12 +824,12 @@ class Worker:
         """Ack what is handled, release what was not started, and pass on what woke us."""
         with self._lock:
             finished, self._finished = [] if self._gave_up else self._finished, []
-        self._collect()
+        answer = _Answer()
+        self._collect(answer)
         for source in self._sources:
             mine = [one for one in finished if one.job.source is source]
             if mine:
                 self._ack(source, mine)
-        answer = _Answer()
         if not self._gave_up:
             self._recall(answer)
         for job in answer.jobs:

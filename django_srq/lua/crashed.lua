@@ -9,7 +9,7 @@
 -- ARGV[8…] per item: uid, token
 -- Reply: per item the state it went to, or - when that delivery was over; then, of what the last claim in the slot took
 --   and it still held besides, per item uid and state; separated by spaces.
--- include: keys call tell records removal items
+-- include: keys call tell records removal items taken
 if repeated then
   return repeated
 end
@@ -40,9 +40,8 @@ for i = 8, #ARGV, 2 do
   states[#states + 1] = end_one(ARGV[i], ARGV[i + 1])
 end
 if ARGV[7] ~= '' then
-  -- What it took but had no time to write down, as claim.lua keeps it.
-  local taken = string.match(redis.call('HGET', slots, ARGV[7]) or '', '^%d+ %d+ %S* %-?%d+ %d+( .+)$')
-  for uid, token in string.gmatch(taken or '', ' (%S+) (%S+)') do
+  -- What it took but had no time to write down.
+  for uid, token in taken_in(ARGV[7]) do
     local state = end_one(uid, token)
     if state ~= '-' then
       states[#states + 1] = uid

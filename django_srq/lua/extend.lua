@@ -2,9 +2,10 @@
 -- Makes leases last longer, counted from now. One that ended but that nobody took since is taken back.
 -- ARGV[3]  lease (ms); negative: one that is taken back is never recovered automatically, others stay as they are
 -- ARGV[4]  consumer and ARGV[5] about: JSON object of it; '' to leave its entry as it is
--- ARGV[6…] per item: uid, token ('': whoever holds it)
+-- ARGV[6]  slots of claims whose replies were not read yet, separated by spaces: what the last one in each took is held too
+-- ARGV[7…] per item: uid, token ('': whoever holds it)
 -- Reply: per item a flag, 1 when the lease now lasts that long, else 0: the caller does not hold it any more.
--- include: keys call tell records removal items
+-- include: keys call tell records removal items taken
 if repeated then
   return repeated
 end
@@ -34,9 +35,7 @@ local function take_back(uid, token)
   redis.call('HSET', holders, uid, token)
 end
 
-local flags = {}
-for i = 6, #ARGV, 2 do
-  local uid, token = ARGV[i], ARGV[i + 1]
+local function extend(uid, token)
   local holder = redis.call('HGET', holders, uid)
   local holds = holder and (token == '' or holder == token)
   if not holds and not holder and token ~= '' and redis.call('HEXISTS', items, uid) == 1
@@ -48,6 +47,16 @@ for i = 6, #ARGV, 2 do
     local never = tonumber(redis.call('ZSCORE', leases, uid) or ARGV[3]) < 0
     redis.call('ZADD', leases, never and -(now + lease) or now + lease, uid)
   end
-  flags[#flags + 1] = holds and '1' or '0'
+  return holds and '1' or '0'
+end
+
+for slot in string.gmatch(ARGV[6], '%S+') do
+  for uid, token in taken_in(slot) do
+    extend(uid, token)
+  end
+end
+local flags = {}
+for i = 7, #ARGV, 2 do
+  flags[#flags + 1] = extend(ARGV[i], ARGV[i + 1])
 end
 return finish(table.concat(flags))
