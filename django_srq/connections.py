@@ -373,7 +373,7 @@ class Link:
                 return
 
 
-@dataclass
+@dataclass(slots=True)
 class Sent(Generic[T]):
     """A call whose reply nobody waited for."""
 
@@ -435,6 +435,11 @@ class Stream:
             if not self._sent:
                 self._broken = False
         return collected
+
+    @property
+    def unread(self) -> bool:
+        """Whether something was sent that is not collected yet."""
+        return bool(self._sent)
 
     def close(self) -> None:
         with self._lock:

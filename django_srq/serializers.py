@@ -49,7 +49,16 @@ def _encoding(encoder: stdlib_json.JSONEncoder) -> Callable[[Any], str]:
 
 
 _encode = _encoding(_ENCODER)
-_decode = stdlib_json.JSONDecoder().decode
+_DECODER = stdlib_json.JSONDecoder()
+
+
+def _decode(text: str) -> Any:
+    """What its ``decode`` does, which looks for white space around a payload, as good as always in vain."""
+    try:
+        payload, end = _DECODER.raw_decode(text)
+    except ValueError:  # perhaps because it begins with some
+        end = -1
+    return payload if end == len(text) else _DECODER.decode(text)
 
 
 class JSON:

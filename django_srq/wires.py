@@ -6,8 +6,10 @@ elsewhere, redis-py reads.
 
 from __future__ import annotations
 
+import os
 import socket
 import time
+from contextlib import suppress
 from typing import Any
 
 import redis
@@ -26,20 +28,26 @@ except ImportError:
 class Wire:
     """One open connection: sends commands, and receives the replies in their order."""
 
-    __slots__ = ("_limit", "_nothing", "_reader", "_socket", "connection")
+    __slots__ = ("_limit", "_nothing", "_plain", "_reader", "_socket", "connection")
 
     def __init__(self, connection: Any) -> None:
         """connection: redis-py's, connected."""
         self.connection = connection
         self._socket: socket.socket = connection._sock
         self._limit: float | None = None
+        self._plain = type(self._socket) is socket.socket  # and not one with TLS
         self._reader = getattr(connection._parser, "_reader", None)
         self._nothing = self._reader.gets(False) if self._reader is not None else None
 
     def send(self, commands: bytes, deadline: float) -> None:
         """deadline: by time.monotonic()."""
         self._limit_to(deadline)
-        self._socket.sendall(commands)
+        if self._plain:
+            # With a limit a socket does not block; its own methods ask first whether there is room: mostly there is.
+            with suppress(BlockingIOError):
+                commands = commands[os.write(self._socket.fileno(), commands) :]
+        if commands:
+            self._socket.sendall(commands)
 
     def receive(self, deadline: float) -> Any:
         """The next reply, not decoded; an error that the server replies with is raised."""

@@ -182,7 +182,6 @@ class Worker:
         self._jobs: dict[bool, deque[Job]] = {kind: deque() for kind in sizes}  # claimed, not started
         self._finished: list[Finished] = []  # to be acked with the next claim
         self._streams = {link: link.stream() for link in {source.queue.link for source in sources}}
-        self._sent = 0  # acks sent already; the replies are read later
         self._asked: Sent[ClaimReply] | None = None  # the claim that was sent ahead, and whose reply is not read yet
         self._plenty = False  # the last claim brought all that it asked for
         self._over = False  # takes no more
@@ -332,7 +331,7 @@ class Worker:
     @property
     def _unread(self) -> bool:
         """Whether there are acks to be sent, or replies to be read."""
-        return bool(self._finished or self._sent or self._asked or self._unsure)
+        return bool(self._finished or self._unsure or any(stream.unread for stream in self._streams.values()))
 
     @contextmanager
     def _leads(self) -> Iterator[_Answer]:
@@ -711,7 +710,6 @@ class Worker:
             self._asked = self._streams[queue.link].send(call, queue=queue.label, slot=self._slot, about=about)
             self._ahead.set()
         else:
-            self._sent += 1
             ack = operations.ack(queue.keys, held)
             self._streams[queue.link].send(ack, queue=queue.label, about=(source, finished))
 
@@ -773,8 +771,6 @@ class Worker:
                 self._acked_ahead(sent, *sent.about)
 
     def _acked_ahead(self, sent: Sent[list[bool]], source: Source, finished: Sequence[Finished]) -> None:
-        with self._lock:
-            self._sent -= 1
         flags = sent.result
         if flags is None:
             flags = self._insist(source.queue, sent.call, slot=sent.slot)
@@ -920,15 +916,15 @@ class Worker:
             (outcome, queue, uid, deliveries, seconds, "".join([f" {key}={value}" for key, value in more.items()])),
             (type(error), error, error.__traceback__) if error and logger.isEnabledFor(logging.DEBUG) else None,
             "_log",
-            {
-                "queue": queue,
-                "uid": uid,
-                "deliveries": deliveries,
-                "duration": seconds,
-                "consumer": self.id,
-                "outcome": outcome,
-                "error": name,
-            },
+        )
+        record.__dict__.update(  # as extra, which would look for each name whether there is one like it
+            queue=queue,
+            uid=uid,
+            deliveries=deliveries,
+            duration=seconds,
+            consumer=self.id,
+            outcome=outcome,
+            error=name,
         )
         logger.handle(record)
 
