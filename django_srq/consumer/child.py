@@ -114,16 +114,19 @@ class ChildProcess:
                 self._hear(line + b"\n")
         # The supervisor is gone: nobody renews the leases, and nobody would start another child.
         self._orphaned = True
-        self._worker.stop()
-        self._worker.give_back()
+        self._stop()
         self._leases.renew_until(threading.Event())
 
     def _hear(self, line: bytes) -> None:
         if line == STOP:
-            self._worker.stop()
-            self._worker.give_back()
+            self._stop()
         else:
             self._events.put(line)
+
+    def _stop(self) -> None:
+        self._worker.stop()
+        with suppress(SRQError):  # which the worker says itself in the end
+            self._worker.give_back()
 
     def _send(self) -> None:
         """Send our signals for the supervisor, which runs no code of the project's."""

@@ -11,7 +11,7 @@ from django_srq.consumer.hands import Hands
 from django_srq.consumer.leases import Leases
 from django_srq.consumer.outage import Outage
 from django_srq.consumer.source import Source
-from django_srq.consumer.worker import Plan, Worker
+from django_srq.consumer.worker import Plan, Worker, claim_slots
 
 logger = logging.getLogger("django_srq.consumer")
 
@@ -39,7 +39,7 @@ class Consumer:
         """burst: end when there is nothing ready. max_items: end after so many items."""
         plan = plan or Plan(burst=burst, max_items=max_items)
         self.id = f"c{secrets.token_hex(5)}"
-        self._hands = Hands(Worker.capacity(sources, plan))
+        self._hands = Hands(Worker.capacity(sources, plan), slot=claim_slots(self.id)[0])
         self._leases = Leases(self.id, sources, lambda: [self._hands])
         self._leases.about = {"processes": 0, "threads": plan.threads, "concurrency": plan.concurrency}
         self._worker = Worker(

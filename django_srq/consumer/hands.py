@@ -22,7 +22,8 @@ from django_srq.operations import Held
 # SENT: its ack is on its way, or was lost on it, so that its lease goes on until there is a reply.
 FREE, HELD, RUNNING, DONE, FAILED, SENT = range(6)
 
-_HANDLED, _BEAT, _READY, _FATAL, _FULL, _ASKED, _WORDS = 0, 8, 16, 17, 18, 19, 84  # offsets in the head
+_HANDLED, _BEAT = 0, 8
+_READY, _FATAL, _FULL, _ASKED, _READING, _WORDS = range(16, 22)  # offsets in the head
 _HEAD, _RECORD = 1024, 256  # bytes
 UID_MOST = 128  # bytes
 _WORDS_MOST = _HEAD - _WORDS - 2
@@ -31,7 +32,7 @@ _FILLED = struct.Struct("=BBBxIQQdd")
 _WHOLE = struct.Struct(_FILLED.format + "16x128s72s")  # with room for what the supervisor writes, uid and token
 _RENEWED = struct.Struct("=Qd")  # the supervisor's: number of the filling, lease's end
 _RENEWED_AT, _UID_AT, _TOKEN_AT = 40, 56, 184
-_MOMENT, _COUNT, _LENGTH, _NAME = struct.Struct("=d"), struct.Struct("=Q"), struct.Struct("=H"), struct.Struct("=64p")
+_MOMENT, _COUNT, _LENGTH = struct.Struct("=d"), struct.Struct("=Q"), struct.Struct("=H")
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,9 @@ class Hand:
 class Hands:
     """The table of one child: so many records, and a head with what it says of itself."""
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, *, slot: bytes = b"") -> None:
+        """slot: that of the child's claims."""
+        self.slot = slot
         self._memory = mmap.mmap(
             -1, _HEAD + capacity * _RECORD
         )  # anonymous: shared with forked children, gone with them
@@ -121,18 +124,27 @@ class Hands:
         return self._memory[_READY] == 1
 
     @property
-    def asked(self) -> tuple[int, bytes] | None:
-        """Of the claim whose reply nobody has begun to read: the place of its source in the list, and its slot."""
+    def asked(self) -> int | None:
+        """The source (its place) of a claim whose items are not all written down yet: they are held all the same."""
         place = self._memory[_ASKED]
-        return (place - 1, _NAME.unpack_from(self._memory, _ASKED + 1)[0]) if place else None
+        return place - 1 if place else None
 
-    def ask(self, source: int, slot: bytes) -> None:
-        """A claim is sent whose reply is read later: what it takes is held, and not written down yet."""
-        _NAME.pack_into(self._memory, _ASKED + 1, slot)
+    @property
+    def reading(self) -> bool:
+        """Whether the reply to that claim is being read, which may be what kills the child."""
+        return self._memory[_READING] == 1
+
+    def ask(self, source: int) -> None:
+        """A claim is sent whose reply is read later."""
+        self._memory[_READING] = 0
         self._memory[_ASKED] = source + 1
 
-    def hear(self) -> None:
-        """The reply is about to be read."""
+    def read(self) -> None:
+        """Its reply is read from now on."""
+        self._memory[_READING] = 1
+
+    def took(self) -> None:
+        """What it brought is written down."""
         self._memory[_ASKED] = 0
 
     @property

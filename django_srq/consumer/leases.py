@@ -48,13 +48,13 @@ class Leases:
     def renew(self) -> None:
         """One round over all queues; what a server that is away does not take is tried again in the next."""
         tables = list(self._tables())
-        # Before what is in hand: their replies may be read meanwhile.
-        claims = [asked for table in tables if (asked := table.asked)]
+        # Before what is in hand: what these took may be written down meanwhile.
+        claims = [(table.asked, table.slot) for table in tables]
         in_hand = [(table, hand) for table in tables for hand in table]
         trouble, lost = "", set()
         for place, source in enumerate(self._sources):
             mine = [(table, hand) for table, hand in in_hand if hand.source == place]
-            unread = [slot for of, slot in claims if of == place]
+            unread = [slot for asked, slot in claims if asked == place]
             # While there is trouble every queue is told, as only the servers know when it is over.
             worth = mine or unread or self.trouble or time.monotonic() - self._told[place] > self._untold
             if source.queue.link in lost or not worth:

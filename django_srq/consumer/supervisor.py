@@ -151,7 +151,8 @@ class Supervisor:
 
     def _start(self, place: Place) -> None:
         self._count += 1
-        id, hands = f"{self.id}.{self._count}", Hands(Worker.capacity(self._sources, self._plan))
+        id = f"{self.id}.{self._count}"
+        hands = Hands(Worker.capacity(self._sources, self._plan), slot=claim_slots(id)[0])
         sys.stdout.flush()  # or what is in the buffers would come out twice
         sys.stderr.flush()
         reading, writing = os.pipe()
@@ -323,9 +324,10 @@ class Supervisor:
                 blamed = not stopped and suspect and hand.state == RUNNING
                 self._end(child, source, hand, how, memory, "crash" if blamed else "cut")
             unexplained = _died(child, code) and not child.killed_for
-            _, unread = child.hands.asked or (0, b"")  # that one it cannot have died of
+            unread = child.hands.asked is not None and not child.hands.reading  # then it did not die of those
             for slot in claim_slots(child.id):
-                mode = "crash" if unexplained and slot != unread else "release"
+                blamed = unexplained and not (unread and slot == child.hands.slot)
+                mode = "crash" if blamed else "release"
                 self._end(child, source, None, how, memory, mode, slot)
 
     def _settle(self, source: Source, hands: Sequence[Hand]) -> None:

@@ -114,7 +114,7 @@ class _Asked:
 
     @property
     def until(self) -> float:
-        """The moment at which the leases end that it may have got."""
+        """The moment at which the leases that it got end at the earliest."""
         return self.begun + self.source.lease
 
     @property
@@ -192,6 +192,7 @@ class Worker:
         self._woken: Source | None = None
         self._refused = False  # the server carried out no wait
         self._unsure: Source | None = None  # whether the claim behind the last wait was carried out is not known
+        self._by_pace = plan.prefetch is None
         self._paces = {kind: Pace() for kind in sizes}
         self._claimed = 0.0  # the moment of the last claim
         self._ahead = threading.Event()  # items may be in hand that wait for their turn
@@ -351,7 +352,8 @@ class Worker:
         woken, self._woken = self._woken, None
         needed = {kind: self._needed(kind) for kind in self._sizes}
         with self._leads() as answer:
-            self._collect(answer, self._asked)
+            if self._asked is not None:
+                self._collect(answer, self._asked)
             if not answer.jobs:
                 self._collect(answer)
             self._round(finished, needed, woken, answer)
@@ -361,9 +363,10 @@ class Worker:
         self._due = min(self._due, time.monotonic() + answer.wait)
         for job in answer.jobs:
             self._jobs[job.source.asynchronous].append(job)
-        if len(answer.jobs) > 1 and self._plan.prefetch is None:
+        if len(answer.jobs) > 1:
             self._claimed = time.monotonic()
-            self._ahead.set()
+            if self._by_pace:
+                self._ahead.set()
         self._check_end(answer)
         self._call_up(answer.jobs)
 
@@ -484,14 +487,11 @@ class Worker:
             with self._lock:
                 if self._ended.is_set():
                     return  # whoever set it sets the other too, which is not to be undone
-                waits = self._plan.prefetch is None and any(self._jobs.values())
-                latest = time.monotonic() - WAITED
-                if not waits and self._asked is None:
+                if self._asked is None and not (self._by_pace and any(self._jobs.values())):
                     self._ahead.clear()
-                elif not self._leading:
-                    if self._asked is not None and self._asked.about.begun < latest:
-                        self._take_over()
-                    if waits and self._claimed < latest:
+                elif not self._leading and time.monotonic() - self._claimed > WAITED:
+                    self._take_over()
+                    if self._by_pace or self._stopping:
                         self._unload()
             self._ahead.wait()
 
@@ -705,7 +705,7 @@ class Worker:
         if n := self._ask_ahead(source):
             self._slot.seq += 1
             call = queue.claim(self.id, lease=source.lease, n=n, acks=held)
-            self._hands.ask(self._sources.index(source), self._slot.name)
+            self._hands.ask(self._sources.index(source))
             about = _Asked(source, n, finished)
             self._asked = self._streams[queue.link].send(call, queue=queue.label, slot=self._slot, about=about)
             self._ahead.set()
@@ -763,8 +763,10 @@ class Worker:
 
     def _collect(self, answer: _Answer, last: Sent[Any] | None = None) -> None:
         """Read the replies to what was sent, all or up to the last; what got none is sent again in its slot."""
-        self._hands.hear()
-        for sent in [sent for stream in self._streams.values() for sent in stream.collect(last)]:
+        self._hands.read()
+        collected = [sent for stream in self._streams.values() for sent in stream.collect(last)]
+        self._asked = None  # which is among them in any case
+        for sent in collected:
             if isinstance(sent.about, _Asked):
                 self._claimed_ahead(sent, sent.about, answer)
             else:
@@ -779,13 +781,18 @@ class Worker:
             self._acked(finished, flags)
 
     def _claimed_ahead(self, sent: Sent[ClaimReply], asked: _Asked, answer: _Answer) -> None:
-        self._asked, reply = None, sent.result
-        until: float | None = asked.until
+        reply, until = sent.result, asked.until
         if reply is None or (asked.old and reply.found):
-            reply, until = self._insist(asked.source.queue, sent.call, slot=sent.slot), None
-        if reply is not None:
-            self._add(asked.source, asked.n, reply, answer, until)
-            self._acked(asked.finished, reply.acked)
+            until = time.monotonic() + asked.source.lease
+            reply = self._insist(asked.source.queue, sent.call, slot=sent.slot)
+        if reply is None:
+            return
+        self._add(asked.source, asked.n, reply, answer, until)
+        self._hands.took()
+        self._acked(asked.finished, reply.acked)
+        if self._over:  # these are nobody's any more
+            jobs, answer.jobs = answer.jobs, []
+            self._release(asked.source, jobs)
 
     def _acked(self, finished: Sequence[Finished], flags: Sequence[bool]) -> None:
         for one, removed in zip(finished, flags, strict=True):

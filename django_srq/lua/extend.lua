@@ -51,6 +51,10 @@ local function extend(uid, token)
 end
 
 for slot in string.gmatch(ARGV[6], '%S+') do
+  local known = redis.call('HGET', slots, slot)
+  if known then   -- used just now: nobody takes it for one that was left
+    redis.call('HSET', slots, slot, (string.gsub(known, '^(%d+) %d+', '%1 ' .. now, 1)))
+  end
   for uid, token in taken_in(slot) do
     extend(uid, token)
   end
