@@ -137,6 +137,7 @@ DEEDS = {
     "nothing": lambda payload, item: None,
     "wait": _wait_for_word,
     "hold the GIL": _hold_the_gil,
+    "suspend": lambda payload, item: os.kill(os.getpid(), signal.SIGSTOP),
     "SIGKILL": lambda payload, item: os.kill(os.getpid(), signal.SIGKILL),
     "SIGSEGV": lambda payload, item: ctypes.string_at(0),
     "abort": lambda payload, item: os.abort(),

@@ -44,6 +44,22 @@ def test_a_child_fills_what_its_parent_reads():
     assert 0 < hands.beat <= time.monotonic()
 
 
+def test_a_claim_that_is_unread_until_somebody_begins_to_read():
+    hands = Hands(1)
+    assert hands.asked is None
+    pid = os.fork()
+    if pid == 0:
+        hands.say("w" * 2000)
+        hands.ask(3, b"c" * 60)
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert (hands.asked, hands.words[:3], hands.fatal, hands.full) == ((3, b"c" * 60), "www", False, False)
+    hands.hear()
+    assert hands.asked is None
+    hands.ask(0, b"c1")
+    assert (hands.asked, list(hands)) == ((0, b"c1"), [])
+
+
 def test_hands_are_used_again_and_fillings_tell_them_apart():
     hands = Hands(1)
     index, first = hands.hold(0, Held("a", "t1"), until=FAR)

@@ -1,0 +1,529 @@
+"""The next items are claimed while the last ones are handled: nothing is lost, doubled or kept from others by that."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from django_srq import SafeRedisQueue, operations
+from django_srq.connections import Link, client_from_url
+from django_srq.consumer import Consumer, Plan, Source, Supervisor, pace
+from django_srq.consumer.child import Child
+from django_srq.consumer.hands import HELD, Hands
+from django_srq.consumer.leases import Leases
+from django_srq.consumer.worker import Worker
+from django_srq.operations import Held
+from django_srq.slots import Slot
+from tests.proxy import Proxy
+from tests.servers import Server
+from tests.test_supervisor import LONG, account_for, began, children, empty, told
+from tests.test_waits import claims, named, patient, running, worker
+from tests.waiting import PATIENT, parked, wait_for
+
+__all__ = ["named", "patient", "told"]  # fixtures
+
+# With --prefetch 10 the claim for the next ones goes with the ack of the eighth item, when two more are waiting: while
+# the ninth is handled its reply may be unread.
+AHEAD, NINTH = 10, 8
+EARLY = b"\r\n$2\r\nc1\r\n$1\r\n2\r\n"  # in the request: the second call in the slot of the claims at once
+
+
+@pytest.fixture
+def unread(monkeypatch):
+    """No reply is read before it is needed, however long that takes."""
+    monkeypatch.setattr("django_srq.consumer.worker.WAITED", LONG)
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """The items before were so short that ten are claimed at one time."""
+    monkeypatch.setattr(pace.Pace, "ahead", AHEAD)
+
+
+@pytest.fixture
+def server():
+    """One that forgets nothing when it is killed."""
+    server = Server("--appendonly", "yes", "--appendfsync", "always")
+    yield server
+    server.close()
+
+
+class Handler:
+    """Writes down what it gets, and does something with single ones of them, by their place."""
+
+    def __init__(self, **deeds) -> None:
+        self.seen: list[tuple[bytes, int]] = []
+        self.deeds = {int(name[1:]): deed for name, deed in deeds.items()}
+
+    def __call__(self, item) -> None:
+        self.seen.append((item.payload, item.deliveries))
+        if deed := self.deeds.get(len(self.seen) - 1):
+            deed()
+
+
+def all_of(number: int) -> list[tuple[bytes, int]]:
+    return [(b"%d" % n, 1) for n in range(number)]
+
+
+# -- when it is sent, and what it takes
+
+
+def test_the_next_are_claimed_with_the_ack_of_one_of_the_last(queue, client, unread):
+    client.script_flush()
+    queue.put_many(range(30))
+    turns: list[int] = []
+    most: list[int] = []
+
+    def handle(item: object) -> None:
+        done = len(turns)
+        # The acks before are there before the next is begun, or at least before the one after; also the one that goes
+        # with the claim.
+        wait_for(lambda: client.hlen(queue.keys["items"]) == 30 - done, "the ack before")
+        most.append(client.hlen(queue.keys["holders"]) - 1)
+        turns.append(one._slot.seq)
+
+    one = worker(Source(queue, handle, lease=LONG), prefetch=AHEAD)
+    with running(one):
+        wait_for(lambda: empty(queue), "all items")
+    assert turns == [1] * 8 + [2] * 8 + [3] * 8 + [4] * 6
+    assert most == [9, 8, 7, 6, 5, 4, 3, 2, *[9, 8, 7, 6, 5, 4, 3, 2] * 2, 5, 4, 3, 2, 1, 0]
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("prefetch", [4, 10, 100, None])
+def test_no_more_than_so_many_wait_here(queue, client, threads, prefetch):
+    """Seen from the server, where what an unread claim took is in flight too."""
+    queue.put_many(range(300))
+    seen: list[tuple[bytes, int]] = []
+    begun: set[bytes] = set()
+    most: list[int] = []
+    lock = threading.Lock()
+
+    def handle(item) -> None:
+        with lock:
+            seen.append((item.payload, item.deliveries))
+            begun.add(item.uid.encode())
+            if prefetch is not None:  # what was begun is still in flight when its ack is on its way
+                most.append(len(set(client.hkeys(queue.keys["holders"])) - begun))
+
+    consumer = Consumer([Source(queue, handle, lease=LONG)], plan=Plan(prefetch=prefetch, threads=threads))
+    with running(consumer):
+        wait_for(lambda: empty(queue), "all items")
+    assert sorted(seen, key=lambda one: int(one[0])) == all_of(300)
+    assert threads > 1 or seen == all_of(300)
+    assert max(most, default=0) <= (prefetch or 0) + threads - 1  # the others may be about to write down theirs
+    assert queue.snapshot().stats["acked"] == queue.snapshot().stats["delivered"] == 300
+    assert queue.audit() == []
+
+
+@pytest.mark.parametrize("plan", [{"burst": True}, {"max_items": 25}, {"prefetch": 3}, {"sources": 2}, {}])
+def test_where_nothing_is_claimed_early(make_queue, client, unread, plan):
+    plan = {"prefetch": AHEAD, **plan}
+    control = plan == {"prefetch": AHEAD}
+    made = [make_queue(str(number)) for number in range(plan.pop("sources", 1))]
+    made[0].put_many(range(30))
+    asked: list[object] = []
+    consumer = Consumer(
+        [Source(queue, lambda item: asked.append(consumer._hands.asked), lease=LONG) for queue in made],
+        plan=Plan(**plan),
+    )
+    handled = plan.get("max_items", 30)
+    with running(consumer):
+        wait_for(lambda: client.hlen(made[0].keys["items"]) == 30 - handled, "the end")
+    assert len(asked) == handled
+    assert any(asked) is control
+    assert made[0].counts() == {"ready": 30 - handled, "in_flight": 0, "delayed": 0, "dead": 0}
+
+
+def test_none_is_claimed_early_by_who_is_to_end(queue, unread):
+    """As one that has too much memory: it finishes what it has."""
+    queue.put_many(range(30))
+    consumer = Consumer([Source(queue, lambda item: None, lease=LONG)], plan=Plan(prefetch=AHEAD, max_memory=1))
+    consumer.run()
+    assert consumer.handled == AHEAD
+    assert queue.counts() == {"ready": 20, "in_flight": 0, "delayed": 0, "dead": 0}
+
+
+@pytest.mark.parametrize("number", [1, 10, 18, 23])
+def test_at_the_end_of_a_queue_it_waits(patient, queue, named, client, prefix, number):
+    """As before; whether the last claim took all that there was, or nothing, or some."""
+    seen = Handler()
+    one = worker(Source(named, seen, lease=LONG), prefetch=AHEAD)
+    queue.put_many(range(number))
+    before = claims(client)
+    with running(one):
+        wait_for(lambda: len(seen.seen) == number and parked(client, prefix), "an idle worker")
+        turns = one._slot.seq
+        # An ack each, or with a claim, and what the worker asks at its begin and end; behind the wait is another claim.
+        assert claims(client) - before <= number + turns + 1
+        assert turns <= 2 + number // 8
+        queue.put(number)
+        wait_for(lambda: len(seen.seen) == number + 1 and parked(client, prefix), "an idle worker again")
+        assert one._slot.seq <= turns + 2
+    assert seen.seen == all_of(number + 1)
+    assert empty(queue)
+
+
+@pytest.mark.parametrize(
+    ("threads", "batch", "prefetch"), [(1, 1, 10), (1, 1, 100), (2, 3, 10), (4, 5, 4), (1, 10, 10), (3, 7, 20)]
+)
+def test_there_is_room_for_all_that_is_claimed_early(queue, client, unread, threads, batch, prefetch):
+    queue.put_many(range(600))
+    seen: list[tuple[bytes, int]] = []
+
+    def handle(items) -> None:
+        seen.extend((item.payload, item.deliveries) for item in ([items] if batch == 1 else items))
+
+    one = worker(Source(queue, handle, lease=LONG, batch=batch), threads=threads, prefetch=prefetch)
+    with running(one):
+        wait_for(lambda: empty(queue) or one._error, "all items")
+    assert one._error is None
+    assert sorted(seen, key=lambda one: int(one[0])) == all_of(600)
+    assert len(one._hands._free) == Worker.capacity(one._sources, one._plan)  # all records are free again
+
+
+# -- replies that are lost, and requests that come late
+
+
+@pytest.mark.parametrize("cut_at", range(AHEAD))
+def test_connections_that_break_anywhere(server, cut_at):
+    """All of them, while the item at that place of each ten is handled."""
+    queue = SafeRedisQueue(name="cut", url=server.url, timeout=PATIENT)
+    queue.put_many(range(40))
+    seen: list[tuple[bytes, int]] = []
+
+    def handle(item) -> None:
+        seen.append((item.payload, item.deliveries))
+        if len(seen) % AHEAD == cut_at:
+            with server.client() as client:
+                client.client_kill_filter(_type="normal", skipme=True)
+
+    with running(Consumer([Source(queue, handle, lease=LONG)], plan=Plan(prefetch=AHEAD))):
+        wait_for(lambda: len(seen) >= 40 and empty(queue), "all items")
+    assert seen == all_of(40)
+    stats = queue.snapshot().stats
+    assert (stats["acked"], stats["delivered"]) == (40, 40)
+    queue.link.close()
+
+
+@pytest.mark.parametrize("kind", ["lose reply", "lose request", "hold request", "stall request"])
+def test_an_early_claim_that_gets_no_reply_is_made_once(queue, make_queue, server_url, unread, kind):
+    asked: list[object] = []
+    with closing(Proxy(server_url)) as proxy, closing(Link(client_from_url(proxy.url), timeout=1)) as link:
+        fault = proxy.arm(kind, EARLY)
+        handler = Handler(_8=lambda: (fault.wait(), asked.append(one._hands.asked)))
+        one = worker(Source(make_queue(link=link), handler, lease=LONG), prefetch=AHEAD)
+        queue.put_many(range(30))
+        with running(one):
+            wait_for(lambda: len(handler.seen) >= 30 and empty(queue), "all items")
+    assert asked == [(0, b"c1")]
+    assert handler.seen == all_of(30)
+    stats = queue.snapshot().stats
+    assert (stats["acked"], stats["delivered"]) == (30, 30)
+    assert queue.audit() == []
+
+
+@pytest.mark.parametrize("place", [AHEAD, 18, 29])
+def test_an_early_claim_that_comes_late_takes_nothing_more(queue, make_queue, server_url, client, unread, place):
+    """It was sent again meanwhile, in its slot, where it may be the last call or not."""
+    counted: list[dict[str, int]] = []
+
+    def deliver() -> None:
+        counts = queue.counts()
+        fault.deliver()
+        wait_for(lambda: client.hlen(queue.keys["items"]) == 50 - place, "the acks before")
+        counted.append({**counts, "ready": counts["ready"] - queue.counts()["ready"]})
+
+    with closing(Proxy(server_url)) as proxy, closing(Link(client_from_url(proxy.url), timeout=PATIENT)) as link:
+        fault = proxy.arm("hold request", EARLY)
+        handler = Handler(**{f"_{place}": deliver})
+        one = worker(Source(make_queue(link=link), handler, lease=LONG), prefetch=AHEAD)
+        queue.put_many(range(50))
+        with running(one):
+            wait_for(lambda: len(handler.seen) >= 50 and empty(queue), "all items")
+    assert counted[0]["ready"] == 0
+    assert handler.seen == all_of(50)
+    assert queue.snapshot().stats["delivered"] == 50
+    assert queue.audit() == []
+
+
+@pytest.mark.parametrize("place", [2, 7, NINTH, 9, AHEAD, 17])
+@pytest.mark.parametrize("away", [False, True])
+def test_a_server_that_is_restarted_in_the_middle(server, place, away):
+    """It may be back before anybody needs it, or only after that was noticed."""
+    queue = SafeRedisQueue(name="q", url=server.url, timeout=1)
+    reading = SafeRedisQueue(name="q", url=server.url, timeout=PATIENT)
+    reading.put_many(range(30))
+
+    def restart() -> None:
+        server.kill()
+        if not away:
+            server.start()
+
+    handler = Handler(**{f"_{place}": restart})
+    one = worker(Source(queue, handler, lease=LONG), prefetch=AHEAD)
+    with running(one):
+        if away:
+            wait_for(lambda: one._troubles, "that it is noticed")
+            server.start()
+        wait_for(lambda: len(handler.seen) >= 30 and empty(reading), "all items")
+    assert handler.seen == all_of(30)
+    assert reading.audit() == []
+    for each in (queue, reading):
+        each.link.close()
+
+
+# -- a long item while the reply is unread
+
+
+def test_what_was_claimed_early_is_given_back_behind_a_slow_item(queue, quick):
+    queue.put_many(range(30))
+    end = threading.Event()
+    handler = Handler(_8=lambda: end.wait(60))
+    with running(Consumer([Source(queue, handler, lease=LONG)])):
+        wait_for(lambda: queue.counts() == {"ready": 21, "in_flight": 1, "delayed": 0, "dead": 0}, "the others back")
+        assert len(handler.seen) == 9
+        assert {item.deliveries for item in queue.items()} == {0}
+        item = queue.get(-1)
+        assert (item.payload, item.deliveries) == (b"9", 1)
+        assert queue.release(item)
+        end.set()
+        wait_for(lambda: empty(queue), "all items")
+    assert handler.seen == all_of(30)  # in their old places
+
+
+def test_what_was_claimed_early_is_taken_over_behind_a_slow_item(queue, client):
+    queue.put_many(range(30))
+    end = threading.Event()
+    handler = Handler(_8=lambda: end.wait(60))
+    consumer = Consumer([Source(queue, handler, lease=LONG)], plan=Plan(prefetch=AHEAD))
+    with running(consumer):
+        wait_for(lambda: len(handler.seen) == 9, "the ninth in hand")
+        wait_for(lambda: sum(hand.state == HELD for hand in consumer._hands) == 9, "what the claim took")
+        assert consumer._hands.asked is None
+        assert queue.counts() == {"ready": 12, "in_flight": 10, "delayed": 0, "dead": 0}
+        end.set()
+        wait_for(lambda: empty(queue), "all items")
+    assert handler.seen == all_of(30)
+
+
+def all_renewed(queue, client, beyond: float) -> None:
+    """Wait until the leases of ten items in flight were renewed several times."""
+
+    def leases() -> list[float]:
+        return [score for _, score in client.zrange(queue.keys["leases"], 0, -1, withscores=True)]
+
+    wait_for(lambda: queue.counts()["in_flight"] == 10, "the acks, and the claim")
+    first = max(leases())
+    wait_for(lambda: len(leases()) == 10 and min(leases()) > first + 1000 * beyond, "renewals beyond the lease")
+
+
+def test_its_lease_lasts_while_it_is_unread(queue, client, unread):
+    queue.put_many(range(30))
+    handler = Handler(_8=lambda: (all_renewed(queue, client, 2), asked.append(consumer._hands.asked)))
+    asked: list[object] = []
+    consumer = Consumer([Source(queue, handler, lease=2)], plan=Plan(prefetch=AHEAD))
+    with running(consumer):
+        wait_for(lambda: empty(queue), "all items")
+    assert asked == [(0, consumer.id.encode())]
+    assert handler.seen == all_of(30)
+
+
+def test_its_lease_lasts_when_it_is_taken_over(queue, client):
+    queue.put_many(range(30))
+    handler = Handler(_8=lambda: all_renewed(queue, client, 2))
+    with running(Consumer([Source(queue, handler, lease=2)], plan=Plan(prefetch=AHEAD))):
+        wait_for(lambda: empty(queue), "all items")
+    assert handler.seen == all_of(30)
+
+
+@pytest.mark.parametrize("fault", [False, True])
+def test_what_is_unread_is_given_back_when_stopped(queue, make_queue, server_url, unread, monkeypatch, fault):
+    """At once, though the item in hand takes long; also when the reply is just being read, and does not come."""
+    end = threading.Event()
+    handler = Handler(_8=lambda: end.wait(60))
+    with closing(Proxy(server_url)) as proxy, closing(Link(client_from_url(proxy.url), timeout=PATIENT)) as link:
+        if fault:
+            monkeypatch.setattr("django_srq.consumer.worker.WAITED", 0.05)
+        stalled = proxy.arm("stall request", EARLY, times=int(fault))
+        one = worker(Source(make_queue(link=link), handler, lease=LONG), prefetch=AHEAD)
+        queue.put_many(range(30))
+        with running(one):
+            wait_for(lambda: len(handler.seen) == 9, "the ninth in hand")
+            if fault:
+                wait_for(lambda: stalled.hits and one._leading, "somebody who reads the reply")
+            one.stop()
+            one.give_back()
+            if fault:
+                stalled.deliver()
+            counts = {"ready": 21, "in_flight": 1, "delayed": 0, "dead": 0}
+            wait_for(lambda: queue.counts() == counts, "the others back")
+            assert {item.deliveries for item in queue.items()} == {0}
+            end.set()
+    assert handler.seen == all_of(9)
+    assert queue.counts() == {"ready": 21, "in_flight": 0, "delayed": 0, "dead": 0}
+    assert queue.audit() == []
+
+
+# -- child processes
+
+
+@pytest.fixture
+def ninth(project, told, client):
+    """Starts a consumer whose ninth item does something while a claim is unread; returns the queue and the command."""
+
+    def start(deed: dict[str, object], **options: object):
+        queue = told(**options)
+        project.add_to_settings(f"from django_srq.consumer import worker\nworker.WAITED = {LONG}")
+        items = [{"do": "nothing", "name": f"n{number}"} for number in range(30)]
+        items[NINTH] = {"name": "it", **deed}
+        queue.put_many(items)
+        process = project.start("srq_consume", "--prefetch", str(AHEAD))
+        began(project, "it")
+        return queue, process
+
+    return start
+
+
+def handled(project) -> list[list[str]]:
+    """Name and delivery of each item that was begun."""
+    return [line.split()[:2] for line in project.lines() if "lost=" not in line]
+
+
+ALL_ONCE = [["it" if number == NINTH else f"n{number}", "1"] for number in range(30)]
+
+
+@pytest.mark.parametrize("deed", ["suspend", "hold the GIL"])
+def test_what_is_unread_is_kept_for_a_child_that_hears_and_says_nothing(project, ninth, client, deed):
+    fifo = project.folder / "fifo"
+    os.mkfifo(fifo)
+    queue, process = ninth({"do": deed, "until": str(fifo)}, LEASE=3)
+    all_renewed(queue, client, 3)
+    assert queue.counts() == {"ready": 12, "in_flight": 10, "delayed": 0, "dead": 0}
+    if deed == "suspend":
+        (child,) = children(process)
+        os.kill(child, signal.SIGCONT)
+    else:
+        fifo.write_text("go on")
+    wait_for(lambda: empty(queue), "all items")
+    assert handled(project) == ALL_ONCE
+    assert queue.snapshot().stats["delivered"] == 30
+    assert queue.audit() == []
+
+
+def test_a_child_whose_host_was_suspended_leaves_alone_what_an_unread_claim_took(project, ninth):
+    queue, process = ninth({"do": "suspend"}, LEASE=1)
+    os.kill(process.pid, signal.SIGSTOP)
+    wait_for(lambda: queue.recover() == 0 and queue.counts()["ready"] == 22, "the end of all leases")
+    taken = queue.get_many(10)
+    os.killpg(process.pid, signal.SIGCONT)
+    # Late acks count: of what it was handling, and of what waited there, which it may begin. What it only learns of now
+    # it asks about before.
+    wait_for(lambda: queue.counts() == {"ready": 0, "in_flight": 8, "delayed": 0, "dead": 0}, "the others")
+    assert handled(project) == ALL_ONCE[:AHEAD] + ALL_ONCE[18:]
+    assert [(item.payload["name"], item.deliveries) for item in taken[2:]] == [(f"n{n}", 2) for n in range(10, 18)]
+    assert [queue.ack(item) for item in taken[2:]] == [True] * 8
+    assert queue.audit() == []
+
+
+def test_what_an_unread_claim_took_for_a_dead_child_comes_back_and_is_not_blamed(project, ninth):
+    queue, _ = ninth({"do": "SIGKILL"}, MAX_CRASHES=1, MAX_DELIVERIES=1)
+    counts = {"ready": 0, "in_flight": 0, "delayed": 0, "dead": 1}
+    wait_for(lambda: queue.counts() == counts, "all items")
+    assert handled(project) == ALL_ONCE  # in their old places
+    (dead,) = queue.items("dead")
+    assert (dead.payload["name"], dead.delivery.crashes) == ("it", 1)
+    stats = queue.snapshot().stats
+    assert (stats["crashed"], stats["acked"]) == (1, 29)
+    assert queue.audit() == []
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+def test_what_is_unread_is_given_back_before_the_item_in_hand_is_done(project, ninth, end):
+    """Also when it is the supervisor's death that ends the child."""
+    queue, process = ninth({"do": "wait"})
+    (child,) = children(process)
+    process.send_signal(end)
+    counts = {"ready": 21, "in_flight": 1, "delayed": 0, "dead": 0}
+    wait_for(lambda: queue.counts() == counts, "the others back")
+    assert {item.deliveries for item in queue.items()} == {0}
+    project.say("on")
+    assert process.wait(60) == (0 if end == signal.SIGTERM else -end)
+    wait_for(lambda: not Path(f"/proc/{child}").exists(), "the end of the child")
+    assert handled(project) == ALL_ONCE[:9]
+    assert queue.counts() == {**counts, "in_flight": 0}
+    assert queue.audit() == []
+
+
+def test_what_a_dead_child_had_begun_to_read_may_be_what_killed_it(queue):
+    """Such as a payload that is too large for its memory."""
+    hands, uid = Hands(1), queue.put("a")
+    hands.ask(0, b"c1.1")
+    hands.hear()
+    queue.link.call(queue.claim("c1.1", lease=LONG), queue="q", slot=Slot(b"c1.1", 1))
+    account_for(Supervisor([Source(queue, print)], Plan()), Child("c1.1", 0, hands, 0))
+    assert [(item.uid, item.delivery.crashes) for item in queue.items()] == [(uid, 1)]
+
+
+# -- leases by a claim's slot
+
+
+def lasts(queue, client) -> dict[str, int]:
+    """For how long from now each lease lasts, in hundreds of seconds."""
+    seconds, _ = client.time()
+    leases = client.zrange(queue.keys["leases"], 0, -1, withscores=True)
+    names = client.hgetall(queue.keys["items"])
+    return {names[uid].decode(): round((score / 1000 - seconds) / 100) for uid, score in leases}
+
+
+def claimed(queue, slot: Slot, n: int, lease: float):
+    slot.seq += 1
+    call = queue.claim("c1", lease=lease, n=n)
+    return queue.decoded(queue.link.call(call, queue=queue.label, slot=slot).found)
+
+
+def test_a_slot_stands_for_what_its_last_claim_took_and_still_holds(queue, client):
+    queue.put_many("abcde")
+    slot = Slot(b"c1")
+    claimed(queue, slot, 1, 200)
+    _, acked, lost, released = claimed(queue, slot, 4, 200)
+    assert queue.ack(acked)
+    assert queue.release(lost)
+    other = queue.get(-1)
+    assert queue.extend(other, 400)
+    assert other.payload == lost.payload
+    assert queue.release(released)
+    assert queue.link.call(operations.extend(queue.keys, [], lease=900, claims=[b"c1", b"c2"]), queue="q") == []
+    assert lasts(queue, client) == {"a": 2, "b": 9, "d": 4}
+    both = operations.extend(queue.keys, [Held(other.uid, other.token)], lease=1000, claims=[b"c1"])
+    assert queue.link.call(both, queue="q") == [True]  # the flags are those of the items
+    assert lasts(queue, client) == {"a": 2, "b": 10, "d": 10}
+    assert queue.counts()["ready"] == 1
+
+
+def test_what_a_slot_stands_for_is_taken_back_when_its_lease_ended(queue, client):
+    queue.put("a")
+    (item,) = claimed(queue, Slot(b"c1"), 1, 0.001)
+    wait_for(queue.recover, "the end of the lease")
+    queue.link.call(operations.extend(queue.keys, [], lease=900, claims=[b"c1"]), queue="q")
+    assert lasts(queue, client) == {"a": 9}
+    assert queue.ack(item)
+    assert queue.audit() == []
+
+
+def test_leases_are_renewed_by_the_slots_that_the_hands_tell(make_queue, client):
+    """Of each queue those that were claimed there; also of a table in which nothing else is in hand."""
+    made = [make_queue("1"), make_queue("2")]
+    tables = [Hands(1), Hands(1)]
+    for place, (queue, hands) in enumerate(zip(made, tables, strict=True)):
+        queue.put("a")
+        claimed(queue, Slot(b"c1"), 1, 200)
+        hands.ask(place, b"c1")
+    tables[0].hear()
+    Leases("c1", [Source(queue, print, lease=900) for queue in made], lambda: tables).renew()
+    assert [lasts(queue, client) for queue in made] == [{"a": 2}, {"a": 9}]
