@@ -228,6 +228,19 @@ def test_an_early_claim_that_gets_no_reply_is_made_once(queue, make_queue, serve
     assert queue.audit() == []
 
 
+def test_none_is_claimed_early_while_one_is_being_read(queue, make_queue, server_url):
+    """It would have the number in the slot that the one before is repeated with."""
+    with closing(Proxy(server_url)) as proxy, closing(Link(client_from_url(proxy.url), timeout=1)) as link:
+        fault = proxy.arm("stall request", EARLY, times=2)
+        handler = Handler(_8=lambda: wait_for(lambda: fault.hits == 2, "the repeated call"))
+        one = worker(Source(make_queue(link=link), handler, lease=LONG), prefetch=AHEAD)
+        queue.put_many(range(30))
+        with running(one):
+            wait_for(lambda: len(handler.seen) >= 30 and empty(queue), "all items")
+    assert handler.seen == all_of(30)
+    assert queue.snapshot().stats["delivered"] == 30
+
+
 @pytest.mark.parametrize("place", [AHEAD, 18, 29])
 def test_an_early_claim_that_comes_late_takes_nothing_more(queue, make_queue, server_url, client, unread, place):
     """It was sent again meanwhile, in its slot, where it may be the last call or not."""

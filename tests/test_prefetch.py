@@ -14,20 +14,31 @@ from django_srq.consumer.leases import Leases
 from django_srq.consumer.worker import Worker
 from django_srq.operations import Held
 from tests.servers import Server
+from tests.test_waits import running
 from tests.waiting import wait_for
 
 LONG = 600  # seconds; a lease that is not renewed during a test: calls are counted here
 
 
-def consume(queue, handle, **plan):
-    return Consumer([Source(queue, handle, lease=LONG)], plan=Plan(burst=True, **{"prefetch": 10, **plan})).run()
+# With a burst nothing is claimed before the last ones are handled; without, the next ones are.
+burst_or_not = pytest.mark.parametrize("burst", [True, False])
 
 
+def consume(queue, handle, *, burst=True, **plan):
+    consumer = Consumer([Source(queue, handle, lease=LONG)], plan=Plan(burst=burst, **{"prefetch": 10, **plan}))
+    if burst:
+        return consumer.run()
+    with running(consumer):
+        wait_for(lambda: not any(queue.counts()[state] for state in ("ready", "in_flight")), "all items")
+    return consumer.handled
+
+
+@burst_or_not
 @pytest.mark.parametrize("threads", [1, 3])
-def test_all_are_handled_once(queue, threads):
+def test_all_are_handled_once(queue, threads, burst):
     queue.put_many(range(95))
     seen: list[bytes] = []
-    assert consume(queue, lambda item: seen.append(item.payload), threads=threads) == 95
+    assert consume(queue, lambda item: seen.append(item.payload), threads=threads, burst=burst) == 95
     assert sorted(seen, key=int) == [str(n).encode() for n in range(95)]
     assert threads > 1 or seen == [str(n).encode() for n in range(95)]
     assert sum(queue.counts().values()) == 0
@@ -35,18 +46,19 @@ def test_all_are_handled_once(queue, threads):
     assert queue.audit() == []
 
 
-def test_each_is_acked_before_the_next_is_begun(queue, client):
+@burst_or_not
+def test_each_is_acked_before_the_next_is_begun(queue, client, burst):
     """So a crash repeats no more than the item in hand; also where the server does not know the scripts yet."""
     client.script_flush()
-    queue.put_many(range(10))
+    queue.put_many(range(20))
     gone: list[int] = []
 
     def handle(item: object) -> None:
         done = len(gone)
-        gone.append(wait_for(lambda: 10 - client.hlen(queue.keys["items"]) == done and done + 1, "the ack before"))
+        gone.append(wait_for(lambda: 20 - client.hlen(queue.keys["items"]) == done and done + 1, "the ack before"))
 
-    consume(queue, handle)
-    assert gone == list(range(1, 11))
+    consume(queue, handle, burst=burst)
+    assert gone == list(range(1, 21))
 
 
 def test_many_items_are_one_claim(queue, client):
@@ -80,16 +92,17 @@ def test_what_was_not_started_is_given_back_when_stopped(queue):
     assert [(item.payload, item.deliveries) for item in queue.items()] == [(str(n).encode(), 0) for n in range(1, 10)]
 
 
-def test_failures_among_them(queue):
-    queue.put_many(range(10))
+@burst_or_not
+def test_failures_among_them(queue, burst):
+    queue.put_many(range(30))
 
     def handle(item: object) -> None:
         if int(item.payload) % 2:
             raise ValueError
 
-    assert consume(queue, handle) == 10
-    assert sorted(int(item.payload) for item in queue.items("delayed")) == [1, 3, 5, 7, 9]
-    assert sum(queue.counts().values()) == 5
+    assert consume(queue, handle, burst=burst) == 30
+    assert sorted(int(item.payload) for item in queue.items("delayed")) == list(range(1, 30, 2))
+    assert sum(queue.counts().values()) == 15
 
 
 @pytest.mark.parametrize("cut_at", [2, 5, 9])
@@ -134,7 +147,8 @@ def test_short_items_are_claimed_ahead_more_and_more(queue):
     assert max(seen) > 1
 
 
-def test_slow_items_are_claimed_one_by_one(queue):
+@burst_or_not
+def test_slow_items_are_claimed_one_by_one(queue, burst):
     queue.put_many(range(20))
     seen: list[int] = []
 
@@ -143,12 +157,13 @@ def test_slow_items_are_claimed_one_by_one(queue):
         seen.append(queue.counts()["in_flight"])
         wait_for(lambda: time.monotonic() > done, "the end of a slow handler")
 
-    consume(queue, handle, prefetch=None)
+    consume(queue, handle, prefetch=None, burst=burst)
     assert seen == [1] * 20
 
 
+@burst_or_not
 @pytest.mark.parametrize("limit", [{"max_in_flight": 50}, {"rate": "100000/s"}])
-def test_limits_leave_to_others_what_is_not_begun(make_queue, limit):
+def test_limits_leave_to_others_what_is_not_begun(make_queue, limit, burst):
     queue = make_queue(**limit)
     queue.put_many(range(300))
     handled: list[int] = []
@@ -159,7 +174,7 @@ def test_limits_leave_to_others_what_is_not_begun(make_queue, limit):
         if len(handled) % 50 == 0:
             seen.append(queue.counts()["in_flight"])
 
-    assert consume(queue, handle, prefetch=None) == 300
+    assert consume(queue, handle, prefetch=None, burst=burst) == 300
     assert seen == [1] * 6
 
 
