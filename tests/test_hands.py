@@ -44,20 +44,22 @@ def test_a_child_fills_what_its_parent_reads():
     assert 0 < hands.beat <= time.monotonic()
 
 
-def test_a_claim_that_is_unread_until_somebody_begins_to_read():
+def test_a_claim_is_held_until_what_it_brought_is_written_down():
     hands = Hands(1)
     assert hands.asked is None
     pid = os.fork()
     if pid == 0:
         hands.say("w" * 2000)
-        hands.ask(3, b"c" * 60)
+        hands.ask(3)
         os._exit(0)
     os.waitpid(pid, 0)
-    assert (hands.asked, hands.words[:3], hands.fatal, hands.full) == ((3, b"c" * 60), "www", False, False)
-    hands.hear()
+    assert (hands.asked, hands.reading, hands.words[:3], hands.fatal, hands.full) == (3, False, "www", False, False)
+    hands.read()
+    assert (hands.asked, hands.reading) == (3, True)
+    hands.took()
     assert hands.asked is None
-    hands.ask(0, b"c1")
-    assert (hands.asked, list(hands)) == ((0, b"c1"), [])
+    hands.ask(0)
+    assert (hands.asked, hands.reading, list(hands)) == (0, False, [])
 
 
 def test_hands_are_used_again_and_fillings_tell_them_apart():

@@ -46,8 +46,7 @@ FAILURES = (Exception, SystemExit, asyncio.CancelledError)
 LONGEST_PAUSE = 1.0  # seconds between looks at a server that is away
 LAST_WORDS = 10.0  # seconds in which a stopping worker must be able to say what became of its items
 NEVER = float("inf")
-WORTHWHILE = 4  # items ahead from which on the next ones are claimed while the last of these are handled
-LEAD = 0.25  # share of the items ahead that are left to be handled then
+LEAD = 0.25  # share of the items ahead that are left when the next ones are claimed
 WAITED = 0.05  # seconds in hand after which what was claimed ahead is given back: its turn should have come
 
 
@@ -474,9 +473,7 @@ class Worker:
         if self._leading or self._asked is not None or not self._plenty:
             return 0
         ahead, waiting = self._plan.prefetch or self._ahead_of(source), len(self._jobs[source.asynchronous])
-        if ahead < WORTHWHILE or waiting > LEAD * ahead:
-            return 0
-        return min(ahead - waiting, operations.BATCH)
+        return min(ahead - waiting, operations.BATCH) if waiting <= LEAD * ahead else 0
 
     def _relieve(self) -> None:
         """See to what was claimed ahead when its turn does not come.
