@@ -35,7 +35,8 @@ class Wire:
         self.connection = connection
         self._socket: socket.socket = connection._sock
         self._limit: float | None = None
-        self._plain = type(self._socket) is socket.socket  # and not one with TLS
+        # Not one with TLS; elsewhere a socket is no file that can be written to.
+        self._plain = os.name == "posix" and type(self._socket) is socket.socket
         self._reader = getattr(connection._parser, "_reader", None)
         self._nothing = self._reader.gets(False) if self._reader is not None else None
 

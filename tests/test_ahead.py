@@ -141,23 +141,36 @@ def test_where_nothing_is_claimed_early(make_queue, client, unread, plan):
     assert made[0].counts() == {"ready": 30 - handled, "in_flight": 0, "delayed": 0, "dead": 0}
 
 
-def test_none_is_claimed_early_by_who_is_to_end(queue, unread):
-    """As one that has too much memory: it finishes what it has."""
-    queue.put_many(range(30))
-    consumer = Consumer([Source(queue, lambda item: None, lease=LONG)], plan=Plan(prefetch=AHEAD, max_memory=1))
-    consumer.run()
-    assert consumer.handled == AHEAD
-    assert queue.counts() == {"ready": 20, "in_flight": 0, "delayed": 0, "dead": 0}
-
-
-def test_what_is_unread_is_not_begun_by_who_is_to_end(queue, unread, monkeypatch):
-    queue.put_many(range(30))
-    handler = Handler()
+@pytest.mark.parametrize("slow", [False, True])
+def test_what_was_claimed_is_not_begun_with_too_much_memory(queue, monkeypatch, slow):
+    """Neither what is unread, nor what was taken over behind a slow item."""
     monkeypatch.setattr("django_srq.consumer.worker._memory", lambda: len(handler.seen) > NINTH)
-    Consumer([Source(queue, handler, lease=LONG)], plan=Plan(prefetch=AHEAD, max_memory=0)).run()
-    assert handler.seen == all_of(AHEAD)
-    assert queue.counts() == {"ready": 20, "in_flight": 0, "delayed": 0, "dead": 0}
+    taken_over = lambda: slow and wait_for(lambda: consumer._hands.asked is None, "what the claim took")  # noqa: E731
+    queue.put_many(range(30))
+    handler = Handler(_8=taken_over)
+    consumer = Consumer([Source(queue, handler, lease=LONG)], plan=Plan(prefetch=AHEAD, max_memory=0))
+    consumer.run()
+    assert handler.seen == all_of(NINTH + 1)
+    assert queue.counts() == {"ready": 21, "in_flight": 0, "delayed": 0, "dead": 0}
     assert {item.deliveries for item in queue.items()} == {0}
+
+
+def test_a_claim_whose_reply_is_lost_is_not_being_read(make_queue, server_url, unread):
+    """So it is not blamed for what kills the child while it is asked again."""
+    reading = []
+    with closing(Proxy(server_url)) as proxy, closing(Link(client_from_url(proxy.url), timeout=1)) as link:
+        proxy.arm("lose reply", EARLY)
+        queue = make_queue(link=link)
+        queue.put_many(range(30))
+        one = worker(Source(queue, Handler(), lease=LONG), prefetch=AHEAD)
+        insist = one._insist
+        one._insist = lambda *arguments, **more: (
+            reading.append((one._hands.asked, one._hands.reading)) or insist(*arguments, **more)
+        )
+        with running(one):
+            wait_for(lambda: empty(queue), "all items")
+    assert (0, False) in reading
+    assert (0, True) not in reading
 
 
 @pytest.mark.parametrize("threads", [1, 3])

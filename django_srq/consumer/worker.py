@@ -373,10 +373,10 @@ class Worker:
         """How many threads have nothing to do; one that waits on the server cannot be called from there."""
         return max(0, self._free[kind] - (self._idler is kind) - len(self._jobs[kind]))
 
-    def _most(self, source: Source, needed: int) -> int:
-        """How many items to ask a source for when there are threads for so many batches."""
+    def _most(self, source: Source, needed: int, *, ahead: bool = True) -> int:
+        """How many items to ask a source for when there are threads for so many batches; ahead: more, if none wait."""
         most = needed * source.batch
-        if not self._jobs[source.asynchronous]:
+        if ahead and not self._jobs[source.asynchronous]:
             most = max(most, self._plan.prefetch or self._ahead_of(source))
         most = min(most, operations.BATCH)
         return most if self._left is None else min(most, self._left)
@@ -418,13 +418,14 @@ class Worker:
         """Ack what is finished, and claim from one source after the other until each thread has something to do."""
         self._hands.live()
         self._recall(answer)
+        ahead = not answer.jobs
         if answer.jobs:  # by a claim behind a wait, or sent ahead, which are made where there is but one source
             source = answer.jobs[0].source
             needed[source.asynchronous] -= -(-len(answer.jobs) // source.batch)
         acks = {source: [one for one in finished if one.job.source is source] for source in self._sources}
         for source in self._turns.next(woken):
             kind = source.asynchronous
-            n = self._most(source, needed[kind]) if needed[kind] > 0 and not self._over else 0
+            n = self._most(source, needed[kind], ahead=ahead) if needed[kind] > 0 and not self._over else 0
             # Without room, whoever was woken passes that on: a claim of nothing rings for somebody else.
             if n > 0 or source is woken:
                 needed[kind] -= -(-self._claim(source, max(n, 0), acks.pop(source), answer) // source.batch)
@@ -631,6 +632,7 @@ class Worker:
             logger.info("memory limit reached, making room for a successor consumer=%s", self.id)
             self._over = self._hands.full = True
             self._rouse()
+            self.give_back()
 
     def _begin(self, job: Job) -> Item | None:
         """None: it cannot be decoded, and is set aside."""
@@ -764,6 +766,9 @@ class Worker:
         collected = [sent for stream in self._streams.values() for sent in stream.collect(last)]
         self._asked = None  # which is among them in any case
         for sent in collected:
+            if isinstance(sent.about, _Asked) and sent.result is None:
+                self._hands.ask(self._sources.index(sent.about.source))  # nothing of it is being read
+        for sent in collected:
             if isinstance(sent.about, _Asked):
                 self._claimed_ahead(sent, sent.about, answer)
             else:
@@ -787,9 +792,6 @@ class Worker:
         self._add(asked.source, asked.n, reply, answer, until)
         self._hands.took()
         self._acked(asked.finished, reply.acked)
-        if self._over:  # these are nobody's any more
-            jobs, answer.jobs = answer.jobs, []
-            self._release(asked.source, jobs)
 
     def _acked(self, finished: Sequence[Finished], flags: Sequence[bool]) -> None:
         for one, removed in zip(finished, flags, strict=True):
