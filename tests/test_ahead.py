@@ -174,11 +174,13 @@ def test_a_claim_whose_reply_is_lost_is_not_being_read(make_queue, server_url, u
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_an_error_in_what_was_sent_ends_all_threads(queue, client, threads):
-    queue.put_many(range(100))
-    handler = Handler(_20=lambda: client.hset(queue.keys["meta"], "layout", "99"))
+def test_an_error_in_what_was_sent_ends_all_threads(named, client, prefix, threads):
+    named.put_many(range(100))
+    handler = Handler(_20=lambda: client.hset(named.keys["meta"], "layout", "99"))
     with pytest.raises(LayoutError):
-        Consumer([Source(queue, handler, lease=LONG)], plan=Plan(prefetch=AHEAD, threads=threads)).run()
+        Consumer([Source(named, handler, lease=LONG)], plan=Plan(prefetch=AHEAD, threads=threads)).run()
+    named.link.close()
+    wait_for(lambda: not any(one["name"] == prefix for one in client.client_list()), "the end of all connections")
 
 
 @pytest.mark.parametrize("number", [1, 10, 18, 23])

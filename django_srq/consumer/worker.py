@@ -247,9 +247,11 @@ class Worker:
                 self._ended.set()
                 self._ahead.set()
             relieving.join()
-            self._sign_off()
-            self._close()
-            signals.consumer_stopped.send_robust(SafeRedisQueue, consumer=self.id, queues=queues)
+            try:
+                self._sign_off()
+            finally:
+                self._close()
+                signals.consumer_stopped.send_robust(SafeRedisQueue, consumer=self.id, queues=queues)
         if self._error is not None:
             raise self._error
 
