@@ -354,8 +354,9 @@ def test_no_claim_waits_while_a_handler_may_hold_the_interpreters_lock(patient, 
             working.clear()
 
     monkeypatch.setattr(Worker, "_park", park)
-    with running(worker(Source(queue, handle, lease=LONG), threads=2)):
-        wait_for(lambda: parks, "an idle worker")
+    one = worker(Source(queue, handle, lease=LONG), threads=2)
+    with running(one):
+        wait_for(lambda: one._idler is not None, "an idle worker")
         queue.put("first")
         assert working.wait(60)
         for number in range(20):
