@@ -101,7 +101,7 @@ class Finished(NamedTuple):
     discarded: str | None = None  # the reason
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class _Asked:
     """A claim whose reply is not read at once."""
 

@@ -41,7 +41,7 @@ for i = 8, #ARGV, 2 do
 end
 if ARGV[7] ~= '' then
   -- What it took but had no time to write down.
-  for uid, token in taken_in(ARGV[7]) do
+  for uid, token in taken_by(redis.call('HGET', slots, ARGV[7])) do
     local state = end_one(uid, token)
     if state ~= '-' then
       states[#states + 1] = uid

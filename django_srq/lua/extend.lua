@@ -55,7 +55,7 @@ for slot in string.gmatch(ARGV[6], '%S+') do
   if known then   -- used just now: nobody takes it for one that was left
     redis.call('HSET', slots, slot, (string.gsub(known, '^(%d+) %d+', '%1 ' .. now, 1)))
   end
-  for uid, token in taken_in(slot) do
+  for uid, token in taken_by(known) do
     extend(uid, token)
   end
 end
