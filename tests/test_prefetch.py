@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from django_srq import SafeRedisQueue
+from django_srq import SafeRedisQueue, signals
+from django_srq.connections import Stream
 from django_srq.consumer import Consumer, Plan, Source, pace
 from django_srq.consumer.hands import Hands
 from django_srq.consumer.leases import Leases
@@ -153,12 +154,51 @@ def test_slow_items_are_claimed_one_by_one(queue, burst):
     seen: list[int] = []
 
     def handle(item: object) -> None:
-        done = time.monotonic() + 2 * pace.AHEAD
         seen.append(queue.counts()["in_flight"])
-        wait_for(lambda: time.monotonic() > done, "the end of a slow handler")
+        pass_time()
 
     consume(queue, handle, prefetch=None, burst=burst)
     assert seen == [1] * 20
+
+
+def pass_time() -> None:
+    done = time.monotonic() + 2 * pace.AHEAD
+    wait_for(lambda: time.monotonic() > done, "a while")
+
+
+def test_failures_that_take_long_to_be_told_count_as_slow_items(queue):
+    queue.put_many(range(20))
+    seen: list[int] = []
+
+    def handle(item: object) -> None:
+        seen.append(queue.counts()["in_flight"])
+        raise ValueError
+
+    def take_long(**about: object) -> None:
+        pass_time()
+
+    signals.item_failed.connect(take_long)
+    try:
+        consume(queue, handle, prefetch=None)
+    finally:
+        signals.item_failed.disconnect(take_long)
+    assert seen == [1] * 20
+
+
+def test_acks_that_take_long_to_be_sent_do_not_count(queue, monkeypatch):
+    """Many threads hold each other up there; that they then claimed one by one made it worse."""
+    send = Stream.send
+    monkeypatch.setattr(Stream, "send", lambda *args, **options: (pass_time(), send(*args, **options))[1])
+    queue.put_many(range(100))
+    seen: list[int] = []
+    handled = iter(range(100))
+
+    def handle(item: object) -> None:
+        if next(handled) == 50:
+            seen.append(queue.counts()["in_flight"])
+
+    assert consume(queue, handle, prefetch=None) == 100
+    assert seen[0] > 1
 
 
 @burst_or_not

@@ -1,4 +1,4 @@
-"""How many items a thread may claim ahead, by how long its items took of late."""
+"""How many items a thread may claim ahead, by how long they took of late."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ SHARE = 0.1  # of the last item in the average
 
 class Pace:
     """A slow item counts at once, quick ones little by little: after a long one it takes many that are short.
+
+    What counts is the handler, and for a failure how long it took to be told. Not the sending of an ack, which is the
+    slower the more threads there are: they would claim the fewer items at one time.
 
     It begins with one item at a time, also so that an item which kills its consumer has taken no others with it when it
     comes back.

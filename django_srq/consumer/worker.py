@@ -265,9 +265,7 @@ class Worker:
     def _work(self, kind: bool) -> None:
         try:
             while jobs := self._next(kind):
-                began = time.monotonic()
                 self._handle(jobs)
-                self._paces[kind].took(time.monotonic() - began)
         except Exception as error:
             self._error = self._error or error
             self.stop()
@@ -627,9 +625,9 @@ class Worker:
         begun = [(job, item) for job in jobs if (item := self._begin(job)) is not None]
         if begun:
             errors = self._call(source, begun)
-            self._settle(source, begun, errors, time.monotonic() - started)
-            with self._lock:
-                self._hands.count_handled(len(begun))
+            seconds = time.monotonic() - started
+            self._settle(source, begun, errors, seconds)
+            self._paces[source.asynchronous].took(time.monotonic() - started if errors else seconds)
         if self._plan.max_memory is not None and _memory() > self._plan.max_memory:
             logger.info("memory limit reached, making room for a successor consumer=%s", self.id)
             self._over = self._hands.full = True
@@ -693,6 +691,7 @@ class Worker:
         for one in finished:
             self._hands.finish(one.job.record)
         with self._lock:
+            self._hands.count_handled(len(finished))
             if self._jobs[source.asynchronous] or self._asked is not None:
                 self._send_ack(source, finished)
             else:
@@ -737,6 +736,8 @@ class Worker:
         for (job, item, error), state in zip(failed, states or [None] * len(failed), strict=True):
             self._hands.let_go(job.record)
             self._tell_failed(job, item, error, seconds, state)
+        with self._lock:
+            self._hands.count_handled(len(failed))
 
     def _tell_failed(self, job: Job, item: Item, error: BaseException, seconds: float, state: str | None) -> None:
         level = logging.INFO if isinstance(error, RetryLater) and state != "dead" else logging.ERROR
