@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import socket
 import time
-from contextlib import suppress
 from typing import Any
 
 import redis
@@ -45,8 +44,11 @@ class Wire:
         self._limit_to(deadline)
         if self._plain:
             # With a limit a socket does not block; its own methods ask first whether there is room: mostly there is.
-            with suppress(BlockingIOError):
-                commands = commands[os.write(self._socket.fileno(), commands) :]
+            try:
+                written = os.write(self._socket.fileno(), commands)
+            except BlockingIOError:
+                written = 0
+            commands = commands[written:]
         if commands:
             self._socket.sendall(commands)
 
