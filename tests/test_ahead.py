@@ -86,7 +86,7 @@ def test_the_next_are_claimed_with_the_ack_of_one_of_the_last(queue, client, unr
         # with the claim.
         wait_for(lambda: client.hlen(queue.keys["items"]) == 30 - done, "the ack before")
         most.append(client.hlen(queue.keys["holders"]) - 1)
-        turns.append(one._slot.seq)
+        turns.append(one._claims._slot.seq)
 
     one = worker(Source(queue, handle, lease=LONG), prefetch=AHEAD)
     with running(one):
@@ -163,8 +163,8 @@ def test_a_claim_whose_reply_is_lost_is_not_being_read(make_queue, server_url, u
         queue = make_queue(link=link)
         queue.put_many(range(30))
         one = worker(Source(queue, Handler(), lease=LONG), prefetch=AHEAD)
-        insist = one._insist
-        one._insist = lambda *arguments, **more: (
+        insist = one._errands.insist
+        one._errands.insist = lambda *arguments, **more: (
             reading.append((one._hands.asked, one._hands.reading)) or insist(*arguments, **more)
         )
         with running(one):
@@ -192,13 +192,13 @@ def test_at_the_end_of_a_queue_it_waits(patient, queue, named, client, prefix, n
     before = claims(client)
     with running(one):
         wait_for(lambda: len(seen.seen) == number and parked(client, prefix), "an idle worker")
-        turns = one._slot.seq
+        turns = one._claims._slot.seq
         # An ack each, or with a claim, and what the worker asks at its begin and end; behind the wait is another claim.
         assert claims(client) - before <= number + turns + 1
         assert turns <= 2 + number // 8
         queue.put(number)
         wait_for(lambda: len(seen.seen) == number + 1 and parked(client, prefix), "an idle worker again")
-        assert one._slot.seq <= turns + 2
+        assert one._claims._slot.seq <= turns + 2
     assert seen.seen == all_of(number + 1)
     assert empty(queue)
 
@@ -316,7 +316,7 @@ def test_a_server_that_is_restarted_in_the_middle(server, place, away):
     one = worker(Source(queue, handler, lease=LONG), prefetch=AHEAD)
     with running(one):
         if away:
-            wait_for(lambda: one._troubles, "that it is noticed")
+            wait_for(lambda: one._errands._troubles, "that it is noticed")
             server.start()
         wait_for(lambda: len(handler.seen) >= 30 and empty(reading), "all items")
     assert handler.seen == all_of(30)

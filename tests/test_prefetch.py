@@ -12,6 +12,7 @@ from django_srq.connections import Stream
 from django_srq.consumer import Consumer, Plan, Source, pace
 from django_srq.consumer.hands import Hands
 from django_srq.consumer.leases import Leases
+from django_srq.consumer.settling import Settling
 from django_srq.consumer.worker import Worker
 from django_srq.operations import Held
 from tests.servers import Server
@@ -252,7 +253,7 @@ def test_what_is_being_given_back_belongs_to_the_burst(queue, quick, monkeypatch
     """Whoever is free meanwhile would find nothing, and take that for the end."""
     queue.put_many(range(20))
     claimed, giving = threading.Event(), threading.Event()
-    release, claim, unload = Worker._release, Worker._claim, Worker._unload
+    release, claim, unload = Settling.release, Worker._claim, Worker._unload
 
     def unload_when_blocked(worker):
         if blocked:  # and not sooner, on a slow machine
@@ -271,7 +272,7 @@ def test_what_is_being_given_back_belongs_to_the_burst(queue, quick, monkeypatch
         return found
 
     monkeypatch.setattr(Worker, "_unload", unload_when_blocked)
-    monkeypatch.setattr(Worker, "_release", slow_release)
+    monkeypatch.setattr(Settling, "release", slow_release)
     monkeypatch.setattr(Worker, "_claim", told_claim)
     handled, blocked = [], []
 

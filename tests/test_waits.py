@@ -11,8 +11,10 @@ import pytest
 
 from django_srq.connections import Link, client_from_url
 from django_srq.consumer import Consumer, Plan, Source
+from django_srq.consumer.alarm import Alarm
+from django_srq.consumer.claims import Answer, Claims
 from django_srq.consumer.hands import Hands
-from django_srq.consumer.worker import Worker, _Answer
+from django_srq.consumer.worker import Worker
 from django_srq.exceptions import LayoutError
 from django_srq.queue import LOOK, SafeRedisQueue
 from tests.proxy import Proxy
@@ -25,9 +27,9 @@ LONG = 600.0  # seconds; a wait, or a lease, that does not end during a test
 @pytest.fixture
 def patient(monkeypatch):
     """No wait on the server ends by itself during a test."""
-    waiting, parking = Worker._wait_on_server, Worker._park
-    monkeypatch.setattr(Worker, "_wait_on_server", lambda self, seconds, sources: waiting(self, LONG, sources))
-    monkeypatch.setattr(Worker, "_park", lambda self, source, n, seconds: parking(self, source, n, LONG))
+    waiting, parking = Claims.wait, Claims.park
+    monkeypatch.setattr(Claims, "wait", lambda self, seconds, sources: waiting(self, LONG, sources))
+    monkeypatch.setattr(Claims, "park", lambda self, source, n, seconds: parking(self, source, n, LONG))
 
 
 @pytest.fixture
@@ -112,7 +114,7 @@ def test_a_thread_that_is_free_again_is_heard_for(patient, make_queue):
 
 
 def test_whoever_is_woken_without_room_passes_that_on(queue, client):
-    source, answer = Source(queue, print), _Answer()
+    source, answer = Source(queue, print), Answer()
     queue.put("a")
     client.delete(queue.keys["wake"])
     worker(source)._round([], {False: 0}, source, answer)
@@ -130,7 +132,7 @@ def test_a_token_that_was_taken_at_the_end_is_passed_on(queue, client):
 
 
 def test_what_was_not_started_when_it_stops_is_released(queue):
-    source, answer = Source(queue, print), _Answer()
+    source, answer = Source(queue, print), Answer()
     one = worker(source)
     uids = queue.put_many("ab")
     one._round([], {False: 2}, None, answer)
@@ -145,9 +147,9 @@ def test_what_was_not_started_when_it_stops_is_released(queue):
 def test_a_worker_that_gave_up_leaves_its_last_claim_to_the_supervisor(queue):
     one = worker(Source(queue, print))
     one.stop()
-    one._gave_up = True
+    one._errands.gave_up = True
     one._sign_off()
-    assert one._slot.seq == 0  # another call in the slot would hide what the last one took
+    assert one._claims._slot.seq == 0  # another call in the slot would hide what the last one took
 
 
 def test_a_wait_that_is_refused_is_no_reason_to_hurry():
@@ -223,10 +225,10 @@ def test_an_idle_worker_asks_once_a_wait(server):
 
 def test_the_claim_behind_a_wait_that_timed_out_finds_what_rang_no_bell(named, client, prefix):
     claimed = []
-    one = worker(Source(named, lambda item: claimed.append((item.payload, one._slot.seq)), lease=0.5))
+    one = worker(Source(named, lambda item: claimed.append((item.payload, one._claims._slot.seq)), lease=0.5))
     with running(one):
         wait_for(lambda: parked(client, prefix), "an idle worker")
-        before = one._slot.seq
+        before = one._claims._slot.seq
         client.hset(named.keys["items"], "legacy", "a")
         client.lpush(named.keys["queue"], "legacy")
         wait_for(lambda: claimed, "the item")
@@ -247,13 +249,13 @@ def test_a_claim_behind_a_wait_whose_reply_is_lost_or_not_awaited_is_asked_again
             queue.put("a")
             if kind == "hold reply":
                 wait_for(lambda: fault.held, "the reply on its way")
-                one._rouse()
+                one._alarm.ring()
             wait_for(lambda: seen, "the item, although the reply did not come")
         assert seen == [(b"a", 1)]
         assert sum(queue.counts().values()) == 0
 
 
-@pytest.mark.parametrize("interrupt", ["_rouse", "stop"])
+@pytest.mark.parametrize("interrupt", ["ring", "stop"])
 def test_a_claim_behind_a_wait_that_was_interrupted_comes_too_late(patient, server, interrupt):
     """The server gets it only after the worker asked what became of it, and perhaps another one."""
     queue = SafeRedisQueue(name="q", url=server.url, timeout=PATIENT)
@@ -262,10 +264,10 @@ def test_a_claim_behind_a_wait_that_was_interrupted_comes_too_late(patient, serv
         one = worker(Source(SafeRedisQueue(name="q", link=link), print, lease=LONG))
         with server.client() as client, running(one):
             fault.wait()
-            getattr(one, interrupt)()
-            if interrupt == "_rouse":
+            (one.stop if interrupt == "stop" else one._alarm.ring)()
+            if interrupt == "ring":
                 # Or the one after it: an interrupt may be seen twice.
-                wait_for(lambda: one._parking.seq >= 2 and one._unsure is None, "the next wait")
+                wait_for(lambda: one._claims._parking.seq >= 2 and one._claims._unsure is None, "the next wait")
         queue.put("a")
         before = claims(client)
         fault.deliver()
@@ -312,7 +314,7 @@ def test_a_server_that_knows_the_script_no_more_is_no_matter(patient, server, tr
                 client.script_flush()
             queue.put("a")
             wait_for(lambda: seen, "the item")
-            assert not one._refused
+            assert not one._claims.refused
     assert seen == [(b"a", 1)]
 
 
@@ -340,7 +342,7 @@ def test_of_two_threads_one_waits_while_the_other_works(patient, queue, named, c
 
 def test_no_claim_waits_while_a_handler_may_hold_the_interpreters_lock(patient, queue, monkeypatch):
     working, gate, seen, parks = threading.Event(), threading.Event(), [], []
-    parking = Worker._park
+    parking = Claims.park
 
     def park(self, *arguments):
         parks.append(working.is_set())
@@ -353,7 +355,7 @@ def test_no_claim_waits_while_a_handler_may_hold_the_interpreters_lock(patient, 
             gate.wait(60)
             working.clear()
 
-    monkeypatch.setattr(Worker, "_park", park)
+    monkeypatch.setattr(Claims, "park", park)
     one = worker(Source(queue, handle, lease=LONG), threads=2)
     with running(one):
         wait_for(lambda: one._idler is not None, "an idle worker")
@@ -369,13 +371,17 @@ def test_no_claim_waits_while_a_handler_may_hold_the_interpreters_lock(patient, 
     assert True not in parks
 
 
-def test_a_wait_is_ended_once_however_often_it_was_to_be(queue):
-    one = worker(Source(queue, print))
+def test_a_wait_is_ended_once_however_often_it_was_to_be():
+    alarm = Alarm()
     for _ in range(1000):
-        one._rouse()
-    one._calm()
-    assert not select.select([one._interrupt], [], [], 0)[0]
-    one._close()
+        alarm.ring()
+    alarm.calm()
+    assert not select.select([alarm.end], [], [], 0)[0]
+    alarm.ring(for_good=True)
+    alarm.calm()
+    assert select.select([alarm.end], [], [], 0)[0]
+    alarm.close()
+    alarm.ring()  # by whoever does not know yet that all is over
 
 
 def test_what_wakes_one_thread_while_another_claims_is_not_forgotten(patient, queue, make_queue, monkeypatch):
@@ -400,11 +406,11 @@ def test_what_wakes_one_thread_while_another_claims_is_not_forgotten(patient, qu
 
 
 def test_what_comes_of_the_last_wait_takes_the_place_of_what_was_needed(queue):
-    one, answer = worker(source := Source(queue, print)), _Answer()
+    one, answer = worker(source := Source(queue, print)), Answer()
     queue.put_many("ab")
-    one._parking.seq += 1
-    queue.link.call(queue.claim(one.id, lease=LONG), queue=queue.label, slot=one._parking)
-    one._unsure = source
+    one._claims._parking.seq += 1
+    queue.link.call(queue.claim(one.id, lease=LONG), queue=queue.label, slot=one._claims._parking)
+    one._claims._unsure = source
     one._round([], {False: 1}, None, answer)
     assert [job.found.payload for job in answer.jobs] == [b"a"]
     assert queue.counts()["ready"] == 1
@@ -417,7 +423,7 @@ def test_there_is_room_for_what_a_wait_brings_beside_the_claims_of_all_kinds(mak
     assert not plain.get(-1)  # the server has the script now, without which a wait brings nothing
     plain.put_many("0123456789" * 2)
     other.put_many("0123456789")
-    waited, claimed = one._park(sources[0], 10, 1), _Answer()
+    waited, claimed = one._claims.park(sources[0], 10, 1), Answer()
     one._round([], {False: 1, True: 1}, None, claimed)
     assert (len(waited.jobs), len(claimed.jobs)) == (10, 20)
 
@@ -426,25 +432,25 @@ def test_who_waits_and_who_leads_do_not_write_down_at_one_time(queue, monkeypatc
     one, holding, owned = worker(source := Source(queue, print)), Hands.hold, []
 
     def hold(*arguments, **more):
-        owned.append(one._lock._is_owned())
+        owned.append(one._claims._taking.locked())
         return holding(*arguments, **more)
 
     monkeypatch.setattr(Hands, "hold", hold)
     assert not queue.get(-1)  # the server has the script now, without which a wait brings nothing
     queue.put_many("ab")
-    one._park(source, 1, 1)
-    one._round([], {False: 1}, None, _Answer())
+    one._claims.park(source, 1, 1)
+    one._round([], {False: 1}, None, Answer())
     assert owned == [True, True]
 
 
 def test_what_was_handled_is_acked_whatever_is_wrong_with_another_queue(make_queue, client):
     broken, queue = make_queue("broken"), make_queue("queue")
-    sources, handled = (Source(broken, print), Source(queue, print)), _Answer()
+    sources, handled = (Source(broken, print), Source(queue, print)), Answer()
     one = worker(*sources)
     queue.put("a")
     one._round([], {False: 1}, None, handled)
-    one._handle(handled.jobs)
-    one._unsure = sources[0]
+    one._handling.handle(handled.jobs)
+    one._claims._unsure = sources[0]
     client.hset(broken.keys["meta"], "layout", "99")
     with pytest.raises(LayoutError):
         one._sign_off()

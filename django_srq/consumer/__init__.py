@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from django_srq.consumer.consumer import Consumer, Cut
 from django_srq.consumer.handler import adapted, close_connections, is_asynchronous, with_fresh_connections
+from django_srq.consumer.plan import Plan
 from django_srq.consumer.probes import Heartbeat
-from django_srq.consumer.source import Source
+from django_srq.consumer.source import Source, StopConsuming
 from django_srq.consumer.supervisor import Supervisor
-from django_srq.consumer.worker import Plan, StopConsuming
 
 __all__ = [
     "Consumer",

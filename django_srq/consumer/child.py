@@ -19,8 +19,9 @@ from dataclasses import dataclass, field
 from django_srq import signals
 from django_srq.consumer.hands import Hands
 from django_srq.consumer.leases import Leases
-from django_srq.consumer.source import Source
-from django_srq.consumer.worker import Plan, StopConsuming, Worker
+from django_srq.consumer.plan import Plan
+from django_srq.consumer.source import Source, StopConsuming
+from django_srq.consumer.worker import Worker
 from django_srq.exceptions import SRQError
 from django_srq.queue import SafeRedisQueue
 

@@ -7,11 +7,13 @@ import secrets
 import threading
 from collections.abc import Callable, Sequence
 
+from django_srq.consumer.claims import claim_slots
 from django_srq.consumer.hands import Hands
 from django_srq.consumer.leases import Leases
 from django_srq.consumer.outage import Outage
+from django_srq.consumer.plan import Plan
 from django_srq.consumer.source import Source
-from django_srq.consumer.worker import Plan, Worker, claim_slots
+from django_srq.consumer.worker import Worker
 
 logger = logging.getLogger("django_srq.consumer")
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import mmap
 import struct
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -58,6 +59,7 @@ class Hands:
         )  # anonymous: shared with forked children, gone with them
         self._free = deque(range(capacity))
         self._fillings = self._handled = 0
+        self._counting = threading.Lock()
 
     # -- the child's
 
@@ -106,8 +108,9 @@ class Hands:
         return int(_COUNT.unpack_from(self._memory, _HANDLED)[0])
 
     def count_handled(self, number: int) -> None:
-        self._handled += number
-        _COUNT.pack_into(self._memory, _HANDLED, self._handled)
+        with self._counting:
+            self._handled += number
+            _COUNT.pack_into(self._memory, _HANDLED, self._handled)
 
     @property
     def beat(self) -> float:

@@ -10,6 +10,10 @@ from django_srq.backoff import Backoff
 from django_srq.queue import SafeRedisQueue
 
 
+class StopConsuming(Exception):
+    """Raised by a handle: this consumer cannot go on, and the item stays in the queue."""
+
+
 @dataclass(frozen=True, eq=False)
 class Source:
     """A queue and what is done with its items. handle returns: acked; it raises: failed with the error.

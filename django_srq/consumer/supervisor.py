@@ -18,13 +18,16 @@ from typing import Any
 
 from django_srq import failure, operations
 from django_srq.consumer.child import Child, ChildProcess
+from django_srq.consumer.claims import claim_slots
+from django_srq.consumer.errands import LAST_WORDS
 from django_srq.consumer.hands import DONE, FAILED, HELD, RUNNING, SENT, Hand, Hands
 from django_srq.consumer.leases import Leases
 from django_srq.consumer.outage import Outage
+from django_srq.consumer.plan import Plan
 from django_srq.consumer.probes import Heartbeat, interval, notify
 from django_srq.consumer.signal_pipe import SignalPipe
 from django_srq.consumer.source import Source
-from django_srq.consumer.worker import LAST_WORDS, Plan, Worker, claim_slots
+from django_srq.consumer.worker import Worker
 from django_srq.exceptions import OutcomeUnknown, QueueUnavailable, SRQError
 from django_srq.operations import Call, Held
 from django_srq.queue import SafeRedisQueue

@@ -1,0 +1,93 @@
+"""The call of a handler with items in hand, and what follows from how it ended."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from django_srq.consumer.hands import Hands
+from django_srq.consumer.job import Failed, Finished, Job
+from django_srq.consumer.settling import Settling
+from django_srq.consumer.source import Source, StopConsuming
+from django_srq.exceptions import Discard, PayloadError
+from django_srq.item import Item
+from django_srq.serializers import load
+
+# What a handler raises; all else (KeyboardInterrupt, Cut) comes from a signal, and is for whoever called run.
+FAILURES = (Exception, SystemExit, asyncio.CancelledError)
+
+
+class Handling:
+    """Handles items together: one, or a batch for a handler that takes lists."""
+
+    def __init__(self, hands: Hands, settling: Settling, finish: Callable[[Source, Sequence[Finished]], None]) -> None:
+        """finish: sees to the acks of what was handled well."""
+        self._hands, self._settling, self._finish = hands, settling, finish
+        self._context = contextvars.copy_context()
+
+    def handle(self, jobs: Sequence[Job]) -> float:
+        """How long they took (seconds): the handler, and for a failure the telling of it."""
+        source = jobs[0].source
+        started = time.monotonic()
+        begun = [(job, item) for job in jobs if (item := self._begin(job)) is not None]
+        if not begun:
+            return time.monotonic() - started
+        errors = self._call(source, begun)
+        seconds = time.monotonic() - started
+        self._settle(source, begun, errors, seconds)
+        return time.monotonic() - started if errors else seconds
+
+    def _begin(self, job: Job) -> Item | None:
+        """None: it cannot be decoded, and is set aside."""
+        self._hands.start(job.record)
+        try:
+            item = self._item(job)
+        except PayloadError as error:
+            self._settling.bury(job, error)
+            return None
+        self._settling.outcomes.started(job, item)
+        return item
+
+    def _item(self, job: Job) -> Item:
+        queue, found = job.source.queue, job.found
+        payload = load(queue.serializer, found.payload, queue=queue.label, uid=found.uid)
+        item = Item(found.uid, payload, found.delivery)
+        index, filling = job.record, job.filling
+        item.lapsed = lambda: self._hands.lapsed(index, filling)
+        return item
+
+    def _call(self, source: Source, begun: Sequence[tuple[Job, Item]]) -> Mapping[int, BaseException]:
+        """Call the handler; the errors of the items that failed, by their place."""
+        context = self._context.copy()
+        try:
+            if source.batch == 1:
+                context.run(source.handle, begun[0][1])
+                return {}
+            return context.run(source.handle, [item for _, item in begun]) or {}
+        except StopConsuming as error:
+            self._settling.release(source, [job for job, _ in begun])
+            raise error
+        except FAILURES as error:
+            return dict.fromkeys(range(len(begun)), error)
+
+    def _settle(
+        self,
+        source: Source,
+        begun: Sequence[tuple[Job, Item]],
+        errors: Mapping[int, BaseException],
+        seconds: float,
+    ) -> None:
+        finished, failed = [], []
+        for place, (job, item) in enumerate(begun):
+            error = errors.get(place)
+            if error is None or isinstance(error, Discard):
+                finished.append(Finished(job, item, seconds, None if error is None else str(error)))
+            else:
+                failed.append(Failed(job, item, seconds, error))
+        if finished:
+            self._finish(source, finished)
+        if failed:
+            self._settling.fail(source, failed)
+            self._hands.count_handled(len(failed))

@@ -1,0 +1,37 @@
+"""An item on its way through a worker."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from django_srq.consumer.source import Source
+from django_srq.item import Item
+from django_srq.operations import Found, Held
+
+
+class Job(NamedTuple):
+    """An item in hand."""
+
+    source: Source
+    found: Found
+    held: Held
+    record: int  # its place in hands
+    filling: int
+
+
+class Finished(NamedTuple):
+    """A job whose handler is done, and that is to be acked."""
+
+    job: Job
+    item: Item
+    seconds: float
+    discarded: str | None = None  # the reason
+
+
+class Failed(NamedTuple):
+    """A job whose handler raised."""
+
+    job: Job
+    item: Item
+    seconds: float
+    error: BaseException

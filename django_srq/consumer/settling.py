@@ -1,0 +1,77 @@
+"""The end of a delivery: the server is told what became of an item, and then whoever wants to know."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from django_srq import failure, operations
+from django_srq.consumer.errands import Errands
+from django_srq.consumer.hands import FAILED, RUNNING, Hands
+from django_srq.consumer.job import Failed, Finished, Job
+from django_srq.consumer.outcomes import Outcomes
+from django_srq.consumer.source import Source
+from django_srq.exceptions import PayloadError, RetryLater
+
+
+class Settling:
+    """Settles the items in hand. What it does blocks until the server took it."""
+
+    def __init__(self, consumer: str, hands: Hands, errands: Errands) -> None:
+        self.outcomes = Outcomes(consumer)
+        self._consumer, self._hands, self._errands = consumer, hands, errands
+
+    def ack(self, source: Source, finished: Sequence[Finished]) -> None:
+        call = operations.ack(source.queue.keys, [one.job.held for one in finished])
+        self.acked(finished, self._errands.insist(source.queue, call))
+
+    def acked(self, finished: Sequence[Finished], flags: Sequence[bool] | None) -> None:
+        """The server acked these; flags, of each: whether it was there. None: the server could not be asked."""
+        for one, removed in zip(finished, flags, strict=True) if flags is not None else ():
+            self._hands.let_go(one.job.record)
+            self.outcomes.acked(one, removed)
+
+    def fail(self, source: Source, failed: Sequence[Failed]) -> None:
+        queue = source.queue
+        described: dict[int, bytes] = {}  # of each error once: mostly all have the same
+        calls = []
+        for job, item, _, error in failed:
+            self._hands.fail(job.record)  # from now on it is the server that takes its time
+            if id(error) not in described:
+                described[id(error)] = failure.describe(error, consumer=self._consumer)
+            delay = error.delay if isinstance(error, RetryLater) else source.backoff.delay(item.deliveries)
+            calls.append(operations.Failed(job.held, described[id(error)], delay))
+        call = operations.fail_many(queue.keys, calls, max_deliveries=queue.max_deliveries)
+        states = self._errands.insist(queue, call) or [None] * len(failed)
+        for one, state in zip(failed, states, strict=True):
+            self._hands.let_go(one.job.record)
+            self.outcomes.failed(one, state)
+
+    def bury(self, job: Job, error: PayloadError) -> None:
+        """Set an item aside whose payload cannot be decoded."""
+        self._hands.fail(job.record)
+        queue, described = job.source.queue, failure.describe(error, consumer=self._consumer)
+        self._errands.insist(queue, operations.fail(queue.keys, job.held, error=described, bury=True))
+        self._hands.let_go(job.record)
+        self.outcomes.buried(job, error)
+
+    def release(self, source: Source, jobs: Sequence[Job]) -> None:
+        """Give back what was not started."""
+        if jobs:
+            self._errands.insist(source.queue, operations.release(source.queue.keys, [job.held for job in jobs]))
+            for job in jobs:
+                self._hands.let_go(job.record)
+
+    def cut(self, sources: Iterable[Source]) -> None:
+        """Give back what is running in threads that will not come to their end: counted as a delivery."""
+        for place, source in enumerate(sources):
+            held = [hand.held for hand in self._hands if hand.source == place and hand.state in {RUNNING, FAILED}]
+            if held:
+                evidence = failure.describe("cut in the middle: the consumer was stopped", consumer=self._consumer)
+                call = operations.crashed(
+                    source.queue.keys,
+                    held,
+                    evidence=evidence,
+                    how="cut" if source.queue.autoclean_interval is not None else "end",
+                    max_deliveries=source.queue.max_deliveries,
+                )
+                self._errands.insist(source.queue, call)
