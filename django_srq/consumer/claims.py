@@ -5,12 +5,12 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from django_srq import operations
-from django_srq.connections import Sent
+from django_srq.connections import Link, Sent
 from django_srq.consumer.alarm import Alarm
 from django_srq.consumer.errands import LONGEST_PAUSE, Errands
 from django_srq.consumer.hands import Hands
@@ -63,14 +63,23 @@ class Claims:
     """
 
     def __init__(
-        self, consumer: str, sources: Sequence[Source], hands: Hands, settling: Settling, errands: Errands, alarm: Alarm
+        self,
+        consumer: str,
+        sources: Sequence[Source],
+        hands: Hands,
+        settling: Settling,
+        errands: Errands,
+        alarm: Alarm,
+        *,
+        late: Callable[[Answer], None],
     ) -> None:
+        """late: takes, in a thread of its own, what a claim brings that was put off until the server was back."""
         self.left: int | None = None  # items that may still be claimed; None: any number
         self.asked: Sent[ClaimReply] | None = None  # the claim that was sent ahead, and whose reply is not read yet
         self.plenty = False  # the last claim brought all that it asked for
         self.refused = False  # the server carried out no wait
         self._consumer, self._sources, self._hands = consumer, list(sources), hands
-        self._settling, self._errands, self._alarm = settling, errands, alarm
+        self._settling, self._errands, self._alarm, self._late = settling, errands, alarm, late
         # Of all claims: those that are made at once or sent ahead, and those behind a wait.
         self._slot, self._parking = (Slot(name) for name in claim_slots(consumer))
         self._streams = {link: link.stream() for link in {source.queue.link for source in sources}}
@@ -88,27 +97,47 @@ class Claims:
 
     # -- at once
 
-    def claim(self, source: Source, n: int, finished: Sequence[Finished], answer: Answer) -> bool:
-        """Claim up to n items; whether the server could be asked, which acks what is finished too."""
+    def claim(self, source: Source, n: int, finished: Sequence[Finished], answer: Answer) -> None:
+        """Claim up to n items, and ack what is finished. What a server that is away owes comes late."""
+
+        def take(reply: ClaimReply | None, answer: Answer = answer) -> None:
+            if reply is not None:
+                self._add(source, n, reply, answer)
+                self._settling.acked(finished, reply.acked)
+
+        def take_late(reply: ClaimReply | None) -> None:
+            late = Answer()
+            take(reply, late)
+            self._return_surplus(source, late)
+            self._late(late)
+
         acks = [one.job.held for one in finished]
         call = source.queue.claim(self._consumer, lease=source.lease, n=n, acks=acks)
         self._slot.seq += 1
-        reply = self._errands.insist(source.queue, call, slot=self._slot)
-        if reply is None:
-            return False
-        self._add(source, n, reply, answer)
-        self._settling.acked(finished, reply.acked)
-        return True
+        self._errands.do(source.queue, call, take, late=take_late, slot=replace(self._slot))
+
+    def _return_surplus(self, source: Source, late: Answer) -> None:
+        """Give back what is more than may be handled: others may have come before."""
+        with self._taking:
+            surplus = 0 if self.left is None else min(max(0, -self.left), len(late.jobs))
+            if self.left is not None:
+                self.left += surplus
+        if surplus:
+            self._settling.release(source, late.jobs[-surplus:])
+            del late.jobs[-surplus:]
 
     def pass_on(self) -> None:
         """A wake token that we may have taken must not be lost: a claim of nothing rings for whoever is there."""
+        away: set[Link] = set()
         for source in self._sources:
+            queue = source.queue
             try:
-                self._slot.seq += 1
-                call = source.queue.claim(self._consumer, lease=source.lease, n=0)
-                source.queue.link.call(call, queue=source.queue.label, timeout=1, slot=self._slot)
+                if queue.link not in away:
+                    self._slot.seq += 1
+                    call = queue.claim(self._consumer, lease=source.lease, n=0)
+                    queue.link.call(call, queue=queue.label, timeout=1, slot=self._slot)
             except (QueueUnavailable, OutcomeUnknown):
-                return  # then others find it when they look by themselves
+                away.add(queue.link)  # there, others find it when they look by themselves
 
     def _add(self, source: Source, n: int, reply: ClaimReply, answer: Answer, until: float | None = None) -> None:
         """Take what a claim of up to n items brought; until: the end of its leases at the earliest."""
@@ -163,22 +192,26 @@ class Claims:
                 self._acked_ahead(sent, *sent.about)
 
     def _acked_ahead(self, sent: Sent[list[bool]], source: Source, finished: Sequence[Finished]) -> None:
-        flags = sent.result
-        if flags is None:
-            flags = self._errands.insist(source.queue, sent.call, slot=sent.slot)
-        slots.give_back(sent.slot)
-        self._settling.acked(finished, flags)
+        def acked(flags: Sequence[bool] | None) -> None:
+            slots.give_back(sent.slot)
+            self._settling.acked(finished, flags)
+
+        if sent.result is None:
+            self._errands.do(source.queue, sent.call, acked, slot=sent.slot)
+        else:
+            acked(sent.result)
 
     def _claimed_ahead(self, sent: Sent[ClaimReply], asked: _Asked, answer: Answer) -> None:
-        reply, until = sent.result, asked.until
-        if reply is None or (asked.old and reply.found):
-            until = time.monotonic() + asked.source.lease
-            reply = self._errands.insist(asked.source.queue, sent.call, slot=sent.slot)
-        if reply is None:
-            return
-        self._add(asked.source, asked.n, reply, answer, until)
-        self._hands.took()
-        self._settling.acked(asked.finished, reply.acked)
+        def take(reply: ClaimReply | None, until: float | None = None) -> None:
+            if reply is not None:
+                self._add(asked.source, asked.n, reply, answer, until)
+                self._hands.took()
+                self._settling.acked(asked.finished, reply.acked)
+
+        if sent.result is None or (asked.old and sent.result.found):
+            self._errands.do(asked.source.queue, sent.call, take, slot=sent.slot)
+        else:
+            take(sent.result, asked.until)
 
     # -- behind a wait
 
@@ -209,11 +242,14 @@ class Claims:
     def recall(self, answer: Answer) -> None:
         """Take what the claim behind the last wait took; if it is still on its way: nothing."""
         source, self._unsure = self._unsure, None
+
+        def take(reply: ClaimReply | None) -> None:
+            if source is not None and reply is not None:
+                self._add(source, 0, reply, answer)
+
         if source is not None:
             call = source.queue.claim(self._consumer, lease=source.lease, n=0)
-            reply = self._errands.insist(source.queue, call, slot=self._parking)  # the same number: carried out once
-            if reply is not None:
-                self._add(source, 0, reply, answer)
+            self._errands.do(source.queue, call, take, slot=self._parking)  # the same number: it is carried out once
 
     def wait(self, seconds: float, sources: Sequence[Source]) -> Source | None:
         """Wait for a wake token, at most so many seconds; the source that it was for."""

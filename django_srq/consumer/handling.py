@@ -90,4 +90,3 @@ class Handling:
             self._finish(source, finished)
         if failed:
             self._settling.fail(source, failed)
-            self._hands.count_handled(len(failed))

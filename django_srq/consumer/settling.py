@@ -14,7 +14,7 @@ from django_srq.exceptions import PayloadError, RetryLater
 
 
 class Settling:
-    """Settles the items in hand. What it does blocks until the server took it."""
+    """Settles the items in hand."""
 
     def __init__(self, consumer: str, hands: Hands, errands: Errands) -> None:
         self.outcomes = Outcomes(consumer)
@@ -22,7 +22,7 @@ class Settling:
 
     def ack(self, source: Source, finished: Sequence[Finished]) -> None:
         call = operations.ack(source.queue.keys, [one.job.held for one in finished])
-        self.acked(finished, self._errands.insist(source.queue, call))
+        self._errands.do(source.queue, call, lambda flags: self.acked(finished, flags))
 
     def acked(self, finished: Sequence[Finished], flags: Sequence[bool] | None) -> None:
         """The server acked these; flags, of each: whether it was there. None: the server could not be asked."""
@@ -41,25 +41,35 @@ class Settling:
             delay = error.delay if isinstance(error, RetryLater) else source.backoff.delay(item.deliveries)
             calls.append(operations.Failed(job.held, described[id(error)], delay))
         call = operations.fail_many(queue.keys, calls, max_deliveries=queue.max_deliveries)
-        states = self._errands.insist(queue, call) or [None] * len(failed)
-        for one, state in zip(failed, states, strict=True):
+        self._errands.do(queue, call, lambda states: self._failed(failed, states))
+
+    def _failed(self, failed: Sequence[Failed], states: Sequence[str | None] | None) -> None:
+        for one, state in zip(failed, states or [None] * len(failed), strict=True):
             self._hands.let_go(one.job.record)
             self.outcomes.failed(one, state)
+        self._hands.count_handled(len(failed))
 
     def bury(self, job: Job, error: PayloadError) -> None:
         """Set an item aside whose payload cannot be decoded."""
         self._hands.fail(job.record)
         queue, described = job.source.queue, failure.describe(error, consumer=self._consumer)
-        self._errands.insist(queue, operations.fail(queue.keys, job.held, error=described, bury=True))
-        self._hands.let_go(job.record)
-        self.outcomes.buried(job, error)
+
+        def buried(state: str | None) -> None:
+            self._hands.let_go(job.record)
+            self.outcomes.buried(job, error)
+
+        self._errands.do(queue, operations.fail(queue.keys, job.held, error=described, bury=True), buried)
 
     def release(self, source: Source, jobs: Sequence[Job]) -> None:
         """Give back what was not started."""
-        if jobs:
-            self._errands.insist(source.queue, operations.release(source.queue.keys, [job.held for job in jobs]))
+
+        def released(reply: object) -> None:
             for job in jobs:
                 self._hands.let_go(job.record)
+
+        if jobs:
+            call = operations.release(source.queue.keys, [job.held for job in jobs])
+            self._errands.do(source.queue, call, released)
 
     def cut(self, sources: Iterable[Source]) -> None:
         """Give back what is running in threads that will not come to their end: counted as a delivery."""
@@ -74,4 +84,4 @@ class Settling:
                     how="cut" if source.queue.autoclean_interval is not None else "end",
                     max_deliveries=source.queue.max_deliveries,
                 )
-                self._errands.insist(source.queue, call)
+                self._errands.do(source.queue, call, lambda ended: None)

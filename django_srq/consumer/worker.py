@@ -73,9 +73,12 @@ class Worker:
         self._rest = rest
         self._turns = Turns(sources)
         self._alarm = Alarm()
-        self._errands = Errands(hands, self._alarm, report)
+        links = [source.queue.link for source in sources]
+        self._errands = Errands(links, hands, self._alarm, report=report, beside=self._beside, back=self._back)
         self._settling = Settling(consumer, hands, self._errands)
-        self._claims = Claims(consumer, sources, hands, self._settling, self._errands, self._alarm)
+        self._claims = Claims(
+            consumer, sources, hands, self._settling, self._errands, self._alarm, late=self._share_late
+        )
         self._claims.left = max_items
         self._handling = Handling(hands, self._settling, self._finish)
         self._error: BaseException | None = None
@@ -104,9 +107,13 @@ class Worker:
 
     @staticmethod
     def capacity(sources: Sequence[Source], plan: Plan) -> int:
-        """How many records its hands need: as many running as not acked yet, as one wait brings, and what waits."""
+        """How many records its hands need: as many running as not acked yet, as one wait brings, and what waits.
+
+        And once more what waits for each further server: it may be away when something is to be said of it.
+        """
         batch = max(source.batch for source in sources)
-        return 3 * (sum(_sizes(sources, plan).values()) * batch + (plan.prefetch or pace.MOST))
+        servers = len({source.queue.link for source in sources})
+        return (2 + servers) * (sum(_sizes(sources, plan).values()) * batch + (plan.prefetch or pace.MOST))
 
     def stop(self) -> None:
         """Take no more, finish what is in hand, and return from ``run``. Safe in any thread and signal handler."""
@@ -171,7 +178,7 @@ class Worker:
             with self._lock:
                 self._notify_all()
 
-    def _beside(self, work: Callable[..., None], *args: bool) -> None:
+    def _beside(self, work: Callable[..., None], *args: object) -> None:
         """In a thread of ours: what ends it ends the worker, or its items would be in hand for ever."""
         try:
             work(*args)
@@ -267,6 +274,21 @@ class Worker:
         self._check_end(answer)
         self._call_up(answer.jobs)
 
+    def _share_late(self, answer: Answer) -> None:
+        """Share out what a server brought that was away, in whose thread this runs."""
+        with self._lock:
+            self._share_out(answer)
+            self._claimed = time.monotonic()
+            self._ahead.set()
+        self._alarm.ring()
+
+    def _back(self) -> None:
+        """A server that was away is back."""
+        with self._lock:
+            self._due = 0
+            self._call_up([])
+        self._alarm.ring()
+
     def _needed(self, kind: bool) -> int:
         """How many threads have nothing to do; one that waits on the server cannot be called from there."""
         return max(0, self._free[kind] - (self._idler is kind) - len(self._jobs[kind]))
@@ -322,6 +344,8 @@ class Worker:
             needed[source.asynchronous] -= -(-len(answer.jobs) // source.batch)
         acks = {source: [one for one in finished if one.job.source is source] for source in self._sources}
         for source in self._turns.next(woken):
+            if self._errands.away(source.queue.link):
+                continue
             kind = source.asynchronous
             n = self._most(source, needed[kind], ahead=ahead) if needed[kind] > 0 and not self._over else 0
             # Without room, whoever was woken passes that on: a claim of nothing rings for somebody else.
@@ -332,10 +356,9 @@ class Worker:
                 self._settling.ack(source, rest)
 
     def _claim(self, source: Source, n: int, acks: Sequence[Finished], answer: Answer) -> int:
-        """How many items it brought; what is finished is acked with it, or kept when the server could not be asked."""
+        """How many items it brought."""
         before = len(answer.jobs)
-        if not self._claims.claim(source, n, acks, answer):
-            self._finished += acks
+        self._claims.claim(source, n, acks, answer)
         return len(answer.jobs) - before
 
     def _ask_ahead(self, source: Source) -> int:
@@ -382,17 +405,20 @@ class Worker:
     def _wait(self, kind: bool) -> None:
         """Wait for items on the server. Called with the lock, which is free meanwhile."""
         seconds = self._due - time.monotonic()
-        sources = [source for source in self._sources if self._waits_for(source, kind)]
-        self._heard = {source.asynchronous for source in sources}
-        n = self._behind(sources)
+        wanted = [source for source in self._sources if self._waits_for(source, kind)]
+        self._heard = {source.asynchronous for source in wanted}
+        sources = [source for source in wanted if not self._errands.away(source.queue.link)]
+        n = self._behind()
         self._idler, self._due = kind, NEVER
         woken = answer = None
         try:
             with self._released:
                 if n:
-                    answer = self._claims.park(sources[0], n, seconds)
-                else:
+                    answer = self._claims.park(self._sources[0], n, seconds)
+                elif sources:
                     woken = self._claims.wait(seconds, sources)
+                else:
+                    self._alarm.pause(seconds)  # until one of the servers is back
         finally:
             self._idler, self._woken = None, woken
             self._alarm.calm()
@@ -401,14 +427,14 @@ class Worker:
             else:
                 self._due = 0
 
-    def _behind(self, sources: Sequence[Source]) -> int:
-        """How many items to claim behind a wait for those sources; 0: that is known only after it."""
-        if len(sources) > 1 or self._claims.left is not None or self._plan.burst or self._claims.refused:
+    def _behind(self) -> int:
+        """How many items to claim behind a wait; 0: that is known only after it."""
+        if len(self._sources) > 1 or self._claims.left is not None or self._plan.burst or self._claims.refused:
             return 0
         if self._free != self._sizes:
             return 0  # a handler at work may hold the interpreter's lock: nobody would know of what the claim takes
-        room = self._needed(sources[0].asynchronous)
-        return self._most(sources[0], room) if room else 0
+        room = self._needed(self._sources[0].asynchronous)
+        return self._most(self._sources[0], room) if room else 0
 
     def _waits_for(self, source: Source, kind: bool) -> bool:
         return source.asynchronous is kind or self._free[source.asynchronous] > 0
@@ -450,7 +476,9 @@ class Worker:
             self._claims.recall(answer)
         for job in answer.jobs:
             self._jobs[job.source.asynchronous].append(job)
-        self.give_back()
+        for _ in range(2):  # what is owed to a server that is away may bring more
+            self.give_back()
+            self._errands.finish()
         if self._over and not self._errands.gave_up:
             self._claims.pass_on()
 
