@@ -36,12 +36,12 @@ def measure(bench: Bench) -> Iterator[Row]:
 
 
 def _grown(bench: Bench, work: Callable[[], None]) -> int:
-    before = _used(bench)
+    before = used(bench)
     work()
-    return _used(bench) - before
+    return used(bench) - before
 
 
-def _used(bench: Bench) -> int:
+def used(bench: Bench) -> int:
     """used_memory, without the buffers of whoever worked."""
     bench.control.client_kill_filter(_type="normal", skipme=True)
     wait_for(lambda: bench.control.info("clients")["connected_clients"] == 1, "the other connections to be closed")

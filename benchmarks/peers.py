@@ -32,6 +32,8 @@ class Contender:
     requirements: Sequence[str] = ()  # empty: this project's own environment
     pace: int = 20_000  # items that are enough for a drain of some seconds
     loses: bool = False  # whether a crash loses what is in hand
+    holding: Sequence[str] = ()  # options of the command with which {n} items are in flight in one process
+    alone: str = ""  # why there never are so many
     python_from: tuple[int, int] = (3, 11)
 
     @property
@@ -40,11 +42,12 @@ class Contender:
             return sys.executable
         return str(_environment(tuple(self.requirements), self.python_from) / "python")
 
-    def commands(self, processes: int, url: str) -> list[list[str]]:
-        """The commands to start so many worker processes."""
+    def commands(self, processes: int, url: str, holding: int = 0) -> list[list[str]]:
+        """The commands to start so many worker processes; holding: how many items are to be in flight in the one."""
         template, times = (self.command, processes) if processes == 1 or not self.several else (self.several, 1)
         folder = Path(self.python).parent
         filled = [part.format(n=processes, url=url) for part in template]
+        filled += [part.format(n=holding) for part in self.holding if holding]
         program = [self.python, *filled[1:]] if filled[0] == "python" else [str(folder / filled[0]), *filled[1:]]
         return [program] * times
 
@@ -52,7 +55,10 @@ class Contender:
 _REDIS = ("redis==6.4.0", "hiredis==3.5.0")
 _SRQ = ("python", "-m", "django", "srq_consume", "bench", "--settings", "srq_settings")
 
-OURS = Contender("django-srq", "srq_app", _SRQ, (*_SRQ, "--processes", "{n}"))
+_ONE = "has one item in flight a process"
+_NOT_MEANWHILE = "has one item in flight: it fetches no more while a handler is at work"
+
+OURS = Contender("django-srq", "srq_app", _SRQ, (*_SRQ, "--processes", "{n}"), holding=("--prefetch", "{n}"))
 PEERS = (
     Contender(
         "saferedisqueue 3.0",
@@ -66,6 +72,7 @@ PEERS = (
         ("rq", "worker", "--quiet", "--url", "{url}", "--worker-class", "rq.SimpleWorker", "bench"),
         requirements=("rq==2.12.0", *_REDIS),
         pace=1500,
+        alone=_ONE,
     ),
     Contender(
         "rq 2.12",
@@ -74,6 +81,7 @@ PEERS = (
         ("rq", "worker-pool", "--quiet", "--url", "{url}", "--num-workers", "{n}", "bench"),
         requirements=("rq==2.12.0", *_REDIS),
         pace=200,
+        alone=_ONE,
     ),
     Contender(
         "huey 3.5",
@@ -82,6 +90,7 @@ PEERS = (
         ("huey_consumer", "huey_app.huey", "--worker-type", "process", "--workers", "{n}", "--quiet"),
         requirements=("huey==3.5.4", *_REDIS),
         loses=True,
+        alone="keeps nothing of an item in flight on the server",
     ),
     Contender(
         "dramatiq 2.2, one thread",
@@ -106,6 +115,7 @@ PEERS = (
         requirements=("celery[redis]==5.7.0", *_REDIS),
         pace=5000,
         loses=True,
+        alone=_NOT_MEANWHILE,
     ),
     Contender(
         "celery 5.7, prefork",
@@ -115,6 +125,7 @@ PEERS = (
         requirements=("celery[redis]==5.7.0", *_REDIS),
         pace=5000,
         loses=True,
+        holding=("--prefetch-multiplier", "{n}"),
     ),
     Contender(
         "arq 0.28",
@@ -129,6 +140,7 @@ PEERS = (
         ("taskiq", "worker", "taskiq_app:broker", "--workers", "1", "--log-level", "WARNING"),
         ("taskiq", "worker", "taskiq_app:broker", "--workers", "{n}", "--log-level", "WARNING"),
         requirements=("taskiq-redis==1.2.4", "taskiq==0.13.0", "redis==8.1.0", "hiredis==3.5.0"),
+        holding=("--max-async-tasks", "{n}"),
     ),
     Contender(
         "django-tasks-redis 0.4",
@@ -137,6 +149,7 @@ PEERS = (
         requirements=("django-tasks-redis==0.4.0", "Django==6.1.3", "redis==8.1.0", "hiredis==3.5.0"),
         python_from=(3, 12),
         pace=2000,
+        alone=_ONE,
     ),
 )
 

@@ -15,11 +15,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.harness import Bench, Row, Target
+from benchmarks.memory import used
 from benchmarks.peers import APPS, OURS, PEERS, Absent, Contender
 from tests.waiting import wait_for
 
 FIRST, LAST = 0.3, 0.95  # of a drain: between these all processes are at work, whenever they were up
 PATIENCE = 300  # seconds for one drain
+HELD = 1000  # items in flight; the most that we claim at one time
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ def measure(bench: Bench) -> Iterator[Row]:
     yield from _hand_offs(bench, field)
     yield from _puts(bench, field, "put_many", "put in batches", None)
     yield from _memory(bench, field)
+    yield from _memory_in_flight(bench, field)
     yield from _idle(bench, field)
     for processes in (2, 4):
         yield from _drains(bench, field, processes, Target(least=2.5))
@@ -174,6 +177,46 @@ def _memory(bench: Bench, field: Sequence[Contender]) -> Iterator[Row]:
     yield from _rows("memory, queued", "bytes an item", _once(bench, field, grown), None, best=min)
 
 
+def _memory_in_flight(bench: Bench, field: Sequence[Contender]) -> Iterator[Row]:
+    more: dict[str, list[float]] = {}
+
+    def grown(contender: Contender) -> float:
+        # One item has with it all that does not grow with their number: the worker's own keys, and scripts.
+        one, many = (_hold(bench, contender, n) for n in (1, HELD))
+        queued, in_flight = ((late - early) / (HELD - 1) for early, late in zip(one, many, strict=True))
+        more[contender.name] = [in_flight - queued]
+        return in_flight
+
+    race = _once(bench, [contender for contender in field if not contender.alone], grown)
+    race = replace(race, absent={**race.absent, **{one.name: one.alone for one in field if one.alone}})
+    yield from _rows("memory, in flight", "bytes an item", race, None, best=min)
+    for name, values in more.items():
+        yield Row(f"memory, in flight, more than queued: {name}", values, "bytes an item")
+
+
+def _hold(bench: Bench, contender: Contender, n: int) -> tuple[int, int]:
+    """The server's memory with so many items queued, and then in flight.
+
+    The worker is killed before that is read, and its buffers are gone; what is in flight stays, as after any crash.
+    """
+    bench.clear()
+    # What the server keeps of each script, and of each kind of command, is then new with one item and with many.
+    bench.control.script_flush("SYNC")
+    bench.control.config_resetstat()
+    _drive(bench, contender, "put_many", n)
+    queued = used(bench)
+    with _worker(bench, contender, 1, holding=HELD) as worker:
+
+        def all_there() -> bool:
+            worker.lines()  # or it has ended
+            return _drive(bench, contender, "in_flight", n)["found"] >= n
+
+        wait_for(all_there, f"{n} items of {contender.name} in flight", seconds=60)
+    in_flight = used(bench)
+    bench.clear()
+    return queued, in_flight
+
+
 # -- taking turns
 
 
@@ -260,12 +303,16 @@ class Worker:
 
 
 @contextmanager
-def _worker(bench: Bench, contender: Contender, processes: int, at: Sequence[int] = ()) -> Iterator[Worker]:
+def _worker(
+    bench: Bench, contender: Contender, processes: int, at: Sequence[int] = (), holding: int = 0
+) -> Iterator[Worker]:
     with tempfile.TemporaryDirectory(prefix="srq-bench-") as folder, ExitStack() as stack:
         worker = Worker(Path(folder) / "marks", Path(folder) / "log", [])
         log = stack.enter_context(worker.log.open("w"))
         environment = _environment(bench, BENCH_MARKS=str(worker.marks), BENCH_AT=" ".join(map(str, at)))
-        for command in contender.commands(processes, bench.server.url):
+        if holding:  # dramatiq has no option for it
+            environment |= {"BENCH_HOLDING": str(holding), "dramatiq_queue_prefetch": str(holding)}
+        for command in contender.commands(processes, bench.server.url, holding):
             process = subprocess.Popen(
                 command, cwd=APPS, env=environment, stdout=log, stderr=log, start_new_session=True
             )

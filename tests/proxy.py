@@ -12,8 +12,9 @@ from urllib.parse import urlsplit
 
 from tests.waiting import wait_for
 
-# To hold a request is to let the client believe that it was lost; a stalled one leaves the client waiting.
-Kind = Literal["lose reply", "lose request", "hold request", "stall request", "hold reply"]
+# To hold a request is to let the client believe that it was lost; a stalled one leaves the client waiting. Behind a
+# stalled reply the later ones wait, so that the client may have sent several requests; a held one they overtake.
+Kind = Literal["lose reply", "lose request", "hold request", "stall request", "hold reply", "stall reply"]
 
 
 @dataclass
@@ -115,6 +116,7 @@ class _Connection:
         self.client, self.server, self.hit = client, server, hit
         self.faulty: Fault | None = None  # its reply is not to pass
         self.kept = b""
+        self.replying = threading.RLock()
 
     def pump_requests(self) -> None:
         buffer = b""
@@ -134,6 +136,10 @@ class _Connection:
         elif fault.kind in {"lose reply", "hold reply"}:
             self.faulty = fault
             self.server.sendall(request)
+        elif fault.kind == "stall reply":
+            self.faulty = fault
+            fault.held.append(self.go_on)
+            self.server.sendall(request)
         else:
             self.withhold(fault, request)
 
@@ -151,13 +157,17 @@ class _Connection:
     def pump_replies(self) -> None:
         with suppress(OSError):
             while data := self.server.recv(65536):
-                if self.faulty is None:
-                    self.client.sendall(data)
-                elif self.faulty.kind in {"lose reply", "hold reply"}:
-                    self.spoil(self.faulty, data)
-                else:
-                    self.kept += data
+                with self.replying:
+                    self.reply(data)
         _close(self.client)
+
+    def reply(self, data: bytes) -> None:
+        if self.faulty is None:
+            self.client.sendall(data)
+        elif self.faulty.kind in {"lose reply", "hold reply"}:
+            self.spoil(self.faulty, data)
+        else:
+            self.kept += data
 
     def spoil(self, fault: Fault, reply: bytes) -> None:
         self.faulty = None
@@ -173,6 +183,11 @@ class _Connection:
         wait_for(lambda: self.kept.endswith(b"\r\n"), "the reply to a held request")
         _close(self.server)
         return self.kept
+
+    def go_on(self) -> bytes:
+        with self.replying:
+            self.faulty = None
+            return self.pass_on(self.kept)
 
     def pass_on(self, reply: bytes) -> bytes:
         with suppress(OSError):

@@ -359,15 +359,15 @@ def test_what_was_claimed_early_is_taken_over_behind_a_slow_item(queue, client):
     assert handler.seen == all_of(30)
 
 
-def all_renewed(queue, client, beyond: float) -> None:
-    """Wait until the leases of ten items in flight were renewed several times."""
+def all_renewed(queue, client, beyond: float, number: int = 10) -> None:
+    """Wait until the leases of all items in flight were renewed several times."""
 
     def leases() -> list[float]:
         return [score for _, score in client.zrange(queue.keys["leases"], 0, -1, withscores=True)]
 
-    wait_for(lambda: queue.counts()["in_flight"] == 10, "the acks, and the claim")
+    wait_for(lambda: queue.counts()["in_flight"] == number, "the acks, and the claim")
     first = max(leases())
-    wait_for(lambda: len(leases()) == 10 and min(leases()) > first + 1000 * beyond, "renewals beyond the lease")
+    wait_for(lambda: len(leases()) == number and min(leases()) > first + 1000 * beyond, "renewals beyond the lease")
 
 
 def test_its_lease_lasts_while_it_is_unread(queue, client, unread):
@@ -515,6 +515,51 @@ def test_what_a_dead_child_had_begun_to_read_may_be_what_killed_it(queue):
     queue.link.call(queue.claim("c1.1", lease=LONG), queue="q", slot=Slot(b"c1.1", 1))
     account_for(Supervisor([Source(queue, print)], Plan()), Child("c1.1", 0, hands, 0))
     assert [(item.uid, item.delivery.crashes) for item in queue.items()] == [(uid, 1)]
+
+
+# For the settings of a command: it says when a claim's reply begins to be read, by the thread that needs the items, or
+# behind a slow item by the one that takes over.
+TELLS_WHEN_IT_READS = """
+from django_srq.consumer import worker
+from tests.handlers import _say
+collecting = worker.Worker._collect
+
+def collect(self, *arguments):
+    if self._asked is not None:
+        _say("reads")
+    return collecting(self, *arguments)
+
+worker.Worker._collect = collect
+"""
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_a_reply_that_stalls_for_longer_than_a_lease_doubles_nothing(project, told, server_url, client, prefix, slow):
+    """Another consumer waits for whatever lease ends; also for that of a slow item, which is done but not acked."""
+    names = [f"n{number}" for number in range(18)]  # ten, and the eight that are claimed with one of the acks
+    with closing(Proxy(server_url)) as proxy:
+        fault = proxy.arm("stall reply", b".1\r\n$1\r\n2\r\n")  # the second call in the slot of the claims at once
+        queue = told(URL=proxy.url, LEASE=2)
+        project.add_to_settings(TELLS_WHEN_IT_READS + f"worker.WAITED = {0.05 if slow else LONG}")
+        queue.put_many([{"do": "wait" if slow and name == "n8" else "nothing", "name": name} for name in names])
+        project.start("srq_consume", "--prefetch", str(AHEAD))
+        project.said("reads")
+        if slow:
+            project.say("on")
+            project.said("n8 went on lost=False")
+        queue = told(LEASE=2, OPTIONS={"client_name": prefix})
+        project.start("srq_consume")
+        wait_for(lambda: parked(client, prefix), "the other consumer")
+        all_renewed(queue, client, 2, 10 if slow else 8)
+        assert fault.hits == 1
+        fault.deliver()
+        wait_for(lambda: empty(queue), "all items")
+    begun = [line.split() for line in project.lines() if "lost=" not in line and line != "reads"]
+    assert [words[:2] for words in begun] == [[name, "1"] for name in names]
+    assert len({pid for _, _, pid, *_ in begun}) == 1
+    stats = queue.snapshot().stats
+    assert (stats["delivered"], stats["acked"]) == (18, 18)
+    assert queue.audit() == []
 
 
 # -- leases by a claim's slot

@@ -216,6 +216,27 @@ def test_our_own_worker_in_a_race():
         server.close()
 
 
+def test_who_can_have_many_items_in_flight_counts_them_and_the_others_say_why_not():
+    for peer in (peers.OURS, *peers.PEERS):
+        counts = "def in_flight():" in (peers.APPS / f"{peer.app}.py").read_text("utf-8")
+        assert counts or peer.alone
+        assert not (peer.holding and peer.alone)
+
+
+def test_memory_of_our_own_items_in_flight(monkeypatch):
+    monkeypatch.setattr(races, "HELD", 300)
+    huey = next(peer for peer in peers.PEERS if peer.app == "huey_app")  # which is not asked
+    server = Server()
+    try:
+        rows = {row.measure: row for row in races._memory_in_flight(Bench(server, QUICK), [peers.OURS, huey])}
+    finally:
+        server.close()
+    ours, more = (rows[f"memory, in flight{what}: {peers.OURS.name}"] for what in ("", ", more than queued"))
+    assert 300 > more.figure > 0
+    assert ours.figure > more.figure + 100  # the item itself
+    assert rows[f"memory, in flight: {huey.name}"].note == huey.alone
+
+
 def test_who_fails_is_out_of_the_race():
     server = Server()
     try:
@@ -237,5 +258,7 @@ def test_a_worker_that_ends_is_not_waited_for():
         worker = replace(peers.OURS, command=(*peers.OURS.command, "--no-such-option"))
         with pytest.raises(AssertionError, match="the worker ended: .*--no-such-option"):
             races._drain(Bench(server, QUICK), worker, 1, 100)
+        with pytest.raises(AssertionError, match="the worker ended: .*--no-such-option"):
+            races._hold(Bench(server, QUICK), worker, 1)
     finally:
         server.close()

@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import time
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,10 +22,17 @@ from django_srq.consumer.hands import Hands
 from django_srq.consumer.leases import Leases
 from django_srq.consumer.probes import interval
 from django_srq.operations import Held
+from tests.proxy import Proxy
 from tests.servers import Server
 from tests.waiting import PATIENT, parked, wait_for
 
 LONG = 600  # seconds; a lease that does not end during a test
+# For the settings of a command: no wait on the server ends by itself.
+PATIENT_WAITS = f"""
+from django_srq.consumer.worker import Worker
+parking = Worker._park
+Worker._park = lambda self, source, n, seconds: parking(self, source, n, {LONG})
+"""
 
 
 @pytest.fixture
@@ -252,6 +260,37 @@ def test_a_child_that_was_suspended_leaves_alone_what_it_lost_meanwhile(project,
     began(project, "next")
     assert len(project.lines()) == 1
     assert queue.ack(item)
+
+
+@pytest.mark.parametrize("noticed", [True, False])
+def test_what_is_put_for_a_consumer_that_was_killed_while_idle_is_handled_by_another(
+    project, told, server_url, client, prefix, noticed
+):
+    """The claim that waited on the server is dropped with its connection; else it takes the item, until a lease ends.
+
+    A host that is lost closes no connections: here the proxy keeps them open.
+    """
+    with closing(Proxy(server_url)) as proxy:
+        if not noticed:
+            proxy.arm("hold reply", b".1.w\r\n")
+        told(URL=proxy.url, LEASE=1, OPTIONS={"client_name": prefix})
+        project.add_to_settings(PATIENT_WAITS)
+        process = project.start("srq_consume")
+        wait_for(lambda: parked(client, prefix), "an idle child")
+        project.kill(process)
+        if noticed:
+            wait_for(lambda: not parked(client, prefix), "the end of its connection")
+        queue = told(LEASE=1)
+        queue.put({"do": "nothing", "name": "it"})
+        if not noticed:
+            wait_for(lambda: queue.snapshot().stats.get("delivered"), "the claim for whoever is dead")
+        project.start("srq_consume")
+        assert began(project, "it")[1] == ("1" if noticed else "2")
+        wait_for(lambda: empty(queue), "the ack")
+    assert len(project.lines()) == 1
+    stats = queue.snapshot().stats
+    assert (stats["delivered"], stats["acked"]) == (1 if noticed else 2, 1)
+    assert queue.audit() == []
 
 
 def test_a_child_that_cannot_be_started_now_is_started_later(project, told, monkeypatch):

@@ -6,6 +6,7 @@ import os
 import marks
 from arq import create_pool
 from arq.connections import RedisSettings
+from arq.constants import in_progress_key_prefix
 
 settings = RedisSettings.from_dsn(os.environ["BENCH_URL"])
 loop = asyncio.new_event_loop()
@@ -19,6 +20,8 @@ def pool():
 
 
 async def handled(context, number):
+    if marks.HOLDING:
+        await asyncio.sleep(marks.LONG)
     marks.handled(number)
 
 
@@ -30,6 +33,7 @@ class WorkerSettings:
     functions = [handled, arrived]
     redis_settings = settings
     keep_result = 0
+    max_jobs = marks.HOLDING or 10  # which is its default
 
 
 def put(number):
@@ -47,3 +51,7 @@ def put_many(numbers):
 
 def send(sent):
     loop.run_until_complete(pool().enqueue_job("arrived", sent))
+
+
+def in_flight():
+    return len(loop.run_until_complete(pool().keys(f"{in_progress_key_prefix}*")))

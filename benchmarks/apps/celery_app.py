@@ -9,6 +9,7 @@ app = Celery("bench", broker=os.environ["BENCH_URL"])
 app.conf.task_ignore_result = True
 app.conf.worker_hijack_root_logger = False
 app.conf.broker_connection_retry_on_startup = True
+app.conf.task_acks_late = bool(marks.HOLDING)  # or what is begun is in flight no more
 handled = app.task(marks.handled, name="handled")
 arrived = app.task(marks.arrived, name="arrived")
 
@@ -24,3 +25,9 @@ def put_many(numbers):
 
 def send(sent):
     arrived.delay(sent)
+
+
+def in_flight():
+    with app.connection() as connection:
+        channel = connection.default_channel
+        return channel.client.hlen(channel.unacked_key)

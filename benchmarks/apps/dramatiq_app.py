@@ -23,3 +23,7 @@ def put_many(numbers):
 
 def send(sent):
     arrived.send(sent)
+
+
+def in_flight():
+    return sum(map(broker.client.scard, broker.client.scan_iter(f"{broker.namespace}:__acks__.*")))

@@ -1,6 +1,7 @@
-"""``python drive.py APP VERB N``: puts into a peer's queue, in the peer's own environment; prints the seconds as JSON.
+"""``python drive.py APP VERB N``: puts into a peer's queue, in the peer's own environment; prints the outcome as JSON.
 
-An app is a module with ``put(number)``, ``put_many(numbers)`` and ``send(sent)``, whose handlers are those of marks.py.
+An app is a module with ``put(number)``, ``put_many(numbers)`` and ``send(sent)``, whose handlers are those of marks.py;
+and with ``in_flight()``, how many items are, if it can have many.
 """
 
 import importlib
@@ -29,9 +30,13 @@ def hand_off():
         app.send(time.monotonic())
 
 
+def in_flight():
+    return app.in_flight()
+
+
 if verb == "put":
     app.put(-1)  # opens the connection
-work = {"put": put, "put_many": put_many, "hand_off": hand_off}[verb]
+work = {"put": put, "put_many": put_many, "hand_off": hand_off, "in_flight": in_flight}[verb]
 cpu, began = time.process_time(), time.perf_counter()
-work()
-print(json.dumps({"seconds": time.perf_counter() - began, "cpu": time.process_time() - cpu}))
+found = work()
+print(json.dumps({"seconds": time.perf_counter() - began, "cpu": time.process_time() - cpu, "found": found}))

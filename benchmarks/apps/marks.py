@@ -6,6 +6,8 @@ import time
 _path = os.environ.get("BENCH_MARKS", os.devnull)
 _marks = {int(number) for number in os.environ.get("BENCH_AT", "").split()}
 _file = None
+HOLDING = int(os.environ.get("BENCH_HOLDING", 0))  # items that are to be in flight at one time: none ends
+LONG = 3600  # seconds
 
 
 def _write(line):
@@ -17,6 +19,8 @@ def _write(line):
 
 def handled(number):
     """The handler of a drain: does nothing, but says when certain items came."""
+    if HOLDING:
+        time.sleep(LONG)
     if number in _marks:
         _write(f"{number} {time.monotonic()}\n")
 

@@ -23,9 +23,15 @@ def send(sent):
     queue.put(f"sent {sent} {FILLER}")
 
 
+def in_flight():
+    return queue._redis.llen(queue.ACKBUF_KEY)
+
+
 def work():
     while True:
         uid, payload = queue.get(timeout=0)
+        if marks.HOLDING:
+            continue
         parts = payload.decode().split()
         if parts[0] == "sent":
             marks.arrived(float(parts[1]))

@@ -32,3 +32,7 @@ def put_many(numbers):
 
 def send(sent):
     queues["bench"].put({"sent": sent, "filler": FILLER})
+
+
+def in_flight():
+    return queues["bench"].counts()["in_flight"]

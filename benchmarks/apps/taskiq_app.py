@@ -4,6 +4,7 @@ import asyncio
 import os
 
 import marks
+from redis.asyncio import Redis
 from taskiq_redis import RedisStreamBroker
 
 broker = RedisStreamBroker(url=os.environ["BENCH_URL"])
@@ -12,6 +13,8 @@ loop = asyncio.new_event_loop()
 
 @broker.task
 async def handled(number: int) -> None:
+    if marks.HOLDING:
+        await asyncio.sleep(marks.LONG)
     marks.handled(number)
 
 
@@ -41,3 +44,11 @@ def put_many(numbers):
 
 def send(sent):
     run(arrived.kiq(sent))
+
+
+def in_flight():
+    async def pending():
+        async with Redis(connection_pool=broker.connection_pool) as client:
+            return await client.xpending(broker.queue_name, broker.consumer_group_name)
+
+    return loop.run_until_complete(pending())["pending"]
