@@ -163,8 +163,8 @@ def test_a_claim_whose_reply_is_lost_is_not_being_read(make_queue, server_url, u
         queue = make_queue(link=link)
         queue.put_many(range(30))
         one = worker(Source(queue, Handler(), lease=LONG), prefetch=AHEAD)
-        insist = one._errands.insist
-        one._errands.insist = lambda *arguments, **more: (
+        insist = one._errands._insist
+        one._errands._insist = lambda *arguments, **more: (
             reading.append((one._hands.asked, one._hands.reading)) or insist(*arguments, **more)
         )
         with running(one):
@@ -522,14 +522,14 @@ def test_what_a_dead_child_had_begun_to_read_may_be_what_killed_it(queue):
 TELLS_WHEN_IT_READS = """
 from django_srq.consumer import worker
 from tests.handlers import _say
-collecting = worker.Worker._collect
+collecting = worker.Claims.collect
 
 def collect(self, *arguments):
-    if self._asked is not None:
+    if self.asked is not None:
         _say("reads")
     return collecting(self, *arguments)
 
-worker.Worker._collect = collect
+worker.Claims.collect = collect
 """
 
 
