@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from types import SimpleNamespace
 
 import pytest
@@ -13,8 +14,9 @@ from django_srq import SafeRedisQueue, queues
 from django_srq.backoff import Backoff
 from django_srq.consumer import Consumer, Plan, Source
 from django_srq.consumer.worker import Worker
+from tests.proxy import Proxy
 from tests.servers import Server
-from tests.test_waits import running
+from tests.test_waits import patient, running, worker  # noqa: F401
 from tests.waiting import wait_for
 
 LONG = 600.0  # seconds; a lease that does not end during a test
@@ -26,7 +28,7 @@ def pair() -> Iterator[SimpleNamespace]:
     servers = Server(), Server("--appendonly", "yes", "--appendfsync", "always")
     try:
         here, there = (SafeRedisQueue(name="q", url=server.url) for server in servers)
-        yield SimpleNamespace(here=here, there=there, away=servers[1])
+        yield SimpleNamespace(here=here, there=there, stays=servers[0], away=servers[1])
     finally:
         for server in servers:
             server.close()
@@ -43,6 +45,11 @@ def serve(pair: SimpleNamespace, handle, **plan: object) -> Consumer:
 
 def empty(queue: SafeRedisQueue) -> bool:
     return not any(queue.counts().values())
+
+
+def owed(consumer: Consumer | Worker) -> int:
+    worker = consumer if isinstance(consumer, Worker) else consumer._worker
+    return len(worker._errands._owed)
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -89,19 +96,66 @@ def test_what_became_of_an_item_is_said_when_its_server_is_back(pair, outcome):
     assert pair.there.snapshot().stats.get("failed", 0) == (outcome == "fail")
 
 
-def test_a_claim_whose_reply_was_lost_is_made_once(pair):
-    """What it took is handled when its server is back, by the one that holds it."""
-    seen: list[tuple[bytes, int]] = []
-    consumer = serve(pair, lambda queue, item: seen.append((item.payload, item.deliveries)))
-    with running(consumer):
-        wait_for(lambda: consumer._worker._idler is not None, "an idle worker")
-        pair.away.kill()
-        pair.here.put("a")
-        wait_for(lambda: len(seen) == 1 and empty(pair.here), "the item of the other")
+def test_only_one_claim_is_owed_however_often_the_others_are_asked(pair):
+    pair.there.put_many(range(50))
+    pair.away.kill()
+    seen: list[bytes] = []
+    gate = threading.Event()
+
+    def handle(queue: SafeRedisQueue, item) -> None:
+        seen.append(item.payload)
+        assert queue is pair.here or gate.wait(60)
+
+    with running(serve(pair, handle)):
+        for number in range(10):
+            pair.here.put(str(number))
+            wait_for(lambda: len(seen) == number + 1, "an item of the other")  # noqa: B023
         pair.away.start()
+        wait_for(lambda: len(seen) == 11, "the first of the one that is back")
+        assert pair.there.counts()["in_flight"] == 1
+        gate.set()
+
+
+def test_a_claim_whose_reply_was_lost_is_made_once(pair):
+    """What it took is handled when its server is back; meanwhile, others are made in the same slot elsewhere."""
+    seen: list[tuple[bytes, int]] = []
+    with closing(Proxy(pair.away.url)) as proxy:
+        fault = proxy.arm("lose reply", b"$2\r\nc1\r\n$1\r\n1\r\n", times=1000)  # the first claim
+        there = SafeRedisQueue(name="q", url=proxy.url)
+        sources = [
+            Source(queue, lambda item: seen.append((item.payload, item.deliveries)), lease=LONG)
+            for queue in (there, pair.here)
+        ]
+        assert not pair.there.get(-1)  # the server knows the script now, and carries out what it cannot answer
         pair.there.put_many("bc")
-        wait_for(lambda: len(seen) == 3, "those of the one that is back")
+        one = worker(*sources)
+        with running(one):
+            fault.wait()
+            wait_for(lambda: owed(one), "a claim that is owed")
+            pair.here.put("a")
+            wait_for(lambda: len(seen) == 1 and empty(pair.here), "the item of the other")
+            proxy.disarm()
+            wait_for(lambda: len(seen) == 3, "those of the one that is back")
+        there.link.close()
     assert seen == [(b"a", 1), (b"b", 1), (b"c", 1)]
+
+
+@pytest.mark.usefixtures("patient")
+def test_the_one_that_is_back_is_asked_at_once(pair):
+    """Not only when the wait for the other one ends."""
+    pair.there.put_many("ab")
+    seen: list[bytes] = []
+
+    def handle(queue: SafeRedisQueue, item) -> None:
+        seen.append(item.payload)
+        if item.payload == b"a":
+            pair.away.kill()
+
+    consumer = serve(pair, handle)
+    with running(consumer):
+        wait_for(lambda: owed(consumer) and consumer._worker._idler is not None, "an idle worker")
+        pair.away.start()
+        wait_for(lambda: seen == [b"a", b"b"] and empty(pair.there), "the next item, and the acks")
 
 
 def test_no_more_than_max_items_are_handled_although_a_claim_comes_late(pair):
@@ -109,13 +163,33 @@ def test_no_more_than_max_items_are_handled_although_a_claim_comes_late(pair):
     pair.away.kill()
     pair.here.put_many("de")
     seen: list[bytes] = []
-    consumer = serve(pair, lambda queue, item: seen.append(item.payload), max_items=2)
-    with running(consumer):
-        wait_for(lambda: len(seen) == 2, "the two")
-        pair.away.start()
+
+    def handle(queue: SafeRedisQueue, item) -> None:
+        seen.append(item.payload)
+        if item.payload == b"e":
+            pair.away.start()
+            wait_for(lambda: pair.there.snapshot().stats.get("delivered"), "the late claim")
+            wait_for(lambda: pair.there.counts()["ready"] == 3, "what it took, given back")
+
+    consumer = serve(pair, handle, max_items=2, prefetch=1)  # by its pace it would give that back anyway
+    assert consumer.run() == 2
     assert seen == [b"d", b"e"]
-    assert pair.there.counts()["ready"] == 3  # in flight is none
+    assert pair.there.counts()["ready"] == 3
     assert {item.deliveries for item in pair.there.items()} == {0}
+
+
+def test_it_does_not_end_before_it_said_what_became_of_its_items(pair):
+    pair.there.put("a")
+    consumer = serve(pair, lambda queue, item: pair.away.kill(), max_items=1)
+    thread = threading.Thread(target=consumer.run, daemon=True)
+    thread.start()
+    wait_for(lambda: owed(consumer), "an ack that is owed")
+    thread.join(1)
+    assert thread.is_alive()
+    pair.away.start()
+    thread.join(60)
+    assert not thread.is_alive()
+    assert empty(pair.there)
 
 
 def test_a_burst_does_not_end_while_a_server_is_away(pair):
@@ -147,18 +221,23 @@ def test_the_trouble_is_told_once_and_its_end(pair, caplog):
     assert len(told("server unavailable")) == 1
 
 
-def test_an_idle_worker_does_not_keep_asking_for_a_server_that_is_away(pair, monkeypatch):
+@pytest.mark.parametrize("all_away", [False, True])
+def test_an_idle_worker_does_not_keep_asking_for_a_server_that_is_away(pair, monkeypatch, all_away):
     rounds: list[int] = []
     rounding = Worker._round
     monkeypatch.setattr(Worker, "_round", lambda *arguments: (rounds.append(1), rounding(*arguments))[1])
     pair.away.kill()
+    if all_away:
+        pair.stays.kill()
     consumer = serve(pair, lambda queue, item: None, threads=3)
     with running(consumer):
-        wait_for(lambda: consumer._worker._errands._owed and consumer._worker._idler is not None, "an idle worker")
+        wait_for(lambda: owed(consumer) == 1 + all_away and consumer._worker._idler is not None, "an idle worker")
         before, looks = len(rounds), []
-        # The server that is there tells how long that was: it is asked again after 5 s at the latest.
-        wait_for(lambda: looks.append(1) or len(rounds) > before, "the next round")
-        assert len(looks) > 20
+        wait_for(lambda: looks.append(1) or len(looks) > 100, "a while")
+        assert len(rounds) - before < 10  # it has nothing to ask for 5 s
+        if all_away:
+            pair.stays.start()
+        pair.away.start()
 
 
 def test_a_stop_ends_although_a_server_stays_away(pair, monkeypatch):
