@@ -265,8 +265,9 @@ class Link:
         except redis.RedisError as error:
             raise attempts.verdict(error) from error
 
-    def stream(self) -> Stream:
-        return Stream(self)
+    def stream(self, timeout: float | None = None) -> Stream:
+        """timeout: seconds for a command to be sent, and for a reply to come; at most those of the link."""
+        return Stream(self, self.timeout if timeout is None else min(timeout, self.timeout))
 
     def close(self) -> None:
         """Close the idle connections of threads; the link goes on working."""
@@ -391,8 +392,8 @@ class Stream:
     out once. Safe to share between threads.
     """
 
-    def __init__(self, link: Link) -> None:
-        self._link = link
+    def __init__(self, link: Link, timeout: float) -> None:
+        self._link, self._timeout = link, timeout
         self._lock = threading.Lock()
         self._sent: deque[Sent[Any]] = deque()
         self._wire: Wire | None = None
@@ -411,7 +412,7 @@ class Stream:
                 # Whole at first: that the server does not know a script would be read too late.
                 whole = call.script.sha not in self._known
                 command = call.pack(sent.slot.name, sent.slot.seq, whole=whole)
-                wire.send(command, time.monotonic() + self._link.timeout)
+                wire.send(command, time.monotonic() + self._timeout)
                 self._known.add(call.script.sha)
             except (NotSent, redis.RedisError, OSError):
                 self._break()
@@ -446,13 +447,13 @@ class Stream:
             self._break()
 
     def _open(self, sent: Sent[Any]) -> Wire:
-        self._wire = self._link._take(_Attempts(self._link, sent.call, sent.queue, self._link.timeout))
+        self._wire = self._link._take(_Attempts(self._link, sent.call, sent.queue, self._timeout))
         return self._wire
 
     def _receive(self, sent: Sent[T]) -> T | None:
         assert self._wire is not None
         try:
-            return sent.call.read(self._wire.receive(time.monotonic() + self._link.timeout))
+            return sent.call.read(self._wire.receive(time.monotonic() + self._timeout))
         except redis.exceptions.ResponseError:
             return None  # called again, it will say what is wrong
         except (redis.RedisError, OSError):

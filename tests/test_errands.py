@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
+import select
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -10,14 +13,17 @@ from types import SimpleNamespace
 
 import pytest
 
-from django_srq import SafeRedisQueue, queues
+from django_srq import SafeRedisQueue, operations, queues
 from django_srq.backoff import Backoff
 from django_srq.consumer import Consumer, Plan, Source
+from django_srq.consumer.hands import FAILED, HELD, RUNNING
+from django_srq.consumer.leases import Leases
 from django_srq.consumer.worker import Worker
+from django_srq.exceptions import LayoutError
 from tests.proxy import Proxy
 from tests.servers import Server
 from tests.test_waits import patient, running, worker  # noqa: F401
-from tests.waiting import wait_for
+from tests.waiting import PATIENT, wait_for
 
 LONG = 600.0  # seconds; a lease that does not end during a test
 
@@ -62,7 +68,7 @@ def test_a_server_that_is_away_holds_up_no_other(pair, threads):
         pair.away.kill()
         for number in range(20):
             pair.here.put(str(number))
-            wait_for(lambda: len(seen) == number + 2, "an item of the other", seconds=4)  # noqa: B023
+            wait_for(lambda: len(seen) == number + 2, "an item of the other")  # noqa: B023
         pair.away.start()
         pair.there.put("after")
         wait_for(lambda: len(seen) == 22, "the item of the one that is back")
@@ -148,14 +154,15 @@ def test_the_one_that_is_back_is_asked_at_once(pair):
 
     def handle(queue: SafeRedisQueue, item) -> None:
         seen.append(item.payload)
-        if item.payload == b"a":
+        if seen == [b"a"]:
             pair.away.kill()
+            raise ValueError  # that comes first, so that nothing is claimed there before it is back
 
     consumer = serve(pair, handle)
     with running(consumer):
         wait_for(lambda: owed(consumer) and consumer._worker._idler is not None, "an idle worker")
         pair.away.start()
-        wait_for(lambda: seen == [b"a", b"b"] and empty(pair.there), "the next item, and the acks")
+        wait_for(lambda: seen == [b"a", b"b", b"a"] and empty(pair.there), "the next items, and the acks")
 
 
 def test_no_more_than_max_items_are_handled_although_a_claim_comes_late(pair):
@@ -176,6 +183,16 @@ def test_no_more_than_max_items_are_handled_although_a_claim_comes_late(pair):
     assert seen == [b"d", b"e"]
     assert pair.there.counts()["ready"] == 3
     assert {item.deliveries for item in pair.there.items()} == {0}
+
+
+def test_it_does_not_wait_for_a_server_that_has_nothing_of_its_items(pair):
+    pair.away.kill()
+    pair.here.put("a")
+    thread = threading.Thread(target=serve(pair, lambda queue, item: None, max_items=1).run, daemon=True)
+    thread.start()
+    thread.join(60)
+    assert not thread.is_alive()
+    assert empty(pair.here)
 
 
 def test_it_does_not_end_before_it_said_what_became_of_its_items(pair):
@@ -276,28 +293,186 @@ def test_all_servers_away_and_back(pair):
         servers[1].close()
 
 
-def test_there_is_room_for_what_is_owed(pair):
-    """Many failures wait for their server, while the other one goes on."""
-    pair.there.put_many(range(100))
+def test_a_server_that_hangs_holds_up_no_other(pair):
+    """Not even when an ack is sent there without waiting for the reply, as others are waiting for their turn."""
+    there = SafeRedisQueue(name="q", url=pair.away.url, timeout=PATIENT)
+    gates = {str(number): threading.Event() for number in range(4)}
+    go = threading.Event()
     seen: list[bytes] = []
-    gate = threading.Event()
 
     def handle(queue: SafeRedisQueue, item) -> None:
-        if queue is pair.there:
-            gate.wait(60)
-            raise ValueError
-        seen.append(item.payload)
+        if queue is there:
+            assert gates[item.payload.decode()].wait(60)
+        else:
+            assert go.wait(60)
+            seen.append(item.payload)
 
-    consumer = serve(pair, handle, threads=4, prefetch=25)
+    def at_work() -> int:
+        return sum(hand.state == RUNNING and hand.source == 0 for hand in consumer._hands)
+
+    there.put_many(gates)
+    consumer = serve(SimpleNamespace(there=there, here=pair.here), handle, threads=5, prefetch=10)
     with running(consumer):
-        wait_for(lambda: pair.there.counts()["in_flight"] >= 25, "what is claimed")
+        wait_for(lambda: at_work() == 4, "four handlers at work")
+        os.kill(pair.away.process.pid, signal.SIGSTOP)
+        try:
+            for number, gate in enumerate(gates.values(), 1):
+                go.clear()
+                pair.here.put_many(range(20))
+                wait_for(lambda: any(consumer._worker._jobs.values()), "items that wait for their turn")
+                gate.set()
+                wait_for(lambda: at_work() == 4 - number, "the end of one")  # noqa: B023
+                go.set()
+                wait_for(lambda: len(seen) == 20 * number and empty(pair.here), "the other's items")  # noqa: B023
+        finally:
+            go.set()
+            os.kill(pair.away.process.pid, signal.SIGCONT)
+        wait_for(lambda: empty(there), "what was owed")
+    there.link.close()
+
+
+def test_there_is_room_for_what_is_owed():
+    """All that was claimed of two servers, in threads of both kinds, is owed to them; the third one goes on."""
+    servers = [Server("--appendonly", "yes") for _ in range(3)]
+    gates = [threading.Event() for _ in servers]
+    plans = [
+        Source(SafeRedisQueue(name=name, url=server.url), lambda item, gate=gate: gate.wait(60), lease=LONG, **kind)
+        for server, gate in zip(servers, gates, strict=True)
+        for name, kind in (("sync", {}), ("async", {"asynchronous": True}))
+    ]
+    consumer = Consumer(plans, plan=Plan(prefetch=50))
+    try:
+        with running(consumer):
+            for number, server in enumerate(servers):
+                mine = [source.queue for source in plans[2 * number : 2 * number + 2]]
+                for queue in mine:
+                    queue.put_many(range(50))
+                wait_for(lambda: all(queue.counts()["in_flight"] == 50 for queue in mine), "claims")  # noqa: B023
+                if number < 2:
+                    server.kill()
+                gates[number].set()
+            wait_for(lambda: all(map(empty, mine)), "the third one's items")
+            for server in servers[:2]:
+                server.start()
+            wait_for(lambda: all(empty(source.queue) for source in plans), "what was owed")
+    finally:
+        for server in servers:
+            server.close()
+
+
+def test_what_cannot_be_said_stays_in_hand(pair, monkeypatch):
+    """For the supervisor, which says it when the process is gone."""
+    monkeypatch.setattr("django_srq.consumer.errands.LAST_WORDS", 0.5)
+    pair.there.put_many(range(5))
+    begun, gate = threading.Event(), threading.Event()
+
+    def handle(queue: SafeRedisQueue, item) -> None:
+        begun.set()
+        gate.wait(60)
+        raise ValueError
+
+    consumer = serve(pair, handle, prefetch=5)
+    with running(consumer):
+        assert begun.wait(60)
         pair.away.kill()
+        consumer.stop()
         gate.set()
-        pair.here.put_many(range(300))
-        wait_for(lambda: len(seen) == 300 and empty(pair.here), "what the other has")
+    assert [hand.state for hand in consumer._hands] == [FAILED, HELD, HELD, HELD, HELD]
+
+
+def test_a_claim_that_was_given_up_is_left_to_the_supervisor(pair, monkeypatch):
+    """It may have taken something, which only its slot tells: a later claim there would hide it."""
+    monkeypatch.setattr("django_srq.consumer.errands.LAST_WORDS", 0.1)
+    with closing(Proxy(pair.away.url)) as proxy:
+        assert not pair.there.get(-1)  # the server knows the script now
+        pair.there.put("a")
+        fault = proxy.arm("lose reply", b"$2\r\nc1\r\n$1\r\n1\r\n", times=1000)
+        there = SafeRedisQueue(name="q", url=proxy.url)
+        one = worker(Source(there, print, lease=LONG), Source(pair.here, print))
+        passing = one._claims.pass_on
+        monkeypatch.setattr(one._claims, "pass_on", lambda: (proxy.disarm(), passing()))
+        with running(one):
+            fault.wait()
+            wait_for(lambda: owed(one), "a claim that is owed")
+        there.link.close()
+    closing_it = operations.crashed(pair.there.keys, [], evidence=b"{}", how="release", slot=b"c1")
+    assert list(pair.there.link.call(closing_it, queue="q").found.values()) == ["ready"]
+
+
+def test_a_queue_that_cannot_be_told_keeps_nothing_from_another_on_its_server(pair):
+    other = SafeRedisQueue(name="other", link=pair.there.link)
+    begun, gate = [], threading.Event()
+
+    def handle(item) -> None:
+        begun.append(item)
+        gate.wait(60)
+
+    sources = [Source(queue, handle, lease=LONG) for queue in (pair.there, other, pair.here)]
+    consumer = Consumer(sources, plan=Plan(threads=2))
+    pair.there.put("a")
+    other.put("b")
+    ended: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            consumer.run()
+        except LayoutError as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    wait_for(lambda: len(begun) == 2, "both items at work")
+    with closing(pair.away.client()) as client:
+        client.hset(pair.there.keys["meta"], "layout", "99")
+    pair.away.kill()
+    gate.set()
+    wait_for(lambda: owed(consumer), "what is owed")
+    pair.away.start()
+    thread.join(60)
+    assert len(ended) == 1
+    assert empty(other)
+
+
+def test_too_much_memory_ends_a_process_although_a_server_is_away(pair, monkeypatch):
+    """Its successor serves the others."""
+    monkeypatch.setattr("django_srq.consumer.errands.LAST_WORDS", 0.5)
+    pair.there.put("a")
+    consumer = serve(pair, lambda queue, item: pair.away.kill(), max_memory=1)
+    thread = threading.Thread(target=consumer.run, daemon=True)
+    thread.start()
+    thread.join(60)
+    assert not thread.is_alive()
+    assert consumer._hands.full
+
+
+def test_nothing_rings_for_nobody(pair):
+    """It would end all pauses until somebody waits: a server that refuses at once would be asked without end."""
+    begun, gate = threading.Event(), threading.Event()
+
+    def handle(queue: SafeRedisQueue, item) -> None:
+        begun.set()
+        gate.wait(60)
+
+    pair.away.kill()
+    pair.here.put("a")
+    consumer = serve(pair, handle)
+    with running(consumer):
+        assert begun.wait(60)
+        assert owed(consumer)
         pair.away.start()
-        wait_for(lambda: pair.there.snapshot().stats.get("failed", 0) >= 100, "the failures")
-        assert consumer._worker._error is None
+        wait_for(lambda: not owed(consumer), "what was owed")
+        assert not select.select([consumer._worker._alarm.end], [], [], 0)[0]
+        gate.set()
+
+
+def test_a_consumer_is_struck_off_where_it_can_be(pair):
+    sources = [Source(pair.there, print), Source(pair.here, print)]
+    leases = Leases("c1", sources, list)
+    leases.renew()
+    assert "c1" in pair.here.snapshot().consumers
+    pair.away.kill()
+    leases.sign_off()
+    assert "c1" not in pair.here.snapshot().consumers
 
 
 def test_the_processes_of_a_consumer_go_on_too(pair, project):

@@ -12,7 +12,7 @@ from typing import Any
 from django_srq import operations
 from django_srq.connections import Link, Sent
 from django_srq.consumer.alarm import Alarm
-from django_srq.consumer.errands import LONGEST_PAUSE, Errands
+from django_srq.consumer.errands import ATTEMPT, LONGEST_PAUSE, Errands
 from django_srq.consumer.hands import Hands
 from django_srq.consumer.job import Finished, Job
 from django_srq.consumer.settling import Settling
@@ -71,10 +71,11 @@ class Claims:
         errands: Errands,
         alarm: Alarm,
         *,
+        left: int | None,
         late: Callable[[Answer], None],
     ) -> None:
         """late: takes, in a thread of its own, what a claim brings that was put off until the server was back."""
-        self.left: int | None = None  # items that may still be claimed; None: any number
+        self.left = left  # items that may still be claimed; None: any number
         self.asked: Sent[ClaimReply] | None = None  # the claim that was sent ahead, and whose reply is not read yet
         self.plenty = False  # the last claim brought all that it asked for
         self.refused = False  # the server carried out no wait
@@ -82,7 +83,8 @@ class Claims:
         self._settling, self._errands, self._alarm, self._late = settling, errands, alarm, late
         # Of all claims: those that are made at once or sent ahead, and those behind a wait.
         self._slot, self._parking = (Slot(name) for name in claim_slots(consumer))
-        self._streams = {link: link.stream() for link in {source.queue.link for source in sources}}
+        links = {source.queue.link for source in sources}
+        self._streams = {link: link.stream(ATTEMPT if len(links) > 1 else None) for link in links}
         self._unsure: Source | None = None  # whether the claim behind the last wait was carried out is not known
         self._taking = threading.Lock()  # whoever leads and whoever waits may take at one time
 
@@ -102,45 +104,50 @@ class Claims:
 
         def take(reply: ClaimReply | None, answer: Answer = answer) -> None:
             if reply is not None:
-                self._add(source, n, reply, answer)
+                taken = self._add(source, n, reply, answer)
                 self._settling.acked(finished, reply.acked)
+                self._return_surplus(source, taken, answer)
 
         def take_late(reply: ClaimReply | None) -> None:
-            late = Answer()
-            take(reply, late)
-            self._return_surplus(source, late)
-            self._late(late)
+            if reply is not None:
+                late = Answer()
+                take(reply, late)
+                self._late(late)
 
         acks = [one.job.held for one in finished]
         call = source.queue.claim(self._consumer, lease=source.lease, n=n, acks=acks)
         self._slot.seq += 1
         self._errands.do(source.queue, call, take, late=take_late, slot=replace(self._slot))
 
-    def _return_surplus(self, source: Source, late: Answer) -> None:
-        """Give back what is more than may be handled: others may have come before."""
+    def _return_surplus(self, source: Source, taken: int, answer: Answer) -> None:
+        """Give back what is more than may be handled: a claim that came late may have brought something too."""
+        if self.left is None:
+            return
         with self._taking:
-            surplus = 0 if self.left is None else min(max(0, -self.left), len(late.jobs))
-            if self.left is not None:
-                self.left += surplus
+            surplus = min(max(0, -self.left), taken)
+            self.left += surplus
         if surplus:
-            self._settling.release(source, late.jobs[-surplus:])
-            del late.jobs[-surplus:]
+            self._settling.release(source, answer.jobs[-surplus:])
+            del answer.jobs[-surplus:]
 
     def pass_on(self) -> None:
-        """A wake token that we may have taken must not be lost: a claim of nothing rings for whoever is there."""
-        away: set[Link] = set()
+        """A wake token that we may have taken must not be lost: a claim of nothing rings for whoever is there.
+
+        Not where a claim is owed, of which the slot is to tell what it took.
+        """
+        silent: set[Link] = set()
         for source in self._sources:
             queue = source.queue
             try:
-                if queue.link not in away:
+                if queue.link not in silent and not self._errands.away(queue.link):
                     self._slot.seq += 1
                     call = queue.claim(self._consumer, lease=source.lease, n=0)
                     queue.link.call(call, queue=queue.label, timeout=1, slot=self._slot)
             except (QueueUnavailable, OutcomeUnknown):
-                away.add(queue.link)  # there, others find it when they look by themselves
+                silent.add(queue.link)  # there, others find it when they look by themselves
 
-    def _add(self, source: Source, n: int, reply: ClaimReply, answer: Answer, until: float | None = None) -> None:
-        """Take what a claim of up to n items brought; until: the end of its leases at the earliest."""
+    def _add(self, source: Source, n: int, reply: ClaimReply, answer: Answer, until: float | None = None) -> int:
+        """Take what a claim of up to n items brought; how many. until: the end of its leases at the earliest."""
         jobs = self._take(source, reply.found, until or time.monotonic() + source.lease)
         answer.jobs += jobs
         self.plenty = 0 < n == len(jobs)
@@ -149,6 +156,7 @@ class Claims:
         # What only the limits hold up is not the end of a burst: they will let it through.
         if n and not jobs and reply.wait != 0 and not reply.held_up:
             answer.dry.add(source)
+        return len(jobs)
 
     def _take(self, source: Source, found: Iterable[Found], until: float) -> list[Job]:
         place, jobs = self._sources.index(source), []

@@ -2,7 +2,7 @@
 
 With queues on one server, whoever has something to say says it until that server took it: there is nothing else to do
 meanwhile. With several, one that is away holds up nobody: what it is owed is said in a thread of its own, and until
-that is done nothing else is asked of it.
+that is done nothing more is claimed there.
 """
 
 from __future__ import annotations
@@ -28,13 +28,14 @@ T = TypeVar("T")
 LONGEST_PAUSE = 1.0  # seconds between looks at a server that is away
 LAST_WORDS = 10.0  # seconds in which a stopping worker must be able to say what became of its items
 ATTEMPT = 1.0  # seconds without a reply after which one of several servers counts as away
+SHORTEST = 0.1  # seconds; the last attempt before it is given up
 
 
 @dataclass
 class _Errand(Generic[T]):
     queue: SafeRedisQueue
     call: Call[T]
-    then: Callable[[T | None], None]  # what follows from the reply; None: it could not be said before the end
+    then: Callable[[T | None], None]  # what follows from the reply; None: it could not be made before the end
     slot: Slot  # the same all the time: it may have been carried out although no reply came
     borrowed: bool
     reply: T | None = None
@@ -50,9 +51,10 @@ class _Errand(Generic[T]):
 
 @dataclass
 class _Owed:
-    """What a server that is away is owed, and the thread that says it."""
+    """What a server that is away is owed, and the thread that says it; given up: that has ended."""
 
     thread: threading.Thread
+    given_up: bool = False
     errands: deque[_Errand[Any]] = field(default_factory=deque)
 
 
@@ -74,6 +76,7 @@ class Errands:
         back is called in such a thread when one of several servers has got what it was owed.
         """
         self.stopping = False
+        self._ending = False
         self.gave_up = False  # stopping, and the only server cannot be told what became of the items
         self._alone = len(set(links)) == 1
         self._hands, self._alarm = hands, alarm
@@ -101,7 +104,8 @@ class Errands:
         errand = _Errand(queue, call, then, slot or slots.borrow(), borrowed=slot is None)
         try:
             if self._alone:
-                self.gave_up = not self._insist(errand) or self.gave_up
+                if not self._insist(errand):
+                    self.gave_up = True
             elif self.away(queue.link) or not self._say(errand, ATTEMPT):
                 errand.then = late or then
                 self._put_off(errand)
@@ -112,7 +116,8 @@ class Errands:
         errand.end()
 
     def finish(self) -> None:
-        """Wait until nothing is owed any more, or it cannot be said. Blocks."""
+        """Wait until what is owed now is said, or cannot be said. Blocks."""
+        self._ending = True
         with self._lock:
             threads = [owed.thread for owed in self._owed.values()]
         for thread in threads:
@@ -125,16 +130,27 @@ class Errands:
             if owed is None:
                 arguments = [self._catch_up, link]
                 thread = threading.Thread(target=self._beside, args=arguments, name="srq-errands", daemon=True)
+                thread.start()  # which waits for the lock
                 owed = self._owed[link] = _Owed(thread)
-                thread.start()
             owed.errands.append(errand)
+            given_up = owed.given_up
+        if given_up:
+            self._give_up(link)
 
     def _catch_up(self, link: Link) -> None:
         """Say to a server that is away what it is owed."""
-        gave_up = False
+        wrong: Exception | None = None
         while (errand := self._next_owed(link)) is not None:
-            gave_up = gave_up or not self._insist(errand)
-            errand.end()
+            try:
+                said = self._insist(errand)
+                errand.end()
+                if not said:
+                    self._give_up(link)
+                    return
+            except Exception as error:  # one of a single queue, such as a wrong layout; others are owed as well
+                wrong = wrong or error
+        if wrong is not None:
+            raise wrong
         self._back()
 
     def _next_owed(self, link: Link) -> _Errand[Any] | None:
@@ -144,20 +160,33 @@ class Errands:
             del self._owed[link]
             return None
 
+    def _give_up(self, link: Link) -> None:
+        """The server stays away, and the items in hand, for the supervisor or until their leases end."""
+        with self._lock:
+            owed = self._owed[link]
+            owed.given_up = True
+            errands, owed.errands = owed.errands, deque()
+        for errand in errands:
+            errand.end()
+
     def _insist(self, errand: _Errand[Any]) -> bool:
-        """Say something until the server took it. False: it cannot be said, and the worker is to stop."""
-        give_up = None
-        while not self._say(errand):
+        """Send a call until the server took it. False: it cannot be made, and the worker is to end."""
+        give_up: float | None = None
+        while True:
             if self.stopping:
                 give_up = give_up or time.monotonic() + LAST_WORDS
-                if self.gave_up or time.monotonic() > give_up or not any(self._hands):
-                    return False
+            if self._say(errand, None if give_up is None else give_up - time.monotonic()):
+                return True
+            if (self.stopping or self._ending) and not any(self._hands):
+                return False
+            if give_up is not None and (self.gave_up or time.monotonic() > give_up):
+                return False
             self._alarm.pause(random.uniform(0, LONGEST_PAUSE))
-        return True
 
-    def _say(self, errand: _Errand[Any], timeout: float | None = None) -> bool:
-        """timeout: seconds; that of the queue, if there is none."""
+    def _say(self, errand: _Errand[Any], seconds: float | None = None) -> bool:
+        """seconds: how long it may take at most, if that is less than the queue's time limit."""
         queue = errand.queue
+        timeout = queue.link.timeout if seconds is None else min(queue.link.timeout, max(SHORTEST, seconds))
         try:
             errand.reply = queue.link.call(errand.call, queue=queue.label, timeout=timeout, slot=errand.slot)
         except (QueueUnavailable, OutcomeUnknown) as error:

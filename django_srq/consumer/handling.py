@@ -36,8 +36,8 @@ class Handling:
             return time.monotonic() - started
         errors = self._call(source, begun)
         seconds = time.monotonic() - started
-        self._settle(source, begun, errors, seconds)
-        return time.monotonic() - started if errors else seconds
+        all_well = self._settle(source, begun, errors, seconds)
+        return seconds if all_well else time.monotonic() - started
 
     def _begin(self, job: Job) -> Item | None:
         """None: it cannot be decoded, and is set aside."""
@@ -78,7 +78,8 @@ class Handling:
         begun: Sequence[tuple[Job, Item]],
         errors: Mapping[int, BaseException],
         seconds: float,
-    ) -> None:
+    ) -> bool:
+        """Whether all are to be acked."""
         finished, failed = [], []
         for place, (job, item) in enumerate(begun):
             error = errors.get(place)
@@ -90,3 +91,4 @@ class Handling:
             self._finish(source, finished)
         if failed:
             self._settling.fail(source, failed)
+        return not failed

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from django_srq import operations
+from django_srq.connections import Link
 from django_srq.consumer.hands import RUNNING, SENT, Hand, Hands
 from django_srq.consumer.source import Source
 from django_srq.exceptions import SRQError
@@ -113,12 +114,15 @@ class Leases:
 
     def sign_off(self) -> None:
         """Strike the consumer off the lists; where a server is away its entry goes stale and is trimmed."""
+        away: set[Link] = set()
         for source in self._sources:
+            link = source.queue.link
             try:
-                call = operations.enlist(source.queue.keys, self._consumer, b"")
-                source.queue.link.call(call, queue=source.queue.label, timeout=PATIENCE)
+                if link not in away:
+                    call = operations.enlist(source.queue.keys, self._consumer, b"")
+                    link.call(call, queue=source.queue.label, timeout=PATIENCE)
             except SRQError:
-                return
+                away.add(link)
 
     def renew_until(self, ended: threading.Event) -> None:
         """Renew, now and again and again, until the event is set."""

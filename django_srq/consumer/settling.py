@@ -1,4 +1,7 @@
-"""The end of a delivery: the server is told what became of an item, and then whoever wants to know."""
+"""The end of a delivery: the server is told what became of an item, and then whoever wants to know.
+
+What it could not be told before the end stays in hand: the supervisor tells it when the process is gone.
+"""
 
 from __future__ import annotations
 
@@ -44,27 +47,31 @@ class Settling:
         self._errands.do(queue, call, lambda states: self._failed(failed, states))
 
     def _failed(self, failed: Sequence[Failed], states: Sequence[str | None] | None) -> None:
+        if states is not None:
+            for one in failed:
+                self._hands.let_go(one.job.record)
+            self._hands.count_handled(len(failed))
         for one, state in zip(failed, states or [None] * len(failed), strict=True):
-            self._hands.let_go(one.job.record)
             self.outcomes.failed(one, state)
-        self._hands.count_handled(len(failed))
 
     def bury(self, job: Job, error: PayloadError) -> None:
         """Set an item aside whose payload cannot be decoded."""
         self._hands.fail(job.record)
         queue, described = job.source.queue, failure.describe(error, consumer=self._consumer)
 
-        def buried(state: str | None) -> None:
-            self._hands.let_go(job.record)
-            self.outcomes.buried(job, error)
+        def buried(states: Sequence[str | None] | None) -> None:
+            if states is not None:
+                self._hands.let_go(job.record)
+                self.outcomes.buried(job, error)
 
-        self._errands.do(queue, operations.fail(queue.keys, job.held, error=described, bury=True), buried)
+        call = operations.fail_many(queue.keys, [operations.Failed(job.held, described)], bury=True)
+        self._errands.do(queue, call, buried)
 
     def release(self, source: Source, jobs: Sequence[Job]) -> None:
         """Give back what was not started."""
 
         def released(reply: object) -> None:
-            for job in jobs:
+            for job in jobs if reply is not None else ():
                 self._hands.let_go(job.record)
 
         if jobs:

@@ -77,9 +77,8 @@ class Worker:
         self._errands = Errands(links, hands, self._alarm, report=report, beside=self._beside, back=self._back)
         self._settling = Settling(consumer, hands, self._errands)
         self._claims = Claims(
-            consumer, sources, hands, self._settling, self._errands, self._alarm, late=self._share_late
+            consumer, sources, hands, self._settling, self._errands, self._alarm, left=max_items, late=self._share_late
         )
-        self._claims.left = max_items
         self._handling = Handling(hands, self._settling, self._finish)
         self._error: BaseException | None = None
 
@@ -111,9 +110,9 @@ class Worker:
 
         And once more what waits for each further server: it may be away when something is to be said of it.
         """
-        batch = max(source.batch for source in sources)
+        sizes, batch = _sizes(sources, plan), max(source.batch for source in sources)
         servers = len({source.queue.link for source in sources})
-        return (2 + servers) * (sum(_sizes(sources, plan).values()) * batch + (plan.prefetch or pace.MOST))
+        return (2 + servers) * (sum(sizes.values()) * batch + len(sizes) * (plan.prefetch or pace.MOST))
 
     def stop(self) -> None:
         """Take no more, finish what is in hand, and return from ``run``. Safe in any thread and signal handler."""
@@ -160,6 +159,8 @@ class Worker:
             try:
                 self._sign_off()
             finally:
+                self._errands.stopping = True  # what is owed after an error is not to be waited for without end
+                self._errands.finish()
                 self._claims.close()
                 self._alarm.close()
                 signals.consumer_stopped.send_robust(SafeRedisQueue, consumer=self.id, queues=queues)
@@ -280,14 +281,20 @@ class Worker:
             self._share_out(answer)
             self._claimed = time.monotonic()
             self._ahead.set()
-        self._alarm.ring()
+            self._call_idler()
 
     def _back(self) -> None:
-        """A server that was away is back."""
+        """A server that was away is back, and was told what it was owed, in the thread in which this runs."""
+        self._rest()
         with self._lock:
             self._due = 0
             self._call_up([])
-        self._alarm.ring()
+            self._call_idler()
+
+    def _call_idler(self) -> None:
+        """End the wait on the server, if somebody is there; with nobody, what rings would end all pauses."""
+        if self._idler is not None:
+            self._alarm.ring()
 
     def _needed(self, kind: bool) -> int:
         """How many threads have nothing to do; one that waits on the server cannot be called from there."""
@@ -385,6 +392,7 @@ class Worker:
                     self._take_over()
                     if self._by_pace or self._errands.stopping:
                         self._unload()
+            self._rest()
             self._ahead.wait()
 
     def _take_over(self) -> None:
@@ -447,7 +455,8 @@ class Worker:
             self._hands.finish(one.job.record)
         self._hands.count_handled(len(finished))
         with self._lock:
-            if self._jobs[source.asynchronous] or self._claims.asked is not None:
+            about_to_claim = not self._jobs[source.asynchronous] and self._claims.asked is None
+            if not about_to_claim and not self._errands.away(source.queue.link):
                 n = self._ask_ahead(source)
                 self._claims.send(source, finished, n)
                 if n:
@@ -458,8 +467,8 @@ class Worker:
     def _look_at_memory(self) -> None:
         if self._plan.max_memory is not None and _memory() > self._plan.max_memory:
             logger.info("memory limit reached, making room for a successor consumer=%s", self.id)
-            self._over = self._hands.full = True
-            self._alarm.ring(for_good=True)
+            self._hands.full = True
+            self.stop()
             self.give_back()
 
     def _sign_off(self) -> None:
