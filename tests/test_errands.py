@@ -335,9 +335,10 @@ def test_there_is_room_for_what_is_owed():
     """All that was claimed of two servers, in threads of both kinds, is owed to them; the third one goes on."""
     servers = [Server("--appendonly", "yes") for _ in range(3)]
     gates = [threading.Event() for _ in servers]
+    links = [SafeRedisQueue(url=server.url).link for server in servers]
     plans = [
-        Source(SafeRedisQueue(name=name, url=server.url), lambda item, gate=gate: gate.wait(60), lease=LONG, **kind)
-        for server, gate in zip(servers, gates, strict=True)
+        Source(SafeRedisQueue(name=name, link=link), lambda item, gate=gate: gate.wait(60), lease=LONG, **kind)
+        for link, gate in zip(links, gates, strict=True)
         for name, kind in (("sync", {}), ("async", {"asynchronous": True}))
     ]
     consumer = Consumer(plans, plan=Plan(prefetch=50))
