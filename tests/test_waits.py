@@ -366,8 +366,14 @@ def test_no_claim_waits_while_a_handler_may_hold_the_interpreters_lock(patient, 
             wait_for(lambda: seen[-1] == str(number).encode(), "the item")  # noqa: B023
         gate.set()
         before = len(parks)
-        queue.put("last")
-        wait_for(lambda: len(parks) > before and seen[-1] == b"last", "an idle worker again")
+
+        def parked_again() -> bool:
+            """Not after each item: one thread may begin to wait while the other is still at work with it."""
+            queue.put("last")
+            wait_for(lambda: not any(queue.counts().values()), "the item")
+            return len(parks) > before
+
+        wait_for(parked_again, "an idle worker again")
     assert True not in parks
 
 
