@@ -232,7 +232,7 @@ def test_memory_of_our_own_items_in_flight(monkeypatch):
     finally:
         server.close()
     ours, more = (rows[f"memory, in flight{what}: {peers.OURS.name}"] for what in ("", ", more than queued"))
-    assert 300 > more.figure > 0
+    assert more.figure > 0  # how much depends on the server, and on how few these are
     assert ours.figure > more.figure + 100  # the item itself
     assert rows[f"memory, in flight: {huey.name}"].note == huey.alone
 
