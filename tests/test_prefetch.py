@@ -10,6 +10,7 @@ import pytest
 from django_srq import SafeRedisQueue, signals
 from django_srq.connections import Stream
 from django_srq.consumer import Consumer, Plan, Source, pace
+from django_srq.consumer.claims import Claims
 from django_srq.consumer.hands import Hands
 from django_srq.consumer.leases import Leases
 from django_srq.consumer.settling import Settling
@@ -253,7 +254,7 @@ def test_what_is_being_given_back_belongs_to_the_burst(queue, quick, monkeypatch
     """Whoever is free meanwhile would find nothing, and take that for the end."""
     queue.put_many(range(20))
     claimed, giving = threading.Event(), threading.Event()
-    release, claim, unload = Settling.release, Worker._claim, Worker._unload
+    release, claim, unload = Settling.release, Claims.claim, Worker._unload
 
     def unload_when_blocked(worker):
         if blocked:  # and not sooner, on a slow machine
@@ -273,7 +274,7 @@ def test_what_is_being_given_back_belongs_to_the_burst(queue, quick, monkeypatch
 
     monkeypatch.setattr(Worker, "_unload", unload_when_blocked)
     monkeypatch.setattr(Settling, "release", slow_release)
-    monkeypatch.setattr(Worker, "_claim", told_claim)
+    monkeypatch.setattr(Claims, "claim", told_claim)
     handled, blocked = [], []
 
     def handle(item: object) -> None:

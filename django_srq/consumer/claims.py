@@ -99,8 +99,8 @@ class Claims:
 
     # -- at once
 
-    def claim(self, source: Source, n: int, finished: Sequence[Finished], answer: Answer) -> None:
-        """Claim up to n items, and ack what is finished. What a server that is away owes comes late."""
+    def claim(self, source: Source, n: int, finished: Sequence[Finished], answer: Answer) -> int:
+        """Claim up to n items, and ack what is finished; how many there are now. From a server that is away: late."""
 
         def take(reply: ClaimReply | None, answer: Answer = answer) -> None:
             if reply is not None:
@@ -114,10 +114,11 @@ class Claims:
                 take(reply, late)
                 self._late(late)
 
-        acks = [one.job.held for one in finished]
+        before, acks = len(answer.jobs), [one.job.held for one in finished]
         call = source.queue.claim(self._consumer, lease=source.lease, n=n, acks=acks)
         self._slot.seq += 1
         self._errands.do(source.queue, call, take, late=take_late, slot=replace(self._slot))
+        return len(answer.jobs) - before
 
     def _return_surplus(self, source: Source, taken: int, answer: Answer) -> None:
         """Give back what is more than may be handled: a claim that came late may have brought something too."""

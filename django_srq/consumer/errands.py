@@ -76,7 +76,7 @@ class Errands:
         back is called in such a thread when one of several servers has got what it was owed.
         """
         self.stopping = False
-        self._ending = False
+        self._ending = False  # nothing more is begun: a server that has nothing of what is in hand is not waited for
         self.gave_up = False  # stopping, and the only server cannot be told what became of the items
         self._alone = len(set(links)) == 1
         self._hands, self._alarm = hands, alarm

@@ -67,7 +67,7 @@ class Worker:
         max_items: int | None = None,
         rest: Callable[[], None] = lambda: None,
     ) -> None:
-        """rest is called in each thread before it waits for items."""
+        """rest is called in each thread when there is nothing to do in it for now."""
         self.id = consumer
         self._sources, self._hands, self._plan = list(sources), hands, plan
         self._rest = rest
@@ -266,14 +266,17 @@ class Worker:
     def _share_out(self, answer: Answer) -> None:
         # One may lead while another waits, and each may be told of a moment; the sooner one counts.
         self._due = min(self._due, time.monotonic() + answer.wait)
-        for job in answer.jobs:
-            self._jobs[job.source.asynchronous].append(job)
+        self._line_up(answer.jobs)
         if len(answer.jobs) > 1:
             self._claimed = time.monotonic()
             if self._by_pace:
                 self._ahead.set()
         self._check_end(answer)
         self._call_up(answer.jobs)
+
+    def _line_up(self, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            self._jobs[job.source.asynchronous].append(job)
 
     def _share_late(self, answer: Answer) -> None:
         """Share out what a server brought that was away, in whose thread this runs."""
@@ -357,16 +360,11 @@ class Worker:
             n = self._most(source, needed[kind], ahead=ahead) if needed[kind] > 0 and not self._over else 0
             # Without room, whoever was woken passes that on: a claim of nothing rings for somebody else.
             if n > 0 or source is woken:
-                needed[kind] -= -(-self._claim(source, max(n, 0), acks.pop(source), answer) // source.batch)
+                found = self._claims.claim(source, max(n, 0), acks.pop(source), answer)
+                needed[kind] -= -(-found // source.batch)
         for source, rest in acks.items():
             if rest:
                 self._settling.ack(source, rest)
-
-    def _claim(self, source: Source, n: int, acks: Sequence[Finished], answer: Answer) -> int:
-        """How many items it brought."""
-        before = len(answer.jobs)
-        self._claims.claim(source, n, acks, answer)
-        return len(answer.jobs) - before
 
     def _ask_ahead(self, source: Source) -> int:
         """How many items to claim while the last of these are handled; 0: none yet. Called with the lock."""
@@ -483,8 +481,7 @@ class Worker:
                 self._settling.ack(source, mine)
         if not self._errands.gave_up:
             self._claims.recall(answer)
-        for job in answer.jobs:
-            self._jobs[job.source.asynchronous].append(job)
+        self._line_up(answer.jobs)
         for _ in range(2):  # what is owed to a server that is away may bring more
             self.give_back()
             self._errands.finish()
