@@ -39,6 +39,7 @@ class Fault:
 
 
 _Held = Callable[[], bytes]
+_ECHO, _ECHOED = b"*2\r\n$4\r\nECHO\r\n$9\r\nfrom here\r\n", b"$9\r\nfrom here\r\n"
 
 
 class Proxy:
@@ -163,7 +164,7 @@ class _Connection:
 
     def reply(self, data: bytes) -> None:
         if self.faulty is None:
-            self.client.sendall(data)
+            self.pass_on(data)
         elif self.faulty.kind in {"lose reply", "hold reply"}:
             self.spoil(self.faulty, data)
         else:
@@ -179,10 +180,13 @@ class _Connection:
             fault.then()
 
     def deliver(self, request: bytes) -> bytes:
-        self.server.sendall(request)
-        wait_for(lambda: self.kept.endswith(b"\r\n"), "the reply to a held request")
+        self.server.sendall(_ECHO + request)  # replies to earlier requests may still come, before the echo
+        wait_for(lambda: self.held_reply().endswith(b"\r\n"), "the reply to a held request")
         _close(self.server)
-        return self.kept
+        return self.held_reply()
+
+    def held_reply(self) -> bytes:
+        return self.kept.partition(_ECHOED)[2]
 
     def go_on(self) -> bytes:
         with self.replying:
@@ -190,7 +194,7 @@ class _Connection:
             return self.pass_on(self.kept)
 
     def pass_on(self, reply: bytes) -> bytes:
-        with suppress(OSError):
+        with suppress(OSError):  # the client may be gone, but a held request is still to be delivered
             self.client.sendall(reply)
         return reply
 
