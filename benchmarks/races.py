@@ -98,27 +98,37 @@ def _drains(bench: Bench, field: Sequence[Contender], processes: int, target: Ta
             for place, (label, unit) in enumerate(
                 (("round trips", "an item"), ("commands", "an item"), ("CPU of the worker", "µs an item"))
             ):
-                yield Row(f"{what}, {label}: {name}", [one[place] for one in values], unit)
+                target = Target(1, timed=False) if (name, label) == (OURS.name, "round trips") else None
+                yield Row(f"{what}, {label}: {name}", [one[place] for one in values], unit, target=target)
 
 
 def _our_ways() -> Iterator[Contender]:
-    """The other ways to run our own worker."""
+    """The other ways to run our own worker, and what bounds two of them."""
     for options in ("--threads 4", "--prefetch 1", "--threads 4 --prefetch 1", "--prefetch 10", "--prefetch 100"):
         yield replace(OURS, name=f"{OURS.name} {options}", command=(*OURS.command, *options.split()))
+    for ahead in (10, 100):
+        yield replace(OURS, name=_alone(ahead), command=("python", "srq_scripts.py", str(ahead)))
+
+
+def _alone(ahead: int) -> str:
+    return f"{OURS.name}'s scripts alone, {ahead} ahead"
 
 
 def _against_each_other(what: str, race: Race) -> Iterator[Row]:
-    for options, others, least in (
-        ("--threads 4", "", 1.5),
-        ("--threads 4 --prefetch 1", "--prefetch 1", 1.5),
-        ("--prefetch 1", "", None),
-        ("--prefetch 10", "", None),
-        ("--prefetch 100", "", None),
+    best, threads, one_by_one = _best_peer(race), f"{OURS.name} --threads 4", f"{OURS.name} --prefetch 1"
+    for name, than, least in (
+        (OURS.name, "saferedisqueue 3.0", 2.5),
+        (threads, OURS.name, 1.5),
+        (f"{threads} --prefetch 1", one_by_one, 1.5),
+        (one_by_one, OURS.name, None),
+        (f"{OURS.name} --prefetch 10", best, 6),
+        (_alone(10), best, None),
+        (f"{OURS.name} --prefetch 100", best, 8),
+        (_alone(100), best, None),
     ):
-        ours, than = (f"{OURS.name} {given}".strip() for given in (options, others))
-        if ours in race.figures and than in race.figures:
+        if name in race.figures and than in race.figures:
             target = Target(least=least) if least else None
-            yield Row(f"{what}, with {options}", race.figures[ours], "items/s", than, race.figures[than], target)
+            yield Row(f"{what}, compared: {name}", race.figures[name], "items/s", than, race.figures[than], target)
 
 
 def _hand_offs(bench: Bench, field: Sequence[Contender]) -> Iterator[Row]:
@@ -191,7 +201,8 @@ def _memory_in_flight(bench: Bench, field: Sequence[Contender]) -> Iterator[Row]
     race = replace(race, absent={**race.absent, **{one.name: one.alone for one in field if one.alone}})
     yield from _rows("memory, in flight", "bytes an item", race, None, best=min)
     for name, values in more.items():
-        yield Row(f"memory, in flight, more than queued: {name}", values, "bytes an item")
+        target = Target(300, timed=False) if name == OURS.name else None
+        yield Row(f"memory, in flight, more than queued: {name}", values, "bytes an item", target=target)
 
 
 def _hold(bench: Bench, contender: Contender, n: int) -> tuple[int, int]:
@@ -249,14 +260,19 @@ def _rows(
     target: Target | None,
     best: Callable[[Sequence[float]], float] = max,
 ) -> Iterator[Row]:
-    peers = {name: values for name, values in race.figures.items() if not name.startswith(OURS.name)}
     for name, values in race.figures.items():
         yield Row(f"{what}: {name}", values, unit)
     yield from (Row(f"{what}: {name}", [], unit, note=reason) for name, reason in race.absent.items())
-    if peers and OURS.name in race.figures:
-        ranked = {statistics.median(values): name for name, values in peers.items()}
-        first = ranked[best(list(ranked))]
-        yield Row(f"{what}, against the best peer", race.figures[OURS.name], unit, first, peers[first], target)
+    first = _best_peer(race, best)
+    if first and OURS.name in race.figures:
+        yield Row(f"{what}, against the best peer", race.figures[OURS.name], unit, first, race.figures[first], target)
+
+
+def _best_peer(race: Race, best: Callable[[Sequence[float]], float] = max) -> str:
+    """Its name; none: "" when no peer is there."""
+    peers = {name: values for name, values in race.figures.items() if not name.startswith(OURS.name)}
+    ranked = {statistics.median(values): name for name, values in peers.items()}
+    return ranked[best(list(ranked))] if ranked else ""
 
 
 # -- processes

@@ -203,17 +203,36 @@ def test_every_peer_is_pinned_and_has_an_app():
         assert all("==" in requirement for requirement in peer.requirements)
 
 
-def test_our_own_worker_in_a_race():
+@pytest.mark.parametrize("ours", [peers.OURS, *races._our_ways()], ids=lambda ours: ours.name)
+def test_our_own_worker_in_a_race(ours):
     server = Server()
     try:
-        bench = Bench(server, QUICK)
-        rate, round_trips, commands, cpu = races._drain(bench, peers.OURS, 1, 500)
+        rate, round_trips, commands, cpu = races._drain(Bench(server, QUICK), ours, 1, 3000)
         assert rate > 0
         assert cpu > 0
-        assert 0 < round_trips < 1.2  # less than one where the server reads several acks at once
+        assert 0 < round_trips < (2.2 if "threads 4" in ours.name else 1.2)
         assert commands > 1
     finally:
         server.close()
+
+
+def test_the_ways_of_our_worker_are_compared_with_the_best_peer():
+    ours = {peers.OURS.name: [7.0], **{way.name: [9.0] for way in races._our_ways()}}
+    race = races.Race({**ours, "saferedisqueue 3.0": [2.0], "huey 3.5": [3.0]}, {})
+    rows = {row.measure: row for row in races._against_each_other("drain", race)}
+    beside = {name.partition(": ")[2].removeprefix(peers.OURS.name).strip(): row.against for name, row in rows.items()}
+    assert beside == {
+        "": "saferedisqueue 3.0",
+        "--threads 4": peers.OURS.name,
+        "--threads 4 --prefetch 1": f"{peers.OURS.name} --prefetch 1",
+        "--prefetch 1": peers.OURS.name,
+        "--prefetch 10": "huey 3.5",
+        "'s scripts alone, 10 ahead": "huey 3.5",
+        "--prefetch 100": "huey 3.5",
+        "'s scripts alone, 100 ahead": "huey 3.5",
+    }
+    missed = {name.partition("--")[2] for name, row in rows.items() if row.reached(Sizes()) is False}
+    assert missed == {"threads 4", "threads 4 --prefetch 1", "prefetch 10", "prefetch 100"}
 
 
 def test_who_can_have_many_items_in_flight_counts_them_and_the_others_say_why_not():

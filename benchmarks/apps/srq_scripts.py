@@ -1,0 +1,31 @@
+"""``python srq_scripts.py N``: a loop of claims of N items, each acked as soon as it is handled, without waiting.
+
+A worker that does so cannot be faster: this one does nothing else. Nobody renews its leases or notices its death, it
+logs nothing and looks for no database connections.
+"""
+
+import sys
+
+import srq_app
+
+from django_srq import operations
+from django_srq.operations import Held
+from django_srq.slots import Slot, slots
+
+
+def work(ahead):
+    queue, slot = srq_app.queues["bench"], Slot(b"c1")
+    stream = queue.link.stream()
+    while True:
+        slot.seq += 1
+        claim = queue.claim("c1", lease=3600, n=ahead)
+        for one in queue.link.call(claim, queue=queue.label, slot=slot).found:
+            srq_app.handle(queue.serializer.loads(one.payload))
+            held = Held(one.uid, one.delivery.token, one.delivery.number)
+            stream.send(operations.ack(queue.keys, [held]), queue=queue.label)
+        for sent in stream.collect():
+            slots.give_back(sent.slot)
+
+
+if __name__ == "__main__":
+    work(int(sys.argv[1]))
