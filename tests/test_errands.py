@@ -16,6 +16,7 @@ import pytest
 from django_srq import SafeRedisQueue, operations, queues
 from django_srq.backoff import Backoff
 from django_srq.consumer import Consumer, Plan, Source
+from django_srq.consumer.claims import Claims
 from django_srq.consumer.hands import FAILED, HELD, RUNNING
 from django_srq.consumer.leases import Leases
 from django_srq.consumer.worker import Worker
@@ -165,6 +166,20 @@ def test_the_one_that_is_back_is_asked_at_once(pair):
         wait_for(lambda: seen == [b"a", b"b", b"a"] and empty(pair.there), "the next items, and the acks")
 
 
+@pytest.mark.usefixtures("patient")
+def test_what_a_late_claim_brings_is_begun_at_once(pair, monkeypatch):
+    """Whoever waits on another server is called for it, before all that is owed is said."""
+    monkeypatch.setattr(Worker, "_back", lambda self: None)
+    pair.there.put("a")
+    pair.away.kill()
+    seen: list[bytes] = []
+    consumer = serve(pair, lambda queue, item: seen.append(item.payload))
+    with running(consumer):
+        wait_for(lambda: owed(consumer) and consumer._worker._idler is not None, "an idle worker")
+        pair.away.start()
+        wait_for(lambda: seen == [b"a"], "the item")
+
+
 def test_no_more_than_max_items_are_handled_although_a_claim_comes_late(pair):
     pair.there.put_many("abc")
     pair.away.kill()
@@ -293,8 +308,16 @@ def test_all_servers_away_and_back(pair):
         servers[1].close()
 
 
-def test_a_server_that_hangs_holds_up_no_other(pair):
-    """Not even when an ack is sent there without waiting for the reply, as others are waiting for their turn."""
+def test_a_server_that_hangs_holds_up_no_other(pair, monkeypatch):
+    """Not even by acks that are sent without waiting for the reply: none goes there once it is known to be away."""
+    in_vain: list[bool] = []
+    sending = Claims.send
+
+    def send(claims: Claims, source: Source, *arguments) -> None:
+        in_vain.append(consumer._worker._errands.away(source.queue.link))
+        sending(claims, source, *arguments)
+
+    monkeypatch.setattr(Claims, "send", send)
     there = SafeRedisQueue(name="q", url=pair.away.url, timeout=PATIENT)
     gates = {str(number): threading.Event() for number in range(4)}
     go = threading.Event()
@@ -328,6 +351,8 @@ def test_a_server_that_hangs_holds_up_no_other(pair):
             go.set()
             os.kill(pair.away.process.pid, signal.SIGCONT)
         wait_for(lambda: empty(there), "what was owed")
+    assert in_vain
+    assert not any(in_vain)
     there.link.close()
 
 

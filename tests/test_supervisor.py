@@ -145,11 +145,15 @@ def test_what_a_child_claimed_but_had_no_time_to_write_down_comes_back(queue):
     assert [(item.uid, item.delivery.crashes) for item in queue.items()] == [(uid, 1)]
 
 
-def test_what_a_child_that_came_to_its_end_never_knew_of_is_released(make_queue):
+def test_what_a_child_that_came_to_its_end_never_knew_of_is_released(make_queue, caplog):
+    """As is what it knew of and had not begun: nothing happened to it that would have to be told."""
     queue = make_queue(max_deliveries=1)
     uid = queue.put("a")
+    supervisor = Supervisor([Source(queue, print)], Plan())
     queue.link.call(queue.claim("c1.1", lease=LONG), queue="q", slot=operations_slot("c1.1"))
-    account_for(Supervisor([Source(queue, print)], Plan()), Child("c1.1", 0, Hands(1), 0), code=0)
+    account_for(supervisor, Child("c1.1", 0, Hands(1), 0), code=0)
+    assert not caplog.messages
+    assert not supervisor._events
     item = queue.get(-1)
     assert (item.uid, item.deliveries) == (uid, 1)
     assert queue.snapshot().stats.get("crashed", 0) == 0

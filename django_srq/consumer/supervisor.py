@@ -357,7 +357,10 @@ class Supervisor:
             max_deliveries=queue.max_deliveries,
             max_crashes=queue.max_crashes,
         )
-        self._reports.append(Report(queue, call, lambda reply: self._ended(queue, held, reply, evidence)))
+        if mode == "release":
+            self._reports.append(Report(queue, call))
+        else:
+            self._reports.append(Report(queue, call, lambda reply: self._ended(queue, held, reply, evidence)))
 
     def _ended(self, queue: SafeRedisQueue, held: Sequence[Held], reply: operations.Ended, evidence: bytes) -> None:
         ended = {one.uid: state for one, state in zip(held, reply.states, strict=True) if state} | dict(reply.found)
