@@ -283,10 +283,11 @@ class Link:
             self._discard_idle()
 
     def _forget(self) -> None:
-        self._process = slots.process  # made anew in a forked child
         self._lines = Lines(self.pool, self._prepare)
         self._idle: deque[Wire] = deque()
         self._closed: deque[Any] = deque()
+        # Made anew in a forked child. Last, as other threads go by it: the connections before are the parent's.
+        self._process = slots.process
 
     async def _aexchange(self, command: bytes, attempts: _Attempts, *, patience: float | None) -> Any:
         if self._process != slots.process:

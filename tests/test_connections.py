@@ -22,7 +22,15 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from django_srq import ConfigurationError, LayoutError, OutcomeUnknown, QueueUnavailable, SafeRedisQueue, operations
+from django_srq import (
+    ConfigurationError,
+    LayoutError,
+    OutcomeUnknown,
+    QueueUnavailable,
+    SafeRedisQueue,
+    connections,
+    operations,
+)
 from django_srq.connections import (
     Link,
     client_from_arguments,
@@ -583,6 +591,17 @@ if child:
 print(os.getpid(), slots.process, number, flush=True)
 os._exit(0)
 """
+
+
+def test_in_a_forked_child_no_thread_finds_the_connections_of_its_parent(server_url, monkeypatch):
+    link = Link(client_from_url(server_url))
+    forked, made, make = Slots(), [], connections.Lines
+    monkeypatch.setattr(
+        connections, "Lines", lambda *given: (made.append(link._process == forked.process), make(*given))[1]
+    )
+    monkeypatch.setattr(connections, "slots", forked)
+    link.call(Command((b"PING",), bytes), queue="q")
+    assert made == [False]  # other threads still see that it is to be made anew
 
 
 def test_parent_and_child_both_go_on_after_fork(at, server):
