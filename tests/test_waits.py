@@ -461,3 +461,14 @@ def test_what_was_handled_is_acked_whatever_is_wrong_with_another_queue(make_que
     with pytest.raises(LayoutError):
         one._sign_off()
     assert queue.snapshot().stats["acked"] == 1
+
+
+def test_a_silence_of_idle_consumers_is_not_taken_for_an_outage_however_short_their_leases(queue):
+    """They ask again before it lasts half a lease, also when they first asked before there was any lease."""
+
+    def told_to_wait(lease: float) -> float | None:
+        return queue.link.call(queue.claim("c1", lease=lease), queue=queue.label).wait
+
+    assert told_to_wait(15) is None  # as every 5 s is enough
+    assert told_to_wait(9) == 3
+    assert told_to_wait(3) == 1

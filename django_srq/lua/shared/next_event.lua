@@ -14,8 +14,12 @@ local function next_event()
   local deadline = redis.call('ZRANGE', leases, 0, '+inf', 'BYSCORE', 'LIMIT', 0, 1, 'WITHSCORES')[2]
   if deadline then
     sooner(tonumber(deadline))
-    -- Idle consumers must be heard more often than the silence that means an outage.
-    sooner(now + (facts.lease_c or 15000) / 3)
+  end
+  -- Idle consumers must be heard more often than the silence that means an outage: they come every 5 s by themselves, which
+  -- is not enough for short leases, also of what is claimed only after they asked.
+  local lease = facts.lease_c or 15000
+  if deadline or lease < 15000 then
+    sooner(now + lease / 3)
   end
   return wait
 end
