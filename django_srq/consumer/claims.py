@@ -18,7 +18,7 @@ from django_srq.consumer.job import Finished, Job
 from django_srq.consumer.settling import Settling
 from django_srq.consumer.source import Source
 from django_srq.exceptions import OutcomeUnknown, QueueUnavailable
-from django_srq.operations import ClaimReply, Found, Held
+from django_srq.operations import Call, ClaimReply, Found, Held
 from django_srq.queue import LOOK
 from django_srq.slots import Slot, slots
 
@@ -39,8 +39,13 @@ class _Asked:
     source: Source
     n: int
     finished: Sequence[Finished] = ()  # acked with it
+    share: float = 0.5  # of the lease: later than that the reply counts as old
     begun: float = field(default_factory=time.monotonic)
     by_clock: float = field(default_factory=time.time)
+
+    def again(self) -> _Asked:
+        """The same asked once more: what is not over by the time of its reply is as good as that gets."""
+        return _Asked(self.source, self.n, self.finished, share=1)
 
     @property
     def until(self) -> float:
@@ -53,7 +58,7 @@ class _Asked:
 
         Asked again, the server tells which are still ours. With a suspended machine, the monotonic clock stands still.
         """
-        return max(time.monotonic() - self.begun, time.time() - self.by_clock) > self.source.lease / 2
+        return max(time.monotonic() - self.begun, time.time() - self.by_clock) > self.source.lease * self.share
 
 
 class Claims:
@@ -101,12 +106,21 @@ class Claims:
 
     def claim(self, source: Source, n: int, finished: Sequence[Finished], answer: Answer) -> int:
         """Claim up to n items, and ack what is finished; how many there are now. From a server that is away: late."""
+        call = source.queue.claim(self._consumer, lease=source.lease, n=n, acks=[one.job.held for one in finished])
+        before = len(answer.jobs)
+        self._slot.seq += 1
+        if n:  # until the reply is taken: another thread may have the interpreter's lock meanwhile, for long
+            self._hands.ask(self._sources.index(source))
+            self._hands.read()
+        self._make(call, replace(self._slot), _Asked(source, n, finished), answer)
+        return len(answer.jobs) - before
+
+    def _make(self, call: Call[ClaimReply], slot: Slot, asked: _Asked, answer: Answer) -> None:
+        """Make a claim, and take what it brings."""
 
         def take(reply: ClaimReply | None, answer: Answer = answer) -> None:
             if reply is not None:
-                taken = self._add(source, n, reply, answer)
-                self._settling.acked(finished, reply.acked)
-                self._return_surplus(source, taken, answer)
+                self._take(call, slot, asked, reply, answer)
 
         def take_late(reply: ClaimReply | None) -> None:
             if reply is not None:
@@ -114,11 +128,16 @@ class Claims:
                 take(reply, late)
                 self._late(late)
 
-        before, acks = len(answer.jobs), [one.job.held for one in finished]
-        call = source.queue.claim(self._consumer, lease=source.lease, n=n, acks=acks)
-        self._slot.seq += 1
-        self._errands.do(source.queue, call, take, late=take_late, slot=replace(self._slot))
-        return len(answer.jobs) - before
+        self._errands.do(asked.source.queue, call, take, late=take_late, slot=slot)
+
+    def _take(self, call: Call[ClaimReply], slot: Slot, asked: _Asked, reply: ClaimReply, answer: Answer) -> None:
+        if reply.found and asked.old:
+            self._make(call, slot, asked.again(), answer)
+            return
+        taken = self._add(asked.source, asked.n, reply, answer, asked.until)
+        self._hands.took()
+        self._settling.acked(asked.finished, reply.acked)
+        self._return_surplus(asked.source, taken, answer)
 
     def _return_surplus(self, source: Source, taken: int, answer: Answer) -> None:
         """Give back what is more than may be handled: a claim that came late may have brought something too."""
@@ -149,7 +168,7 @@ class Claims:
 
     def _add(self, source: Source, n: int, reply: ClaimReply, answer: Answer, until: float | None = None) -> int:
         """Take what a claim of up to n items brought; how many. until: the end of its leases at the earliest."""
-        jobs = self._take(source, reply.found, until or time.monotonic() + source.lease)
+        jobs = self._write_down(source, reply.found, until or time.monotonic() + source.lease)
         answer.jobs += jobs
         self.plenty = 0 < n == len(jobs)
         if n:
@@ -159,7 +178,7 @@ class Claims:
             answer.dry.add(source)
         return len(jobs)
 
-    def _take(self, source: Source, found: Iterable[Found], until: float) -> list[Job]:
+    def _write_down(self, source: Source, found: Iterable[Found], until: float) -> list[Job]:
         place, jobs = self._sources.index(source), []
         with self._taking:
             for one in found:
@@ -211,16 +230,10 @@ class Claims:
             acked(sent.result)
 
     def _claimed_ahead(self, sent: Sent[ClaimReply], asked: _Asked, answer: Answer) -> None:
-        def take(reply: ClaimReply | None, until: float | None = None) -> None:
-            if reply is not None:
-                self._add(asked.source, asked.n, reply, answer, until)
-                self._hands.took()
-                self._settling.acked(asked.finished, reply.acked)
-
-        if sent.result is None or (asked.old and sent.result.found):
-            self._errands.do(asked.source.queue, sent.call, take, slot=sent.slot)
+        if sent.result is None:
+            self._make(sent.call, sent.slot, asked.again(), answer)
         else:
-            take(sent.result, asked.until)
+            self._take(sent.call, sent.slot, asked, sent.result, answer)
 
     # -- behind a wait
 
