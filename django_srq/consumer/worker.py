@@ -315,6 +315,8 @@ class Worker:
         queue = source.queue
         if source.batch > 1:
             return 1  # it has its batch
+        if self._claims.left is not None:
+            return 1  # what is given back would count
         if queue.max_in_flight is not None or queue.rate is not None:
             return 1  # what waits here others might begin
         if any(one.weight for one in self._sources):
