@@ -510,6 +510,40 @@ def test_hanging_up_replaces_the_children_one_by_one(project, told):
     assert process.wait(60) == 0
 
 
+def test_who_replaces_a_child_knows_how_many_items_are_left(project, told):
+    """What that one had claimed and not begun is given back."""
+    queue = told()
+    queue.put({"do": "wait", "name": "first"})
+    queue.put_many([{"do": "nothing"}] * 9)
+    process = project.start("srq_consume", "--max-items", "8", "--prefetch", "6")
+    began(project, "first")
+    process.send_signal(signal.SIGHUP)
+    wait_for(lambda: queue.counts()["in_flight"] == 1, "what was not begun, given back")
+    project.say("on")
+    assert process.wait(60) == 0
+    assert (len(queue), queue.counts()["in_flight"]) == (2, 0)
+
+
+def test_a_second_signal_is_heard_while_a_server_is_away(project, told):
+    """Also when only the supervisor is left, which has to say what became of the items."""
+    server = Server()
+    try:
+        queue = told(URL=server.url, TIMEOUT=1)
+        project.add_to_settings("from django_srq.consumer import errands, supervisor")
+        project.add_to_settings(f"errands.LAST_WORDS, supervisor.LAST_WORDS = 0.1, {LONG}")
+        queue.put({"do": "wait", "name": "it"})
+        process = project.start("srq_consume")
+        began(project, "it")
+        server.kill()
+        project.say("on")
+        process.terminate()
+        wait_for(lambda: not children(process), "the end of the child")
+        process.terminate()
+        assert process.wait(60) == 128 + signal.SIGTERM
+    finally:
+        server.close()
+
+
 def test_a_child_that_is_asked_to_end_finishes_its_item(project, told):
     queue = told()
     queue.put({"do": "wait", "name": "it"})

@@ -40,6 +40,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0  # seconds before it is started again, fr
 NEVER_STARTED = 5  # times in a row that no child came to look for items: then there is no point
 RETRY = 0.5  # seconds between attempts to tell a server what became of items
 STUCK = 60.0  # seconds without an item in hand and without a look for one
+STOPS = (signal.SIGTERM, signal.SIGINT)
 
 
 @dataclass
@@ -124,6 +125,10 @@ class Supervisor:
             self._send_reports()
             if self._reports:
                 self._signals.wait(RETRY)
+            for number in self._signals.taken():
+                self._on_signal(number)
+                if number in STOPS and self._stop_at == 0:
+                    return  # what is not said by now comes back when its lease ends
 
     def _code(self) -> int:
         if self.last_words:
@@ -201,7 +206,7 @@ class Supervisor:
     # -- told from outside
 
     def _on_signal(self, number: int) -> None:
-        if number in (signal.SIGTERM, signal.SIGINT):
+        if number in STOPS:
             self._stop(number)
         elif number == signal.SIGHUP:
             self._to_replace = [place.child for place in self._places if place.child is not None]
@@ -242,7 +247,7 @@ class Supervisor:
         if self._plan.time_limit is not None:
             for child in self._children():
                 self._enforce_limit(child, now - self._plan.time_limit)
-        while self._to_replace and not self._leaving:
+        while self._to_replace and not any(child.told_to_stop for child in self._children()):
             self._replace(self._to_replace.pop(0))
 
     def _enforce_limit(self, child: Child, latest: float) -> None:
@@ -252,14 +257,13 @@ class Supervisor:
             child.kill(f"killed: an item took longer than the time limit of {self._plan.time_limit:g} s")
 
     def _replace(self, child: Child) -> None:
-        for place in self._places:
-            if place.child is child:
-                child.stop()
-                self._leaving.append(child)
-                place.child = None
-                if place.left is not None:
-                    place.left -= child.hands.handled + sum(hand.state not in {DONE, SENT} for hand in child.hands)
-                    place.over = place.left <= 0
+        place = next((place for place in self._places if place.child is child), None)
+        if place is None:
+            return  # it has ended meanwhile
+        child.stop()
+        if place.left is None:  # else only its end shows how many are left for the next one
+            self._leaving.append(child)
+            place.child = None
 
     def _reap(self) -> None:
         for child in self._children():
