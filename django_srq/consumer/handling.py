@@ -31,13 +31,21 @@ class Handling:
         """How long they took (seconds): the handler, and for a failure the telling of it."""
         source = jobs[0].source
         started = time.monotonic()
-        begun = [(job, item) for job in jobs if (item := self._begin(job)) is not None]
+        begun = [(job, item) for job in self._still_ours(jobs) if (item := self._begin(job)) is not None]
         if not begun:
             return time.monotonic() - started
         errors = self._call(source, begun)
         seconds = time.monotonic() - started
         all_well = self._settle(source, begun, errors, seconds)
         return seconds if all_well else time.monotonic() - started
+
+    def _still_ours(self, jobs: Sequence[Job]) -> Sequence[Job]:
+        """Give back those whose leases ended while they waited here, as where the host was suspended."""
+        lapsed = [job for job in jobs if self._hands.lapsed(job.record, job.filling)]
+        if not lapsed:
+            return jobs
+        self._settling.release(jobs[0].source, lapsed)
+        return [job for job in jobs if job not in lapsed]
 
     def _begin(self, job: Job) -> Item | None:
         """None: it cannot be decoded, and is set aside."""
