@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import socket
+import threading
 import time
 from contextlib import closing
 from pathlib import Path
@@ -182,6 +183,22 @@ def operations_slot(name: str):
     from django_srq.slots import Slot
 
     return Slot(name.encode(), 1)
+
+
+def test_renewing_goes_on_whatever_happens_in_one_round(queue, monkeypatch, caplog):
+    leases, ended, rounds = Leases("c1", [Source(queue, print, lease=LONG)], list), threading.Event(), []
+
+    def renew() -> None:
+        rounds.append(1)
+        if len(rounds) == 1:
+            raise ValueError("odd")
+        ended.set()
+
+    leases.interval = 0.001
+    monkeypatch.setattr(leases, "renew", renew)
+    leases.renew_until(ended)
+    assert len(rounds) == 2
+    assert "cannot renew the leases" in caplog.text
 
 
 def test_trouble_lasts_until_a_server_says_that_it_is_over(told):

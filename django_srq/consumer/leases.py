@@ -127,7 +127,10 @@ class Leases:
     def renew_until(self, ended: threading.Event) -> None:
         """Renew, now and again and again, until the event is set."""
         while True:
-            self.renew()
+            try:
+                self.renew()
+            except Exception:  # whatever it is, the next round may go well; without one, all leases would end
+                logger.exception("cannot renew the leases of what is in hand")
             if ended.wait(self.interval):
                 return
 
