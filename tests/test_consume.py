@@ -254,6 +254,14 @@ def test_undecodable_goes_to_dead_and_the_next_is_served(project, client):
     assert (dead.uid, dead.payload) == (uid, b"{")
 
 
+def test_undecodable_counts_as_one_of_max_items(project, client):
+    uid = queues["note"].put("a")
+    queues["note"].put_many("bc")
+    client.hset(queues["note"].keys["items"], uid, b"{")
+    assert project.run("srq_consume", "note", "--max-items", "2")[0] == 0
+    assert project.lines() == ["b 1"]
+
+
 def test_sys_exit_in_a_handler_is_a_failure(project):
     queues["leaving"].put("a")
     assert project.run("srq_consume", "leaving", "--burst")[0] == 0

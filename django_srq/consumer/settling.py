@@ -62,6 +62,7 @@ class Settling:
         def buried(states: Sequence[str | None] | None) -> None:
             if states is not None:
                 self._hands.let_go(job.record)
+                self._hands.count_handled(1)
                 self.outcomes.buried(job, error)
 
         call = operations.fail_many(queue.keys, [operations.Failed(job.held, described)], bury=True)
