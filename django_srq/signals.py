@@ -1,7 +1,8 @@
 """Django signals about items and consumers, sent with ``send_robust``: what a receiver raises is logged, not passed on.
 
 ``sender`` is the class of the queue, ``queue`` its alias. Receivers run in the thread that caused the event, before it
-goes on.
+goes on. item_recovered and item_dead about a process that died are sent by another one of its consumer, in a thread of
+their own; those that it has not sent when it ends are lost.
 
 ================  ===================================================================================================
 item_put          ``uid``; the server has the item

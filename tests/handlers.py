@@ -77,6 +77,11 @@ def told(payload: dict[str, object], item: Item) -> object:
     return None if again else DEEDS[str(do)](payload, item)
 
 
+def together(payloads: list[dict[str, object]], items: list[Item]) -> None:
+    """Does what the first one says."""
+    told(payloads[0], items[0])
+
+
 def _wait_for_word(payload: dict[str, object], item: Item) -> None:
     word = Path(os.environ["SRQ_TEST_GO"]).with_name(f"go-{payload.get('word', 'on')}")
     while not word.exists():

@@ -8,9 +8,10 @@ import re
 import shutil
 import signal
 import socket
+import subprocess
 import threading
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,7 +19,7 @@ import pytest
 
 from django_srq import queues
 from django_srq.consumer import Plan, Source, Supervisor
-from django_srq.consumer.child import Child
+from django_srq.consumer.child import STOP, Child
 from django_srq.consumer.hands import Hands
 from django_srq.consumer.leases import Leases
 from django_srq.consumer.probes import interval
@@ -1038,20 +1039,143 @@ def test_a_receiver_that_takes_its_time_holds_up_no_stop(project, told):
     assert process.wait(60) == 0
 
 
-def test_signals_are_sent_by_a_child_that_stays(queue):
-    supervisor = Supervisor([Source(queue, print)], Plan(processes=2))
-    ends = [os.pipe() for _ in range(2)]
-    for place, (_, line) in zip(supervisor._places, ends, strict=True):
-        place.child = Child("c1", 0, Hands(1), line)
-        place.child.hands.live()
-    supervisor._places[0].child.told_to_stop = True
-    supervisor._events = [{"signal": "item_dead"}]
+@pytest.fixture
+def line():
+    """Makes the two ends of the line to a child: (reading, writing)."""
+    ends: list[int] = []
+
+    def make() -> tuple[int, int]:
+        reading, writing = os.pipe()
+        ends.extend((reading, writing))
+        for end in (reading, writing):
+            os.set_blocking(end, False)
+        return reading, writing
+
+    yield make
+    for end in ends:
+        os.close(end)
+
+
+@pytest.fixture
+def listeners(queue, line):
+    """Makes a supervisor of two children that are ready, and what each of them reads of its line."""
+
+    def make():
+        supervisor = Supervisor([Source(queue, print)], Plan(processes=2))
+        ends = [line() for _ in range(2)]
+        for place, (_, writing) in zip(supervisor._places, ends, strict=True):
+            place.child = Child("c1", 0, Hands(1), writing)
+            place.child.hands.live()
+        return supervisor, [lambda reading=reading: heard(reading) for reading, _ in ends]
+
+    return make
+
+
+def heard(reading: int) -> bytes:
+    """All that there is to read."""
+    words = []
+    with suppress(BlockingIOError):
+        while word := os.read(reading, 65536):
+            words.append(word)
+    return b"".join(words)
+
+
+@pytest.mark.parametrize("reason", ["told_to_stop", "killed_for"])
+def test_signals_are_sent_by_a_child_that_stays(listeners, reason):
+    supervisor, (first, second) = listeners()
+    setattr(supervisor._places[0].child, reason, "it")
+    supervisor._events.append({"signal": "item_dead"})
     supervisor._pass_on_events()
-    for _, line in ends:
-        os.close(line)
-    assert [os.read(reading, 100) for reading, _ in ends] == [b"", b'{"signal": "item_dead"}\n']
-    for reading, _ in ends:
-        os.close(reading)
+    assert [first(), second()] == [b"", b'{"signal": "item_dead"}\n']
+
+
+def test_signals_for_which_no_line_has_room_are_told_later(listeners):
+    """None is lost or torn, and none waits for a child that does not listen while another does."""
+    supervisor, listening = listeners()
+    events = [{"signal": "item_dead", "number": number, "evidence": "x" * 5000} for number in range(100)]
+    supervisor._events.extend(events)
+    told = [b"", b""]
+    while supervisor._events or any(place.child.unsaid for place in supervisor._places):
+        supervisor._pass_on_events()
+        left = list(supervisor._events)
+        assert left == events[len(events) - len(left) :]
+        supervisor._pass_on_events()
+        assert list(supervisor._events) == left  # nobody read since
+        read = [listen() for listen in listening]
+        assert any(read)
+        told = [before + now for before, now in zip(told, read, strict=True)]
+    numbers = [[json.loads(line)["number"] for line in words.splitlines()] for words in told]
+    assert all(numbers)
+    assert all(one == sorted(one) for one in numbers)
+    assert sorted(numbers[0] + numbers[1]) == list(range(100))
+
+
+def test_what_is_longer_than_the_line_is_not_torn_by_what_comes_after(line):
+    reading, writing = line()
+    child = Child("c1", 0, Hands(1), writing)
+    long = b"x" * 200_000 + b"\n"
+    assert child.tell(long)
+    words = heard(reading)  # there is room now, for more of it
+    assert not child.tell(b"next\n")
+    words += heard(reading)
+    child.stop()
+    child.stop()
+    for _ in range(10):
+        words += heard(reading)
+        child.say_on()
+    assert words == long + STOP
+    assert child.tell(b"next\n")
+    assert heard(reading) == b"next\n"
+
+
+TOLD_ONLY = f"""
+from django_srq.consumer.supervisor import Supervisor
+until = Supervisor._until_next
+# It does nothing that it is not told to do, but for calls that a busy machine makes it repeat.
+Supervisor._until_next = lambda self: until(self) if self._reports or self._wanted() else {LONG}
+"""
+# One write of more than PIPE_BUF (4096 bytes on Linux) may be cut off where the line is full.
+LONG_EVIDENCE = """
+from django_srq import failure
+of_death = failure.of_death
+failure.of_death = lambda *args, **about: json.dumps(
+    {**json.loads(of_death(*args, **about)), "more": "x" * 5000}
+).encode()
+"""
+
+
+def recoveries(told_of: Path) -> list[str]:
+    """The uids of which item_recovered told."""
+    told = [json.loads(line) for line in told_of.read_text().splitlines()] if told_of.exists() else []
+    return [about["uid"] for about in told if about["name"] == "item_recovered"]
+
+
+def test_the_signals_of_a_large_batch_are_all_sent_and_at_once(project, told):
+    """They take more than one line has room for; and when they come up, no child is there to send them."""
+    queue = told(HANDLER="tests.handlers.together", HANDLER_BATCH=1000)
+    told_of = project.folder / "signals"
+    project.add_to_settings(f"TOLD_OF = {str(told_of)!r}\n{LISTENING}{TOLD_ONLY}")
+    uids = queue.put_many([{"do": "exit"}] * 1000)
+    project.start("srq_consume", stderr=subprocess.DEVNULL)
+    wait_for(lambda: len(recoveries(told_of)) >= 1000, "the signals", seconds=PATIENT)
+    assert recoveries(told_of) == uids
+
+
+def test_a_child_whose_line_is_full_is_told_to_stop_when_it_reads(project, told):
+    """It holds the interpreter's lock while the signals of another one's items fill its line, to the last byte."""
+    queue = told(HANDLER="tests.handlers.together", HANDLER_BATCH=1000)
+    told_of, fifo = project.folder / "signals", project.folder / "fifo"
+    os.mkfifo(fifo)
+    project.add_to_settings(f"TOLD_OF = {str(told_of)!r}\n{LISTENING}{TOLD_ONLY}{LONG_EVIDENCE}")
+    queue.put({"do": "hold the GIL", "until": str(fifo), "name": "it"})
+    process = project.start("srq_consume", "--processes", "2", "--grace", str(LONG), stderr=subprocess.DEVNULL)
+    holding = int(began(project, "it")[2])
+    queue.put_many([{"do": "exit"}] * 100)
+    wait_for(lambda: recoveries(told_of), "the signals for which its line had no room", seconds=PATIENT)
+    process.terminate()
+    wait_for(lambda: children(process) == [holding], "the end of the other", seconds=PATIENT)
+    fifo.write_text("go on")
+    assert process.wait(60) == 0
 
 
 # -- new code

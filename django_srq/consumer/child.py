@@ -42,15 +42,34 @@ class Child:
     told_to_stop: bool = False
     killed_for: str = ""  # why we killed it
     over_limit: set[int] = field(default_factory=set)  # the fillings of its hands that took too long
+    unsaid: bytes = b""  # what it has to be told before anything else: the rest of a line, STOP
 
-    def tell(self, words: bytes) -> None:
-        with suppress(OSError):  # it died; or it does not listen, having the interpreter's lock for long
-            os.write(self.line, words)
+    def tell(self, line: bytes) -> bool:
+        """Whether it is told that, the rest of it by ``say_on``; False: none of it, as the pipe is full."""
+        if not self.say_on():
+            return False
+        written = self._write(line)
+        if written:
+            self.unsaid = line[written:]
+        return written > 0
 
     def stop(self) -> None:
         if not self.told_to_stop:
             self.told_to_stop = True
-            self.tell(STOP)
+            self.unsaid += STOP
+            self.say_on()
+
+    def say_on(self) -> bool:
+        """Whether nothing is unsaid any more. The child pokes the supervisor when it has read: then there is room."""
+        self.unsaid = self.unsaid[self._write(self.unsaid) :]
+        return not self.unsaid
+
+    def _write(self, words: bytes) -> int:
+        """How many bytes of it there was room for."""
+        try:
+            return os.write(self.line, words) if words else 0
+        except OSError:  # it died; or it does not listen, having the interpreter's lock for long
+            return 0
 
     def kill(self, why: str) -> None:
         self.killed_for = self.killed_for or why
@@ -80,7 +99,14 @@ class ChildProcess:
         self._events: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._leases = Leases(id, sources, lambda: [hands])
         self._worker = Worker(
-            sources, hands, consumer=id, plan=plan, report=self._report, max_items=max_items, rest=rest
+            sources,
+            hands,
+            consumer=id,
+            plan=plan,
+            report=self._report,
+            ready=poke,  # it can be told of the signals that wait for one that listens
+            max_items=max_items,
+            rest=rest,
         )
 
     def run(self) -> None:
@@ -110,6 +136,7 @@ class ChildProcess:
     def _listen(self) -> None:
         heard = b""
         while words := os.read(self._line, 65536):
+            self._poke()  # there is room for more
             *lines, heard = (heard + words).split(b"\n")
             for line in lines:
                 self._hear(line + b"\n")

@@ -12,6 +12,7 @@ import secrets
 import signal
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -85,7 +86,7 @@ class Supervisor:
         self._leases.about = {"processes": plan.processes, "threads": plan.threads, "concurrency": plan.concurrency}
         self._outage = Outage()
         self._reports: list[Report] = []
-        self._events: list[dict[str, Any]] = []  # signals that a child is to send
+        self._events: deque[dict[str, Any]] = deque()  # signals that a child is to send
         self._signals = SignalPipe()
         self._count = 0
         self._never_started = 0
@@ -417,12 +418,13 @@ class Supervisor:
             self._beat(now)
 
     def _pass_on_events(self) -> None:
-        ready = [child for child in self._children() if child.hands.ready]
-        listening = min(ready, key=lambda child: child.told_to_stop, default=None)  # one that stops may not get to it
-        if listening:
-            for event in self._events:
-                listening.tell(json.dumps(event).encode() + b"\n")
-            self._events.clear()
+        """As many as the children have room for; a STOP that did not fit goes before."""
+        for child in self._children():
+            child.say_on()
+        ready = [child for child in self._children() if child.hands.ready and not child.killed_for]
+        for child in [child for child in ready if not child.told_to_stop] or ready:  # one that stops may not get to it
+            while self._events and child.tell(json.dumps(self._events[0]).encode() + b"\n"):
+                self._events.popleft()
 
     def _beat(self, now: float) -> None:
         stuck = [child for child in self._children() if now - child.hands.beat > STUCK and not any(child.hands)]

@@ -64,13 +64,14 @@ class Worker:
         consumer: str,
         plan: Plan,
         report: Callable[[str], None],
+        ready: Callable[[], None] = lambda: None,
         max_items: int | None = None,
         rest: Callable[[], None] = lambda: None,
     ) -> None:
-        """rest is called in each thread when there is nothing to do in it for now."""
+        """rest is called in each thread when there is nothing to do in it for now, ready once before the first item."""
         self.id = consumer
         self._sources, self._hands, self._plan = list(sources), hands, plan
-        self._rest = rest
+        self._ready, self._rest = ready, rest
         self._turns = Turns(sources)
         self._alarm = Alarm()
         links = [source.queue.link for source in sources]
@@ -141,6 +142,7 @@ class Worker:
         ]
         relieving = threading.Thread(target=self._beside, args=[self._relieve], name="srq-ahead", daemon=True)
         self._hands.live()
+        self._ready()
         for thread in (relieving, *threads):
             thread.start()
         try:
