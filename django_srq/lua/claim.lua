@@ -14,7 +14,7 @@
 -- A repeated call gets the same items again, their leases renewed, as far as the caller still holds them.
 -- include: keys call tell records
 local GHOSTS_MOST = 100
-local BURST = 100      -- ms of the rate that may be made up for at once
+local BURST = 100      -- ms of the rate that may be made up for
 local LOOK = 5000      -- ms after which an idle consumer comes by itself
 local consumer, lease, n = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[6])
 local deadline = lease < 0 and lease - now or now + lease
@@ -75,7 +75,9 @@ elseif most == 0 and facts.most then
   redis.call('HDEL', meta, 'most')
 end
 
-if (facts.told or 0) > now + LOOK + 1 then   -- by a clock that was ahead
+-- Whoever was told of a moment and asks again begins anew: from here on told > now means that somebody else is coming.
+if (facts.told or 0) > now and (facts.told > now + LOOK + 1   -- by a clock that was ahead
+  or redis.call('HGET', meta, 'told_to') == consumer) then
   facts.told = nil
   redis.call('HDEL', meta, 'told')
 end
@@ -105,7 +107,7 @@ end
 
 local reply, outcome = {'', '0', '0'}, {'', '0', '0'}   -- outcome: what a repeated call has to know
 local handed, made, left, room = 0, 0, 0, n
-local held_up, till, due, slack = false, nil, nil, nil
+local held_up, till, due = false, nil, nil
 local chores = is_due()
 local ended = redis.call('ZCOUNT', leases, 0, now) > 0
 
@@ -177,22 +179,22 @@ if not straight then
     held_up, till = is_paused()
   end
 
-  -- The generic cell rate algorithm (ITU-T I.371): the next item is not due before meta's next_due, less what may be made
-  -- up for at once. Returns how many may be taken now, and the next due time.
+  -- A virtual schedule (ITU-T I.371): an item each interval, and the next one not before meta's next_due. While nobody takes
+  -- any, or comes late, the schedule lags behind, but not by more than may be made up for.
+  -- Returns how many may be taken now, and the next due time.
   local function allowed()
     if interval == 0 then
       return n
     end
-    local due = math.max(now, tonumber(redis.call('HGET', meta, 'next_due') or 0))
-    local slack = math.max(0, BURST - interval)
-    if due > now + slack + interval then   -- by a slower rate before, or by a clock that was ahead
-      due = now + slack + interval
+    local due = math.max(now - BURST, tonumber(redis.call('HGET', meta, 'next_due') or 0))
+    if due > now + interval then   -- by a slower rate before, or by a clock that was ahead
+      due = now + interval
       redis.call('HSET', meta, 'next_due', string.format('%.3f', due))
     end
-    return math.max(0, math.min(n, math.floor((now + slack - due) / interval) + 1)), due, slack
+    return math.max(0, math.min(n, math.floor((now - due) / interval) + 1)), due
   end
 
-  room, due, slack = allowed()
+  room, due = allowed()
   if most > 0 then
     room = math.max(0, math.min(room, most - redis.call('HLEN', holders)))
   end
@@ -280,34 +282,36 @@ if not straight then
   end
 end
 
-local used_up = handed >= room and room < n   -- what the limits allow: whoever else came now would get nothing
+-- What the limits allow: whoever else came now would get nothing.
+local full = most > 0 and redis.call('HLEN', holders) >= most
+local early = interval > 0 and due > now
 local wait = 0
 if held_up then
   wait = till and math.max(10, till - now) or -1
-elseif left == 0 or used_up then
+elseif left == 0 or full or early then
   -- include: next_event
-
-  -- The time (ms) until the rate allows another item. Each asker is told a moment of its own, so that they do not all come
-  -- for one item; while somebody is to come, nobody is woken.
-  local function appointment()
-    local at = math.max(due - slack, (facts.told or 0) > now and facts.told + interval or 0)
-    if at - now <= LOOK then
-      facts.told = math.ceil(at)
-      redis.call('HSET', meta, 'told', facts.told)
-    end
-    return math.max(10, math.ceil(at - now))
-  end
-
+  wait = handed < n and next_event() or 0   -- who got all it asked for comes again anyway
   if left == 0 then
     redis.call('DEL', wake)
-    wait = handed < n and next_event() or 0   -- who got all it asked for comes again anyway
   else
     reply[3] = left
-    -- In flight are too many (an ack wakes somebody), or the rate is used up.
-    wait = most > 0 and redis.call('HLEN', holders) >= most and next_event() or appointment()
+    if not full then   -- else an ack wakes somebody
+      redis.call('DEL', wake)
+      -- Of all who come too early one is told when to come again: the first that has nothing in hand by this claim. The
+      -- others need not come; while it is to come, nobody is woken.
+      if (facts.told or 0) <= now then
+        if handed == 0 and n > 0 then
+          facts.told = math.ceil(math.min(due, now + LOOK))
+          redis.call('HSET', meta, 'told', facts.told, 'told_to', consumer)
+          wait = math.max(10, math.ceil(due - now))
+        else
+          ring(1)   -- in vain but for the moment that somebody has to be told
+        end
+      end
+    end
   end
 end
-if left > 0 and not (held_up or used_up) then
+if left > 0 and not (held_up or full or early) then
   -- The baton: whoever leaves something that can be taken sees to it that somebody comes.
   ring(math.max(math.min(made - handed, left), redis.call('LLEN', wake) == 0 and 1 or 0))
 end

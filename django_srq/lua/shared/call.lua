@@ -23,7 +23,7 @@ end
 --   layout, seen, kept   version of the layout; times (ms) of the last look at the server, and of the last housekeeping
 --   lease_c, lease_g     leases (ms) of the last claims: supervised, and by a plain get; longest: the longest ever
 --   most                 max_in_flight of the last claim; nil: none
---   told                 until then (ms) somebody is coming anyway: the rate allowed nothing sooner
+--   told                 until then (ms) somebody is coming anyway, whom told_to names: the rate allowed nothing sooner
 --   minute               the running one of the time series
 local facts = FACTS
 
