@@ -17,6 +17,7 @@ from django_srq.consumer.hands import Hands
 from django_srq.consumer.worker import Worker
 from django_srq.exceptions import LayoutError
 from django_srq.queue import LOOK, SafeRedisQueue
+from tests.clock import now
 from tests.proxy import Proxy
 from tests.servers import Server
 from tests.waiting import PATIENT, parked, wait_for
@@ -90,6 +91,25 @@ def test_the_end_of_a_burst_ends_the_wait_of_another_thread(patient, make_queue)
         thread.join(60)
         assert not thread.is_alive()
     assert consumer.handled == 1
+
+
+def test_a_moment_that_is_told_while_another_thread_waits_is_kept(patient, make_queue, client):
+    queue = make_queue(rate="1/s")
+    gate, seen = threading.Event(), []
+
+    def handle(item: object) -> None:
+        seen.append(item)
+        gate.wait(60)
+
+    consumer = Consumer([Source(queue, handle)], plan=Plan(threads=2))
+    with running(consumer):
+        queue.put("a")
+        wait_for(lambda: seen and consumer._worker._idler is not None, "the other thread on the server")
+        client.hset(queue.keys["items"], "legacy", "b")
+        client.lpush(queue.keys["queue"], "legacy")  # and no bell rings
+        client.hset(queue.keys["meta"], "next_due", now(client) + 900)
+        gate.set()  # whoever acks is told that moment
+        wait_for(lambda: len(seen) == 2, "the second")
 
 
 def test_a_thread_that_is_free_again_is_heard_for(patient, make_queue):

@@ -97,6 +97,7 @@ class Worker:
         self._idler: bool | None = None  # the kind of the thread that waits on the server
         self._heard: set[bool] = set()  # the kinds for which it waits
         self._due = 0.0  # the moment from which on it is worth asking again
+        self._until = 0.0  # the moment at which the wait on the server ends
         self._woken: Source | None = None
         self._by_pace = plan.prefetch is None
         self._paces = {kind: Pace() for kind in sizes}
@@ -216,7 +217,9 @@ class Worker:
                     else:
                         if kind not in self._heard:
                             self._alarm.ring()  # when its wait began, no thread of this kind was free
-                        self._changed[kind].wait()
+                        # Whoever led meanwhile may have been told of a moment before the end of that wait.
+                        sooner = self._due < self._until
+                        self._changed[kind].wait(max(0, self._due - time.monotonic()) if sooner else None)
             finally:
                 self._free[kind] -= 1
         if self._errands.stopping:
@@ -419,7 +422,7 @@ class Worker:
         self._heard = {source.asynchronous for source in wanted}
         sources = [source for source in wanted if not self._errands.away(source.queue.link)]
         n = self._behind()
-        self._idler, self._due = kind, NEVER
+        self._idler, self._until, self._due = kind, self._due, NEVER
         woken = answer = None
         try:
             with self._released:
