@@ -196,6 +196,19 @@ def test_one_of_those_who_come_too_early_is_told_when_to_come_again(make_queue, 
     assert left == [0, 0]  # they would wake in vain
 
 
+def test_another_one_comes_later_should_the_one_that_was_told_not_come(make_queue, client):
+    queue = make_queue(rate="1/h")
+    queue.put_many("ab")
+    due = 0.0
+    while now(client) >= due:  # again if the machine was too slow
+        due = now(client) + 1000
+        client.hset(queue.keys["meta"], "next_due", due)
+        client.hdel(queue.keys["meta"], "told")
+        first, other = ask(queue, "c1"), ask(queue, "c2")
+    assert first.wait <= 1
+    assert 2 < other.wait <= 3
+
+
 @pytest.mark.parametrize("n", [1, 5])
 def test_whoever_takes_the_last_that_the_rate_allows_wakes_one_to_be_told(make_queue, client, n):
     """Busy with that, it may not come in time for the next."""

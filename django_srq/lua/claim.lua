@@ -16,6 +16,7 @@
 local GHOSTS_MOST = 100
 local BURST = 100      -- ms of the rate that may be made up for
 local LOOK = 5000      -- ms after which an idle consumer comes by itself
+local MISSED = 2000    -- ms after which another one comes where somebody was to come
 local consumer, lease, n = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[6])
 local deadline = lease < 0 and lease - now or now + lease
 
@@ -291,22 +292,28 @@ if held_up then
 elseif left == 0 or full or early then
   -- include: next_event
   wait = handed < n and next_event() or 0   -- who got all it asked for comes again anyway
+  local function within(ms)
+    wait = wait < 0 and ms or math.min(wait, ms)
+  end
   if left == 0 then
     redis.call('DEL', wake)
   else
     reply[3] = left
     if not full then   -- else an ack wakes somebody
       redis.call('DEL', wake)
-      -- Of all who come too early one is told when to come again: the first that has nothing in hand by this claim. The
-      -- others need not come; while it is to come, nobody is woken.
-      if (facts.told or 0) <= now then
-        if handed == 0 and n > 0 then
-          facts.told = math.ceil(math.min(due, now + LOOK))
-          redis.call('HSET', meta, 'told', facts.told, 'told_to', consumer)
-          wait = math.max(10, math.ceil(due - now))
-        else
-          ring(1)   -- in vain but for the moment that somebody has to be told
+      -- Of all who come too early one is told when to come again: the first that has nothing in hand by this claim. While it
+      -- is to come, nobody is woken; the others need not come, or only later, should it be busy or gone by then.
+      if (facts.told or 0) > now then
+        local missed = facts.told - now + MISSED
+        if missed < LOOK then
+          within(missed)
         end
+      elseif handed == 0 and n > 0 then
+        facts.told = math.ceil(math.min(due, now + LOOK))
+        redis.call('HSET', meta, 'told', facts.told, 'told_to', consumer)
+        within(math.max(10, math.ceil(due - now)))
+      else
+        ring(1)   -- in vain but for the moment that somebody has to be told
       end
     end
   end
