@@ -113,7 +113,7 @@ def test_what_cannot_be_decoded_is_set_aside(make_queue):
     plain = make_queue()
     plain.put_many([b"1", b"{", b"2"])
     seen: list[list[int]] = []
-    assert consume(queue, lambda payloads: seen.append(payloads)) == 2
+    assert consume(queue, lambda payloads: seen.append(payloads)) == 3
     assert seen == [[1, 2]]
     assert queue.counts()["dead"] == 1
 

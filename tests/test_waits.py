@@ -108,6 +108,7 @@ def test_a_moment_that_is_told_while_another_thread_waits_is_kept(patient, make_
         client.hset(queue.keys["items"], "legacy", "b")
         client.lpush(queue.keys["queue"], "legacy")  # and no bell rings
         client.hset(queue.keys["meta"], "next_due", now(client) + 900)
+        consumer._worker._until += LONG  # as patient has it
         gate.set()  # whoever acks is told that moment
         wait_for(lambda: len(seen) == 2, "the second")
 

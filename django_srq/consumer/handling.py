@@ -40,7 +40,7 @@ class Handling:
         return seconds if all_well else time.monotonic() - started
 
     def _still_ours(self, jobs: Sequence[Job]) -> Sequence[Job]:
-        """Give back those whose leases ended while they waited here, as where the host was suspended."""
+        """Give back those whose leases ended while they waited here, as where the process was suspended."""
         lapsed = [job for job in jobs if self._hands.lapsed(job.record, job.filling)]
         if not lapsed:
             return jobs
