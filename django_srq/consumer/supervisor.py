@@ -138,6 +138,10 @@ class Supervisor:
             return 128 + self._stopped_by
         return 75 if self._cut else 0
 
+    def _place_of(self, child: Child) -> Place | None:
+        """None: it has left it to its successor."""
+        return next((place for place in self._places if place.child is child), None)
+
     def _children(self) -> list[Child]:
         return [*(place.child for place in self._places if place.child is not None), *self._leaving]
 
@@ -258,7 +262,7 @@ class Supervisor:
             child.kill(f"killed: an item took longer than the time limit of {self._plan.time_limit:g} s")
 
     def _replace(self, child: Child) -> None:
-        place = next((place for place in self._places if place.child is child), None)
+        place = self._place_of(child)
         if place is None:
             return  # it has ended meanwhile
         child.stop()
@@ -274,7 +278,7 @@ class Supervisor:
 
     def _buried(self, child: Child, code: int, memory: int) -> None:
         os.close(child.line)
-        place = next((place for place in self._places if place.child is child), None)
+        place = self._place_of(child)
         if place is None:
             self._leaving.remove(child)
         else:

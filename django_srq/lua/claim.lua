@@ -107,7 +107,7 @@ local function token_of(order)
 end
 
 local reply, outcome = {'', '0', '0'}, {'', '0', '0'}   -- outcome: what a repeated call has to know
-local handed, made, left, room = 0, 0, 0, n
+local handed, made, left = 0, 0, 0
 local held_up, till, due = false, nil, nil
 local chores = is_due()
 local ended = redis.call('ZCOUNT', leases, 0, now) > 0
@@ -195,6 +195,7 @@ if not straight then
     return math.max(0, math.min(n, math.floor((now - due) / interval) + 1)), due
   end
 
+  local room
   room, due = allowed()
   if most > 0 then
     room = math.max(0, math.min(room, most - redis.call('HLEN', holders)))
