@@ -14,6 +14,7 @@ from benchmarks import pages, peers, races, report
 from benchmarks.harness import QUICK, Bench, Row, Sizes, Target, alternate
 from benchmarks.server import Meter
 from tests.servers import Server
+from tests.waiting import wait_for
 
 ROOT = Path(__file__).resolve().parent.parent
 DEADLINE = 300  # seconds; reached only when it hangs
@@ -214,6 +215,27 @@ def test_our_own_worker_in_a_race(ours):
         assert commands > 1
     finally:
         server.close()
+
+
+def test_a_drain_that_was_looked_at_too_late_is_done_again_with_more_items(monkeypatch):
+    drained, drive = [], races._drive
+    server = Server()
+    bench = Bench(server, QUICK)
+
+    def cpu():
+        if len(drained) == 1:
+            wait_for(lambda: not bench.control.exists("srq:bench:queue"), "the end of all items")
+        return cpu_of_workers()
+
+    cpu_of_workers = races._cpu
+    monkeypatch.setattr(races, "_cpu", cpu)
+    monkeypatch.setattr(races, "_drive", lambda *given: drained.append(given[-1]) or drive(*given))
+    try:
+        *_, round_trips, commands, cpu = races._drain(bench, peers.OURS, 1, 3000)
+    finally:
+        server.close()
+    assert drained == [3000, 6000]
+    assert min(round_trips, commands, cpu) > 0
 
 
 def test_the_ways_of_our_worker_are_compared_with_the_best_peer():
