@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import time
 
+from django_srq.consumer.clock import lease_time
 from django_srq.consumer.hands import DONE, FAILED, HELD, RUNNING, Hands
 from django_srq.operations import Held
 
-FAR = time.monotonic() + 1000
+FAR = lease_time() + 1000
 
 
 def test_an_item_on_its_way_through_a_hand():
@@ -81,6 +82,16 @@ def test_a_lease_has_lapsed_when_it_was_refused_or_not_renewed():
     hands.renewed(hand, FAR)
     assert not hands.lapsed(index, filling)
     hands.renewed(hand, 0)
+    assert hands.lapsed(index, filling)
+
+
+def test_leases_end_while_the_machine_is_suspended(monkeypatch):
+    """Then the monotonic clock stands still on Linux."""
+    hands = Hands(1)
+    index, filling = hands.hold(0, Held("a", "t"), until=lease_time() + 1000)
+    assert not hands.lapsed(index, filling)
+    clock_gettime, suspended = time.clock_gettime, getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+    monkeypatch.setattr(time, "clock_gettime", lambda clock: clock_gettime(clock) + 3600 * (clock == suspended))
     assert hands.lapsed(index, filling)
 
 

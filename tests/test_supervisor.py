@@ -20,6 +20,7 @@ import pytest
 from django_srq import queues
 from django_srq.consumer import Plan, Source, Supervisor
 from django_srq.consumer.child import STOP, Child
+from django_srq.consumer.clock import lease_time
 from django_srq.consumer.hands import Hands
 from django_srq.consumer.leases import Leases
 from django_srq.consumer.probes import interval
@@ -116,7 +117,7 @@ def test_what_was_handled_but_not_acked_when_the_child_died_is_acked(queue):
     done, unstarted, running = taken(queue, "c1.1", 3)
     hands, supervisor = Hands(4), Supervisor([Source(queue, print)], Plan())
     for item in (done, unstarted, running):
-        hands.hold(0, Held(item.uid, item.token), until=time.monotonic() + LONG)
+        hands.hold(0, Held(item.uid, item.token), until=lease_time() + LONG)
     hands.start(0)
     hands.finish(0)
     hands.start(2)
@@ -130,7 +131,7 @@ def test_who_was_telling_that_a_handler_raised_is_not_blamed(queue):
     uid = queue.put("a")
     (item,) = taken(queue, "c1.1", 1)
     hands, supervisor = Hands(1), Supervisor([Source(queue, print)], Plan())
-    hands.hold(0, Held(item.uid, item.token), until=time.monotonic() + LONG)
+    hands.hold(0, Held(item.uid, item.token), until=lease_time() + LONG)
     hands.start(0)
     hands.fail(0)
     account_for(supervisor, Child("c1.1", 0, hands, 0))
@@ -202,6 +203,28 @@ def test_renewing_goes_on_whatever_happens_in_one_round(queue, monkeypatch, capl
     assert "cannot renew the leases" in caplog.text
 
 
+def test_a_lease_is_counted_from_before_it_was_renewed(queue, monkeypatch):
+    """The supervisor may be suspended between the server's reply and the reading of it."""
+    queue.put("a")
+    (item,) = taken(queue, "c1.1", 1)
+    hands = Hands(1)
+    index, filling = hands.hold(0, Held(item.uid, item.token), until=0)
+    leases = Leases("c1", [Source(queue, print, lease=LONG)], lambda: [hands])
+    leases.renew()
+    assert not hands.lapsed(index, filling)
+    call, clock_gettime = queue.link.call, time.clock_gettime
+
+    def suspended_after(*args: object, **kwargs: object) -> object:
+        reply = call(*args, **kwargs)
+        monkeypatch.setattr(time, "clock_gettime", lambda clock: clock_gettime(clock) + LONG)
+        return reply
+
+    monkeypatch.setattr(queue.link, "call", suspended_after)
+    leases.renew()
+    assert not leases.trouble
+    assert hands.lapsed(index, filling)
+
+
 def test_trouble_lasts_until_a_server_says_that_it_is_over(told):
     server = Server()
     try:
@@ -226,7 +249,7 @@ def test_a_server_that_is_away_is_told_later_what_became_of_the_items(told):
         supervisor = Supervisor([Source(queue, print, lease=LONG)], Plan())
         (item,) = taken(queue, "c1.1", 1)
         hands = Hands(1)
-        hands.hold(0, Held(item.uid, item.token), until=time.monotonic() + LONG)
+        hands.hold(0, Held(item.uid, item.token), until=lease_time() + LONG)
         hands.start(0)
         server.kill()
         supervisor._account_for(Child("c1.1", 0, hands, 0), "killed by SIGKILL", 0, -9)
@@ -334,7 +357,7 @@ def test_what_one_queue_refuses_to_hear_holds_up_no_other(make_queue, client):
     (item,) = taken(other, "c1.1", 1)
     client.hset(broken.keys["meta"], "layout", "99")
     hands, supervisor = Hands(1), Supervisor([Source(broken, print), Source(other, print)], Plan())
-    hands.hold(1, Held(item.uid, item.token), until=time.monotonic() + LONG)
+    hands.hold(1, Held(item.uid, item.token), until=lease_time() + LONG)
     hands.start(0)
     account_for(supervisor, Child("c1.1", 0, hands, 0))
     assert [item.uid for item in other.items()] == [uid]
@@ -733,7 +756,7 @@ def test_only_what_exceeded_the_time_limit_is_blamed(queue):
     items = taken(queue, "c1.1", 2)
     hands, supervisor = Hands(2), Supervisor([Source(queue, print)], Plan())
     for index, item in enumerate(items):
-        hands.hold(0, Held(item.uid, item.token), until=time.monotonic() + LONG)
+        hands.hold(0, Held(item.uid, item.token), until=lease_time() + LONG)
         hands.start(index)
     account_for(supervisor, Child("c1.1", 0, hands, 0, killed_for="killed: …", over_limit={1}))
     assert [(item.deliveries, item.delivery.crashes) for item in queue.items()] == [(1, 1), (1, 0)]

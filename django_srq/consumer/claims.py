@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import threading
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from django_srq import operations
 from django_srq.connections import Link, Sent
 from django_srq.consumer.alarm import Alarm
+from django_srq.consumer.clock import lease_time
 from django_srq.consumer.errands import ATTEMPT, LONGEST_PAUSE, Errands
 from django_srq.consumer.hands import Hands
 from django_srq.consumer.job import Finished, Job
@@ -40,8 +40,7 @@ class _Asked:
     n: int
     finished: Sequence[Finished] = ()  # acked with it
     share: float = 0.5  # of the lease: later than that the reply counts as old
-    begun: float = field(default_factory=time.monotonic)
-    by_clock: float = field(default_factory=time.time)
+    begun: float = field(default_factory=lease_time)
 
     def again(self) -> _Asked:
         """The same asked once more: what is not over by the time of its reply is as good as that gets."""
@@ -56,9 +55,9 @@ class _Asked:
     def old(self) -> bool:
         """Whether such leases may have ended, and others may have the items, as after a process was suspended.
 
-        Asked again, the server tells which are still ours. With a suspended machine, the monotonic clock stands still.
+        Asked again, the server tells which are still ours.
         """
-        return max(time.monotonic() - self.begun, time.time() - self.by_clock) > self.source.lease * self.share
+        return lease_time() - self.begun > self.source.lease * self.share
 
 
 class Claims:
@@ -168,7 +167,7 @@ class Claims:
 
     def _add(self, source: Source, n: int, reply: ClaimReply, answer: Answer, until: float | None = None) -> int:
         """Take what a claim of up to n items brought; how many. until: the end of its leases at the earliest."""
-        jobs = self._write_down(source, reply.found, until or time.monotonic() + source.lease)
+        jobs = self._write_down(source, reply.found, until or lease_time() + source.lease)
         answer.jobs += jobs
         self.plenty = 0 < n == len(jobs)
         if n:

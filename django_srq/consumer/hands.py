@@ -4,7 +4,8 @@ The child writes, and the supervisor reads, also after the child died at whateve
 state, which is written after all else when the record is filled. The supervisor writes back only how long the lease
 lasts, into fields of its own; the record's number says which filling of it that is about.
 
-Moments are those of ``time.monotonic()``, which all processes of a machine share.
+Moments are those of ``time.monotonic()``, and where a lease ends those of ``lease_time()``; all processes of a machine
+share both.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from django_srq.consumer.clock import lease_time
 from django_srq.operations import Held
 
 # A record's state. HELD: not started; DONE: handled, not acked yet; FAILED: its handler raised, which is being told;
@@ -93,12 +95,12 @@ class Hands:
         self._free.append(index)
 
     def lapsed(self, index: int, filling: int) -> bool:
-        """Whether the lease of that filling has certainly ended: it was refused, or not renewed for its length."""
+        """Whether the lease of that filling may have ended: it was refused, or not renewed for its length."""
         start = _at(index)
         renewed, until = _RENEWED.unpack_from(self._memory, start + _RENEWED_AT)
         if renewed != filling:
             until = _MOMENT.unpack_from(self._memory, start + 32)[0]
-        return bool(time.monotonic() > until)
+        return bool(lease_time() > until)
 
     # -- the head: the child writes, the supervisor reads
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from django_srq import operations
 from django_srq.connections import Link
+from django_srq.consumer.clock import lease_time
 from django_srq.consumer.hands import RUNNING, SENT, Hand, Hands
 from django_srq.consumer.source import Source
 from django_srq.exceptions import SRQError
@@ -87,8 +88,8 @@ class Leases:
                 about=about,
                 claims=unread,
             )
+            until = lease_time() + source.lease  # at the earliest: who knows when the reply is read
             kept = queue.link.call(call, queue=queue.label, timeout=patience)
-            until = time.monotonic() + source.lease
             for (table, hand), keeps in zip(mine, kept, strict=True):
                 table.renewed(hand, until if keeps else 0)
                 if not keeps:
