@@ -113,6 +113,37 @@ def test_a_moment_that_is_told_while_another_thread_waits_is_kept(patient, make_
         wait_for(lambda: len(seen) == 2, "the second")
 
 
+def test_a_moment_that_is_told_with_another_item_is_for_the_thread_that_waits(monkeypatch, make_queue, client):
+    """Whoever was told has an item of another queue, for long."""
+    limited, plain = make_queue("limited", rate="1/s"), make_queue("plain")
+    gates, seen = {b"a": threading.Event(), b"b": threading.Event()}, []
+
+    def handle(item: object) -> None:
+        seen.append(item)
+        gates[item.payload].wait(60)
+
+    waiting, first = Claims.wait, [LONG]  # which does not end by itself
+
+    def wait(claims: Claims, seconds: float, sources: list[Source]) -> Source | None:
+        return waiting(claims, first.pop() if first else seconds, sources)
+
+    monkeypatch.setattr(Claims, "wait", wait)
+    plain.put("a")
+    consumer = Consumer([Source(limited, seen.append), Source(plain, handle)], plan=Plan(threads=2))
+    with running(consumer):
+        wait_for(lambda: seen and consumer._worker._idler is not None, "the other thread on the server")
+        for queue, payload in ((plain, "b"), (limited, "c")):
+            client.hset(queue.keys["items"], "legacy", payload)
+            client.lpush(queue.keys["queue"], "legacy")  # and no bell rings
+        client.hset(limited.keys["meta"], "next_due", now(client) + 900)
+        consumer._worker._until += LONG
+        gates[b"a"].set()
+        try:
+            wait_for(lambda: len(seen) == 3, "the third")
+        finally:
+            gates[b"b"].set()
+
+
 def test_a_thread_that_is_free_again_is_heard_for(patient, make_queue):
     """Of two kinds; while all of the one were busy, the other's thread did not listen for them."""
     plain, other = make_queue("plain"), make_queue("other")

@@ -28,7 +28,8 @@ class Answer:
     """What a round over the sources brought."""
 
     jobs: list[Job] = field(default_factory=list)
-    wait: float = LOOK  # seconds until it is worth asking again
+    again: bool = False  # somewhere there may be more now
+    wait: float = LOOK  # seconds until it is worth asking the others again
     dry: set[Source] = field(default_factory=set)  # asked, and nothing is ready there
 
 
@@ -171,7 +172,8 @@ class Claims:
         answer.jobs += jobs
         self.plenty = 0 < n == len(jobs)
         if n:
-            answer.wait = min([answer.wait, source.lease, *([] if reply.wait is None else [reply.wait])])
+            answer.again |= reply.wait == 0
+            answer.wait = min(answer.wait, source.lease, reply.wait or LOOK)
         # What only the limits hold up is not the end of a burst: they will let it through.
         if n and not jobs and reply.wait != 0 and not reply.held_up:
             answer.dry.add(source)

@@ -29,6 +29,7 @@ logger = logging.getLogger("django_srq.consumer")
 
 NEVER = float("inf")
 LEAD = 0.25  # share of the items ahead that are left when the next ones are claimed
+SOONER = 0.1  # seconds; a moment that comes so much before the end of a wait is worth ending it
 WAITED = 0.05  # seconds in hand after which what was claimed ahead is given back: its turn should have come
 
 
@@ -270,12 +271,15 @@ class Worker:
 
     def _share_out(self, answer: Answer) -> None:
         # One may lead while another waits, and each may be told of a moment; the sooner one counts.
-        self._due = min(self._due, time.monotonic() + answer.wait)
+        moment = time.monotonic() + answer.wait
+        self._due = min(self._due, 0 if answer.again else moment)
         self._line_up(answer.jobs)
         if len(answer.jobs) > 1:
             self._claimed = time.monotonic()
             if self._by_pace:
                 self._ahead.set()
+        if answer.jobs and moment < self._until - SOONER:
+            self._call_idler()  # the others may all have items by that moment
         self._check_end(answer)
         self._call_up(answer.jobs)
 
