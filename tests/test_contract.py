@@ -22,6 +22,7 @@ from django_srq import (
     PayloadTooLarge,
     QueueFull,
     SafeRedisQueue,
+    audit,
     operations,
 )
 from django_srq.backoff import Backoff
@@ -1198,6 +1199,19 @@ def test_audit_finds_an_item_in_two_places(make_queue, client):
     queue.put("x", uid="own", delay=60)
     client.zadd(queue.keys["dead"], {"own": 1})
     assert queue.audit() == ["own is in several places (dead, delayed, headers, items)"]
+
+
+def test_audit_finds_nothing_wrong_with_what_is_put_while_it_reads(queue, link, monkeypatch):
+    all_uids, late, other = audit._all_uids, [], SafeRedisQueue(name=queue.name, link=link)
+
+    def read(*args: object) -> object:
+        late.append(other.put("late"))  # the list was read before
+        return all_uids(*args)
+
+    queue.put_many("ab")
+    monkeypatch.setattr(audit, "_all_uids", read)
+    assert queue.audit() == []
+    assert link.call(operations.find(queue.keys, late, deep=True), queue="q") == [{"items", "queue"}]
 
 
 def test_audit_finds_a_holder_without_lease(make_queue, client):

@@ -25,10 +25,10 @@ for i = 2, #ARGV do
   look(places, 'errors', redis.call('HEXISTS', errors, uid))
   look(places, 'headers', redis.call('HEXISTS', headers, uid))
   look(places, 'ackbuf_aging', redis.call('ZSCORE', ackbuf_aging, uid))
-  if ARGV[1] == '1' then
-    look(places, 'queue', redis.call('LPOS', queue, uid))
-    look(places, 'ackbuf', redis.call('LPOS', ackbuf, uid))
-    look(places, 'backup', redis.call('LPOS', backup, uid))
+  if ARGV[1] == '1' then   -- LPOS counts from 0, or finds nothing
+    look(places, 'queue', redis.call('LPOS', queue, uid) and 1)
+    look(places, 'ackbuf', redis.call('LPOS', ackbuf, uid) and 1)
+    look(places, 'backup', redis.call('LPOS', backup, uid) and 1)
   end
   reply[#reply + 1] = table.concat(places, ',')
 end
