@@ -18,12 +18,13 @@ from django_srq.inspection import LARGEST_IN_LIST, NEWEST_FIRST, matches, needle
 from django_srq.item import from_milliseconds, new_uid
 from django_srq.operations import Held, Listed
 from django_srq.registry import Queue
+from django_srq.slots import Slot
 
 MOST = 1000  # items in a batch
 MOST_CHOSEN = 500  # items of a selection: Django takes no form with more than 1,000 fields
 MOST_SEARCHED = 200  # items in a batch that have to be read whole
 SALT = "django_srq.bulk"
-VALID = 24 * 3600  # seconds
+VALID = 1800  # seconds from one batch to the next; a slot, by which a beginning is known, has an hour
 STATES = {  # what each action can be done to
     "requeue": ("dead",),
     "drop": ("dead", "delayed", "ready"),
@@ -161,7 +162,10 @@ def _fits(scope: Scope, queue: Queue, one: Listed) -> bool:
 
 
 def _purge_list(operation: Operation, queue: Queue) -> Operation:
-    call = operations.purge(queue.keys, marker=operation.marker, start=operation.anchor == "0")
-    more, gone = queue.link.call(call, queue=queue.label)
+    start = operation.anchor == "0"
+    call = operations.purge(queue.keys, marker=operation.marker, start=start)
+    # Begun again, as after a lost reply, it has its first outcome again: another marker would come behind later items.
+    slot = Slot(f"purge:{operation.marker}".encode(), 1) if start else None
+    more, gone = queue.link.call(call, queue=queue.label, slot=slot)
     looked = operation.looked + (MOST if more else gone)
     return replace(operation, anchor="list" if more else "", done=operation.done + gone, looked=looked)

@@ -742,6 +742,17 @@ def test_purge_of_many_spares_what_is_put_meanwhile(orders):
     assert orders.audit() == []
 
 
+def test_a_purge_that_is_begun_again_spares_what_was_put_meanwhile(orders):
+    """As after a lost reply, or by a page that is loaded again."""
+    orders.put_many(range(3))
+    operation = bulk.Operation.begin(bulk.Scope("purge", "orders", "ready"), 3, orders.snapshot().at)
+    assert bulk.carry_on(operation, orders).done == 3
+    later = orders.put("later")
+    again = bulk.carry_on(operation, orders)
+    assert (again.done, again.over) == (3, True)
+    assert [item.uid for item in orders.items()] == [later]
+
+
 def test_the_operation_of_one_is_not_for_another(orders, client):
     many_dead(orders, client, 1500)
     operation = hidden(confirmed(visitor("superuser"), "drop", state="dead", everything="1").content.decode())
