@@ -109,15 +109,15 @@ def _part(operation: Operation, queue: Queue, most: int) -> Operation:
 
 def carry_out(action: str, queue: Queue, state: str, chosen: Sequence[Held]) -> list[bool]:
     """Do it to these items, at most a batch of them; per item whether it was there to be done."""
-    keys, uids = queue.keys, [held.uid for held in chosen]
+    keys = queue.keys
     if not chosen:
         return []
     if action == "requeue":
-        call = operations.requeue(keys, uids)
+        call = operations.requeue(keys, [held.uid for held in chosen])
     elif action == "release":
         call = operations.release(keys, chosen)
     else:
-        call = operations.drop(keys, uids, state=state)
+        call = operations.drop(keys, chosen, state=state)
     return queue.link.call(call, queue=queue.label)
 
 
@@ -140,7 +140,7 @@ def _batch(operation: Operation, queue: Queue, place: str, most: int) -> Operati
         raise listing
     until = from_milliseconds(operation.until)
     chosen = [one for one in listing.items if _existed(one, until) and _fits(scope, queue, one)]
-    flags = carry_out(scope.action, queue, _HOLDS.get(place, place), [one.holder or Held(one.uid) for one in chosen])
+    flags = carry_out(scope.action, queue, _HOLDS.get(place, place), [_named(one) for one in chosen])
     return replace(
         operation,
         anchor=listing.anchor,
@@ -148,6 +148,10 @@ def _batch(operation: Operation, queue: Queue, place: str, most: int) -> Operati
         gone=operation.gone + len(flags) - sum(flags),
         looked=operation.looked + listing.looked,
     )
+
+
+def _named(one: Listed) -> Held:
+    return one.holder or Held(one.uid, number=one.delivery.number)
 
 
 def _existed(one: Listed, until: dt.datetime) -> bool:

@@ -504,8 +504,10 @@ def count_dead(
     return Call(Script.named("count_dead"), keys, _chosen(cursor, older_than, error), read)
 
 
-def drop(keys: Keys, uids: Iterable[str], *, state: str = "") -> Call[list[bool]]:
-    return Call(Script.named("drop"), keys, (state.encode(), *(uid.encode() for uid in uids)), _read_flags)
+def drop(keys: Keys, items: Iterable[Held], *, state: str = "") -> Call[list[bool]]:
+    """items: by uid, and by number where that is known."""
+    args = [part.encode() for item in items for part in (item.uid, item.number)]
+    return Call(Script.named("drop"), keys, (state.encode(), *args), _read_flags)
 
 
 def purge(keys: Keys, *, marker: str, start: bool) -> Call[tuple[bool, int]]:

@@ -488,9 +488,8 @@ class SafeRedisQueue:
     @operation
     def states(self, *uids: str) -> Steps[list[str | None]]:
         """The state of each item; None: it is not in the queue."""
-        checked = [arguments.uid_of(uid, self.label) for uid in uids]
         states: list[str | None] = []
-        for batch in _batches(checked):
+        for batch in _batches(self._checked(uids)):
             found = yield from self._send(operations.find(self.keys, batch))
             states += [_state(places) for places in found]
         return states
@@ -523,7 +522,7 @@ class SafeRedisQueue:
             return (yield from self._sweep(operations.requeue_dead, error, older_than, limit, on_batch))
         if error or older_than or limit is not None:
             raise InvalidArgument(f"queue {self.label!r}: requeue takes uids, or error, older_than and limit; not both")
-        return (yield from self._each(operations.requeue, uids, on_batch))
+        return (yield from self._each(operations.requeue, self._checked(uids), on_batch))
 
     @operation
     def count_dead(self, *, error: str | None = None, older_than: float | dt.timedelta = 0) -> Steps[dict[str, int]]:
@@ -541,7 +540,7 @@ class SafeRedisQueue:
     @operation
     def drop(self, *uids: str) -> Steps[int]:
         """Delete items, whatever their state but in flight; returns how many."""
-        return (yield from self._each(operations.drop, uids))
+        return (yield from self._each(operations.drop, [Held(uid) for uid in self._checked(uids)]))
 
     @operation
     def purge(
@@ -565,13 +564,13 @@ class SafeRedisQueue:
         if error or older_than or limit is not None:
             raise InvalidArgument(f"queue {self.label!r}: error, older_than and limit choose dead items: state='dead'")
         # Looked up before the first is deleted: what comes meanwhile, which may be long, stays.
-        places: dict[str, list[str]] = {}
+        places: dict[str, list[Held]] = {}
         for place, holds in _PLACES_TO_PURGE.items():
             if state in (None, holds):
-                places[place] = yield from self._uids(place)
+                places[place] = yield from self._there(place)
         gone = (yield from self._purge_list(on_batch)) if state in (None, "ready") else 0
-        for place, uids in places.items():
-            gone += yield from self._each(partial(operations.drop, state=_PLACES_TO_PURGE[place]), uids, on_batch)
+        for place, there in places.items():
+            gone += yield from self._each(partial(operations.drop, state=_PLACES_TO_PURGE[place]), there, on_batch)
         return gone
 
     def _purge_list(self, on_batch: Callable[[int], object] | None) -> Steps[int]:
@@ -767,25 +766,27 @@ class SafeRedisQueue:
             return Held(arguments.uid_of(item, self.label))
         raise InvalidArgument(f"queue {self.label!r}: an Item that get returned or a uid is needed, not {item!r}")
 
-    def _uids(self, place: str) -> Steps[list[str]]:
-        """The uids of a state, or of one of the places of what is ready, as they are now."""
-        uids: list[str] = []
+    def _checked(self, uids: Iterable[str]) -> list[str]:
+        return [arguments.uid_of(uid, self.label) for uid in uids]
+
+    def _there(self, place: str) -> Steps[list[Held]]:
+        """The items of a state, or of one of the places of what is ready, as they are now."""
+        there: list[Held] = []
         offset: int | None = 0
         while offset is not None:
             page = yield from self._send(operations.peek(self.keys, place, offset=offset))
-            uids += (found.uid for found in page.found)
+            there += (Held(found.uid, number=found.delivery.number) for found in page.found)
             offset = page.offset
-        return uids
+        return there
 
     def _each(
         self,
         operation: Callable[..., Call[list[bool]]],
-        uids: Iterable[str],
+        items: Sequence[Any],
         on_batch: Callable[[int], object] | None = None,
     ) -> Steps[int]:
-        checked = [arguments.uid_of(uid, self.label) for uid in uids]
         done = 0
-        for batch in _batches(checked):
+        for batch in _batches(items):
             number = sum((yield from self._send(operation(self.keys, batch))))
             done += number
             _tell(on_batch, number)

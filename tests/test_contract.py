@@ -1092,6 +1092,20 @@ def test_purge_spares_what_arrives_in_any_state_while_it_deletes(queue, link, la
     assert sum(queue.counts().values()) == 2  # what is in flight, and what was late
 
 
+def test_purge_spares_what_was_put_anew_while_it_deletes(queue, link):
+    """With a uid of the caller's own, which another item had when it began."""
+    queue.put("old", uid="own", delay=60)
+    queue.put("ready")
+    other = SafeRedisQueue(name=queue.name, link=link)
+
+    def put_anew(gone: int) -> None:
+        if other.drop("own"):
+            other.put("new", uid="own", delay=60)
+
+    assert queue.purge(on_batch=put_anew) == 1
+    assert queue.states("own") == ["delayed"]
+
+
 @pytest.mark.parametrize("state", ["in_flight", "all"])
 def test_purge_of_another_state_is_refused(queue, state):
     with pytest.raises(InvalidArgument, match="not '" + state):

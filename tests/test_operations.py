@@ -169,7 +169,7 @@ OPERATIONS: dict[str, Callable[[Keys], Call]] = {
     "requeue dead": lambda keys: operations.requeue_dead(keys),
     "purge dead": lambda keys: operations.purge_dead(keys, error="Failed"),
     "count dead": lambda keys: operations.count_dead(keys),
-    "drop": lambda keys: operations.drop(keys, ["late"]),
+    "drop": lambda keys: operations.drop(keys, [Held("late")]),
     "purge": lambda keys: operations.purge(keys, marker="marker", start=True),
     "pause": lambda keys: operations.pause(keys, about={"by": "me"}),
     "resume": operations.resume,

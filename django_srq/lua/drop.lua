@@ -1,17 +1,18 @@
 #!lua flags=allow-oom
 -- Deletes items that nobody holds.
 -- ARGV[3]  state: only items in this state; '' for any but in flight
--- ARGV[4…] uids
+-- ARGV[4…] per item: uid, number of the put ('': of any): what was put anew with a uid of the caller's own is another item
 -- Reply: per uid a flag, 1 when this call deleted it, else 0.
 -- include: keys call tell records removal items
 if repeated then
   return repeated
 end
 local flags, gone = {}, 0
-for i = 4, #ARGV do
-  local uid = ARGV[i]
+for i = 4, #ARGV, 2 do
+  local uid, number = ARGV[i], ARGV[i + 1]
   local state = redis.call('HEXISTS', items, uid) == 1 and state_of(uid) or 'in_flight'
   local drops = state ~= 'in_flight' and (ARGV[3] == '' or ARGV[3] == state)
+    and (number == '' or tostring(about(uid).number or '') == number)
   if drops then
     remove_unheld(uid)
     gone = gone + 1
