@@ -31,7 +31,7 @@ COUNTERS = {
     "delivered": "Deliveries.",
     "acked": "Items acked.",
     "failed": "Deliveries that failed.",
-    "recovered": "Leases that ended and were recovered.",
+    "recovered": "Deliveries that were taken back: their consumer died, or their leases ended.",
     "crashed": "Deliveries that ended with the consumer's death.",
     "dead": "Items set aside.",
     "requeued": "Dead items made ready again.",

@@ -7,6 +7,7 @@ import random
 import pytest
 
 from django_srq import operations, series, status
+from django_srq.operations import Held
 from tests.clock import now, pass_minutes, pass_time
 from tests.waiting import wait_for
 
@@ -180,13 +181,24 @@ def test_a_clock_that_is_turned_back_breaks_nothing(queue, client):
     assert queue.snapshot().stats["put"] == 2
 
 
-def test_what_was_recovered_is_told(queue, client, settings, server_url):
-    settings.SRQ_QUEUES = {"orders": {"URL": server_url, "PREFIX": queue.name}}
-    queue.put(1)
+def its_lease_ends(queue, client):
     queue.get(-1)
-    assert "recovered" not in [finding.kind for finding in status.snapshot().findings]
     pass_time(client, queue.keys, 61)
     queue.get(-1)
+
+
+def its_consumer_dies(queue, client):
+    (found,) = queue.link.call(queue.claim("c1.1", lease=60, n=1), queue="q").found
+    held = [Held(found.uid, found.delivery.token)]
+    queue.link.call(operations.crashed(queue.keys, held, evidence=b'{"type":"Killed","message":"m"}'), queue="q")
+
+
+@pytest.mark.parametrize("comes_back", [its_lease_ends, its_consumer_dies])
+def test_what_was_recovered_is_told(queue, client, settings, server_url, comes_back):
+    settings.SRQ_QUEUES = {"orders": {"URL": server_url, "PREFIX": queue.name}}
+    queue.put(1)
+    assert "recovered" not in [finding.kind for finding in status.snapshot().findings]
+    comes_back(queue, client)
     snapshot = status.snapshot()
     (finding,) = (one for one in snapshot.findings if one.kind == "recovered")
     assert finding.text.startswith("orders recovered 1 item in the last hour")

@@ -51,6 +51,7 @@ if ARGV[7] ~= '' then
   redis.call('HSET', slots, ARGV[7], '9007199254740991 ' .. now .. ' ')
 end
 if died > 0 and how == 'crash' then
+  count('recovered', died)
   count('crashed', died)
 end
 ring(made)
