@@ -8,6 +8,7 @@ import fcntl
 import io
 import json
 import os
+import re
 import signal
 import sys
 import termios
@@ -73,10 +74,22 @@ def test_put_takes_many_lines_at_once(project, client):
 def test_put_stops_at_what_is_not_json(project):
     code, out, err = project.run("srq_put", "json", "--json", stdin='1\n{"a": 2}\n{\n4\n')
     assert code == 1
-    assert "what came before it was put" in err
+    assert "; put before that: 2" in err
     assert [(item.uid, item.payload) for item in queues["json"].items()] == list(
         zip(out.split(), [1, {"a": 2}], strict=True)
     )
+
+
+@pytest.mark.parametrize("as_lines", [True, False])
+def test_put_prints_what_was_put_before_the_rest_was_refused(project, server_url, prefix, as_lines):
+    project.configure({"q": {"URL": server_url, "PREFIX": prefix, "MAX_LENGTH": 1500, "SERIALIZER": "raw"}}, {})
+    payloads = [str(number) for number in range(2500)]
+    arguments, stdin = ([], "\n".join(payloads)) if as_lines else (payloads, None)
+    code, out, err = project.run("srq_put", "q", *arguments, stdin=stdin)
+    assert (code, len(err.splitlines())) == (1, 1)
+    assert re.search("queue 'q' is full: .*; put before that: 1,000", err)
+    assert [item.uid for item in queues["q"].items()] == out.split()
+    assert len(queues["q"]) == 1000
 
 
 def test_put_json(project):

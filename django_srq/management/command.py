@@ -19,6 +19,7 @@ class QueueCommand(BaseCommand):
     """A command that speaks of queues by alias. Results go to stdout, all else to stderr."""
 
     requires_system_checks = ["django_srq"]
+    done = ""  # what was done before an error; said with it
 
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
         parser = super().create_parser(prog_name, subcommand, **kwargs)
@@ -32,7 +33,7 @@ class QueueCommand(BaseCommand):
         try:
             return super().execute(*args, **options)
         except SRQError as error:
-            raise CommandError(str(error), returncode=exit_code(error)) from error
+            raise CommandError("; ".join(filter(None, [str(error), self.done])), returncode=exit_code(error)) from error
 
     def queue(self, alias: str) -> Queue:
         """The queue; exits with 2, naming the known ones, when there is none of that alias."""

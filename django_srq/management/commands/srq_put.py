@@ -4,12 +4,14 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
+from django_srq.exceptions import PayloadError
 from django_srq.management.command import USAGE, QueueCommand
+from django_srq.operations import BATCH
 
 CHUNK = 1 << 18  # bytes of standard input at a time, at most; a pipe has 64 KiB ready
 
@@ -57,14 +59,13 @@ class Command(QueueCommand):
                 return target.put_many(items, delay=delay, priority=priority)
             return [target.put(item, uid=uid, delay=delay, priority=priority) for item in items]
 
-        for texts in [payload] if payload else self._arrivals():
-            items: list[Any] = []
-            try:
-                for text in texts:
-                    items.append(self._parsed(text) if json else text)
-            finally:  # what came before a wrong one is put
-                self.stdout.write("".join(f"{uid}\n" for uid in put(items)), ending="")
-                self.stdout.flush()
+        number = 0
+        for items in _batches([payload] if payload else self._arrivals(), json):
+            uids = put(items)
+            number += len(uids)
+            self.done = f"put before that: {number:,}"
+            self.stdout.write("".join(f"{uid}\n" for uid in uids), ending="")
+            self.stdout.flush()
 
     def _arrivals(self) -> Iterator[list[str]]:
         """The lines of standard input, as many at a time as there are: what was typed waits for nothing."""
@@ -77,8 +78,18 @@ class Command(QueueCommand):
         if rest:
             yield [rest.decode(sys.stdin.encoding).strip()]
 
-    def _parsed(self, text: str) -> Any:
-        try:
-            return json.loads(text)
-        except ValueError as error:
-            raise CommandError(f"not JSON: {text[:80]!r} ({error}); what came before it was put.") from error
+
+def _batches(arrivals: Iterable[list[str]], as_json: bool) -> Iterator[list[Any]]:
+    """The items, as many as go in one call at most; of a wrong one, first what came before it."""
+    for texts in arrivals:
+        items, wrong = [], None
+        for text in texts:
+            try:
+                items.append(json.loads(text) if as_json else text)
+            except ValueError as error:
+                wrong = PayloadError(f"not JSON: {text[:80]!r} ({error})")
+                break
+        for start in range(0, len(items), BATCH):
+            yield items[start : start + BATCH]
+        if wrong:
+            raise wrong
