@@ -74,6 +74,7 @@ def test_put_takes_many_lines_at_once(project, client):
 def test_put_stops_at_what_is_not_json(project):
     code, out, err = project.run("srq_put", "json", "--json", stdin='1\n{"a": 2}\n{\n4\n')
     assert code == 1
+    assert "line 3: not JSON: '{'" in err
     assert "; put before that: 2" in err
     assert [(item.uid, item.payload) for item in queues["json"].items()] == list(
         zip(out.split(), [1, {"a": 2}], strict=True)
@@ -90,6 +91,17 @@ def test_put_prints_what_was_put_before_the_rest_was_refused(project, server_url
     assert re.search("queue 'q' is full: .*; put before that: 1,000", err)
     assert [item.uid for item in queues["q"].items()] == out.split()
     assert len(queues["q"]) == 1000
+
+
+def test_put_stops_at_a_line_that_cannot_be_decoded(project):
+    process = project.start("srq_put", "raw")
+    process.stdin.buffer.write("näive\n".encode() + b"two\nth\xff\nfour\n")
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, len(err.splitlines())) == (1, 1)
+    assert re.search("line 3: .*can't decode byte 0xff .*; put before that: 2", err)
+    assert [(item.uid, item.payload) for item in queues["raw"].items()] == list(
+        zip(out.split(), ["näive".encode(), b"two"], strict=True)
+    )
 
 
 def test_put_json(project):

@@ -4,14 +4,17 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from itertools import count
+from typing import Any, TypeVar
 
 from django.core.management.base import CommandError, CommandParser
 
 from django_srq.exceptions import PayloadError
 from django_srq.management.command import USAGE, QueueCommand
 from django_srq.operations import BATCH
+
+T = TypeVar("T")
 
 CHUNK = 1 << 18  # bytes of standard input at a time, at most; a pipe has 64 KiB ready
 
@@ -60,34 +63,47 @@ class Command(QueueCommand):
             return [target.put(item, uid=uid, delay=delay, priority=priority) for item in items]
 
         number = 0
-        for items in _batches([payload] if payload else self._arrivals(), json):
+        parse = _json if json else str
+        for items in _batches("payload", [payload], parse) if payload else self._from_lines(parse):
             uids = put(items)
             number += len(uids)
             self.done = f"put before that: {number:,}"
             self.stdout.write("".join(f"{uid}\n" for uid in uids), ending="")
             self.stdout.flush()
 
-    def _arrivals(self) -> Iterator[list[str]]:
+    def _from_lines(self, parse: Callable[[str], Any]) -> Iterator[list[Any]]:
+        encoding = sys.stdin.encoding
+        return _batches("line", self._arrivals(), lambda line: parse(line.decode(encoding).strip()))
+
+    def _arrivals(self) -> Iterator[list[bytes]]:
         """The lines of standard input, as many at a time as there are: what was typed waits for nothing."""
         if sys.stdin.isatty():
             self.stderr.write("One payload a line; Ctrl-D ends.")
         rest = b""
         while data := os.read(sys.stdin.fileno(), CHUNK):
             *lines, rest = (rest + data).split(b"\n")
-            yield [line.decode(sys.stdin.encoding).strip() for line in lines]
+            yield lines
         if rest:
-            yield [rest.decode(sys.stdin.encoding).strip()]
+            yield [rest]
 
 
-def _batches(arrivals: Iterable[list[str]], as_json: bool) -> Iterator[list[Any]]:
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"not JSON: {text[:80]!r} ({error})") from error
+
+
+def _batches(what: str, arrivals: Iterable[list[T]], read: Callable[[T], Any]) -> Iterator[list[Any]]:
     """The items, as many as go in one call at most; of a wrong one, first what came before it."""
-    for texts in arrivals:
-        items, wrong = [], None
-        for text in texts:
+    numbers, wrong = count(1), None
+    for arrival in arrivals:
+        items = []
+        for one, number in zip(arrival, numbers, strict=False):
             try:
-                items.append(json.loads(text) if as_json else text)
+                items.append(read(one))
             except ValueError as error:
-                wrong = PayloadError(f"not JSON: {text[:80]!r} ({error})")
+                wrong = PayloadError(f"{what} {number}: {error}")
                 break
         for start in range(0, len(items), BATCH):
             yield items[start : start + BATCH]
