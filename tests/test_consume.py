@@ -43,9 +43,17 @@ def test_put_prints_the_uids_only(project):
 
 
 def test_put_takes_lines_from_standard_input(project):
-    _, out, _ = project.run("srq_put", "raw", stdin="Hello World\n  spaces around  \n")
-    assert [item.payload for item in queues["raw"].items()] == [b"Hello World", b"spaces around"]
-    assert len(out.splitlines()) == 2
+    """As they are, but for their ends; a blank line is one, too."""
+    _, out, _ = project.run("srq_put", "raw", stdin="Hello World\n  spaces around \n\n\ttab\r\n a\rb \r")
+    payloads = [item.payload for item in queues["raw"].items()]
+    assert payloads == [b"Hello World", b"  spaces around ", b"", b"\ttab", b" a\rb \r"]
+    assert len(out.splitlines()) == 5
+
+
+def test_put_skips_blank_lines_between_json(project):
+    _, out, _ = project.run("srq_put", "json", "--json", stdin=' 1\n\n{"a": 2}\r\n \t\n\r\nnull\n\n')
+    assert [item.payload for item in queues["json"].items()] == [1, {"a": 2}, None]
+    assert len(out.splitlines()) == 3
 
 
 def test_put_holds_no_line_back(project):

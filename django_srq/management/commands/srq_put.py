@@ -17,6 +17,7 @@ from django_srq.operations import BATCH
 T = TypeVar("T")
 
 CHUNK = 1 << 18  # bytes of standard input at a time, at most; a pipe has 64 KiB ready
+NOTHING = object()  # what a blank line between JSON holds
 
 
 def _seconds(text: str) -> float:
@@ -64,16 +65,20 @@ class Command(QueueCommand):
 
         number = 0
         parse = _json if json else str
-        for items in _batches("payload", [payload], parse) if payload else self._from_lines(parse):
+        for items in _batches("payload", [payload], parse) if payload else self._from_lines(parse, skip_blank=json):
             uids = put(items)
             number += len(uids)
             self.done = f"put before that: {number:,}"
             self.stdout.write("".join(f"{uid}\n" for uid in uids), ending="")
             self.stdout.flush()
 
-    def _from_lines(self, parse: Callable[[str], Any]) -> Iterator[list[Any]]:
+    def _from_lines(self, parse: Callable[[str], Any], *, skip_blank: bool) -> Iterator[list[Any]]:
         encoding = sys.stdin.encoding
-        return _batches("line", self._arrivals(), lambda line: parse(line.decode(encoding).strip()))
+
+        def read(line: bytes) -> Any:
+            return NOTHING if skip_blank and not line.strip() else parse(line.decode(encoding))
+
+        return _batches("line", self._arrivals(), read)
 
     def _arrivals(self) -> Iterator[list[bytes]]:
         """The lines of standard input, as many at a time as there are: what was typed waits for nothing."""
@@ -82,7 +87,7 @@ class Command(QueueCommand):
         rest = b""
         while data := os.read(sys.stdin.fileno(), CHUNK):
             *lines, rest = (rest + data).split(b"\n")
-            yield lines
+            yield [line.removesuffix(b"\r") for line in lines]
         if rest:
             yield [rest]
 
@@ -101,7 +106,8 @@ def _batches(what: str, arrivals: Iterable[list[T]], read: Callable[[T], Any]) -
         items = []
         for one, number in zip(arrival, numbers, strict=False):
             try:
-                items.append(read(one))
+                if (item := read(one)) is not NOTHING:
+                    items.append(item)
             except ValueError as error:
                 wrong = PayloadError(f"{what} {number}: {error}")
                 break
