@@ -53,8 +53,13 @@ class Project:
             file.write(f"\n{code}\n")
 
     def start(
-        self, *arguments: str, environment: Mapping[str, str] | None = None, **options: object
+        self,
+        *arguments: str,
+        environment: Mapping[str, str] | None = None,
+        closed: int | None = None,
+        **options: object,
     ) -> subprocess.Popen[str]:
+        """closed: which of the standard streams it does not have."""
         variables = {
             **os.environ,
             "PYTHONPATH": f"{ROOT}:{self.folder}",
@@ -64,9 +69,10 @@ class Project:
             **(environment or {}),
             "PYTHONUNBUFFERED": "",  # buffers as a user has them: they are what a signal must not get into twice
         }
+        closing = [] if closed is None else ["sh", "-c", f'exec "$@" {closed}>&-', "sh"]
         piped = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
         process = subprocess.Popen(
-            [sys.executable, "-m", "django", *arguments],
+            [*closing, sys.executable, "-m", "django", *arguments],
             env=variables,
             text=True,
             cwd=self.folder,

@@ -644,3 +644,66 @@ def test_what_fails_does_not_undo_what_was_done(project, client):
     assert "queue 'orders'" in err
     assert "99" in err
     assert states("mail") == (1, 0, 0, 0)
+
+
+# -- standard streams that are closed, full, or of few characters
+
+
+@pytest.mark.parametrize(
+    ("arguments", "closed", "code", "says"),
+    [
+        (["srq_put", "orders"], 0, 2, "Standard input is closed: name payloads."),
+        (["srq_purge", "orders"], 0, 2, "there is no terminal to ask on"),
+        (["srq_status", "orders"], 1, 1, "standard output: Bad file descriptor"),
+        (["srq_requeue", "orders", "--no-input"], 1, 1, "standard output: Bad file descriptor"),
+        (["srq_put", "orders", "x"], 1, 1, "standard output: Bad file descriptor; put before that: 1"),
+        (["srq_pause", "orders"], 2, 0, ""),
+        (["srq_pause", "maill"], 2, 2, ""),
+    ],
+)
+def test_a_stream_that_is_closed_is_one_line(project, arguments, closed, code, says):
+    process = project.start(*arguments, closed=closed)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, len(err.splitlines())) == (code, bool(says))
+    assert says in err
+
+
+@pytest.mark.parametrize("arguments", [["srq_status", "orders"], ["srq_pause", "orders"], ["srq_put", "orders", "x"]])
+def test_an_output_that_is_full_is_one_line(project, arguments):
+    with open("/dev/full", "w") as full:
+        process = project.start(*arguments, stdout=full)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, len(err.splitlines())) == (1, 1)
+    assert "standard output: No space left on device" in err
+
+
+def test_a_reader_that_saw_enough_is_one_line(project):
+    process = project.start("srq_status", "orders", "--watch", "0.05")
+    assert process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr.read().endswith(" standard output: Broken pipe\n")
+    assert process.wait(60) == 1
+
+
+def test_a_traceback_for_who_wants_one(project):
+    with open("/dev/full", "w") as full:
+        process = project.start("srq_status", "orders", "--traceback", stdout=full)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, "Traceback" in err, "No space left" in err) == (1, True, True)
+
+
+def test_ctrl_c_is_one_line_and_says_what_was_put(project):
+    process = project.start("srq_put", "orders")
+    process.stdin.write("x\n")
+    process.stdin.flush()
+    assert process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    assert process.stderr.read() == "CommandError: Stopped; put before that: 1\n"
+    assert process.wait(60) == 130
+
+
+def test_what_the_output_cannot_encode_is_escaped(project):
+    process = project.start("srq_pause", "orders", "--by", "jürgen", environment={"PYTHONIOENCODING": "ascii"})
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, "")
+    assert out.endswith(" j\\xfcrgen\n")

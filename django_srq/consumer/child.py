@@ -169,7 +169,7 @@ def _leave(code: int) -> None:
     try:
         # What the project's libraries want to say at the end of a process, such as a report of errors.
         atexit._run_exitfuncs()
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            stream.flush()
     finally:
         os._exit(code)

@@ -166,8 +166,8 @@ class Supervisor:
         self._count += 1
         id = f"{self.id}.{self._count}"
         hands = Hands(Worker.capacity(self._sources, self._plan), slot=claim_slots(id)[0])
-        sys.stdout.flush()  # or what is in the buffers would come out twice
-        sys.stderr.flush()
+        for stream in filter(None, (sys.stdout, sys.stderr)):  # None: closed before Python began
+            stream.flush()  # or what is in the buffers would come out twice
         reading, writing = os.pipe()
         os.set_blocking(writing, False)
         try:

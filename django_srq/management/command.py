@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
-from typing import Any
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TextIO
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import BaseCommand, CommandError, CommandParser, OutputWrapper
 
 from django_srq import queues
 from django_srq.exceptions import ConfigurationError, OutcomeUnknown, QueueUnavailable, SRQError, UnknownQueue
@@ -15,11 +19,44 @@ from django_srq.registry import Queue
 ERROR, USAGE, UNHEALTHY, UNREACHABLE, INTERRUPTED = 1, 2, 3, 69, 130
 
 
+class StandardOutput(OutputWrapper):
+    """Escapes what it cannot encode; an error names it."""
+
+    def write(  # type: ignore[override]
+        self, msg: str = "", style_func: Callable[[str], str] | None = None, ending: str | None = None
+    ) -> None:
+        with _naming_standard_output():
+            if self._out is None:  # closed before Python began
+                raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+            try:
+                super().write(msg, style_func, ending)
+            except UnicodeEncodeError as error:
+                escaped = msg.encode(error.encoding, "backslashreplace").decode(error.encoding)
+                super().write(escaped, style_func, ending)
+
+    def flush(self) -> None:
+        with _naming_standard_output():
+            super().flush()
+
+
+@contextmanager
+def _naming_standard_output() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, f"standard output: {error.strerror}") from error
+
+
 class QueueCommand(BaseCommand):
     """A command that speaks of queues by alias. Results go to stdout, all else to stderr."""
 
     requires_system_checks = ["django_srq"]
     done = ""  # what was done before an error; said with it
+
+    def __init__(self, stdout: TextIO | None = None, stderr: TextIO | None = None, *colours: Any, **rest: Any) -> None:
+        nowhere = None if stderr or sys.stderr else open(os.devnull, "w")  # noqa: SIM115 (until the process ends)
+        super().__init__(stdout, stderr or sys.stderr or nowhere, *colours, **rest)
+        self.stdout = StandardOutput(stdout or sys.stdout)
 
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
         parser = super().create_parser(prog_name, subcommand, **kwargs)
@@ -31,16 +68,36 @@ class QueueCommand(BaseCommand):
         if os.environ.get("NO_COLOR") and not options.get("force_color"):
             options["no_color"] = True
         try:
-            return super().execute(*args, **options)
-        except SRQError as error:
-            raise CommandError("; ".join(filter(None, [str(error), self.done])), returncode=exit_code(error)) from error
+            done = super().execute(*args, **options)
+            self.stdout.flush()
+            return done
+        except (SRQError, OSError, KeyboardInterrupt) as error:
+            said = "Stopped" if isinstance(error, KeyboardInterrupt) else str(error)
+            raise CommandError("; ".join(filter(None, [said, self.done])), returncode=exit_code(error)) from error
+
+    def run_from_argv(self, argv: list[str]) -> None:
+        try:
+            super().run_from_argv(argv)
+        finally:
+            _drop_what_cannot_be_written()
 
     def queue(self, alias: str) -> Queue:
         """The queue; exits with 2, naming the known ones, when there is none of that alias."""
         return queues[alias]
 
 
-def exit_code(error: SRQError) -> int:
+def _drop_what_cannot_be_written() -> None:
+    """Python flushes standard output once more when it ends, and would end with an exit code and lines of its own."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def exit_code(error: BaseException) -> int:
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED
     if isinstance(error, UnknownQueue):
         return USAGE
     if isinstance(error, QueueUnavailable | OutcomeUnknown):

@@ -124,7 +124,7 @@ class BulkCommand(OperationCommand):
 
     def bulk(self, queues: Sequence[Queue], *, format: str, dry_run: bool, interactive: bool) -> None:
         asks = interactive and not dry_run
-        if asks and not (sys.stdin.isatty() and self.stderr.isatty()):
+        if asks and not (sys.stdin is not None and sys.stdin.isatty() and self.stderr.isatty()):
             raise CommandError(
                 "Nothing was done: there is no terminal to ask on. Say --no-input to do it without being asked, or "
                 "--dry-run to count.",

@@ -57,6 +57,8 @@ class Command(QueueCommand):
         target = self.queue(queue)
         if uid is not None and len(payload) != 1:
             raise CommandError("--uid goes with exactly one payload.", returncode=USAGE)
+        if not payload and sys.stdin is None:
+            raise CommandError("Standard input is closed: name payloads.", returncode=USAGE)
 
         def put(items: list[Any]) -> list[str]:
             if uid is None:
