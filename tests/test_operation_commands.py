@@ -336,6 +336,23 @@ def test_server_unreachable(project, command):
     assert "secret" not in err
 
 
+@pytest.mark.parametrize("command", [["srq_put", "x"], ["srq_pause"], ["srq_resume"], ["srq_requeue", "--no-input"]])
+@pytest.mark.parametrize("wrong", [{"HANDLER": "nowhere.to.be.found"}, {"PREFX": "x"}, {"SERIALIZER": "not.there"}])
+def test_another_queue_s_wrong_settings_stop_no_command(project, server_url, prefix, command, wrong):
+    project.configure({"orders": {}, "mail": wrong}, {"URL": server_url, "PREFIX": prefix + ".{alias}"})
+    code, out, err = project.run(command[0], "orders", *command[1:])
+    assert (code, err) == (0, "")
+    assert out
+
+
+@pytest.mark.parametrize("command", [["srq_put", "x"], ["srq_pause"], ["srq_requeue", "--no-input"]])
+def test_wrong_settings_of_the_queue_are_one_line(project, command):
+    project.configure({"orders": {"PREFX": "x"}}, {})
+    code, out, err = project.run(command[0], "orders", *command[1:])
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert "SRQ_QUEUES['orders'] has the unknown option 'PREFX'. Did you mean 'PREFIX'?" in err
+
+
 # -- what they say
 
 

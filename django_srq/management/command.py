@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser, OutputWrapper
+from django.core.management.base import BaseCommand, CommandError, CommandParser, OutputWrapper, SystemCheckError
 
 from django_srq import queues
 from django_srq.exceptions import ConfigurationError, OutcomeUnknown, QueueUnavailable, SRQError, UnknownQueue
@@ -50,7 +50,7 @@ def _naming_standard_output() -> Iterator[None]:
 class QueueCommand(BaseCommand):
     """A command that speaks of queues by alias. Results go to stdout, all else to stderr."""
 
-    requires_system_checks = ["django_srq"]
+    requires_system_checks = []  # a queue that is misconfigured says so on use, and stops no command for another one
     done = ""  # what was done before an error; said with it
 
     def __init__(self, stdout: TextIO | None = None, stderr: TextIO | None = None, *colours: Any, **rest: Any) -> None:
@@ -71,6 +71,9 @@ class QueueCommand(BaseCommand):
             done = super().execute(*args, **options)
             self.stdout.flush()
             return done
+        except SystemCheckError as error:
+            error.returncode = USAGE
+            raise
         except (SRQError, OSError, KeyboardInterrupt) as error:
             said = "Stopped" if isinstance(error, KeyboardInterrupt) else str(error)
             raise CommandError("; ".join(filter(None, [said, self.done])), returncode=exit_code(error)) from error

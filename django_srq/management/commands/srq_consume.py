@@ -92,6 +92,7 @@ class Command(QueueCommand):
         "Handle the items of queues, in the order in which the queues are given; without names, of every queue that "
         "has a HANDLER. The items of a named queue without one are printed as 'uid payload' and acked."
     )
+    requires_system_checks = ["django_srq"]  # sooner said now than by the first item
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(

@@ -50,7 +50,6 @@ class Command(QueueCommand):
         "Say whether anything is wrong with the queues, and what is in them. "
         "Exits with 69 when a server cannot be reached, after saying what is known."
     )
-    requires_system_checks = []  # a queue that is misconfigured is shown
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("queues", nargs="*", metavar="queue", help="alias of a queue; without any: all queues")
