@@ -458,9 +458,32 @@ def test_a_line_that_nobody_took_is_not_acked(project):
     process = project.start("srq_consume", "raw", "--burst", stdout=writer)
     os.close(writer)
     _, err = process.communicate(timeout=60)
-    assert (process.returncode, "Standard output was closed" in err, "Traceback" in err) == (1, True, False)
+    assert (process.returncode, "standard output: Broken pipe" in err, "Traceback" in err) == (1, True, False)
     assert queues["raw"].counts()["ready"] == 3
     assert queues["raw"].snapshot().stats.get("acked", 0) == 0
+
+
+@pytest.mark.parametrize("processes", ["0", "1"])
+@pytest.mark.parametrize(("output", "why"), [("full", "No space left on device"), ("closed", "Bad file descriptor")])
+def test_an_output_that_takes_nothing_makes_no_item_fail(project, output, why, processes):
+    queues["raw"].put_many(["x"] * 3)
+    with open("/dev/full", "w") as full:
+        stream = {"stdout": full} if output == "full" else {"closed": 1}
+        process = project.start("srq_consume", "raw", "--burst", "--processes", processes, **stream)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert err.splitlines()[-1].startswith(f"CommandError: standard output: {why}. The item that it did not take stays")
+    assert "Traceback" not in err
+    assert queues["raw"].counts() == {"ready": 3, "in_flight": 0, "delayed": 0, "dead": 0}
+    assert [item.deliveries for item in queues["raw"].items()] == [0, 0, 0]
+
+
+def test_a_payload_that_the_output_cannot_encode_is_escaped(project):
+    uid = queues["json"].put("jürgen")
+    process = project.start("srq_consume", "json", "--burst", environment={"PYTHONIOENCODING": "ascii"})
+    out, _ = process.communicate(timeout=60)
+    assert (process.returncode, out) == (0, f"{uid} j\\xfcrgen\n")
+    assert sum(queues["json"].counts().values()) == 0
 
 
 # -- the consumer as a library

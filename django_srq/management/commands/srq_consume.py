@@ -205,9 +205,8 @@ class Command(QueueCommand):
         try:
             self.stdout.write(f"{item.uid} {_shown(item.payload)}")
             self.stdout.flush()
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more at exit
-            text = "Standard output was closed. The item that it did not take stays in the queue."
+        except OSError as error:
+            text = f"{error.strerror or error}. The item that it did not take stays in the queue."
             raise StopConsuming(text) from None
 
 
