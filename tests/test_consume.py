@@ -8,6 +8,7 @@ import fcntl
 import io
 import json
 import os
+import pty
 import re
 import signal
 import sys
@@ -461,6 +462,18 @@ def test_a_line_that_nobody_took_is_not_acked(project):
     assert (process.returncode, "standard output: Broken pipe" in err, "Traceback" in err) == (1, True, False)
     assert queues["raw"].counts()["ready"] == 3
     assert queues["raw"].snapshot().stats.get("acked", 0) == 0
+
+
+@pytest.mark.parametrize(("terminal", "printed"), [(True, r"a\x1b[2J\tü\nb\xff"), (False, "a\x1b[2J\tü\nb\\xff")])
+def test_a_payload_does_not_command_a_terminal(project, terminal, printed):
+    uid = queues["raw"].put("a\x1b[2J\tü\nb".encode() + b"\xff")
+    ours, theirs = pty.openpty() if terminal else os.pipe()
+    process = project.start("srq_consume", "raw", "--burst", stdout=theirs)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert os.read(ours, 1000).decode().rstrip("\r\n") == f"{uid} {printed}"
+    os.close(ours)
+    os.close(theirs)
 
 
 @pytest.mark.parametrize("processes", ["0", "1"])

@@ -203,7 +203,8 @@ class Command(QueueCommand):
     def _print(self, item: Item) -> None:
         # Flushed before it returns: the ack follows only when standard output took it.
         try:
-            self.stdout.write(f"{item.uid} {_shown(item.payload)}")
+            line = f"{item.uid} {_shown(item.payload)}"
+            self.stdout.write(_escaped(line) if self.stdout.isatty() else line)
             self.stdout.flush()
         except OSError as error:
             text = f"{error.strerror or error}. The item that it did not take stays in the queue."
@@ -237,6 +238,11 @@ def _shown(payload: Any) -> str:
     if isinstance(payload, bytes):
         return payload.decode(errors="backslashreplace")
     return payload if isinstance(payload, str) else json.dumps(payload, ensure_ascii=False, default=str)
+
+
+def _escaped(text: str) -> str:
+    """Fit for a terminal, which a payload is not to command: on one line, without control characters."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def _consume_beside() -> None:
