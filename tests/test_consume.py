@@ -204,6 +204,17 @@ def test_queues_in_the_order_given(project):
     assert project.lines() == ["x 1", "y 1", "a async", "b async"]
 
 
+def test_an_alias_with_an_equals_sign(project):
+    note = {"HANDLER": "tests.handlers.note"}
+    project.configure({"note=1": note, "note": note}, project.settings.SRQ_DEFAULTS)
+    queues["note=1"].put("a")
+    queues["note"].put("b")
+    assert project.run("srq_consume", "note=1", "--burst")[0] == 0
+    assert project.lines() == ["a 1"]
+    assert project.run("srq_consume", "note=1=2", "note=2", "--burst")[0] == 0
+    assert project.lines() == ["a 1", "b 1"]
+
+
 def test_max_items(project):
     queues["note"].put_many("abc")
     assert project.run("srq_consume", "note", "--max-items", "2")[0] == 0

@@ -84,7 +84,9 @@ def _bytes(text: str) -> int:
 
 def _weighted(text: str) -> tuple[str, int | None]:
     alias, equals, weight = text.rpartition("=")
-    return (alias, _count(weight)) if equals else (text, None)
+    if not equals or text in conf.aliases():  # which may have one in its name
+        return text, None
+    return alias, _count(weight)
 
 
 class Command(QueueCommand):
