@@ -699,6 +699,22 @@ def test_max_items_over_all_processes(project, told):
     assert (len(project.lines()), len(queue), queue.counts()["in_flight"]) == (5, 2, 0)
 
 
+def test_an_item_that_killed_its_process_is_one_of_max_items(project, told):
+    queue = told()
+    for name, deed in (("it", "exit"), ("next", "nothing"), ("last", "nothing")):
+        queue.put({"do": deed, "name": name})
+    assert project.run("srq_consume", "--max-items", "2")[0] == 0
+    assert [line.split()[:2] for line in project.lines()] == [["it", "1"], ["it", "2"]]
+    assert queue.counts() == {"ready": 2, "in_flight": 0, "delayed": 0, "dead": 0}
+
+
+def test_an_item_that_took_too_long_is_one_of_max_items(project, told):
+    queue = told()
+    queue.put({"do": "wait", "once": False})
+    assert project.run("srq_consume", "--max-items", "1", "--time-limit", "0.5")[0] == 0
+    assert [(item.deliveries, item.delivery.crashes) for item in queue.items()] == [(1, 1)]
+
+
 def test_a_burst_of_many_processes_ends(project, told):
     queue = told()
     queue.put_many([{"do": "nothing"}] * 50)

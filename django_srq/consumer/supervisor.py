@@ -295,7 +295,8 @@ class Supervisor:
     def _vacate(self, place: Place, child: Child, code: int) -> None:
         place.child = None
         if place.left is not None:
-            place.left -= child.hands.handled
+            # What it died of, or in the middle of, was handled too, and not well.
+            place.left -= child.hands.handled + sum(hand.state in {RUNNING, FAILED} for hand in child.hands)
             place.over = place.left <= 0
         died = _died(child, code)
         finished = not died and not child.told_to_stop and not child.hands.full
