@@ -36,6 +36,10 @@ class NoteTests(QueueTestMixin, TestCase):
         (item,) = queues["test"].items()
         self.assertEqual((item.uid, item.payload), (response.content.decode(), b"remember the milk"))
 
+    def test_a_note_without_text_is_refused(self) -> None:
+        self.assertEqual(self.client.post("/notes/").status_code, 400)
+        self.assertEqual(len(queues["test"]), 0)
+
     async def test_under_asgi(self) -> None:
         responses = [await self.async_client.post("/notes/", {"text": text}) for text in ("one", "two")]
         self.assertEqual(

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from django.db import transaction
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseBadRequest
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_POST
 
@@ -30,5 +30,7 @@ def place(form: OrderForm) -> None:
 @require_POST
 async def note(request: HttpRequest) -> HttpResponse:
     """Put a line of text for whoever takes it from ``test``; an async view, over connections of its event loop."""
+    if "text" not in request.POST:
+        return HttpResponseBadRequest("text is missing", content_type="text/plain")
     uid = await queues["test"].aput(request.POST["text"])
     return HttpResponse(uid, status=202, content_type="text/plain")
