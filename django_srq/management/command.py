@@ -51,7 +51,7 @@ class QueueCommand(BaseCommand):
     """A command that speaks of queues by alias. Results go to stdout, all else to stderr."""
 
     requires_system_checks = []  # a queue that is misconfigured says so on use, and stops no command for another one
-    done = ""  # what was done before an error; said with it
+    done: str  # by now; said with an error
 
     def __init__(self, stdout: TextIO | None = None, stderr: TextIO | None = None, *colours: Any, **rest: Any) -> None:
         nowhere = None if stderr or sys.stderr else open(os.devnull, "w")  # noqa: SIM115 (until the process ends)
@@ -67,10 +67,11 @@ class QueueCommand(BaseCommand):
     def execute(self, *args: Any, **options: Any) -> str | None:
         if os.environ.get("NO_COLOR") and not options.get("force_color"):
             options["no_color"] = True
+        self.done = ""
         try:
-            done = super().execute(*args, **options)
+            output = super().execute(*args, **options)
             self.stdout.flush()
-            return done
+            return output
         except SystemCheckError as error:
             error.returncode = USAGE
             raise

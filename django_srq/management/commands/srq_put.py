@@ -97,7 +97,7 @@ class Command(QueueCommand):
 def _json(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"not JSON: {text[:80]!r} ({error})") from error
 
 
