@@ -7,7 +7,7 @@ SRQError
 ├── PayloadError            a payload cannot be serialised or read (also ValueError)
 │   └── PayloadTooLarge     a payload is over the limit
 ├── QueueFull               max_length is reached; nothing was put
-├── DuplicateItem           the uid is in the queue already, and strict=True was asked for
+├── DuplicateItem           the uid is in the queue already (put with strict=True, or the target of a move)
 ├── QueueUnavailable        the server did not do it, and did nothing else (also redis-py's ConnectionError)
 ├── OutcomeUnknown          sent, but no reply within the time limit (also redis-py's ConnectionError)
 └── LayoutError             the keys are of a newer layout version, or somebody else's

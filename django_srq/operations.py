@@ -661,6 +661,8 @@ def _read_put(reply: Any) -> PutReply:
     verdict, *states = _text(reply).split()
     if verdict == "full":
         return PutReply((), int(states[0]))
+    if verdict == "there":
+        return PutReply(states[:1], None)
     return PutReply(["" if state == "1" else state for state in states], None)
 
 

@@ -653,10 +653,14 @@ class SafeRedisQueue:
         """Move ready items to another queue, oldest first, uids kept; returns how many.
 
         One at a time: claimed here, put there, acked here. A crash in between leaves it in both, in flight here; moving
-        it again within the hour puts nothing there a second time, even if it was handled there meanwhile.
+        it again within the hour puts nothing there a second time, even if it was handled there meanwhile. It stops at
+        the first item for which there is no room (QueueFull), or whose uid is there already (DuplicateItem): that one
+        and those after it stay here.
         """
-        moved = 0
-        while limit is None or moved < limit:
+        if getattr(target, "_place", None) in (None, self._place):  # not by type: default_queue is a proxy
+            raise InvalidArgument(f"queue {self.label!r}: move takes another queue, not {target!r}")
+        moved, most = 0, arguments.most_of(limit, self.label)
+        while moved < most:
             # Moved is not handled: the limits have no say.
             _, found = yield from self._claimed(1, _as_it_is, limited=False)
             if not found:
@@ -679,10 +683,17 @@ class SafeRedisQueue:
             attempt=int(found.delivery.token.split("/")[1].partition("@")[0]),
         )
         reply = yield from target._send(call, slot=slot)
-        if reply.full_at is not None:
+        if refused := _refused(found.uid, reply, target.label, f"it and the rest stay in {self.label!r}"):
             yield from self._send(operations.release(self.keys, [_held(found)]))
-            raise QueueFull(f"queue {target.label!r} is full: {reply.full_at} items; the rest stays in {self.label!r}")
+            raise refused
         yield from self._send(operations.ack(self.keys, [_held(found)]))
+
+    @property
+    def _place(self) -> tuple[object, ...]:
+        """The server, as far as its address tells, and the keys there."""
+        pool = self.link.pool
+        database, service = pool.connection_kwargs.get("db") or 0, getattr(pool, "service_name", None)
+        return self.link.address, database, service, self.keys
 
     # -- the same in an event loop
 
@@ -816,6 +827,16 @@ def _state(places: Container[str]) -> str | None:
         return None
     special = {"holders": "in_flight", "delayed": "delayed", "dead": "dead"}
     return next((state for place, state in special.items() if place in places), "ready")
+
+
+def _refused(uid: str, reply: PutReply, label: str, rest: str) -> SRQError | None:
+    """Why an item was not moved to the queue of that label; None: it was."""
+    if reply.full_at is not None:
+        return QueueFull(f"queue {label!r} is full: {reply.full_at} items; {rest}")
+    (state,) = reply.states
+    if state:
+        return DuplicateItem(f"queue {label!r}: {uid} is there already ({state}); {rest}", uid=uid, state=state)
+    return None
 
 
 def _as_it_is(found: Sequence[Found]) -> Steps[Sequence[Found]]:

@@ -1279,6 +1279,60 @@ def test_move_to_a_full_queue_leaves_the_rest(queue, make_queue):
     assert [(item.uid, item.deliveries) for item in queue.get_many(5)] == [(uids[1], 1), (uids[2], 1)]
 
 
+def test_move_to_itself_is_refused(queue, make_queue, server_url):
+    queue.put_many("abc")
+    for same in (queue, make_queue(), make_queue(url=server_url)):
+        with pytest.raises(InvalidArgument, match="another queue"):
+            queue.move(same)
+    assert queue.counts() == counts(ready=3)
+
+
+def test_move_to_itself_by_another_name_of_the_server_loses_nothing(queue, make_queue, link):
+    alias = Link(link.client, address="elsewhere", timeout=PATIENT)
+    uids = queue.put_many("abc")
+    with pytest.raises(DuplicateItem, match="in_flight"):
+        queue.move(make_queue(link=alias))
+    assert [(item.uid, item.deliveries) for item in queue.get_many(5)] == [(uid, 1) for uid in uids]
+
+
+@pytest.mark.parametrize(("bring", "state"), STATES)
+def test_what_the_target_has_already_is_not_moved(queue, target, bring, state):
+    bring(target)
+    queue.put("mine", uid="own")
+    last = queue.put("next")
+    with pytest.raises(DuplicateItem, match="own is there already") as caught:
+        queue.move(target)
+    assert (caught.value.uid, caught.value.state) == ("own", state)
+    assert [item.uid for item in queue.items()] == ["own", last]
+    assert target.states("own", last) == [state, None]
+
+
+def test_what_was_not_moved_is_moved_when_the_target_has_it_no_more(queue, target):
+    target.put("theirs", uid="same")
+    queue.put("mine", uid="same")
+    with pytest.raises(DuplicateItem):
+        queue.move(target)
+    target.drop("same")
+    assert queue.move(target) == 1
+    assert (queue.states("same"), target.states("same")) == ([None], ["ready"])
+
+
+@pytest.mark.parametrize("limit", [0, -1, True, 1.5, "x"])
+def test_wrong_limit_of_move_is_refused(queue, target, limit):
+    queue.put("a")
+    with pytest.raises(InvalidArgument, match="limit"):
+        queue.move(target, limit=limit)
+    assert len(queue) == 1
+
+
+@pytest.mark.parametrize("wrong", [None, "orders"])
+def test_wrong_target_of_move_is_refused(queue, wrong):
+    queue.put("a")
+    with pytest.raises(InvalidArgument, match="another queue"):
+        queue.move(wrong)
+    assert len(queue) == 1
+
+
 # -- saferedisqueue's names
 
 

@@ -5,12 +5,12 @@
 --   delay (ms), or @ and the due time (ms); ready at once when it is 0 or over
 --   max_length: most items ready and delayed; 0: any number
 --   own: 1 when the caller chose the uids, 0 when they were generated for this call
---   attempt: the same call with a higher one asks again where an earlier one found the queue full; else 0
+--   attempt: above 0, of a single item; the same call with a higher one asks again where an earlier one was refused; else 0
 -- ARGV[4…] per item: uid, payload, headers (JSON object, or '' for none)
 -- Reply: "added" and per item 1 (added) or the state in which the uid is already there, separated by spaces;
---   or "full", the length and the attempt; then nothing was added.
+--   or "full", the length and the attempt, or for an attempt "there", the state and the attempt; then nothing was added.
 -- include: keys call tell
-local refused = repeated and string.match(repeated, '^full %d+ (%d+)$')
+local refused = repeated and not string.find(repeated, '^added') and string.match(repeated, '%d+$')
 if refused and tonumber(string.match(ARGV[3], '%d+$')) > tonumber(refused) then
   repeated = nil
 end
@@ -56,6 +56,9 @@ for i = 4, #ARGV, 3 do
   end
 end
 
+if #new == 0 and attempt ~= '0' then
+  return finish('there ' .. outcome[2] .. ' ' .. attempt)
+end
 if limit > 0 and #new > 0 then
   local ghosts = tonumber(redis.call('HGET', meta, 'ghosts') or 0)
   local length = redis.call('LLEN', queue) - ghosts + redis.call('ZCARD', returned)

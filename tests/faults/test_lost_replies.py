@@ -24,7 +24,7 @@ from django_srq.consumer import Consumer, Plan, Source
 from django_srq.consumer.outage import Outage
 from django_srq.exceptions import OutcomeUnknown, QueueFull
 from django_srq.item import Item
-from django_srq.operations import Held, Script
+from django_srq.operations import Held, Put, Script
 from django_srq.slots import Slot
 from tests.clock import now, pass_time
 from tests.proxy import Proxy
@@ -508,6 +508,25 @@ def test_item_that_a_full_queue_refused_is_moved_when_there_is_room(queue):
     target.drop(blocker)
     assert queue.move(target) == 1
     assert [item.uid for item in target.items()] == [uid]
+
+
+def test_what_the_target_has_already_is_asked_again_by_a_later_attempt_only(queue):
+    """So that a late copy of the request that was refused puts nothing."""
+    slot = Slot(b"move", 1)
+    queue.put("theirs", uid="same")
+
+    def put(attempt: int) -> list[str]:
+        call = operations.put(queue.keys, [Put("same", b"mine", b"")], own=True, attempt=attempt)
+        return list(queue.link.call(call, queue=queue.label, slot=slot).states)
+
+    assert put(1) == ["ready"]
+    queue.drop("same")
+    assert put(1) == ["ready"]
+    assert len(queue) == 0
+    assert put(2) == [""]
+    queue.ack(queue.get(-1))
+    assert (put(2), put(3), put(1)) == ([""], [""], [""])
+    assert len(queue) == 0
 
 
 def test_slots_unused_for_an_hour_are_trimmed(client, queue):
