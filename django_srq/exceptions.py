@@ -6,7 +6,7 @@ SRQError
 ├── InvalidArgument         an argument of a call is wrong (also ValueError); nothing was sent
 ├── PayloadError            a payload cannot be serialised or read (also ValueError)
 │   └── PayloadTooLarge     a payload is over the limit
-├── QueueFull               max_length is reached; nothing was put
+├── QueueFull               max_length is reached; nothing was put (put_many: nothing of that batch, and put tells)
 ├── DuplicateItem           the uid is in the queue already (put with strict=True, or the target of a move)
 ├── QueueUnavailable        the server did not do it, and did nothing else (also redis-py's ConnectionError)
 ├── OutcomeUnknown          sent, but no reply within the time limit (also redis-py's ConnectionError)
@@ -23,7 +23,16 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 
 class SRQError(Exception):
-    """Base of all errors that this package raises."""
+    """Base of all errors that this package raises.
+
+    One that ``put_many`` raises has as ``put`` the uids that are in the queue: of what was given, the first so many.
+    ``in_doubt`` are those that follow, of which it is not known (OutcomeUnknown only). Both are empty for other calls.
+    """
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*args)
+        self.put: list[str] = []
+        self.in_doubt: list[str] = []
 
 
 class ConfigurationError(SRQError, ImproperlyConfigured):
@@ -47,7 +56,7 @@ class PayloadTooLarge(PayloadError):
 
 
 class QueueFull(SRQError):
-    """``max_length`` is reached; of this call nothing was put."""
+    """``max_length`` is reached; nothing was put. Of a ``put_many``, ``put`` says what was, in the batches before."""
 
 
 class DuplicateItem(SRQError):

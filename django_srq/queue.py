@@ -24,6 +24,7 @@ from django_srq.exceptions import (
     DuplicateItem,
     InvalidArgument,
     LayoutError,
+    OutcomeUnknown,
     PayloadError,
     QueueFull,
     RetryLater,
@@ -154,6 +155,7 @@ class SafeRedisQueue:
         self,
         items: Iterable[Any],
         *,
+        uids: Iterable[str] | None = None,
         delay: float | dt.timedelta = 0,
         eta: dt.datetime | None = None,
         priority: int = 0,
@@ -161,14 +163,32 @@ class SafeRedisQueue:
     ) -> Steps[list[str]]:
         """Put payloads in batches of 1,000, each in one round trip and entirely or not at all; return their uids.
 
-        All are serialised before the first is sent. When a later batch is refused, the earlier ones stay.
+        All are serialised before the first is sent. ``uids``: of your own, as in ``put``, one for each.
+
+        When a batch is refused, the earlier ones stay: the error's ``put`` has their uids. OutcomeUnknown: its
+        ``in_doubt`` has the uids of the batch that may be there; put that again with ``uids=error.in_doubt``, and what
+        follows anew. With uids of your own, the whole call can be repeated.
         """
-        payloads = [self._dump(item) for item in items]
-        uids = [new_uid() for _ in payloads]
+        payloads = [self._dump(item) for item in self._listed(items, "items")]
+        chosen = [new_uid() for _ in payloads] if uids is None else self._chosen(uids, len(payloads))
         due, extra = self._terms(delay, eta, priority, headers)
-        puts = [(uid, payload, extra) for uid, payload in zip(uids, payloads, strict=True)]
-        yield from self._add([self._putting(batch, priority, due) for batch in _batches(puts)], uids)
-        return uids
+        puts = [(uid, payload, extra) for uid, payload in zip(chosen, payloads, strict=True)]
+        done = 0
+        for batch in _batches(puts):
+            following = chosen[done : done + len(batch)]
+            try:
+                yield from self._add([self._putting(batch, priority, due, own=uids is not None)], following)
+            except SRQError as error:
+                _tell_of_all(error, chosen[:done], following, len(chosen))
+                raise
+            done += len(batch)
+        return chosen
+
+    def _chosen(self, uids: Iterable[str], number: int) -> list[str]:
+        chosen = [arguments.uid_of(uid, self.label) for uid in self._listed(uids, "uids")]
+        if len(chosen) != number:
+            raise InvalidArgument(f"queue {self.label!r}: {number} items need as many uids, not {len(chosen)}")
+        return chosen
 
     def prepare(
         self,
@@ -780,6 +800,11 @@ class SafeRedisQueue:
     def _checked(self, uids: Iterable[str]) -> list[str]:
         return [arguments.uid_of(uid, self.label) for uid in uids]
 
+    def _listed(self, values: Iterable[T], name: str) -> list[T]:
+        if not isinstance(values, Iterable):
+            raise InvalidArgument(f"queue {self.label!r}: {name} are several, such as a list, not {values!r}")
+        return list(values)
+
     def _there(self, place: str) -> Steps[list[Held]]:
         """The items of a state, or of one of the places of what is ready, as they are now."""
         there: list[Held] = []
@@ -827,6 +852,16 @@ def _state(places: Container[str]) -> str | None:
         return None
     special = {"holders": "in_flight", "delayed": "delayed", "dead": "dead"}
     return next((state for place, state in special.items() if place in places), "ready")
+
+
+def _tell_of_all(error: SRQError, put: list[str], following: list[str], number: int) -> None:
+    """Let the error of a batch say what came of the whole call."""
+    error.put = put
+    doubt = ""
+    if isinstance(error, OutcomeUnknown):
+        error.in_doubt = following
+        doubt = f", {len(following)} may have been"
+    error.args = (f"{error}; {len(put)} of {number} items were put{doubt}",)
 
 
 def _refused(uid: str, reply: PutReply, label: str, rest: str) -> SRQError | None:

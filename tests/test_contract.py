@@ -849,6 +849,40 @@ def test_batch_that_does_not_fit_is_refused_as_a_whole(make_queue):
     assert len(queue) == 3
 
 
+def test_put_many_that_ends_midway_says_what_is_there(make_queue, monkeypatch):
+    monkeypatch.setattr("django_srq.queue.BATCH", 2)
+    queue = make_queue(max_length=5)
+    with pytest.raises(QueueFull, match=r"is full: 4 items .*; 4 of 6 items were put$") as caught:
+        queue.put_many("abcdef")
+    assert caught.value.put == [item.uid for item in queue.items()]
+    assert (len(caught.value.put), caught.value.in_doubt) == (4, [])
+
+
+def test_other_errors_tell_of_no_put(make_queue):
+    queue = make_queue(max_length=1)
+    queue.put("x")
+    for put in (queue.put, lambda item: queue.put_many([item])):
+        with pytest.raises(QueueFull) as caught:
+            put("y")
+        assert (caught.value.put, caught.value.in_doubt) == ([], [])
+
+
+def test_put_many_with_own_uids_can_be_repeated_as_a_whole(make_queue, out, monkeypatch):
+    monkeypatch.setattr("django_srq.queue.BATCH", 2)
+    small, large = make_queue(max_length=2), make_queue()
+    with pytest.raises(QueueFull):
+        small.put_many("abc", uids=["one", "two", "three"])
+    assert large.put_many("abc", uids=["one", "two", "three"]) == ["one", "two", "three"]
+    assert list(large.items()) == [("one", out("a")), ("two", out("b")), ("three", out("c"))]
+
+
+@pytest.mark.parametrize("uids", [["one"], ["one", "two", "three"], ["one", "with blank"], [1, 2], 5])
+def test_wrong_uids_of_put_many_are_refused(queue, uids):
+    with pytest.raises(InvalidArgument, match="uid"):
+        queue.put_many("ab", uids=uids)
+    assert queue.counts() == counts()
+
+
 def test_what_comes_back_ignores_the_limit(make_queue):
     queue = make_queue(max_length=1)
     for verb in (queue.release, queue.fail, partial(queue.fail, delay=60)):

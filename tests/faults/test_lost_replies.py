@@ -62,7 +62,9 @@ def through(request, proxy: Proxy) -> Iterator[Callable[..., SafeRedisQueue]]:
 
 
 @contextmanager
-def giving_up(proxy: Proxy, queue: SafeRedisQueue, seconds: float = SOON) -> Iterator[None]:
+def giving_up(
+    proxy: Proxy, queue: SafeRedisQueue, seconds: float = SOON
+) -> Iterator[pytest.ExceptionInfo[OutcomeUnknown]]:
     """The call inside is given up after so long; its connection is there already, however slow the machine is.
 
     After it the proxy, which may be slower still, has read all that was sent.
@@ -72,8 +74,8 @@ def giving_up(proxy: Proxy, queue: SafeRedisQueue, seconds: float = SOON) -> Ite
     if isinstance(queue, Asynchronous):  # which has a new event loop, and connects, for each call
         seconds = max(seconds, 10 * SOON)
     link.timeout = seconds
-    with pytest.raises(OutcomeUnknown, match="put it again with the same uid|safe to repeat|comes back"):
-        yield
+    with pytest.raises(OutcomeUnknown, match="put it again with the same uid|safe to repeat|comes back") as caught:
+        yield caught
     link.timeout = patience
     link.close()
     proxy.settle()
@@ -481,6 +483,23 @@ def test_consumer_gets_what_it_was_given_while_no_reply_came(proxy, queue, throu
     assert troubles[1:] == [""]
     assert seen == [(b"a", 1), (b"b", 1), (b"c", 1)]
     assert queue.snapshot().stats == {"put": 3, "delivered": 3, "acked": 3}
+
+
+@pytest.mark.parametrize("kind", ["hold request", "lose reply"])
+def test_put_many_says_what_is_in_doubt_and_that_can_be_put_again(proxy, queue, through, monkeypatch, kind):
+    monkeypatch.setattr("django_srq.queue.BATCH", 2)
+    remote, payloads = through(queue), ["a", "b", "marked", "d", "e"]
+    proxy.arm(kind, b"marked", times=1000)
+    with giving_up(proxy, remote, 20 * SOON) as caught:  # in which the first batch is carried out
+        remote.put_many(payloads)
+    proxy.disarm()
+    error = caught.value
+    assert (len(error.put), len(error.in_doubt)) == (2, 2)
+    assert str(error).endswith("; 2 of 5 items were put, 2 may have been")
+    remote.put_many(payloads[2:4], uids=error.in_doubt)
+    remote.put_many(payloads[4:])
+    assert [item.payload.decode() for item in queue.items()] == payloads
+    assert [item.uid for item in queue.items()][:4] == error.put + error.in_doubt
 
 
 @pytest.mark.parametrize("priority", [0, 5])
