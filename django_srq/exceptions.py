@@ -17,6 +17,8 @@ What a handler raises to say what becomes of its item, which is no error: RetryL
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.connection import ConnectionDoesNotExist
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -62,7 +64,7 @@ class QueueFull(SRQError):
 class DuplicateItem(SRQError):
     """The uid is in the queue already; ``state`` says where."""
 
-    def __init__(self, message: str, *, uid: str, state: str) -> None:
+    def __init__(self, message: str, *, uid: str = "", state: str = "") -> None:  # pickle gives the message only
         super().__init__(message)
         self.uid = uid
         self.state = state
@@ -91,6 +93,9 @@ class RetryLater(Exception):
             raise InvalidArgument(f"RetryLater: delay is a number of seconds from 0 on, not {delay!r}")
         super().__init__(reason or f"again in {delay:g} s")
         self.delay = delay
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.delay, *self.args), vars(self)
 
 
 class Discard(Exception):

@@ -1,0 +1,42 @@
+"""The errors: what they know comes along to another process."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+
+from django_srq import exceptions
+from django_srq.exceptions import Discard, DuplicateItem, OutcomeUnknown, QueueUnavailable, RetryLater, SRQError
+
+CLASSES = [one for one in vars(exceptions).values() if isinstance(one, type) and one.__module__ == exceptions.__name__]
+SPECIAL = {
+    DuplicateItem: DuplicateItem("it is there", uid="own", state="ready"),
+    RetryLater: RetryLater(60, "the bank is closed"),
+    Discard: Discard("spam"),
+}
+
+
+def made(kind: type[Exception]) -> Exception:
+    error = SPECIAL[kind] if kind in SPECIAL else kind("queue 'q': no")
+    if isinstance(error, SRQError):
+        error.put, error.in_doubt = ["one"], ["two"]
+    return error
+
+
+def test_all_are_looked_at():
+    assert {SRQError, QueueUnavailable, OutcomeUnknown, *SPECIAL} <= set(CLASSES)
+
+
+@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda error: pickle.loads(pickle.dumps(error))])
+@pytest.mark.parametrize("kind", CLASSES)
+def test_error_survives_the_way_to_another_process(kind, again):
+    error = made(kind)
+    copied = again(error)
+    assert type(copied) is kind
+    assert (str(copied), copied.args, vars(copied)) == (str(error), error.args, vars(error))
+
+
+def test_retry_later_without_a_reason_says_when():
+    assert str(pickle.loads(pickle.dumps(RetryLater(60)))) == "again in 60 s"
