@@ -48,6 +48,7 @@ from django_srq.operations import (
 )
 from django_srq.rate import Rate
 from django_srq.serializers import Raw, Serializer, dump, load
+from django_srq.signals import Announcement
 from django_srq.slots import Slot, slots
 from django_srq.steps import Steps, arun, operation, run, twin
 
@@ -219,15 +220,15 @@ class SafeRedisQueue:
                 length = f"{reply.full_at} items ready and delayed"
                 raise QueueFull(f"queue {self.label!r} is full: {length}, the limit is {self.max_length}")
             if signals.item_put.receivers:  # mostly there are none, which is all that Django's own check would find
-                self._announce(uids[len(states) :], reply.states)
+                yield from self._announce(uids[len(states) :], reply.states)
             states += reply.states
         return states
 
-    def _announce(self, uids: Sequence[str], states: Sequence[str]) -> None:
+    def _announce(self, uids: Sequence[str], states: Sequence[str]) -> Steps[None]:
         if signals.item_put.has_listeners(type(self)):
             for uid, state in zip(uids, states, strict=False):
                 if not state:
-                    signals.item_put.send_robust(type(self), queue=self.label, uid=uid)
+                    yield Announcement(signals.item_put, type(self), queue=self.label, uid=uid)
 
     def _terms(
         self, delay: float | dt.timedelta, eta: dt.datetime | None, priority: int, headers: Mapping[str, str] | None
@@ -660,7 +661,7 @@ class SafeRedisQueue:
             "reason": arguments.text_of(reason, "reason", self.label),
         }
         was_running = yield from self._send(operations.pause(self.keys, about=about, until=until))
-        signals.queue_paused.send_robust(type(self), queue=self.label, **about, until=until)
+        yield Announcement(signals.queue_paused, type(self), queue=self.label, **about, until=until)
         return was_running
 
     @operation

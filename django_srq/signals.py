@@ -1,8 +1,9 @@
 """Django signals about items and consumers, sent with ``send_robust``: what a receiver raises is logged, not passed on.
 
-``sender`` is the class of the queue, ``queue`` its alias. Receivers run in the thread that caused the event, before it
-goes on. item_recovered and item_dead about a process that died are sent by another one of its consumer, in a thread of
-their own; those that it has not sent when it ends are lost.
+``sender`` is the class of the queue, ``queue`` its alias. Receivers run before what caused the event goes on, in its
+thread; those of an asynchronous call as Django's ``asend_robust`` runs them. item_recovered and item_dead about a
+process that died are sent by another one of its consumer, in a thread of their own; those that it has not sent when it
+ends are lost.
 
 ================  ===================================================================================================
 item_put          ``uid``; the server has the item
@@ -19,7 +20,14 @@ queue_paused      ``by``, ``reason``, ``until``
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 from django.dispatch import Signal
+
+logger = logging.getLogger("django_srq.signals")
 
 item_put = Signal()
 item_started = Signal()
@@ -30,3 +38,25 @@ item_dead = Signal()
 consumer_started = Signal()
 consumer_stopped = Signal()
 queue_paused = Signal()
+
+
+class Announcement:
+    """Tells of what was carried out, which goes well whatever becomes of this; a request of steps."""
+
+    def __init__(self, signal: Signal, sender: type, **about: Any) -> None:
+        self.signal, self.sender, self.about = signal, sender, about
+
+    def carry_out(self) -> None:
+        with self._logged():
+            self.signal.send_robust(self.sender, **self.about)
+
+    async def acarry_out(self) -> None:
+        with self._logged():
+            await self.signal.asend_robust(self.sender, **self.about)
+
+    @contextmanager
+    def _logged(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception:  # Django cannot run a coroutine in a thread that has an event loop
+            logger.exception("a signal's receivers could not be called queue=%s", self.about["queue"])

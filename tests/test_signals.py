@@ -59,3 +59,51 @@ def test_a_receiver_that_raises_spoils_nothing(queue, caplog):
     finally:
         signals.item_put.disconnect(fail)
     assert len(queue) == 1
+
+
+@contextmanager
+def heard_by_coroutine(signal):
+    received: list[object] = []
+
+    async def receive(sender: type, **about: object) -> None:
+        await asyncio.sleep(0)
+        received.append(about.get("uid") or about["reason"])
+
+    signal.connect(receive, sender=SafeRedisQueue)
+    try:
+        yield received
+    finally:
+        signal.disconnect(receive, sender=SafeRedisQueue)
+
+
+def test_async_receivers_of_async_calls(queue):
+    async def calls() -> list[str]:
+        return [await queue.aput("a"), *await queue.aput_many(["b", "c"])]
+
+    with heard_by_coroutine(signals.item_put) as received:
+        uids = asyncio.run(calls())
+    assert received == uids
+    with heard_by_coroutine(signals.queue_paused) as received:
+        assert asyncio.run(queue.apause("stock-taking"))
+    assert received == ["stock-taking"]
+
+
+def test_async_receivers_of_calls_in_a_thread(queue):
+    with heard_by_coroutine(signals.item_put) as received:
+        uid = queue.put("a")
+    assert received == [uid]
+
+
+def test_async_receiver_that_cannot_run_spoils_nothing(queue, caplog):
+    """A blocking call in an event loop, where Django cannot run a coroutine."""
+
+    async def call() -> None:
+        assert queue.put("a")
+        assert queue.pause("stock-taking")
+
+    with heard_by_coroutine(signals.item_put) as received, heard_by_coroutine(signals.queue_paused):
+        asyncio.run(call())
+    assert (received, len(queue), queue.snapshot().paused["reason"]) == ([], 1, "stock-taking")
+    assert [record.getMessage() for record in caplog.records if record.name == "django_srq.signals"] == [
+        f"a signal's receivers could not be called queue={queue.label}"
+    ] * 2
