@@ -325,7 +325,7 @@ def put(
     attempt: int = 0,
 ) -> Call[PutReply]:
     """items: as Put. due: seconds from now, or a moment; both by the server's clock. attempt: see put.lua."""
-    args = [_put_terms(priority, due, max_length, own, attempt)]
+    args = [_put_terms(priority, _due(due), max_length, own, attempt)]
     for uid, payload, headers in items:
         args += (uid.encode(), payload, headers)
     # Nobody else knows a generated uid; of a batch, the first tells which it was.
@@ -335,10 +335,14 @@ def put(
 
 
 @lru_cache(maxsize=64)
-def _put_terms(priority: int, due: float | dt.datetime, max_length: int | None, own: bool, attempt: int) -> bytes:
+def _put_terms(priority: int, due: bytes, max_length: int | None, own: bool, attempt: int) -> bytes:
     """As one argument: so mostly there is one comparison to make of it, on the server."""
-    when = b"@" + _moment(due) if isinstance(due, dt.datetime) else _int(milliseconds(due))
-    return b" ".join((_int(priority), when, _int(max_length or 0), _flag(own), _int(attempt)))
+    return b" ".join((_int(priority), due, _int(max_length or 0), _flag(own), _int(attempt)))
+
+
+def _due(due: float | dt.datetime) -> bytes:
+    # Not cached: the two moments of an hour that comes twice, in autumn, are equal to Python.
+    return b"@" + _moment(due) if isinstance(due, dt.datetime) else _int(milliseconds(due))
 
 
 def claim(

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from types import SimpleNamespace
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -314,6 +315,16 @@ def test_delayed_item_is_not_ready_before(queue):
 def test_eta_that_has_passed_is_ready_at_once(queue):
     uid = queue.put("x", eta=now() - AHEAD)
     assert drain(queue) == [uid]
+
+
+def test_eta_of_the_hour_that_comes_twice_is_the_one_that_was_meant(queue):
+    first = dt.datetime(now().year + 1, 10, 1, 2, 30, tzinfo=ZoneInfo("Europe/Berlin")) + dt.timedelta(30)
+    first -= dt.timedelta((first.weekday() + 1) % 7)  # the last Sunday in October
+    both = [first, first.replace(fold=1)]
+    uids = [queue.put("x", eta=eta) for eta in both]
+    due = {item.uid: item.delivery.when for item in queue.items("delayed")}
+    assert [due[uid] for uid in uids] == [eta.astimezone(dt.UTC) for eta in both]
+    assert due[uids[1]] - due[uids[0]] == dt.timedelta(hours=1)
 
 
 def test_delayed_items_are_seen_in_the_order_in_which_they_are_due(queue):
