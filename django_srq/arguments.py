@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import math
 import re
+import time
 from collections.abc import Mapping
 
 from django_srq.exceptions import ConfigurationError, InvalidArgument
@@ -72,6 +73,9 @@ def _is_text(value: object) -> bool:
 def aware(moment: dt.datetime | None, name: str, label: str) -> None:
     if moment is not None and (not isinstance(moment, dt.datetime) or moment.utcoffset() is None):
         raise InvalidArgument(f"queue {label!r}: {name} is an aware datetime (with a time zone), not {moment!r}")
+    if moment is not None and moment.timestamp() - time.time() >= LONGEST_DELAY:
+        most = f"less than {LONGEST_DELAY:,} seconds ahead"
+        raise InvalidArgument(f"queue {label!r}: {name} is {most} (some 300 years), not {moment}")
 
 
 def seconds_of(name: str, value: float | dt.timedelta, label: str) -> float:

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+_LATEST = 253_402_128_000  # seconds; 9999-12-30, so that it is in the calendar of every time zone
 _VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 
 
@@ -93,8 +94,8 @@ class Item(tuple[str | None, Any]):
 
 
 def from_milliseconds(milliseconds: float) -> dt.datetime:
-    """The moment (aware, UTC) so many milliseconds after the epoch."""
-    return dt.datetime.fromtimestamp(milliseconds / 1000, dt.UTC)
+    """The moment (aware, UTC) so many milliseconds after the epoch; for any beyond the calendar, one at its end."""
+    return dt.datetime.fromtimestamp(min(milliseconds / 1000, _LATEST), dt.UTC)
 
 
 def new_uid() -> str:

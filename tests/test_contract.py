@@ -327,6 +327,21 @@ def test_eta_of_the_hour_that_comes_twice_is_the_one_that_was_meant(queue):
     assert due[uids[1]] - due[uids[0]] == dt.timedelta(hours=1)
 
 
+@pytest.mark.parametrize("zone", [dt.UTC, dt.timezone(dt.timedelta(hours=14)), ZoneInfo("Europe/Berlin")])
+def test_eta_as_long_ago_as_can_be_is_ready_at_once(queue, zone):
+    uid = queue.put("x", eta=dt.datetime.min.replace(tzinfo=zone))
+    assert queue.get(-1).uid == uid
+
+
+@pytest.mark.parametrize("score", [253402300800000, 1e18, "inf"])
+def test_due_time_beyond_the_calendar_is_no_reason_not_to_look(queue, client, score):
+    uid = queue.put("x", delay=60)
+    client.zadd(queue.keys["delayed"], {uid: score})
+    (item,) = queue.items("delayed")
+    assert (item.uid, item.delivery.when.year) == (uid, 9999)
+    assert queue.purge("delayed") == 1
+
+
 def test_delayed_items_are_seen_in_the_order_in_which_they_are_due(queue):
     start = now()
     last, first = queue.put("x", delay=200), queue.put("x", delay=100)
@@ -374,6 +389,9 @@ def test_put_time_is_the_servers_where_it_is_recorded(queue, client):
         {"delay": dt.timedelta(seconds=-1)},
         {"eta": dt.datetime(2030, 1, 1)},
         {"eta": 1_900_000_000},
+        {"eta": dt.datetime.max.replace(tzinfo=dt.UTC)},
+        {"eta": dt.datetime.max.replace(tzinfo=ZoneInfo("America/New_York"))},
+        {"eta": dt.datetime(2500, 1, 1, tzinfo=dt.UTC)},
         {"delay": 1, "eta": dt.datetime(2030, 1, 1, tzinfo=dt.UTC)},
         {"priority": 101},
         {"priority": -101},
@@ -1180,6 +1198,12 @@ def test_pause_ends_by_itself(queue):
     queue.pause(until=now() + dt.timedelta(seconds=SHORT))
     assert queue.get(30).uid == uid
     assert queue.snapshot().paused is None
+
+
+def test_pause_ends_at_a_moment_of_the_calendar(queue):
+    with pytest.raises(InvalidArgument, match=r"until is less than 10,000,000,000 seconds ahead"):
+        queue.pause(until=dt.datetime.max.replace(tzinfo=dt.UTC))
+    assert not queue.resume()
 
 
 def test_pause_until_needs_a_time_zone(queue):

@@ -81,3 +81,13 @@ def test_new_uids_differ_and_sort_by_time():
 def test_uid_time_of_a_known_uid():
     # RFC 9562, A.6
     assert uid_time("017F22E2-79B0-7CC3-98C4-DC0C0C07398F") == from_milliseconds(0x017F22E279B0)
+
+
+@pytest.mark.parametrize("milliseconds", [253402300800000, 1e300, float("inf")])
+def test_moment_beyond_the_calendar_can_be_shown_in_any_time_zone(milliseconds):
+    moment = from_milliseconds(milliseconds)
+    assert moment.astimezone(dt.timezone(dt.timedelta(hours=14))).year == 9999
+
+
+def test_uid_of_a_time_beyond_the_calendar_is_no_error():
+    assert uid_time("ffffffff-ffff-7fff-bfff-ffffffffffff").year == 9999
