@@ -99,7 +99,7 @@ def due_of(delay: float | dt.timedelta, eta: dt.datetime | None, label: str) -> 
 
 
 def priority_of(priority: int, label: str) -> int:
-    if isinstance(priority, int) and priority in PRIORITIES:
+    if isinstance(priority, int) and not isinstance(priority, bool) and priority in PRIORITIES:
         return priority
     raise InvalidArgument(f"queue {label!r}: priority is a whole number from -100 to 100, not {priority!r}")
 

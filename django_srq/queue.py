@@ -235,7 +235,7 @@ class SafeRedisQueue:
     ) -> tuple[float | dt.datetime, bytes]:
         """When items are due, and what goes with them into ``headers``."""
         due = arguments.due_of(delay, eta, self.label)
-        if headers is None and priority == 0:
+        if headers is None and priority == 0 and type(priority) is int:
             return due, b""
         level = arguments.priority_of(priority, self.label)
         return due, operations.encode_headers(arguments.headers_of(headers, self.label), priority=level)
