@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 SCHEMES = {"redis": "redis", "rediss": "rediss", "unix": "unix", "valkey": "redis", "valkeys": "rediss"}
 TIMEOUT = 5.0  # seconds for a call that does not block, everything included
-LONGEST_TIMEOUT = 86_400.0  # seconds; sockets refuse more than 24 days
+LONGEST_TIMEOUT = 900.0  # seconds; well below the hour for which slots make a call safe to send again
 FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.5  # seconds between attempts, before jitter
 SHORTEST_ATTEMPT = 0.05  # seconds; one with less time left would only turn what is known into "no reply"
 READ_GRACE = 2.0  # seconds that a reply to a blocking command may be late

@@ -73,8 +73,8 @@ class SafeRedisQueue:
     Besides: ``max_deliveries`` and ``max_crashes`` (then an item is dead; None: never), ``max_length`` (of ready and
     delayed items), ``max_payload_bytes``, ``max_in_flight`` (items, across all consumers), ``rate`` (of handing out,
     such as ``"10/s"``, across all consumers), ``backoff`` (of ``processing``), ``timeout`` (seconds for a call that
-    does not block, repeats included), ``cluster`` (keys ``srq:{<name>}:…``), ``client`` (a redis client to use) or
-    ``link``.
+    does not block, repeats included; at most 900), ``cluster`` (keys ``srq:{<name>}:…``), ``client`` (a redis client to
+    use) or ``link``.
 
     The object holds no state of the queue: any number of threads may share it, and it may be used after fork. Making it
     opens no connection. Every method may raise ``QueueUnavailable`` (nothing happened), ``OutcomeUnknown`` (sent, no

@@ -558,6 +558,11 @@ def test_slots_unused_for_an_hour_are_trimmed(client, queue):
     assert set(client.hkeys(queue.keys["slots"])) == {used, b"rested"}
 
 
+@pytest.mark.parametrize("timeout", [7200, float("inf")])
+def test_no_call_is_sent_again_when_its_slot_may_be_trimmed(queue, timeout):
+    assert Link(queue.link.client, timeout=timeout).timeout <= HOUR / 1000 / 2
+
+
 def test_number_of_slots_is_that_of_the_calls_at_one_time(client, queue):
     for number in range(20):
         queue.ack(queue.put(str(number)))
