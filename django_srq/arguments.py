@@ -6,10 +6,13 @@ import datetime as dt
 import math
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
 
 from django_srq.exceptions import ConfigurationError, InvalidArgument
 from django_srq.rate import Rate
+
+T = TypeVar("T")
 
 PRIORITIES = range(-100, 101)
 LONGEST_DELAY = 10**10  # seconds; beyond it a due time would no longer be a moment of the calendar
@@ -39,10 +42,36 @@ def limit(name: str, value: int | None) -> int | None:
 
 
 def rate(value: Rate | str | None) -> Rate | None:
+    if value is None or isinstance(value, Rate):
+        return value
     try:
-        return Rate.parse(value) if isinstance(value, str) else value
+        return Rate.parse(str(value))
     except ValueError as error:
         raise ConfigurationError(f"rate: {error}") from None
+
+
+def timeout_of(timeout: float, label: str) -> float:
+    if isinstance(timeout, int | float) and not isinstance(timeout, bool) and not math.isnan(timeout):
+        return timeout
+    raise InvalidArgument(f"queue {label!r}: timeout is a number of seconds, 0 for ever, below 0 none; not {timeout!r}")
+
+
+def number_of(n: int, most: int, label: str) -> int:
+    if isinstance(n, int) and not isinstance(n, bool) and 1 <= n <= most:
+        return n
+    raise InvalidArgument(f"queue {label!r}: n is a whole number from 1 to {most}, not {n!r}")
+
+
+def listed(values: Iterable[T], name: str, label: str) -> list[T]:
+    if isinstance(values, Iterable):
+        return list(values)
+    raise InvalidArgument(f"queue {label!r}: {name} are several, such as a list, not {values!r}")
+
+
+def error_of(error: BaseException | str | None, label: str) -> BaseException | str | None:
+    if error is None or isinstance(error, BaseException | str):
+        return error
+    raise InvalidArgument(f"queue {label!r}: error is an exception, text or None, not {error!r}")
 
 
 def uid_of(uid: str, label: str) -> str:

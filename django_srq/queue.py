@@ -170,7 +170,7 @@ class SafeRedisQueue:
         ``in_doubt`` has the uids of the batch that may be there; put that again with ``uids=error.in_doubt``, and what
         follows anew. With uids of your own, the whole call can be repeated.
         """
-        payloads = [self._dump(item) for item in self._listed(items, "items")]
+        payloads = [self._dump(item) for item in arguments.listed(items, "items", self.label)]
         chosen = [new_uid() for _ in payloads] if uids is None else self._chosen(uids, len(payloads))
         due, extra = self._terms(delay, eta, priority, headers)
         puts = [(uid, payload, extra) for uid, payload in zip(chosen, payloads, strict=True)]
@@ -186,7 +186,7 @@ class SafeRedisQueue:
         return chosen
 
     def _chosen(self, uids: Iterable[str], number: int) -> list[str]:
-        chosen = [arguments.uid_of(uid, self.label) for uid in self._listed(uids, "uids")]
+        chosen = [arguments.uid_of(uid, self.label) for uid in arguments.listed(uids, "uids", self.label)]
         if len(chosen) != number:
             raise InvalidArgument(f"queue {self.label!r}: {number} items need as many uids, not {len(chosen)}")
         return chosen
@@ -261,12 +261,10 @@ class SafeRedisQueue:
     @operation
     def get_many(self, n: int, timeout: float = -1) -> Steps[list[Item]]:
         """Take up to ``n`` items (at most 1,000) in one round trip; waits as ``get`` does while there is none."""
-        if not 1 <= n <= BATCH:
-            raise InvalidArgument(f"queue {self.label!r}: n is 1 to {BATCH}, not {n!r}")
-        return (yield from self._take(n, timeout))
+        return (yield from self._take(arguments.number_of(n, BATCH, self.label), timeout))
 
     def _take(self, n: int, timeout: float) -> Steps[list[Item]]:
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + arguments.timeout_of(timeout, self.label)
         while True:
             found, wait = yield from self._claim(n)
             left = deadline - time.monotonic()
@@ -397,7 +395,7 @@ class SafeRedisQueue:
     @operation
     def ack_many(self, items: Iterable[Item | str]) -> Steps[list[bool]]:
         """Ack items in batches of 1,000, each in one round trip; per item whether it was this call that removed it."""
-        held = [self._held(item) for item in items]
+        held = [self._held(item) for item in arguments.listed(items, "items", self.label)]
         flags: list[bool] = []
         for batch in _batches(held):
             flags += yield from self._send(operations.ack(self.keys, batch))
@@ -428,9 +426,11 @@ class SafeRedisQueue:
         self, items: Iterable[Item | str], error: BaseException | str | None, delay: float | dt.timedelta
     ) -> Steps[list[str | None]]:
         seconds = arguments.due_of(delay, None, self.label)
-        described = failure.describe(error) if error is not None else b""
+        known = arguments.error_of(error, self.label)
+        described = b"" if known is None else failure.describe(known)
         assert isinstance(seconds, float | int)
-        failed = [Failed(self._held(item), described, seconds) for item in items]
+        listed = arguments.listed(items, "items", self.label)
+        failed = [Failed(self._held(item), described, seconds) for item in listed]
         states: list[str | None] = []
         for batch in _batches(failed):
             states += yield from self._send(operations.fail_many(self.keys, batch, max_deliveries=self.max_deliveries))
@@ -800,11 +800,6 @@ class SafeRedisQueue:
 
     def _checked(self, uids: Iterable[str]) -> list[str]:
         return [arguments.uid_of(uid, self.label) for uid in uids]
-
-    def _listed(self, values: Iterable[T], name: str) -> list[T]:
-        if not isinstance(values, Iterable):
-            raise InvalidArgument(f"queue {self.label!r}: {name} are several, such as a list, not {values!r}")
-        return list(values)
 
     def _there(self, place: str) -> Steps[list[Held]]:
         """The items of a state, or of one of the places of what is ready, as they are now."""

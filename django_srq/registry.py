@@ -13,7 +13,7 @@ from django.utils.connection import BaseConnectionHandler, ConnectionProxy
 
 from django_srq import conf
 from django_srq.conf import DEFAULT_ALIAS, QueueConfig
-from django_srq.connections import Link, client_from_url, embedded_link, is_embedded, shared
+from django_srq.connections import Link, client_from_url, close_all, embedded_link, is_embedded, shared
 from django_srq.exceptions import UnknownQueue
 from django_srq.queue import SafeRedisQueue
 
@@ -105,6 +105,10 @@ class QueueHandler(BaseConnectionHandler):  # type: ignore[type-arg]
 
     def create_connection(self, alias: str) -> Queue:
         return Queue(conf.queue_config(alias))
+
+    def close_all(self) -> None:
+        """Close the idle connections of this process, such as at the end of a test run; the queues go on working."""
+        close_all()
 
     def reset(self) -> None:
         """Make the queues anew from the settings when they are next asked for."""

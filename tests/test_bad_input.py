@@ -441,6 +441,42 @@ def test_item_of_another_queue_changes_nothing(make_queue):
     assert other.counts()["in_flight"] == 1
 
 
+# -- other arguments
+
+
+@pytest.mark.parametrize("timeout", [float("nan"), None, "1", True, [1]])
+@pytest.mark.parametrize("take", [lambda queue, t: queue.get(t), lambda queue, t: queue.get_many(3, t)])
+def test_wrong_timeout_of_a_get(queue, take, timeout):
+    queue.put("x")
+    with pytest.raises(InvalidArgument, match=rf"^queue '{queue.label}': timeout is a number of seconds"):
+        take(queue, timeout)
+    assert len(queue) == 1
+
+
+@pytest.mark.parametrize("n", [0, 1001, 2.5, True, "3", None])
+def test_wrong_number_of_a_get(queue, n):
+    queue.put("x")
+    with pytest.raises(InvalidArgument, match=rf"^queue '{queue.label}': n is a whole number from 1 to 1000"):
+        queue.get_many(n)
+    assert len(queue) == 1
+
+
+@pytest.mark.parametrize("error", [5, b"bytes", ValueError, ["text"]])
+@pytest.mark.parametrize("fail", [lambda queue, *args: queue.fail(*args), lambda queue, i, e: queue.fail_many([i], e)])
+def test_wrong_error_of_a_failure(queue, fail, error):
+    queue.put("x")
+    with pytest.raises(InvalidArgument, match=rf"^queue '{queue.label}': error is an exception, text or None"):
+        fail(queue, queue.get(-1), error)
+    assert queue.counts()["in_flight"] == 1
+
+
+@pytest.mark.parametrize("verb", ["put_many", "ack_many", "fail_many"])
+@pytest.mark.parametrize("items", [5, None])
+def test_what_is_not_many(queue, verb, items):
+    with pytest.raises(InvalidArgument, match=rf"^queue '{queue.label}': items are several, such as a list"):
+        getattr(queue, verb)(items)
+
+
 # -- the keys
 
 

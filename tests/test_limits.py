@@ -366,7 +366,9 @@ def test_a_rate_is_written_as_count_per_time(written, per_second):
     assert Rate.parse(written).per_second == pytest.approx(per_second)
 
 
-@pytest.mark.parametrize("written", ["", "10", "0/s", "1/0s", "1/w", "-1/s", "1.5/s", " 1/s", "1/s ", "9999999/s"])
+@pytest.mark.parametrize(
+    "written", ["", "10", "0/s", "1/0s", "1/w", "-1/s", "1.5/s", " 1/s", "1/s ", "9999999/s", 10, b"10/s"]
+)
 def test_what_is_no_rate_is_refused(make_queue, written):
     with pytest.raises(ConfigurationError, match="is no rate such as '10/s'"):
         make_queue(rate=written)

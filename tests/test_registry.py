@@ -136,6 +136,15 @@ def test_another_time_limit_is_another_link(configured):
     assert queues["b"].link.timeout == 1
 
 
+def test_connections_can_be_closed_and_the_queues_go_on(configured, client):
+    assert len(queues["orders"]) == 0
+    idle = queues["orders"].link._idle
+    assert idle
+    queues.close_all()
+    assert not idle
+    assert len(queues["orders"]) == 0
+
+
 def test_a_forked_child_uses_connections_of_its_own(configured, client):
     queue = queues["orders"]
     queue.put(1)
