@@ -341,6 +341,20 @@ def test_side_records_of_what_a_legacy_consumer_acked_are_dropped_on_contact(que
     assert is_clean(queue)
 
 
+def test_side_records_of_what_a_legacy_consumer_acked_go_by_and_by(queue, legacy, client):
+    uids = queue.put_many(range(300), headers={"a": "b"})
+    queue.fail_many(queue.get_many(300), "no")
+    for _ in range(299):
+        legacy.ack(legacy.get()[0])
+    (left,) = {*uids} - {uid for uid, state in zip(uids, queue.states(*uids), strict=True) if state is None}
+    records = [queue.keys[key] for key in ("deliveries", "errors", "headers")]
+    assert [client.hlen(key) for key in records] == [300] * 3
+    wait_for(lambda: (keep_house(queue), {client.hlen(key) for key in records} == {1})[1], "the end of the others")
+    assert [client.hkeys(key) for key in records] == [[left.encode()]] * 3
+    assert queue.ack(queue.get(-1))
+    assert client.exists(*records) == 0
+
+
 def test_put_clears_what_a_legacy_ack_left_of_the_same_uid(queue, legacy):
     queue.put("first", uid="own")
     queue.fail(queue.get(-1), "boom")

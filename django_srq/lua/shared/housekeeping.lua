@@ -103,14 +103,34 @@ local function clip_deadlines()
   end
 end
 
-local function trim_slots()
-  local scan = redis.call('HSCAN', slots, redis.call('HGET', meta, 'slot_cursor') or 0, 'COUNT', 20)
+-- Looks at some fields of a hash, at the next ones in the next call; cursor: where meta keeps how far it came.
+local function walk(hash, cursor, look)
+  local scan = redis.call('HSCAN', hash, redis.call('HGET', meta, cursor) or 0, 'COUNT', 20)
   for i = 1, #scan[2], 2 do
-    if now - tonumber(string.match(scan[2][i + 1], '^%d+ (%d+)')) > SLOT_UNUSED then
-      redis.call('HDEL', slots, scan[2][i])
+    look(scan[2][i], scan[2][i + 1])
+  end
+  redis.call('HSET', meta, cursor, scan[1])
+end
+
+local function trim_slots()
+  walk(slots, 'slot_cursor', function(slot, known)
+    if now - tonumber(string.match(known, '^%d+ (%d+)')) > SLOT_UNUSED then
+      redis.call('HDEL', slots, slot)
+    end
+  end)
+end
+
+-- What a saferedisqueue consumer acks is gone from items only: what else is known of it would stay, and slow down every ack.
+local function drop_leftovers()
+  if has_records() then
+    for i, hash in ipairs({deliveries, crashes, errors, headers}) do
+      walk(hash, 'cursor' .. i, function(uid)
+        if redis.call('HEXISTS', items, uid) == 0 then
+          forget(uid)
+        end
+      end)
     end
   end
-  redis.call('HSET', meta, 'slot_cursor', scan[1])
 end
 
 -- The chores that need no haste: once a second.
@@ -118,6 +138,7 @@ local function keep_house(lease)
   adopt_legacy(lease)
   clip_deadlines()
   trim_slots()
+  drop_leftovers()
   if redis.call('LLEN', queue) == 0 then
     redis.call('HDEL', meta, 'ghosts')
   end
