@@ -25,7 +25,7 @@ from redis.retry import Retry
 
 from django_srq import embedded
 from django_srq.exceptions import ConfigurationError, LayoutError, OutcomeUnknown, QueueUnavailable
-from django_srq.lines import LOST, Lines, NotSent
+from django_srq.lines import LOST, SPENT, Lines, NotSent
 from django_srq.operations import Call, Command
 from django_srq.slots import Slot, slots
 from django_srq.steps import Pause, Steps, run
@@ -306,10 +306,7 @@ class Link:
             if attempts.interrupt is not None:
                 _await(wire, attempts.interrupt, deadline - time.monotonic())
             received = receive(wire, deadline)
-        except redis.exceptions.ReadOnlyError:
-            self._discard(wire)  # a demoted primary: its name may lead elsewhere by now
-            raise
-        except LOST:
+        except SPENT:
             self._discard(wire)
             self._discard_idle()
             raise
@@ -367,7 +364,7 @@ class Link:
         self._closed.append(wire.connection)
 
     def _discard_idle(self) -> None:
-        """What broke one connection mostly broke the others."""
+        """What spent one connection mostly spent the others."""
         while self._idle:
             try:
                 self._discard(self._idle.pop())
@@ -455,10 +452,10 @@ class Stream:
         assert self._wire is not None
         try:
             return sent.call.read(self._wire.receive(time.monotonic() + self._timeout))
-        except redis.exceptions.ResponseError:
-            return None  # called again, it will say what is wrong
-        except (redis.RedisError, OSError):
-            self._break()
+        except (redis.RedisError, OSError) as error:
+            # Called again, it will say what is wrong.
+            if isinstance(error, SPENT) or not isinstance(error, redis.exceptions.ResponseError):
+                self._break()
             return None
         except BaseException:
             self._break()

@@ -22,6 +22,8 @@ from django_srq.exceptions import ConfigurationError
 
 PARTING = 1.0  # seconds
 LOST = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError)
+# After these a connection is of no use: of a demoted primary, too, as its name may lead elsewhere by now.
+SPENT = (*LOST, redis.exceptions.ReadOnlyError, redis.exceptions.MasterDownError)
 _KINDS: Sequence[tuple[type, type]] = (
     (redis.UnixDomainSocketConnection, asynchronous.UnixDomainSocketConnection),
     (redis.SSLConnection, asynchronous.SSLConnection),
@@ -100,12 +102,9 @@ class Line:
                 if patience is not None:
                     limit.reschedule(asyncio.get_running_loop().time() + patience)
                 reply = await connection.read_response(disable_decoding=True)
-        except redis.exceptions.ReadOnlyError:
-            await _discard(connection)  # a demoted primary: its name may lead elsewhere by now
-            raise
-        except LOST as error:
+        except SPENT as error:
             await _discard(connection)
-            while self._idle:  # what broke one connection mostly broke the others
+            while self._idle:  # what spent one connection mostly spent the others
                 await _discard(self._idle.pop())
             if isinstance(error, TimeoutError):  # asyncio's, which says nothing
                 raise redis.exceptions.TimeoutError("timed out") from error

@@ -48,7 +48,7 @@ class Proxy:
     def __init__(self, server_url: str) -> None:
         parts = urlsplit(server_url)
         assert parts.scheme in {"redis", "valkey"}, "the proxy reads the protocol: TCP without TLS"
-        self._server = (parts.hostname or "localhost", parts.port or 6379)
+        self._server = _place(server_url)
         self._listener = socket.create_server(("127.0.0.1", 0))
         user = parts.netloc.rpartition("@")[0]
         self.url = parts._replace(
@@ -73,6 +73,10 @@ class Proxy:
     def disarm(self) -> None:
         with self._lock:
             self._fault = None
+
+    def lead_to(self, server_url: str) -> None:
+        """Connect whoever comes from now on to another server, as a name does after a failover."""
+        self._server = _place(server_url)
 
     def settle(self) -> None:
         """Wait until it has read all that its clients sent, who have closed their connections by now."""
@@ -197,6 +201,11 @@ class _Connection:
         with suppress(OSError):  # the client may be gone, but a held request is still to be delivered
             self.client.sendall(reply)
         return reply
+
+
+def _place(url: str) -> tuple[str, int]:
+    parts = urlsplit(url)
+    return parts.hostname or "localhost", parts.port or 6379
 
 
 def _request_size(buffer: bytes) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -61,6 +62,12 @@ class Server:
 
     def client(self, **options: object) -> redis.Redis:
         return redis.Redis(host="127.0.0.1", port=self.port, **options)  # type: ignore[arg-type]
+
+    def errors(self, code: str) -> int:
+        """How often it replied with errors of that code."""
+        with self.client() as client:
+            counted = client.info("errorstats").get(f"errorstat_{code}", "0")
+        return int(re.sub(r"\D", "", str(counted)))  # redis-py 5.0.0 does not take it apart
 
     def start(self, *, wait: bool = True) -> None:
         """Start it (again, with the same port and data)."""

@@ -42,6 +42,7 @@ from django_srq.connections import (
 )
 from django_srq.operations import Command, Keys, Put
 from django_srq.slots import Slot, Slots
+from tests.proxy import Proxy
 from tests.servers import Server
 from tests.tls import Front
 from tests.waiting import PATIENT, wait_for
@@ -74,6 +75,11 @@ def at() -> Iterator[Callable[..., SafeRedisQueue]]:
 def connection_id(queue: SafeRedisQueue) -> int:
     """The server's number of the connection that the next call takes."""
     return queue.link.call(Command((b"CLIENT", b"ID"), int), queue=queue.label)
+
+
+def named(client: redis.Redis, name: str) -> int:
+    """How many connections of that name the server has."""
+    return sum(one["name"] == name for one in client.client_list())
 
 
 # -- the client factory
@@ -433,6 +439,50 @@ def test_connection_that_a_restart_made_stale_is_no_error(at, server):
     assert queue.put("x")
     assert len(queue) == 1
     assert queue.snapshot().stats["put"] == 1
+
+
+def test_after_a_failover_no_connection_to_the_demoted_primary_remains(at, server):
+    new = Server()
+    proxy = Proxy(server.url)
+    queue = at(proxy.url, client_name="ours")
+    with server.client() as client, ThreadPoolExecutor(20) as pool:
+        got = [pool.submit(queue.get, PATIENT) for _ in range(20)]
+        wait_for(lambda: named(client, "ours") >= 20, "a connection for each of them")
+        queue.put_many(range(20))
+        assert all(one.result() for one in got)
+        client.replicaof("127.0.0.1", new.port)
+        proxy.lead_to(new.url)
+        uid = queue.put("x")
+        wait_for(lambda: not named(client, "ours"), "the old connections to be closed")
+        assert server.errors("READONLY") == 1  # not one for each of them
+    assert queue.get(-1).uid == uid
+    queue.link.close()
+    proxy.close()
+    new.close()
+
+
+def test_stream_leaves_a_demoted_primary(at, server):
+    new = Server()
+    proxy = Proxy(server.url)
+    queue = at(proxy.url)
+    stream = queue.link.stream()
+
+    def put(uid: str) -> object:
+        stream.send(operations.put(queue.keys, [Put(uid, b"x", b"")], own=True), queue="q")
+        [sent] = stream.collect()
+        return sent.result
+
+    with server.client() as client:
+        assert put("before")
+        client.replicaof("127.0.0.1", new.port)
+        proxy.lead_to(new.url)
+        assert put("at the old one") is None
+        assert put("at the new one")
+    assert [item.uid for item in queue.items()] == ["at the new one"]
+    stream.close()
+    queue.link.close()
+    proxy.close()
+    new.close()
 
 
 def test_connection_that_the_server_closed_is_no_error(queue, client):

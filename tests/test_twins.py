@@ -14,6 +14,7 @@ from asgiref.sync import async_to_sync, sync_to_async
 
 from django_srq import ConfigurationError, Item, SafeRedisQueue, embedded, queues
 from django_srq.connections import Link, client_from_arguments, client_from_url, embedded_link
+from tests.proxy import Proxy
 from tests.servers import Server
 from tests.tls import Front
 from tests.twins import ALONE, PUBLIC, TWINS
@@ -167,6 +168,30 @@ def test_queues_of_the_settings(settings, server_url, prefix):
 
     uid = async_to_sync(view)()
     assert [(item.uid, item.payload) for item in queues["orders"].items()] == [(uid, {"order": 17})]
+
+
+def test_after_a_failover_no_connection_to_the_demoted_primary_remains():
+    old, new = Server(), Server()
+    proxy = Proxy(old.url)
+    queue = SafeRedisQueue(url=proxy.url, client_name="ours", timeout=PATIENT)
+
+    async def main() -> Item:
+        with old.client() as client:
+            await asyncio.gather(*(queue.aget(1) for _ in range(20)))
+            assert len([one for one in client.client_list() if one["name"] == "ours"]) >= 20
+            client.replicaof("127.0.0.1", new.port)
+            proxy.lead_to(new.url)
+            await queue.aput("x")
+            while any(one["name"] == "ours" for one in client.client_list()):
+                await asyncio.sleep(0.005)
+            assert old.errors("READONLY") == 1  # not one for each of them
+        return await queue.aget(-1)
+
+    try:
+        assert asyncio.run(asyncio.wait_for(main(), PATIENT)).payload == b"x"
+    finally:
+        for one in (proxy, old, new):
+            one.close()
 
 
 # -- kinds of connections
