@@ -113,8 +113,9 @@ def _without_url(error: Exception, url: str) -> str:
 
 
 def _client_options(options: dict[str, Any]) -> dict[str, Any]:
-    # redis-py 8 would repeat by itself, ten times from the constructor and never from a URL; we do, by one rule.
-    return {"retry": Retry(NoBackoff(), 0), **options}
+    # redis-py 8 would repeat by itself, ten times from the constructor and never from a URL; we do, by one rule. And it
+    # would allow 100 connections, older ones any number.
+    return {"retry": Retry(NoBackoff(), 0), "max_connections": 2**31, **options}
 
 
 class Link:

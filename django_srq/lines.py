@@ -21,6 +21,7 @@ from redis.backoff import NoBackoff
 from django_srq.exceptions import ConfigurationError
 
 PARTING = 1.0  # seconds
+AT_ONCE = 64  # calls of one event loop; more at one time are no faster, and would use up the process's open files
 LOST = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError)
 # After these a connection is of no use: of a demoted primary, too, as its name may lead elsewhere by now.
 SPENT = (*LOST, redis.exceptions.ReadOnlyError, redis.exceptions.MasterDownError)
@@ -57,7 +58,7 @@ class Lines:
         if line is None:
             for ended in [loop for loop in self._lines if loop.is_closed()]:
                 self._lines.pop(ended, None)  # it was not shut down as it should be
-            line = self._lines[loop] = Line(self._make, self._prepare)
+            line = self._lines[loop] = Line(self._make, self._prepare, self._pool.max_connections)
             line.keeper = self._keep(loop, line)
             await anext(line.keeper)
         return line
@@ -84,18 +85,40 @@ class Lines:
 
 
 class Line:
-    """Connections of one event loop: as many as there are calls at one time."""
+    """Connections of one event loop: as many as there are calls at one time, within limits.
+
+    Calls take turns. One that blocks on the server has a turn only until it has a connection: any number may wait.
+    """
 
     keeper: AsyncGenerator[None]
 
-    def __init__(self, make: Callable[[], Any], prepare: Callable[[], object] | None) -> None:
-        self._make, self._prepare = make, prepare
+    def __init__(self, make: Callable[[], Any], prepare: Callable[[], object] | None, most: int) -> None:
+        """most: connections at one time."""
+        self._make, self._prepare, self._most = make, prepare, most
+        self._turns = asyncio.Semaphore(min(most, AT_ONCE))
         self._idle: deque[Any] = deque()
+        self._open = 0
 
     async def exchange(self, command: bytes, seconds: float, *, patience: float | None = None) -> Any:
         """One round trip within so many seconds, of which connecting is part; patience: seconds for the reply alone."""
         deadline = asyncio.get_running_loop().time() + seconds
-        connection = self._idle.pop() if self._idle else await self._connected(deadline)
+        await (self._turn(deadline) if self._turns.locked() else self._turns.acquire())  # the latter at once
+        try:
+            connection = self._idle.pop() if self._idle else await self._connected(deadline)
+            if patience is None:
+                return await self._round_trip(connection, command, deadline)
+        finally:
+            self._turns.release()
+        return await self._round_trip(connection, command, deadline, patience)
+
+    async def _turn(self, deadline: float) -> None:
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._turns.acquire()
+        except TimeoutError as error:
+            raise NotSent(redis.exceptions.TimeoutError("timed out behind other calls")) from error
+
+    async def _round_trip(self, connection: Any, command: bytes, deadline: float, patience: float | None = None) -> Any:
         try:
             async with asyncio.timeout_at(deadline) as limit:
                 await connection.send_packed_command([command], check_health=False)
@@ -103,9 +126,9 @@ class Line:
                     limit.reschedule(asyncio.get_running_loop().time() + patience)
                 reply = await connection.read_response(disable_decoding=True)
         except SPENT as error:
-            await _discard(connection)
+            await self._discard(connection)
             while self._idle:  # what spent one connection mostly spent the others
-                await _discard(self._idle.pop())
+                await self._discard(self._idle.pop())
             if isinstance(error, TimeoutError):  # asyncio's, which says nothing
                 raise redis.exceptions.TimeoutError("timed out") from error
             raise
@@ -114,7 +137,7 @@ class Line:
             raise
         except BaseException:
             # Cancelled in mid-call: its reply must not become the next call's.
-            await _discard(connection)
+            await self._discard(connection)
             raise
         self._idle.append(connection)
         return reply
@@ -124,11 +147,11 @@ class Line:
             async with asyncio.timeout_at(deadline):
                 if self._prepare is not None:
                     await asyncio.to_thread(self._prepare)
-                connection = self._make()
+                connection = self._new()
                 try:
                     await connection.connect()
                 except BaseException:
-                    await _discard(connection)
+                    await self._discard(connection)
                     raise
         except TimeoutError as error:
             raise NotSent(redis.exceptions.TimeoutError("timed out while connecting")) from error
@@ -136,9 +159,23 @@ class Line:
             raise NotSent(error) from error
         return connection
 
+    def _new(self) -> Any:
+        if self._open >= self._most:
+            raise redis.exceptions.ConnectionError("Too many connections")  # as the pool says for threads
+        connection = self._make()
+        self._open += 1
+        return connection
+
+    async def _discard(self, connection: Any) -> None:
+        """Without a farewell."""
+        self._open -= 1
+        await connection.disconnect(nowait=True)
+        await asyncio.sleep(0)  # the loop closes the socket in its next round, which may be its last
+
     async def close(self) -> None:
         """Close the idle connections; the line goes on working."""
         while self._idle:
+            self._open -= 1
             with suppress(TimeoutError):  # a farewell of TLS that nobody answers
                 async with asyncio.timeout(PARTING):
                     await self._idle.pop().disconnect()
@@ -159,9 +196,3 @@ def _connection(kind: Any, options: dict[str, Any]) -> Any:
         return kind(**{name: value for name, value in kept.items() if value or name in known} | ours)
     except TypeError as error:
         raise ConfigurationError(f"no asynchronous connection can do what the client's options say: {error}") from error
-
-
-async def _discard(connection: Any) -> None:
-    """Without a farewell."""
-    await connection.disconnect(nowait=True)
-    await asyncio.sleep(0)  # the loop closes the socket in its next round, which may be its last

@@ -691,6 +691,15 @@ def test_closed_connections_are_opened_again(at, server):
     assert len(queue) == 3
 
 
+def test_whatever_redis_py_allows_by_itself_any_number_of_threads_may_wait(at, server):
+    queue = at(server.url, client_name="ours")
+    with ThreadPoolExecutor(110) as pool, server.client() as client:
+        got = [pool.submit(queue.get, PATIENT) for _ in range(110)]
+        wait_for(lambda: client.info("clients")["blocked_clients"] == 110, "all to wait")
+        queue.put_many(range(110))
+        assert all(one.result() for one in got)
+
+
 def test_more_calls_at_one_time_than_the_client_allows(at, server):
     queue = at(server.url, client_name="idle", max_connections=1)
     with ThreadPoolExecutor(1) as pool, server.client() as client:

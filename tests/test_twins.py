@@ -5,15 +5,27 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
+import signal
 import subprocess
 import sys
 import threading
+from contextlib import contextmanager
 
 import pytest
+import redis
 from asgiref.sync import async_to_sync, sync_to_async
 
-from django_srq import ConfigurationError, Item, SafeRedisQueue, embedded, queues
+from django_srq import (
+    ConfigurationError,
+    Item,
+    OutcomeUnknown,
+    QueueUnavailable,
+    SafeRedisQueue,
+    embedded,
+    queues,
+)
 from django_srq.connections import Link, client_from_arguments, client_from_url, embedded_link
+from django_srq.lines import AT_ONCE
 from tests.proxy import Proxy
 from tests.servers import Server
 from tests.tls import Front
@@ -168,6 +180,75 @@ def test_queues_of_the_settings(settings, server_url, prefix):
 
     uid = async_to_sync(view)()
     assert [(item.uid, item.payload) for item in queues["orders"].items()] == [(uid, {"order": 17})]
+
+
+@contextmanager
+def counted(**options: object):
+    """A queue on a server of its own, and the server's client, of which the queue's connections count from 0."""
+    server = Server()
+    with server.client() as client:
+        client.config_resetstat()
+        yield SafeRedisQueue(url=server.url, timeout=PATIENT, **options), client
+    server.close()
+
+
+def received(client: redis.Redis) -> int:
+    return client.info("stats")["total_connections_received"]
+
+
+@pytest.mark.parametrize(("options", "most"), [({}, AT_ONCE), ({"max_connections": 5}, 5)])
+def test_a_burst_of_calls_shares_few_connections(options, most):
+    async def main() -> list[str]:
+        return await asyncio.gather(*(queue.aput(number) for number in range(2000)))
+
+    with counted(**options) as (queue, client):
+        assert len(set(asyncio.run(main()))) == 2000
+        assert received(client) <= most
+
+
+def test_any_number_of_gets_wait_and_hold_up_no_other_call():
+    async def main() -> list[Item]:
+        gets = [asyncio.create_task(queue.aget(PATIENT)) for _ in range(2 * AT_ONCE)]
+        while client.info("clients")["blocked_clients"] < len(gets):
+            await asyncio.sleep(0.005)
+        await asyncio.gather(*(queue.aput(number) for number in range(len(gets))))
+        return await asyncio.gather(*gets)
+
+    with counted() as (queue, client):
+        assert all(asyncio.run(asyncio.wait_for(main(), PATIENT)))
+
+
+def test_more_calls_at_one_time_than_the_client_allows():
+    async def main() -> Item:
+        got = asyncio.create_task(queue.aget(PATIENT))
+        while not client.info("clients")["blocked_clients"]:
+            await asyncio.sleep(0.005)
+        queue.link.timeout = 0.3
+        with pytest.raises(QueueUnavailable, match="Too many connections"):
+            await queue.aput("x")
+        assert received(client) == 1
+        queue.link.timeout = PATIENT
+        await asyncio.to_thread(queue.put, "y")
+        return await got
+
+    with counted(max_connections=1) as (queue, client):
+        assert asyncio.run(asyncio.wait_for(main(), PATIENT)).payload == b"y"
+
+
+def test_a_call_whose_turn_does_not_come_in_time_was_not_sent():
+    async def main() -> None:
+        assert await queue.acounts()
+        server.process.send_signal(signal.SIGSTOP)
+        queue.link.timeout = 1
+        done = await asyncio.gather(*(queue.aput("x") for _ in range(2)), return_exceptions=True)
+        assert {type(one) for one in done} == {OutcomeUnknown, QueueUnavailable}
+
+    server = Server()
+    queue = SafeRedisQueue(url=server.url, max_connections=1, timeout=PATIENT)
+    try:
+        asyncio.run(main())
+    finally:
+        server.close()
 
 
 def test_after_a_failover_no_connection_to_the_demoted_primary_remains():
