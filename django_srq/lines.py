@@ -56,7 +56,7 @@ class Lines:
         loop = asyncio.get_running_loop()
         line = self._lines.get(loop)
         if line is None:
-            for ended in [loop for loop in self._lines if loop.is_closed()]:
+            for ended in [loop for loop in list(self._lines) if loop.is_closed()]:
                 self._lines.pop(ended, None)  # it was not shut down as it should be
             line = self._lines[loop] = Line(self._make, self._prepare, self._pool.max_connections)
             line.keeper = self._keep(loop, line)

@@ -117,6 +117,21 @@ def test_a_loop_that_was_not_shut_down_is_forgotten(named):
     assert loop not in queue.link._lines._lines
 
 
+def test_a_loop_that_begins_in_another_thread_meanwhile_is_no_error(named):
+    queue, _ = named
+    lines = queue.link._lines._lines
+
+    class Meanwhile:
+        """Another loop begins while one looks whether this one is closed."""
+
+        def is_closed(self) -> bool:
+            lines[object()] = None
+            return False
+
+    lines[Meanwhile()] = None
+    assert asyncio.run(queue.aput("x"))
+
+
 def test_sync_and_async_calls_of_one_queue(queue):
     async def main() -> list[bytes]:
         await sync_to_async(queue.put)("a")
