@@ -231,18 +231,15 @@ class Link:
     def waiting(
         self, command: Command[T], seconds: float, *, queue: str, interrupt: int | None = None
     ) -> Steps[T | None]:
-        """Send a command that blocks on the server for so many seconds; None when its reply was lost."""
+        """Send a command that blocks on the server for so many seconds; None when it is cut short, as in a failover."""
         attempts = _Attempts(self, command, queue, self.timeout)
         attempts.command, attempts.patience, attempts.interrupt = command.pack(), seconds + READ_GRACE, interrupt
         try:
             reply = yield attempts
             return command.read(reply)
-        except (NotSent, *LOST):
-            # The next call finds out what is wrong, and says so; without a pause this could become a busy loop.
-            yield Pause(random.uniform(0, FIRST_PAUSE * 10))
+        except (NotSent, redis.RedisError, OSError) as error:
+            yield attempts.cut_short(error)
             return None
-        except redis.RedisError as error:
-            raise attempts.verdict(error) from error
 
     def park(
         self, wait: Command[Any], call: Call[T], seconds: float, *, slot: Slot, queue: str, interrupt: int
@@ -259,12 +256,9 @@ class Link:
             return call.read(self._exchange(commands, attempts, _received_behind))
         except (_Interrupted, redis.exceptions.NoScriptError):
             return None
-        except (NotSent, *LOST):
-            # As after a wait: without a pause this could become a busy loop.
-            time.sleep(random.uniform(0, FIRST_PAUSE * 10))
+        except (NotSent, redis.RedisError, OSError) as error:
+            attempts.cut_short(error).carry_out()
             return None
-        except redis.RedisError as error:
-            raise attempts.verdict(error) from error
 
     def stream(self, timeout: float | None = None) -> Stream:
         """timeout: seconds for a command to be sent, and for a reply to come; at most those of the link."""
@@ -536,10 +530,19 @@ class _Attempts:
         self.pause = min(self.pause * 2, LONGEST_PAUSE)
         return Pause(wait)
 
+    def cut_short(self, error: Exception) -> Pause:
+        """The pause after a wait that ended with an error; raises what has to be said of one that is none of a moment.
+
+        The next call finds out what is wrong, and says so; without a pause this could become a busy loop.
+        """
+        if not isinstance(error, (NotSent, *LOST)) and not self._passes(error):
+            raise self.verdict(error) from error
+        return Pause(random.uniform(0, FIRST_PAUSE * 10))
+
     def _passes(self, error: Exception) -> bool:
         if isinstance(error, REFUSED_CALLER):
             return False
-        return isinstance(error, (*LOST, *_PASSING)) or str(error).startswith("BUSY ")
+        return isinstance(error, (*LOST, *_PASSING)) or str(error).startswith(("BUSY ", "UNBLOCKED "))
 
     def verdict(self, error: Exception) -> Exception:
         where = f"queue {self.queue!r} ({self.link.address})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import re
@@ -483,6 +484,48 @@ def test_stream_leaves_a_demoted_primary(at, server):
     queue.link.close()
     proxy.close()
     new.close()
+
+
+def fail_over(client: redis.Redis) -> None:
+    """Away as a primary and back, with its items."""
+    client.replicaof("127.0.0.1", 1)  # where nobody listens
+    wait_for(lambda: not blocked(client), "the end of the wait")
+    client.replicaof("NO", "ONE")
+
+
+def unblock(client: redis.Redis) -> None:
+    """As an administrator does it."""
+    [number] = [one["id"] for one in client.client_list() if "b" in one["flags"]]
+    client.execute_command("CLIENT", "UNBLOCK", number, "ERROR")
+
+
+GETS = [lambda queue: queue.get(PATIENT), lambda queue: asyncio.run(queue.aget(PATIENT))]
+
+
+@pytest.mark.parametrize("end", [fail_over, unblock])
+@pytest.mark.parametrize("get", GETS, ids=["get", "aget"])
+def test_get_goes_on_when_the_server_ends_its_wait(at, server, get, end):
+    queue = at(server.url, client_name="idle")
+    with ThreadPoolExecutor(1) as pool, server.client() as client:
+        got = pool.submit(get, queue)
+        wait_for(lambda: blocked(client), "the wait")
+        end(client)
+        uid = at(server.url).put("x")
+        assert got.result(PATIENT).uid == uid
+
+
+@pytest.mark.parametrize("end", [fail_over, unblock])
+def test_call_behind_a_wait_that_the_server_ends_is_to_be_made_again(at, server, end):
+    queue, (alarm, other) = at(server.url, client_name="idle"), socket.socketpair()
+    call = operations.put(queue.keys, [Put("uid", b"x", b"")], own=True)
+    with ThreadPoolExecutor(1) as pool, server.client() as client, alarm, other:
+        wait, slot = operations.wait([queue.keys], PATIENT), Slot(b"test", 1)
+        parked = pool.submit(queue.link.park, wait, call, PATIENT, slot=slot, queue="q", interrupt=alarm.fileno())
+        wait_for(lambda: blocked(client), "the wait")
+        end(client)
+        assert parked.result(PATIENT) is None
+    assert queue.link.call(call, queue="q", slot=slot)
+    assert queue.snapshot().stats["put"] == 1
 
 
 def test_connection_that_the_server_closed_is_no_error(queue, client):
