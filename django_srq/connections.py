@@ -343,7 +343,7 @@ class Link:
                 self._prepare()
             connection.socket_connect_timeout = connection.socket_timeout = max(attempts.left(), 0.001)
             connection.retry = Retry(NoBackoff(), 0)  # a client that was given to us may have other ideas
-            connection.connect()
+            _connect(connection, attempts.deadline)
             return Wire(connection)
         except (redis.RedisError, OSError) as error:
             connection.disconnect()
@@ -462,6 +462,23 @@ class Stream:
         if self._wire is not None:
             self._link._discard(self._wire)
             self._wire = None
+
+
+def _connect(connection: Any, deadline: float) -> None:
+    """redis-py by itself would give each reply of the server's greeting as much time as all of them have."""
+    read = connection.read_response
+
+    def read_in_time(*args: Any, **options: Any) -> Any:
+        connection._sock.settimeout(max(deadline - time.monotonic(), 0.001))
+        return read(*args, **options)
+
+    connection.read_response = read_in_time
+    try:
+        connection.connect()
+    finally:
+        del connection.read_response
+    if time.monotonic() >= deadline:
+        raise redis.exceptions.TimeoutError("timed out while connecting")
 
 
 def _received(wire: Wire, deadline: float) -> Any:

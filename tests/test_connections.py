@@ -16,7 +16,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 import redis
@@ -352,6 +352,28 @@ def test_half_a_reply_ends_in_time(at):
         finally:
             listener.shutdown(socket.SHUT_RDWR)
             thread.join(30)
+
+
+def greet_slowly(listener: socket.socket, asked: list[bytes]) -> None:
+    """A server of which each reply comes within the time limit, but not all of them together."""
+    connection, _ = listener.accept()
+    with connection, suppress(OSError):
+        while data := connection.recv(65536):
+            asked.append(data)
+            time.sleep(0.7)
+            connection.sendall(b"+OK\r\n" * len(re.findall(rb"CLIENT|SELECT", data)))
+
+
+@pytest.mark.parametrize("database", [0, 3])
+def test_greeting_has_the_time_limit_of_the_call(at, database):
+    asked: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
+        pool.submit(greet_slowly, listener, asked)
+        url = f"redis://127.0.0.1:{listener.getsockname()[1]}/{database}"
+        with pytest.raises(QueueUnavailable):
+            at(url, timeout=1, protocol=2).put("x")
+    assert asked
+    assert not any(b"EVAL" in data or b"SELECT" in data for data in asked)  # they come last
 
 
 # -- attempts
