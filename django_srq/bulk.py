@@ -14,7 +14,7 @@ from typing import Any
 from django.core import signing
 
 from django_srq import operations
-from django_srq.inspection import LARGEST_IN_LIST, NEWEST_FIRST, matches, needles
+from django_srq.inspection import LARGEST_IN_LIST, NEWEST_FIRST, matches
 from django_srq.item import from_milliseconds, new_uid
 from django_srq.operations import Held, Listed
 from django_srq.registry import Queue
@@ -127,13 +127,12 @@ def _batch(operation: Operation, queue: Queue, place: str, most: int) -> Operati
         queue.keys,
         place,
         anchor=operation.anchor,
-        count=min(MOST_SEARCHED, most) if scope.text else most,
-        look=most,
+        count=most,
+        look=min(MOST_SEARCHED, most) if scope.text else most,
         newest=place in NEWEST_FIRST,
-        largest=LARGEST_IN_LIST,
+        largest=LARGEST_IN_LIST if scope.payloads else 0,
         brief=not scope.text and place not in ("delayed", "priority"),  # when those were put, their headers say
         group=scope.group,
-        texts=needles(scope.text),
     )
     (listing,) = queue.link.look([(queue.label, call)], timeout=queue.link.timeout)
     if isinstance(listing, Exception):

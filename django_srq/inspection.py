@@ -5,9 +5,9 @@ Each question is one round trip within the view's time limit; whatever goes wron
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from itertools import islice
 from typing import Any, TypeVar
 
 from django_srq import conf, operations
@@ -25,20 +25,34 @@ LARGEST_IN_LIST, LARGEST = 16 * 1024, 64 * 1024  # bytes of a payload
 NEWEST_FIRST = {"dead"}
 
 
-def page_of(config: QueueConfig, state: str, *, anchor: str = "0", group: str = "", text: str = "") -> Listing:
-    """A page of the items of a state; with a text those whose uid, error or shown payload has it."""
+def page_of(
+    config: QueueConfig, state: str, *, anchor: str = "0", group: str = "", text: str = "", payloads: bool = False
+) -> Listing:
+    """A page of the items of a state, payloads: with these; with a text those that show it."""
     call = operations.list_items(
         Keys(config.prefix),
         state,
         anchor=anchor,
-        count=PAGE,
+        count=LOOK if text else PAGE,
         look=LOOK if group or text else PAGE,
         newest=state in NEWEST_FIRST,
-        largest=LARGEST_IN_LIST,
+        largest=LARGEST_IN_LIST if payloads else 0,
         group=group,
-        texts=needles(text),
     )
-    return _ask(config, call)
+    listing = _ask(config, call)
+    return _found(config, listing, state, text, payloads=payloads) if text else listing
+
+
+def _found(config: QueueConfig, listing: Listing, state: str, text: str, *, payloads: bool) -> Listing:
+    """Those that show the text, at most a page: how far it goes depends on nothing else."""
+    fitting = (one for one in listing.items if matches(config, one, text, payloads=payloads))
+    items = list(islice(fitting, PAGE))
+    if len(items) < PAGE or items[-1] is listing.items[-1]:
+        return replace(listing, items=items)
+    last = items[-1]
+    after = (last.position or 0) + 1
+    anchor = str(after) if state == "ready" else f"a{last.score} {last.uid}"
+    return replace(listing, items=items, looked=after - listing.first, anchor=anchor)
 
 
 def groups_of(config: QueueConfig) -> list[DeadGroup]:
@@ -71,12 +85,6 @@ def places_of(uid: str, aliases: Iterable[str]) -> list[str]:
             if not isinstance(reply, Exception) and "items" in reply[0]
         ]
     return found
-
-
-def needles(text: str) -> list[str]:
-    """A text as it may be stored: as it is, or as JSON writes it, escaped and without blanks between its parts."""
-    compact = re.sub(r"([:,])\s+", r"\1", text)
-    return list(dict.fromkeys([text, compact, json.dumps(text)[1:-1], json.dumps(compact)[1:-1]])) if text else []
 
 
 def matches(config: QueueConfig, one: Listed, text: str, *, payloads: bool) -> bool:

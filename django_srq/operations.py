@@ -565,13 +565,11 @@ def list_items(
     largest: int = 0,
     brief: bool = False,
     group: str = "",
-    texts: Iterable[str] = (),
 ) -> Call[Listing]:
     """anchor and the rest: as in list.lua."""
     flags = (_flag(newest), _int(largest), _flag(brief))
     args = (state.encode(), anchor.encode(), _int(count), _int(look), *flags, group.encode(errors="replace"))
-    wanted = [text.encode(errors="replace") for text in texts]
-    return Call(Script.named("list"), keys, (*args, *wanted), lambda reply: _read_listing(reply, state))
+    return Call(Script.named("list"), keys, args, lambda reply: _read_listing(reply, state))
 
 
 def dead_groups(keys: Keys, *, tracebacks: int = 20) -> Call[list[DeadGroup]]:

@@ -31,7 +31,7 @@ from django_srq.conf import QueueConfig
 from django_srq.exceptions import OutcomeUnknown, SRQError
 from django_srq.forms import PauseForm, PutForm
 from django_srq.models import QueueStatus
-from django_srq.operations import STATES, Held, Listed
+from django_srq.operations import STATES, Held
 from django_srq.registry import Queue, queues
 from django_srq.status import QueueReport
 
@@ -220,16 +220,17 @@ class Pages:
             if state == "dead" and not group and not text and "all" not in asked:
                 groups = rows.groups(inspection.groups_of(config))
                 return {"groups": groups, "actions": _actions(state, may)}
-            listing = inspection.page_of(config, state, anchor=_anchor(asked), group=group, text=text)
+            listing = inspection.page_of(
+                config, state, anchor=_anchor(asked), group=group, text=text, payloads=may["view_payload"]
+            )
         except SRQError as error:
             return {"trouble": verdicts.readable(error)}
-        items = listing.items
-        if text:
-            items = [one for one in items if inspection.matches(config, one, text, payloads=may["view_payload"])]
         kept = {name: asked[name] for name in ("group", "q", "all", "range") if name in asked}
         return {
             "listing": listing,
-            "rows": [rows.row(config, one, listing.at, payloads=may["view_payload"], report=report) for one in items],
+            "rows": [
+                rows.row(config, one, listing.at, payloads=may["view_payload"], report=report) for one in listing.items
+            ],
             "group": group,
             "text": text,
             "actions": _actions(state, may),
@@ -374,28 +375,24 @@ class Pages:
         if report.ready is None:
             raise BadRequest(_("The queue cannot be read."))
         anywhere = "ready" if scope.state == "all" else scope.state
-        sample = inspection.page_of(queue.config, anywhere, group=scope.group, text=scope.text)
-        found = [one for one in sample.items if not scope.text or self._fits(scope, queue, one)]
+        sample = inspection.page_of(queue.config, anywhere, group=scope.group, text=scope.text, payloads=scope.payloads)
         count = self._count(scope, report, queue)
         if confirmed and scope.action == "purge" and request.POST.get("name") != queue.alias:
             confirmed = False
         if confirmed:
             # Written down before it begins: what happens to the first batch may not be known.
-            operation = self._recorded(request, Operation.begin(scope, count or len(found), sample.at))
+            operation = self._recorded(request, Operation.begin(scope, count or len(sample.items), sample.at))
             return self._step(request, queue, operation)
         context = {
             "action": scope.action,
             "state": scope.state,
             "scope": scope,
             "count": count,
-            "samples": [one.uid for one in found[:SAMPLES]],
+            "samples": [one.uid for one in sample.items[:SAMPLES]],
             "lone": scope.action == "requeue" and not report.consumers,
             "typed_wrong": request.POST.get("name"),
         }
         return self._confirm(request, queue.alias, scope.action, context)
-
-    def _fits(self, scope: Scope, queue: Queue, one: Listed) -> bool:
-        return inspection.matches(queue.config, one, scope.text, payloads=scope.payloads)
 
     def _count(self, scope: Scope, report: QueueReport, queue: Queue) -> int | None:
         """How many items it is about; None where only looking at all of them would tell."""

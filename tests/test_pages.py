@@ -400,6 +400,63 @@ def test_nobody_finds_by_searching_what_is_hidden(orders):
     assert uid not in read(visitor("superuser"), f"{QUEUE}?q=hunter2")
 
 
+def looked_at(browser: Client, text: str, state: str = "ready") -> str:
+    html = said(browser, f"{QUEUE}?state={state}&q={text}")
+    return re.findall(r"Looked at [\d,]+ to [\d,]+ of [\d,]+", html)[0]
+
+
+@pytest.mark.parametrize("who", ["view", "superuser"])
+def test_how_far_a_search_looks_tells_nothing_of_what_is_hidden(orders, client, who):
+    orders.put_many([{"password": "hunter2", "n": n} for n in range(120)])
+    uids = many_dead(orders, client, 120)
+    error = '{"type":"E","message":"password=hunter2","group":"odd"}'
+    client.hset(orders.keys["errors"], mapping=dict.fromkeys(uids, error))
+    browser = visitor(who)
+    for state in ("ready", "dead"):
+        assert looked_at(browser, "hunter2", state) == looked_at(browser, "guessed", state)
+    shown = looked_at(browser, "password")  # in payloads
+    assert shown == f"Looked at 1 to {120 if who == 'view' else 50} of 120"
+
+
+@pytest.mark.parametrize("who", ["view", "superuser"])
+def test_payloads_are_read_for_those_who_may_see_them(orders, who, monkeypatch):
+    orders.put({"n": 1})
+    payloads = []
+    original = inspection._ask
+    monkeypatch.setattr(inspection, "_ask", lambda *a: payloads.append(original(*a)) or payloads[-1])
+    read(visitor(who), f"{QUEUE}?q=n")
+    assert [one.payload for listing in payloads for one in listing.items] == [b"" if who == "view" else b'{"n":1}']
+
+
+@pytest.mark.parametrize("state", ["ready", "delayed", "dead"])
+def test_a_search_goes_on_after_the_last_one_shown(orders, client, state):
+    if state == "dead":
+        uids = many_dead(orders, client, 120)[::-1]
+    else:
+        uids = [orders.put({"n": n}, uid=f"dead-{n}", delay=60 + n if state == "delayed" else 0) for n in range(120)]
+    root, url, pages = visitor("superuser"), f"{QUEUE}?state={state}&q=dead-", []
+    while url and len(pages) < 9:
+        html = read(root, url)
+        pages.append(re.findall(r"item/\?uid=([\w-]+)", html))
+        following = re.findall(r'rel="next" href="([^"]+)"', html)
+        url = html_module.unescape(following[0]) if following else ""
+    assert pages == [uids[:50], uids[50:100], uids[100:]]
+
+
+def test_a_search_in_large_payloads_looks_at_fewer(orders):
+    orders.put_many([{"n": n, "text": "x" * 15_000} for n in range(200)])
+    root, url, found = visitor("superuser"), f'{QUEUE}?q="n": 199', []
+    for _ in range(3):
+        html = read(root, url)
+        found += re.findall(r"item/\?uid=([\w-]+)", html)
+        following = re.findall(r'rel="next" href="([^"]+)"', html)
+        url = html_module.unescape(following[0]) if following else QUEUE
+        if found:
+            break
+        assert "Looked at 1 to 134 of 200" in html
+    assert len(found) == 1
+
+
 def test_in_flight_says_who_and_for_how_long(orders, client):
     from tests.clock import now
 

@@ -1,5 +1,5 @@
 #!lua flags=no-writes
--- A page of the items of one state, for people: without large payloads, from an anchor on, and filtered if wanted.
+-- A page of the items of one state, for people: without large payloads, from an anchor on.
 -- ARGV[1]  state: ready, in_flight, delayed or dead; or a place of what is ready: returned or priority
 -- ARGV[2]  anchor: a position; or "a" (after) or "b" (before), a score, a space and a uid: the place of this uid in the order,
 --          or where it was; positions beyond the end are those of the last page
@@ -8,7 +8,8 @@
 -- ARGV[6]  most bytes of a payload in the reply
 -- ARGV[7]  brief: 1 for empty payload, headers and error
 -- ARGV[8]  group: only dead items of this one; '' for any
--- ARGV[9…] only items whose uid, error or payload (if not too large) contains one of these texts; none: any
+-- It looks at no more once the reply has two million bytes of payloads and errors. What these say decides nothing but the
+-- group: how far it looked would tell people what is hidden from them.
 -- Reply: the time (ms), the number of uids in that state, the position of the first that was looked at, how many were
 --   looked at, the anchor to go on from ('' at the end), then per item: uid, payload ('' when it is too large), its size,
 --   a number (as in peek), deliveries, crashes, headers, error, token ('' for none), position.
@@ -53,31 +54,20 @@ local first = start()
 local looked, anchor = 0, ''
 local reply = {string.format('%.0f', clock[1] * 1000 + math.floor(clock[2] / 1000)), size, first, 0, ''}
 
-local function fits(uid, payload, error)
-  if in_group and not string.find(error, in_group, 1, true) then
-    return false
-  end
-  for i = 9, #ARGV do
-    if string.find(uid, ARGV[i], 1, true) or string.find(error, ARGV[i], 1, true) or string.find(payload, ARGV[i], 1, true) then
-      return true
-    end
-  end
-  return #ARGV < 9
-end
+local bytes = 0
 
 local function show(uid, score, from_list, position)
   if not is_there(uid, from_list) then
     return 0
   end
   local length = redis.call('HSTRLEN', items, uid)
-  local payload, error = '', ''
-  if not brief or in_group or #ARGV >= 9 then
-    payload, error = length <= largest and value(items, uid) or '', value(errors, uid)
-  end
-  if not fits(uid, payload, error) then
+  local error = (in_group or not brief) and value(errors, uid) or ''
+  if in_group and not string.find(error, in_group, 1, true) then
     return 0
   end
-  for _, part in ipairs({uid, brief and '' or payload, length, score, value(deliveries, uid), value(crashes, uid),
+  local payload = not brief and length <= largest and value(items, uid) or ''
+  bytes = bytes + #payload + #error
+  for _, part in ipairs({uid, payload, length, score, value(deliveries, uid), value(crashes, uid),
     brief and '' or value(headers, uid), brief and '' or error, value(holders, uid), position}) do
     reply[#reply + 1] = part
   end
@@ -87,7 +77,7 @@ end
 -- In steps of a page, so that nothing is read in vain once the page is full.
 local shown, skipped = 0, 0
 for _, section in ipairs(order) do
-  while shown < count and looked < look and first + looked >= skipped and first + looked < skipped + section[1] do
+  while shown < count and bytes < 2e6 and looked < look and first + looked >= skipped and first + looked < skipped + section[1] do
     local from = first + looked - skipped
     local to = math.min(section[1], from + math.min(count, look - looked)) - 1
     local found, from_list
@@ -98,7 +88,7 @@ for _, section in ipairs(order) do
       found, from_list = section[2](from, to)
     end
     for i = 1, #found, 2 do
-      if shown < count then
+      if shown < count and bytes < 2e6 then
         shown = shown + show(found[i], found[i + 1], from_list, first + looked)
         looked = looked + 1
         anchor = ARGV[1] == 'ready' and string.format('%.0f', first + looked) or 'a' .. found[i + 1] .. ' ' .. found[i]
