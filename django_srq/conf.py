@@ -27,7 +27,18 @@ from django_srq.serializers import BY_NAME, Serializer
 
 DEFAULT_ALIAS = "default"
 SETTINGS = ("SRQ_QUEUES", "SRQ_DEFAULTS", "SRQ_ADMIN")
-REDACT = ("password", "passwd", "secret", "token", "api_key", "apikey", "authorization", "cookie", "credential")
+REDACT = (
+    "password",
+    "passwd",
+    "secret",
+    "token",
+    "api_key",
+    "api-key",
+    "apikey",
+    "authorization",
+    "cookie",
+    "credential",
+)
 _NAME = re.compile(r"[^\s{}]{1,200}")
 
 

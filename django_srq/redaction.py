@@ -24,9 +24,13 @@ MASK = "[…]"
 HEX_MOST = 1024  # bytes of what is no text
 WIDTH = 16  # bytes in a line of them
 # Nothing is tried twice (++, *+): the time is that of reading the text, whatever is in it.
-_NAMED = re.compile(r"""(?<![\w-])([\w-]++)["']?+\s*+[:=]\s*+""")
-_VALUE = re.compile(r"""b?"[^"\n]*+"?|b?'[^'\n]*+'?|[^\s,;&)\]}]++""")
+_NAMED = re.compile(r"""(?<![\w-])([\w-]++)\\*+["']?+\s*+[:=]\s*+""")
+# In quotes, which within others are escaped: it ends with the same quote behind as many backslashes.
+_QUOTED = re.compile(r"""b?(\\*+)(["'])(?:(?!(?<!\\)\1\2)[^\n])*+(?:\1\2)?+""")
+_BRACKET = re.compile(rf"{_QUOTED.pattern}|[\[\](){{}}]")
+_WORD = re.compile(r"""[^\s,;&)\]}]++""")
 _LINE = re.compile(r"[^\n]++")
+_URL = re.compile(r"""(?<=://)[^\s"'<>]++""")
 
 
 @dataclass(frozen=True)
@@ -42,24 +46,56 @@ class Shown:
 
 
 def redacted(value: Any) -> Any:
-    """The same with the values of secret keys masked, however deep; plain data only."""
+    """The same with the values of secret keys masked, however deep, and what texts say; plain data only."""
     if isinstance(value, Mapping):
         return {key: MASK if _is_secret(key) else redacted(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
         return [redacted(part) for part in value]
-    return value
+    return redacted_text(value) if isinstance(value, str) else value
 
 
 def redacted_text(text: str) -> str:
-    """Text that is no data, with what follows a secret name masked: ``password=…``, ``"token": "…"``."""
+    """Text that is no data, with what follows a secret name masked, and passwords in URLs.
+
+    As in ``password=…``, ``"token": "…"``, ``'secrets': […]``, ``redis://user:…@host``.
+    """
     parts, done = [], 0
     for named in _NAMED.finditer(text):
         if named.start() >= done and _is_secret(named[1]):
-            value = (_LINE if _is_header(named[1]) else _VALUE).match(text, named.end())
-            if value is not None:
+            end = _end_of_line(text, named.end()) if _is_header(named[1]) else _end_of_value(text, named.end())
+            if end > named.end():
                 parts += [text[done : named.end()], MASK]
-                done = value.end()
-    return "".join([*parts, text[done:]])
+                done = end
+    return _URL.sub(_without_password, "".join([*parts, text[done:]]))
+
+
+def _end_of_line(text: str, start: int) -> int:
+    line = _LINE.match(text, start)
+    return line.end() if line else start
+
+
+def _end_of_value(text: str, start: int) -> int:
+    if text[start : start + 1] in ("[", "(", "{"):
+        return _end_of_bracket(text, start)
+    value = _QUOTED.match(text, start) or _WORD.match(text, start)
+    return value.end() if value else start
+
+
+def _end_of_bracket(text: str, start: int) -> int:
+    """Behind the one that closes it; all of a text that is cut off before."""
+    depth = 0
+    for part in _BRACKET.finditer(text, start):
+        depth += (part[0] in "[({") - (part[0] in "])}")
+        if depth == 0:
+            return part.end()
+    return len(text)
+
+
+def _without_password(url: re.Match[str]) -> str:
+    # By hand: a password may have an unquoted / or @ in it.
+    account, at, place = url[0].rpartition("@")
+    user, colon, _password = account.partition(":")
+    return f"{user}:{MASK}@{place}" if at and colon and "/" not in user else url[0]
 
 
 def _is_header(name: str) -> bool:
@@ -113,7 +149,7 @@ def hex_dump(data: bytes) -> str:
 
 
 def headers_shown(headers: Mapping[str, str]) -> Sequence[tuple[str, str]]:
-    return [(name, MASK if _is_secret(name) else value) for name, value in headers.items()]
+    return [(name, MASK if _is_secret(name) else redacted_text(value)) for name, value in headers.items()]
 
 
 def _is_secret(key: object) -> bool:

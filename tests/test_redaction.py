@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from django_srq import redaction
-from django_srq.redaction import MASK, hex_dump, redacted, redacted_text
+from django_srq.redaction import MASK, headers_shown, hex_dump, redacted, redacted_text
 
 
 @pytest.mark.parametrize(
@@ -16,6 +16,17 @@ from django_srq.redaction import MASK, hex_dump, redacted, redacted_text
         ("Authorization: Bearer abc.def\nHost: x", f"Authorization: {MASK}\nHost: x"),
         ("TOKEN = b'abc'", f"TOKEN = {MASK}"),
         ("tokens: 3", f"tokens: {MASK}"),
+        (r"password='a\'b secret', n=1", f"password={MASK}, n=1"),
+        ("{'password': ['S1', 'S2'], 'n': 1}", f"{{'password': {MASK}, 'n': 1}}"),
+        ("{'password': {'old': 'S)1', 'new': ('S2',)}, 'n': 1}", f"{{'password': {MASK}, 'n': 1}}"),
+        ('"secrets": [\n  "S1",\n  "S2"\n]\nn', f'"secrets": {MASK}\nn'),
+        ("password: ['S1', 'S", f"password: {MASK}"),
+        (r"{\"password\": \"S1 \\\"S2\\\" S3\", \"n\": 1}", rf"{{\"password\": {MASK}, \"n\": 1}}"),
+        ("X-Api-Key: S1", f"X-Api-Key: {MASK}"),
+        ("cannot reach postgres://user:S1@db/x", f"cannot reach postgres://user:{MASK}@db/x"),
+        ("'redis://:S/1@S2@[::1]:6379/0'", f"'redis://:{MASK}@[::1]:6379/0'"),
+        ("token=postgres://u:S1@db, https://x/?n=1&token=S2", f"token={MASK}, https://x/?n=1&token={MASK}"),
+        ("https://x:80/ https://x/a:b@c https://ada@x", "https://x:80/ https://x/a:b@c https://ada@x"),
         ("nothing to see: here", "nothing to see: here"),
         ("password", "password"),
         ("password=", "password="),
@@ -27,7 +38,10 @@ def test_text(text, shown):
 
 
 @pytest.mark.parametrize("text", ["token" * 20_000, "token " * 20_000, "=" * 100_000, "a" * 100_000, "token=" * 20_000,
-                                  "a" + " " * 100_000, "'" * 100_000, "token='" * 20_000])  # fmt: skip
+                                  "a" + " " * 100_000, "'" * 100_000, "token='" * 20_000, "token=[" * 20_000,
+                                  "token=" + "(" * 100_000, "token" + "\\" * 100_000, "token='" + "\\" * 100_000,
+                                  "token=" + "\\" * 50_000 + "'" + "\\" * 50_000, "://:" * 25_000,
+                                  "://u:x@" * 20_000])  # fmt: skip
 def test_no_text_takes_long(text):
     """Quadratic time would outlast any patience."""
     redacted_text(text)
@@ -38,6 +52,21 @@ def test_data():
     assert redacted(payload) == {
         "user": "ada", "Password": MASK, "nested": [{"session_token": MASK}, 2], "n": None,
     }  # fmt: skip
+
+
+def test_texts_in_data():
+    payload = {"raw": '{"password": "S1", "n": 1}', "line": "plain token=S2", "at": ["redis://u:S3@h"], "n": "x: y"}
+    assert redacted(payload) == {
+        "raw": f'{{"password": {MASK}, "n": 1}}',
+        "line": f"plain token={MASK}",
+        "at": [f"redis://u:{MASK}@h"],
+        "n": "x: y",
+    }
+
+
+def test_headers():
+    headers = {"X-Api-Key": "S1", "from": "redis://u:S2@h", "trace": "4bf92"}
+    assert headers_shown(headers) == [("X-Api-Key", MASK), ("from", f"redis://u:{MASK}@h"), ("trace", "4bf92")]
 
 
 def test_the_names_are_the_settings(settings):
