@@ -7,9 +7,11 @@ project's own ``SRQ_ADMIN["REDACTOR"]`` takes it out.
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from django.core.serializers.json import DjangoJSONEncoder
@@ -19,6 +21,8 @@ from django_srq import conf
 from django_srq.conf import QueueConfig
 from django_srq.exceptions import PayloadError
 from django_srq.serializers import load
+
+logger = logging.getLogger("django_srq.status")
 
 MASK = "[…]"
 HEX_MOST = 1024  # bytes of what is no text
@@ -110,10 +114,40 @@ def payload_shown(config: QueueConfig, data: bytes, size: int) -> Shown:
         note = _("Too large to be shown.")
         return Shown(_as_text(data), note) if data and config.serializer == "raw" else Shown("", note)
     try:
-        return Shown(_as_json(config, _decoded(config, data)))
-    except (PayloadError, ValueError, TypeError):
+        payload = _decoded(config, data)
+    except (PayloadError, ValueError, TypeError, RecursionError) as error:
+        if isinstance(error.__cause__ or error, RecursionError):
+            return _not_laid_out(data)
         note = "" if config.serializer == "raw" else _("It cannot be decoded: these are its bytes.")
         return Shown(_as_text(data), note)
+    return _data_shown(config.alias, payload, data)
+
+
+def _data_shown(alias: str, payload: Any, data: bytes) -> Shown:
+    """Nothing of it where the project's redactor fails: only that knows what else is secret."""
+    admin = conf.load().admin
+    try:
+        redactor = admin.load_redactor()
+        payload = redactor(alias, payload) if redactor else payload
+    except Exception as error:
+        _log_once(admin.redactor, type(error).__name__)
+        return Shown("", _("The redactor failed."))
+    try:
+        return Shown(_as_json(payload))
+    except (ValueError, TypeError, RecursionError):
+        return _not_laid_out(data)
+
+
+def _not_laid_out(data: bytes) -> Shown:
+    # The bytes are not what a redactor has left.
+    text = "" if conf.load().admin.redactor else _as_text(data)
+    return Shown(text, _("It cannot be laid out, maybe it is nested too deeply."))
+
+
+@cache
+def _log_once(redactor: str | None, error: str) -> None:
+    # Without what the error says, which may quote the payload.
+    logger.error("redactor failed, payloads are not shown redactor=%s error=%s", redactor, error)
 
 
 def _decoded(config: QueueConfig, data: bytes) -> Any:
@@ -122,10 +156,7 @@ def _decoded(config: QueueConfig, data: bytes) -> Any:
     return load(config.load_serializer(), data, queue=config.alias, uid="")
 
 
-def _as_json(config: QueueConfig, payload: Any) -> str:
-    redactor = conf.load().admin.load_redactor()
-    if redactor is not None:
-        payload = redactor(config.alias, payload)
+def _as_json(payload: Any) -> str:
     plain = json.loads(json.dumps(payload, cls=DjangoJSONEncoder, ensure_ascii=False, skipkeys=True, default=str))
     return json.dumps(redacted(plain), ensure_ascii=False, indent=2)
 

@@ -532,6 +532,18 @@ def test_payloads_of_all_kinds(orders, settings, client, payload, serializer, sh
     assert "x1y" not in read(root, f"{QUEUE}item/?uid={uid}") + read(root, QUEUE)
 
 
+@pytest.mark.parametrize("serializer", ["raw", "json"])
+def test_a_deeply_nested_item_is_listed_and_can_be_dropped(orders, settings, client, serializer):
+    uid = orders.put(1)
+    client.hset(orders.keys["items"], uid, b"[" * 1500 + b"]" * 1500)
+    settings.SRQ_QUEUES = {"orders": {**settings.SRQ_QUEUES["orders"], "SERIALIZER": serializer}}
+    root = visitor("superuser")
+    assert uid in read(root, QUEUE)
+    assert uid not in read(root, f"{QUEUE}?q=nothing")
+    assert "It cannot be laid out" in said(root, f"{QUEUE}item/?uid={uid}")
+    assert outcome(confirmed(root, "drop", state="ready", uid=uid)) == "orders: 1 item was deleted."
+
+
 # -- actions
 
 

@@ -89,5 +89,51 @@ def test_the_project_s_own_redactor(settings, server_url):
     assert shown.cut(100) == f'{{"amount": "hidden in orders", "token": "{MASK}"}}'
 
 
+def fails(alias, payload):
+    raise KeyError(payload["ssn"])
+
+
+@pytest.mark.parametrize(
+    ("redactor", "payload", "error"),
+    [
+        ("tests.test_redaction.fails", b'{"ssn": "123-45"}', "KeyError"),
+        ("tests.test_redaction.without_amounts", b'["123-45"]', "TypeError"),
+        ("not.there", b'{"ssn": "123-45"}', "ConfigurationError"),
+    ],
+)
+def test_a_redactor_that_fails_shows_nothing_and_is_logged_once(settings, server_url, caplog, redactor, payload, error):
+    settings.SRQ_QUEUES = {"orders": {"URL": server_url}}
+    settings.SRQ_ADMIN = {"REDACTOR": redactor}
+    from django_srq import conf
+
+    redaction._log_once.cache_clear()
+    for _ in range(2):
+        shown = redaction.payload_shown(conf.queue_config("orders"), payload, len(payload))
+        assert (shown.text, shown.cut(100)) == ("", "The redactor failed.")
+    (record,) = caplog.records
+    assert "123-45" not in record.getMessage()
+    assert record.getMessage().endswith(f"redactor={redactor} error={error}")
+
+
+@pytest.mark.parametrize("redactor", [None, "tests.test_redaction.unchanged"])
+@pytest.mark.parametrize("serializer", ["json", "raw"])
+@pytest.mark.parametrize("depth", [300, 1500, 5000, 100_000])
+def test_nested_deeply(settings, server_url, depth, serializer, redactor):
+    settings.SRQ_QUEUES = {"orders": {"URL": server_url, "SERIALIZER": serializer}}
+    settings.SRQ_ADMIN = {"REDACTOR": redactor}
+    from django_srq import conf
+
+    data = b'{"password":"S1","n":' * depth + b"1" + b"}" * depth
+    shown = redaction.payload_shown(conf.queue_config("orders"), data, len(data))
+    assert "S1" not in shown.text
+    if depth > 1000:
+        assert (shown.text == "") == (redactor is not None)
+        assert "It cannot be laid out" in shown.note
+
+
+def unchanged(alias, payload):
+    return payload
+
+
 def test_hex_dump():
     assert hex_dump(b"\x00AZ~\x7f") == f"000000  {'00 41 5a 7e 7f':48} .AZ~."
