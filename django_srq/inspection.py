@@ -5,8 +5,9 @@ Each question is one round trip within the view's time limit; whatever goes wron
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -16,6 +17,7 @@ from django_srq.exceptions import SRQError
 from django_srq.operations import Call, DeadGroup, Keys, Listed, Listing
 from django_srq.redaction import payload_shown, redacted_text
 from django_srq.registry import link_to
+from django_srq.status import by_server, read_all
 
 T = TypeVar("T")
 
@@ -63,28 +65,35 @@ def item_of(config: QueueConfig, uid: str) -> Listed | None:
     return _ask(config, operations.show(Keys(config.prefix), uid, largest=LARGEST))
 
 
-def places_of(uid: str, aliases: Iterable[str]) -> list[str]:
-    """The queues that have an item of this uid. A queue that cannot be read has none."""
-    by_link: dict[Any, list[QueueConfig]] = {}
-    for alias in aliases:
-        try:
-            config = conf.queue_config(alias)
-            by_link.setdefault(link_to(config), []).append(config)
-        except SRQError:
-            continue
-    found = []
-    for link, configs in by_link.items():
-        asked = [(config.alias, operations.find(Keys(config.prefix), [uid])) for config in configs]
-        try:
-            replies = link.look(asked, timeout=conf.load().admin.timeout)
-        except SRQError:
-            continue
-        found += [
-            config.alias
-            for config, reply in zip(configs, replies, strict=True)
-            if not isinstance(reply, Exception) and "items" in reply[0]
+@dataclass
+class _Search:
+    """For an item, in the queues of one server."""
+
+    uid: str
+    configs: Sequence[QueueConfig]
+    replies: Sequence[Any] = ()
+    answered: Sequence[tuple[str, Any]] = ()
+
+    def read(self, timeout: float) -> None:
+        asked = [(config.alias, operations.find(Keys(config.prefix), [self.uid])) for config in self.configs]
+        with suppress(SRQError):
+            self.replies = link_to(self.configs[0]).look(asked, timeout=timeout)
+
+    def conclude(self, timeout: float) -> None:
+        aliases = [config.alias for config in self.configs]
+        self.answered = [
+            pair for pair in zip(aliases, self.replies, strict=False) if not isinstance(pair[1], Exception)
         ]
-    return found
+
+
+def places_of(uid: str, aliases: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The queues that have an item of this uid, and those that could not be asked."""
+    loaded = conf.load()
+    searches = [_Search(uid, configs) for configs in by_server(loaded, aliases).values()]
+    read_all(searches, loaded.admin.timeout)
+    answers = dict(pair for search in searches for pair in search.answered)
+    found = [alias for alias in aliases if alias in answers and "items" in answers[alias][0]]
+    return found, [alias for alias in aliases if alias not in answers]
 
 
 def matches(config: QueueConfig, one: Listed, text: str, *, payloads: bool) -> bool:

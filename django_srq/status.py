@@ -29,7 +29,7 @@ import threading
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 from django.utils.formats import localize
 from django.utils.translation import gettext as _
@@ -188,8 +188,8 @@ def snapshot(
     """
     loaded = conf.load()
     chosen = [alias for alias in loaded.of_queue if aliases is None or alias in aliases]
-    readings = [_Reading(target, configs, minutes, hours) for target, configs in _by_server(loaded, chosen).items()]
-    _read_all(readings, loaded.admin.timeout if timeout is None else timeout)
+    readings = [_Reading(target, configs, minutes, hours) for target, configs in by_server(loaded, chosen).items()]
+    read_all(readings, loaded.admin.timeout if timeout is None else timeout)
     findings = list(verdicts.misconfigured(loaded.general))
     queues: dict[str, QueueReport] = {}
     youngest = _youngest(readings)
@@ -264,7 +264,7 @@ class _Reading:
         self.findings = list(verdicts.of_server(self.address, info, at))
 
 
-def _by_server(loaded: Configuration, aliases: Iterable[str]) -> dict[Target, list[QueueConfig]]:
+def by_server(loaded: Configuration, aliases: Iterable[str]) -> dict[Target, list[QueueConfig]]:
     """The queues that can be read, by server; a queue's own time limit does not make it another one."""
     found: dict[Target, list[QueueConfig]] = {}
     for alias in aliases:
@@ -274,7 +274,17 @@ def _by_server(loaded: Configuration, aliases: Iterable[str]) -> dict[Target, li
     return found
 
 
-def _read_all(readings: Sequence[_Reading], timeout: float) -> None:
+class Reading(Protocol):
+    """What is asked of one server."""
+
+    def read(self, timeout: float) -> None:
+        """Ask, in a thread of its own; raises nothing."""
+
+    def conclude(self, timeout: float) -> None:
+        """Make what there is of it, when the time is over; ``read`` may still be under way."""
+
+
+def read_all(readings: Sequence[Reading], timeout: float) -> None:
     # Threads, so that several dead servers, and a name server that does not answer, cost the time of one.
     threads = [threading.Thread(target=one.read, args=[timeout], name="srq-status", daemon=True) for one in readings]
     deadline = time.monotonic() + timeout + GRACE

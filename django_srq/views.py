@@ -179,10 +179,10 @@ class Pages:
 
     def find(self, request: HttpRequest) -> HttpResponse:
         uid = request.GET.get("uid", "").strip()
-        found = inspection.places_of(uid, access.visible_queues(request)) if _may_be_uid(uid) else []
+        found, silent = inspection.places_of(uid, access.visible_queues(request)) if _may_be_uid(uid) else ([], [])
         if len(found) == 1:
             return HttpResponseRedirect(self.url("item", found[0], uid=uid))
-        return self._render(request, "find", _("Find an item"), {"uid": uid, "found": found})
+        return self._render(request, "find", _("Find an item"), {"uid": uid, "found": found, "silent": silent})
 
     # -- one queue
 

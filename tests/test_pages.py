@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html as html_module
 import re
+import threading
 from datetime import timedelta
 
 import pytest
@@ -14,9 +15,11 @@ from django.urls import reverse
 from django.utils import timezone
 
 from django_srq import bulk, connections, inspection, operations, queues
+from django_srq.connections import Link
 from django_srq.operations import Held
 from tests.servers import Server
 from tests.test_admin import PERMISSIONS, URL, visitor, words
+from tests.waiting import PATIENT
 
 pytestmark = pytest.mark.django_db
 
@@ -483,6 +486,27 @@ def test_find(orders, settings):
     assert "No queue has an item gone" in said(root, f"{URL}find/?uid=gone")
 
 
+def test_find_asks_all_servers_at_one_time(orders, settings, dead_port, monkeypatch):
+    (options,) = settings.SRQ_QUEUES.values()
+    silent = {f"silent{n}": {"URL": f"redis://127.0.0.1:{dead_port}/{n}"} for n in range(4)}
+    settings.SRQ_QUEUES = {**silent, "orders": options, "wrong": {"URL": "nowhere://x"}}
+    uid, all_asked, original = orders.put(1), threading.Barrier(4, timeout=PATIENT), Link.look
+
+    def look(self, asked, *, timeout):
+        if str(dead_port) in self.address:
+            all_asked.wait()
+        return original(self, asked, timeout=timeout)
+
+    monkeypatch.setattr(Link, "look", look)
+    settings.SRQ_ADMIN = {"TIMEOUT": 2}
+    root = visitor("superuser")
+    text = said(root, f"{URL}find/?uid=gone")
+    assert not all_asked.broken
+    assert "None of the queues that could be asked has an item gone." in text
+    assert "Could not be asked: silent0, silent1, silent2, silent3, wrong" in text
+    assert root.get(f"{URL}find/?uid={uid}").headers["Location"] == f"{QUEUE}item/?uid={uid}"
+
+
 # -- one item
 
 
@@ -924,8 +948,6 @@ def test_admin_s_own_list_of_recent_actions_leads_to_the_queue(orders):
 
 
 def test_overview_of_twenty_queues_is_one_round_trip(orders, settings, monkeypatch):
-    from django_srq.connections import Link
-
     (options,) = settings.SRQ_QUEUES.values()
     settings.SRQ_QUEUES = {f"q{n}": {**options, "PREFIX": f"{options['PREFIX']}{n}"} for n in range(20)}
     root = visitor("superuser")
