@@ -97,7 +97,8 @@ class Attendant:
 def row(config: QueueConfig, one: Listed, at: dt.datetime, *, payloads: bool, report: QueueReport) -> Row:
     delivery = one.delivery
     places = {consumer.id: consumer.about for consumer in report.attendants}
-    about = places.get(one.consumer, {})
+    # A supervisor is known for its children, which are named after it.
+    about = places.get(one.consumer) or places.get(one.consumer.rpartition(".")[0], {})
     put_at = Item(one.uid, None, delivery).enqueued_at
     return Row(
         uid=one.uid,

@@ -472,6 +472,15 @@ def test_in_flight_says_who_and_for_how_long(orders, client):
     assert re.search(rf"{uid} c77 2 min \d+ s 1 ", text) or re.search(rf"{uid} c77 2 min 1 min", text)
 
 
+@pytest.mark.parametrize("consumer", ["c77", "c77.2"], ids=["a worker", "a supervisor's child"])
+def test_in_flight_says_where(orders, consumer):
+    orders.put(1)
+    orders.link.call(operations.enlist(orders.keys, "c77", b'{"host":"web-1","pid":77}'), queue="q")
+    call = operations.claim(orders.keys, consumer=consumer, lease=60, legacy_lease=60)
+    orders.link.call(call, queue="q")
+    assert f"{consumer} web-1, 77" in said(visitor("view"), f"{QUEUE}?state=in_flight")
+
+
 def test_find(orders, settings):
     (options,) = settings.SRQ_QUEUES.values()
     settings.SRQ_QUEUES = {"orders": options, "mail": {**options, "PREFIX": options["PREFIX"] + "m"}}
