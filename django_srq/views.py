@@ -15,6 +15,7 @@ from django.contrib.admin.utils import quote, unquote
 from django.contrib.contenttypes.models import ContentType
 from django.core import signing
 from django.core.exceptions import PermissionDenied
+from django.db.models import Q
 from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
@@ -266,13 +267,12 @@ class Pages:
         except SRQError as error:
             trouble = {"trouble": verdicts.readable(error), "uid": uid}
             return self._render(request, "item", _("Item"), trouble, alias=alias, crumb=verdicts.readable(uid))
-        entries = list(_entries().filter(object_id=alias, change_message__contains=uid)[:ENTRIES]) if uid else []
         if one is None:
             words = {"uid": verdicts.readable(uid), "queue": verdicts.readable(alias)}
             raise NotFound(_("%(queue)s has no item %(uid)s: it is settled, was dropped, or never was there.") % words)
         context = {
             "uid": uid,
-            "item": rows.detail(config, one, entries, payloads=may["view_payload"]),
+            "item": rows.detail(config, one, _entries_of(alias, uid), payloads=may["view_payload"]),
             "actions": _actions(one.delivery.state, may, whole=False),
             "state_label": STATE_LABELS[one.delivery.state],
         }
@@ -491,6 +491,12 @@ class Pages:
 
 def _entries() -> Any:
     return LogEntry.objects.filter(content_type=ContentType.objects.get_for_model(QueueStatus))
+
+
+def _entries_of(alias: str, uid: str) -> Any:
+    """What was done to an item: those whose list of uids has it."""
+    named = Q(change_message__endswith=f" {uid}") | Q(change_message__contains=f" {uid}, ")
+    return _entries().filter(named, object_id=alias).select_related("user")[:ENTRIES]
 
 
 def _actions(state: str, may: Mapping[str, bool], *, whole: bool = True) -> list[tuple[str, object]]:

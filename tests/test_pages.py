@@ -10,7 +10,9 @@ from datetime import timedelta
 import pytest
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Permission, User
+from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
@@ -539,6 +541,25 @@ def test_dead_item_tells_its_story(orders):
     assert "delivery 1 failed: LookupError" in text
     assert "set aside as dead" in text
     assert "<script>alert" not in read(user_with("view"), f"{QUEUE}item/?uid={uid}")
+
+
+def test_an_item_tells_what_was_done_to_it_and_no_other(orders):
+    uids = [orders.put(1, uid=uid) for uid in ("u1", "u10", "xu1", "Put", "item")]
+    root = visitor("superuser")
+    for chosen in (uids, ["u10", "xu1"]):
+        confirmed(root, "drop", state="ready", uid=chosen)
+        for uid in chosen:
+            orders.put(1, uid=uid)
+    confirmed(root, "put", payload="1")
+    for uid, times in (("u1", 1), ("u10", 2), ("xu1", 2), ("Put", 1), ("item", 1)):
+        assert said(root, f"{QUEUE}item/?uid={uid}").count("superuser: ") == times, uid
+
+
+def test_what_is_not_there_asks_the_log_nothing(orders):
+    root = visitor("superuser")
+    with CaptureQueriesContext(connection) as queries:
+        said(root, f"{QUEUE}item/?uid=e", 404)
+    assert not [one["sql"] for one in queries if "change_message" in one["sql"] and "LIKE" in one["sql"]]
 
 
 @pytest.mark.parametrize(
