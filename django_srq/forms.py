@@ -43,7 +43,7 @@ class PutForm(forms.Form):
     def clean_payload(self) -> Any:
         text: str = self.cleaned_data["payload"]
         if self._raw:
-            return text
+            return text.replace("\r\n", "\n")  # as browsers send every end of a line
         try:
             return json.loads(text)
         except ValueError as error:

@@ -789,6 +789,12 @@ def test_put(orders):
     assert orders.counts()["delayed"] == 1
 
 
+def test_put_into_a_raw_queue_has_the_line_ends_of_the_form(orders, settings):
+    settings.SRQ_QUEUES = {"orders": {**settings.SRQ_QUEUES["orders"], "SERIALIZER": "raw"}}
+    confirmed(visitor("superuser"), "put", payload="one\r\ntwo\n")
+    assert queues["orders"].get(-1).payload == b"one\ntwo\n"
+
+
 # -- operations
 
 
