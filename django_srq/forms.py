@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import Any
 
 from django import forms
 from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
+
+from django_srq.verdicts import Pause
 
 
 class PauseForm(forms.Form):
@@ -17,14 +20,28 @@ class PauseForm(forms.Form):
         label=gettext_lazy("Until"),
         required=False,
         widget=forms.DateTimeInput(attrs={"type": "datetime-local"}),
-        help_text=gettext_lazy("Empty: until it is resumed."),
     )
+
+    def __init__(self, *args: Any, present: Pause | None, **options: Any) -> None:
+        """present: the pause that there is already, which is to be changed."""
+        super().__init__(*args, **options)
+        self.initial = _initial(present) if present else {}
+        zone = timezone.get_current_timezone_name()
+        self.fields["until"].help_text = _("Empty: until it is resumed. The time zone is %s.") % zone
 
     def clean_until(self) -> Any:
         until = self.cleaned_data["until"]
         if until is not None and until <= timezone.now():
             raise forms.ValidationError(_("This moment is over."))
         return until
+
+
+def _initial(present: Pause) -> dict[str, str]:
+    until = present.until
+    with suppress(OverflowError):  # the end of time is out of reach in some time zones
+        until = until and timezone.localtime(until)
+    # As browsers want it; a date without a time zone is one in the current.
+    return {"reason": present.reason, "until": f"{until:%Y-%m-%dT%H:%M}" if until else ""}
 
 
 class PutForm(forms.Form):

@@ -303,11 +303,12 @@ class Pages:
             return self._render(request, "sentence", str(ACTIONS[action][1]), context, alias=alias, crumb="!")
 
     def _pause(self, request: HttpRequest, queue: Queue, action: str, confirmed: bool) -> HttpResponse:
-        form = PauseForm(request.POST if confirmed else None)
         if action == "resume" and confirmed:
             was = queue.resume()
             self._record(request, queue.alias, "Resumed" if was else "Resumed, but it was not paused")
             return self._done(request, queue.alias, _("The queue is handed out again."))
+        (report,) = status.snapshot([queue.alias], minutes=0).queues
+        form = PauseForm(request.POST if confirmed else None, present=report.paused)
         if action == "pause" and form.is_valid():
             reason, until = form.cleaned_data["reason"], form.cleaned_data["until"]
             if until is not None and timezone.is_naive(until):  # of a site without time zones
@@ -318,7 +319,6 @@ class Pages:
             return self._done(
                 request, queue.alias, _("The queue is paused: what is in flight goes on, nothing more is taken.")
             )
-        (report,) = status.snapshot([queue.alias], minutes=0).queues
         context = {"action": action, "form": form, "report": report}
         return self._confirm(request, queue.alias, action, context)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html as html_module
 import re
 import threading
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from django.contrib.admin.models import LogEntry
@@ -736,6 +736,24 @@ def test_pause_and_resume(orders):
     assert messages[0].startswith("Paused, until ")
     assert messages[0].endswith(": deploy")
     assert messages[1] == "Resumed"
+
+
+@pytest.mark.parametrize("aware", [True, False], ids=["USE_TZ", "no USE_TZ"])
+def test_changing_a_pause_begins_with_what_it_is(orders, settings, aware):
+    settings.USE_TZ, settings.TIME_ZONE = aware, "Asia/Tokyo"
+    root = visitor("superuser")
+    orders.pause("stock-taking", by="ada", until=datetime(2040, 1, 1, 0, 30, tzinfo=UTC))
+    asked = root.get(f"{QUEUE}pause/").content.decode()
+    assert "The time zone is Asia/Tokyo." in asked
+    assert 'value="2040-01-01T09:30"' in asked
+    before = orders.snapshot().paused
+    confirmed(root, "pause")
+    after = orders.snapshot().paused
+    assert (after["reason"], after["until"]) == (before["reason"], before["until"])
+    orders.pause(until=datetime(9999, 12, 31, 23, 59, tzinfo=UTC))
+    assert 'value="9999-12-31T23:59"' in read(root, f"{QUEUE}pause/")
+    orders.resume()
+    assert not re.search('name="until"[^>]*value', read(root, f"{QUEUE}pause/"))
 
 
 def test_pause_until_the_past_is_refused(orders):
