@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -168,11 +168,14 @@ def consumers(snapshot: Snapshot) -> list[Attendant]:
     for report in snapshot.queues:
         for one in report.attendants:
             known.setdefault(one.id, []).append((report.alias, one))
-    found = [_attendant(name, places, snapshot.at) for name, places in known.items()]
+    visible = [report.alias for report in snapshot.queues]
+    found = [_attendant(name, places, visible, snapshot.at) for name, places in known.items()]
     return sorted(found, key=lambda one: (not one.live, one.id))
 
 
-def _attendant(name: str, places: Sequence[tuple[str, Consumer]], at: dt.datetime) -> Attendant:
+def _attendant(
+    name: str, places: Sequence[tuple[str, Consumer]], visible: Collection[str], at: dt.datetime
+) -> Attendant:
     # The entry that was written last says most.
     _alias, one = min(places, key=lambda place: float("inf") if place[1].seen is None else place[1].seen)
     about = one.about
@@ -182,7 +185,7 @@ def _attendant(name: str, places: Sequence[tuple[str, Consumer]], at: dt.datetim
     names = served if isinstance(served, list) else [alias for alias, _consumer in places]
     return Attendant(
         id=readable(name),
-        queues=[readable(queue) for queue in names],
+        queues=[readable(queue) for queue in names if queue in visible],
         host=readable(about.get("host", "")),
         pid=readable(about.get("pid", "")),
         version=readable(about.get("version", "")),

@@ -171,6 +171,28 @@ def test_rule_for_single_queues(orders, settings):
     assert boss.get(f"{QUEUE}purge/?state=all&everything=1").status_code == 200
 
 
+def test_a_rule_that_cannot_be_imported_is_said_on_every_page(orders, settings):
+    settings.SRQ_ADMIN = {"TIMEOUT": 10, "ALLOW": "not.there"}
+    root = visitor("superuser")
+    for path, query in LOOKS.items():
+        assert "'not.there' cannot be imported" in said(root, f"{URL}{path}?{query}", 503), path
+    for action in ACTIONS:
+        assert root.post(f"{QUEUE}{action}/", {"confirmed": "1", "payload": "1"}).status_code == 503
+    assert len(orders) == 0
+
+
+def test_consumers_of_hidden_queues_do_not_name_them(orders, settings):
+    options = settings.SRQ_QUEUES["orders"]
+    settings.SRQ_QUEUES = {"orders": options, "secret": {**options, "PREFIX": options["PREFIX"] + "s"}}
+    settings.SRQ_ADMIN = {"TIMEOUT": 10, "ALLOW": "tests.test_pages.only_looking_at_orders"}
+    for name in ("orders", "secret"):
+        call = operations.enlist(queues[name].keys, "c9", b'{"host":"web-1","queues":["orders","secret",["odd"]]}')
+        orders.link.call(call, queue="q")
+    text = said(visitor("superuser"), f"{URL}consumers/")
+    assert "orders" in text
+    assert "secret" not in text
+
+
 # -- what is not there, or makes no sense
 
 
