@@ -339,7 +339,7 @@ class Pages:
         state = asked.get("state", "")
         if state not in bulk.STATES[action]:
             raise BadRequest(_("This action does not fit items that are %s.") % verdicts.readable(state or "–"))  # noqa: RUF001
-        if "uid" in asked:
+        if "uid" in asked and action != "purge":  # which is of a whole state, with the queue's name
             chosen = [_held(text) for text in dict.fromkeys(asked.getlist("uid"))]
             if len(chosen) > bulk.MOST_CHOSEN:
                 raise BadRequest(_("At most %s items can be chosen.") % localize(bulk.MOST_CHOSEN))

@@ -236,6 +236,18 @@ def visitor_user(name: str) -> User:
     return User.objects.get(username=name)
 
 
+def test_purge_is_of_no_single_items(orders):
+    """Those are dropped, for which there is another permission, and no name to be typed."""
+    uid = orders.put(1)
+    browser = user_with("view", "purge")
+    sent = {"state": "ready", "uid": uid, "confirmed": "1"}
+    response = browser.post(f"{QUEUE}purge/", sent)
+    assert response.status_code == 400
+    assert "No item was chosen." in response.content.decode()
+    assert browser.post(f"{QUEUE}purge/", {**sent, "everything": "1"}).status_code == 200
+    assert orders.counts()["ready"] == 1
+
+
 @pytest.mark.parametrize(
     ("path", "sent", "sentence"),
     [
