@@ -11,6 +11,7 @@ from django.utils.crypto import constant_time_compare
 from django.views.decorators.cache import never_cache
 
 from django_srq import access, conf, status
+from django_srq.exceptions import ConfigurationError
 from django_srq.series import BUCKETS, bucket_limit
 from django_srq.status import QueueReport, Snapshot
 
@@ -55,7 +56,10 @@ def _guarded(view: View) -> View:
             return HttpResponse(status=401, headers={"WWW-Authenticate": 'Bearer realm="django_srq"'})
         if request.method not in ("GET", "HEAD"):
             return HttpResponseNotAllowed(["GET", "HEAD"])
-        return view(request)
+        try:
+            return view(request)
+        except ConfigurationError as wrong:  # of ALLOW, so that nobody knows who may
+            return JsonResponse({"level": "error", "sentence": str(wrong)}, status=503)
 
     return guarded
 

@@ -29,7 +29,7 @@ from django.utils.translation import gettext_lazy, ngettext
 from django_srq import access, bulk, charts, conf, inspection, rows, status, verdicts
 from django_srq.bulk import Operation, Scope
 from django_srq.conf import QueueConfig
-from django_srq.exceptions import OutcomeUnknown, SRQError
+from django_srq.exceptions import ConfigurationError, OutcomeUnknown, SRQError
 from django_srq.forms import PauseForm, PutForm
 from django_srq.models import QueueStatus
 from django_srq.operations import STATES, Held
@@ -79,7 +79,7 @@ class Pages:
         name = "django_srq_queuestatus_{}".format
         # Aliases as the admin writes keys in URLs; "change" is where the admin looks for the page of an object.
         return [
-            path("", self.site.admin_view(self._overview), name=name("changelist")),
+            path("", self._page(self._overview), name=name("changelist")),
             path("consumers/", self._page(self.consumers), name=name("consumers")),
             path("activity/", self._page(self.activity), name=name("activity")),
             path("find/", self._page(self.find), name=name("find")),
@@ -106,6 +106,8 @@ class Pages:
                 return self._said(request, _("Not found"), str(missing), 404)
             except BadRequest as bad:
                 return self._said(request, _("This cannot be done"), str(bad), 400)
+            except ConfigurationError as wrong:  # of ALLOW, so that nobody knows who may
+                return self._said(request, _("Wrong settings"), verdicts.readable(wrong), 503)
 
         return self.site.admin_view(guarded)
 

@@ -84,6 +84,18 @@ def test_rules_for_single_queues(orders, settings):
     assert len(with_token("status.json").json()["queues"]) == 2
 
 
+def test_a_rule_that_cannot_be_imported_is_said(orders, settings):
+    settings.SRQ_ADMIN = {"TIMEOUT": 10, "ALLOW": "not.there", "TOKEN": "t0p-secret"}
+    root = visitor("superuser")
+    for view, code in (("status.json", 503), ("health", 503), ("metrics", 503), ("live", 200)):
+        response = root.get(f"/srq/{view}")
+        assert response.status_code == code
+        assert with_token(view).status_code == 200  # which no rule concerns
+        if code == 503:
+            assert response.json()["level"] == "error"
+            assert "'not.there' cannot be imported" in response.json()["sentence"]
+
+
 def test_metrics(orders):
     orders.put_many([1, 2, 3])
     orders.ack(orders.get(-1))
