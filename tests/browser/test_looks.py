@@ -58,6 +58,25 @@ def test_every_page(visit, scene, width, scheme):
 
 
 @pytest.mark.parametrize("width", [1280, 390])
+def test_a_long_alias(visit, scene, settings, width):
+    alias = "l" * 150
+    settings.SRQ_QUEUES = {alias: settings.SRQ_QUEUES["orders"]}
+    window = visit(width)
+    here = f"queue/{alias}/"
+    for path in (
+        "",
+        here,
+        f"{here}?state=dead",
+        f"{here}item/?uid=order-1",
+        f"{here}pause/",
+        "consumers/",
+        "activity/",
+    ):
+        window.open(path)
+        assert window.sideways() <= 0, path
+
+
+@pytest.mark.parametrize("width", [1280, 390])
 def test_right_to_left(visit, settings, width):
     settings.LANGUAGE_CODE = "he"
     window = visit(width, locale="he")
