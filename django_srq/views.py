@@ -421,6 +421,7 @@ class Pages:
         if not access.may(request, scope.action, scope.alias):
             raise PermissionDenied
         if "stop" in request.POST:
+            self._stopped(request, operation)
             said = _("Stopped.") + " " + _outcome(scope.action, operation.done, operation.gone)
             return self._done(request, scope.alias, said, scope.state)
         return self._step(request, queues[scope.alias], operation)
@@ -455,6 +456,13 @@ class Pages:
         if operation.entry and _entries().filter(pk=operation.entry, user=request.user).update(change_message=said):
             return operation
         return replace(operation, entry=self._record(request, scope.alias, said).pk)
+
+    def _stopped(self, request: HttpRequest, operation: Operation) -> None:
+        """The entry keeps its number: the page that stops may be older than the last batch."""
+        under_way = _entries().filter(pk=operation.entry, user=request.user, change_message__endswith=", so far")
+        for entry in under_way:
+            entry.change_message = entry.change_message.removesuffix(", so far") + ", stopped"
+            entry.save(update_fields=["change_message"])
 
     # -- what they have in common
 

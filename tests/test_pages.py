@@ -894,7 +894,7 @@ def test_an_operation_can_be_stopped(orders, client):
     response = root.post(f"{URL}operation/", sent, follow=True)
     assert outcome(response) == "orders: Stopped. 500 items were deleted."
     assert orders.counts()["dead"] == 2000
-    assert LogEntry.objects.get().change_message == "Dropped 500 items (dead) of odd, so far"
+    assert LogEntry.objects.get().change_message == "Dropped 500 items (dead) of odd, stopped"
 
 
 def test_what_comes_later_is_spared(orders, client):

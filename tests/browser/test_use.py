@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+from django.contrib.admin.models import LogEntry
 from playwright.sync_api import Page, expect
 
 from django_srq import queues
@@ -138,6 +139,18 @@ def test_an_operation_by_hand_and_stopped(visit, many):
     page.get_by_role("button", name="Stop").click()
     message(page, "Stopped. 2000 items are ready again.")
     assert many.counts()["dead"] == 1500
+
+
+def test_stop_waits_for_the_batch_under_way(visit, many):
+    page, held = visit().open("queue/imports/drop/?state=dead&everything=1"), []
+    page.route("**/operation/", lambda route: route.continue_() if held else held.append(route))
+    with page.expect_request("**/operation/"):
+        confirm(page, "Drop")
+    page.get_by_role("button", name="Stop").click()
+    held[0].continue_()
+    message(page, "Stopped. 2000 items were deleted.")
+    assert many.counts()["dead"] == 1500
+    assert LogEntry.objects.get().change_message == "Dropped 2000 items (dead), stopped"
 
 
 @WITHOUT

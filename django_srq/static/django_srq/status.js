@@ -69,22 +69,29 @@
     live.after(say);
   }
 
-  let stopped = false;
+  let stopped = false, batch = null;
   const goOn = async () => {
-    const form = live.querySelector("[data-go] form");
-    if (!form || stopped) return;
+    const form = live.querySelector("form");
     try {
       const html = await fetched(form.action, {method: "POST", body: new FormData(form)});
-      if (stopped) return;
-      const had = document.activeElement && document.activeElement.name;
+      const had = document.activeElement?.name;
       live.innerHTML = html;
       if (had) live.querySelector(`[name="${had}"]`)?.focus();
-      setTimeout(goOn, 50);
+      later(50);
     } catch {
       live.querySelector("[data-go]")?.removeAttribute("data-go"); // the buttons stay
     }
   };
-  live.addEventListener("submit", () => { stopped = true; });
+  const later = (ms) => setTimeout(() => { if (!stopped && live.querySelector("[data-go]")) batch = goOn(); }, ms);
+  live.addEventListener("submit", async (event) => {
+    if (!stopped && batch) {
+      event.preventDefault();
+      stopped = true;
+      await batch; // what it does is told then
+      live.querySelector(`[name="${event.submitter.name}"]`)?.click();
+    }
+    stopped = true;
+  });
 
   live.addEventListener("click", async (event) => {
     const target = event.target;
@@ -97,5 +104,5 @@
   });
 
   dress();
-  setTimeout(goOn, 300);
+  later(300);
 })();
