@@ -190,6 +190,17 @@ def test_copy(visit):
     assert "Error" in page.evaluate("navigator.clipboard.readText()")
 
 
+def test_no_copy_without_a_clipboard(visit):
+    """As on a page of plain HTTP."""
+    window = visit()
+    window.page.add_init_script("Object.defineProperty(navigator, 'clipboard', {value: undefined})")
+    page = window.open("queue/orders/?state=dead&all=1")
+    page.locator("summary").first.click()
+    expect(page.locator(".srq-all")).to_be_visible()
+    expect(page.locator("details[open] pre")).to_be_visible()
+    expect(page.locator(".srq-copy").first).to_be_hidden()
+
+
 # -- live
 
 
@@ -255,3 +266,10 @@ def test_a_site_that_is_away_is_told(visit, quick):
     expect(page.locator(".srq-said")).to_have_text("")
     assert all("ERR_FAILED" in said for said in window.said)  # the browser's own words
     window.said.clear()
+
+
+def test_a_session_that_is_over_is_told(visit, quick):
+    window = visit()
+    page = window.open("queue/imports/")
+    page.context.clear_cookies()
+    expect(page.locator(".srq-said")).to_have_text("Not updated: log in again.")

@@ -9,21 +9,21 @@
   say.setAttribute("role", "status");
 
   const dress = () => {
-    for (const element of live.querySelectorAll(".srq-copy, .srq-all")) element.hidden = false;
+    // Pages of plain HTTP have no clipboard.
+    const useful = navigator.clipboard ? ".srq-copy, .srq-all" : ".srq-all";
+    for (const element of live.querySelectorAll(useful)) element.hidden = false;
   };
 
   const swap = (html) => {
-    const open = new Set([...live.querySelectorAll("details[open]")].map((one, i) => i + one.textContent));
     const scrolled = [...live.querySelectorAll(".srq-scroll")].map((one) => one.scrollLeft);
     live.innerHTML = html;
-    [...live.querySelectorAll("details")].forEach((one, i) => { one.open = open.has(i + one.textContent); });
     [...live.querySelectorAll(".srq-scroll")].forEach((one, i) => { one.scrollLeft = scrolled[i] || 0; });
     dress();
   };
 
   const fetched = async (url, options) => {
     const response = await fetch(url, {...options, headers, credentials: "same-origin"});
-    if (!response.ok || response.redirected) throw new Error(response.statusText);
+    if (!response.ok || response.redirected) throw response;
     return response.text();
   };
 
@@ -57,8 +57,8 @@
               swap(html);
               tell("");
             }
-          } catch {
-            tell(live.dataset.lost);
+          } catch (error) {
+            tell(error.redirected ? live.dataset.login : live.dataset.lost);
           }
         }
       }
