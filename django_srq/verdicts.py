@@ -289,7 +289,11 @@ def _late(config: QueueConfig, counts: Counts, attendance: Attendance, oldest_wa
         "limit": span(config.max_age),
     }
     live = ngettext("It has %s live consumer.", "It has %s live consumers.", attendance.live)
-    return Finding("late", f"{text} {live % localize(attendance.live)}", queue=config.alias)
+    words = [text, live % localize(attendance.live)]
+    if config.rate:
+        most = {"n": localize(config.rate.count), "span": span(config.rate.seconds)}
+        words.append(_("RATE hands out at most %(n)s in %(span)s.") % most)
+    return Finding("late", " ".join(words), queue=config.alias)
 
 
 def _paused(alias: str, counts: Counts, pause: Pause) -> Finding:

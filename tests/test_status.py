@@ -231,7 +231,16 @@ def test_late(configure, client):
     snapshot = status.snapshot()
     assert re.search(r"orders is late: the oldest of 2 ready items has waited for \d+ s", snapshot.sentence)
     assert "It has 1 live consumer." in snapshot.sentence
+    assert "RATE" not in snapshot.sentence
     assert snapshot.level == "warning"
+
+
+def test_late_by_its_rate(configure, client):
+    configure("orders", MAX_AGE=0.001, RATE="3/10s")
+    queues["orders"].put_many(range(2))
+    see_consumer(client, "orders", 0)
+    wait_for(lambda: report("orders").state == "late", "the item to be late")
+    assert "RATE hands out at most 3 in 10 s." in status.snapshot().sentence
 
 
 def test_failing(configure):
