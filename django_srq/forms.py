@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from contextlib import suppress
 from typing import Any
 
 from django import forms
@@ -37,9 +36,7 @@ class PauseForm(forms.Form):
 
 
 def _initial(present: Pause) -> dict[str, str]:
-    until = present.until
-    with suppress(OverflowError):  # the end of time is out of reach in some time zones
-        until = until and timezone.localtime(until)
+    until = present.until and timezone.localtime(present.until)
     # As browsers want it; a date without a time zone is one in the current.
     return {"reason": present.reason, "until": f"{until:%Y-%m-%dT%H:%M}" if until else ""}
 
