@@ -74,6 +74,8 @@ def test_a_long_alias(visit, scene, settings, width):
     ):
         window.open(path)
         assert window.sideways() <= 0, path
+    state = window.open().locator("td.srq-state").bounding_box()
+    assert state["x"] + state["width"] <= width  # without scrolling in the table
 
 
 @pytest.mark.parametrize("width", [1280, 390])
