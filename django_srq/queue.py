@@ -186,7 +186,7 @@ class SafeRedisQueue:
         return chosen
 
     def _chosen(self, uids: Iterable[str], number: int) -> list[str]:
-        chosen = [arguments.uid_of(uid, self.label) for uid in arguments.listed(uids, "uids", self.label)]
+        chosen = self._checked(arguments.listed(uids, "uids", self.label))
         if len(chosen) != number:
             raise InvalidArgument(f"queue {self.label!r}: {number} items need as many uids, not {len(chosen)}")
         return chosen

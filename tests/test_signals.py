@@ -12,17 +12,23 @@ from django_srq.exceptions import QueueFull
 
 
 @contextmanager
+def connected(signal, receive):
+    signal.connect(receive, sender=SafeRedisQueue)
+    try:
+        yield
+    finally:
+        signal.disconnect(receive, sender=SafeRedisQueue)
+
+
+@contextmanager
 def heard(signal):
     received: list[dict[str, object]] = []
 
     def receive(sender: type, **about: object) -> None:
         received.append({name: value for name, value in about.items() if name != "signal"})
 
-    signal.connect(receive, sender=SafeRedisQueue)
-    try:
+    with connected(signal, receive):
         yield received
-    finally:
-        signal.disconnect(receive, sender=SafeRedisQueue)
 
 
 def test_every_item_that_was_put_is_told(make_queue):
@@ -69,11 +75,8 @@ def heard_by_coroutine(signal):
         await asyncio.sleep(0)
         received.append(about.get("uid") or about["reason"])
 
-    signal.connect(receive, sender=SafeRedisQueue)
-    try:
+    with connected(signal, receive):
         yield received
-    finally:
-        signal.disconnect(receive, sender=SafeRedisQueue)
 
 
 def test_async_receivers_of_async_calls(queue):
