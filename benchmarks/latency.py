@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import multiprocessing
+import random
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from multiprocessing.connection import Connection
+from typing import TypeVar
 
 import redis
 
 from benchmarks.bare import HandOff
 from benchmarks.harness import PAYLOAD, Bench, Row, Target, alternate
 from django_srq import SafeRedisQueue
+from django_srq.connections import Link, client_from_url
+from django_srq.consumer import Consumer, Source
 from tests.waiting import wait_for
 
+T = TypeVar("T")
 CONTENDERS = 2
+MANY = 200  # queues of one consumer
 
 
 def measure(bench: Bench) -> Iterator[Row]:
@@ -50,21 +56,40 @@ def measure(bench: Bench) -> Iterator[Row]:
             target,
         )
 
+    yield _many_queues(bench)
+
+
+def _many_queues(bench: Bench) -> Row:
+    """Items that come alone, for a consumer that serves many queues."""
+    queues = [bench.queue() for _ in range(MANY)]
+    names = [queue.name for queue in queues]
+    rounds = []
+    with _consumer(_consume_many, bench.server.url, names) as times:
+        for _ in range(bench.sizes.rounds):
+            chosen = random.sample(queues, min(MANY, bench.sizes.hand_offs))
+            rounds.append([_hand_off(bench, lambda one=one: one.put(PAYLOAD), times, idle=1) for one in chosen])
+    return Row(
+        f"put to handler, a consumer of {MANY} queues, median",
+        [statistics.median(one) * 1000 for one in rounds],
+        "ms",
+        target=Target(5),
+    )
+
 
 def _p99(samples: list[float]) -> float:
     return statistics.quantiles(samples, n=100, method="inclusive")[98]
 
 
-def _hand_off(bench: Bench, put: Callable[[], object], times: Connection) -> float:
+def _hand_off(bench: Bench, put: Callable[[], object], times: Connection, *, idle: int = CONTENDERS) -> float:
     """Seconds from the put to the consumer's hands."""
-    wait_for(lambda: bench.control.info("clients")["blocked_clients"] == CONTENDERS, "both consumers to be idle")
+    wait_for(lambda: bench.control.info("clients")["blocked_clients"] == idle, "idle consumers")
     began = time.monotonic()
     put()
     return times.recv() - began
 
 
 @contextmanager
-def _consumer(consume: Callable[[str, str, Connection], None], url: str, name: str) -> Iterator[Connection]:
+def _consumer(consume: Callable[[str, T, Connection], None], url: str, name: T) -> Iterator[Connection]:
     context = multiprocessing.get_context("spawn")
     times, theirs = context.Pipe(duplex=False)
     process = context.Process(target=consume, args=(url, name, theirs), daemon=True)
@@ -83,6 +108,14 @@ def _consume_queue(url: str, name: str, times: Connection) -> None:
         item = queue.get()
         times.send(time.monotonic())  # one clock for all processes of a machine
         queue.ack(item)
+
+
+def _consume_many(url: str, names: Sequence[str], times: Connection) -> None:
+    link = Link(client_from_url(url))
+    sources = [
+        Source(SafeRedisQueue(name=name, link=link), lambda item: times.send(time.monotonic())) for name in names
+    ]
+    Consumer(sources).run()
 
 
 def _consume_bare(url: str, name: str, times: Connection) -> None:

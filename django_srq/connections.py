@@ -260,6 +260,14 @@ class Link:
             attempts.cut_short(error).carry_out()
             return None
 
+    def once(self, command: Command[T], *, queue: str, timeout: float) -> T | None:
+        """Send a command that must not be sent again; None: whether it was carried out is not known."""
+        attempts = _Attempts(self, command, queue, timeout)
+        try:
+            return command.read(self._exchange(command.pack(), attempts))
+        except (NotSent, redis.RedisError, OSError):
+            return None
+
     def stream(self, timeout: float | None = None) -> Stream:
         """timeout: seconds for a command to be sent, and for a reply to come; at most those of the link."""
         return Stream(self, self.timeout if timeout is None else min(timeout, self.timeout))

@@ -596,11 +596,17 @@ def ended(keys: Keys, at: dt.datetime) -> Command[int]:
     return Command((b"ZCOUNT", keys["leases"].encode(), b"-" + moment, moment), int)
 
 
-def wait(queues: Iterable[Keys], seconds: float) -> Command[str | None]:
-    """Block until a wake token arrives for one of the queues; its wake list, or None after so many seconds."""
+def wait(queues: Iterable[Keys], seconds: float) -> Command[str]:
+    """Block until a wake token arrives for one of the queues; its wake list, or "" after so many seconds."""
     lists = (keys["wake"].encode() for keys in queues)
     # A time-out of 0 would mean for ever.
-    return Command((b"BLPOP", *lists, b"%.3f" % max(seconds, 0.001)), lambda reply: _text(reply[0]) if reply else None)
+    return Command((b"BLPOP", *lists, b"%.3f" % max(seconds, 0.001)), lambda reply: _text(reply[0]) if reply else "")
+
+
+def take_token(queues: Sequence[Keys]) -> Command[str]:
+    """Take a wake token of the first of the queues that has one; its wake list, or "" when none has. Does not block."""
+    lists = (keys["wake"].encode() for keys in queues)
+    return Command((b"LMPOP", _int(len(queues)), *lists, b"LEFT"), lambda reply: _text(reply[0]) if reply else "")
 
 
 def ring(keys: Keys) -> Command[None]:

@@ -16,7 +16,7 @@ from django_srq.consumer.claims import Answer, Claims
 from django_srq.consumer.hands import Hands
 from django_srq.consumer.worker import Worker
 from django_srq.exceptions import LayoutError
-from django_srq.queue import LOOK, SafeRedisQueue
+from django_srq.queue import SafeRedisQueue
 from tests.clock import now
 from tests.proxy import Proxy
 from tests.servers import Server
@@ -171,7 +171,7 @@ def test_whoever_is_woken_without_room_passes_that_on(queue, client):
     client.delete(queue.keys["wake"])
     worker(source)._round([], {False: 0}, source, answer)
     assert client.llen(queue.keys["wake"]) == 1
-    assert (answer.jobs, answer.wait, answer.dry) == ([], LOOK, set())
+    assert (answer.jobs, answer.waits, answer.dry) == ([], {}, set())
 
 
 def test_a_token_that_was_taken_at_the_end_is_passed_on(queue, client):

@@ -6,7 +6,7 @@ import random
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from django_srq import operations
 from django_srq.connections import Link, Sent
@@ -28,9 +28,11 @@ class Answer:
     """What a round over the sources brought."""
 
     jobs: list[Job] = field(default_factory=list)
-    again: bool = False  # somewhere there may be more now
-    wait: float = LOOK  # seconds until it is worth asking the others again
+    waits: dict[Source, float] = field(default_factory=dict)  # seconds until the source is worth asking again
     dry: set[Source] = field(default_factory=set)  # asked, and nothing is ready there
+
+    def ask_again(self, source: Source, wait: float) -> None:
+        self.waits[source] = min(wait, self.waits.get(source, LOOK))
 
 
 @dataclass(slots=True)
@@ -59,6 +61,13 @@ class _Asked:
         Asked again, the server tells which are still ours.
         """
         return lease_time() - self.begun > self.source.lease * self.share
+
+
+class Rung(NamedTuple):
+    """What became known of the wake lists of some sources."""
+
+    source: Source | None  # its token was taken
+    unknown: Sequence[Source]  # these may have had one, which was lost with the reply, or were not looked at
 
 
 class Claims:
@@ -172,8 +181,7 @@ class Claims:
         answer.jobs += jobs
         self.plenty = 0 < n == len(jobs)
         if n:
-            answer.again |= reply.wait == 0
-            answer.wait = min(answer.wait, source.lease, reply.wait or LOOK)
+            answer.ask_again(source, min(source.lease, LOOK if reply.wait is None else reply.wait))
         # What only the limits hold up is not the end of a burst: they will let it through.
         if n and not jobs and reply.wait != 0 and not reply.held_up:
             answer.dry.add(source)
@@ -274,26 +282,53 @@ class Claims:
             call = source.queue.claim(self._consumer, lease=source.lease, n=0)
             self._errands.do(source.queue, call, take, slot=self._parking)  # the same number: it is carried out once
 
-    def wait(self, seconds: float, sources: Sequence[Source]) -> Source | None:
-        """Wait for a wake token, at most so many seconds; the source that it was for."""
-        links = list(dict.fromkeys(source.queue.link for source in sources))
+    def wait(self, seconds: float, sources: Sequence[Source]) -> Rung:
+        """Wait for a wake token, at most so many seconds."""
+        links = _by_link(sources)
         # One blocked connection: several servers take turns.
-        link = links[0] if len(links) == 1 else random.choice(links)
-        mine = [source for source in sources if source.queue.link is link]
+        link, mine = random.choice(list(links.items()))
         share = seconds / len(links)
         try:
             command = operations.wait([source.queue.keys for source in mine], share)
-            rung = link.wait(command, share, queue=mine[0].queue.label, interrupt=self._alarm.end)
+            key = link.wait(command, share, queue=mine[0].queue.label, interrupt=self._alarm.end)
         except QueueUnavailable:
             self._wait_refused(share)
-            return None
+            return Rung(None, sources)
         self.refused = False
-        return next((source for source in mine if source.queue.keys["wake"] == rung), None)
+        others = [source for source in sources if source.queue.link is not link]
+        return _rung(mine, key, others)
+
+    def take_token(self, sources: Sequence[Source]) -> Rung:
+        """Take the wake token of the first of these sources that has one, without waiting for it."""
+        unknown: list[Source] = []
+        for link, mine in _by_link(sources).items():
+            if not self._errands.away(link):
+                command = operations.take_token([source.queue.keys for source in mine])
+                key = link.once(command, queue=mine[0].queue.label, timeout=min(ATTEMPT, link.timeout))
+                rung = _rung(mine, key, unknown)
+                if rung.source is not None:
+                    return rung
+                unknown = list(rung.unknown)
+        return Rung(None, unknown)
 
     def _wait_refused(self, seconds: float) -> None:
         """The next claim says what is wrong, unless it is allowed what the wait was not; none goes behind the next."""
         self.refused = True
         self._alarm.pause(min(seconds, LONGEST_PAUSE))
+
+
+def _by_link(sources: Iterable[Source]) -> dict[Link, list[Source]]:
+    links: dict[Link, list[Source]] = {}
+    for source in sources:
+        links.setdefault(source.queue.link, []).append(source)
+    return links
+
+
+def _rung(sources: Sequence[Source], key: str | None, unknown: Sequence[Source]) -> Rung:
+    """key: the wake list of one of the sources; "": none of them has a token; None: no reply came."""
+    if key is None:
+        return Rung(None, [*unknown, *sources])
+    return Rung(next((source for source in sources if source.queue.keys["wake"] == key), None), unknown)
 
 
 def claim_slots(consumer: str) -> tuple[bytes, bytes]:

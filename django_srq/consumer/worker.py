@@ -8,13 +8,13 @@ import resource
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from django_srq import operations, signals
 from django_srq.consumer import pace
 from django_srq.consumer.alarm import Alarm
-from django_srq.consumer.claims import Answer, Claims
+from django_srq.consumer.claims import Answer, Claims, Rung
 from django_srq.consumer.errands import Errands
 from django_srq.consumer.handling import Handling
 from django_srq.consumer.hands import Hands
@@ -22,12 +22,11 @@ from django_srq.consumer.job import Finished, Job
 from django_srq.consumer.pace import Pace
 from django_srq.consumer.plan import Plan
 from django_srq.consumer.settling import Settling
-from django_srq.consumer.source import Source, Turns
-from django_srq.queue import SafeRedisQueue
+from django_srq.consumer.source import NEVER, Source, Timetable, Turns
+from django_srq.queue import LOOK, SafeRedisQueue
 
 logger = logging.getLogger("django_srq.consumer")
 
-NEVER = float("inf")
 LEAD = 0.25  # share of the items ahead that are left when the next ones are claimed
 SOONER = 0.1  # seconds; a moment that comes so much before the end of a wait is worth ending it
 WAITED = 0.05  # seconds in hand after which what was claimed ahead is given back: its turn should have come
@@ -73,7 +72,7 @@ class Worker:
         self.id = consumer
         self._sources, self._hands, self._plan = list(sources), hands, plan
         self._ready, self._rest = ready, rest
-        self._turns = Turns(sources)
+        self._turns, self._timetable = Turns(sources), Timetable(sources)
         self._alarm = Alarm()
         links = [source.queue.link for source in sources]
         self._errands = Errands(links, hands, self._alarm, report=report, beside=self._beside, back=self._back)
@@ -97,7 +96,6 @@ class Worker:
         self._leading = False  # one of the threads is claiming
         self._idler: bool | None = None  # the kind of the thread that waits on the server
         self._heard: set[bool] = set()  # the kinds for which it waits
-        self._due = 0.0  # the moment from which on it is worth asking again
         self._until = 0.0  # the moment at which the wait on the server ends
         self._woken: Source | None = None
         self._by_pace = plan.prefetch is None
@@ -205,7 +203,7 @@ class Worker:
                     over = self._over or kind in self._dry
                     if self._leading:
                         self._changed[kind].wait()
-                    elif (self._unread and not self._errands.gave_up) or (time.monotonic() >= self._due and not over):
+                    elif (self._unread and not self._errands.gave_up) or (time.monotonic() >= self._due() and not over):
                         self._lead()
                     elif over:
                         break
@@ -219,8 +217,8 @@ class Worker:
                         if kind not in self._heard:
                             self._alarm.ring()  # when its wait began, no thread of this kind was free
                         # Whoever led meanwhile may have been told of a moment before the end of that wait.
-                        sooner = self._due < self._until
-                        self._changed[kind].wait(max(0, self._due - time.monotonic()) if sooner else None)
+                        due = self._due()
+                        self._changed[kind].wait(max(0, due - time.monotonic()) if due < self._until else None)
             finally:
                 self._free[kind] -= 1
         if self._errands.stopping:
@@ -258,7 +256,6 @@ class Worker:
 
     def _lead(self) -> None:
         """Claim for all threads that have nothing."""
-        self._due = NEVER
         finished, self._finished = self._finished, []
         woken, self._woken = self._woken, None
         needed = {kind: self._needed(kind) for kind in self._sizes}
@@ -271,14 +268,15 @@ class Worker:
 
     def _share_out(self, answer: Answer) -> None:
         # One may lead while another waits, and each may be told of a moment; the sooner one counts.
-        moment = time.monotonic() + answer.wait
-        self._due = min(self._due, 0 if answer.again else moment)
+        now = time.monotonic()
+        for source, wait in answer.waits.items():
+            self._timetable.sooner(source, now + wait)
         self._line_up(answer.jobs)
         if len(answer.jobs) > 1:
             self._claimed = time.monotonic()
             if self._by_pace:
                 self._ahead.set()
-        if answer.jobs and moment < self._until - SOONER:
+        if answer.jobs and now + min(answer.waits.values(), default=NEVER) < self._until - SOONER:
             self._call_idler()  # the others may all have items by that moment
         self._check_end(answer)
         self._call_up(answer.jobs)
@@ -299,7 +297,7 @@ class Worker:
         """A server that was away is back, and was told what it was owed, in the thread in which this runs."""
         self._rest()
         with self._lock:
-            self._due = 0
+            self._ask_soon(self._sources)
             self._call_up([])
             self._call_idler()
 
@@ -363,19 +361,69 @@ class Worker:
         if answer.jobs:  # by a claim behind a wait, or sent ahead, which are made where there is but one source
             source = answer.jobs[0].source
             needed[source.asynchronous] -= -(-len(answer.jobs) // source.batch)
-        acks = {source: [one for one in finished if one.job.source is source] for source in self._sources}
-        for source in self._turns.next(woken):
-            if self._errands.away(source.queue.link):
+        acks: dict[Source, list[Finished]] = {}
+        for one in finished:
+            acks.setdefault(one.job.source, []).append(one)
+        for source, has_token in self._to_ask(woken, acks, needed):
+            if self._is_away(source):
                 continue
             kind = source.asynchronous
             n = self._most(source, needed[kind], ahead=ahead) if needed[kind] > 0 and not self._over else 0
             # Without room, whoever was woken passes that on: a claim of nothing rings for somebody else.
-            if n > 0 or source is woken:
-                found = self._claims.claim(source, max(n, 0), acks.pop(source), answer)
+            if n > 0 or has_token:
+                if n > 0:
+                    self._timetable.begin(source)
+                found = self._claims.claim(source, max(n, 0), acks.pop(source, ()), answer)
                 needed[kind] -= -(-found // source.batch)
         for source, rest in acks.items():
-            if rest:
-                self._settling.ack(source, rest)
+            self._settling.ack(source, rest)
+
+    def _to_ask(
+        self, woken: Source | None, acks: Container[Source], needed: Mapping[bool, int]
+    ) -> Iterator[tuple[Source, bool]]:
+        """The sources that are to be asked, in their turn, and whether their wake token was taken.
+
+        The others ring when there is something. Those that come first are looked at for that, in one call: a source
+        that always has items may keep us from waiting for a token.
+        """
+        order, now = self._turns.next(woken), time.monotonic()
+        if len(order) == 1 or self._plan.burst:
+            due = order
+        else:
+            due = [source for source in order if source in acks or self._timetable.is_due(source, now)]
+        if woken is None and len(due) < len(order):
+            woken = self._token_before(due, order, needed)
+            due = [source for source in order if source in due or self._timetable.is_due(source, now)]
+        if woken is not None:
+            yield woken, True
+        yield from ((source, False) for source in due if source is not woken)
+
+    def _token_before(
+        self, due: Sequence[Source], order: Sequence[Source], needed: Mapping[bool, int]
+    ) -> Source | None:
+        """The source whose wake token was taken, of those that come before all that are due; with weights: of all."""
+        before = order if self._turns.weighted or not due else order[: order.index(due[0])]
+        others = [source for source in before if source not in due and needed[source.asynchronous] > 0]
+        rung = self._claims.take_token(others) if others and not self._over else Rung(None, ())
+        self._ask_soon([*rung.unknown, *([rung.source] if rung.source else [])])
+        return rung.source
+
+    def _is_away(self, source: Source) -> bool:
+        """Whether its server is away; it is asked again when that is back."""
+        with self._lock:  # so that back comes after
+            away = self._errands.away(source.queue.link)
+            if away:
+                self._timetable.begin(source)
+            return away
+
+    def _ask_soon(self, sources: Iterable[Source]) -> None:
+        with self._lock:
+            for source in sources:
+                self._timetable.sooner(source, 0)
+
+    def _due(self) -> float:
+        """The moment from which on it is worth asking for items, for a kind of threads of which one has nothing."""
+        return min((self._timetable.earliest(kind) for kind in self._sizes if self._needed(kind) > 0), default=NEVER)
 
     def _ask_ahead(self, source: Source) -> int:
         """How many items to claim while the last of these are handled; 0: none yet. Called with the lock."""
@@ -413,36 +461,41 @@ class Worker:
     def _unload(self) -> None:
         """As the one that leads: a claim meanwhile would find nothing, and take that for the end of a burst."""
         with self._leads():
+            waiting = {job.source for jobs in self._jobs.values() for job in jobs}
             self.give_back()
-        self._due = 0
+        self._ask_soon(waiting)
         self._call_up([])
 
     # -- waiting
 
     def _wait(self, kind: bool) -> None:
         """Wait for items on the server. Called with the lock, which is free meanwhile."""
-        seconds = self._due - time.monotonic()
+        now = time.monotonic()
+        seconds = min(self._due() - now, LOOK)
         wanted = [source for source in self._sources if self._waits_for(source, kind)]
         self._heard = {source.asynchronous for source in wanted}
         sources = [source for source in wanted if not self._errands.away(source.queue.link)]
         n = self._behind()
-        self._idler, self._until, self._due = kind, self._due, NEVER
-        woken = answer = None
+        self._idler, self._until = kind, now + seconds
+        answer: Answer | None = None
+        rung = Rung(None, ())
+        if n:
+            self._timetable.begin(self._sources[0])  # by the claim behind the wait
         try:
             with self._released:
                 if n:
                     answer = self._claims.park(self._sources[0], n, seconds)
+                    rung = Rung(None, () if answer else self._sources)
                 elif sources:
-                    woken = self._claims.wait(seconds, sources)
+                    rung = self._claims.wait(seconds, sources)
                 else:
                     self._alarm.pause(seconds)  # until one of the servers is back
         finally:
-            self._idler, self._woken = None, woken
+            self._idler, self._woken = None, rung.source
             self._alarm.calm()
+            self._ask_soon([*rung.unknown, *([rung.source] if rung.source else [])])
             if answer is not None:
                 self._share_out(answer)
-            else:
-                self._due = 0
 
     def _behind(self) -> int:
         """How many items to claim behind a wait; 0: that is known only after it."""
