@@ -14,6 +14,8 @@ from django_srq.rate import Rate
 from django_srq.slots import Slot
 from tests.clock import now
 
+pytestmark = pytest.mark.versions
+
 NUMEROUS = 10**6
 UIDS = [f"0190{n:04x}-0000-7000-8000-{n:012x}" for n in range(40)]  # as they are generated
 
