@@ -242,3 +242,11 @@ def test_ended_lease_comes_back_at_once(make_queue, client):
     client.zadd(way.keys["leases"], {UIDS[0]: now(client) - 1})
     way.claim(1)
     assert [found.uid for found in way.found] == [UIDS[0]]
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_batch_of_which_one_item_has_headers_keeps_them(link, queue, place):
+    extra = operations.encode_headers({"trace": "1"})
+    items = [operations.Put(f"uid{i}", b"x", extra if i == place else b"") for i in range(3)]
+    link.call(operations.put(queue.keys, items, own=False), queue="q")
+    assert [item.headers for item in queue.get_many(3)] == [{"trace": "1"} if i == place else {} for i in range(3)]
