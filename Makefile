@@ -21,7 +21,7 @@ demo: $(VENV)/.installed
 	@$(BIN)/python testproject/demo.py
 
 test: $(VENV)/.installed
-	@$(MAKE) --no-print-directory suite ARGS="-n 2 $(ARGS)"
+	@$(MAKE) --no-print-directory suite ARGS="-n 4 $(ARGS)"
 
 # What is in VENV already, as it is: for environments with other versions.
 suite:

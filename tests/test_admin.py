@@ -18,7 +18,7 @@ from django_srq.admin import QueueStatusAdmin, admin
 from django_srq.models import QueueStatus
 from tests.clock import now
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.versions]
 
 URL = "/admin/django_srq/queuestatus/"
 PERMISSIONS = ["view", "view_payload", "requeue", "drop", "purge", "pause", "release", "put"]

@@ -16,6 +16,8 @@ from django.test import override_settings
 from django_srq import ConfigurationError, conf, queues
 from django_srq.conf import QueueConfig
 
+pytestmark = pytest.mark.versions
+
 URL = "redis://127.0.0.1:1/0"
 ROOT = Path(__file__).parent.parent
 

@@ -48,6 +48,8 @@ from tests.servers import Server
 from tests.tls import Front
 from tests.waiting import PATIENT, wait_for
 
+pytestmark = pytest.mark.versions
+
 BUDGET = 0.3  # seconds; TIMEOUT of the queues that meet a black hole
 SOCKET_LIMITS = {"socket_timeout": 3600, "socket_connect_timeout": 3600}  # redis-py's own, which are not to be met
 

@@ -26,6 +26,8 @@ from tests.project import LEASE
 from tests.servers import Server
 from tests.waiting import PATIENT, wait_for
 
+pytestmark = pytest.mark.versions
+
 
 def idle(queue) -> bool:
     """Whether a consumer has signed on and found nothing."""

@@ -33,6 +33,8 @@ from django_srq.serializers import JSON
 from tests.twins import Asynchronous
 from tests.waiting import PATIENT, wait_for
 
+pytestmark = pytest.mark.versions
+
 SHORT = 0.05  # seconds; of a lease that shall end in the test
 AHEAD = dt.timedelta(hours=1)
 

@@ -19,6 +19,8 @@ from django_srq.embedded import release, serve, socket_path
 from django_srq.exceptions import ConfigurationError, QueueUnavailable
 from tests.waiting import wait_for
 
+pytestmark = pytest.mark.versions
+
 DEADLINE = 60  # seconds; reached only when a test fails
 
 SERVE = """

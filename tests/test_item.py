@@ -12,6 +12,8 @@ import pytest
 from django_srq import Item
 from django_srq.item import Delivery, from_milliseconds, new_uid, uid_time
 
+pytestmark = pytest.mark.versions
+
 DELIVERY = Delivery(token="g1/7", deliveries=3, headers={"trace": "1"})
 
 

@@ -11,7 +11,7 @@ from django.test import Client
 from django_srq import queues
 from tests.test_admin import PERMISSIONS, visitor
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.versions]
 
 VIEWS = ["status.json", "metrics", "health", "live"]
 

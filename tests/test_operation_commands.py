@@ -28,6 +28,8 @@ from django_srq.operations import Held
 from tests.clock import now, pass_time
 from tests.project import ROOT
 
+pytestmark = pytest.mark.versions
+
 COMMANDS = ["srq_requeue", "srq_purge", "srq_recover", "srq_pause", "srq_resume"]
 BULK = COMMANDS[:3]
 CODES = re.compile(r"\x1b\[[\d;]*m")

@@ -16,6 +16,8 @@ from django_srq.connections import Link
 from django_srq.operations import Call, Command, Held, Keys, Put, Script
 from django_srq.slots import Slot
 
+pytestmark = pytest.mark.versions
+
 LUA = Path(str(resources.files("django_srq"))) / "lua"
 NAMES = sorted(path.stem for path in LUA.glob("*.lua"))
 SHARED = sorted(path.stem for path in (LUA / "shared").glob("*.lua"))

@@ -22,7 +22,7 @@ PACKAGE = ROOT / "django_srq"
 NOT_SHIPPED = {"__pycache__", ".mypy_cache", ".ruff_cache"}
 
 # One for all tests here, and so one process when they are distributed over several.
-pytestmark = pytest.mark.xdist_group("packaging")
+pytestmark = [pytest.mark.xdist_group("packaging"), pytest.mark.versions]
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from tests.servers import Server
 from tests.test_admin import PERMISSIONS, URL, visitor, words
 from tests.waiting import PATIENT
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.versions]
 
 QUEUE = f"{URL}queue/orders/"
 HOSTILE = "<script>alert(1)</script><b onclick=x style='y'>"

@@ -19,6 +19,8 @@ from django_srq.conf import QueueConfig
 from django_srq.management.commands import srq_consume
 from django_srq.models import QueueStatus
 
+pytestmark = pytest.mark.versions
+
 README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
 
 

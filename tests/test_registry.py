@@ -15,6 +15,8 @@ from django.test import override_settings
 import django_srq
 from django_srq import ConfigurationError, PayloadError, QueueUnavailable, UnknownQueue, default_queue, queues
 
+pytestmark = pytest.mark.versions
+
 
 @pytest.fixture
 def configured(settings, server_url, prefix):

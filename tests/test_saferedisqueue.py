@@ -16,6 +16,8 @@ from django_srq.operations import Keys
 from tests.clock import pass_time
 from tests.waiting import wait_for
 
+pytestmark = pytest.mark.versions
+
 INTERVAL = 60  # seconds; of both
 SOON = 0.05  # seconds
 

@@ -11,6 +11,8 @@ import pytest
 from django_srq import PayloadError, PayloadTooLarge, serializers
 from django_srq.serializers import JSON, Pickle, Raw, dump, load
 
+pytestmark = pytest.mark.versions
+
 
 @pytest.mark.parametrize("payload", [{"order": 17, "name": "Žofie"}, [1, 2.5, None, True], "text", 0, None, ""])
 def test_json_gives_back_what_json_knows(payload):

@@ -10,6 +10,8 @@ import pytest
 from django_srq import SafeRedisQueue, signals
 from django_srq.exceptions import QueueFull
 
+pytestmark = pytest.mark.versions
+
 
 @contextmanager
 def connected(signal, receive):

@@ -21,6 +21,8 @@ from django_srq.management.commands import srq_status
 from tests.servers import Server
 from tests.waiting import wait_for
 
+pytestmark = pytest.mark.versions
+
 ROOT = Path(__file__).parent.parent
 CODES = re.compile(r"\x1b\[[\d;]*m")
 

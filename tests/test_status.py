@@ -24,6 +24,8 @@ from tests.clock import now, pass_time
 from tests.servers import Server
 from tests.waiting import wait_for
 
+pytestmark = pytest.mark.versions
+
 MINUTE = 60.0
 Configure = Callable[..., None]
 

@@ -16,6 +16,8 @@ from django_srq import ConfigurationError, queues
 from django_srq.testing import QueueTestMixin, isolated_queues, run_all
 from django_srq.testing import srq_queues as srq_queues  # the fixture, as a user imports it
 
+pytestmark = pytest.mark.versions
+
 ROOT = Path(__file__).parent.parent
 
 

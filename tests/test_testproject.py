@@ -17,6 +17,8 @@ import pytest
 from django_srq.connections import client_from_url
 from tests.waiting import wait_for
 
+pytestmark = pytest.mark.versions
+
 ROOT = Path(__file__).parent.parent
 PROJECT = ROOT / "testproject"
 

@@ -32,6 +32,8 @@ from tests.tls import Front
 from tests.twins import ALONE, PUBLIC, TWINS
 from tests.waiting import PATIENT, wait_for
 
+pytestmark = pytest.mark.versions
+
 SYNC = {name for name in PUBLIC if not inspect.iscoroutinefunction(getattr(SafeRedisQueue, name))}
 
 

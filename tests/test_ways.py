@@ -14,6 +14,8 @@ from django_srq.rate import Rate
 from django_srq.slots import Slot
 from tests.clock import now
 
+pytestmark = pytest.mark.versions
+
 NUMEROUS = 10**6
 UIDS = [f"0190{n:04x}-0000-7000-8000-{n:012x}" for n in range(40)]  # as they are generated
 
@@ -240,3 +242,11 @@ def test_ended_lease_comes_back_at_once(make_queue, client):
     client.zadd(way.keys["leases"], {UIDS[0]: now(client) - 1})
     way.claim(1)
     assert [found.uid for found in way.found] == [UIDS[0]]
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_batch_of_which_one_item_has_headers_keeps_them(link, queue, place):
+    extra = operations.encode_headers({"trace": "1"})
+    items = [operations.Put(f"uid{i}", b"x", extra if i == place else b"") for i in range(3)]
+    link.call(operations.put(queue.keys, items, own=False), queue="q")
+    assert [item.headers for item in queue.get_many(3)] == [{"trace": "1"} if i == place else {} for i in range(3)]

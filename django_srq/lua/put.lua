@@ -19,7 +19,11 @@ if repeated then
 end
 
 -- Nothing special about any of them: as many as go into one command. Mostly so, and all that has to be made ready.
-if ARGV[3] == '0 0 0 0 0' and ARGV[6] == '' then
+local plain = ARGV[3] == '0 0 0 0 0'
+for i = 4, #ARGV, 3 do
+  plain = plain and ARGV[i + 2] == ''
+end
+if plain then
   local number = (#ARGV - 3) / 3
   if number == 1 then
     redis.call('LPUSH', queue, ARGV[4])

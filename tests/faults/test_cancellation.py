@@ -14,6 +14,8 @@ from django_srq.operations import Script
 from tests.proxy import Fault, Proxy
 from tests.waiting import PATIENT, wait_for
 
+pytestmark = pytest.mark.versions
+
 CLAIM = Script.named("claim").sha
 
 
