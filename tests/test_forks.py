@@ -1,4 +1,4 @@
-"""Forked processes. Servers fork in C, and none of Python's hooks runs: a child is a process of its own all the same."""
+"""Forked processes. Servers fork in C, and none of Python's hooks runs: the child is another process all the same."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from contextlib import suppress
 
 import pytest
 
+from django_srq import SafeRedisQueue
 from django_srq.connections import client_from_url
+from django_srq.embedded import release, socket_path
 from tests.tls import Front
 from tests.waiting import PATIENT, wait_for
 
@@ -313,7 +315,7 @@ ENCRYPTED = {"after a first use": AFTER_A_FIRST_USE, "beside an event loop": BES
 def test_a_child_says_no_farewell_on_encrypted_connections_of_its_parent(run, queue, server_url, script):
     front = Front(client_from_url(server_url).connection_pool.connection_kwargs["port"])
     try:
-        answered = run(script, url=front.url)
+        answered = run(script.replace("20", "2"), url=front.url)  # connections are dear
     finally:
         front.close()
     assert sorted(item.uid for item in queue.items()) == sorted(answered)
@@ -363,3 +365,22 @@ os._exit(0)
 def test_async_handlers_of_a_child_have_an_event_loop_of_its_own(run):
     lines = [line.split() for line in run(ON_ONE_LOOP)]
     assert len({pid for pid, _ in lines}) == 2
+
+
+ON_AN_EMBEDDED_SERVER = {
+    "before a first use": BEFORE_A_FIRST_USE,
+    "after a first use": AFTER_A_FIRST_USE,
+    "grandchildren": GRANDCHILDREN,
+}
+
+
+@pytest.mark.parametrize("script", ON_AN_EMBEDDED_SERVER.values(), ids=ON_AN_EMBEDDED_SERVER.keys())
+def test_on_an_embedded_server(run, queue, tmp_path, script):
+    url = f"embedded://{tmp_path}/data"
+    answered = run(script, url=url)
+    assert not os.path.exists(socket_path(tmp_path / "data"))  # the last of them ended it
+    try:
+        again = SafeRedisQueue(name=queue.name, url=url, timeout=PATIENT)
+        assert sorted(item.uid for item in again.items()) == sorted(answered)
+    finally:
+        release(tmp_path / "data")
