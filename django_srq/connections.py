@@ -39,6 +39,7 @@ SCHEMES = {"redis": "redis", "rediss": "rediss", "unix": "unix", "valkey": "redi
 TIMEOUT = 5.0  # seconds for a call that does not block, everything included
 LONGEST_TIMEOUT = 900.0  # seconds; well below the hour for which slots make a call safe to send again
 FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.5  # seconds between attempts, before jitter
+_DICE = random.SystemRandom()  # the usual one goes on alike in all children that were forked in C
 SHORTEST_ATTEMPT = 0.05  # seconds; one with less time left would only turn what is known into "no reply"
 READ_GRACE = 2.0  # seconds that a reply to a blocking command may be late
 
@@ -562,7 +563,7 @@ class _Attempts:
         """The pause before the next attempt; raises what has to be said when there is none."""
         if isinstance(error, LOST) and sent and not isinstance(error, (*_PASSING, *REFUSED_CALLER)):
             self.unknown = True
-        wait = random.uniform(0, self.pause)
+        wait = _DICE.uniform(0, self.pause)
         if not self._passes(error) or self.left() <= wait + SHORTEST_ATTEMPT:
             raise self.verdict(error) from error
         self.pause = min(self.pause * 2, LONGEST_PAUSE)
@@ -575,7 +576,7 @@ class _Attempts:
         """
         if not isinstance(error, (NotSent, *LOST)) and not self._passes(error):
             raise self.verdict(error) from error
-        return Pause(random.uniform(0, FIRST_PAUSE * 10))
+        return Pause(_DICE.uniform(0, FIRST_PAUSE * 10))
 
     def _passes(self, error: Exception) -> bool:
         if isinstance(error, REFUSED_CALLER):

@@ -384,3 +384,15 @@ def test_on_an_embedded_server(run, queue, tmp_path, script):
         assert sorted(item.uid for item in again.items()) == sorted(answered)
     finally:
         release(tmp_path / "data")
+
+
+JITTER = """
+from django_srq.backoff import Backoff
+
+join(*[child(lambda: tell([Backoff().delay(5)])) for _ in range(4)])
+"""
+
+
+def test_children_do_not_wait_alike(run):
+    """What failed together is not to come back together."""
+    assert len(set(run(JITTER))) == 4
