@@ -63,9 +63,7 @@ _uses = PerProcess(_Uses)
 if sys.platform != "win32":
     # No fork while a server is started or ended, where Python does it: the child would keep the lock meant to pass on,
     # until it uses a server itself.
-    os.register_at_fork(
-        before=lambda: _uses.get().mutex.acquire(), after_in_parent=lambda: _uses.get().mutex.release()
-    )
+    os.register_at_fork(before=lambda: _uses.get().mutex.acquire(), after_in_parent=lambda: _uses.get().mutex.release())
 
 
 def serve(directory: str | os.PathLike[str]) -> str:
