@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import random
 from dataclasses import dataclass
+from random import SystemRandom
+
+_DICE = SystemRandom()  # the usual one goes on alike in all children that were forked in C
 
 
 @dataclass(frozen=True)
@@ -21,4 +23,4 @@ class Backoff:
             full = min(self.max, self.base * float(self.factor) ** (max(deliveries, 1) - 1))
         except OverflowError:
             full = self.max
-        return full * random.uniform(0.5, 1)
+        return full * _DICE.uniform(0.5, 1)

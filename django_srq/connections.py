@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import redis
@@ -27,6 +28,7 @@ from django_srq import embedded
 from django_srq.exceptions import ConfigurationError, LayoutError, OutcomeUnknown, QueueUnavailable
 from django_srq.lines import LOST, SPENT, Lines, NotSent
 from django_srq.operations import Call, Command
+from django_srq.process import PerProcess
 from django_srq.slots import Slot, slots
 from django_srq.steps import Pause, Steps, run
 from django_srq.wires import Wire
@@ -37,6 +39,7 @@ SCHEMES = {"redis": "redis", "rediss": "rediss", "unix": "unix", "valkey": "redi
 TIMEOUT = 5.0  # seconds for a call that does not block, everything included
 LONGEST_TIMEOUT = 900.0  # seconds; well below the hour for which slots make a call safe to send again
 FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.5  # seconds between attempts, before jitter
+_DICE = random.SystemRandom()  # the usual one goes on alike in all children that were forked in C
 SHORTEST_ATTEMPT = 0.05  # seconds; one with less time left would only turn what is known into "no reply"
 READ_GRACE = 2.0  # seconds that a reply to a blocking command may be late
 
@@ -118,6 +121,35 @@ def _client_options(options: dict[str, Any]) -> dict[str, Any]:
     return {"retry": Retry(NoBackoff(), 0), "max_connections": 2**31, **options}
 
 
+class _Connections:
+    """Those of one process to one server. A child lets go of its parent's, without a word: the parent uses them."""
+
+    def __init__(self, pool: Any, prepare: Callable[[], object] | None, inherited: _Connections | None) -> None:
+        self.lines = Lines(pool, prepare)
+        self.idle: deque[Wire] = deque()
+        self.closed: deque[Any] = deque()
+        self.open: set[Wire] = set()
+        if inherited is not None:
+            inherited._let_go()
+        # Kept, as event loops that it shares with the parent would be told of the end of what is in there.
+        self._inherited = inherited
+        if pool.pid != os.getpid():
+            pool._lock = threading.RLock()  # a thread of the parent's may have had the other at the fork, for ever
+            pool.reset()  # the parent's connections count no more
+
+    def wire(self, connection: Any) -> Wire:
+        """connection: redis-py's, connected."""
+        wire = Wire(connection)
+        wire.home = self
+        self.open.add(wire)
+        return wire
+
+    def _let_go(self) -> None:
+        for wire in self.open.copy():
+            wire.let_go()
+        self.lines.let_go()
+
+
 class Link:
     """Carries calls to one server, over as many connections as there are calls at one time.
 
@@ -139,7 +171,7 @@ class Link:
         self.address = address or _address(self.pool.connection_kwargs)
         self.timeout = min(timeout, LONGEST_TIMEOUT)
         self._prepare = prepare
-        self._forget()
+        self._connections: PerProcess[_Connections] = PerProcess(partial(_Connections, self.pool, prepare))
 
     def call(
         self, call: Call[T] | Command[T], *, queue: str, timeout: float | None = None, slot: Slot | None = None
@@ -278,24 +310,15 @@ class Link:
 
     async def aclose(self) -> None:
         """Close the idle connections of the running event loop, which happens by itself when that is shut down."""
-        await self._lines.close()
+        await self._connections.get().lines.close()
 
     def __del__(self) -> None:
         # A queue made in passing leaves no open connection behind; nothing that fails here matters any more.
         with suppress(Exception):
             self._discard_idle()
 
-    def _forget(self) -> None:
-        self._lines = Lines(self.pool, self._prepare)
-        self._idle: deque[Wire] = deque()
-        self._closed: deque[Any] = deque()
-        # Made anew in a forked child. Last, as other threads go by it: the connections before are the parent's.
-        self._process = slots.process
-
     async def _aexchange(self, command: bytes, attempts: _Attempts, *, patience: float | None) -> Any:
-        if self._process != slots.process:
-            self._forget()
-        line = await self._lines.here()
+        line = await self._connections.get().lines.here()
         return await line.exchange(command, attempts.left(), patience=patience)
 
     def _exchange(self, commands: bytes, attempts: _Attempts, receive: Callable[[Wire, float], T] = Wire.receive) -> T:
@@ -314,30 +337,27 @@ class Link:
             self._discard_idle()
             raise
         except redis.exceptions.ResponseError:
-            self._idle.append(wire)
+            wire.home.idle.append(wire)
             raise
         except BaseException:
             # Interrupted in mid-call: its reply must not become the next call's.
             self._discard(wire)
             raise
-        self._idle.append(wire)
+        wire.home.idle.append(wire)
         return received
 
     def _take(self, attempts: _Attempts) -> Wire:
-        if self._process != slots.process:
-            self._forget()
-            if self.pool.pid != os.getpid():
-                self.pool.reset()  # the parent's connections count no more
+        mine = self._connections.get()
         # Asking first whether there is one would let another thread take it in between.
         try:
-            return self._idle.pop()
+            return mine.idle.pop()
         except IndexError:
             pass
         try:
-            connection = self._closed.pop()
+            connection = mine.closed.pop()
         except IndexError:
             connection = self._new()
-        return self._connected(connection, attempts)
+        return self._connected(connection, attempts, mine)
 
     def _new(self) -> Any:
         try:
@@ -345,32 +365,34 @@ class Link:
         except redis.RedisError as error:  # the client's max_connections
             raise NotSent(error) from error
 
-    def _connected(self, connection: Any, attempts: _Attempts) -> Wire:
+    def _connected(self, connection: Any, attempts: _Attempts, mine: _Connections) -> Wire:
         try:
             if self._prepare is not None:
                 self._prepare()
             connection.socket_connect_timeout = connection.socket_timeout = max(attempts.left(), 0.001)
             connection.retry = Retry(NoBackoff(), 0)  # a client that was given to us may have other ideas
             _connect(connection, attempts.deadline)
-            return Wire(connection)
+            return mine.wire(connection)
         except (redis.RedisError, OSError) as error:
             connection.disconnect()
-            self._closed.append(connection)
+            mine.closed.append(connection)
             raise NotSent(error) from error
         except BaseException:
             connection.disconnect()
-            self._closed.append(connection)
+            mine.closed.append(connection)
             raise
 
     def _discard(self, wire: Wire) -> None:
+        wire.home.open.discard(wire)
         wire.close()
-        self._closed.append(wire.connection)
+        wire.home.closed.append(wire.connection)
 
     def _discard_idle(self) -> None:
         """What spent one connection mostly spent the others."""
-        while self._idle:
+        idle = self._connections.get().idle
+        while idle:
             try:
-                self._discard(self._idle.pop())
+                self._discard(idle.pop())
             except IndexError:  # another thread was quicker
                 return
 
@@ -549,7 +571,7 @@ class _Attempts:
         """The pause before the next attempt; raises what has to be said when there is none."""
         if isinstance(error, LOST) and sent and not isinstance(error, (*_PASSING, *REFUSED_CALLER)):
             self.unknown = True
-        wait = random.uniform(0, self.pause)
+        wait = _DICE.uniform(0, self.pause)
         if not self._passes(error) or self.left() <= wait + SHORTEST_ATTEMPT:
             raise self.verdict(error) from error
         self.pause = min(self.pause * 2, LONGEST_PAUSE)
@@ -562,7 +584,7 @@ class _Attempts:
         """
         if not isinstance(error, (NotSent, *LOST)) and not self._passes(error):
             raise self.verdict(error) from error
-        return Pause(random.uniform(0, FIRST_PAUSE * 10))
+        return Pause(_DICE.uniform(0, FIRST_PAUSE * 10))
 
     def _passes(self, error: Exception) -> bool:
         if isinstance(error, REFUSED_CALLER):

@@ -18,10 +18,12 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Iterator
 
 from django_srq.exceptions import ConfigurationError, QueueUnavailable
+from django_srq.process import PerProcess
 
 if sys.platform != "win32":
     import fcntl
@@ -35,13 +37,33 @@ OPTIONS = (
     *("--logfile", "server.log", "--pidfile", "server.pid"),
 )
 
-_mutex = threading.Lock()
-_users: dict[str, io.FileIO] = {}  # data directory: our users.lock
-_exiting = False
+
+class _Uses:
+    """The servers that one process uses. A child uses those of its parent, as it shares the locks that tell so."""
+
+    def __init__(self, inherited: "_Uses | None") -> None:
+        self.mutex = threading.Lock()  # a child's own: a thread of the parent's may have had the other at the fork
+        self.users: dict[str, io.FileIO] = dict(inherited.users) if inherited else {}  # data directory: our users.lock
+        self.exiting = False
+        self.files: weakref.WeakSet[io.FileIO] = weakref.WeakSet()  # all that we may have locked
+        if inherited:
+            # The parent was about to start or end a server, whose locks would last as long as this process.
+            for file in set(inherited.files) - set(self.users.values()):
+                file.close()
+            self.files.update(self.users.values())
+
+    def open(self, path: str) -> io.FileIO:
+        file = io.FileIO(path, "a+")
+        self.files.add(file)
+        return file
+
+
+_uses = PerProcess(_Uses)
 
 if sys.platform != "win32":
-    # No fork while a server is started or ended: the child would keep the lock meant to pass on.
-    os.register_at_fork(before=_mutex.acquire, after_in_parent=_mutex.release, after_in_child=_mutex.release)
+    # No fork while a server is started or ended, where Python does it: the child would keep the lock meant to pass on,
+    # until it uses a server itself.
+    os.register_at_fork(before=lambda: _uses.get().mutex.acquire(), after_in_parent=lambda: _uses.get().mutex.release())
 
 
 def serve(directory: str | os.PathLike[str]) -> str:
@@ -51,11 +73,12 @@ def serve(directory: str | os.PathLike[str]) -> str:
     after a lost connection. Raises QueueUnavailable if there is no answer within 30 seconds.
     """
     data = os.path.realpath(directory)
-    with _mutex:
-        if _exiting:
+    uses = _uses.get()
+    with uses.mutex:
+        if uses.exiting:
             raise QueueUnavailable("This process is exiting and has released its Valkey server.")
         address = _private_address(data)
-        _join(data)
+        _join(uses, data)
         _ensure_running(data, address)
         return address
 
@@ -67,8 +90,9 @@ def release(directory: str | os.PathLike[str]) -> None:
     the last, the server stays until the next user ends it.
     """
     data = os.path.realpath(directory)
-    with _mutex:
-        if users := _users.pop(data, None):
+    uses = _uses.get()
+    with uses.mutex:
+        if users := uses.users.pop(data, None):
             users.close()  # not unlocked: parent and child of a fork share the lock
             _end_unused(data, _private_address(data))
 
@@ -80,12 +104,12 @@ def socket_path(directory: str | os.PathLike[str]) -> str:
 
 @atexit.register
 def _release_all() -> None:
-    global _exiting
-    with _mutex:
+    uses = _uses.get()
+    with uses.mutex:
         # A daemon thread that loses its connection must not start the server again.
-        _exiting = True
+        uses.exiting = True
     with contextlib.ExitStack() as releases:  # all of them, even if one raises
-        for data in list(_users):
+        for data in list(uses.users):
             releases.callback(release, data)
 
 
@@ -103,14 +127,14 @@ def _private_address(data: str) -> str:
     return f"{folder}/{hashlib.sha256(os.fsencode(data)).hexdigest()[:12]}.sock"
 
 
-def _join(data: str) -> None:
+def _join(uses: _Uses, data: str) -> None:
     _make_directory(data)
     # Anew each time: the directory may have been deleted, and the lock we hold with it.
-    users = io.FileIO(f"{data}/users.lock", "a+")
+    users = uses.open(f"{data}/users.lock")
     fcntl.flock(users, fcntl.LOCK_SH)  # waits while the last user ends the server
-    if former := _users.pop(data, None):
+    if former := uses.users.pop(data, None):
         former.close()
-    _users[data] = users
+    uses.users[data] = users
 
 
 def _make_directory(data: str) -> None:
@@ -182,7 +206,7 @@ def _end(data: str, address: str) -> None:
 
 
 def _try_lock(path: str) -> io.FileIO | None:
-    file = io.FileIO(path, "a+")
+    file = _uses.get().open(path)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

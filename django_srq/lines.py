@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import suppress
@@ -69,6 +70,11 @@ class Lines:
         if line is not None:
             await line.close()
 
+    def let_go(self) -> None:
+        """Close them in this process alone: they are its parent's, as their event loops are."""
+        for line in self._lines.copy().values():
+            line.let_go()
+
     async def _keep(self, loop: asyncio.AbstractEventLoop, line: Line) -> AsyncGenerator[None]:
         """Close the line with its loop: on its way out, a loop closes its asynchronous generators."""
         try:
@@ -97,7 +103,7 @@ class Line:
         self._make, self._prepare, self._most = make, prepare, most
         self._turns = asyncio.Semaphore(min(most, AT_ONCE))
         self._idle: deque[Any] = deque()
-        self._open = 0
+        self._open: set[Any] = set()
 
     async def exchange(self, command: bytes, seconds: float, *, patience: float | None = None) -> Any:
         """One round trip within so many seconds, of which connecting is part; patience: seconds for the reply alone."""
@@ -160,25 +166,44 @@ class Line:
         return connection
 
     def _new(self) -> Any:
-        if self._open >= self._most:
+        if len(self._open) >= self._most:
             raise redis.exceptions.ConnectionError("Too many connections")  # as the pool says for threads
         connection = self._make()
-        self._open += 1
+        self._open.add(connection)
         return connection
 
     async def _discard(self, connection: Any) -> None:
         """Without a farewell."""
-        self._open -= 1
+        self._open.discard(connection)
         await connection.disconnect(nowait=True)
         await asyncio.sleep(0)  # the loop closes the socket in its next round, which may be its last
 
     async def close(self) -> None:
         """Close the idle connections; the line goes on working."""
         while self._idle:
-            self._open -= 1
+            connection = self._idle.pop()
+            self._open.discard(connection)
             with suppress(TimeoutError):  # a farewell of TLS that nobody answers
                 async with asyncio.timeout(PARTING):
-                    await self._idle.pop().disconnect()
+                    await connection.disconnect()
+
+    def let_go(self) -> None:
+        for connection in self._open.copy():
+            writer = connection._writer
+            shared = writer and writer.transport.get_extra_info("socket")
+            if shared and shared.fileno() >= 0:  # else it is closed
+                _let_go(shared.fileno())
+
+
+def _let_go(descriptor: int) -> None:
+    """Close a socket of an event loop that the parent shares, and put something harmless in its place.
+
+    Closed by its transport, it would be taken off what the parent's loop watches, as parent and child share that too;
+    and another file might get its number, and be closed in its stead.
+    """
+    nothing = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nothing, descriptor, inheritable=False)
+    os.close(nothing)
 
 
 def _connection(kind: Any, options: dict[str, Any]) -> Any:

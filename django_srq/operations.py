@@ -13,7 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache, cached_property, lru_cache
+from functools import cache, lru_cache
 from importlib import resources
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -107,6 +107,8 @@ class Keys:
 
     name: str
     cluster: bool = False
+    # Not a cached_property, which until Python 3.12 has a lock: a fork while it is held would leave it so in the child.
+    _heads: dict[bytes, tuple[int, bytes]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __str__(self) -> str:
         return f"srq:{{{self.name}}}" if self.cluster else f"srq:{self.name}"
@@ -124,10 +126,6 @@ class Keys:
             if command == b"EVALSHA":  # the other is long, and needed once
                 self._heads[script] = head
         return head
-
-    @cached_property
-    def _heads(self) -> dict[bytes, tuple[int, bytes]]:
-        return {}
 
 
 class _Numbers(dict[int, bytes]):

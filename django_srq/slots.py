@@ -4,51 +4,67 @@ A caller borrows a slot for one call and numbers its calls in it; the server kee
 the outcome of the last call. The same number again gets the same outcome, a lower one (an original that was overtaken
 by its repeat) is refused. The scheme is that of NFSv4.1 sessions (RFC 8881, 2.10.6.1).
 
-Slots are a process's own: as many as there are calls at one time, with ids that are random per process and made anew in
-a forked child. A call that is given up burns its number, so that nothing has to be undone.
+Slots are a process's own: as many as there are calls at one time, with ids that no other process has. Two processes
+that numbered their calls in one slot would lose calls, as the server took those of one for repeats of the other's. A
+call that is given up burns its number, so that nothing has to be undone.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import secrets
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from django_srq import process
+from django_srq.process import PerProcess
 
 
 @dataclass
 class Slot:
     name: bytes
     seq: int = 0
+    home: deque[Slot] | None = field(default=None, repr=False, compare=False)  # the free slots of its process
+
+
+class _Pool:
+    """The slots of one process. Taking, making and giving back is atomic, so threads need no lock."""
+
+    def __init__(self, inherited: _Pool | None) -> None:
+        self.free: deque[Slot] = deque()
+        self._process = f"{os.getpid()}-{secrets.token_hex(5)}"
+        self._numbers = itertools.count(1)
+
+    def make(self) -> Slot:
+        return Slot(f"{self._process}.{next(self._numbers)}".encode(), home=self.free)
 
 
 class Slots:
-    """The slots of this process. Taking and giving back is atomic, so threads need no lock."""
+    """The slots of this process."""
 
     def __init__(self) -> None:
-        self.renew()
+        self._pool = PerProcess(_Pool)
 
-    def renew(self) -> None:
-        """Forget all slots; those borrowed after it have new ids."""
-        self.process = secrets.token_hex(5)
-        self._free: deque[Slot] = deque()
-        self._made = 0
+    @property
+    def process(self) -> str:
+        """The name of this process."""
+        return process.name()
 
     def borrow(self) -> Slot:
         """A free slot, its number one higher than that of any call before."""
+        pool = self._pool.get()
         try:
-            slot = self._free.pop()
+            slot = pool.free.pop()
         except IndexError:
-            self._made += 1
-            # The random part guards against two threads that count to the same number here.
-            slot = Slot(f"{self.process}.{self._made}{secrets.token_hex(2)}".encode())
+            slot = pool.make()
         slot.seq += 1
         return slot
 
     def give_back(self, slot: Slot) -> None:
-        self._free.append(slot)
+        # To where it came from: one that was borrowed before a fork is the parent's, also in the child.
+        if slot.home is not None:
+            slot.home.append(slot)
 
 
 slots = Slots()
-if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork either
-    os.register_at_fork(after_in_child=slots.renew)

@@ -27,7 +27,9 @@ except ImportError:
 class Wire:
     """One open connection: sends commands, and receives the replies in their order."""
 
-    __slots__ = ("_limit", "_nothing", "_plain", "_reader", "_socket", "connection")
+    __slots__ = ("_limit", "_nothing", "_plain", "_reader", "_socket", "connection", "home")
+
+    home: Any  # where it belongs when it is not in use
 
     def __init__(self, connection: Any) -> None:
         """connection: redis-py's, connected."""
@@ -75,6 +77,10 @@ class Wire:
 
     def close(self) -> None:
         self.connection.disconnect()
+
+    def let_go(self) -> None:
+        """Close it in this process alone: its parent goes on with it, so that the server is told nothing."""
+        self._socket.close()
 
     def _limit_to(self, deadline: float) -> None:
         """Set on the socket, as redis-py does itself: the time limit of a connection would cut blocking commands."""

@@ -29,7 +29,6 @@ from django_srq import (
     OutcomeUnknown,
     QueueUnavailable,
     SafeRedisQueue,
-    connections,
     operations,
 )
 from django_srq.connections import (
@@ -667,7 +666,6 @@ def test_connection_is_used_again(queue):
 
 
 def test_slots_are_as_many_as_calls_at_one_time(at, server, monkeypatch):
-    # Not renewed: other links would take that for a fork, and leave their connections to the parent.
     monkeypatch.setattr("django_srq.connections.slots", Slots())
     queue = at(server.url)
     for _ in range(20):
@@ -708,17 +706,6 @@ if child:
 print(os.getpid(), slots.process, number, flush=True)
 os._exit(0)
 """
-
-
-def test_in_a_forked_child_no_thread_finds_the_connections_of_its_parent(server_url, monkeypatch):
-    link = Link(client_from_url(server_url))
-    forked, made, make = Slots(), [], connections.Lines
-    monkeypatch.setattr(
-        connections, "Lines", lambda *given: (made.append(link._process == forked.process), make(*given))[1]
-    )
-    monkeypatch.setattr(connections, "slots", forked)
-    link.call(Command((b"PING",), bytes), queue="q")
-    assert made == [False]  # other threads still see that it is to be made anew
 
 
 def test_parent_and_child_both_go_on_after_fork(at, server):
@@ -782,7 +769,7 @@ def test_more_calls_at_one_time_than_the_client_allows(at, server):
 def test_connection_that_another_thread_took_first_is_not_missed(at, server):
     """Between the look for a closed connection and its taking."""
     queue = at(server.url)
-    queue.link._closed = Elusive()
+    queue.link._connections.get().closed = Elusive()
     assert queue.put("x")
 
 

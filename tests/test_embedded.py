@@ -291,6 +291,7 @@ from django_srq.embedded import serve
 print(serve(sys.argv[1]), flush=True)
 child = os.fork()
 """
+IN_C = "__import__('ctypes').PyDLL(None).fork()"  # as servers do: none of Python's hooks runs
 
 CHILD_ENDS_FIRST = """
 if not child:
@@ -306,8 +307,9 @@ sys.stdin.read()
 """
 
 
-def test_server_outlives_a_forked_child(user):
-    parent = user(FORK + CHILD_ENDS_FIRST)
+@pytest.mark.parametrize("fork", ["os.fork()", IN_C], ids=["python", "c"])
+def test_server_outlives_a_forked_child(user, fork):
+    parent = user((FORK + CHILD_ENDS_FIRST).replace("os.fork()", fork))
     address = parent.read()
     pid = server_pid(address)
     assert parent.read() == "0"
@@ -316,8 +318,9 @@ def test_server_outlives_a_forked_child(user):
     assert not is_running(address)
 
 
-def test_server_outlives_the_parent_of_a_fork(user):
-    parent = user(FORK + PARENT_ENDS_FIRST)
+@pytest.mark.parametrize("fork", ["os.fork()", IN_C], ids=["python", "c"])
+def test_server_outlives_the_parent_of_a_fork(user, fork):
+    parent = user((FORK + PARENT_ENDS_FIRST).replace("os.fork()", fork))
     address = parent.read()
     pid = server_pid(address)
     assert parent.process.wait(DEADLINE) == 0
@@ -357,6 +360,48 @@ def test_fork_during_a_start_keeps_no_lock(directory, user):
     assert is_running(serve(directory))
     forking.leave()
     assert forking.process.stdout.read() == ""  # ends when the child does
+
+
+# The parent is about to start the server; its child uses that, or another server, without waiting for the parent.
+FORK_IN_C_DURING_START = """
+import ctypes, os, sys, threading
+from django_srq import embedded
+
+launched, forked = threading.Event(), threading.Event()
+launch = embedded._launch
+
+def launch_and_wait(*args):
+    launch(*args)
+    launched.set()
+    forked.wait()
+
+embedded._launch = launch_and_wait
+thread = threading.Thread(target=embedded.serve, args=[sys.argv[1]])
+thread.start()
+launched.wait()
+child = ctypes.PyDLL(None).fork()
+if child == 0:
+    embedded._launch = launch
+    os.write(1, embedded.serve(sys.argv[1]).encode() + b"\\n")
+    sys.stdin.read()
+    os._exit(0)
+sys.stdin.readline()
+forked.set()
+thread.join()
+os.write(1, b"started\\n")
+sys.stdin.read()
+os.waitpid(child, 0)
+"""
+
+
+def test_a_fork_in_c_during_a_start_keeps_no_lock(directory, user):
+    forking = user(FORK_IN_C_DURING_START)
+    address = forking.read()  # of the child: the thread that starts the server, and has the lock of that, is not there
+    forking.tell()
+    assert forking.read() == "started"
+    os.kill(server_pid(address), signal.SIGKILL)
+    assert is_running(serve(directory))
+    forking.leave()
 
 
 def test_ctrl_c_does_not_reach_the_server(directory, user):

@@ -836,9 +836,9 @@ from django.db import connections
 from django_srq.consumer import handler
 assert connections.all(initialized_only=True)  # Django prepares one
 handler.with_fresh_connections(print)
-before = handler._opened.is_set()
+before = handler._opened
 connections["default"].cursor()
-print(before, handler._opened.is_set())
+print(before, handler._opened)
 """
     assert project.run("shell", "--command", code)[1].split()[-2:] == ["False", "True"]
 

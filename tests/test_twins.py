@@ -116,12 +116,12 @@ def test_a_loop_that_was_not_shut_down_is_forgotten(named):
     loop.close()
     asyncio.run(queue.aput("y"))
     assert len(queue) == 2
-    assert loop not in queue.link._lines._lines
+    assert loop not in queue.link._connections.get().lines._lines
 
 
 def test_a_loop_that_begins_in_another_thread_meanwhile_is_no_error(named):
     queue, _ = named
-    lines = queue.link._lines._lines
+    lines = queue.link._connections.get().lines._lines
 
     class Meanwhile:
         """Another loop begins while one looks whether this one is closed."""

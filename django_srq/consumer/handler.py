@@ -13,6 +13,7 @@ from django.db import connections
 from django.db.backends.signals import connection_created
 
 from django_srq.item import Item
+from django_srq.process import PerProcess
 
 T = TypeVar("T")
 
@@ -39,7 +40,7 @@ def adapted(handler: Callable[..., Any], *, on_loop: bool = False, batch: bool =
     if not is_asynchronous(handler):
         return (lambda items: _errors(call(items), len(items))) if batch else call
     if on_loop:
-        return lambda given: loop.run(_with_own_thread(wait_for(given)))
+        return lambda given: loop.get().run(_with_own_thread(wait_for(given)))
     return async_to_sync(wait_for)
 
 
@@ -78,10 +79,10 @@ def with_fresh_connections(handle: Callable[[Any], Any]) -> Callable[[Any], Any]
 
     # One that was only prepared, as Django does with the default one when it loads the models, needs nothing.
     if any(connection.connection is not None for connection in connections.all(initialized_only=True)):
-        _opened.set()
+        _note_connection()
 
     def handle_with(given: Any) -> Any:
-        if _opened.is_set():
+        if _opened:
             # What Django's close_old_connections and reset_queries do, but in one go: to look for them costs the most.
             for connection in connections.all(initialized_only=True):
                 connection.queries_log.clear()
@@ -91,8 +92,16 @@ def with_fresh_connections(handle: Callable[[Any], Any]) -> Callable[[Any], Any]
     return handle_with
 
 
-_opened = threading.Event()  # this process has had a connection to a database: until then there is none to look for
-connection_created.connect(lambda **about: _opened.set(), weak=False, dispatch_uid="django_srq.consumer.handler")
+_opened = False  # whether this process has had a connection to a database: until then there is none to look for
+
+
+# Not an Event, which has a lock: one that is held at a fork stays so in the child, for ever.
+def _note_connection(**about: object) -> None:
+    global _opened
+    _opened = True
+
+
+connection_created.connect(_note_connection, dispatch_uid="django_srq.consumer.handler")
 
 
 def close_connections() -> None:
@@ -141,7 +150,7 @@ class _Loop:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
 
-loop = _Loop()
+loop = PerProcess(lambda inherited: _Loop())  # a child has none: only the thread that forks goes on there
 
 
 def _names(handler: Callable[..., Any], name: str) -> bool:
