@@ -8,6 +8,7 @@ connecting, sending, waiting and repeating. It also tells whether anything was s
 
 from __future__ import annotations
 
+import inspect
 import os
 import random
 import select
@@ -30,6 +31,7 @@ from django_srq.lines import LOST, SPENT, Lines, NotSent
 from django_srq.operations import Call, Command
 from django_srq.process import PerProcess
 from django_srq.slots import Slot, slots
+from django_srq.sockets import Tls, TlsError, explained, opened, opens_as_usual
 from django_srq.steps import Pause, Steps, run
 from django_srq.wires import Wire
 
@@ -51,6 +53,8 @@ _PASSING = (
     redis.exceptions.TryAgainError,
     redis.exceptions.MasterDownError,
 )
+# The same by how the reply begins, as redis-py has no class for it, or has it only in newer versions.
+_PASSING_REPLIES = ("BUSY ", "CLUSTERDOWN ", "MASTERDOWN ", "NOREPLICAS ", "TRYAGAIN ", "UNBLOCKED ")
 REFUSED_CALLER = (
     redis.exceptions.AuthenticationError,
     redis.exceptions.AuthorizationError,
@@ -82,6 +86,12 @@ def client_from_url(url: str, **options: Any) -> redis.Redis:
     except (ValueError, TypeError, redis.RedisError) as error:
         raise ConfigurationError(f"cannot use {masked(url)!r}: {_without_url(error, url)}") from None
     return client
+
+
+def client_option_names(url: str) -> set[str]:
+    """The options that a client with such a URL takes."""
+    pool = redis.ConnectionPool.from_url(f"{SCHEMES[url.partition('://')[0]]}://")
+    return {name for base in pool.connection_class.__mro__ for name in inspect.signature(base.__init__).parameters}
 
 
 def client_from_arguments(*args: Any, **options: Any) -> redis.Redis:
@@ -118,14 +128,18 @@ def _without_url(error: Exception, url: str) -> str:
 def _client_options(options: dict[str, Any]) -> dict[str, Any]:
     # redis-py 8 would repeat by itself, ten times from the constructor and never from a URL; we do, by one rule. And it
     # would allow 100 connections, older ones any number.
-    return {"retry": Retry(NoBackoff(), 0), "max_connections": 2**31, **options}
+    ours = {"retry": Retry(NoBackoff(), 0), "max_connections": 2**31}
+    if options.get("socket_keepalive_options"):  # redis-py 5 takes them, and does nothing with them by itself
+        ours["socket_keepalive"] = True
+    return ours | options
 
 
 class _Connections:
     """Those of one process to one server. A child lets go of its parent's, without a word: the parent uses them."""
 
     def __init__(self, pool: Any, prepare: Callable[[], object] | None, inherited: _Connections | None) -> None:
-        self.lines = Lines(pool, prepare)
+        self.tls = Tls(pool)
+        self.lines = Lines(pool, prepare, self.tls)
         self.idle: deque[Wire] = deque()
         self.closed: deque[Any] = deque()
         self.open: set[Wire] = set()
@@ -168,8 +182,9 @@ class Link:
         """timeout: seconds. prepare is called before each new connection; it starts the embedded server."""
         self.client = client
         self.pool = client.connection_pool
-        self.address = address or _address(self.pool.connection_kwargs)
+        self.address = address or _address(self.pool)
         self.timeout = min(timeout, LONGEST_TIMEOUT)
+        self.passing = _error_classes(self.pool.connection_kwargs.get("retry_on_error"))
         self._prepare = prepare
         self._connections: PerProcess[_Connections] = PerProcess(partial(_Connections, self.pool, prepare))
 
@@ -332,7 +347,7 @@ class Link:
             if attempts.interrupt is not None:
                 _await(wire, attempts.interrupt, deadline - time.monotonic())
             received = receive(wire, deadline)
-        except SPENT:
+        except (NotSent, *SPENT):
             self._discard(wire)
             self._discard_idle()
             raise
@@ -350,7 +365,9 @@ class Link:
         mine = self._connections.get()
         # Asking first whether there is one would let another thread take it in between.
         try:
-            return mine.idle.pop()
+            while not (wire := mine.idle.pop()).wake():
+                self._discard(wire)
+            return wire
         except IndexError:
             pass
         try:
@@ -371,12 +388,12 @@ class Link:
                 self._prepare()
             connection.socket_connect_timeout = connection.socket_timeout = max(attempts.left(), 0.001)
             connection.retry = Retry(NoBackoff(), 0)  # a client that was given to us may have other ideas
-            _connect(connection, attempts.deadline)
+            _connect(connection, attempts.deadline, mine.tls)
             return mine.wire(connection)
         except (redis.RedisError, OSError) as error:
             connection.disconnect()
             mine.closed.append(connection)
-            raise NotSent(error) from error
+            raise NotSent(explained(error, connection)) from error
         except BaseException:
             connection.disconnect()
             mine.closed.append(connection)
@@ -431,14 +448,14 @@ class Stream:
             if self._broken:
                 return sent
             try:
-                wire = self._wire or self._open(sent)
+                wire = self._ready(sent)
                 # Whole at first: that the server does not know a script would be read too late.
                 whole = call.script.sha not in self._known
                 command = call.pack(sent.slot.name, sent.slot.seq, whole=whole)
                 wire.send(command, time.monotonic() + self._timeout)
                 self._known.add(call.script.sha)
             except (NotSent, redis.RedisError, OSError):
-                self._break()
+                self._lost()
             except BaseException:
                 self._break()  # interrupted, perhaps in the middle of a command
                 raise
@@ -469,8 +486,12 @@ class Stream:
         with self._lock:
             self._break()
 
-    def _open(self, sent: Sent[Any]) -> Wire:
-        self._wire = self._link._take(_Attempts(self._link, sent.call, sent.queue, self._timeout))
+    def _ready(self, sent: Sent[Any]) -> Wire:
+        """The wire to send over: the one so far if replies are outstanding there, or if it is still good."""
+        if self._wire is not None and len(self._sent) == 1 and not self._wire.wake():
+            self._let_go()
+        if self._wire is None:
+            self._wire = self._link._take(_Attempts(self._link, sent.call, sent.queue, self._timeout))
         return self._wire
 
     def _receive(self, sent: Sent[T]) -> T | None:
@@ -480,33 +501,47 @@ class Stream:
         except (redis.RedisError, OSError) as error:
             # Called again, it will say what is wrong.
             if isinstance(error, SPENT) or not isinstance(error, redis.exceptions.ResponseError):
-                self._break()
+                self._lost()
             return None
         except BaseException:
             self._break()
             raise
 
+    def _lost(self) -> None:
+        self._break()
+        self._link._discard_idle()
+
     def _break(self) -> None:
         self._broken = True
+        self._let_go()
+
+    def _let_go(self) -> None:
         self._known.clear()
         if self._wire is not None:
             self._link._discard(self._wire)
             self._wire = None
 
 
-def _connect(connection: Any, deadline: float) -> None:
-    """redis-py by itself would give each reply of the server's greeting as much time as all of them have."""
+def _connect(connection: Any, deadline: float, tls: Tls) -> None:
+    """Let redis-py connect and greet the server, over a socket of ours, and within the time limit.
+
+    By itself it would give each reply of the server's greeting as much time as all of them have.
+    """
     read = connection.read_response
 
     def read_in_time(*args: Any, **options: Any) -> Any:
         connection._sock.settimeout(max(deadline - time.monotonic(), 0.001))
         return read(*args, **options)
 
-    connection.read_response = read_in_time
+    ours: dict[str, Callable[..., Any]] = {"read_response": read_in_time}
+    if opens_as_usual(connection):
+        ours["_connect"] = lambda: opened(connection, deadline, tls)
+    vars(connection).update(ours)
     try:
         connection.connect()
     finally:
-        del connection.read_response
+        for name in ours:
+            delattr(connection, name)
     if time.monotonic() >= deadline:
         raise redis.exceptions.TimeoutError("timed out while connecting")
 
@@ -569,7 +604,7 @@ class _Attempts:
 
     def missed(self, error: Exception, *, sent: bool) -> Pause:
         """The pause before the next attempt; raises what has to be said when there is none."""
-        if isinstance(error, LOST) and sent and not isinstance(error, (*_PASSING, *REFUSED_CALLER)):
+        if sent and not refused(error):
             self.unknown = True
         wait = _DICE.uniform(0, self.pause)
         if not self._passes(error) or self.left() <= wait + SHORTEST_ATTEMPT:
@@ -587,9 +622,10 @@ class _Attempts:
         return Pause(_DICE.uniform(0, FIRST_PAUSE * 10))
 
     def _passes(self, error: Exception) -> bool:
-        if isinstance(error, REFUSED_CALLER):
+        if isinstance(error, (*REFUSED_CALLER, TlsError)) or _raised_by_script(error):
             return False
-        return isinstance(error, (*LOST, *_PASSING)) or str(error).startswith(("BUSY ", "UNBLOCKED "))
+        passing = (*LOST, *_PASSING, *self.link.passing)
+        return isinstance(error, passing) or str(error).startswith(_PASSING_REPLIES)
 
     def verdict(self, error: Exception) -> Exception:
         where = f"queue {self.queue!r} ({self.link.address})"
@@ -604,11 +640,33 @@ class _Attempts:
         if "WRONGTYPE" in text or text.startswith("Operation against a key"):
             return LayoutError(f"{where}: a key holds something else than expected; something else uses this prefix")
         if self.unknown and isinstance(self.call, Call) and self.call.script.writes:
-            missing = f"no reply to {self.call.script.name} within {self.seconds:g} s ({explain(error)})"
-            return OutcomeUnknown(f"{where}: {missing}; {self.call.unknown}")
+            return OutcomeUnknown(f"{where}: {self._left_open(self.call.script.name, error)}; {self.call.unknown}")
         return QueueUnavailable(f"{where}: {explain(error)}")
 
+    def _left_open(self, name: str, error: Exception) -> str:
+        """What is not known, and why."""
+        if _raised_by_script(error):
+            return f"{name} ended in the middle ({explain(error)})"
+        if refused(error):
+            return f"no reply to {name} before the connection was lost, and then a refusal ({explain(error)})"
+        return f"no reply to {name} within {self.seconds:g} s ({explain(error)})"
 
+
+def refused(error: Exception) -> bool:
+    """Whether an error is the server's reply instead of carrying a call out; every other leaves open what it did."""
+    replies = (redis.exceptions.ResponseError, redis.exceptions.BusyLoadingError, *REFUSED_CALLER)
+    # redis-py makes of this reply what it makes of a lost connection.
+    full = str(error).endswith("max number of clients reached")
+    return (isinstance(error, replies) or full) and not _raised_by_script(error)
+
+
+def _raised_by_script(error: Exception) -> bool:
+    """Whether a command within a script failed: others before it may have written."""
+    return isinstance(error, redis.exceptions.ResponseError) and "@user_script" in str(error)
+
+
+_MOVED = "this server is a node of a cluster, and the queue's keys are on another node"
+_ACROSS = "this server is a node of a cluster, where a queue's keys must be in one slot (cluster=True)"
 _EXPLANATIONS = {
     "AuthenticationError": "the server refuses the user or password",
     "AuthenticationWrongNumberOfArgsError": "the server refuses the user or password",
@@ -617,25 +675,46 @@ _EXPLANATIONS = {
     "ReadOnlyError": "the server is a read-only replica",
     "BusyLoadingError": "the server is still loading its data",
     "OutOfMemoryError": "the server is out of memory (maxmemory)",
+    "MovedError": _MOVED,
+    "AskError": _MOVED,
+    "ClusterCrossSlotError": _ACROSS,
+}
+# By the first word of a reply, as redis-py has no class for it, or has it only in newer versions.
+_REPLIES = {
+    "OOM": _EXPLANATIONS["OutOfMemoryError"],
+    "MOVED": _MOVED,
+    "ASK": _MOVED,
+    "CROSSSLOT": _ACROSS,
+    "NOREPLICAS": "too few replicas are connected to the server (min-replicas-to-write)",
 }
 
 
 def explain(error: BaseException) -> str:
     """The cause of a trouble with the server, in words where its own need some."""
-    explained = _EXPLANATIONS.get(type(error).__name__)
-    if explained is None and str(error).startswith("OOM "):
-        explained = _EXPLANATIONS["OutOfMemoryError"]
+    explained = _EXPLANATIONS.get(type(error).__name__) or _REPLIES.get(str(error).partition(" ")[0])
     if explained is None and "unauthenticated" in str(error):  # to a command as long as ours, Redis says so
         explained = _EXPLANATIONS["AuthenticationError"]
     text = str(error).rstrip(".") or type(error).__name__
     return f"{explained}: {text}" if explained else text
 
 
-def _address(options: dict[str, Any]) -> str:
+def _address(pool: Any) -> str:
     """Where a client connects to, without user and password."""
+    options = pool.connection_kwargs
+    database = options.get("db") or 0
     if "path" in options:
         return f"unix://{options['path']}"
-    return f"{options.get('host', 'localhost')}:{options.get('port', 6379)}/{options.get('db') or 0}"
+    if service := getattr(pool, "service_name", None):
+        sentinels = [_address(sentinel.connection_pool) for sentinel in pool.sentinel_manager.sentinels]
+        places = ",".join(address.rpartition("/")[0] for address in sentinels)
+        return f"sentinel://{places}/{service}/{database}"
+    return f"{options.get('host', 'localhost')}:{options.get('port', 6379)}/{database}"
+
+
+def _error_classes(given: Any) -> tuple[type[Exception], ...]:
+    """Of ``retry_on_error``: errors of which the client's owner says that they pass."""
+    classes = given if isinstance(given, list | tuple | set | frozenset) else ()
+    return tuple(one for one in classes if isinstance(one, type) and issubclass(one, Exception))
 
 
 _shared: dict[Any, Link] = {}

@@ -7,8 +7,11 @@ A connection belongs to the event loop in which it was opened. There may be seve
 from __future__ import annotations
 
 import asyncio
+import errno
 import inspect
 import os
+import socket
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import suppress
@@ -20,8 +23,11 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from django_srq.exceptions import ConfigurationError
+from django_srq.rest import LARGE, REST, SIGN_OF_LIFE, share
+from django_srq.sockets import Tls, aopened, explained
 
 PARTING = 1.0  # seconds
+_SOONER = 0.98
 AT_ONCE = 64  # calls of one event loop; more at one time are no faster, and would use up the process's open files
 LOST = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError)
 # After these a connection is of no use: of a demoted primary, too, as its name may lead elsewhere by now.
@@ -32,7 +38,15 @@ _KINDS: Sequence[tuple[type, type]] = (
     (redis.Connection, asynchronous.Connection),
 )
 # Options of a pool that are about its own, blocking connections; time limits are set for each call.
-_OWN = {"retry", "parser_class", "socket_timeout", "socket_connect_timeout", "event_dispatcher", "himport_registry"}
+_OWN = {
+    "retry",
+    "retry_on_error",
+    "parser_class",
+    "socket_timeout",
+    "socket_connect_timeout",
+    "event_dispatcher",
+    "himport_registry",
+}
 _OWN_PREFIXES = ("maint_", "maintenance_", "orig_", "oss_")
 
 
@@ -44,12 +58,21 @@ class NotSent(Exception):
         self.cause = cause
 
 
+def closed_before(lost: Any) -> bool:
+    """Whether the server had closed a connection, which is lost now, before all was there that was sent.
+
+    It answers with a reset to what comes after that. In a connection that it closes later, or that breaks, the system
+    sees another error. lost: the connection's socket.
+    """
+    return lost is not None and bool(lost.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.EPIPE)
+
+
 class Lines:
     """The lines to one server, by event loop."""
 
-    def __init__(self, pool: Any, prepare: Callable[[], object] | None) -> None:
+    def __init__(self, pool: Any, prepare: Callable[[], object] | None, tls: Tls) -> None:
         """pool: redis-py's, of which the connections are made. prepare: called before each new connection."""
-        self._pool, self._prepare = pool, prepare
+        self._pool, self._prepare, self._tls = pool, prepare, tls
         self._lines: dict[asyncio.AbstractEventLoop, Line] = {}
 
     async def here(self) -> Line:
@@ -59,7 +82,7 @@ class Lines:
         if line is None:
             for ended in [loop for loop in list(self._lines) if loop.is_closed()]:
                 self._lines.pop(ended, None)  # it was not shut down as it should be
-            line = self._lines[loop] = Line(self._make, self._prepare, self._pool.max_connections)
+            line = self._lines[loop] = Line(self._make, self._prepare, self._tls, self._pool.max_connections)
             line.keeper = self._keep(loop, line)
             await anext(line.keeper)
         return line
@@ -84,6 +107,8 @@ class Lines:
             await line.close()
 
     def _make(self) -> Any:
+        if service := getattr(self._pool, "service_name", None):
+            raise ConfigurationError(f"asynchronous calls cannot find {service!r} by Sentinel yet, only others can")
         for theirs, ours in _KINDS:
             if issubclass(self._pool.connection_class, theirs):
                 return _connection(ours, self._pool.connection_kwargs)
@@ -98,11 +123,11 @@ class Line:
 
     keeper: AsyncGenerator[None]
 
-    def __init__(self, make: Callable[[], Any], prepare: Callable[[], object] | None, most: int) -> None:
+    def __init__(self, make: Callable[[], Any], prepare: Callable[[], object] | None, tls: Tls, most: int) -> None:
         """most: connections at one time."""
-        self._make, self._prepare, self._most = make, prepare, most
+        self._make, self._prepare, self._tls, self._most = make, prepare, tls, most
         self._turns = asyncio.Semaphore(min(most, AT_ONCE))
-        self._idle: deque[Any] = deque()
+        self._idle: deque[tuple[Any, float]] = deque()  # with the time of the last reply
         self._open: set[Any] = set()
 
     async def exchange(self, command: bytes, seconds: float, *, patience: float | None = None) -> Any:
@@ -110,12 +135,12 @@ class Line:
         deadline = asyncio.get_running_loop().time() + seconds
         await (self._turn(deadline) if self._turns.locked() else self._turns.acquire())  # the latter at once
         try:
-            connection = self._idle.pop() if self._idle else await self._connected(deadline)
+            connection, rest = await self._rested() or (await self._connected(deadline), 0)
             if patience is None:
-                return await self._round_trip(connection, command, deadline)
+                return await self._round_trip(connection, rest, command, deadline)
         finally:
             self._turns.release()
-        return await self._round_trip(connection, command, deadline, patience)
+        return await self._round_trip(connection, rest, command, deadline, patience)
 
     async def _turn(self, deadline: float) -> None:
         try:
@@ -124,46 +149,97 @@ class Line:
         except TimeoutError as error:
             raise NotSent(redis.exceptions.TimeoutError("timed out behind other calls")) from error
 
-    async def _round_trip(self, connection: Any, command: bytes, deadline: float, patience: float | None = None) -> Any:
+    async def _rested(self) -> tuple[Any, float] | None:
+        """An idle connection, and for how many seconds it is idle."""
+        while self._idle:
+            connection, since = self._idle.pop()
+            if not connection._reader.at_eof():
+                return connection, asyncio.get_running_loop().time() - since
+            await self._discard(connection)  # the server closed it
+        return None
+
+    async def _round_trip(
+        self, connection: Any, rest: float, command: bytes, deadline: float, patience: float | None = None
+    ) -> Any:
         try:
+            if rest > REST:
+                command = await self._behind_sign_of_life(connection, command, deadline)
             async with asyncio.timeout_at(deadline) as limit:
-                await connection.send_packed_command([command], check_health=False)
+                if command:
+                    await connection.send_packed_command([command], check_health=False)
                 if patience is not None:
                     limit.reschedule(asyncio.get_running_loop().time() + patience)
-                reply = await connection.read_response(disable_decoding=True)
-        except SPENT as error:
+                reply = await connection.read_response(disable_decoding=True, disconnect_on_error=False)
+        except (NotSent, *SPENT) as error:
+            late = closed_before(connection._writer and connection._writer.get_extra_info("socket"))
             await self._discard(connection)
             while self._idle:  # what spent one connection mostly spent the others
-                await self._discard(self._idle.pop())
+                await self._discard(self._idle.pop()[0])
+            if late and not isinstance(error, NotSent):
+                raise NotSent(error) from error
             if isinstance(error, TimeoutError):  # asyncio's, which says nothing
                 raise redis.exceptions.TimeoutError("timed out") from error
             raise
         except redis.exceptions.ResponseError:
-            self._idle.append(connection)
+            self._put_back(connection)
             raise
         except BaseException:
             # Cancelled in mid-call: its reply must not become the next call's.
             await self._discard(connection)
             raise
-        self._idle.append(connection)
+        self._put_back(connection)
         return reply
 
+    async def _behind_sign_of_life(self, connection: Any, command: bytes, deadline: float) -> bytes:
+        """Wait for a sign of life, which has a share of the time. A small command goes along; a large is returned."""
+        along, left = (command, b"") if len(command) < LARGE else (b"", command)
+        now = asyncio.get_running_loop().time()
+        try:
+            async with asyncio.timeout_at(now + share(deadline - now)):
+                await connection.send_packed_command([SIGN_OF_LIFE + along], check_health=False)
+                with suppress(redis.exceptions.ResponseError):
+                    await connection.read_response(disable_decoding=True, disconnect_on_error=False)
+        except LOST as error:
+            if left:
+                raise NotSent(error) from error
+            raise
+        return left
+
+    def _put_back(self, connection: Any) -> None:
+        self._idle.append((connection, asyncio.get_running_loop().time()))
+
     async def _connected(self, deadline: float) -> Any:
+        connection = None
         try:
             async with asyncio.timeout_at(deadline):
                 if self._prepare is not None:
                     await asyncio.to_thread(self._prepare)
                 connection = self._new()
                 try:
-                    await connection.connect()
+                    await self._connect(connection, deadline)
                 except BaseException:
                     await self._discard(connection)
                     raise
         except TimeoutError as error:
             raise NotSent(redis.exceptions.TimeoutError("timed out while connecting")) from error
         except (redis.RedisError, OSError) as error:
-            raise NotSent(error) from error
+            raise NotSent(explained(error, connection)) from error
         return connection
+
+    async def _connect(self, connection: Any, deadline: float) -> None:
+        """Let redis-py connect and greet the server, over a socket of ours."""
+        # A little less than there is, so that it is said what took so long.
+        ends = time.monotonic() + (deadline - asyncio.get_running_loop().time()) * _SOONER
+
+        async def connect() -> None:
+            connection._reader, connection._writer = await aopened(connection, ends, self._tls)
+
+        if isinstance(connection, asynchronous.Connection):
+            vars(connection)["_connect"] = connect
+        try:
+            await connection.connect()
+        finally:
+            vars(connection).pop("_connect", None)
 
     def _new(self) -> Any:
         if len(self._open) >= self._most:
@@ -181,7 +257,7 @@ class Line:
     async def close(self) -> None:
         """Close the idle connections; the line goes on working."""
         while self._idle:
-            connection = self._idle.pop()
+            connection, _ = self._idle.pop()
             self._open.discard(connection)
             with suppress(TimeoutError):  # a farewell of TLS that nobody answers
                 async with asyncio.timeout(PARTING):

@@ -7,11 +7,16 @@ elsewhere, redis-py reads.
 from __future__ import annotations
 
 import os
+import select
 import socket
 import time
+from contextlib import suppress
 from typing import Any
 
 import redis
+
+from django_srq.lines import LOST, NotSent, closed_before
+from django_srq.rest import LARGE, LULL, REST, SIGN_OF_LIFE, share
 
 CLOSE_ENOUGH = 0.01  # seconds by which a time limit may be off, so that it need not be set for each call
 READ = 65536  # bytes at a time
@@ -27,7 +32,7 @@ except ImportError:
 class Wire:
     """One open connection: sends commands, and receives the replies in their order."""
 
-    __slots__ = ("_limit", "_nothing", "_plain", "_reader", "_socket", "connection", "home")
+    __slots__ = ("_heard", "_limit", "_nothing", "_plain", "_reader", "_rested", "_socket", "connection", "home")
 
     home: Any  # where it belongs when it is not in use
 
@@ -40,33 +45,82 @@ class Wire:
         self._plain = os.name == "posix" and type(self._socket) is socket.socket
         self._reader = getattr(connection._parser, "_reader", None)
         self._nothing = self._reader.gets(False) if self._reader is not None else None
+        self._heard = time.monotonic()  # when the server said something last
+        self._rested = False  # for so long that it may have been forgotten on the way
+
+    def wake(self) -> bool:
+        """Make ready for use after a rest, with no reply outstanding; False: the server closed it."""
+        rest = time.monotonic() - self._heard
+        self._rested = rest > REST
+        return rest < LULL or not self._closed()
 
     def send(self, commands: bytes, deadline: float) -> None:
-        """deadline: by time.monotonic()."""
-        self._limit_to(deadline)
-        if self._plain:
-            # With a limit a socket does not block; its own methods ask first whether there is room: mostly there is.
-            try:
-                written = os.write(self._socket.fileno(), commands)
-            except BlockingIOError:
-                written = 0
-            commands = commands[written:]
+        """deadline: by time.monotonic(). NotSent: the server got no whole command."""
+        if self._rested:
+            self._rested = False
+            commands = self._behind_sign_of_life(commands, deadline)
         if commands:
-            self._socket.sendall(commands)
+            self._write(commands, deadline)
+
+    def _behind_sign_of_life(self, commands: bytes, deadline: float) -> bytes:
+        """Wait for a sign of life, which has a share of the time. Small commands go along; large ones are returned."""
+        along, rest = (commands, b"") if len(commands) < LARGE else (b"", commands)
+        now = time.monotonic()
+        until = now + share(deadline - now)
+        self._write(SIGN_OF_LIFE + along, until)
+        try:
+            with suppress(redis.exceptions.ResponseError):
+                self.receive(until)
+        except LOST as error:
+            if rest:
+                raise NotSent(error) from error
+            raise
+        return rest
+
+    def _closed(self) -> bool:
+        watched = select.poll()
+        watched.register(self._socket, select.POLLIN)
+        try:
+            # On one with TLS there is nothing to be read but the farewell.
+            return bool(watched.poll(0)) and not (self._plain and self._socket.recv(1, socket.MSG_PEEK))
+        except OSError:
+            return True
+
+    def _write(self, commands: bytes, deadline: float) -> None:
+        try:
+            self._limit_to(deadline)
+            if self._plain:
+                # With a limit a socket does not block; its own methods ask first whether there is room: often there is.
+                try:
+                    written = os.write(self._socket.fileno(), commands)
+                except BlockingIOError:
+                    written = 0
+                commands = commands[written:]
+            if commands:
+                self._socket.sendall(commands)
+        except LOST as error:  # the last of the bytes did not go out
+            raise NotSent(error) from error
 
     def receive(self, deadline: float) -> Any:
-        """The next reply, not decoded; an error that the server replies with is raised."""
+        """The next reply, not decoded; an error that the server replies with is raised.
+
+        NotSent: the server had closed the connection before all was there that was sent.
+        """
         reader = self._reader
         if reader is None:
             self._limit_to(deadline)
-            return self.connection.read_response(disable_decoding=True)
+            reply = self._read()
+            self._heard = time.monotonic()
+            return reply
         while True:
             reply = reader.gets(False)
             if reply is self._nothing:
                 self._limit_to(deadline)
                 data = self._socket.recv(READ)
                 if not data:
-                    raise redis.exceptions.ConnectionError("connection closed by the server")
+                    closed = redis.exceptions.ConnectionError("connection closed by the server")
+                    raise NotSent(closed) if closed_before(self._socket) else closed
+                self._heard = time.monotonic()
                 reader.feed(data)
             elif isinstance(reply, _Push):
                 self.connection._parser.handle_push_response(reply)
@@ -74,6 +128,14 @@ class Wire:
                 raise reply
             else:
                 return reply
+
+    def _read(self) -> Any:
+        try:
+            return self.connection.read_response(disable_decoding=True, disconnect_on_error=False)
+        except redis.exceptions.ConnectionError as error:
+            if closed_before(self._socket):
+                raise NotSent(error) from error
+            raise
 
     def close(self) -> None:
         self.connection.disconnect()
