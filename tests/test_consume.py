@@ -620,3 +620,13 @@ def test_every_item_is_counted_however_many_threads_there_are(queue):
         assert Consumer([Source(queue, lambda item: None)], plan=Plan(burst=True, threads=8)).run() == 2000
     finally:
         sys.setswitchinterval(before)
+
+
+def test_any_number_of_queues(project, server_url, prefix):
+    aliases = [f"q{number}" for number in range(300)]
+    options = {"HANDLER": "tests.handlers.note"}
+    project.configure(dict.fromkeys(aliases, options), {"URL": server_url, "PREFIX": prefix + ".{alias}"})
+    for alias in (aliases[0], aliases[254], aliases[255], aliases[-1]):
+        queues[alias].put(alias)
+    code, _, err = project.run("srq_consume", "--burst")
+    assert (code, project.lines()) == (0, ["q0 1", "q254 1", "q255 1", "q299 1"]), err
