@@ -74,6 +74,7 @@ def test_another_process_has_read_them_too(server_url, prefix, copy):
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(copy), *sys.path])},
+        cwd=copy,  # where Python looks first
     )
     process.stdout.readline()
     (copy / "django_srq" / "lua").rename(copy / "elsewhere")
