@@ -8,9 +8,10 @@ from __future__ import annotations
 import difflib
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from django.conf import settings
@@ -68,9 +69,18 @@ class Target:
         """The server and database that it means, however the URL is written."""
         if is_embedded(self.url):
             return os.path.abspath(os.path.join(self.base, self.url.partition("://")[2] or ".srq"))
-        options = client_from_url(self.url, **dict(self.options)).connection_pool.connection_kwargs
-        host = options.get("path") or f"{options.get('host', 'localhost')}:{options.get('port', 6379)}"
-        return f"{host.replace('127.0.0.1', 'localhost')}/{options.get('db') or 0}"
+        return _server(self.url, self.options)
+
+
+@lru_cache(maxsize=1024)
+def _server(url: str, options: tuple[tuple[str, Any], ...]) -> str:
+    """The server and database of a client; ConfigurationError when there cannot be one.
+
+    Known once for all queues with the same URL and options: making a client takes a millisecond.
+    """
+    made = client_from_url(url, **dict(options)).connection_pool.connection_kwargs
+    host = made.get("path") or f"{made.get('host', 'localhost')}:{made.get('port', 6379)}"
+    return f"{host.replace('127.0.0.1', 'localhost')}/{made.get('db') or 0}"
 
 
 @dataclass(frozen=True)
@@ -365,7 +375,7 @@ def _target(where: str, options: Mapping[str, Any], problems: list[Problem]) -> 
     client_options = {**extra, **options.get("OPTIONS", {})}
     try:
         if not is_embedded(url):
-            client_from_url(url, **client_options)
+            _server(url, tuple(sorted(client_options.items())))
         elif not url.startswith("embedded://"):
             raise ConfigurationError(f"not a URL of an embedded server: {url!r}; write embedded:// or embedded:///path")
         hash(tuple(client_options.items()))
@@ -410,7 +420,10 @@ def _import_problems(where: str, options: Mapping[str, Any]) -> Iterator[Problem
 
 def _collisions(queues: Mapping[str, QueueConfig]) -> Iterator[tuple[str, Problem]]:
     seen: dict[tuple[str, str], str] = {}
+    prefixes = Counter(config.prefix for config in queues.values())
     for alias, config in queues.items():
+        if prefixes[config.prefix] == 1:
+            continue  # so that mostly no server has to be known
         place = (config.target.server, config.prefix)
         if place in seen:
             message = f"SRQ_QUEUES[{alias!r}] and SRQ_QUEUES[{seen[place]!r}] have the same server and PREFIX."

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
 from importlib import resources
+from importlib.resources.abc import Traversable
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from django_srq.item import Delivery, from_milliseconds, uid_time
@@ -27,7 +28,17 @@ STATES = ("ready", "in_flight", "delayed", "dead")
 _TIMED = ("in_flight", "delayed", "dead")  # states whose place in the order is a moment
 BATCH = 1000  # items in one call at most: bounds how long one script runs
 
-_LUA = resources.files("django_srq") / "lua"
+
+def _read(folder: Traversable) -> dict[str, str]:
+    """The Lua files in there, by name."""
+    files = (file for file in folder.iterdir() if file.name.endswith(".lua"))
+    return {file.name.removesuffix(".lua"): file.read_text("utf-8") for file in files}
+
+
+# Read together with the code that belongs to it, and not when first needed: after an upgrade in place, a process that
+# runs would find other files, or none.
+_FOLDER = resources.files("django_srq") / "lua"
+_LUA, _SHARED = _read(_FOLDER), _read(_FOLDER / "shared")
 _KEY = re.compile(r"^(?:local| {5}) (\w+),? +-- (\w+):", re.MULTILINE)
 _INCLUDE = re.compile(r"^ *-- include: (.+)\n", re.MULTILINE)
 _COMMENT = re.compile(r"^ *--.*\n", re.MULTILINE)
@@ -39,7 +50,7 @@ _FUNCTION = re.compile(r"^( *)local function (\w+)\(.*?^\1end\n", re.MULTILINE |
 @cache
 def key_types() -> dict[str, str]:
     """The keys of a queue, in the order of KEYS, with their Redis types; read from lua/shared/keys.lua."""
-    return dict(_KEY.findall((_LUA / "shared" / "keys.lua").read_text("utf-8")))
+    return dict(_KEY.findall(_SHARED["keys"]))
 
 
 @dataclass(frozen=True)
@@ -54,7 +65,7 @@ class Script:
     @staticmethod
     @cache
     def named(name: str) -> Script:
-        source = (_LUA / f"{name}.lua").read_text("utf-8")
+        source = _LUA[name]
         text = _with_facts(_stripped(_INCLUDE.sub(_included, source))).encode()
         # SHA-1 is how Redis names scripts; nothing depends on its strength.
         sha = hashlib.sha1(text, usedforsecurity=False).hexdigest().encode()
@@ -65,7 +76,7 @@ def _shared(name: str) -> str:
     if name == "types":
         types = ", ".join(f"'{kind}'" for kind in key_types().values())
         return f"local types = {{{types}}}\n"
-    return (_LUA / "shared" / f"{name}.lua").read_text("utf-8")
+    return _SHARED[name]
 
 
 def _included(match: re.Match[str]) -> str:

@@ -15,6 +15,7 @@ from django.test import override_settings
 
 from django_srq import ConfigurationError, conf, queues
 from django_srq.conf import QueueConfig
+from django_srq.connections import client_from_url
 
 pytestmark = pytest.mark.versions
 
@@ -182,3 +183,25 @@ def test_the_queue_and_all_below_it_never_read_settings():
     below = [path for path in package.rglob("*.py") if path.name not in aware and "management" not in path.parts]
     assert package / "queue.py" in below
     assert [path.name for path in below if "django.conf" in path.read_text()] == []
+
+
+def test_queues_of_one_server_are_read_with_one_client(monkeypatch):
+    """To make one takes a millisecond, at the start of every process."""
+    made = []
+    monkeypatch.setattr(conf, "client_from_url", lambda url, **options: (made.append(url), client_from_url(url))[1])
+    with override_settings(
+        SRQ_DEFAULTS={"URL": "redis://of-many-queues/0"}, SRQ_QUEUES={f"q{number}": {} for number in range(1000)}
+    ):
+        assert len(conf.load().queues) == 1000
+        assert queues["q999"].alias == "q999"
+    assert len(made) == 1
+
+
+def test_queues_of_many_servers_are_read_with_a_client_each(monkeypatch):
+    made = []
+    monkeypatch.setattr(conf, "client_from_url", lambda url, **options: (made.append(url), client_from_url(url))[1])
+    servers = {f"q{number}": {"URL": f"redis://one-of-many/{number}"} for number in range(50)}
+    twice = {"a": {"URL": "redis://one-of-many/1", "PREFIX": "q1"}}
+    with override_settings(SRQ_DEFAULTS={}, SRQ_QUEUES=servers | twice):
+        assert ["E007" in problem.id for problem in conf.load().problems] == [True]
+    assert len(made) == 50

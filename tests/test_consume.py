@@ -622,3 +622,33 @@ def test_every_item_is_counted_however_many_threads_there_are(queue):
         assert Consumer([Source(queue, lambda item: None)], plan=Plan(burst=True, threads=8)).run() == 2000
     finally:
         sys.setswitchinterval(before)
+
+
+def test_any_number_of_queues(project, server_url, prefix):
+    aliases = [f"q{number}" for number in range(300)]
+    options = {"HANDLER": "tests.handlers.note"}
+    project.configure(dict.fromkeys(aliases, options), {"URL": server_url, "PREFIX": prefix + ".{alias}"})
+    for alias in (aliases[0], aliases[254], aliases[255], aliases[-1]):
+        queues[alias].put(alias)
+    code, _, err = project.run("srq_consume", "--burst")
+    assert (code, project.lines()) == (0, ["q0 1", "q254 1", "q255 1", "q299 1"]), err
+
+
+@pytest.mark.parametrize("processes", ["1", "0"])
+def test_any_number_of_open_files(project, server_url, prefix, processes):
+    """select() knows only those below 1024."""
+    project.configure(
+        {"note": {"HANDLER": "tests.handlers.note"}}, {"URL": server_url, "PREFIX": prefix + ".{alias}", "LEASE": 0.6}
+    )
+    project.add_to_settings(
+        "import os, resource\n"
+        "most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))\n"
+        "_open = [os.dup(0) for _ in range(1100)]"
+    )
+    consumer = project.start("srq_consume", "--processes", processes)
+    for number in range(2):  # the second one after a wait
+        queues["note"].put(number)
+        project.said(f"{number} 1")
+    consumer.terminate()
+    assert consumer.wait(PATIENT) == 0

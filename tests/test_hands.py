@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import time
 
+import pytest
+
 from django_srq.consumer.clock import lease_time
 from django_srq.consumer.hands import DONE, FAILED, HELD, RUNNING, Hands
 from django_srq.operations import Held
@@ -61,6 +63,29 @@ def test_a_claim_is_held_until_what_it_brought_is_written_down():
     assert hands.asked is None
     hands.ask(0)
     assert (hands.asked, hands.reading, list(hands)) == (0, False, [])
+
+
+@pytest.mark.parametrize("place", [254, 255, 256, 70_000])
+def test_any_number_of_sources(place):
+    hands = Hands(1)
+    hands.say("trouble")
+    hands.ask(place)
+    hands.hold(place, Held("uid", "token"), until=FAR)
+    assert (hands.asked, hands.reading, hands.words, hands.ready) == (place, False, "trouble", False)
+    assert [hand.source for hand in hands] == [place]
+    hands.took()
+    assert hands.asked is None
+
+
+@pytest.mark.parametrize("held", [Held("u" * 128, "t" * 72), Held("u" * 500, "t" * 500), Held("é" * 100, "é" * 100)])
+def test_what_is_too_long_for_a_record_leaves_the_next_one_alone(held):
+    hands = Hands(2)
+    for name in (held, Held("next", "token")):
+        hands.hold(0, name, until=FAR)
+    first, second = hands
+    assert held.uid.startswith(first.held.uid[:64])
+    assert len(first.held.token.encode()) <= 72 + 2  # half a character reads as three bytes
+    assert second.held == Held("next", "token")
 
 
 def test_hands_are_used_again_and_fillings_tell_them_apart():

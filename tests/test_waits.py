@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import select
 import threading
 import time
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 
 import pytest
 
@@ -524,3 +526,16 @@ def test_a_silence_of_idle_consumers_is_not_taken_for_an_outage_however_short_th
     assert told_to_wait(15) is None  # as every 5 s is enough
     assert told_to_wait(9) == 3
     assert told_to_wait(3) == 1
+
+
+def test_an_alarm_rings_whatever_the_number_of_open_files():
+    """select() knows only those below 1024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2000), hard))
+    with open(os.devnull) as nothing, ExitStack() as opened:
+        for _ in range(1100):
+            opened.callback(os.close, os.dup(nothing.fileno()))
+        alarm = Alarm()
+        alarm.ring()
+        alarm.pause(PATIENT)
+        alarm.close()

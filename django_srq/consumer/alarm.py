@@ -8,6 +8,7 @@ import time
 from contextlib import suppress
 
 PAUSE = 0.1  # seconds at most, once it rings for good
+LONGEST_WAIT = 86400.0  # seconds; poll() takes no more than 24 days
 
 
 class Alarm:
@@ -40,7 +41,9 @@ class Alarm:
         if self._for_good:
             time.sleep(min(seconds, PAUSE))
         else:
-            select.select([self.end], [], [], seconds)
+            watched = select.poll()  # not select(), which knows only descriptors below 1024
+            watched.register(self.end, select.POLLIN)
+            watched.poll(min(max(0, seconds), LONGEST_WAIT) * 1000)
 
     def close(self) -> None:
         ends, self._other = (self.end, self._other), -1

@@ -26,7 +26,7 @@ from django_srq.operations import Held
 FREE, HELD, RUNNING, DONE, FAILED, SENT = range(6)
 
 _HANDLED, _BEAT = 0, 8
-_READY, _FATAL, _FULL, _ASKED, _READING, _WORDS = range(16, 22)  # offsets in the head
+_READY, _FATAL, _FULL, _READING, _ASKED, _WORDS = 16, 17, 18, 19, 20, 24  # offsets in the head
 _HEAD, _RECORD = 1024, 256  # bytes
 UID_MOST = 128  # bytes
 _WORDS_MOST = _HEAD - _WORDS - 2
@@ -35,7 +35,8 @@ _FILLED = struct.Struct("=BBBxIQQdd")
 _WHOLE = struct.Struct(_FILLED.format + "16x128s72s")  # with room for what the supervisor writes, uid and token
 _RENEWED = struct.Struct("=Qd")  # the supervisor's: number of the filling, lease's end
 _RENEWED_AT, _UID_AT, _TOKEN_AT = 40, 56, 184
-_MOMENT, _COUNT, _LENGTH = struct.Struct("=d"), struct.Struct("=Q"), struct.Struct("=H")
+_MOMENT, _COUNT, _LENGTH, _PLACE = (struct.Struct(f"={kind}") for kind in "dQHI")
+TOKEN_MOST = _RECORD - _TOKEN_AT  # bytes
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,8 @@ class Hands:
         index = self._free.popleft()
         self._fillings += 1
         # A longer uid is none that put accepts: such an item is handled, but its lease is not renewed.
-        start, uid, token = _at(index), held.uid.encode()[:UID_MOST], held.token.encode()
+        # Nor has a consumer of ours such a long token.
+        start, uid, token = _at(index), held.uid.encode()[:UID_MOST], held.token.encode()[:TOKEN_MOST]
         number, memory = int(held.number or 0), self._memory
         lengths = len(uid), len(token)
         _WHOLE.pack_into(memory, start, FREE, *lengths, source, self._fillings, number, 0, until, uid, token)
@@ -131,7 +133,7 @@ class Hands:
     @property
     def asked(self) -> int | None:
         """The source (its place) of a claim whose items are not all written down yet: they are held all the same."""
-        place = self._memory[_ASKED]
+        (place,) = _PLACE.unpack_from(self._memory, _ASKED)
         return place - 1 if place else None
 
     @property
@@ -142,7 +144,7 @@ class Hands:
     def ask(self, source: int) -> None:
         """A claim is sent whose reply is read later."""
         self._memory[_READING] = 0
-        self._memory[_ASKED] = source + 1
+        _PLACE.pack_into(self._memory, _ASKED, source + 1)
 
     def read(self) -> None:
         """Its reply is read from now on."""
@@ -150,7 +152,7 @@ class Hands:
 
     def took(self) -> None:
         """What it brought is written down."""
-        self._memory[_ASKED] = 0
+        _PLACE.pack_into(self._memory, _ASKED, 0)
 
     @property
     def words(self) -> str:

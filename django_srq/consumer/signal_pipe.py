@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
+LONGEST_WAIT = 86400.0  # seconds; poll() takes no more than 24 days
+
 
 class SignalPipe:
     """The signals that this process gets, in the order in which they come, for a loop that waits for them.
@@ -34,7 +36,9 @@ class SignalPipe:
         os.close(self._writing)
 
     def wait(self, seconds: float) -> None:
-        select.select([self._reading], [], [], seconds)
+        watched = select.poll()  # not select(), which knows only descriptors below 1024
+        watched.register(self._reading, select.POLLIN)
+        watched.poll(min(seconds, LONGEST_WAIT) * 1000)
 
     def taken(self) -> list[int]:
         """The signals that came since."""
