@@ -94,7 +94,7 @@ class ChildProcess:
     ) -> None:
         """poke: has the supervisor look at the hands."""
         self._hands, self._line, self._poke = hands, line, poke
-        self._rest = rest
+        self._id, self._rest = id, rest
         self._orphaned = False
         self._events: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._leases = Leases(id, sources, lambda: [hands])
@@ -116,6 +116,7 @@ class ChildProcess:
         gc.freeze()
         try:
             signal.signal(signal.SIGTERM, lambda number, frame: self._worker.stop())
+            signals.child_started.send_robust(SafeRedisQueue, consumer=self._id)
             for target, name in ((self._listen, "srq-listen"), (self._send, "srq-events")):
                 threading.Thread(target=target, name=name, daemon=True).start()
             self._worker.run()

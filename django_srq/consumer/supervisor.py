@@ -74,9 +74,11 @@ class Supervisor:
         plan: Plan,
         *,
         rest: Callable[[], None] = lambda: None,
+        before_fork: Callable[[], None] = lambda: None,
         heartbeat: Heartbeat | None = None,
     ) -> None:
-        """rest: called in each thread of a child before it waits for items."""
+        """rest: called in each thread of a child before it waits for items. before_fork: closes what is open."""
+        self._before_fork = before_fork
         self.id = f"c{secrets.token_hex(5)}"
         self._sources, self._plan, self._rest, self._heartbeat = sources, plan, rest, heartbeat
         self._places = [Place(left=left) for left in _shares(plan)]
@@ -166,6 +168,7 @@ class Supervisor:
         self._count += 1
         id = f"{self.id}.{self._count}"
         hands = Hands(Worker.capacity(self._sources, self._plan), slot=claim_slots(id)[0])
+        self._before_fork()  # each time: the project's log handlers may have opened something meanwhile
         for stream in filter(None, (sys.stdout, sys.stderr)):  # None: closed before Python began
             stream.flush()  # or what is in the buffers would come out twice
         reading, writing = os.pipe()

@@ -18,7 +18,6 @@ from typing import Any
 
 from django.conf import settings
 from django.core.management.base import CommandError, CommandParser
-from django.db import connections
 from django.utils import autoreload
 
 from django_srq import conf
@@ -32,6 +31,7 @@ from django_srq.consumer import (
     Supervisor,
     adapted,
     close_connections,
+    inheritance,
     is_asynchronous,
     with_fresh_connections,
 )
@@ -140,9 +140,12 @@ class Command(QueueCommand):
             raise CommandError("Child processes need the main thread: call it there, or with --processes 0.")
         if heartbeat:
             _touch(heartbeat)
-        connections.close_all()  # or the children would share them
         supervisor = Supervisor(
-            sources, plan, rest=close_connections, heartbeat=Heartbeat(heartbeat) if heartbeat else None
+            sources,
+            plan,
+            rest=close_connections,
+            before_fork=inheritance.close_all,
+            heartbeat=Heartbeat(heartbeat) if heartbeat else None,
         )
         code = supervisor.run()
         if supervisor.last_words:
