@@ -31,6 +31,7 @@ from django_srq.consumer import (
     Supervisor,
     adapted,
     close_connections,
+    databases,
     inheritance,
     is_asynchronous,
     with_fresh_connections,
@@ -162,7 +163,8 @@ class Command(QueueCommand):
         signalled: list[int] = []
         before = _stop_on_signals(consumer, signalled)
         try:
-            consumer.run()
+            with databases.left_alone():
+                consumer.run()
         except StopConsuming as error:
             raise CommandError(str(error), returncode=ERROR) from error
         except Cut:
