@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +15,24 @@ from tests.waiting import PATIENT, wait_for
 
 ROOT = Path(__file__).parent.parent
 LEASE = 0.6  # seconds
+
+
+def signal_session(session: int, number: int) -> list[int]:
+    """Signal all living processes of a session, whatever their groups are; returns them."""
+    listed = os.listdir("/proc") if os.path.isdir("/proc") else []
+    found = [pid for pid in map(int, filter(str.isdecimal, listed)) if _lives_in(session, pid)]
+    for pid in found:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+    return found
+
+
+def _lives_in(session: int, pid: int) -> bool:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:  # it has ended
+        return False
+    return fields[0] != "Z" and int(fields[3]) == session
 
 
 class Project:
@@ -94,8 +113,11 @@ class Project:
 
     def kill(self, process: subprocess.Popen[str]) -> None:
         """Kill a command and all its children at once, as the loss of a host does."""
+        signal_session(process.pid, signal.SIGSTOP)  # or the last to die would notice that the others are gone
+        while signal_session(process.pid, signal.SIGKILL):
+            time.sleep(0.005)
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+            os.killpg(process.pid, signal.SIGKILL)  # where there is no /proc
         process.wait()
 
     def lines(self) -> list[str]:

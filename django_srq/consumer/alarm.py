@@ -7,6 +7,8 @@ import select
 import time
 from contextlib import suppress
 
+from django_srq.consumer import forks
+
 PAUSE = 0.1  # seconds at most, once it rings for good
 
 
@@ -18,6 +20,8 @@ class Alarm:
         for end in (self.end, self._other):
             os.set_blocking(end, False)
         self._rung = self._for_good = False
+        self._open = True
+        forks.keep(self)
 
     def ring(self, *, for_good: bool = False) -> None:
         """for_good: all is over, and nothing is waited for any more."""
@@ -43,6 +47,11 @@ class Alarm:
             select.select([self.end], [], [], seconds)
 
     def close(self) -> None:
-        ends, self._other = (self.end, self._other), -1
+        ends, self._other, self._open = (self.end, self._other), -1, False
         for end in ends:
             os.close(end)
+
+    def let_go(self) -> None:
+        """In a fork: what it rang there would ring here."""
+        if self._open:
+            self.close()

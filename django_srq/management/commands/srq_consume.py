@@ -11,9 +11,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from django.conf import settings
@@ -32,6 +31,8 @@ from django_srq.consumer import (
     adapted,
     close_connections,
     databases,
+    dispositions,
+    forks,
     inheritance,
     is_asynchronous,
     with_fresh_connections,
@@ -161,7 +162,7 @@ class Command(QueueCommand):
             )
         consumer = Consumer(sources, plan=plan, rest=close_connections)
         signalled: list[int] = []
-        before = _stop_on_signals(consumer, signalled)
+        stopping = _stop_on_signals(consumer, signalled)
         try:
             with databases.left_alone():
                 consumer.run()
@@ -170,8 +171,8 @@ class Command(QueueCommand):
         except Cut:
             sys.exit(128 + signalled[-1])
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            for number in stopping:
+                dispositions.give_back(number)
 
     def _chosen(self, named: list[tuple[str, int | None]]) -> list[tuple[Queue, int | None]]:
         if named:
@@ -204,6 +205,7 @@ class Command(QueueCommand):
     def _handling(self, handler: Callable[..., Any] | None, batch: int) -> Callable[[Any], Any]:
         if handler is None:
             return self._print
+        handler = forks.kept_out(handler, asynchronous=is_asynchronous(handler))
         handle = adapted(handler, on_loop=True, batch=batch > 1)
         return handle if is_asynchronous(handler) else with_fresh_connections(handle)
 
@@ -271,12 +273,12 @@ def _consume_beside() -> None:
 def _end_with(watching: int) -> None:
     """Stop this process when that one is gone: at Ctrl-C, Django's reloader kills it if it is not gone in 0.25 s."""
 
-    def look(number: int, frame: FrameType | None) -> None:
+    def look(number: int) -> None:
         if os.getppid() != watching:
             signal.setitimer(signal.ITIMER_REAL, 0)
             os.kill(os.getpid(), signal.SIGTERM)
 
-    signal.signal(signal.SIGALRM, look)
+    dispositions.take(signal.SIGALRM, look)
     signal.setitimer(signal.ITIMER_REAL, 1, 1)  # not a thread: this process forks
 
 
@@ -286,12 +288,12 @@ def _launcher() -> list[str]:
     return ["-m", spec.name.removesuffix(".__main__")] if spec else [sys.argv[0]]
 
 
-def _stop_on_signals(consumer: Consumer, signalled: list[int]) -> dict[signal.Signals, Any]:
-    """The first SIGTERM or SIGINT finishes the item in hand, the second cuts it. Returns the handlers from before."""
+def _stop_on_signals(consumer: Consumer, signalled: list[int]) -> Sequence[int]:
+    """The first SIGTERM or SIGINT finishes the item in hand, the second cuts it. Returns those that are handled so."""
     if threading.current_thread() is not threading.main_thread():
-        return {}  # Python lets only the main thread set handlers
+        return ()  # Python lets only the main thread set handlers
 
-    def on_signal(number: int, frame: FrameType | None) -> None:
+    def on_signal(number: int) -> None:
         signalled.append(number)
         if len(signalled) > 1:
             raise Cut
@@ -302,7 +304,10 @@ def _stop_on_signals(consumer: Consumer, signalled: list[int]) -> dict[signal.Si
         consumer.stop()
 
     talkative = logger.isEnabledFor(logging.INFO)
-    return {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+    stopping = (signal.SIGTERM, signal.SIGINT)
+    for number in stopping:
+        dispositions.take(number, on_signal)
+    return stopping
 
 
 class _Formatter(logging.Formatter):
