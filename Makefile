@@ -5,11 +5,12 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python3.14; 
 BIN = $(VENV)/bin
 ARGS ?=
 
-.PHONY: help demo test suite browser unfold screenshots messages serve lint bench clean
+.PHONY: help demo test suite services browser unfold screenshots messages serve lint bench clean
 
 help:
 	@echo 'make demo    orders survive a killed consumer, before your eyes'
 	@echo 'make test    the whole suite, against a real server (SRQ_TEST_URL, else one of its own); ARGS goes to pytest'
+	@echo 'make services     srq_consume beside PostgreSQL and memcached, and as the first process of a container (Linux)'
 	@echo 'make browser the status view in Chromium (SRQ_CHROMIUM, else the one on the path); make unfold: under django-unfold'
 	@echo 'make screenshots  the pictures in the README, in Chromium too'
 	@echo 'make messages     the catalogues, with gettext'
@@ -27,6 +28,9 @@ test: $(VENV)/.installed
 suite:
 	$(BIN)/python -m pytest $(ARGS)
 	cd testproject && $(abspath $(BIN))/python manage.py test --verbosity 0
+
+services: $(VENV)/.installed-services
+	$(BIN)/python -m pytest tests/services -p no:cacheprovider $(ARGS)
 
 browser: $(VENV)/.installed-browser
 	$(BIN)/python -m pytest tests/browser --ds=tests.browser.settings -p no:cacheprovider $(ARGS)
@@ -68,6 +72,10 @@ $(VENV)/.installed: setup.cfg pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
 	@# setuptools warns of what an editable installation means, which is no news for a newcomer.
 	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable '.[hiredis,embedded,django-redis]' --group test
+	@touch $@
+
+$(VENV)/.installed-services: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --group services
 	@touch $@
 
 $(VENV)/.installed-browser: $(VENV)/.installed

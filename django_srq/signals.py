@@ -12,10 +12,15 @@ item_acked        ``item``, ``consumer``, ``duration`` (seconds); handled, and g
 item_failed       ``item``, ``consumer``, ``duration``, ``error``, ``state`` (where it went; None: the lease was lost)
 item_recovered    ``uid``, ``consumer`` (the one that died), ``evidence``; ready again
 item_dead         ``uid``, ``consumer``, ``evidence`` (type, message and what else is known); set aside
+child_started     ``consumer``; in each child process of a consumer, the later ones too, right after its fork
 consumer_started  ``consumer``, ``queues``; in each process that handles items
 consumer_stopped  the same
 queue_paused      ``by``, ``reason``, ``until``
 ================  ===================================================================================================
+
+child_started is for clients that the project opened before the fork, such as at the import of a handler's module: their
+sockets must not be shared, and their threads do not exist in the child. A receiver closes them, or makes them anew.
+Without child processes (``--processes 0``) nothing is forked, and it is not sent.
 """
 
 from __future__ import annotations
@@ -35,6 +40,7 @@ item_acked = Signal()
 item_failed = Signal()
 item_recovered = Signal()
 item_dead = Signal()
+child_started = Signal()
 consumer_started = Signal()
 consumer_stopped = Signal()
 queue_paused = Signal()

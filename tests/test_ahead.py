@@ -21,6 +21,7 @@ from django_srq.consumer.worker import Worker
 from django_srq.exceptions import LayoutError
 from django_srq.operations import Held
 from django_srq.slots import Slot
+from tests.project import signal_session
 from tests.proxy import Proxy
 from tests.servers import Server
 from tests.test_supervisor import LONG, account_for, began, children, empty, told
@@ -511,7 +512,7 @@ def test_a_child_whose_host_was_suspended_begins_with_nothing_that_others_may_ha
     os.kill(process.pid, signal.SIGSTOP)
     wait_for(lambda: queue.recover() == 0 and queue.counts()["ready"] == 22, "the end of all leases")
     taken = queue.get_many(10)
-    os.killpg(process.pid, signal.SIGCONT)
+    signal_session(process.pid, signal.SIGCONT)
     # The late ack of what it was handling counts.
     wait_for(lambda: queue.counts() == {"ready": 0, "in_flight": 9, "delayed": 0, "dead": 0}, "the others")
     assert handled(project) == ALL_ONCE[:9] + ALL_ONCE[18:]

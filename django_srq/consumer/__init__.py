@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from django_srq.consumer.consumer import Consumer, Cut
-from django_srq.consumer.handler import adapted, close_connections, is_asynchronous, with_fresh_connections
+from django_srq.consumer.databases import close_connections
+from django_srq.consumer.handler import adapted, is_asynchronous, with_fresh_connections
 from django_srq.consumer.plan import Plan
 from django_srq.consumer.probes import Heartbeat
 from django_srq.consumer.source import Source, StopConsuming

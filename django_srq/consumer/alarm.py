@@ -7,6 +7,8 @@ import select
 import time
 from contextlib import suppress
 
+from django_srq.consumer import forks
+
 PAUSE = 0.1  # seconds at most, once it rings for good
 LONGEST_WAIT = 86400.0  # seconds; poll() takes no more than 24 days
 
@@ -19,6 +21,8 @@ class Alarm:
         for end in (self.end, self._other):
             os.set_blocking(end, False)
         self._rung = self._for_good = False
+        self._open = True
+        forks.keep(self)
 
     def ring(self, *, for_good: bool = False) -> None:
         """for_good: all is over, and nothing is waited for any more."""
@@ -46,6 +50,11 @@ class Alarm:
             watched.poll(min(max(0, seconds), LONGEST_WAIT) * 1000)
 
     def close(self) -> None:
-        ends, self._other = (self.end, self._other), -1
+        ends, self._other, self._open = (self.end, self._other), -1, False
         for end in ends:
             os.close(end)
+
+    def let_go(self) -> None:
+        """In a fork: what it rang there would ring here."""
+        if self._open:
+            self.close()

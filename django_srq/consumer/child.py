@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import atexit
 import gc
 import json
 import logging
 import os
 import queue
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 from django_srq import signals
+from django_srq.consumer import dispositions, forks, groups
+from django_srq.consumer.farewell import leave
 from django_srq.consumer.hands import Hands
 from django_srq.consumer.leases import Leases
+from django_srq.consumer.orphan import Orphan
 from django_srq.consumer.plan import Plan
 from django_srq.consumer.source import Source, StopConsuming
 from django_srq.consumer.worker import Worker
@@ -27,6 +29,7 @@ from django_srq.queue import SafeRedisQueue
 
 logger = logging.getLogger("django_srq.consumer")
 
+SOONER = 0.5  # seconds before the supervisor would kill it; then it can say itself what it cuts
 STOP = b"stop\n"  # what the supervisor says to a child; anything else is a signal to be sent, as JSON
 
 
@@ -73,8 +76,7 @@ class Child:
 
     def kill(self, why: str) -> None:
         self.killed_for = self.killed_for or why
-        with suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
+        groups.kill(self.pid)
 
 
 class ChildProcess:
@@ -94,8 +96,9 @@ class ChildProcess:
     ) -> None:
         """poke: has the supervisor look at the hands."""
         self._hands, self._line, self._poke = hands, line, poke
-        self._rest = rest
+        self._id, self._sources, self._plan, self._rest = id, sources, plan, rest
         self._orphaned = False
+        self._stop_at: float | None = None  # the moment at which the grace is over
         self._events: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._leases = Leases(id, sources, lambda: [hands])
         self._worker = Worker(
@@ -115,7 +118,11 @@ class ChildProcess:
         # What was loaded before the fork stays: looking through it again and again would cost time, and copy its pages.
         gc.freeze()
         try:
-            signal.signal(signal.SIGTERM, lambda number, frame: self._worker.stop())
+            dispositions.take(signal.SIGTERM, lambda number: self._take_no_more())
+            dispositions.unignore()
+            groups.do_without_terminal()
+            forks.keep(self)
+            signals.child_started.send_robust(SafeRedisQueue, consumer=self._id)
             for target, name in ((self._listen, "srq-listen"), (self._send, "srq-events")):
                 threading.Thread(target=target, name=name, daemon=True).start()
             self._worker.run()
@@ -127,7 +134,16 @@ class ChildProcess:
         finally:
             if self._orphaned:
                 self._leases.sign_off()
-            _leave(code)
+            self._leave(code)
+
+    def _leave(self, code: int) -> NoReturn:
+        within = self._plan.grace if self._stop_at is None else self._stop_at - time.monotonic()
+        leave(code, consumer=self._id, within=within - min(SOONER, self._plan.grace / 10))
+
+    def let_go(self) -> None:
+        """In a fork that a handler made: it is not the one that is told things."""
+        os.close(self._line)
+        self._line = -1
 
     def _report(self, trouble: str) -> None:
         self._hands.say(trouble)
@@ -143,7 +159,7 @@ class ChildProcess:
         # The supervisor is gone: nobody renews the leases, and nobody would start another child.
         self._orphaned = True
         self._stop()
-        self._leases.renew_until(threading.Event())
+        Orphan(self._id, self._sources, self._hands, self._leases, self._plan).live()
 
     def _hear(self, line: bytes) -> None:
         if line == STOP:
@@ -151,8 +167,12 @@ class ChildProcess:
         else:
             self._events.put(line)
 
-    def _stop(self) -> None:
+    def _take_no_more(self) -> None:
+        self._stop_at = self._stop_at or time.monotonic() + self._plan.grace
         self._worker.stop()
+
+    def _stop(self) -> None:
+        self._take_no_more()
         with suppress(SRQError):  # which the worker says itself in the end
             self._worker.give_back()
 
@@ -163,13 +183,3 @@ class ChildProcess:
             event = json.loads(self._events.get())
             named[event["signal"]].send_robust(SafeRedisQueue, **event["about"])
             self._rest()
-
-
-def _leave(code: int) -> None:
-    try:
-        # What the project's libraries want to say at the end of a process, such as a report of errors.
-        atexit._run_exitfuncs()
-        for stream in filter(None, (sys.stdout, sys.stderr)):
-            stream.flush()
-    finally:
-        os._exit(code)

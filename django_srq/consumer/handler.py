@@ -12,6 +12,7 @@ from asgiref.sync import SyncToAsync, ThreadSensitiveContext, async_to_sync, syn
 from django.db import connections
 from django.db.backends.signals import connection_created
 
+from django_srq.consumer.databases import ours
 from django_srq.item import Item
 from django_srq.process import PerProcess
 
@@ -84,7 +85,7 @@ def with_fresh_connections(handle: Callable[[Any], Any]) -> Callable[[Any], Any]
     def handle_with(given: Any) -> Any:
         if _opened:
             # What Django's close_old_connections and reset_queries do, but in one go: to look for them costs the most.
-            for connection in connections.all(initialized_only=True):
+            for connection in ours():
                 connection.queries_log.clear()
                 connection.close_if_unusable_or_obsolete()
         return handle(given)
@@ -102,11 +103,6 @@ def _note_connection(**about: object) -> None:
 
 
 connection_created.connect(_note_connection, dispatch_uid="django_srq.consumer.handler")
-
-
-def close_connections() -> None:
-    """Close this thread's database connections, for the time in which it has nothing to do."""
-    connections.close_all()
 
 
 async def _with_own_thread(handling: Awaitable[T]) -> T:

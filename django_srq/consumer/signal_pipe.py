@@ -7,7 +7,8 @@ import select
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from types import FrameType
+
+from django_srq.consumer import dispositions, forks
 
 LONGEST_WAIT = 86400.0  # seconds; poll() takes no more than 24 days
 
@@ -24,14 +25,15 @@ class SignalPipe:
         self._reading, self._writing = os.pipe()
         os.set_blocking(self._reading, False)
         os.set_blocking(self._writing, False)
-        self._before = {number: signal.signal(number, _note) for number in self.NUMBERS}
+        for number in self.NUMBERS:
+            dispositions.ignore(number)  # its number is in the pipe
         self._fd_before = signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
         return self
 
     def __exit__(self, *exc: object) -> None:
         signal.set_wakeup_fd(self._fd_before)
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        for number in self.NUMBERS:
+            dispositions.give_back(number)
         os.close(self._reading)
         os.close(self._writing)
 
@@ -62,13 +64,14 @@ class SignalPipe:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def forget(self) -> None:
-        """In a child: the terminal's signals are for the supervisor, which tells its children."""
+        """In a child: signals are for the supervisor, which tells its children."""
         signal.set_wakeup_fd(-1)
-        for number in (signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            dispositions.ignore(number)
         os.close(self._reading)
+        forks.keep(self)
 
-
-def _note(number: int, frame: FrameType | None) -> None:
-    """Nothing: its number is in the pipe."""
+    def let_go(self) -> None:
+        """In a fork of a child: it has nothing to say to the supervisor."""
+        os.close(self._writing)
+        self._writing = -1

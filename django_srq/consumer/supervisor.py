@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from django_srq import failure, operations
+from django_srq.consumer import groups
 from django_srq.consumer.child import Child, ChildProcess
 from django_srq.consumer.claims import claim_slots
 from django_srq.consumer.errands import LAST_WORDS
@@ -40,6 +41,7 @@ SOON = 5.0  # seconds; a child that dies sooner, having handled nothing, is star
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0  # seconds before it is started again, from the second time on
 NEVER_STARTED = 5  # times in a row that no child came to look for items: then there is no point
 RETRY = 0.5  # seconds between attempts to tell a server what became of items
+LOOK = 0.1  # seconds between looks at what handlers had started, and left at work
 STUCK = 60.0  # seconds without an item in hand and without a look for one
 STOPS = (signal.SIGTERM, signal.SIGINT)
 
@@ -74,9 +76,11 @@ class Supervisor:
         plan: Plan,
         *,
         rest: Callable[[], None] = lambda: None,
+        before_fork: Callable[[], None] = lambda: None,
         heartbeat: Heartbeat | None = None,
     ) -> None:
-        """rest: called in each thread of a child before it waits for items."""
+        """rest: called in each thread of a child before it waits for items. before_fork: closes what is open."""
+        self._before_fork = before_fork
         self.id = f"c{secrets.token_hex(5)}"
         self._sources, self._plan, self._rest, self._heartbeat = sources, plan, rest, heartbeat
         self._places = [Place(left=left) for left in _shares(plan)]
@@ -88,6 +92,7 @@ class Supervisor:
         self._reports: list[Report] = []
         self._events: deque[dict[str, Any]] = deque()  # signals that a child is to send
         self._signals = SignalPipe()
+        self._leftovers = groups.Leftovers(plan.grace)
         self._count = 0
         self._never_started = 0
         self._stopped_by: int | None = None
@@ -106,6 +111,7 @@ class Supervisor:
             finally:
                 for child in self._children():
                     child.kill("the supervisor broke")
+                self._leftovers.end(latest=0)
                 self._leases.sign_off()
                 if self._heartbeat:
                     self._heartbeat.end()
@@ -113,7 +119,7 @@ class Supervisor:
     def _loop(self) -> None:
         while True:
             self._start_missing()
-            if not self._children() and not self._wanted():
+            if not self._children() and not self._wanted() and not self._leftovers:
                 break
             self._signals.wait(self._until_next())
             for number in self._signals.taken():
@@ -166,6 +172,7 @@ class Supervisor:
         self._count += 1
         id = f"{self.id}.{self._count}"
         hands = Hands(Worker.capacity(self._sources, self._plan), slot=claim_slots(id)[0])
+        self._before_fork()  # each time: the project's log handlers may have opened something meanwhile
         for stream in filter(None, (sys.stdout, sys.stderr)):  # None: closed before Python began
             stream.flush()  # or what is in the buffers would come out twice
         reading, writing = os.pipe()
@@ -178,6 +185,7 @@ class Supervisor:
             raise
         if pid == 0:
             try:
+                groups.lead()
                 # Or they would not notice the supervisor's death: a pipe ends with its last writer.
                 for line in (writing, *(child.line for child in self._children())):
                     os.close(line)
@@ -187,6 +195,7 @@ class Supervisor:
             finally:
                 os._exit(1)  # whatever happened, this is not the place to return from
         os.close(reading)
+        groups.lead(pid)  # it does so too; whichever comes first
         place.child = Child(id, pid, hands, writing)
 
     def _fork(self) -> int:
@@ -226,6 +235,7 @@ class Supervisor:
         self._leases.about["state"] = "stopping"
         for child in self._children():
             child.stop()
+        self._leftovers.stop()
 
     # -- looking after the children
 
@@ -237,6 +247,8 @@ class Supervisor:
             moments.append(self._next_retry)
         if self._stop_at is not None and self._stop_at > now:
             moments.append(self._stop_at)
+        if self._leftovers:
+            moments.append(now + LOOK)
         if self._plan.time_limit is not None:
             alive = [child for child in self._children() if not child.killed_for]
             running = [hand.started for child in alive for hand in child.hands if hand.state == RUNNING]
@@ -252,6 +264,8 @@ class Supervisor:
         if self._plan.time_limit is not None:
             for child in self._children():
                 self._enforce_limit(child, now - self._plan.time_limit)
+        for group in self._leftovers.end(float("inf") if self._stop_at is None else self._stop_at):
+            logger.warning("cut, as the grace is over: what handlers had started in process group %d", group)
         while self._to_replace and not any(child.told_to_stop for child in self._children()):
             self._replace(self._to_replace.pop(0))
 
@@ -274,7 +288,17 @@ class Supervisor:
         for child in self._children():
             pid, status, usage = os.wait4(child.pid, os.WNOHANG)
             if pid:
-                self._buried(child, os.waitstatus_to_exitcode(status), _bytes(usage.ru_maxrss))
+                code = os.waitstatus_to_exitcode(status)
+                self._see_to_group(child, code)
+                self._buried(child, code, _bytes(usage.ru_maxrss))
+        groups.reap_orphans([child.pid for child in self._children()])
+
+    def _see_to_group(self, child: Child, code: int) -> None:
+        """What its handlers had started must not be at work beside the next delivery of their items."""
+        if _died(child, code) or child.killed_for:
+            groups.kill_group(child.pid)
+        else:
+            self._leftovers.add(child.pid)
 
     def _buried(self, child: Child, code: int, memory: int) -> None:
         os.close(child.line)

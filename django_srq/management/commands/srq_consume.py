@@ -11,14 +11,12 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from django.conf import settings
 from django.core.management.base import CommandError, CommandParser
-from django.db import connections
 from django.utils import autoreload
 
 from django_srq import conf
@@ -32,6 +30,10 @@ from django_srq.consumer import (
     Supervisor,
     adapted,
     close_connections,
+    databases,
+    dispositions,
+    forks,
+    inheritance,
     is_asynchronous,
     with_fresh_connections,
 )
@@ -140,9 +142,12 @@ class Command(QueueCommand):
             raise CommandError("Child processes need the main thread: call it there, or with --processes 0.")
         if heartbeat:
             _touch(heartbeat)
-        connections.close_all()  # or the children would share them
         supervisor = Supervisor(
-            sources, plan, rest=close_connections, heartbeat=Heartbeat(heartbeat) if heartbeat else None
+            sources,
+            plan,
+            rest=close_connections,
+            before_fork=inheritance.close_all,
+            heartbeat=Heartbeat(heartbeat) if heartbeat else None,
         )
         code = supervisor.run()
         if supervisor.last_words:
@@ -157,16 +162,17 @@ class Command(QueueCommand):
             )
         consumer = Consumer(sources, plan=plan, rest=close_connections)
         signalled: list[int] = []
-        before = _stop_on_signals(consumer, signalled)
+        stopping = _stop_on_signals(consumer, signalled)
         try:
-            consumer.run()
+            with databases.left_alone():
+                consumer.run()
         except StopConsuming as error:
             raise CommandError(str(error), returncode=ERROR) from error
         except Cut:
             sys.exit(128 + signalled[-1])
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            for number in stopping:
+                dispositions.give_back(number)
 
     def _chosen(self, named: list[tuple[str, int | None]]) -> list[tuple[Queue, int | None]]:
         if named:
@@ -199,6 +205,7 @@ class Command(QueueCommand):
     def _handling(self, handler: Callable[..., Any] | None, batch: int) -> Callable[[Any], Any]:
         if handler is None:
             return self._print
+        handler = forks.kept_out(handler, asynchronous=is_asynchronous(handler))
         handle = adapted(handler, on_loop=True, batch=batch > 1)
         return handle if is_asynchronous(handler) else with_fresh_connections(handle)
 
@@ -266,12 +273,12 @@ def _consume_beside() -> None:
 def _end_with(watching: int) -> None:
     """Stop this process when that one is gone: at Ctrl-C, Django's reloader kills it if it is not gone in 0.25 s."""
 
-    def look(number: int, frame: FrameType | None) -> None:
+    def look(number: int) -> None:
         if os.getppid() != watching:
             signal.setitimer(signal.ITIMER_REAL, 0)
             os.kill(os.getpid(), signal.SIGTERM)
 
-    signal.signal(signal.SIGALRM, look)
+    dispositions.take(signal.SIGALRM, look)
     signal.setitimer(signal.ITIMER_REAL, 1, 1)  # not a thread: this process forks
 
 
@@ -281,12 +288,12 @@ def _launcher() -> list[str]:
     return ["-m", spec.name.removesuffix(".__main__")] if spec else [sys.argv[0]]
 
 
-def _stop_on_signals(consumer: Consumer, signalled: list[int]) -> dict[signal.Signals, Any]:
-    """The first SIGTERM or SIGINT finishes the item in hand, the second cuts it. Returns the handlers from before."""
+def _stop_on_signals(consumer: Consumer, signalled: list[int]) -> Sequence[int]:
+    """The first SIGTERM or SIGINT finishes the item in hand, the second cuts it. Returns those that are handled so."""
     if threading.current_thread() is not threading.main_thread():
-        return {}  # Python lets only the main thread set handlers
+        return ()  # Python lets only the main thread set handlers
 
-    def on_signal(number: int, frame: FrameType | None) -> None:
+    def on_signal(number: int) -> None:
         signalled.append(number)
         if len(signalled) > 1:
             raise Cut
@@ -297,7 +304,10 @@ def _stop_on_signals(consumer: Consumer, signalled: list[int]) -> dict[signal.Si
         consumer.stop()
 
     talkative = logger.isEnabledFor(logging.INFO)
-    return {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+    stopping = (signal.SIGTERM, signal.SIGINT)
+    for number in stopping:
+        dispositions.take(number, on_signal)
+    return stopping
 
 
 class _Formatter(logging.Formatter):

@@ -1,0 +1,86 @@
+"""Processes that a handler forks: they are the handler's, and take no part in ours.
+
+They let go of our pipes, and do not come back from the handler: they would go on with the items of this process.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import traceback
+import weakref
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, NoReturn, Protocol
+
+
+class Private(Protocol):
+    """Something of this process that a fork of it must let go."""
+
+    def let_go(self) -> None: ...
+
+
+_private: weakref.WeakSet[Private] = weakref.WeakSet()
+
+
+def keep(thing: Private) -> None:
+    """Keep it to this process: a fork lets it go."""
+    _private.add(thing)
+
+
+def _let_go() -> None:
+    for thing in list(_private):
+        thing.let_go()
+    _private.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
+
+
+def kept_out(handler: Callable[..., Any], *, asynchronous: bool) -> Callable[..., Any]:
+    """A handler that only this process comes back from; a fork that it made ends there."""
+
+    @functools.wraps(handler, updated=())
+    def handle(*args: Any, **kwargs: Any) -> Any:
+        process = os.getpid()
+        try:
+            return handler(*args, **kwargs)
+        finally:
+            if os.getpid() != process:
+                _end()
+
+    @functools.wraps(handler, updated=())
+    async def ahandle(*args: Any, **kwargs: Any) -> Any:
+        process = os.getpid()
+        try:
+            return await handler(*args, **kwargs)
+        finally:
+            if os.getpid() != process:
+                _end()
+
+    return ahandle if asynchronous else handle
+
+
+def _end() -> NoReturn:
+    """End this process as Python would with the error that is on its way, if there is one."""
+    code = 1
+    try:
+        code = _exit_code(sys.exc_info()[1])
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            stream.flush()
+    finally:
+        os._exit(code)
+
+
+def _exit_code(error: BaseException | None) -> int:
+    if error is None:
+        return 0
+    if isinstance(error, SystemExit) and (error.code is None or isinstance(error.code, int)):
+        return (error.code or 0) & 0xFF
+    with suppress(Exception):  # what describes an error may raise one
+        if isinstance(error, SystemExit):
+            sys.stderr.write(f"{error.code}\n")
+        else:
+            traceback.print_exception(error)
+    return 1

@@ -1,0 +1,15 @@
+"""A log handler that uses the databases, also in the supervisor."""
+
+from __future__ import annotations
+
+import logging
+
+from django.db import connections
+
+
+class AskingHandler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        for alias in connections:
+            with connections[alias].cursor() as cursor:
+                cursor.execute("SELECT name FROM numbers WHERE n = 0")
+                cursor.fetchall()
