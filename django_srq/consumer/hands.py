@@ -73,6 +73,7 @@ class Hands:
         The keeper may still write down what became of the former child's leases: its fillings had other numbers.
         """
         self._memory[:] = bytes(len(self._memory))
+        self._free = deque(range((len(self._memory) - _HEAD) // _RECORD))
         self.slot = slot
         self._fillings = number << 32
 

@@ -436,8 +436,7 @@ class Supervisor:
         self._outage.report(next(filter(None, [self._trouble, *troubles]), ""))
         self._pass_on_events()
         if not self._ready and all(child.hands.ready for child in self._children()):
-            self._ready = True
-            notify("READY=1")
+            self._ready = notify("READY=1")
         if now >= self._next_beat:
             self._next_beat = now + interval()
             self._beat(now)
