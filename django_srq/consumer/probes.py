@@ -32,7 +32,7 @@ def interval() -> float:
 def notify(state: str) -> bool:
     """Tell systemd, where it asked for it (sd_notify(3)): ``READY=1``, ``WATCHDOG=1``, ``STOPPING=1``.
 
-    False: it has no room for that now. It listens to the main process only, so that this is no business of the keeper's.
+    False: it has no room for that now. Not in the keeper, as by default it listens to the main process only.
     """
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
