@@ -60,7 +60,7 @@ def ended(process, code: int = 0) -> None:
 
 @contextmanager
 def full_pipe():
-    """Yields the writing end of a pipe that has no room, and a function that makes room."""
+    """Yields the writing end of a pipe without room, and a function that makes room and returns what was written."""
     reading, writing = os.pipe()
     fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
     os.set_blocking(writing, False)
@@ -68,9 +68,21 @@ def full_pipe():
         while True:
             os.write(writing, b"x" * 4096)
     os.set_blocking(writing, True)
-    read = threading.Thread(target=lambda: [*iter(lambda: os.read(reading, 65536), b"")], daemon=True)
+    words: list[bytes] = []
+
+    def read_on() -> None:
+        while word := os.read(reading, 65536):
+            words.append(word)
+
+    read = threading.Thread(target=read_on, daemon=True)
+
+    def text() -> str:
+        if read.ident is None:
+            read.start()
+        return b"".join(words).decode()
+
     try:
-        yield writing, read.start
+        yield writing, text
     finally:
         os.close(writing)
         if read.ident is not None:
@@ -88,10 +100,19 @@ def test_a_log_that_nobody_reads_ends_no_lease(project, told, client):
         (idle,) = {*wait_for(lambda: len(children(process)) == 2 and children(process), "both")} - {waiting}
         os.kill(idle, signal.SIGKILL)
         kept(project, queue, client, uid)
-        read()
         wait_for(lambda: len(set(children(process)) - {idle}) == 2, "another child")
+        wait_for(lambda: "child died consumer=" in read() and f"pid={idle}" in read(), "a word about it")
         finished(project, queue)
         ended(process)
+
+
+def test_a_supervisor_hears_a_signal_while_nobody_reads_its_log(project, told):
+    queue = told()
+    with full_pipe() as (stderr, _):
+        process = project.start("srq_consume", stderr=stderr)
+        wait_for(lambda: queue.snapshot().consumers, "the consumer")
+        process.terminate()
+        assert process.wait(60) == 0
 
 
 def test_a_log_that_nobody_reads_while_items_are_handled_ends_no_lease(project, told, client):
@@ -322,6 +343,39 @@ def test_what_the_supervisor_says_to_its_keeper(serving, queue, tmp_path):
     wait_for(lambda: serving._about() == {"processes": 1, "state": "stopping"}, "that it stops")
     os.write(serving.line, BEAT + END)
     wait_for(lambda: not beat.exists(), "the end")
+
+
+def test_the_keeper_logs_for_the_supervisor(serving, caplog):
+    os.write(serving.line, b'{"torn\n')
+    record = logging.makeLogRecord({"name": "django_srq.consumer", "levelno": 30, "msg": "%s died", "args": ("it",)})
+    long = logging.makeLogRecord({"levelno": 30, "msg": "x" * 10_000})
+    assert serving.pass_on(record)
+    assert serving.pass_on(long)
+    wait_for(lambda: len(caplog.messages) == 2, "both")
+    assert caplog.messages[0] == "it died"
+    assert set(caplog.messages[1]) == {"x"}
+
+
+def test_what_the_keeper_has_no_room_for_is_counted(queue):
+    keeper = Keeper("c1", [Source(queue, print)], [], about={}, heartbeat=None, poke=lambda: None)
+    record = logging.makeLogRecord({"levelno": 30, "msg": "it died"})
+    assert not keeper.pass_on(record)  # nobody is there
+    reading, keeper.line = os.pipe()
+    fcntl.fcntl(keeper.line, fcntl.F_SETPIPE_SZ, 4096)
+    os.set_blocking(keeper.line, False)
+    try:
+        with suppress(BlockingIOError):
+            while True:
+                os.write(keeper.line, b"x" * 4096)
+        assert keeper.pass_on(record)
+        assert keeper.pass_on(record)
+        os.read(reading, 65536)
+        assert keeper.pass_on(record)
+        notice, last = os.read(reading, 65536).splitlines()
+        assert (b"dropped count=2" in notice, b"it died" in last) == (True, True)
+    finally:
+        os.close(reading)
+        os.close(keeper.line)
 
 
 def test_no_more_children_than_there_are_tables(queue):

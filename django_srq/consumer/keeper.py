@@ -9,6 +9,7 @@ stopped or killed, the children renew for themselves until it is back.
 from __future__ import annotations
 
 import gc
+import json
 import logging
 import mmap
 import os
@@ -32,12 +33,14 @@ from django_srq.consumer.source import Source
 logger = logging.getLogger("django_srq.consumer")
 
 NAME = "srq-keeper"  # as ps and top show it
-BEAT, STOPPING, END = b"b", b"s", b"e"  # what the supervisor says to it; when its line ends, the supervisor died
+# What the supervisor says to it; anything else is a log record, as JSON. When its line ends, the supervisor died.
+BEAT, STOPPING, END = b"beat\n", b"stopping\n", b"end\n"
 UP = b"u"  # what it says when it has begun
 PATIENCE = 2.0  # seconds for its beginning, and for its end
 AGAIN = 1.0  # seconds at least between two starts
 _LENGTH = struct.Struct("=H")
 _WORDS_MOST = 1024  # bytes
+_CUT = 500  # characters of a message that is too long to be written to a pipe at once
 
 
 class Words:
@@ -78,6 +81,7 @@ class Keeper:
         self._said, self._heartbeat, self._poke = dict(about), heartbeat, poke
         self._words = [Words() for _ in self._leases.servers]
         self._stopping = False
+        self._dropped = 0  # log records for which its line had no room
         self._pid = 0
         self.line: int | None = None  # the pipe over which it is told things
         self.due = 0.0  # the moment from which on it may be started
@@ -145,6 +149,19 @@ class Keeper:
         self._stopping = True
         self._tell(STOPPING)
 
+    def pass_on(self, record: logging.LogRecord) -> bool:
+        """Have a record of the supervisor's logged, which must not wait for that. False: there is nobody to do so."""
+        if not self.lives:
+            return False
+        if self._dropped:
+            notice = logger.makeRecord(
+                logger.name, logging.WARNING, __file__, 0, "log records dropped count=%d", (self._dropped,), None
+            )
+            self._dropped = 0 if self._tell(_packed(notice)) else self._dropped
+        if not self._tell(_packed(record)):
+            self._dropped += 1
+        return True
+
     def end(self) -> None:
         """No lease is to be kept any more. Waits for its end, but not for ever; then the consumer is known no more."""
         if self.lives:
@@ -170,10 +187,11 @@ class Keeper:
             os.close(self.line)
         self.line = None
 
-    def _tell(self, words: bytes) -> None:
-        if self.line is not None:
-            with suppress(OSError):  # it died; or it was stopped, and has enough to read
-                os.write(self.line, words)
+    def _tell(self, words: bytes) -> bool:
+        try:
+            return self.line is not None and os.write(self.line, words) == len(words)
+        except OSError:  # it died; or it was stopped, and has enough to read
+            return False
 
     # -- its own side
 
@@ -197,18 +215,28 @@ class Keeper:
 
     def serve(self, line: int) -> None:
         """Renew until the supervisor says that it is enough, or is gone."""
-        ended, pulse = threading.Event(), Pulse(self._heartbeat)
+        ended, pulse, log, heard = threading.Event(), Pulse(self._heartbeat), LogThread(logger), b""
         renewing = threading.Thread(target=self._renew_until, args=[ended], name="srq-keeper", daemon=True)
         renewing.start()
-        while words := os.read(line, 4096):
-            self._stopping = self._stopping or STOPPING in words
-            if BEAT in words:
-                pulse.beat()
-            if END in words:
+        while words := os.read(line, 65536):
+            *lines, heard = (heard + words).split(b"\n")
+            for said in lines:
+                self._hear(said + b"\n", pulse, log)
+            if END.strip() in lines:
                 ended.set()
                 renewing.join(PATIENCE)
                 pulse.end(LAST_LINES)
+                log.flush(LAST_LINES)
                 return
+
+    def _hear(self, said: bytes, pulse: Pulse, log: LogThread) -> None:
+        if said == BEAT:
+            pulse.beat()
+        elif said == STOPPING:
+            self._stopping = True
+        elif said != END:
+            with suppress(ValueError):  # torn: its line was almost full
+                log.handle(logging.makeLogRecord(json.loads(said)))
 
     def _renew_until(self, ended: threading.Event) -> None:
         for server, words in zip(self._leases.servers, self._words, strict=True):
@@ -255,6 +283,15 @@ class Pulse:
                 heartbeat.beat()
             except OSError as error:
                 self._log.log(logging.ERROR, "no heartbeat: %s", error)
+
+
+def _packed(record: logging.LogRecord) -> bytes:
+    """A record as a line, which is short enough to be written as a whole or not at all."""
+    about = {**vars(record), "msg": record.getMessage(), "args": None, "exc_info": None}
+    line = json.dumps(about, default=str).encode()
+    if len(line) >= select.PIPE_BUF:
+        line = json.dumps({**about, "msg": about["msg"][:_CUT]}, default=str).encode()
+    return line + b"\n"
 
 
 def _lives(pid: int) -> bool:

@@ -26,12 +26,15 @@ class LogThread:
         """error: with the exception that is being handled. Does not block."""
         if not self._logger.isEnabledFor(level):
             return
+        about = sys.exc_info() if error else None
+        self.handle(self._logger.makeRecord(self._logger.name, level, __file__, 0, message, args, about))
+
+    def handle(self, record: logging.LogRecord) -> None:
+        """Does not block."""
         if self._calls.qsize() >= MOST:
             self.dropped += 1
-            return
-        about = sys.exc_info() if error else None
-        record = self._logger.makeRecord(self._logger.name, level, __file__, 0, message, args, about)
-        self._do(partial(self._logger.handle, record))
+        else:
+            self._do(partial(self._logger.handle, record))
 
     def flush(self, seconds: float) -> None:
         """Wait until what was said is logged, at most so long."""

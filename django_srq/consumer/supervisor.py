@@ -14,7 +14,8 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -108,7 +109,7 @@ class Supervisor:
 
     def run(self) -> int:
         """Work until stopped; returns the exit code. Blocks; must be called in the main thread."""
-        with self._signals:
+        with self._signals, self._logging_beside():
             try:
                 self._loop()
                 return self._code()
@@ -116,6 +117,20 @@ class Supervisor:
                 for child in self._children():
                     child.kill("the supervisor broke")
                 self._keeper.end()
+
+    @contextmanager
+    def _logging_beside(self) -> Iterator[None]:
+        """The keeper logs for us: while we waited for a log, nobody would look after the children, or hear a signal."""
+        pid = os.getpid()
+
+        def is_logged_here(record: logging.LogRecord) -> bool:
+            return os.getpid() != pid or not self._keeper.pass_on(record)
+
+        logger.addFilter(is_logged_here)
+        try:
+            yield
+        finally:
+            logger.removeFilter(is_logged_here)
 
     def _loop(self) -> None:
         while True:
