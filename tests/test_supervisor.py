@@ -17,11 +17,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from django_srq import queues
+from django_srq import operations, queues
 from django_srq.consumer import Plan, Source, Supervisor
 from django_srq.consumer.child import STOP, Child
 from django_srq.consumer.clock import lease_time
 from django_srq.consumer.hands import Hands
+from django_srq.consumer.keeper import NAME
 from django_srq.consumer.leases import Leases
 from django_srq.consumer.probes import interval
 from django_srq.operations import Held
@@ -52,9 +53,24 @@ def told(project, server_url, prefix):
 
 
 def children(process) -> list[int]:
-    """The ids of the child processes of a command."""
+    """The ids of the child processes of a command, but for its keeper."""
+    return [pid for pid in offspring(process) if name_of(pid) != NAME]
+
+
+def keeper(process) -> int | None:
+    return next((pid for pid in offspring(process) if name_of(pid) == NAME), None)
+
+
+def offspring(process) -> list[int]:
     tasks = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     return [int(pid) for pid in tasks.read_text().split()]
+
+
+def name_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 def began(project, name: str) -> re.Match[str]:
@@ -171,6 +187,20 @@ def test_a_claim_that_arrives_after_the_report_is_refused(queue):
     assert len(queue) == 1
 
 
+@pytest.mark.parametrize("how", ["crash", "cut", "release"])
+def test_a_renewal_that_comes_after_the_report_of_a_death_takes_nothing_back(queue, how):
+    """They are made by two processes, the keeper and the supervisor."""
+    uid = queue.put("a")
+    (item,) = taken(queue, "c1.1", 1)
+    held = [Held(item.uid, item.token)]
+    report = operations.crashed(queue.keys, held, evidence=b'{"type": "Crashed", "message": ""}', how=how)
+    queue.link.call(report, queue="q")
+    assert queue.link.call(operations.extend(queue.keys, held, lease=LONG), queue="q") == [False]
+    (again,) = queue.items("ready")
+    assert (again.uid, again.delivery.crashes) == (uid, int(how == "crash"))
+    assert queue.audit() == []
+
+
 def taken(queue, consumer: str, n: int):
     call = queue.claim(consumer, lease=LONG, n=n)
     return queue.decoded(queue.link.call(call, queue=queue.label).found)
@@ -196,11 +226,12 @@ def test_renewing_goes_on_whatever_happens_in_one_round(queue, monkeypatch, capl
             raise ValueError("odd")
         ended.set()
 
-    leases.interval = 0.001
-    monkeypatch.setattr(leases, "renew", renew)
+    (server,) = leases.servers
+    server.interval = 0.001
+    monkeypatch.setattr(server, "renew", renew)
     leases.renew_until(ended)
     assert len(rounds) == 2
-    assert "cannot renew the leases" in caplog.text
+    wait_for(lambda: "cannot renew the leases" in caplog.text, "a word about it")
 
 
 def test_a_lease_is_counted_from_before_it_was_renewed(queue, monkeypatch):
@@ -231,7 +262,8 @@ def test_trouble_lasts_until_a_server_says_that_it_is_over(told):
         source = Source(told(URL=server.url, TIMEOUT=1), print, lease=LONG)
         leases = Leases("c1", [source], list)
         wait_for(lambda: leases.renew() or not leases.trouble, "the server")
-        leases.trouble = "somebody else met it"
+        (met,) = leases.servers
+        met.trouble = "the keeper before met it"
         server.kill()
         leases.renew()  # although there is nothing to renew, and it was told just now
         assert "queue=told" in leases.trouble
@@ -347,7 +379,7 @@ def test_a_child_that_cannot_be_started_now_is_started_later(project, told, monk
     )
     queue.put({"do": "nothing", "name": "it"})
     code, _, err = project.run("srq_consume", "--burst", "--processes", "2")
-    assert (code, err.count("cannot start a child process")) == (0, 3)
+    assert (code, err.count("cannot start")) == (0, 3)  # one is its keeper
     assert empty(queue)
 
 

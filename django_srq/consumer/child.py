@@ -99,6 +99,7 @@ class ChildProcess:
         self._id, self._sources, self._plan, self._rest = id, sources, plan, rest
         self._orphaned = False
         self._stop_at: float | None = None  # the moment at which the grace is over
+        self._alone = threading.Event()  # the supervisor is gone
         self._events: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._leases = Leases(id, sources, lambda: [hands])
         self._worker = Worker(
@@ -123,7 +124,11 @@ class ChildProcess:
             groups.do_without_terminal()
             forks.keep(self)
             signals.child_started.send_robust(SafeRedisQueue, consumer=self._id)
-            for target, name in ((self._listen, "srq-listen"), (self._send, "srq-events")):
+            for target, name in (
+                (self._listen, "srq-listen"),
+                (self._send, "srq-events"),
+                (self._renew_overdue, "srq-leases"),
+            ):
                 threading.Thread(target=target, name=name, daemon=True).start()
             self._worker.run()
             code = 0
@@ -158,8 +163,17 @@ class ChildProcess:
                 self._hear(line + b"\n")
         # The supervisor is gone: nobody renews the leases, and nobody would start another child.
         self._orphaned = True
+        self._alone.set()
         self._stop()
         Orphan(self._id, self._sources, self._hands, self._leases, self._plan).live()
+
+    def _renew_overdue(self) -> None:
+        """Renew what the supervisor's keeper did not, which may be stopped.
+
+        Behind a handler that holds the interpreter's lock this thread waits as well: then nobody renews. Both may renew
+        at one time: a lease is only ever made longer, for the delivery that it belongs to.
+        """
+        self._leases.renew_overdue_until(self._alone)
 
     def _hear(self, line: bytes) -> None:
         if line == STOP:

@@ -42,8 +42,8 @@ class Consumer:
         plan = plan or Plan(burst=burst, max_items=max_items)
         self.id = f"c{secrets.token_hex(5)}"
         self._hands = Hands(Worker.capacity(sources, plan), slot=claim_slots(self.id)[0])
-        self._leases = Leases(self.id, sources, lambda: [self._hands])
-        self._leases.about = {"processes": 0, "threads": plan.threads, "concurrency": plan.concurrency}
+        about = {"processes": 0, "threads": plan.threads, "concurrency": plan.concurrency}
+        self._leases = Leases(self.id, sources, lambda: [self._hands], about=lambda: about)
         self._worker = Worker(
             sources,
             self._hands,

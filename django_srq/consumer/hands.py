@@ -1,8 +1,9 @@
 """What a child process has in hand, in memory that it shares with its supervisor.
 
 The child writes, and the supervisor reads, also after the child died at whatever instruction: a record counts by its
-state, which is written after all else when the record is filled. The supervisor writes back only how long the lease
-lasts, into fields of its own; the record's number says which filling of it that is about.
+state, which is written after all else when the record is filled. Whoever renews a lease (the supervisor's keeper, or
+the child itself) writes back only how long it lasts, into fields of its own; the record's number says which filling of
+it that is about.
 
 Moments are those of ``time.monotonic()``, and where a lease ends those of ``lease_time()``; all processes of a machine
 share both.
@@ -11,12 +12,13 @@ share both.
 from __future__ import annotations
 
 import mmap
+import os
 import struct
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from django_srq.consumer.clock import lease_time
 from django_srq.operations import Held
@@ -29,7 +31,8 @@ _HANDLED, _BEAT = 0, 8
 _READY, _FATAL, _FULL, _READING, _ASKED, _WORDS = 16, 17, 18, 19, 20, 24  # offsets in the head
 _HEAD, _RECORD = 1024, 256  # bytes
 UID_MOST = 128  # bytes
-_WORDS_MOST = _HEAD - _WORDS - 2
+_PID, _SLOT_LENGTH, _SLOT = _HEAD - 112, _HEAD - 104, _HEAD - 96  # at the end of the head
+_WORDS_MOST = _PID - _WORDS - 2
 # state, length of uid and token, source, number of this filling, number of the put, started, lease's end
 _FILLED = struct.Struct("=BBBxIQQdd")
 _WHOLE = struct.Struct(_FILLED.format + "16x128s72s")  # with room for what the supervisor writes, uid and token
@@ -49,6 +52,7 @@ class Hand:
     source: int  # its place in the list of sources
     held: Held
     started: float  # moment; 0: not yet
+    until: float = field(default=0.0, compare=False)  # lease's end, as far as it is known here; 0: refused
 
 
 class Hands:
@@ -56,15 +60,42 @@ class Hands:
 
     def __init__(self, capacity: int, *, slot: bytes = b"") -> None:
         """slot: that of the child's claims."""
-        self.slot = slot
         self._memory = mmap.mmap(
             -1, _HEAD + capacity * _RECORD
         )  # anonymous: shared with forked children, gone with them
         self._free = deque(range(capacity))
         self._fillings = self._handled = 0
         self._counting = threading.Lock()
+        self.slot = slot
+
+    def empty(self, slot: bytes, number: int) -> None:
+        """Make it the table of the next child, before that is forked. number: that of the child, among all children.
+
+        The keeper may still write down what became of the former child's leases: its fillings had other numbers.
+        """
+        self._memory[:] = bytes(len(self._memory))
+        self._free = deque(range((len(self._memory) - _HEAD) // _RECORD))
+        self.slot = slot
+        self._fillings = number << 32
 
     # -- the child's
+
+    def belong_to_this_process(self) -> None:
+        _COUNT.pack_into(self._memory, _PID, os.getpid())
+
+    @property
+    def pid(self) -> int:
+        """That of the child; 0 before it has begun."""
+        return int(_COUNT.unpack_from(self._memory, _PID)[0])
+
+    @property
+    def slot(self) -> bytes:
+        return self._memory[_SLOT : _SLOT + self._memory[_SLOT_LENGTH]]
+
+    @slot.setter
+    def slot(self, slot: bytes) -> None:
+        self._memory[_SLOT : _SLOT + len(slot)] = slot
+        self._memory[_SLOT_LENGTH] = len(slot)
 
     def hold(self, source: int, held: Held, *, until: float) -> tuple[int, int]:
         """Write down an item before anything is done with it; until: the end of its lease. Returns (index, filling)."""
@@ -98,11 +129,13 @@ class Hands:
 
     def lapsed(self, index: int, filling: int) -> bool:
         """Whether the lease of that filling may have ended: it was refused, or not renewed for its length."""
-        start = _at(index)
+        return lease_time() > self._until(_at(index), filling)
+
+    def _until(self, start: int, filling: int) -> float:
         renewed, until = _RENEWED.unpack_from(self._memory, start + _RENEWED_AT)
         if renewed != filling:
             until = _MOMENT.unpack_from(self._memory, start + 32)[0]
-        return bool(lease_time() > until)
+        return float(until)
 
     # -- the head: the child writes, the supervisor reads
 
@@ -181,7 +214,7 @@ class Hands:
     def full(self, full: bool) -> None:
         self._memory[_FULL] = full
 
-    # -- the supervisor's
+    # -- the supervisor's, and its keeper's
 
     def __iter__(self) -> Iterator[Hand]:
         """The records that are not free, in the order of their filling."""
@@ -197,11 +230,12 @@ class Hands:
             memory[start + _TOKEN_AT : start + _TOKEN_AT + token].decode(errors="replace"),
             str(number) if number else "",
         )
-        return Hand((start - _HEAD) // _RECORD, filling, state, source, held, started)
+        return Hand((start - _HEAD) // _RECORD, filling, state, source, held, started, self._until(start, filling))
 
     def renewed(self, hand: Hand, until: float) -> None:
         """The lease of that filling lasts until then; 0: it was refused."""
         start = _at(hand.index) + _RENEWED_AT
+        _COUNT.pack_into(self._memory, start, 0)  # as keeper and child may both write, about different fillings
         _MOMENT.pack_into(self._memory, start + 8, until)
         _COUNT.pack_into(self._memory, start, hand.filling)
 

@@ -1,4 +1,7 @@
-"""Renews the leases of what is in hand, and keeps the consumer known."""
+"""Renews the leases of what is in hand, and keeps the consumer known: each server for itself.
+
+Nothing here waits for a log, and no server waits for another.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,13 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from django_srq import operations
-from django_srq.connections import Link
 from django_srq.consumer.clock import lease_time
 from django_srq.consumer.hands import RUNNING, SENT, Hand, Hands
+from django_srq.consumer.log_thread import LogThread
 from django_srq.consumer.source import Source
 from django_srq.exceptions import SRQError
 from django_srq.queue import SafeRedisQueue
@@ -25,82 +28,212 @@ logger = logging.getLogger("django_srq.consumer")
 # Seconds after which a queue is told that the consumer is still there, if nothing else told it; or two leases, if that
 # is longer. The status takes it for lost after 15 s, or three leases.
 UNTOLD = 12.0
-PATIENCE = 1.0  # seconds for a call: while the supervisor waits it sees nothing else
+PATIENCE = 1.0  # seconds for a call; a third of the shortest lease, if that is less
+LONGEST_INTERVAL = 5.0  # seconds between two rounds
+RETRY = 0.5  # seconds between two rounds while there is trouble
+LATE = 1 / 3  # share of a lease; with less left, its renewal is late
+OVERDUE = 1 / 2  # share of a lease; with less left, a child renews it itself
+LAST_LINES = 1.0  # seconds in which a log takes what was said last
 
 
 class Leases:
     """Extends the leases of all items in some tables: one call a queue, at a third of the shortest lease.
 
-    Whoever calls ``renew`` from time to time keeps them: a supervisor for its children, or a thread (``renew_until``)
-    where there is none. When that dies, the leases end, and the items are ready again.
+    ``renew_until`` keeps them: in a supervisor's keeper for all children, or in a thread where there is none. When that
+    dies, the leases end, and the items are ready again.
     """
 
-    def __init__(self, consumer: str, sources: Sequence[Source], tables: Callable[[], Iterable[Hands]]) -> None:
-        shortest = min(source.lease for source in sources)
-        self.interval = shortest / 3  # seconds
-        self._untold = max(UNTOLD, 2 * shortest)  # seconds
-        self.trouble = ""  # with a server, while it lasts
-        self.about: dict[str, Any] = {}  # what else the consumer's entry says
-        self._consumer, self._sources, self._tables = consumer, sources, tables
-        self._since = 0  # ms by the server's clock
-        self._clock = 0  # what that is ahead of time.monotonic() (ms)
-        self._told = dict.fromkeys(range(len(sources)), float("-inf"))
-        self._warned: set[tuple[str, str]] = set()
+    def __init__(
+        self,
+        consumer: str,
+        sources: Sequence[Source],
+        tables: Callable[[], Iterable[Hands]],
+        *,
+        about: Callable[[], Mapping[str, object]] = dict,
+    ) -> None:
+        """about: what else the consumer's entry says."""
+        self._log = LogThread(logger)
+        self.servers = [
+            ServerLeases(
+                consumer,
+                {place: source for place, source in enumerate(sources) if source.queue.link is link},
+                [source.queue.label for source in sources],
+                tables,
+                shortest=min(source.lease for source in sources),
+                about=about,
+                log=self._log,
+            )
+            for link in dict.fromkeys(source.queue.link for source in sources)
+        ]
+
+    @property
+    def trouble(self) -> str:
+        """With a server, while it lasts."""
+        return next((server.trouble for server in self.servers if server.trouble), "")
 
     def renew(self) -> None:
-        """One round over all queues; what a server that is away does not take is tried again in the next."""
+        """One round over all queues."""
+        for server in self.servers:
+            server.renew()
+
+    def renew_until(self, ended: threading.Event) -> None:
+        """Renew, now and again and again, until the event is set; each server in a thread, the last one in this."""
+        self._for_each(lambda server: server.keep_on(server.renew, server.pause, ended))
+        self._log.flush(LAST_LINES)
+
+    def renew_overdue_until(self, ended: threading.Event) -> None:
+        """Renew only what nobody else renewed in time, until the event is set."""
+        self._for_each(lambda server: server.keep_on(server.renew_overdue, lambda: server.interval / 2, ended))
+
+    def _for_each(self, work: Callable[[ServerLeases], None]) -> None:
+        *others, last = self.servers
+        threads = [threading.Thread(target=work, args=[one], name="srq-leases", daemon=True) for one in others]
+        for thread in threads:
+            thread.start()
+        work(last)
+        for thread in threads:
+            thread.join()
+
+    def sign_off(self) -> None:
+        """Strike the consumer off the lists; where a server is away its entry goes stale and is trimmed."""
+        for server in self.servers:
+            server.sign_off()
+
+
+class ServerLeases:
+    """The leases of one server's queues."""
+
+    def __init__(
+        self,
+        consumer: str,
+        sources: Mapping[int, Source],
+        labels: Sequence[str],
+        tables: Callable[[], Iterable[Hands]],
+        *,
+        shortest: float,
+        about: Callable[[], Mapping[str, object]],
+        log: LogThread,
+    ) -> None:
+        """sources: by their places; labels: of all the consumer's queues; shortest: of all their leases (seconds)."""
+        self.interval = shortest / 3  # seconds
+        self.trouble = ""  # while it lasts
+        self.met: Callable[[str], None] = lambda trouble: None  # is told when that changes
+        self.late = 0  # rounds that found a lease with too little left
+        self._patience = min(PATIENCE, self.interval)
+        self._untold = max(UNTOLD, 2 * shortest)  # seconds
+        self._consumer, self._sources, self._labels, self._tables = consumer, sources, labels, tables
+        self._about, self._log = about, log
+        self._pid, self._born = os.getpid(), time.monotonic()
+        self._since = 0  # ms by the server's clock
+        self._clock = 0  # what that is ahead of time.monotonic() (ms)
+        self._told = dict.fromkeys(sources, float("-inf"))
+        self._warned: set[tuple[str, str]] = set()
+        self._tardy: set[int] = set()  # places of the queues whose leases were renewed late in the last round
+
+    def pause(self) -> float:
+        """Seconds until the next round."""
+        return min(self.interval, RETRY if self.trouble else LONGEST_INTERVAL)
+
+    def keep_on(self, renew: Callable[[], None], pause: Callable[[], float], ended: threading.Event) -> None:
+        while True:
+            try:
+                renew()
+            except Exception:  # whatever it is, the next round may go well; without one, all leases would end
+                self._log.log(logging.ERROR, "cannot renew the leases of what is in hand", error=True)
+            if ended.wait(pause()):
+                return
+
+    def renew(self) -> None:
+        """One round over the queues; what the server does not take is tried again in the next."""
         tables = list(self._tables())
         # Before what is in hand: what these took may be written down meanwhile.
         claims = [(table.asked, table.slot) for table in tables]
-        in_hand = [(table, hand) for table in tables for hand in table]
-        trouble, lost = "", set()
-        for place, source in enumerate(self._sources):
-            mine = [(table, hand) for table, hand in in_hand if hand.source == place]
+        in_hand = _by_source(tables)
+        trouble = ""
+        for place, source in self._sources.items():
+            mine = in_hand.get(place, [])
             unread = [slot for asked, slot in claims if asked == place]
-            # While there is trouble every queue is told, as only the servers know when it is over.
-            worth = mine or unread or self.trouble or time.monotonic() - self._told[place] > self._untold
-            if source.queue.link in lost or not worth:
+            # While there is trouble every queue is told, as only the server knows when it is over.
+            if mine or unread or self.trouble or time.monotonic() - self._told[place] > self._untold:
+                began = time.monotonic()
+                try:
+                    self._tell(place, source, mine, unread)
+                except SRQError as error:
+                    trouble = trouble or f"queue={source.queue.label} error={error}"
+                    if time.monotonic() - began > self._patience / 2:
+                        break  # it is away; one that refuses this queue may take the others
+        if trouble != self.trouble:
+            self.trouble = trouble
+            self.met(trouble)
+        self._warned &= {(hand.held.uid, hand.held.token) for mine in in_hand.values() for _, hand in mine}
+
+    def renew_overdue(self) -> None:
+        """Renew what should have been renewed by now; in the consumer's entry that is not told."""
+        in_hand = _by_source(self._tables())
+        for place, source in self._sources.items():
+            late = in_hand.get(place, [])
+            if not any(_left(hand, source) < OVERDUE for _, hand in late):
+                self._tardy.discard(place)
                 continue
+            self._say_late(place, f"leases not renewed in time, which this process does now queue={source.queue.label}")
             try:
-                self._tell(place, source, mine, unread)
-            except SRQError as error:
-                trouble = trouble or f"queue={source.queue.label} error={error}"
-                lost.add(source.queue.link)
-        self.trouble = trouble
-        self._warned &= {(hand.held.uid, hand.held.token) for _, hand in in_hand}
+                self._extend(source, late, [table.slot for table in self._tables() if table.asked == place], b"")
+            except SRQError:  # which the worker meets itself
+                continue
 
     def _tell(self, place: int, source: Source, mine: Sequence[tuple[Hands, Hand]], unread: Sequence[bytes]) -> None:
-        queue = source.queue
-        patience = min(PATIENCE, self.interval)
         if not self._since:
-            self._since = self._enlist(queue, b'{"state":"starting"}', patience)
-            self._clock = self._since - round(time.monotonic() * 1000)
+            self._sign_on(source.queue)
+        self._look_at_time(place, source, [hand for _, hand in mine])
         about = self._entry([hand for _, hand in mine if hand.state != SENT])
-        if not mine and not unread:
-            self._enlist(queue, about, patience)
+        if mine or unread:
+            self._extend(source, mine, unread, about)
         else:
-            call = operations.extend(
-                queue.keys,
-                [hand.held for _, hand in mine],
-                lease=source.lease,
-                recover=queue.autoclean_interval is not None,
-                consumer=self._consumer,
-                about=about,
-                claims=unread,
-            )
-            until = lease_time() + source.lease  # at the earliest: who knows when the reply is read
-            kept = queue.link.call(call, queue=queue.label, timeout=patience)
-            for (table, hand), keeps in zip(mine, kept, strict=True):
-                table.renewed(hand, until if keeps else 0)
-                if not keeps:
-                    self._warn(queue.label, hand)
+            self._enlist(source.queue, about)
         self._told[place] = time.monotonic()
 
-    def _enlist(self, queue: SafeRedisQueue, about: bytes, patience: float) -> int:
-        """Make the consumer known; the server's time (ms)."""
-        return queue.link.call(
-            operations.enlist(queue.keys, self._consumer, about), queue=queue.label, timeout=patience
+    def _extend(
+        self, source: Source, mine: Sequence[tuple[Hands, Hand]], unread: Sequence[bytes], about: bytes
+    ) -> None:
+        queue = source.queue
+        call = operations.extend(
+            queue.keys,
+            [hand.held for _, hand in mine],
+            lease=source.lease,
+            recover=queue.autoclean_interval is not None,
+            consumer=self._consumer,
+            about=about,
+            claims=unread,
         )
+        until = lease_time() + source.lease  # at the earliest: who knows when the reply is read
+        kept = queue.link.call(call, queue=queue.label, timeout=self._patience)
+        for (table, hand), keeps in zip(mine, kept, strict=True):
+            table.renewed(hand, until if keeps else 0)
+            if not keeps:
+                self._warn(queue.label, hand)
+
+    def _sign_on(self, queue: SafeRedisQueue) -> None:
+        now = self._enlist(queue, b'{"state":"starting"}')
+        self._clock = now - round(time.monotonic() * 1000)
+        self._since = self._clock + round(self._born * 1000)
+
+    def _enlist(self, queue: SafeRedisQueue, about: bytes) -> int:
+        """Make the consumer known; the server's time (ms)."""
+        call = operations.enlist(queue.keys, self._consumer, about)
+        return queue.link.call(call, queue=queue.label, timeout=self._patience)
+
+    def _look_at_time(self, place: int, source: Source, in_hand: Sequence[Hand]) -> None:
+        if any(_left(hand, source) < LATE for hand in in_hand):
+            self._say_late(place, f"leases renewed late queue={source.queue.label}")
+        else:
+            self._tardy.discard(place)
+
+    def _say_late(self, place: int, words: str) -> None:
+        """Once, and again only after a round in time."""
+        if place not in self._tardy:
+            self._tardy.add(place)
+            self.late += 1
+            self._log.log(logging.WARNING, "%s", words)
 
     def _warn(self, queue: str, hand: Hand) -> None:
         # Its table may have gone on since it was read; what is not running may just have been settled.
@@ -111,42 +244,42 @@ class Leases:
             and any(one == hand for table in self._tables() for one in table)
         ):
             self._warned.add(delivery)
-            logger.warning("lease lost queue=%s uid=%s", queue, hand.held.uid)
+            self._log.log(logging.WARNING, "lease lost queue=%s uid=%s", queue, hand.held.uid)
 
     def sign_off(self) -> None:
-        """Strike the consumer off the lists; where a server is away its entry goes stale and is trimmed."""
-        away: set[Link] = set()
-        for source in self._sources:
-            link = source.queue.link
+        for source in self._sources.values():
+            call = operations.enlist(source.queue.keys, self._consumer, b"")
             try:
-                if link not in away:
-                    call = operations.enlist(source.queue.keys, self._consumer, b"")
-                    link.call(call, queue=source.queue.label, timeout=PATIENCE)
+                source.queue.link.call(call, queue=source.queue.label, timeout=PATIENCE)
             except SRQError:
-                away.add(link)
-
-    def renew_until(self, ended: threading.Event) -> None:
-        """Renew, now and again and again, until the event is set."""
-        while True:
-            try:
-                self.renew()
-            except Exception:  # whatever it is, the next round may go well; without one, all leases would end
-                logger.exception("cannot renew the leases of what is in hand")
-            if ended.wait(self.interval):
                 return
 
     def _entry(self, in_hand: Sequence[Hand]) -> bytes:
-        entry = {
+        entry: dict[str, Any] = {
             "host": socket.gethostname(),
-            "pid": os.getpid(),
+            "pid": self._pid,
             "since": self._since,
             "version": __version__,
-            "queues": [source.queue.label for source in self._sources],
+            "queues": self._labels,
             "state": "busy" if in_hand else "idle",
-            **self.about,
+            **({"renewed_late": self.late} if self.late else {}),
+            **self._about(),
             "in_hand": [
                 {"uid": hand.held.uid, "since": self._clock + round(hand.started * 1000) if hand.started else None}
                 for hand in in_hand[:100]
             ],
         }
         return json.dumps(entry).encode()
+
+
+def _by_source(tables: Iterable[Hands]) -> dict[int, list[tuple[Hands, Hand]]]:
+    found: dict[int, list[tuple[Hands, Hand]]] = {}
+    for table in tables:
+        for hand in table:
+            found.setdefault(hand.source, []).append((table, hand))
+    return found
+
+
+def _left(hand: Hand, source: Source) -> float:
+    """How much of its lease is left, as a share; of one that was refused there is nothing to be renewed."""
+    return (hand.until - lease_time()) / source.lease if hand.until else 1.0

@@ -29,12 +29,20 @@ def interval() -> float:
     return min(HEARTBEAT, int(watchdog) / 2e6) if watchdog.isdecimal() and int(watchdog) else HEARTBEAT
 
 
-def notify(state: str) -> None:
-    """Tell systemd, where it asked for it (sd_notify(3)): ``READY=1``, ``WATCHDOG=1``, ``STOPPING=1``."""
+def notify(state: str) -> bool:
+    """Tell systemd, where it asked for it (sd_notify(3)): ``READY=1``, ``WATCHDOG=1``, ``STOPPING=1``.
+
+    False: it has no room for that now. Not in the keeper, as by default it listens to the main process only.
+    """
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
-        return
+        return True
     # An @ stands for the zero byte of Linux's abstract sockets.
     address = "\0" + address[1:] if address.startswith("@") else address
     with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as end:
-        end.sendto(state.encode(), address)
+        end.setblocking(False)
+        try:
+            end.sendto(state.encode(), address)
+        except BlockingIOError:
+            return False
+    return True

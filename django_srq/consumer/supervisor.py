@@ -1,6 +1,7 @@
 """The supervisor: starts child processes, keeps their leases, and says what became of their items when they die.
 
-It runs no handler, opens no database connection, and has a single thread.
+It runs no handler, opens no database connection, and has a single thread. The leases themselves are renewed by its
+keeper, a process beside the children: nothing that holds up the supervisor ends a lease.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +25,7 @@ from django_srq.consumer.child import Child, ChildProcess
 from django_srq.consumer.claims import claim_slots
 from django_srq.consumer.errands import LAST_WORDS
 from django_srq.consumer.hands import DONE, FAILED, HELD, RUNNING, SENT, Hand, Hands
-from django_srq.consumer.leases import Leases
+from django_srq.consumer.keeper import Keeper
 from django_srq.consumer.outage import Outage
 from django_srq.consumer.plan import Plan
 from django_srq.consumer.probes import Heartbeat, interval, notify
@@ -82,29 +84,37 @@ class Supervisor:
         """rest: called in each thread of a child before it waits for items. before_fork: closes what is open."""
         self._before_fork = before_fork
         self.id = f"c{secrets.token_hex(5)}"
-        self._sources, self._plan, self._rest, self._heartbeat = sources, plan, rest, heartbeat
+        self._sources, self._plan, self._rest = sources, plan, rest
         self._places = [Place(left=left) for left in _shares(plan)]
         self._leaving: list[Child] = []  # their successors are started
         self._to_replace: list[Child] = []  # one after the other
-        self._leases = Leases(self.id, sources, lambda: [child.hands for child in self._children()])
-        self._leases.about = {"processes": plan.processes, "threads": plan.threads, "concurrency": plan.concurrency}
         self._outage = Outage()
         self._reports: list[Report] = []
+        self._unheard: dict[object, str] = {}  # by link: why a server did not take what it was told
         self._events: deque[dict[str, Any]] = deque()  # signals that a child is to send
         self._signals = SignalPipe()
         self._leftovers = groups.Leftovers(plan.grace)
+        capacity = Worker.capacity(sources, plan)
+        self._keeper = Keeper(
+            self.id,
+            sources,
+            [Hands(capacity) for _ in range(2 * plan.processes)],  # each child may be replaced before it has ended
+            about={"processes": plan.processes, "threads": plan.threads, "concurrency": plan.concurrency},
+            heartbeat=heartbeat,
+            poke=self._signals.poke,
+        )
         self._count = 0
         self._never_started = 0
         self._stopped_by: int | None = None
         self._stop_at: float | None = None  # the moment at which the grace is over
         self._cut = False
         self._ready = False
-        self._next_round = self._next_beat = self._next_retry = 0.0
+        self._next_beat = self._next_retry = 0.0
         self.last_words = ""  # why it could not go on
 
     def run(self) -> int:
         """Work until stopped; returns the exit code. Blocks; must be called in the main thread."""
-        with self._signals:
+        with self._signals, self._logging_beside():
             try:
                 self._loop()
                 return self._code()
@@ -112,12 +122,25 @@ class Supervisor:
                 for child in self._children():
                     child.kill("the supervisor broke")
                 self._leftovers.end(latest=0)
-                self._leases.sign_off()
-                if self._heartbeat:
-                    self._heartbeat.end()
+                self._keeper.end()
+
+    @contextmanager
+    def _logging_beside(self) -> Iterator[None]:
+        """The keeper logs for us: while we waited for a log, nobody would look after the children, or hear a signal."""
+        pid = os.getpid()
+
+        def is_logged_here(record: logging.LogRecord) -> bool:
+            return os.getpid() != pid or not self._keeper.pass_on(record)
+
+        logger.addFilter(is_logged_here)
+        try:
+            yield
+        finally:
+            logger.removeFilter(is_logged_here)
 
     def _loop(self) -> None:
         while True:
+            self._start_keeper()
             self._start_missing()
             if not self._children() and not self._wanted() and not self._leftovers:
                 break
@@ -159,6 +182,13 @@ class Supervisor:
             return []
         return [place for place in self._places if place.child is None and not place.over]
 
+    def _start_keeper(self) -> None:
+        if not self._keeper.lives and time.monotonic() >= self._keeper.due:
+            try:
+                self._keeper.start(self._fork, [child.line for child in self._children()])
+            except OSError as error:  # the children renew for themselves until then
+                logger.error("cannot start the process that renews the leases: %s", error)
+
     def _start_missing(self) -> None:
         for place in self._wanted():
             if time.monotonic() >= place.due:
@@ -171,8 +201,7 @@ class Supervisor:
     def _start(self, place: Place) -> None:
         self._count += 1
         id = f"{self.id}.{self._count}"
-        hands = Hands(Worker.capacity(self._sources, self._plan), slot=claim_slots(id)[0])
-        self._before_fork()  # each time: the project's log handlers may have opened something meanwhile
+        hands = self._keeper.take_table(claim_slots(id)[0], self._count)
         for stream in filter(None, (sys.stdout, sys.stderr)):  # None: closed before Python began
             stream.flush()  # or what is in the buffers would come out twice
         reading, writing = os.pipe()
@@ -182,13 +211,16 @@ class Supervisor:
         except OSError:
             os.close(reading)
             os.close(writing)
+            self._keeper.give_back_table(hands)
             raise
         if pid == 0:
             try:
                 groups.lead()
                 # Or they would not notice the supervisor's death: a pipe ends with its last writer.
-                for line in (writing, *(child.line for child in self._children())):
-                    os.close(line)
+                for line in (writing, *(child.line for child in self._children()), self._keeper.line):
+                    if line is not None:
+                        os.close(line)
+                hands.belong_to_this_process()
                 self._child(id, hands, reading, place.left).run()
             except BaseException:
                 logger.exception("the child process did not begin")
@@ -199,6 +231,7 @@ class Supervisor:
         place.child = Child(id, pid, hands, writing)
 
     def _fork(self) -> int:
+        self._before_fork()  # each time: the project's log handlers may have opened something meanwhile
         with self._signals.held():  # or one that reaches the child at once would be told to us, as a second one
             pid = os.fork()
             if pid == 0:
@@ -232,7 +265,7 @@ class Supervisor:
             return
         self._stopped_by, self._stop_at = number, time.monotonic() + self._plan.grace
         logger.info("stopping: what is in hand is finished within %g s; a second signal cuts it", self._plan.grace)
-        self._leases.about["state"] = "stopping"
+        self._keeper.stop()
         for child in self._children():
             child.stop()
         self._leftovers.stop()
@@ -242,9 +275,11 @@ class Supervisor:
     def _until_next(self) -> float:
         """Seconds until there is something to do without being told."""
         now = time.monotonic()
-        moments = [self._next_round, self._next_beat, *(place.due for place in self._wanted())]
+        moments = [self._next_beat, *(place.due for place in self._wanted())]
         if self._reports:
             moments.append(self._next_retry)
+        if not self._keeper.lives:
+            moments.append(self._keeper.due)
         if self._stop_at is not None and self._stop_at > now:
             moments.append(self._stop_at)
         if self._leftovers:
@@ -285,6 +320,8 @@ class Supervisor:
             place.child = None
 
     def _reap(self) -> None:
+        if self._keeper.reap():
+            logger.error("the process that renews the leases ended, and is started again")
         for child in self._children():
             pid, status, usage = os.wait4(child.pid, os.WNOHANG)
             if pid:
@@ -314,6 +351,7 @@ class Supervisor:
         elif _died(child, code) and not child.killed_for:
             logger.error("child died consumer=%s pid=%d how=%s", child.id, child.pid, _how(code))
         self._account_for(child, child.killed_for or _how(code), memory, code)
+        self._keeper.give_back_table(child.hands)
         self._send_reports()
 
     def _vacate(self, place: Place, child: Child, code: int) -> None:
@@ -419,13 +457,13 @@ class Supervisor:
                 reply = link.call(report.call, queue=report.queue.label, timeout=1, slot=report.slot)
             except (QueueUnavailable, OutcomeUnknown) as error:
                 away.add(link)
-                self._leases.trouble = f"queue={report.queue.label} error={error}"
-                self._next_round = min(self._next_round, self._next_retry)  # which finds out when that is over
+                self._unheard[link] = f"queue={report.queue.label} error={error}"
                 continue
             except SRQError as error:  # it will not be taken later either, and others wait behind it
                 logger.error("cannot say what became of the items of a dead child: %s", error)
             else:
                 report.then(reply)
+            self._unheard.pop(link, None)
             slots.give_back(report.slot)
             self._reports.remove(report)
 
@@ -433,18 +471,19 @@ class Supervisor:
         now = time.monotonic()
         if self._reports and now >= self._next_retry:
             self._send_reports()
-        if now >= self._next_round:
-            self._leases.renew()
-            self._next_round = now + min(self._leases.interval, RETRY if self._leases.trouble else 5)
-        troubles = [self._leases.trouble, *(child.hands.words for child in self._children() if not child.hands.fatal)]
-        self._outage.report(next(filter(None, troubles), ""))
+        troubles = [child.hands.words for child in self._children() if not child.hands.fatal]
+        self._outage.report(next(filter(None, [self._trouble, *troubles]), ""))
         self._pass_on_events()
         if not self._ready and all(child.hands.ready for child in self._children()):
-            self._ready = True
-            notify("READY=1")
+            self._ready = notify("READY=1")
         if now >= self._next_beat:
             self._next_beat = now + interval()
             self._beat(now)
+
+    @property
+    def _trouble(self) -> str:
+        """With a server, while it lasts."""
+        return self._keeper.trouble or next(iter(self._unheard.values()), "")
 
     def _pass_on_events(self) -> None:
         """As many as the children have room for; a STOP that did not fit goes before."""
@@ -457,14 +496,10 @@ class Supervisor:
 
     def _beat(self, now: float) -> None:
         stuck = [child for child in self._children() if now - child.hands.beat > STUCK and not any(child.hands)]
-        if stuck and all(child.hands.ready for child in stuck) and not self._leases.trouble:
+        if stuck and all(child.hands.ready for child in stuck) and not self._trouble:
             return
         notify("WATCHDOG=1")
-        if self._heartbeat:
-            try:
-                self._heartbeat.beat()
-            except OSError as error:
-                logger.error("no heartbeat: %s", error)
+        self._keeper.beat()
 
 
 def _shares(plan: Plan) -> list[int | None]:

@@ -31,7 +31,10 @@ local function end_one(uid, token)
     return 'ready'
   end
   local state = give_up(uid, token, how == 'crash', tonumber(ARGV[3]), tonumber(ARGV[4]), cjson.decode(ARGV[6]))
-  made = made + (state == 'ready' and 1 or 0)
+  if state == 'ready' then
+    forget_claim(uid)
+    made = made + 1
+  end
   return state
 end
 

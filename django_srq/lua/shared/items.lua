@@ -77,12 +77,17 @@ local function first_claim(token)
   return tonumber(string.match(token, '/(%d+)$') or claim_of(token))
 end
 
--- Ends a delivery that did not begin: to its old place, not counted, and nobody before takes it back from there.
-local function give_back(uid, token)
-  place(uid, first_claim(token))
+-- Nobody takes an item back from now on: a renewal of its last delivery may still be on its way.
+local function forget_claim(uid)
   if redis.call('HEXISTS', deliveries, uid) == 1 then
     redis.call('HSET', deliveries, uid, deliveries_of(uid) .. ' 0')
   end
+end
+
+-- Ends a delivery that did not begin: to its old place, not counted, and nobody before takes it back from there.
+local function give_back(uid, token)
+  place(uid, first_claim(token))
+  forget_claim(uid)
   unhold(uid)
 end
 

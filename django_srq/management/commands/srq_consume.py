@@ -331,13 +331,23 @@ class _Formatter(logging.Formatter):
 
 
 def _log_to_stderr(level: int) -> None:
-    """Only when the project configures no logger of ours: nobody should have to, to see what the consumer does."""
+    """Only when the project has no handler for it: nobody should have to, to see what the consumer does."""
     logger = logging.getLogger("django_srq")
-    configured = any(name.split(".")[0] == "django_srq" for name in settings.LOGGING.get("loggers", ()))
-    if configured or logger.handlers:
+    if _is_configured(logger):
         return
     handler = logging.StreamHandler()
     handler.setFormatter(_Formatter())
+    # The root logger may get some later, such as by a library: then no line comes twice.
+    handler.addFilter(lambda record: not logging.getLogger().handlers)
     logger.addHandler(handler)
-    logger.setLevel(level)
-    logger.propagate = False
+    if logger.level == logging.NOTSET:
+        logger.setLevel(level)
+
+
+def _is_configured(logger: logging.Logger) -> bool:
+    """Whether the project says what becomes of the records, whether by LOGGING, by dictConfig or by hand."""
+    within = f"{logger.name}."
+    known = [one for name, one in logging.root.manager.loggerDict.items() if name.startswith(within)]
+    handled = logger.hasHandlers() or any(one.handlers for one in known if isinstance(one, logging.Logger))
+    named = (name for name in (settings.LOGGING or {}).get("loggers", ()) if f"{name}.".startswith(within))
+    return handled or not logger.propagate or any(named)

@@ -1,0 +1,58 @@
+"""Logs in a thread of its own, for those who must not wait for a log."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from collections.abc import Callable
+from functools import partial
+from queue import SimpleQueue
+
+MOST = 1000  # records that wait; those beyond are dropped
+
+
+class LogThread:
+    """Passes records on to a logger, whose handlers may block for ever: a full pipe, a mount that hangs."""
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self._logger = logger
+        self._calls: SimpleQueue[Callable[[], object]] = SimpleQueue()
+        self._starting = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self.dropped = 0
+
+    def log(self, level: int, message: str, *args: object, error: bool = False) -> None:
+        """error: with the exception that is being handled. Does not block."""
+        if not self._logger.isEnabledFor(level):
+            return
+        about = sys.exc_info() if error else None
+        self.handle(self._logger.makeRecord(self._logger.name, level, __file__, 0, message, args, about))
+
+    def handle(self, record: logging.LogRecord) -> None:
+        """Does not block."""
+        if self._calls.qsize() >= MOST:
+            self.dropped += 1
+        else:
+            self._do(partial(self._logger.handle, record))
+
+    def flush(self, seconds: float) -> None:
+        """Wait until what was said is logged, at most so long."""
+        if self._thread is not None:
+            logged = threading.Event()
+            self._do(logged.set)
+            logged.wait(seconds)
+
+    def _do(self, call: Callable[[], object]) -> None:
+        self._calls.put(call)
+        with self._starting:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="srq-log", daemon=True)
+                self._thread.start()
+
+    def _run(self) -> None:
+        while True:
+            self._calls.get()()
+            if self.dropped:
+                dropped, self.dropped = self.dropped, 0
+                self._logger.warning("log records dropped, as the log did not take them count=%d", dropped)
