@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -33,23 +34,17 @@ class Orphan:
 
     def live(self) -> None:
         """Renew the leases until the process ends; end it when an item takes too long."""
-        due = 0.0
+        # The event is never set: the leases are renewed as long as the process lives.
+        renewing = threading.Thread(target=self._leases.renew_until, args=[threading.Event()], name="srq-leases")
+        renewing.daemon = True
+        renewing.start()
         while not (over := self._over()):
-            if time.monotonic() >= due:
-                self._renew()
-                due = time.monotonic() + self._leases.interval
-            time.sleep(min(LOOK, self._leases.interval))
+            time.sleep(LOOK)
         try:
             self._report(over)
             self._leases.sign_off()
         finally:
             groups.kill_own()
-
-    def _renew(self) -> None:
-        try:
-            self._leases.renew()
-        except Exception:  # whatever it is, the next round may go well
-            logger.exception("cannot renew the leases of what is in hand")
 
     def _over(self) -> set[int]:
         """The fillings of the hands that have taken too long."""
