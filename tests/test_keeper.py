@@ -294,7 +294,8 @@ def test_a_signal_to_all_processes_ends_the_keeper_last(project, told, client, n
     began(project, "it")
     pid = keeper(process)
     os.killpg(process.pid, number)
-    kept(project, queue, client, uid)
+    first = client.zscore(queue.keys["leases"], uid)
+    wait_for(lambda: client.zscore(queue.keys["leases"], uid) > first, "a renewal")
     assert keeper(process) == pid
     finished(project, queue)
     if number == signal.SIGHUP:
