@@ -509,7 +509,7 @@ def test_what_is_unread_is_kept_for_a_child_that_hears_and_says_nothing(project,
 def test_a_child_whose_host_was_suspended_begins_with_nothing_that_others_may_have(project, ninth):
     """Neither with what waited there nor with what an unread claim took."""
     queue, process = ninth({"do": "suspend"}, LEASE=1)
-    os.kill(process.pid, signal.SIGSTOP)
+    os.killpg(process.pid, signal.SIGSTOP)
     wait_for(lambda: queue.recover() == 0 and queue.counts()["ready"] == 22, "the end of all leases")
     taken = queue.get_many(10)
     signal_session(process.pid, signal.SIGCONT)

@@ -43,8 +43,9 @@ PROJECTS = {
 }
 
 
-@pytest.mark.parametrize("name", PROJECTS)
-@pytest.mark.parametrize("processes", ["0", "1"])
+@pytest.mark.parametrize(
+    ("name", "processes"), [*((name, "1") for name in PROJECTS), ("nothing", "0"), ("root", "0"), ("later", "0")]
+)
 def test_records_go_to_the_handlers_of_the_project_once(project, name, processes):
     code, handled = PROJECTS[name]
     filed = project.folder / "filed"

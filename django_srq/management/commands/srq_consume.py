@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -297,11 +298,13 @@ def _stop_on_signals(consumer: Consumer, signalled: list[int]) -> Sequence[int]:
         signalled.append(number)
         if len(signalled) > 1:
             raise Cut
-        if talkative:
-            # Not logged: the signal may have come in the middle of a log line, and buffers cannot be entered twice.
-            with contextlib.suppress(OSError):
-                os.write(2, b"stopping: the item in hand is finished; a second signal cuts it\n")
         consumer.stop()
+        if talkative:
+            # Not logged: the signal may have come in the middle of a log line, and buffers cannot be entered twice. And
+            # only where there is room: what is interrupted may hold an item.
+            with contextlib.suppress(OSError):
+                if select.select([], [2], [], 0)[1]:
+                    os.write(2, b"stopping: the item in hand is finished; a second signal cuts it\n")
 
     talkative = logger.isEnabledFor(logging.INFO)
     stopping = (signal.SIGTERM, signal.SIGINT)
