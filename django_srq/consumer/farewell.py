@@ -13,11 +13,13 @@ from typing import NoReturn
 
 logger = logging.getLogger("django_srq.consumer")
 
+LEAST = 1.0  # seconds; exit functions are called without any grace, too
+
 
 def leave(code: int, *, consumer: str, within: float) -> NoReturn:
     """End as Python does: jobs of executors and threads that are no daemons are waited for, then exit functions called.
 
-    An acked item may need them. What takes longer than ``within`` (seconds) is cut, and that is said.
+    An acked item may need them. What takes longer than ``within`` (seconds, at least one) is cut, and that is said.
     """
     threading.Thread(target=_cut, args=[code, consumer, within], name="srq-leave", daemon=True).start()
     try:
@@ -29,7 +31,7 @@ def leave(code: int, *, consumer: str, within: float) -> NoReturn:
 
 
 def _cut(code: int, consumer: str, within: float) -> None:
-    time.sleep(max(0.0, within))
+    time.sleep(max(LEAST, within))
     try:
         names = [thread.name for thread in threading.enumerate() if not thread.daemon and thread.is_alive()]
         names = [name for name in names if name != threading.main_thread().name] or ["exit functions"]
