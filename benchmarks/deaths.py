@@ -24,6 +24,7 @@ from pathlib import Path
 from django_srq import SafeRedisQueue
 from django_srq.item import Item
 from django_srq.serializers import BY_NAME
+from tests.project import kill_session
 from tests.servers import Server
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -168,7 +169,7 @@ def _loss_of_host(server: Server, folder: Path, kills: int) -> bool:
         uid = project.queue.put({"how": "host"})
         with project.consumer() as first:
             wait_for(lambda uid=uid, project=project: project.moments("began", uid), "the first delivery")
-            os.killpg(first.pid, signal.SIGKILL)
+            kill_session(first)
         killed = time.monotonic()
         with project.consumer():
             wait_for(lambda uid=uid, project=project: len(project.moments("began", uid)) == 2, "redelivery")

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import statistics
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.harness import Bench, Row, Target
 from benchmarks.memory import used
 from benchmarks.peers import APPS, OURS, PEERS, Absent, Contender
+from tests.project import kill_session
 from tests.waiting import wait_for
 
 FIRST, LAST = 0.3, 0.95  # of a drain: between these all processes are at work, whenever they were up
@@ -339,9 +339,7 @@ def _worker(
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """End a worker and its children, which are of its session."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    kill_session(process)
 
 
 def _drain(bench: Bench, contender: Contender, processes: int, n: int) -> tuple[float, float, float, float]:

@@ -59,11 +59,11 @@ def demonstrate(cleanup: ExitStack) -> int:
     say("Starting a consumer: manage.py srq_consume orders")
     slow = Path(os.environ["SHOP_DATA"], "slow.pid")  # written by the handler of the slow order
     first = consumer(cleanup)
-    wait_for(slow.exists, "the slow order in hand", first)
+    wait_for(lambda: slow.exists() and bool(slow.read_text()), "the slow order in hand", first)
     print(f"  {Order.objects.exclude(handled_at=None).count()} orders handled, and the slow one is in hand.")
 
     say("Killing the consumer with SIGKILL, all its processes, in the middle of the slow order: no last word.")
-    kill(first)
+    kill(first, int(slow.read_text()))
     slow.unlink()
     killed = time.monotonic()
     print(f"  Left in the queue: {counted(orders.counts())}.")
@@ -115,10 +115,12 @@ def consumer(cleanup: ExitStack) -> subprocess.Popen[bytes]:
     return process
 
 
-def kill(process: subprocess.Popen[bytes]) -> None:
-    """Kill a consumer with all its processes, as the loss of a host does."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+def kill(process: subprocess.Popen[bytes], *children: int) -> None:
+    """Kill a consumer and its child processes at once, as the loss of a host does."""
+    for number in (signal.SIGSTOP, signal.SIGKILL):  # stopped first: none notices that another is gone
+        for pid in (process.pid, *children):
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
     process.wait()
 
 

@@ -135,6 +135,15 @@ def _leave_endless(payload: dict[str, object]) -> None:
     threading.Thread(target=time.sleep, args=[600], name="endless").start()
 
 
+def _terminal(payload: dict[str, object]) -> None:
+    """Read from the terminal, and have a program at work for a while."""
+    try:
+        _say(f"read {os.read(0, 100)!r}")
+    except OSError as error:
+        _say(f"read {error.strerror}")
+    _say(f"program ended {subprocess.run(['sleep', '1'], check=False).returncode}")
+
+
 def _orphan_program(payload: dict[str, object]) -> None:
     subprocess.run(["sh", "-c", "(sleep 0.3 &); exit 0"], check=True)
 
@@ -156,6 +165,7 @@ DEEDS = {
     "leave threads": _leave_threads,
     "leave endless": _leave_endless,
     "orphan": _orphan_program,
+    "terminal": _terminal,
 }
 signals.child_started.connect(
     lambda consumer, **about: _say(f"child_started {consumer} {os.getpid()}"), weak=False, dispatch_uid=__name__

@@ -8,8 +8,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tests.waiting import PATIENT, wait_for
 
@@ -25,6 +26,16 @@ def signal_session(session: int, number: int) -> list[int]:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
     return found
+
+
+def kill_session(process: subprocess.Popen[Any]) -> None:
+    """Kill a process that leads a session, and all others of that at once."""
+    signal_session(process.pid, signal.SIGSTOP)  # or the last to die would notice that the others are gone
+    while signal_session(process.pid, signal.SIGKILL):
+        time.sleep(0.005)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)  # where there is no /proc
+    process.wait()
 
 
 def _lives_in(session: int, pid: int) -> bool:
@@ -76,9 +87,10 @@ class Project:
         *arguments: str,
         environment: Mapping[str, str] | None = None,
         closed: int | None = None,
+        under: Sequence[str] = (),
         **options: object,
     ) -> subprocess.Popen[str]:
-        """closed: which of the standard streams it does not have."""
+        """closed: which of the standard streams it does not have. under: a command that runs it."""
         variables = {
             **os.environ,
             "PYTHONPATH": f"{ROOT}:{self.folder}",
@@ -91,7 +103,7 @@ class Project:
         closing = [] if closed is None else ["sh", "-c", f'exec "$@" {closed}>&-', "sh"]
         piped = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
         process = subprocess.Popen(
-            [*closing, sys.executable, "-m", "django", *arguments],
+            [*under, *closing, sys.executable, "-m", "django", *arguments],
             env=variables,
             text=True,
             cwd=self.folder,
@@ -113,12 +125,7 @@ class Project:
 
     def kill(self, process: subprocess.Popen[str]) -> None:
         """Kill a command and all its children at once, as the loss of a host does."""
-        signal_session(process.pid, signal.SIGSTOP)  # or the last to die would notice that the others are gone
-        while signal_session(process.pid, signal.SIGKILL):
-            time.sleep(0.005)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # where there is no /proc
-        process.wait()
+        kill_session(process)
 
     def lines(self) -> list[str]:
         return self.log.read_text().splitlines()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -104,6 +106,28 @@ def test_a_fork_that_leaves_the_handler_ends(project, forking, handler):
     assert said == ["begin return 1", "fork ended 0", "begin exit 1", "fork ended 3", "begin nothing 1"]
     stats = queue.snapshot().stats
     assert (stats["acked"], stats.get("failed", 0), empty(queue)) == (3, 0, True)
+
+
+WITH_TERMINAL = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
+
+
+def test_a_terminal_is_the_supervisors(project, forking):
+    """A handler that reads from it fails, rather than to be stopped; Ctrl-C stops the consumer, and no program."""
+    ours, theirs = os.openpty()
+    queue = forking()
+    queue.put({"do": "terminal"})
+    process = project.start("srq_consume", stdin=theirs, under=[sys.executable, "-c", WITH_TERMINAL])
+    os.close(theirs)
+    project.said(f"read {os.strerror(errno.EIO)}")
+    os.write(ours, b"\x03")
+    assert process.wait(60) == 0
+    project.said("program ended 0")
+    assert empty(queue)
+    os.close(ours)
 
 
 # -- what is at work when a child ends
