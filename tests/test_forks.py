@@ -59,7 +59,7 @@ def empty(queue) -> bool:
 @pytest.mark.parametrize("processes", ["1", "0"])
 def test_forks_have_nothing_of_ours(project, forking, processes):
     forking().put_many([{"do": "fork"}, {"do": "pipes"}])
-    assert project.run("srq_consume", "--burst", "--processes", processes)[0] == 0
+    assert project.run("srq_consume", "--burst", "--processes", processes, "--threads", "2")[0] == 0
     default = repr(signal.SIG_DFL)
     project.said(f"handled {[default, 'default_int_handler', default, default]} -1")
     project.said("shared 0 of True")
@@ -227,3 +227,39 @@ def test_without_child_processes_none_is_announced(project, forking):
     forking().put({"do": "nothing"})
     assert project.run("srq_consume", "--burst", "--processes", "0")[0] == 0
     assert [line.split()[0] for line in project.lines()] == ["begin"]
+
+
+ASKING = """
+import os
+from contextlib import suppress
+
+from django_srq import queues
+from tests.handlers import _say
+
+
+def sockets():
+    found = set()
+    for end in os.listdir("/proc/self/fd"):
+        with suppress(OSError):
+            found.add(os.readlink(f"/proc/self/fd/{end}"))
+    return {name for name in found if name.startswith("socket:")}
+
+
+for queue in (queues["q"], queues["other"]):
+    queue.counts()
+OPEN = sockets()
+
+
+def handle(payload):
+    _say(f"shared {len(OPEN & sockets())} of {len(OPEN)}")
+"""
+
+
+def test_children_share_no_connection_to_a_queue(project, server_url, prefix):
+    (project.folder / "asking.py").write_text(ASKING)
+    url, name = server_url, prefix + ".{alias}"
+    made = {"q": {"HANDLER": "asking.handle"}, "other": {"URL": url.removesuffix("/0") + "/1"}}
+    project.configure(made, {"URL": url, "PREFIX": name})
+    queues["q"].put(1)
+    assert project.run("srq_consume", "q", "--burst")[0] == 0
+    assert project.lines() == ["shared 0 of 2"]

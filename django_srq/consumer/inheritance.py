@@ -10,13 +10,11 @@ from django.core.cache import caches
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 
-from django_srq.registry import queues
-
 logger = logging.getLogger("django_srq.consumer")
 
 
 def close_all() -> None:
-    """Close the database connections and caches of this thread, all pools of database connections, and our own.
+    """Close the database connections and caches of this thread, and all pools of database connections.
 
     Two processes with one socket read each other's replies, and a fork has none of the threads that a pool needs.
     """
@@ -37,7 +35,6 @@ def _open() -> Iterator[Callable[[], None]]:
     for cache in caches.all(initialized_only=True):
         yield cache.close
     yield _forget_caches
-    yield queues.close_all
 
 
 def _close_pool(alias: str) -> None:

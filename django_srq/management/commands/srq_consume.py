@@ -20,7 +20,7 @@ from django.conf import settings
 from django.core.management.base import CommandError, CommandParser
 from django.utils import autoreload
 
-from django_srq import conf
+from django_srq import conf, queues
 from django_srq.consumer import (
     Consumer,
     Cut,
@@ -143,6 +143,7 @@ class Command(QueueCommand):
             raise CommandError("Child processes need the main thread: call it there, or with --processes 0.")
         if heartbeat:
             _touch(heartbeat)
+        queues.close_all()  # once: the supervisor keeps its own, with which it renews the leases
         supervisor = Supervisor(
             sources,
             plan,
