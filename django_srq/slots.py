@@ -37,7 +37,7 @@ class _Pool:
         self._numbers = itertools.count(1)
 
     def make(self) -> Slot:
-        return Slot(f"{self._process}.{next(self._numbers)}".encode(), home=self.free)
+        return Slot(f"{self._process}-{next(self._numbers)}".encode(), home=self.free)
 
 
 class Slots:

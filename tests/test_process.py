@@ -216,7 +216,7 @@ def test_every_put_that_is_answered_is_stored_once(run, queue, script):
 def test_slots_name_their_process(run, queue, client):
     """By its id, and by more, as ids come back."""
     run(BEFORE_A_FIRST_USE.replace("put(50)", "put(1); tell([os.getpid()])"))
-    names = [name.decode().partition(".")[0].partition("-") for name in client.hkeys(queue.keys["slots"])]
+    names = [name.decode().rpartition("-")[0].partition("-") for name in client.hkeys(queue.keys["slots"])]
     assert len(names) == 5
     assert len({id for id, _, _ in names}) == len({random for _, _, random in names}) == 5
     assert {len(random) for _, _, random in names} == {10}

@@ -125,7 +125,7 @@ class Keeper:
                 self._be(reading, beginning, [self.line, begun, *others])
             os.close(beginning)
             beginning = -1
-            select.select([begun], [], [], PATIENCE)  # then it is known by its name, and no signal ends it
+            _wait_for(begun, PATIENCE)  # then it is known by its name, and no signal ends it
             if self._stopping:
                 self._tell(STOPPING)
         finally:
@@ -283,6 +283,13 @@ class Pulse:
                 heartbeat.beat()
             except OSError as error:
                 self._log.log(logging.ERROR, "no heartbeat: %s", error)
+
+
+def _wait_for(end: int, seconds: float) -> None:
+    """Wait until there is something to read, or until the other end is closed."""
+    watched = select.poll()  # not select(), which knows only descriptors below 1024
+    watched.register(end, select.POLLIN)
+    watched.poll(seconds * 1000)
 
 
 def _packed(record: logging.LogRecord) -> bytes:
