@@ -557,6 +557,7 @@ class _Attempts:
     patience: float | None = None
     interrupt: int | None = None  # a file descriptor that ends the wait for the reply
     whole = unknown = False
+    hindrance: Exception | None = None  # why there was no connection
     pause = FIRST_PAUSE
 
     def __init__(self, link: Link, call: Call[Any] | Command[Any], queue: str, seconds: float) -> None:
@@ -576,6 +577,10 @@ class _Attempts:
         """The pause before the next attempt; raises what has to be said when there is none."""
         if sent and not refused(error):
             self.unknown = True
+        if not sent and type(error) is redis.exceptions.TimeoutError:
+            error = self.hindrance or error  # what the attempts before met says more
+        elif not sent:
+            self.hindrance = error
         wait = random.uniform(0, self.pause)
         if not self._passes(error) or self.left() <= wait + SHORTEST_ATTEMPT:
             raise self.verdict(error) from error
