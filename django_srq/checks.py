@@ -24,6 +24,12 @@ def check_imports(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> lis
     return [_message(problem) for problem in (*conf.import_problems(), *conf.admin_import_problems())]
 
 
+@register("django_srq")
+def check_client_options(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    """E004, W002: what the options of the client name is there, and has an effect."""
+    return [_message(problem) for problem in (*conf.missing_files(), *conf.options_without_effect())]
+
+
 @register("django_srq", Tags.caches)
 def check_databases(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
     """W001: no cache shares a queue's database."""

@@ -11,8 +11,9 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from functools import cache, lru_cache
+from functools import cache
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 from django.conf import settings
 from django.core.cache import DEFAULT_CACHE_ALIAS
@@ -20,11 +21,12 @@ from django.utils.module_loading import import_string
 
 from django_srq.arguments import LONGEST_DELAY
 from django_srq.backoff import Backoff
-from django_srq.connections import SCHEMES, client_from_url, is_embedded, masked
+from django_srq.connections import SCHEMES, client_from_url, client_option_names, is_embedded, masked
 from django_srq.exceptions import ConfigurationError
 from django_srq.operations import BATCH
 from django_srq.rate import Rate
 from django_srq.serializers import BY_NAME, Serializer
+from django_srq.sockets import missing
 
 DEFAULT_ALIAS = "default"
 SETTINGS = ("SRQ_QUEUES", "SRQ_DEFAULTS", "SRQ_ADMIN")
@@ -40,6 +42,17 @@ REDACT = (
     "cookie",
     "credential",
 )
+# Options of redis-py that are not needed here, and why.
+_LIMITS = "TIMEOUT is the time limit of a call, with all that it takes"
+_REPEATS = "Every call is repeated within TIMEOUT"
+WITHOUT_EFFECT = {
+    "health_check_interval": "A connection that was idle is tested by its next call",
+    "retry": _REPEATS,
+    "retry_on_timeout": _REPEATS,
+    "socket_connect_timeout": _LIMITS,
+    "socket_timeout": _LIMITS,
+    "timeout": _LIMITS,
+}
 _NAME = re.compile(r"[^\s{}]{1,200}")
 
 
@@ -62,25 +75,61 @@ class Target:
     url: str
     timeout: float  # seconds
     base: str  # the directory to which the path of an embedded:// URL is relative
-    options: tuple[tuple[str, Any], ...] = ()
+    options: tuple[tuple[str, Any], ...] = field(default=(), compare=False)
+    # What tells the options from others: some have values that cannot be hashed.
+    identity: Any = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "identity", _hashable(dict(self.options)))
 
     @property
     def server(self) -> str:
         """The server and database that it means, however the URL is written."""
         if is_embedded(self.url):
             return os.path.abspath(os.path.join(self.base, self.url.partition("://")[2] or ".srq"))
-        return _server(self.url, self.options)
+        return _server(self.url, dict(self.options))
+
+    @property
+    def missing_files(self) -> list[tuple[str, str]]:
+        """Options of TLS, and the files that they name, of those that are not there."""
+        if is_embedded(self.url):
+            return []
+        pool = self._pool()
+        return list(missing(pool.connection_class(**pool.connection_kwargs)))
+
+    def _pool(self) -> Any:
+        return client_from_url(self.url, **dict(self.options)).connection_pool
 
 
-@lru_cache(maxsize=1024)
-def _server(url: str, options: tuple[tuple[str, Any], ...]) -> str:
+_servers: dict[tuple[str, Any], str] = {}
+
+
+def _server(url: str, options: Mapping[str, Any]) -> str:
     """The server and database of a client; ConfigurationError when there cannot be one.
 
     Known once for all queues with the same URL and options: making a client takes a millisecond.
     """
-    made = client_from_url(url, **dict(options)).connection_pool.connection_kwargs
-    host = made.get("path") or f"{made.get('host', 'localhost')}:{made.get('port', 6379)}"
-    return f"{host.replace('127.0.0.1', 'localhost')}/{made.get('db') or 0}"
+    key = url, _hashable(options)
+    if key not in _servers:
+        made = client_from_url(url, **options).connection_pool.connection_kwargs
+        host = made.get("path") or f"{made.get('host', 'localhost')}:{made.get('port', 6379)}"
+        _servers[key] = f"{host.replace('127.0.0.1', 'localhost')}/{made.get('db') or 0}"
+    return _servers[key]
+
+
+def _hashable(value: Any) -> Any:
+    """A value that is equal for equal options."""
+    if isinstance(value, Mapping):
+        return frozenset((key, _hashable(one)) for key, one in value.items())
+    if isinstance(value, list | tuple):
+        return tuple(map(_hashable, value))
+    if isinstance(value, set):
+        return frozenset(value)
+    try:
+        hash(value)
+    except TypeError:
+        return id(value)
+    return value
 
 
 @dataclass(frozen=True)
@@ -375,15 +424,18 @@ def _target(where: str, options: Mapping[str, Any], problems: list[Problem]) -> 
     client_options = {**extra, **options.get("OPTIONS", {})}
     try:
         if not is_embedded(url):
-            _server(url, tuple(sorted(client_options.items())))
+            _server(url, client_options)
         elif not url.startswith("embedded://"):
             raise ConfigurationError(f"not a URL of an embedded server: {url!r}; write embedded:// or embedded:///path")
-        hash(tuple(client_options.items()))
-    except (ConfigurationError, TypeError) as error:
+    except ConfigurationError as error:
         problems.append(Problem("django_srq.E004", f"{where}['{'URL' if 'URL' in options else 'CACHE'}']: {error}."))
         return None
     base = str(getattr(settings, "BASE_DIR", os.getcwd()))
-    return Target(url, options.get("TIMEOUT", 5.0), base, tuple(sorted(client_options.items())))
+    return Target(url, options.get("TIMEOUT", 5.0), base, _in_order(client_options))
+
+
+def _in_order(options: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    return tuple(sorted(options.items(), key=lambda option: option[0]))
 
 
 def _cache_address(alias: str) -> tuple[str, dict[str, Any]]:
@@ -400,14 +452,16 @@ def _cache_address(alias: str) -> tuple[str, dict[str, Any]]:
     if url.partition("://")[0] not in SCHEMES:
         raise _Wrong(f"the LOCATION of the cache {alias!r} is no URL of a server: {masked(url)!r}")
     written = {name.lower(): value for name, value in (cache_.get("OPTIONS") or {}).items()}
-    named = {name: written[name] for name in ("username", "password", "db") if written.get(name)}
-    return url, {**_plain(written.get("connection_pool_kwargs") or {}), **named}
+    # Django's backend has the client's options among its own, django-redis in a dict of their own.
+    client_options = {**(written.pop("connection_pool_kwargs", None) or {}), **written}
+    return url, _of_the_server(url, client_options)
 
 
-def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Without what is about the cache's pool and not about its server."""
-    mine = {"max_connections", "timeout", "retry", "retry_on_timeout", "retry_on_error", "decode_responses"}
-    return {name: value for name, value in options.items() if name not in mine and not name.startswith("socket_")}
+def _of_the_server(url: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what is about the cache and its pool, and not about its server."""
+    mine = {*WITHOUT_EFFECT, "max_connections", "decode_responses", "encoding", "encoding_errors", "parser_class"}
+    known = client_option_names(url) - mine
+    return {name: value for name, value in options.items() if name in known and value not in (None, "")}
 
 
 def _import_problems(where: str, options: Mapping[str, Any]) -> Iterator[Problem]:
@@ -480,6 +534,24 @@ def admin_import_problems() -> Iterator[Problem]:
             yield Problem("django_srq.E010", f"SRQ_ADMIN[{option!r}]: {error}")
 
 
+def options_without_effect() -> Iterator[Problem]:
+    """Options of redis-py in a queue's URL and OPTIONS that do nothing here; those in a cache's are for the cache."""
+    for alias, config in load().queues.items():
+        url = "" if config.cache else config.target.url
+        written = {name for name, _ in config.target.options} | parse_qs(urlsplit(url).query).keys()
+        for name in sorted(written & WITHOUT_EFFECT.keys()):
+            message = f"SRQ_QUEUES[{alias!r}]: the client's option {name!r} has no effect."
+            yield Problem("django_srq.W002", message, f"{WITHOUT_EFFECT[name]}.")
+
+
+def missing_files() -> Iterator[Problem]:
+    """Files that options of TLS name, and that are not there. No error on use: they may come, and the call says it."""
+    for alias, config in load().queues.items():
+        for name, path in config.target.missing_files:
+            where = f"SRQ_QUEUES[{alias!r}]['{'CACHE' if config.cache else 'URL'}']"
+            yield Problem("django_srq.E004", f"{where}: the file that {name} names is not there: {path}.")
+
+
 def shared_databases() -> Iterator[Problem]:
     """Queues whose database a cache shares: ``cache.clear()`` of Django's and of django-redis's backend is FLUSHDB.
 
@@ -488,7 +560,7 @@ def shared_databases() -> Iterator[Problem]:
     for cache_alias in getattr(settings, "CACHES", {}):
         try:
             url, extra = _cache_address(cache_alias)
-            server = Target(url, 1, "", tuple(sorted(extra.items()))).server
+            server = Target(url, 1, "", _in_order(extra)).server
         except (_Wrong, ConfigurationError, TypeError):
             continue
         for alias, config in load().queues.items():

@@ -248,7 +248,7 @@ class Link:
 
         try:
             return self._exchange(commands, attempts, receive)
-        except LOST:
+        except (NotSent, *LOST):
             if attempts.left() <= 0:
                 raise
             # The server may have been restarted since the connection was last used; reading twice does no harm.
@@ -498,7 +498,7 @@ class Stream:
         assert self._wire is not None
         try:
             return sent.call.read(self._wire.receive(time.monotonic() + self._timeout))
-        except (redis.RedisError, OSError) as error:
+        except (NotSent, redis.RedisError, OSError) as error:
             # Called again, it will say what is wrong.
             if isinstance(error, SPENT) or not isinstance(error, redis.exceptions.ResponseError):
                 self._lost()
@@ -587,6 +587,7 @@ class _Attempts:
     patience: float | None = None
     interrupt: int | None = None  # a file descriptor that ends the wait for the reply
     whole = unknown = False
+    hindrance: Exception | None = None  # why there was no connection
     pause = FIRST_PAUSE
 
     def __init__(self, link: Link, call: Call[Any] | Command[Any], queue: str, seconds: float) -> None:
@@ -606,6 +607,10 @@ class _Attempts:
         """The pause before the next attempt; raises what has to be said when there is none."""
         if sent and not refused(error):
             self.unknown = True
+        if not sent and type(error) is redis.exceptions.TimeoutError:
+            error = self.hindrance or error  # what the attempts before met says more
+        elif not sent:
+            self.hindrance = error
         wait = _DICE.uniform(0, self.pause)
         if not self._passes(error) or self.left() <= wait + SHORTEST_ATTEMPT:
             raise self.verdict(error) from error

@@ -108,7 +108,9 @@ class Lines:
 
     def _make(self) -> Any:
         if service := getattr(self._pool, "service_name", None):
-            raise ConfigurationError(f"asynchronous calls cannot find {service!r} by Sentinel yet, only others can")
+            raise ConfigurationError(
+                f"asynchronous calls cannot find {service!r} by Sentinel yet; calls without await can"
+            )
         for theirs, ours in _KINDS:
             if issubclass(self._pool.connection_class, theirs):
                 return _connection(ours, self._pool.connection_kwargs)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import redis
 from django.core import checks
 from django.core.management import call_command
 from django.core.management.base import SystemCheckError
 from django.test import override_settings
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from django_srq import ConfigurationError, conf, queues
 from django_srq.conf import QueueConfig
@@ -205,3 +210,102 @@ def test_queues_of_many_servers_are_read_with_a_client_each(monkeypatch):
     with override_settings(SRQ_DEFAULTS={}, SRQ_QUEUES=servers | twice):
         assert ["E007" in problem.id for problem in conf.load().problems] == [True]
     assert len(made) == 50
+
+
+# -- the client's options
+
+KEEPALIVE = {socket.TCP_KEEPIDLE: 7}
+CACHES = {
+    "django": {
+        "BACKEND": "django.core.cache.backends.redis.RedisCache",
+        "OPTIONS": {"socket_keepalive_options": KEEPALIVE, "retry_on_error": [redis.OutOfMemoryError], "db": 1},
+    },
+    "django_redis": {
+        "BACKEND": "django_redis.cache.RedisCache",
+        "OPTIONS": {
+            "CONNECTION_POOL_KWARGS": {
+                "socket_keepalive_options": KEEPALIVE,
+                "retry_on_error": [redis.OutOfMemoryError],
+                "socket_timeout": 5,
+                "max_connections": 3,
+            },
+            "SERIALIZER": "django_redis.serializers.json.JSONSerializer",
+            "SOCKET_CONNECT_TIMEOUT": 5,
+            "DB": 1,
+        },
+    },
+}
+
+
+def keepalive(found: socket.socket) -> tuple[int, int]:
+    return (
+        found.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE),
+        found.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE),
+    )
+
+
+@pytest.mark.parametrize("way", ["OPTIONS", "django", "django_redis"])
+def test_options_that_are_dicts_and_lists_take_effect(server_url, prefix, way):
+    url = server_url.rpartition("/")[0]
+    caches = {alias: {**cache, "LOCATION": url} for alias, cache in CACHES.items() if alias == way}
+    options = {"socket_keepalive_options": KEEPALIVE, "retry_on_error": [redis.OutOfMemoryError], "db": 1}
+    place = {"URL": url, "OPTIONS": options} if way == "OPTIONS" else {"CACHE": way}
+    with override_settings(SRQ_QUEUES={"orders": {**place, "PREFIX": prefix, "TIMEOUT": 60}}, CACHES=caches):
+        assert [message.id for message in checks.run_checks(tags=["django_srq"])] == []
+        queue = queues["orders"]
+        queue.put("x")
+        assert queue.link.passing == (redis.OutOfMemoryError,)
+        assert queue.link.pool.connection_kwargs["db"] == 1
+        assert queue.link is queues["orders"].link
+        assert keepalive(queue.link._connections.get().idle[-1].connection._sock) == (1, 7)
+
+        async def look() -> tuple[int, int]:
+            await queue.acounts()
+            line = await queue.link._connections.get().lines.here()
+            return keepalive(line._idle[-1][0]._writer.get_extra_info("socket"))
+
+        assert asyncio.run(look()) == (1, 7)
+        queue.purge()
+        queue.link.client.delete(*queue.link.client.keys(f"srq:{prefix}*"))
+        queue.link.client.close()
+        queue.link.close()
+
+
+def test_queues_with_the_same_options_share_a_link():
+    def options() -> dict[str, object]:
+        return {"URL": URL, "OPTIONS": {"socket_keepalive_options": {4: 7}, "retry_on_error": [redis.RedisError]}}
+
+    other = {"URL": URL, "OPTIONS": {"socket_keepalive_options": {4: 8}}}
+    with override_settings(SRQ_QUEUES={"a": options(), "b": options(), "c": other}):
+        assert queues["a"].link is queues["b"].link is not queues["c"].link
+
+
+def test_options_without_effect_are_named():
+    options = {"health_check_interval": 30, "socket_timeout": 5, "retry": Retry(NoBackoff(), 3)}
+    found = problems_of({"URL": f"{URL}?socket_connect_timeout=3", "OPTIONS": options})
+    assert [text.split(" has no")[0] for text in found] == [
+        f"django_srq.W002 SRQ_QUEUES['orders']: the client's option {name!r}"
+        for name in ("health_check_interval", "retry", "socket_connect_timeout", "socket_timeout")
+    ]
+    assert "TIMEOUT is the time limit of a call" in found[-1]
+
+
+def test_options_of_a_cache_that_have_no_effect_here_have_it_there():
+    caches = {"queues": {**CACHES["django_redis"], "LOCATION": URL}}
+    assert problems_of({"CACHE": "queues"}, CACHES=caches) == []
+
+
+def test_files_of_tls_that_are_not_there_are_named(tmp_path):
+    """By the check alone: they may be there before the queue is used."""
+    there = tmp_path / "authorities.pem"
+    there.touch()
+    url = f"rediss://127.0.0.1:1?ssl_ca_certs={there}"
+    queue = {"URL": url, "OPTIONS": {"ssl_certfile": "/none/client.pem", "ssl_keyfile": "/none/client.key"}}
+    certificate, key = problems_of(queue)
+    assert (
+        "E004 SRQ_QUEUES['orders']['URL']: the file that ssl_certfile names is not there: /none/client.pem."
+        in certificate
+    )
+    assert "ssl_keyfile" in key
+    with override_settings(SRQ_QUEUES={"orders": queue}):
+        assert queues["orders"].config

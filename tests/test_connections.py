@@ -20,6 +20,7 @@ from contextlib import contextmanager, suppress
 
 import pytest
 import redis
+import redis.sentinel
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -826,3 +827,18 @@ def test_a_link_that_is_forgotten_leaves_no_open_connection(server_url, client):
     # redis-py 5.0.0 keeps what Redis 7.0 refuses at the greeting in a cycle with all frames below, and so the link.
     gc.collect()
     wait_for(lambda: not [one for one in client.client_list() if one["name"] == "forgotten"], "its end")
+
+
+def test_a_sentinel_s_service_is_named(at):
+    """What can find the primary by asking Sentinels, and what cannot yet."""
+    sentinel = redis.sentinel.Sentinel([("127.0.0.1", 1), ("127.0.0.2", 1)], sentinel_kwargs={"socket_timeout": 0.1})
+    queue = SafeRedisQueue(name="orders", client=sentinel.master_for("shop", db=2), timeout=0.3)
+    assert queue.link.address == "sentinel://127.0.0.1:1,127.0.0.2:1/shop/2"
+    assert "sentinel://127.0.0.1:1,127.0.0.2:1/shop/2" in repr(queue)
+    with pytest.raises(QueueUnavailable, match="'shop'"):
+        queue.put("x")
+    with pytest.raises(ConfigurationError, match=r"asynchronous calls cannot find 'shop' by Sentinel yet"):
+        asyncio.run(queue.aput("x"))
+    queue.link.close()
+    for one in sentinel.sentinels:
+        one.close()

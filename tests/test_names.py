@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import textwrap
 import threading
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from django_srq import QueueUnavailable, SafeRedisQueue, names, sockets
+from django_srq import SafeRedisQueue, names, sockets
 from tests.resolver import Resolver
 from tests.servers import Server
 from tests.waiting import PATIENT
@@ -207,7 +208,7 @@ def test_a_name_that_does_not_exist_is_said(resolver):
     """
     for said, _ in run(resolver, program):
         assert said.startswith("QueueUnavailable: queue 'orders' (nowhere.example:6379/0): ")
-        assert "name resolution" in said or "Name or service not known" in said
+        assert re.search(r"Error -\d connecting to nowhere.example", said)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "fe80::1%lo"])
@@ -217,11 +218,13 @@ def test_an_address_costs_no_lookup(host, monkeypatch):
     assert address[:2] == (host.partition("%")[0], 6379)
 
 
-def test_a_unix_socket_costs_no_lookup(monkeypatch, tmp_path):
+def test_a_unix_socket_costs_no_lookup(monkeypatch):
     monkeypatch.setattr(names, "_literal", None)
-    queue = SafeRedisQueue(name="orders", unix_socket_path=str(tmp_path / "none"), timeout=0.2)
-    with pytest.raises(QueueUnavailable, match=r"unix://.*none"):
-        queue.put("x")
+    server = Server("--unixsocket", "socket")
+    queue = SafeRedisQueue(name="orders", unix_socket_path=str(server.directory / "socket"), timeout=PATIENT)
+    assert queue.put("x")
+    queue.link.close()
+    server.close()
 
 
 def test_a_lookup_is_made_anew_in_a_forked_child(resolver):

@@ -8,28 +8,39 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
-CERTIFICATE = Path(__file__).with_suffix(".pem")  # of 127.0.0.1, signed by itself; its key guards nothing but tests
+# Of 127.0.0.1 and localhost, signed by itself; its key guards nothing but tests.
+CERTIFICATE = Path(__file__).with_suffix(".pem")
 
 
 class Front:
     """Listens with TLS on ``url`` and passes everything on to a server on 127.0.0.1."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, *, wants_certificate: bool = False) -> None:
+        """wants_certificate: it accepts only clients that have the certificate, too."""
         self._port = port
+        self.names: list[str | None] = []  # by which its clients asked for it, one for each connection
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.load_cert_chain(CERTIFICATE)
+        self._context.sni_callback = lambda _connection, name, _context: self.names.append(name)
+        if wants_certificate:
+            self._context.verify_mode = ssl.CERT_REQUIRED
+            self._context.load_verify_locations(CERTIFICATE)
+        self._ends: list[socket.socket] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
         self._threads = [threading.Thread(target=self._accept)]
         self._threads[0].start()
 
     @property
     def url(self) -> str:
-        return f"rediss://127.0.0.1:{self._listener.getsockname()[1]}?ssl_ca_certs={CERTIFICATE}"
+        return f"rediss://127.0.0.1:{self.port}?ssl_ca_certs={CERTIFICATE}"
 
     def close(self) -> None:
-        """Once its clients are gone."""
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+        for end in self._ends:
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
         for thread in self._threads:
             thread.join()
 
@@ -37,8 +48,15 @@ class Front:
         with suppress(OSError):
             while True:
                 raw, _ = self._listener.accept()
-                near = self._context.wrap_socket(raw, server_side=True)
+                raw.settimeout(30)  # for the handshake
+                try:
+                    near = self._context.wrap_socket(raw, server_side=True)
+                except OSError:  # one of both does not accept the other
+                    raw.close()
+                    continue
+                near.settimeout(None)
                 far = socket.create_connection(("127.0.0.1", self._port))
+                self._ends += (near, far)
                 for source, target in ((near, far), (far, near)):
                     self._threads.append(threading.Thread(target=_pump, args=(source, target)))
                     self._threads[-1].start()
