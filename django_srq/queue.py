@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-import time
 import warnings
 from asyncio import CancelledError
 from collections import Counter
@@ -18,6 +17,7 @@ import redis
 from django_srq import arguments, failure, operations, signals
 from django_srq.audit import audit
 from django_srq.backoff import Backoff
+from django_srq.clock import monotonic
 from django_srq.connections import TIMEOUT, Link, client_from_arguments, client_from_url, embedded_link, is_embedded
 from django_srq.exceptions import (
     Discard,
@@ -264,10 +264,10 @@ class SafeRedisQueue:
         return (yield from self._take(arguments.number_of(n, BATCH, self.label), timeout))
 
     def _take(self, n: int, timeout: float) -> Steps[list[Item]]:
-        deadline = time.monotonic() + arguments.timeout_of(timeout, self.label)
+        deadline = monotonic() + arguments.timeout_of(timeout, self.label)
         while True:
             found, wait = yield from self._claim(n)
-            left = deadline - time.monotonic()
+            left = deadline - monotonic()
             if found or (wait != 0 and (timeout < 0 or (timeout > 0 and left <= 0))):
                 return found
             if wait != 0:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import socket
-import time
 from typing import Any
 
 import redis
+
+from django_srq.clock import monotonic
 
 CLOSE_ENOUGH = 0.01  # seconds by which a time limit may be off, so that it need not be set for each call
 READ = 65536  # bytes at a time
@@ -84,7 +85,7 @@ class Wire:
 
     def _limit_to(self, deadline: float) -> None:
         """Set on the socket, as redis-py does itself: the time limit of a connection would cut blocking commands."""
-        seconds = deadline - time.monotonic()
+        seconds = deadline - monotonic()
         if self._limit is None or abs(self._limit - seconds) > CLOSE_ENOUGH:
             self._limit = max(seconds, 0.001)
             self._socket.settimeout(self._limit)
