@@ -69,7 +69,8 @@ def test_a_handler_sees_the_clock_of_the_test(log):
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("options", [[], ["--threads", "3"], ["--concurrency", "3"]], ids=str)
+@pytest.mark.django_db(transaction=True)  # a consumer looks after the connections that a test before it left
+@pytest.mark.parametrize("options", [[], ["--threads", "3"], ["--concurrency", "3"]], ids=" ".join)
 def test_a_consumer_in_the_process_of_the_test_ends(log, options):
     with freeze_time(NOON):
         for _ in range(20):
