@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import SystemRandom
 
+from django_srq.exceptions import ConfigurationError, shown
+
+_HUGE = 10**300  # beyond it a whole number is no float
 _DICE = SystemRandom()  # the usual one goes on alike in all children that were forked in C
 
 
@@ -13,6 +16,11 @@ class Backoff:
     base: float = 1.0  # seconds after the first failure
     factor: float = 2.0  # times as long after each further one
     max: float = 3600.0  # seconds at most
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < _HUGE:
+                raise ConfigurationError(f"Backoff: {name} is a number from 0 on, not {shown(value)}")
 
     def delay(self, deliveries: int) -> float:
         """Seconds to wait after that many deliveries: exponential, the upper half of it at random.

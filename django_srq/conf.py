@@ -19,10 +19,10 @@ from django.conf import settings
 from django.core.cache import DEFAULT_CACHE_ALIAS
 from django.utils.module_loading import import_string
 
-from django_srq.arguments import LONGEST_DELAY
+from django_srq.arguments import HUGE, LONGEST_DELAY
 from django_srq.backoff import Backoff
 from django_srq.connections import SCHEMES, client_from_url, client_option_names, is_embedded, masked
-from django_srq.exceptions import ConfigurationError
+from django_srq.exceptions import ConfigurationError, shown
 from django_srq.operations import BATCH
 from django_srq.rate import Rate
 from django_srq.serializers import BY_NAME, Serializer
@@ -202,7 +202,7 @@ def _number(value: Any) -> float:
 
 
 def _whole(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < HUGE:
         raise _Wrong("a whole number above 0")
     return value
 
@@ -368,8 +368,8 @@ def _read_options(
         try:
             read[name] = known[name](value)
         except _Wrong as wrong:
-            shown = type(value).__name__ if name in _SECRET_OPTIONS else repr(value)
-            problems.append(Problem("django_srq.E003", f"{where}[{name!r}] must be {wrong}, not {shown}."))
+            found = type(value).__name__ if name in _SECRET_OPTIONS else shown(value)
+            problems.append(Problem("django_srq.E003", f"{where}[{name!r}] must be {wrong}, not {found}."))
     return read
 
 

@@ -13,7 +13,6 @@ import os
 import random
 import select
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -26,6 +25,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from django_srq import embedded
+from django_srq.clock import monotonic
 from django_srq.exceptions import ConfigurationError, LayoutError, OutcomeUnknown, QueueUnavailable
 from django_srq.lines import LOST, SPENT, Lines, NotSent
 from django_srq.operations import Call, Command
@@ -343,9 +343,9 @@ class Link:
             deadline = attempts.deadline
             wire.send(commands, deadline)
             if attempts.patience is not None:
-                deadline = time.monotonic() + attempts.patience
+                deadline = monotonic() + attempts.patience
             if attempts.interrupt is not None:
-                _await(wire, attempts.interrupt, deadline - time.monotonic())
+                _await(wire, attempts.interrupt, deadline - monotonic())
             received = receive(wire, deadline)
         except (NotSent, *SPENT):
             self._discard(wire)
@@ -452,7 +452,7 @@ class Stream:
                 # Whole at first: that the server does not know a script would be read too late.
                 whole = call.script.sha not in self._known
                 command = call.pack(sent.slot.name, sent.slot.seq, whole=whole)
-                wire.send(command, time.monotonic() + self._timeout)
+                wire.send(command, monotonic() + self._timeout)
                 self._known.add(call.script.sha)
             except (NotSent, redis.RedisError, OSError):
                 self._lost()
@@ -497,7 +497,7 @@ class Stream:
     def _receive(self, sent: Sent[T]) -> T | None:
         assert self._wire is not None
         try:
-            return sent.call.read(self._wire.receive(time.monotonic() + self._timeout))
+            return sent.call.read(self._wire.receive(monotonic() + self._timeout))
         except (NotSent, redis.RedisError, OSError) as error:
             # Called again, it will say what is wrong.
             if isinstance(error, SPENT) or not isinstance(error, redis.exceptions.ResponseError):
@@ -530,7 +530,7 @@ def _connect(connection: Any, deadline: float, tls: Tls) -> None:
     read = connection.read_response
 
     def read_in_time(*args: Any, **options: Any) -> Any:
-        connection._sock.settimeout(max(deadline - time.monotonic(), 0.001))
+        connection._sock.settimeout(max(deadline - monotonic(), 0.001))
         return read(*args, **options)
 
     ours: dict[str, Callable[..., Any]] = {"read_response": read_in_time}
@@ -542,7 +542,7 @@ def _connect(connection: Any, deadline: float, tls: Tls) -> None:
     finally:
         for name in ours:
             delattr(connection, name)
-    if time.monotonic() >= deadline:
+    if monotonic() >= deadline:
         raise redis.exceptions.TimeoutError("timed out while connecting")
 
 
@@ -592,7 +592,7 @@ class _Attempts:
 
     def __init__(self, link: Link, call: Call[Any] | Command[Any], queue: str, seconds: float) -> None:
         self.link, self.call, self.queue, self.seconds = link, call, queue, seconds
-        self.deadline = time.monotonic() + seconds
+        self.deadline = monotonic() + seconds
 
     def carry_out(self) -> Any:
         return self.link._exchange(self.command, self)
@@ -601,7 +601,7 @@ class _Attempts:
         return await self.link._aexchange(self.command, self, patience=self.patience)
 
     def left(self) -> float:
-        return self.deadline - time.monotonic()
+        return self.deadline - monotonic()
 
     def missed(self, error: Exception, *, sent: bool) -> Pause:
         """The pause before the next attempt; raises what has to be said when there is none."""

@@ -22,6 +22,7 @@ import weakref
 from collections import deque
 from collections.abc import Iterator
 
+from django_srq.clock import monotonic
 from django_srq.exceptions import ConfigurationError, QueueUnavailable
 from django_srq.process import PerProcess
 
@@ -216,8 +217,8 @@ def _try_lock(path: str) -> io.FileIO | None:
 
 
 def _ticks() -> Iterator[None]:
-    end = time.monotonic() + DEADLINE
-    while time.monotonic() < end:
+    end = monotonic() + DEADLINE
+    while monotonic() < end:
         yield
         time.sleep(0.01)
 

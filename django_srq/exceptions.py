@@ -23,6 +23,17 @@ from django.core.exceptions import ImproperlyConfigured
 from django.utils.connection import ConnectionDoesNotExist
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+SHOWN_MOST = 200  # characters of a value in a message
+
+
+def shown(value: object) -> str:
+    """A value in a message, cut when it is long. Some cannot say what they are, such as a number of 5,000 digits."""
+    try:
+        text = repr(value)
+    except Exception:
+        return f"this {type(value).__name__}"
+    return text if len(text) <= SHOWN_MOST else f"{text[:SHOWN_MOST]}…"
+
 
 class SRQError(Exception):
     """Base of all errors that this package raises.
@@ -88,9 +99,11 @@ class RetryLater(Exception):
     When the deliveries are used up, the item is dead.
     """
 
+    delay: float = 0  # seconds; of a subclass that sets none
+
     def __init__(self, delay: float, reason: str = "") -> None:
         if isinstance(delay, bool) or not isinstance(delay, int | float) or not 0 <= delay < 10**10:
-            raise InvalidArgument(f"RetryLater: delay is a number of seconds from 0 on, not {delay!r}")
+            raise InvalidArgument(f"RetryLater: delay is a number of seconds from 0 on, not {shown(delay)}")
         super().__init__(reason or f"again in {delay:g} s")
         self.delay = delay
 

@@ -11,7 +11,6 @@ import errno
 import inspect
 import os
 import socket
-import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import suppress
@@ -22,6 +21,7 @@ import redis.asyncio.connection as asynchronous
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from django_srq.clock import monotonic
 from django_srq.exceptions import ConfigurationError
 from django_srq.rest import LARGE, REST, SIGN_OF_LIFE, share
 from django_srq.sockets import Tls, aopened, explained
@@ -231,7 +231,7 @@ class Line:
     async def _connect(self, connection: Any, deadline: float) -> None:
         """Let redis-py connect and greet the server, over a socket of ours."""
         # A little less than there is, so that it is said what took so long.
-        ends = time.monotonic() + (deadline - asyncio.get_running_loop().time()) * _SOONER
+        ends = monotonic() + (deadline - asyncio.get_running_loop().time()) * _SOONER
 
         async def connect() -> None:
             connection._reader, connection._writer = await aopened(connection, ends, self._tls)

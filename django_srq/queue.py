@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-import time
 import warnings
 from asyncio import CancelledError
 from collections import Counter
@@ -18,6 +17,7 @@ import redis
 from django_srq import arguments, failure, operations, signals
 from django_srq.audit import audit
 from django_srq.backoff import Backoff
+from django_srq.clock import monotonic
 from django_srq.connections import TIMEOUT, Link, client_from_arguments, client_from_url, embedded_link, is_embedded
 from django_srq.exceptions import (
     Discard,
@@ -29,6 +29,7 @@ from django_srq.exceptions import (
     QueueFull,
     RetryLater,
     SRQError,
+    shown,
 )
 from django_srq.item import Item, new_uid
 from django_srq.operations import (
@@ -102,7 +103,7 @@ class SafeRedisQueue:
         label: str | None = None,
         **kwargs: Any,
     ) -> None:
-        self.name = name
+        self.name = arguments.name_of(name)
         self.label = name if label is None else label  # what messages call it: the alias
         self.keys = Keys(name, cluster)
         self.autoclean_interval = arguments.positive("autoclean_interval", autoclean_interval)
@@ -112,7 +113,7 @@ class SafeRedisQueue:
         self.max_payload_bytes = arguments.limit("max_payload_bytes", max_payload_bytes)
         self.max_in_flight = arguments.limit("max_in_flight", max_in_flight)
         self.rate = arguments.rate(rate)
-        self.backoff = backoff
+        self.backoff = arguments.backoff(backoff)
         self.link = link or _link(args, url, client, arguments.positive("timeout", timeout) or TIMEOUT, kwargs)
         options = self.link.pool.connection_kwargs
         decode, encoding = options.get("decode_responses", False), options.get("encoding", "utf-8")
@@ -264,10 +265,10 @@ class SafeRedisQueue:
         return (yield from self._take(arguments.number_of(n, BATCH, self.label), timeout))
 
     def _take(self, n: int, timeout: float) -> Steps[list[Item]]:
-        deadline = time.monotonic() + arguments.timeout_of(timeout, self.label)
+        deadline = monotonic() + arguments.timeout_of(timeout, self.label)
         while True:
             found, wait = yield from self._claim(n)
-            left = deadline - time.monotonic()
+            left = deadline - monotonic()
             if found or (wait != 0 and (timeout < 0 or (timeout > 0 and left <= 0))):
                 return found
             if wait != 0:
@@ -496,8 +497,9 @@ class SafeRedisQueue:
     def page(self, state: str, offset: int = 0) -> Steps[tuple[list[Item], int | None]]:
         """Look at up to 100 items of a state from an offset on; the items, and the next offset (None: no more)."""
         if state not in STATES:
-            raise InvalidArgument(f"queue {self.label!r}: no state {state!r}; known: {', '.join(STATES)}")
-        page = yield from self._send(operations.peek(self.keys, state, offset=offset))
+            raise InvalidArgument(f"queue {self.label!r}: no state {shown(state)}; known: {', '.join(STATES)}")
+        first = arguments.offset_of(offset, self.label)
+        page = yield from self._send(operations.peek(self.keys, state, offset=first))
         return [Item(one.uid, self._loaded(one), one.delivery) for one in page.found], page.offset
 
     def _loaded(self, found: Found) -> Any:
@@ -539,6 +541,7 @@ class SafeRedisQueue:
 
         In batches; ``on_batch`` is called after each with how many it requeued. What it raises ends it there.
         """
+        arguments.callback_of(on_batch, self.label)
         if not uids:
             return (yield from self._sweep(operations.requeue_dead, error, older_than, limit, on_batch))
         if error or older_than or limit is not None:
@@ -548,11 +551,14 @@ class SafeRedisQueue:
     @operation
     def count_dead(self, *, error: str | None = None, older_than: float | dt.timedelta = 0) -> Steps[dict[str, int]]:
         """How many items ``requeue`` or ``purge`` would take, by the group of their error. O(dead), in batches."""
-        seconds = arguments.seconds_of("older_than", older_than, self.label)
+        seconds, group = (
+            arguments.seconds_of("older_than", older_than, self.label),
+            arguments.group_of(error, self.label),
+        )
         groups: Counter[str] = Counter()
         cursor, more = "", True
         while more:
-            call = operations.count_dead(self.keys, error=error or "", older_than=seconds, cursor=cursor)
+            call = operations.count_dead(self.keys, error=group, older_than=seconds, cursor=cursor)
             found, cursor = yield from self._send(call)
             groups.update(found)
             more = bool(cursor)
@@ -578,8 +584,11 @@ class SafeRedisQueue:
         Spares what is in flight, and what arrives after it began. Dead items can be chosen as in ``requeue``, whose
         ``on_batch`` it has too.
         """
+        arguments.callback_of(on_batch, self.label)
         if (state is not None and state not in STATES) or state == "in_flight":
-            raise InvalidArgument(f"queue {self.label!r}: purge deletes ready, delayed or dead items, not {state!r}")
+            raise InvalidArgument(
+                f"queue {self.label!r}: purge deletes ready, delayed or dead items, not {shown(state)}"
+            )
         if state == "dead":
             return (yield from self._sweep(operations.purge_dead, error, older_than, limit, on_batch))
         if error or older_than or limit is not None:
@@ -611,13 +620,16 @@ class SafeRedisQueue:
         on_batch: Callable[[int], object] | None,
     ) -> Steps[int]:
         """Do something with dead items in batches; the script chooses them, so that each is still dead when it does."""
-        seconds = arguments.seconds_of("older_than", older_than, self.label)
+        seconds, group = (
+            arguments.seconds_of("older_than", older_than, self.label),
+            arguments.group_of(error, self.label),
+        )
         left = arguments.most_of(limit, self.label)
         done, cursor, more = 0, "", True
         while more:
             most = int(min(left - done, BATCH))
             number, cursor = yield from self._send(
-                operation(self.keys, error=error or "", older_than=seconds, most=most, cursor=cursor)
+                operation(self.keys, error=group, older_than=seconds, most=most, cursor=cursor)
             )
             done += number
             more = bool(cursor) and done < left
@@ -631,6 +643,7 @@ class SafeRedisQueue:
         In batches of 100; ``on_batch`` is called after each with how many items it made ready and at how many leases it
         looked (the others' items are dead, their deliveries or crashes used up). What it raises ends it there.
         """
+        arguments.callback_of(on_batch, self.label)
         made, looked = 0, BATCH
         while looked:
             batch, looked = yield from self._send(
@@ -679,7 +692,7 @@ class SafeRedisQueue:
         and those after it stay here.
         """
         if getattr(target, "_place", None) in (None, self._place):  # not by type: default_queue is a proxy
-            raise InvalidArgument(f"queue {self.label!r}: move takes another queue, not {target!r}")
+            raise InvalidArgument(f"queue {self.label!r}: move takes another queue, not {shown(target)}")
         moved, most = 0, arguments.most_of(limit, self.label)
         while moved < most:
             # Moved is not handled: the limits have no say.
@@ -796,7 +809,7 @@ class SafeRedisQueue:
             item = item.decode("ascii", "replace")
         if isinstance(item, str) and not isinstance(item, Item):
             return Held(arguments.uid_of(item, self.label))
-        raise InvalidArgument(f"queue {self.label!r}: an Item that get returned or a uid is needed, not {item!r}")
+        raise InvalidArgument(f"queue {self.label!r}: an Item that get returned or a uid is needed, not {shown(item)}")
 
     def _checked(self, uids: Iterable[str]) -> list[str]:
         return [arguments.uid_of(uid, self.label) for uid in uids]

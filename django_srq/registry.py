@@ -14,7 +14,7 @@ from django.utils.connection import BaseConnectionHandler, ConnectionProxy
 from django_srq import conf
 from django_srq.conf import DEFAULT_ALIAS, QueueConfig
 from django_srq.connections import Link, client_from_url, close_all, embedded_link, is_embedded, shared
-from django_srq.exceptions import UnknownQueue
+from django_srq.exceptions import UnknownQueue, shown
 from django_srq.queue import SafeRedisQueue
 
 
@@ -86,11 +86,13 @@ class QueueHandler(BaseConnectionHandler):  # type: ignore[type-arg]
         self._forget()
 
     def __getitem__(self, alias: str) -> Queue:
-        queue = self._connections.__dict__.get(alias)  # mostly this thread has it already
-        if queue is not None:
-            return queue  # type: ignore[no-any-return]
+        try:
+            return self._connections.__dict__[alias]  # type: ignore[no-any-return]  # mostly this thread has it already
+        except (KeyError, TypeError):  # the latter: it is no alias at all, such as a list
+            pass
         if alias not in conf.aliases():
-            raise UnknownQueue(f"Unknown queue {alias!r}. {conf.suggestion(alias, conf.aliases())}")
+            word = alias if isinstance(alias, str) else ""
+            raise UnknownQueue(f"Unknown queue {shown(alias)}. {conf.suggestion(word, conf.aliases())}")
         return super().__getitem__(alias)  # type: ignore[no-any-return]
 
     def __iter__(self) -> Any:

@@ -26,7 +26,6 @@ import datetime as dt
 import logging
 import math
 import threading
-import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -36,6 +35,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from django_srq import conf, operations, verdicts
+from django_srq.clock import monotonic
 from django_srq.conf import Configuration, QueueConfig, Target
 from django_srq.connections import masked
 from django_srq.exceptions import SRQError
@@ -229,14 +229,14 @@ class _Reading:
 
     def read(self, timeout: float) -> None:
         """One round trip; whatever goes wrong becomes the outcome."""
-        started = time.monotonic()
+        started = monotonic()
         try:
             link = link_to(self.configs[0])
             self.address = link.address
             asked: list[tuple[str, Call[Any] | Command[Any]]] = [("", operations.info())]
             asked += [(config.alias, self._counts(config)) for config in self.configs]
             replies = link.look(asked, timeout=timeout)
-            self.outcome = [time.monotonic() - started, *replies]
+            self.outcome = [monotonic() - started, *replies]
         except SRQError as error:
             self.outcome = error
         except Exception as error:
@@ -287,11 +287,11 @@ class Reading(Protocol):
 def read_all(readings: Sequence[Reading], timeout: float) -> None:
     # Threads, so that several dead servers, and a name server that does not answer, cost the time of one.
     threads = [threading.Thread(target=one.read, args=[timeout], name="srq-status", daemon=True) for one in readings]
-    deadline = time.monotonic() + timeout + GRACE
+    deadline = monotonic() + timeout + GRACE
     for thread in threads:
         thread.start()
     for thread, reading in zip(threads, readings, strict=True):
-        thread.join(max(0, deadline - time.monotonic()))
+        thread.join(max(0, deadline - monotonic()))
         reading.conclude(timeout)
 
 

@@ -16,7 +16,7 @@ from django.test.utils import override_settings
 
 from django_srq import conf, queues
 from django_srq.consumer import adapted
-from django_srq.exceptions import ConfigurationError
+from django_srq.exceptions import ConfigurationError, InvalidArgument, shown
 from django_srq.item import Item
 from django_srq.operations import Command, Keys, key_types
 from django_srq.registry import QueueHandler
@@ -50,6 +50,8 @@ def run_all(alias: str, *, limit: int | None = None) -> list[Item]:
 
     Delayed items stay. What a handler raises comes out here, after the item was failed. ``limit``: at most so many.
     """
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 0):
+        raise InvalidArgument(f"run_all: limit is a whole number from 0 on, or None; not {shown(limit)}")
     queue = queues[alias]
     handler = queue.config.load_handler()
     if handler is None:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 import select
 import socket
-import time
 from contextlib import suppress
 from typing import Any
 
 import redis
 
+from django_srq.clock import monotonic
 from django_srq.lines import LOST, NotSent, closed_before
 from django_srq.rest import LARGE, LULL, REST, SIGN_OF_LIFE, share
 
@@ -45,17 +45,17 @@ class Wire:
         self._plain = os.name == "posix" and type(self._socket) is socket.socket
         self._reader = getattr(connection._parser, "_reader", None)
         self._nothing = self._reader.gets(False) if self._reader is not None else None
-        self._heard = time.monotonic()  # when the server said something last
+        self._heard = monotonic()  # when the server said something last
         self._rested = False  # for so long that it may have been forgotten on the way
 
     def wake(self) -> bool:
         """Make ready for use after a rest, with no reply outstanding; False: the server closed it."""
-        rest = time.monotonic() - self._heard
+        rest = monotonic() - self._heard
         self._rested = rest > REST
         return rest < LULL or not self._closed()
 
     def send(self, commands: bytes, deadline: float) -> None:
-        """deadline: by time.monotonic(). NotSent: the server got no whole command."""
+        """deadline: by monotonic(). NotSent: the server got no whole command."""
         if self._rested:
             self._rested = False
             commands = self._behind_sign_of_life(commands, deadline)
@@ -65,7 +65,7 @@ class Wire:
     def _behind_sign_of_life(self, commands: bytes, deadline: float) -> bytes:
         """Wait for a sign of life, which has a share of the time. Small commands go along; large ones are returned."""
         along, rest = (commands, b"") if len(commands) < LARGE else (b"", commands)
-        now = time.monotonic()
+        now = monotonic()
         until = now + share(deadline - now)
         self._write(SIGN_OF_LIFE + along, until)
         try:
@@ -110,7 +110,7 @@ class Wire:
         if reader is None:
             self._limit_to(deadline)
             reply = self._read()
-            self._heard = time.monotonic()
+            self._heard = monotonic()
             return reply
         while True:
             reply = reader.gets(False)
@@ -120,7 +120,7 @@ class Wire:
                 if not data:
                     closed = redis.exceptions.ConnectionError("connection closed by the server")
                     raise NotSent(closed) if closed_before(self._socket) else closed
-                self._heard = time.monotonic()
+                self._heard = monotonic()
                 reader.feed(data)
             elif isinstance(reply, _Push):
                 self.connection._parser.handle_push_response(reply)
@@ -146,7 +146,7 @@ class Wire:
 
     def _limit_to(self, deadline: float) -> None:
         """Set on the socket, as redis-py does itself: the time limit of a connection would cut blocking commands."""
-        seconds = deadline - time.monotonic()
+        seconds = deadline - monotonic()
         if self._limit is None or abs(self._limit - seconds) > CLOSE_ENOUGH:
             self._limit = max(seconds, 0.001)
             self._socket.settimeout(self._limit)

@@ -46,6 +46,10 @@ async def asynchronous(payload: object) -> None:
     _say(f"{payload} async")
 
 
+def timed(payload: object) -> None:
+    _say(f"{timezone.now():%Y-%m-%d %H:%M:%S}")
+
+
 def leaving(payload: object) -> None:
     sys.exit(5)
 

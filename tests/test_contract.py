@@ -22,6 +22,7 @@ from django_srq import (
     PayloadError,
     PayloadTooLarge,
     QueueFull,
+    RetryLater,
     SafeRedisQueue,
     audit,
     operations,
@@ -1577,3 +1578,14 @@ def test_tokens_go_when_nothing_is_ready(queue, client):
     queue.put_many("abc")
     queue.ack_many(queue.get_many(3))
     assert client.exists(queue.keys["wake"]) == 0
+
+
+def test_a_retry_whose_class_sets_no_delay_comes_at_once(queue):
+    class Again(RetryLater):
+        def __init__(self) -> None:
+            pass
+
+    queue.put("x")
+    with queue.processing(-1):
+        raise Again
+    assert queue.counts()["ready"] == 1
