@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import select
 import threading
 import time
@@ -48,6 +49,10 @@ _PASSING = (
     redis.exceptions.TryAgainError,
     redis.exceptions.MasterDownError,
 )
+_APART = re.compile(r"\beval(?:sha)?_ro\b", re.IGNORECASE)
+# How servers say that a user lacks a right for a command of a script: our scripts themselves, and Redis 7.0 and others.
+_LACKS_RIGHTS = ("SRQRIGHTS ", "ACL failure in script", "The user executing the script can't run")
+_IN_SCRIPT = re.compile(r" script: (?:\w+, )?on @user_script:\d+$")  # the end of an error that a command in it raised
 REFUSED_CALLER = (
     redis.exceptions.AuthenticationError,
     redis.exceptions.AuthorizationError,
@@ -139,6 +144,7 @@ class Link:
         self.address = address or _address(self.pool.connection_kwargs)
         self.timeout = min(timeout, LONGEST_TIMEOUT)
         self._prepare = prepare
+        self.apart = True  # scripts that only read are sent by the commands for those
         self._forget()
 
     def call(
@@ -161,7 +167,7 @@ class Link:
         try:
             while True:
                 try:
-                    attempts.command = call.pack(slot.name, slot.seq, whole=attempts.whole)
+                    attempts.command = call.pack(slot.name, slot.seq, whole=attempts.whole, apart=attempts.apart)
                     reply = yield attempts
                     break
                 except redis.exceptions.NoScriptError:
@@ -169,7 +175,8 @@ class Link:
                 except NotSent as error:
                     yield attempts.missed(error.cause, sent=False)
                 except (redis.RedisError, OSError) as error:
-                    yield attempts.missed(error, sent=True)
+                    if not attempts.refused_apart(error):
+                        yield attempts.missed(error, sent=True)
         finally:
             if borrowed:
                 slots.give_back(slot)
@@ -187,6 +194,9 @@ class Link:
             if any(isinstance(reply, redis.exceptions.NoScriptError) for reply in replies):
                 attempts.whole = True
                 replies = self._look(calls, attempts)
+            if any(attempts.refused_apart(reply) for reply in replies):
+                attempts.whole = True
+                replies = self._look(calls, attempts)
         except NotSent as error:
             raise attempts.verdict(error.cause) from error.cause
         except (redis.RedisError, OSError) as error:
@@ -194,7 +204,7 @@ class Link:
         return [self._result(call, reply, queue) for (queue, call), reply in zip(asked, replies, strict=True)]
 
     def _look(self, calls: Sequence[Call[Any] | Command[Any]], attempts: _Attempts) -> list[Any]:
-        commands = b"".join(call.pack(b"", 0, whole=attempts.whole) for call in calls)
+        commands = b"".join(call.pack(b"", 0, whole=attempts.whole, apart=attempts.apart) for call in calls)
 
         def receive(wire: Wire, deadline: float) -> list[Any]:
             return [_received(wire, deadline) for _ in calls]
@@ -527,6 +537,7 @@ class _Attempts:
     def __init__(self, link: Link, call: Call[Any] | Command[Any], queue: str, seconds: float) -> None:
         self.link, self.call, self.queue, self.seconds = link, call, queue, seconds
         self.deadline = time.monotonic() + seconds
+        self.apart = link.apart
 
     def carry_out(self) -> Any:
         return self.link._exchange(self.command, self)
@@ -546,6 +557,16 @@ class _Attempts:
             raise self.verdict(error) from error
         self.pause = min(self.pause * 2, LONGEST_PAUSE)
         return Pause(wait)
+
+    def refused_apart(self, reply: Any) -> bool:
+        """Whether it refuses the way in which scripts that only read are sent; from now on they are sent as others are.
+
+        A user with the older list of rights may not go that way, and look-alikes of Redis do not know it.
+        """
+        if not self.apart or not isinstance(reply, redis.exceptions.ResponseError) or not _APART.search(str(reply)):
+            return False
+        self.apart = self.link.apart = False
+        return True
 
     def cut_short(self, error: Exception) -> Pause:
         """The pause after a wait that ended with an error; raises what has to be said of one that is none of a moment.
@@ -573,9 +594,13 @@ class _Attempts:
             return LayoutError(f"{where}: {text.partition(' ')[2]}; something else uses this prefix")
         if "WRONGTYPE" in text or text.startswith("Operation against a key"):
             return LayoutError(f"{where}: a key holds something else than expected; something else uses this prefix")
-        if self.unknown and isinstance(self.call, Call) and self.call.script.writes:
-            missing = f"no reply to {self.call.script.name} within {self.seconds:g} s ({explain(error)})"
-            return OutcomeUnknown(f"{where}: {missing}; {self.call.unknown}")
+        if isinstance(self.call, Call) and self.call.script.writes:
+            name = self.call.script.name
+            if self.unknown:
+                missing = f"no reply to {name} within {self.seconds:g} s ({explain(error)})"
+                return OutcomeUnknown(f"{where}: {missing}; {self.call.unknown}")
+            if _IN_SCRIPT.search(text.rstrip(".")):  # what it did before stays
+                return OutcomeUnknown(f"{where}: {name} ended in the middle ({explain(error)}); {self.call.unknown}")
         return QueueUnavailable(f"{where}: {explain(error)}")
 
 
@@ -597,8 +622,19 @@ def explain(error: BaseException) -> str:
         explained = _EXPLANATIONS["OutOfMemoryError"]
     if explained is None and "unauthenticated" in str(error):  # to a command as long as ours, Redis says so
         explained = _EXPLANATIONS["AuthenticationError"]
-    text = str(error).rstrip(".") or type(error).__name__
+    text = _IN_SCRIPT.sub("", str(error).rstrip(".")) or type(error).__name__
+    if text.startswith("SRQRIGHTS "):
+        return f"{_EXPLANATIONS['NoPermissionError']}: {', '.join(text.split()[1:])}"
+    if explained is None and lacks_rights(error):
+        explained = _EXPLANATIONS["NoPermissionError"]
+    if explained is None and "unexpected symbol near '#'" in text:  # how scripts begin since then
+        explained = "the server is too old, it needs Redis 7.0 or Valkey 7.2"
     return f"{explained}: {text}" if explained else text
+
+
+def lacks_rights(error: BaseException) -> bool:
+    """Whether the server refused a script, or a command in it, to this user."""
+    return any(words in str(error) for words in _LACKS_RIGHTS)
 
 
 def _address(options: dict[str, Any]) -> str:

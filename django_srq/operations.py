@@ -32,6 +32,8 @@ _KEY = re.compile(r"^(?:local| {5}) (\w+),? +-- (\w+):", re.MULTILINE)
 _INCLUDE = re.compile(r"^ *-- include: (.+)\n", re.MULTILINE)
 _COMMENT = re.compile(r"^ *--.*\n", re.MULTILINE)
 _FACT = re.compile(r"\bfacts\.(\w+)")
+_COMMAND = re.compile(r"\bredis\.p?call\('([A-Z]+)'")
+_OPTIONAL = frozenset({"INFO"})  # commands that a script does without where they are refused
 _WORD = re.compile(r"\w+")
 _FUNCTION = re.compile(r"^( *)local function (\w+)\(.*?^\1end\n", re.MULTILINE | re.DOTALL)
 
@@ -55,7 +57,7 @@ class Script:
     @cache
     def named(name: str) -> Script:
         source = (_LUA / f"{name}.lua").read_text("utf-8")
-        text = _with_facts(_stripped(_INCLUDE.sub(_included, source))).encode()
+        text = _with_rights(_with_facts(_stripped(_INCLUDE.sub(_included, source)))).encode()
         # SHA-1 is how Redis names scripts; nothing depends on its strength.
         sha = hashlib.sha1(text, usedforsecurity=False).hexdigest().encode()
         return Script(name, text, sha, writes="no-writes" not in source.splitlines()[0])
@@ -101,6 +103,15 @@ def _with_facts(text: str) -> str:
     return text.replace("local facts = FACTS", read)
 
 
+def _with_rights(text: str) -> str:
+    """With the commands that a user needs for the script, which asks for them before it changes anything."""
+    return text.replace("RIGHTS, ", f"'{' '.join(sorted(_commands(text) - _OPTIONAL))}', ")
+
+
+def _commands(text: str) -> set[str]:
+    return set(_COMMAND.findall(text))
+
+
 @dataclass(frozen=True)
 class Keys:
     """The keys of one queue: ``srq:<name>:…``, or ``srq:{<name>}:…`` so that a cluster keeps them in one slot."""
@@ -116,17 +127,17 @@ class Keys:
 
     def head(self, command: bytes, script: bytes) -> tuple[int, bytes]:
         """What all calls of a script have in common, packed, and of how many arguments it consists."""
-        head = self._heads.get(script)
+        head = self._heads.get((command, script))
         if head is None:
             names = [self[key].encode() for key in key_types()]
             parts = [command, script, b"%d" % len(names), *names]
             head = len(parts), b"".join(_packed(parts))
-            if command == b"EVALSHA":  # the other is long, and needed once
-                self._heads[script] = head
+            if command.startswith(b"EVALSHA"):  # the others are long, and needed once
+                self._heads[command, script] = head
         return head
 
     @cached_property
-    def _heads(self) -> dict[bytes, tuple[int, bytes]]:
+    def _heads(self) -> dict[tuple[bytes, bytes], tuple[int, bytes]]:
         return {}
 
 
@@ -165,10 +176,16 @@ class Call(NamedTuple, Generic[T]):
     read: Callable[[Any], T]
     unknown: str = "call again: it is safe to repeat"  # what to do when the outcome is unknown
 
-    def pack(self, slot: bytes, seq: int, *, whole: bool = False) -> bytes:
-        """The command in the wire protocol; whole: with the script's text, for a server that does not know it."""
+    def pack(self, slot: bytes, seq: int, *, whole: bool = False, apart: bool = True) -> bytes:
+        """The command in the wire protocol; whole: with the script's text, for a server that does not know it.
+
+        apart: a script that only reads goes by the command for those, so that the right to read the keys is enough.
+        """
         script = self.script
-        count, head = self.keys.head(b"EVAL", script.text) if whole else self.keys.head(b"EVALSHA", script.sha)
+        if script.writes or not apart:
+            count, head = self.keys.head(b"EVAL", script.text) if whole else self.keys.head(b"EVALSHA", script.sha)
+        else:
+            count, head = self.keys.head(*((b"EVAL_RO", script.text) if whole else (b"EVALSHA_RO", script.sha)))
         args = (slot, b"%d" % seq, *self.args) if script.writes else self.args
         return b"".join([_COUNTS[count + len(args)], head, *_packed(args), b"\r\n"])
 
@@ -180,7 +197,7 @@ class Command(Generic[T]):
     args: tuple[bytes, ...]
     read: Callable[[Any], T]
 
-    def pack(self, slot: bytes = b"", seq: int = 0, *, whole: bool = False) -> bytes:
+    def pack(self, slot: bytes = b"", seq: int = 0, *, whole: bool = False, apart: bool = True) -> bytes:
         return b"".join([_COUNTS[len(self.args)], *_packed(self.args), b"\r\n"])
 
 

@@ -21,7 +21,7 @@ from django.utils.translation import ngettext, pgettext_lazy
 
 from django_srq import operations
 from django_srq.conf import Problem, QueueConfig
-from django_srq.connections import REFUSED_CALLER, explain
+from django_srq.connections import REFUSED_CALLER, explain, lacks_rights
 from django_srq.exceptions import ConfigurationError, LayoutError
 from django_srq.item import from_milliseconds
 from django_srq.operations import Counts
@@ -184,7 +184,7 @@ def _of_memory(server: str, info: Mapping[str, str], puts_fail: str) -> Iterator
 def _kind(cause: BaseException) -> str:
     if isinstance(cause, redis.exceptions.BusyLoadingError):
         return "loading"
-    return "refused" if isinstance(cause, REFUSED_CALLER) else "down"
+    return "refused" if isinstance(cause, REFUSED_CALLER) or lacks_rights(cause) else "down"
 
 
 def _number(info: Mapping[str, str], name: str, default: float = 0) -> float:
