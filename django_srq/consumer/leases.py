@@ -14,6 +14,7 @@ from typing import Any
 from django_srq import operations
 from django_srq.connections import Link
 from django_srq.consumer.clock import lease_time
+from django_srq.consumer.durability import warn_of_losses
 from django_srq.consumer.hands import RUNNING, SENT, Hand, Hands
 from django_srq.consumer.source import Source
 from django_srq.exceptions import SRQError
@@ -46,6 +47,7 @@ class Leases:
         self._clock = 0  # what that is ahead of time.monotonic() (ms)
         self._told = dict.fromkeys(range(len(sources)), float("-inf"))
         self._warned: set[tuple[str, str]] = set()
+        self._known: set[Link] = set()  # servers that were looked at
 
     def renew(self) -> None:
         """One round over all queues; what a server that is away does not take is tried again in the next."""
@@ -95,6 +97,9 @@ class Leases:
                 if not keeps:
                     self._warn(queue.label, hand)
         self._told[place] = time.monotonic()
+        if queue.link not in self._known:
+            self._known.add(queue.link)
+            warn_of_losses(queue, patience)
 
     def _enlist(self, queue: SafeRedisQueue, about: bytes, patience: float) -> int:
         """Make the consumer known; the server's time (ms)."""
