@@ -26,6 +26,8 @@ LAYOUT = 1  # the version of the key layout; a change comes with a path for queu
 STATES = ("ready", "in_flight", "delayed", "dead")
 _TIMED = ("in_flight", "delayed", "dead")  # states whose place in the order is a moment
 BATCH = 1000  # items in one call at most: bounds how long one script runs
+# The same for fail_many, with one error for all and with one for each: some services take at most 3,999 arguments.
+FAILED_ALIKE, FAILED = 990, 790
 
 _LUA = resources.files("django_srq") / "lua"
 _KEY = re.compile(r"^(?:local| {5}) (\w+),? +-- (\w+):", re.MULTILINE)
