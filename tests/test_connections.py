@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import gc
 import os
 import re
@@ -41,7 +42,7 @@ from django_srq.connections import (
     masked,
     shared,
 )
-from django_srq.operations import Command, Keys, Put
+from django_srq.operations import Call, Command, Keys, Put, Script
 from django_srq.slots import Slot, Slots
 from tests.proxy import Proxy
 from tests.servers import Server
@@ -837,3 +838,13 @@ def test_a_link_that_is_forgotten_leaves_no_open_connection(server_url, client):
     # redis-py 5.0.0 keeps what Redis 7.0 refuses at the greeting in a cycle with all frames below, and so the link.
     gc.collect()
     wait_for(lambda: not [one for one in client.client_list() if one["name"] == "forgotten"], "its end")
+
+
+@pytest.mark.parametrize("name", ["put", "counts"])
+def test_server_that_is_too_old_for_our_scripts_is_told_so(link, prefix, name):
+    """To such a server their first line is what a line that begins with two signs is to all others."""
+    script = Script.named(name)
+    older = dataclasses.replace(script, text=b"#" + script.text, sha=b"0" * 40)
+    call = Call(older, Keys(prefix), (), lambda reply: reply)
+    with pytest.raises(QueueUnavailable, match="too old, it needs Redis 7.0 or Valkey 7.2: .*unexpected symbol near"):
+        link.call(call, queue=prefix)

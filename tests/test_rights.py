@@ -261,6 +261,18 @@ def test_user_without_the_right_for_scripts_that_only_read_looks_in_a_loop(conne
     assert asyncio.run(mine.acounts())["ready"] == 1
 
 
+def test_server_that_does_not_know_the_command_for_scripts_that_only_read():
+    """As look-alikes of Redis and proxies."""
+    server = Server("--rename-command", "EVALSHA_RO", "", "--rename-command", "EVAL_RO", "")
+    queue = SafeRedisQueue(name="rights", url=server.url, timeout=PATIENT)
+    try:
+        queue.put("x")
+        assert len(queue) == 1
+    finally:
+        queue.link.close()
+        server.close()
+
+
 # -- a right that is missing
 
 
