@@ -879,7 +879,8 @@ def _held(found: Found) -> Held:
     return Held(found.uid, found.delivery.token, found.delivery.number)
 
 
-def _batches(sequence: Sequence[T], most: int = BATCH) -> Sequence[Sequence[T]]:
+def _batches(sequence: Sequence[T], most: int | None = None) -> Sequence[Sequence[T]]:
+    most = most or BATCH
     if 0 < len(sequence) <= most:
         return (sequence,)
     return [sequence[i : i + most] for i in range(0, len(sequence), most)]
