@@ -36,6 +36,12 @@ def check_databases(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> l
     return [_message(problem) for problem in conf.shared_databases()]
 
 
+@register("django_srq", deploy=True)
+def check_deployment(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    """W004 and W005, for ``check --deploy``: servers that may lose items, as far as the settings tell."""
+    return [_message(problem) for problem in (*conf.shared_servers(), *conf.embedded_servers())]
+
+
 def _message(problem: Problem) -> CheckMessage:
     kind = Error if problem.id.rpartition(".")[2].startswith("E") else Warning
     return kind(problem.message, hint=problem.hint or None, id=problem.id)

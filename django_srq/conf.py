@@ -553,19 +553,46 @@ def missing_files() -> Iterator[Problem]:
 
 
 def shared_databases() -> Iterator[Problem]:
-    """Queues whose database a cache shares: ``cache.clear()`` of Django's and of django-redis's backend is FLUSHDB.
+    """Queues whose database a cache shares: ``cache.clear()`` of Django's and of django-redis's backend is FLUSHDB."""
+    for alias, server, cache_alias, cache_server in _beside_caches():
+        if server == cache_server:
+            message = f"SRQ_QUEUES[{alias!r}] is in the same database as CACHES[{cache_alias!r}]."
+            hint = "cache.clear() deletes the whole database: give the queue a database of its own (…/1)."
+            yield Problem("django_srq.W001", message, hint)
+
+
+def shared_servers() -> Iterator[Problem]:
+    """Queues whose server a cache shares: memory and persistence are set for a server, and not for a database."""
+    for alias, server, cache_alias, cache_server in _beside_caches():
+        if server.rpartition("/")[0] == cache_server.rpartition("/")[0]:
+            message = f"SRQ_QUEUES[{alias!r}] is on the same server as CACHES[{cache_alias!r}]."
+            hint = (
+                "What suits a cache loses items: see to it that the server keeps an append-only file (appendonly yes) "
+                "and evicts nothing (maxmemory-policy noeviction), or give the queue a server of its own."
+            )
+            yield Problem("django_srq.W004", message, hint)
+
+
+def embedded_servers() -> Iterator[Problem]:
+    """Queues on a server that the project's own processes start and end."""
+    for alias, config in load().queues.items():
+        if is_embedded(config.target.url):
+            message = f"SRQ_QUEUES[{alias!r}] is on an embedded server, which is for development and tests."
+            yield Problem("django_srq.W005", message, "Give it the URL of a server that runs by itself.")
+
+
+def _beside_caches() -> Iterator[tuple[str, str, str, str]]:
+    """Each queue with each Redis cache: alias and server of both.
 
     An alias that the queue's CACHE names is taken to be there for it, unless it is the default cache.
     """
     for cache_alias in getattr(settings, "CACHES", {}):
         try:
             url, extra = _cache_address(cache_alias)
-            server = Target(url, 1, "", _in_order(extra)).server
+            cache_server = Target(url, 1, "", _in_order(extra)).server
         except (_Wrong, ConfigurationError, TypeError):
             continue
         for alias, config in load().queues.items():
             dedicated = config.cache == cache_alias != DEFAULT_CACHE_ALIAS
-            if config.target.server == server and not dedicated:
-                message = f"SRQ_QUEUES[{alias!r}] is in the same database as CACHES[{cache_alias!r}]."
-                hint = "cache.clear() deletes the whole database: give the queue a database of its own (…/1)."
-                yield Problem("django_srq.W001", message, hint)
+            if not dedicated and not is_embedded(config.target.url):
+                yield alias, config.target.server, cache_alias, cache_server

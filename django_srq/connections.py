@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 import os
 import random
+import re
 import select
 import threading
 from collections import deque
@@ -55,6 +56,10 @@ _PASSING = (
 )
 # The same by how the reply begins, as redis-py has no class for it, or has it only in newer versions.
 _PASSING_REPLIES = ("BUSY ", "CLUSTERDOWN ", "MASTERDOWN ", "NOREPLICAS ", "TRYAGAIN ", "UNBLOCKED ")
+_APART = re.compile(r"\beval(?:sha)?_ro\b", re.IGNORECASE)
+# How servers say that a user lacks a right for a command of a script: our scripts themselves, and Redis 7.0 and others.
+_LACKS_RIGHTS = ("SRQRIGHTS ", "ACL failure in script", "The user executing the script can't run")
+_IN_SCRIPT = re.compile(r" script: (?:\w+, )?on @user_script:\d+$")  # the end of an error that a command in it raised
 REFUSED_CALLER = (
     redis.exceptions.AuthenticationError,
     redis.exceptions.AuthorizationError,
@@ -187,6 +192,7 @@ class Link:
         self.passing = _error_classes(self.pool.connection_kwargs.get("retry_on_error"))
         self._prepare = prepare
         self._connections: PerProcess[_Connections] = PerProcess(partial(_Connections, self.pool, prepare))
+        self.apart = True  # scripts that only read are sent by the commands for those
 
     def call(
         self, call: Call[T] | Command[T], *, queue: str, timeout: float | None = None, slot: Slot | None = None
@@ -208,7 +214,7 @@ class Link:
         try:
             while True:
                 try:
-                    attempts.command = call.pack(slot.name, slot.seq, whole=attempts.whole)
+                    attempts.command = call.pack(slot.name, slot.seq, whole=attempts.whole, apart=attempts.apart)
                     reply = yield attempts
                     break
                 except redis.exceptions.NoScriptError:
@@ -216,7 +222,8 @@ class Link:
                 except NotSent as error:
                     yield attempts.missed(error.cause, sent=False)
                 except (redis.RedisError, OSError) as error:
-                    yield attempts.missed(error, sent=True)
+                    if not attempts.refused_apart(error):
+                        yield attempts.missed(error, sent=True)
         finally:
             if borrowed:
                 slots.give_back(slot)
@@ -234,6 +241,9 @@ class Link:
             if any(isinstance(reply, redis.exceptions.NoScriptError) for reply in replies):
                 attempts.whole = True
                 replies = self._look(calls, attempts)
+            if any(attempts.refused_apart(reply) for reply in replies):
+                attempts.whole = True
+                replies = self._look(calls, attempts)
         except NotSent as error:
             raise attempts.verdict(error.cause) from error.cause
         except (redis.RedisError, OSError) as error:
@@ -241,7 +251,7 @@ class Link:
         return [self._result(call, reply, queue) for (queue, call), reply in zip(asked, replies, strict=True)]
 
     def _look(self, calls: Sequence[Call[Any] | Command[Any]], attempts: _Attempts) -> list[Any]:
-        commands = b"".join(call.pack(b"", 0, whole=attempts.whole) for call in calls)
+        commands = b"".join(call.pack(b"", 0, whole=attempts.whole, apart=attempts.apart) for call in calls)
 
         def receive(wire: Wire, deadline: float) -> list[Any]:
             return [_received(wire, deadline) for _ in calls]
@@ -593,6 +603,7 @@ class _Attempts:
     def __init__(self, link: Link, call: Call[Any] | Command[Any], queue: str, seconds: float) -> None:
         self.link, self.call, self.queue, self.seconds = link, call, queue, seconds
         self.deadline = monotonic() + seconds
+        self.apart = link.apart
 
     def carry_out(self) -> Any:
         return self.link._exchange(self.command, self)
@@ -616,6 +627,16 @@ class _Attempts:
             raise self.verdict(error) from error
         self.pause = min(self.pause * 2, LONGEST_PAUSE)
         return Pause(wait)
+
+    def refused_apart(self, reply: Any) -> bool:
+        """Whether it refuses the way in which scripts that only read are sent; from now on they are sent as others are.
+
+        A user with the older list of rights may not go that way, and look-alikes of Redis do not know it.
+        """
+        if not self.apart or not isinstance(reply, redis.exceptions.ResponseError) or not _APART.search(str(reply)):
+            return False
+        self.apart = self.link.apart = False
+        return True
 
     def cut_short(self, error: Exception) -> Pause:
         """The pause after a wait that ended with an error; raises what has to be said of one that is none of a moment.
@@ -644,7 +665,7 @@ class _Attempts:
             return LayoutError(f"{where}: {text.partition(' ')[2]}; something else uses this prefix")
         if "WRONGTYPE" in text or text.startswith("Operation against a key"):
             return LayoutError(f"{where}: a key holds something else than expected; something else uses this prefix")
-        if self.unknown and isinstance(self.call, Call) and self.call.script.writes:
+        if isinstance(self.call, Call) and self.call.script.writes and (self.unknown or _raised_by_script(error)):
             return OutcomeUnknown(f"{where}: {self._left_open(self.call.script.name, error)}; {self.call.unknown}")
         return QueueUnavailable(f"{where}: {explain(error)}")
 
@@ -699,8 +720,19 @@ def explain(error: BaseException) -> str:
     explained = _EXPLANATIONS.get(type(error).__name__) or _REPLIES.get(str(error).partition(" ")[0])
     if explained is None and "unauthenticated" in str(error):  # to a command as long as ours, Redis says so
         explained = _EXPLANATIONS["AuthenticationError"]
-    text = str(error).rstrip(".") or type(error).__name__
+    text = _IN_SCRIPT.sub("", str(error).rstrip(".")) or type(error).__name__
+    if text.startswith("SRQRIGHTS "):
+        return f"{_EXPLANATIONS['NoPermissionError']}: {', '.join(text.split()[1:])}"
+    if explained is None and lacks_rights(error):
+        explained = _EXPLANATIONS["NoPermissionError"]
+    if explained is None and "unexpected symbol near '#'" in text:  # how scripts begin since then
+        explained = "the server is too old, it needs Redis 7.0 or Valkey 7.2"
     return f"{explained}: {text}" if explained else text
+
+
+def lacks_rights(error: BaseException) -> bool:
+    """Whether the server refused a script, or a command in it, to this user."""
+    return any(words in str(error) for words in _LACKS_RIGHTS)
 
 
 def _address(pool: Any) -> str:

@@ -27,6 +27,8 @@ LAYOUT = 1  # the version of the key layout; a change comes with a path for queu
 STATES = ("ready", "in_flight", "delayed", "dead")
 _TIMED = ("in_flight", "delayed", "dead")  # states whose place in the order is a moment
 BATCH = 1000  # items in one call at most: bounds how long one script runs
+# The same for fail_many, with one error for all and with one for each: some services take at most 3,999 arguments.
+FAILED_ALIKE, FAILED = 990, 790
 
 
 def _read(folder: Traversable) -> dict[str, str]:
@@ -43,6 +45,8 @@ _KEY = re.compile(r"^(?:local| {5}) (\w+),? +-- (\w+):", re.MULTILINE)
 _INCLUDE = re.compile(r"^ *-- include: (.+)\n", re.MULTILINE)
 _COMMENT = re.compile(r"^ *--.*\n", re.MULTILINE)
 _FACT = re.compile(r"\bfacts\.(\w+)")
+_COMMAND = re.compile(r"\bredis\.p?call\('([A-Z]+)'")
+_OPTIONAL = frozenset({"INFO"})  # commands that a script does without where they are refused
 _WORD = re.compile(r"\w+")
 _FUNCTION = re.compile(r"^( *)local function (\w+)\(.*?^\1end\n", re.MULTILINE | re.DOTALL)
 
@@ -66,7 +70,7 @@ class Script:
     @cache
     def named(name: str) -> Script:
         source = _LUA[name]
-        text = _with_facts(_stripped(_INCLUDE.sub(_included, source))).encode()
+        text = _with_rights(_with_facts(_stripped(_INCLUDE.sub(_included, source)))).encode()
         # SHA-1 is how Redis names scripts; nothing depends on its strength.
         sha = hashlib.sha1(text, usedforsecurity=False).hexdigest().encode()
         return Script(name, text, sha, writes="no-writes" not in source.splitlines()[0])
@@ -112,6 +116,15 @@ def _with_facts(text: str) -> str:
     return text.replace("local facts = FACTS", read)
 
 
+def _with_rights(text: str) -> str:
+    """With the commands that a user needs for the script, which asks for them before it changes anything."""
+    return text.replace("RIGHTS, ", f"'{' '.join(sorted(_commands(text) - _OPTIONAL))}', ")
+
+
+def _commands(text: str) -> set[str]:
+    return set(_COMMAND.findall(text))
+
+
 @dataclass(frozen=True)
 class Keys:
     """The keys of one queue: ``srq:<name>:…``, or ``srq:{<name>}:…`` so that a cluster keeps them in one slot."""
@@ -119,7 +132,9 @@ class Keys:
     name: str
     cluster: bool = False
     # Not a cached_property, which until Python 3.12 has a lock: a fork while it is held would leave it so in the child.
-    _heads: dict[bytes, tuple[int, bytes]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _heads: dict[tuple[bytes, bytes], tuple[int, bytes]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def __str__(self) -> str:
         return f"srq:{{{self.name}}}" if self.cluster else f"srq:{self.name}"
@@ -129,13 +144,13 @@ class Keys:
 
     def head(self, command: bytes, script: bytes) -> tuple[int, bytes]:
         """What all calls of a script have in common, packed, and of how many arguments it consists."""
-        head = self._heads.get(script)
+        head = self._heads.get((command, script))
         if head is None:
             names = [self[key].encode() for key in key_types()]
             parts = [command, script, b"%d" % len(names), *names]
             head = len(parts), b"".join(_packed(parts))
-            if command == b"EVALSHA":  # the other is long, and needed once
-                self._heads[script] = head
+            if command.startswith(b"EVALSHA"):  # the others are long, and needed once
+                self._heads[command, script] = head
         return head
 
 
@@ -174,10 +189,16 @@ class Call(NamedTuple, Generic[T]):
     read: Callable[[Any], T]
     unknown: str = "call again: it is safe to repeat"  # what to do when the outcome is unknown
 
-    def pack(self, slot: bytes, seq: int, *, whole: bool = False) -> bytes:
-        """The command in the wire protocol; whole: with the script's text, for a server that does not know it."""
+    def pack(self, slot: bytes, seq: int, *, whole: bool = False, apart: bool = True) -> bytes:
+        """The command in the wire protocol; whole: with the script's text, for a server that does not know it.
+
+        apart: a script that only reads goes by the command for those, so that the right to read the keys is enough.
+        """
         script = self.script
-        count, head = self.keys.head(b"EVAL", script.text) if whole else self.keys.head(b"EVALSHA", script.sha)
+        if script.writes or not apart:
+            count, head = self.keys.head(b"EVAL", script.text) if whole else self.keys.head(b"EVALSHA", script.sha)
+        else:
+            count, head = self.keys.head(*((b"EVAL_RO", script.text) if whole else (b"EVALSHA_RO", script.sha)))
         args = (slot, b"%d" % seq, *self.args) if script.writes else self.args
         return b"".join([_COUNTS[count + len(args)], head, *_packed(args), b"\r\n"])
 
@@ -189,7 +210,7 @@ class Command(Generic[T]):
     args: tuple[bytes, ...]
     read: Callable[[Any], T]
 
-    def pack(self, slot: bytes = b"", seq: int = 0, *, whole: bool = False) -> bytes:
+    def pack(self, slot: bytes = b"", seq: int = 0, *, whole: bool = False, apart: bool = True) -> bytes:
         return b"".join([_COUNTS[len(self.args)], *_packed(self.args), b"\r\n"])
 
 

@@ -420,7 +420,7 @@ class SafeRedisQueue:
         error: BaseException | str | None = None,
         delay: float | dt.timedelta = 0,
     ) -> Steps[list[str | None]]:
-        """Give items back as failed, in batches of 1,000, each in one round trip; per item what ``fail`` returns."""
+        """Give items back as failed, in batches of 990, each in one round trip; per item what ``fail`` returns."""
         return (yield from self._fail(items, error, delay))
 
     def _fail(
@@ -433,7 +433,7 @@ class SafeRedisQueue:
         listed = arguments.listed(items, "items", self.label)
         failed = [Failed(self._held(item), described, seconds) for item in listed]
         states: list[str | None] = []
-        for batch in _batches(failed):
+        for batch in _batches(failed, operations.FAILED_ALIKE):
             states += yield from self._send(operations.fail_many(self.keys, batch, max_deliveries=self.max_deliveries))
         return states
 
@@ -892,7 +892,8 @@ def _held(found: Found) -> Held:
     return Held(found.uid, found.delivery.token, found.delivery.number)
 
 
-def _batches(sequence: Sequence[T]) -> Sequence[Sequence[T]]:
-    if 0 < len(sequence) <= BATCH:
+def _batches(sequence: Sequence[T], most: int | None = None) -> Sequence[Sequence[T]]:
+    most = most or BATCH
+    if 0 < len(sequence) <= most:
         return (sequence,)
-    return [sequence[i : i + BATCH] for i in range(0, len(sequence), BATCH)]
+    return [sequence[i : i + most] for i in range(0, len(sequence), most)]

@@ -50,6 +50,7 @@ SEEN = 15.0  # seconds for which a consumer counts as live after it was seen, or
 MINUTES = 60  # of the time series that come with a snapshot
 ALL_HOURS = 14 * 24
 NOTABLY = 1.1  # times as many put as acked: the queue grows
+BLIND = 3600.0  # seconds for which it is said that scripts may not ask for the run of the server
 GRACE = 0.05  # seconds that a reading may take beyond its time limit before it is given up
 
 # Since when this process has known a server to be down; forgotten when it answers.
@@ -258,10 +259,22 @@ class _Reading:
             return
         _down_since.pop(self.target, None)
         latency, info, *self.counts = outcome
-        info = {} if isinstance(info, Exception) else info
+        self.findings = []
+        if isinstance(info, Exception):
+            self.findings.append(verdicts.uninformed(self.address, info))
+            info = {}
         self.report = _server_report(self.address, info, latency)
         at = next((counts.at for counts in self.counts if isinstance(counts, Counts)), _now())
-        self.findings = list(verdicts.of_server(self.address, info, at))
+        self.findings += verdicts.of_server(self.address, info, at)
+        asked = zip(self.configs, self.counts, strict=True)
+        if blind := [config.alias for config, counts in asked if _is_blind(counts)]:
+            self.findings.append(verdicts.unknown_run(self.address, blind))
+
+
+def _is_blind(counts: Counts | Exception | None) -> bool:
+    """Whether a script was refused, not long ago, to learn the run of the server."""
+    since = _since(counts, counts.meta.get("no_run")) if isinstance(counts, Counts) else None
+    return since is not None and since < BLIND
 
 
 def by_server(loaded: Configuration, aliases: Iterable[str]) -> dict[Target, list[QueueConfig]]:

@@ -21,9 +21,10 @@ from django.utils.translation import ngettext, pgettext_lazy
 
 from django_srq import operations
 from django_srq.conf import Problem, QueueConfig
-from django_srq.connections import REFUSED_CALLER, explain
+from django_srq.connections import REFUSED_CALLER, explain, lacks_rights
 from django_srq.exceptions import ConfigurationError, LayoutError
 from django_srq.item import from_milliseconds
+from django_srq.losses import keeps_no_file, may_evict
 from django_srq.operations import Counts
 
 # All kinds, the worst first; they never change meaning.
@@ -43,8 +44,11 @@ LEVELS = {
     "failing": "warning",  # there are dead items
     "memory": "warning",  # the server's memory is nearly full
     "eviction": "warning",  # it may drop items to make room
+    "no_info": "warning",  # it does not tell us how it is
+    "no_run": "warning",  # scripts are not told whether it was started anew
     "recovered": "note",  # items came back after their consumer died or forgot them
     "unsaved": "note",  # it keeps nothing on disk
+    "no_aof": "note",  # it keeps no append-only file
 }
 UNREACHABLE = frozenset({"down", "refused", "loading"})
 SEVERITY = {kind: place for place, kind in enumerate(LEVELS)}  # 0: the worst
@@ -156,10 +160,40 @@ def of_server(server: str, info: Mapping[str, str], at: dt.datetime) -> Iterator
     if info.get("rdb_last_bgsave_status") == "err" or info.get("aof_last_write_status") == "err":
         text = _("The server %s cannot write its data to disk, and may refuse to change them.") % server
         yield Finding("disk", text, _("Look at its log and its disk."), server=server)
+    if keeps_no_file(info):
+        yield _of_no_file(server, info, at)
+
+
+def _of_no_file(server: str, info: Mapping[str, str], at: dt.datetime) -> Finding:
     unsaved = at.timestamp() - _number(info, "rdb_last_save_time", at.timestamp())
-    if info.get("aof_enabled") == "0" and _number(info, "rdb_changes_since_last_save") and unsaved > UNSAVED:
+    words = {"server": server, "span": span(max(0, unsaved))}
+    if _number(info, "rdb_changes_since_last_save") and unsaved > UNSAVED:
         text = _("The server %(server)s has saved nothing for %(span)s: when it ends, it loses what was put since.")
-        yield Finding("unsaved", text % {"server": server, "span": span(unsaved)}, server=server)
+        return Finding("unsaved", text % words, server=server)
+    text = _(
+        "The server %(server)s keeps no append-only file: when it ends, it loses what was put since its last save."
+    )
+    return Finding("no_aof", text % words, _("Set:"), "appendonly yes", server=server)
+
+
+def uninformed(server: str, error: Exception) -> Finding:
+    """The server answers, but not when it is asked how it is."""
+    text = _(
+        "The server %(server)s does not say how it is (INFO: %(cause)s). A full memory, a read-only replica and "
+        "settings that lose items are not seen here."
+    )
+    words = {"server": server, "cause": readable(explain(error.__cause__ or error))}
+    return Finding("no_info", text % words, _("Allow this user:"), "+info", server=server)
+
+
+def unknown_run(server: str, aliases: Sequence[str]) -> Finding:
+    """aliases: the queues whose scripts may not ask."""
+    text = _(
+        "The server %(server)s refuses INFO to scripts: its outages are only seen by the silence of the consumers, "
+        "and their silence is taken for an outage."
+    )
+    concerned = ngettext("Queue: %s.", "Queues: %s.", len(aliases)) % ", ".join(map(readable, aliases))
+    return Finding("no_run", f"{text % {'server': server}} {concerned}", _("Allow its users:"), "+info", server=server)
 
 
 def _of_memory(server: str, info: Mapping[str, str], puts_fail: str) -> Iterator[Finding]:
@@ -168,7 +202,7 @@ def _of_memory(server: str, info: Mapping[str, str], puts_fail: str) -> Iterator
         return
     used = _number(info, "used_memory")
     sizes = {"server": server, "used": filesizeformat(used), "limit": filesizeformat(limit)}
-    evicts = info.get("maxmemory_policy", "").startswith("allkeys")
+    evicts = may_evict(info)
     if used >= limit and not evicts:
         text = _("The server %(server)s is out of memory (%(used)s of %(limit)s); what is there can be taken.") % sizes
         yield Finding("out_of_memory", f"{text} {puts_fail}", server=server)
@@ -184,7 +218,7 @@ def _of_memory(server: str, info: Mapping[str, str], puts_fail: str) -> Iterator
 def _kind(cause: BaseException) -> str:
     if isinstance(cause, redis.exceptions.BusyLoadingError):
         return "loading"
-    return "refused" if isinstance(cause, REFUSED_CALLER) else "down"
+    return "refused" if isinstance(cause, REFUSED_CALLER) or lacks_rights(cause) else "down"
 
 
 def _number(info: Mapping[str, str], name: str, default: float = 0) -> float:

@@ -23,7 +23,7 @@ def pass_time(client: redis.Redis, keys: Keys, seconds: float) -> None:
         moved = {uid: score - seconds * 1000 if score > 0 else score + seconds * 1000 for uid, score in scores}
         if moved:
             client.zadd(keys[key], moved)
-    for moment in ("silent", "restarted"):
+    for moment in ("silent", "quiet", "restarted"):
         if client.hexists(keys["meta"], moment):
             client.hincrby(keys["meta"], moment, -round(seconds * 1000))
 

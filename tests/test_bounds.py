@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 
 import pytest
 
 from django_srq import SafeRedisQueue, operations
+from django_srq.connections import Link, client_from_url
+from django_srq.consumer import Consumer, Plan, Source, adapted
 from django_srq.operations import ClaimReply
 from tests.clock import now, pass_time
+from tests.waiting import PATIENT
 
 BATCH = 100  # items that housekeeping handles in one call
 GROUPS = 200  # of dead items
+ARGUMENTS = 3999  # of a command, at most, as some services allow
 HOUR = 3_600_000  # ms
 
 
@@ -96,3 +101,42 @@ def test_consumers_that_never_said_goodbye_are_struck_off(queue, client, unseen,
     client.hset(queue.keys["consumers"], "c-old", json.dumps({"seen": now(client) - unseen, "host": "h"}))
     enlist("c-new")
     assert set(queue.snapshot().consumers) == ({"c-old", "c-new"} if kept else {"c-new"})
+
+
+class Counting(Link):
+    """Counts the arguments of each request."""
+
+    def __init__(self, *args: object, **options: object) -> None:
+        super().__init__(*args, **options)
+        self.counted: list[int] = []
+
+    def _exchange(self, commands: bytes, *args: object, **options: object) -> object:
+        self.counted.append(int(commands[1 : commands.index(b"\r")]))
+        return super()._exchange(commands, *args, **options)
+
+
+@pytest.fixture
+def counting(server_url) -> Iterator[Counting]:
+    link = Counting(client_from_url(server_url), timeout=PATIENT)
+    yield link
+    link.close()
+
+
+def test_arguments_of_a_failure_of_many(make_queue, counting):
+    queue = make_queue(link=counting)
+    queue.put_many(range(1000))
+    assert queue.fail_many(queue.get_many(1000), ValueError("no")) == ["ready"] * 1000
+    assert 3900 < max(counting.counted) <= ARGUMENTS
+
+
+def test_arguments_of_a_list_of_which_each_item_has_its_own_error(make_queue, counting):
+    queue = make_queue(link=counting, max_deliveries=1)
+    queue.put_many(range(1000))
+
+    def refuse(payloads):
+        return {place: ValueError(f"no {payload}") for place, payload in enumerate(payloads)}
+
+    source = Source(queue, adapted(refuse, batch=True), batch=1000, lease=600)
+    assert Consumer([source], plan=Plan(burst=True)).run() == 1000
+    assert queue.counts()["dead"] == 1000
+    assert 3900 < max(counting.counted) <= ARGUMENTS

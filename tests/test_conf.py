@@ -124,6 +124,37 @@ def test_a_cache_alias_that_is_there_for_the_queue():
     assert "W001 SRQ_QUEUES['orders'] is in the same database as CACHES['default']" in found
 
 
+def deployed(queue: dict[str, object], **caches: str) -> list[str]:
+    """What ``check --deploy`` has to say besides; caches: alias to LOCATION."""
+    backend = "django_redis.cache.RedisCache"
+    made = {alias: {"BACKEND": backend, "LOCATION": location} for alias, location in caches.items()}
+    with override_settings(SRQ_QUEUES={"orders": queue}, CACHES=made):
+        plain, deploying = (
+            set(map(str, checks.run_checks(tags=["django_srq"], include_deployment_checks=deploy)))
+            for deploy in (False, True)
+        )
+    return sorted(deploying - plain)
+
+
+@pytest.mark.parametrize("location", ["redis://localhost:1/5", "valkey://127.0.0.1:1", "redis://x:y@localhost:1/0"])
+def test_a_cache_on_the_queue_s_server_is_told_before_a_deployment(location):
+    (found,) = deployed({"URL": URL}, default=location)
+    assert "W004" in found
+    assert "SRQ_QUEUES['orders'] is on the same server as CACHES['default']" in found
+    assert "maxmemory-policy noeviction" in found
+
+
+@pytest.mark.parametrize("queue", [{"URL": "redis://127.0.0.1:2"}, {"CACHE": "queues"}, {"URL": "unix:///run/a"}])
+def test_a_cache_on_another_server_is_not(queue):
+    assert deployed(queue, default="redis://localhost:1/0", queues="redis://localhost:3/0") == []
+
+
+def test_an_embedded_server_is_told_before_a_deployment():
+    (found,) = deployed({"URL": "embedded://"}, default="redis://localhost:1/0")
+    assert "W005" in found
+    assert "on an embedded server" in found
+
+
 def test_no_secret_in_any_message():
     url = "redis://user:secret@127.0.0.1:port/x?password=secret"
     for queue in (

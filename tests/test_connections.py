@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import gc
 import os
 import re
@@ -41,7 +42,7 @@ from django_srq.connections import (
     masked,
     shared,
 )
-from django_srq.operations import Command, Keys, Put
+from django_srq.operations import Call, Command, Keys, Put, Script
 from django_srq.slots import Slot, Slots
 from tests.proxy import Proxy
 from tests.servers import Server
@@ -842,3 +843,13 @@ def test_a_sentinel_s_service_is_named(at):
     queue.link.close()
     for one in sentinel.sentinels:
         one.close()
+
+
+@pytest.mark.parametrize("name", ["put", "counts"])
+def test_server_that_is_too_old_for_our_scripts_is_told_so(link, prefix, name):
+    """To such a server their first line is what a line that begins with two signs is to all others."""
+    script = Script.named(name)
+    older = dataclasses.replace(script, text=b"#" + script.text, sha=b"0" * 40)
+    call = Call(older, Keys(prefix), (), lambda reply: reply)
+    with pytest.raises(QueueUnavailable, match="too old, it needs Redis 7.0 or Valkey 7.2: .*unexpected symbol near"):
+        link.call(call, queue=prefix)

@@ -16,7 +16,7 @@ import termios
 import threading
 
 import pytest
-from django.core.management import CommandError, call_command
+from django.core.management import CommandError, call_command, load_command_class
 
 from django_srq import queues
 from django_srq.backoff import Backoff
@@ -32,6 +32,11 @@ pytestmark = pytest.mark.versions
 def idle(queue) -> bool:
     """Whether a consumer has signed on and found nothing."""
     return bool(queue.snapshot().consumers) and sum(queue.counts().values()) == 0
+
+
+def test_help_says_what_the_grace_has_to_be_below():
+    words = load_command_class("django_srq", "srq_consume").create_parser("manage.py", "srq_consume").format_help()
+    assert "(docker stop: 10)" in " ".join(words.split())
 
 
 # -- srq_put

@@ -80,8 +80,8 @@ def test_no_key_is_built_in_lua(name):
     assert "srq:" not in text
     assert "KEYS[" not in text
     accessed = set(re.findall(r"redis\.p?call\('[A-Z]+', ([^,)\s]+)", text))
-    # The parameters of small functions that get one of the keys; INFO's sections are quoted.
-    parameters = {"key", "hash", "list", "from"}
+    # The parameters of small functions that get one of the keys, and that of INFO.
+    parameters = {"key", "hash", "list", "from", "section"}
     assert {word for word in accessed if not word.startswith("'")} <= {*operations.key_types(), *parameters}
 
 
@@ -315,16 +315,26 @@ def test_packed_call_is_one_command(name):
     call = OPERATIONS[name](KEYS)
     command, sha, number, *rest = parsed(call.pack(b"slot", 42))
     keys = [KEYS[key].encode() for key in operations.key_types()]
-    assert (command, sha, number) == (b"EVALSHA", call.script.sha, b"%d" % len(keys))
+    expected = b"EVALSHA" if call.script.writes else b"EVALSHA_RO"
+    assert (command, sha, number) == (expected, call.script.sha, b"%d" % len(keys))
     assert rest[: len(keys)] == keys
     assert rest[len(keys) :] == [*([b"slot", b"42"] if call.script.writes else []), *call.args]
 
 
-def test_whole_call_carries_the_script():
-    call = operations.resume(KEYS)
+@pytest.mark.parametrize(
+    ("call", "command"), [(operations.resume(KEYS), b"EVAL"), (operations.counts(KEYS), b"EVAL_RO")]
+)
+def test_whole_call_carries_the_script(call, command):
     short, whole = parsed(call.pack(b"slot", 1)), parsed(call.pack(b"slot", 1, whole=True))
-    assert whole[:2] == [b"EVAL", call.script.text]
+    assert whole[:2] == [command, call.script.text]
     assert whole[2:] == short[2:]
+
+
+def test_script_that_only_reads_can_go_as_all_others():
+    call = operations.counts(KEYS)
+    for whole, command in ((False, b"EVALSHA"), (True, b"EVAL")):
+        apart, like_others = (parsed(call.pack(b"", 0, whole=whole, apart=way)) for way in (True, False))
+        assert (like_others[0], like_others[1:]) == (command, apart[1:])
 
 
 @pytest.mark.parametrize("payload", [b"", b"\r\n$3\r\n*1\r\n", bytes(range(256)), "Ž".encode() * 1000])

@@ -88,7 +88,9 @@ def test_table(configure):
     lines = said().splitlines()
     assert lines[0].startswith("orders is stuck: 1234 ready, and no consumer was ever seen. Start one: manage.py")
     assert lines[1].startswith("bills has 1 dead item")
-    head, *rows = lines[3:7]
+    while not lines[0].startswith("QUEUE"):
+        del lines[0]
+    head, *rows = lines[:4]
     assert head.split("  ")[0] == "QUEUE"
     assert {len(line) for line in (head, *rows)} == {len(head)}
     for row, alias, state, ready in zip(
@@ -96,8 +98,8 @@ def test_table(configure):
     ):
         assert row.split()[:2] == [alias, state]
         assert row[: head.index("READY") + len("READY")].endswith(f" {ready}")
-    assert re.fullmatch(r"[\w.:/]+: (valkey|redis) [\d.]+, memory [\d.]+\s.B, read in [\d.]+ ms", lines[8])
-    assert lines[9].endswith(" UTC")
+    assert re.fullmatch(r"[\w.:/]+: (valkey|redis) [\d.]+, memory [\d.]+\s.B, read in [\d.]+ ms", lines[5])
+    assert lines[6].endswith(" UTC")
 
 
 def test_all_well_comes_first(configure):
@@ -259,13 +261,13 @@ def test_watch_of_a_table_without_terminal_separates_by_a_blank_line(configure, 
     configure(orders={})
     process = start("--watch", "0.05", "orders")
     try:
-        tables = [[process.stdout.readline() for _ in range(8)] for _ in range(2)]
+        lines = [process.stdout.readline() for _ in range(30)]
     finally:
         process.send_signal(signal.SIGINT)
-    for lines in tables:
-        assert lines[0] == "The queue orders is well.\n"
-        assert lines[6].endswith(" UTC\n")
-        assert lines[7] == "\n"
+    ends = [number for number, line in enumerate(lines) if line.endswith(" UTC\n")]
+    assert len(ends) > 1
+    for end in ends[:-1]:
+        assert lines[end + 1 : end + 3] == ["\n", "The queue orders is well.\n"]
     assert process.wait(60) == 0
 
 

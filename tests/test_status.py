@@ -277,7 +277,7 @@ def test_paused(configure):
     queues["orders"].pause("deploy\n\x07", by="anna", until=until)
     snapshot = status.snapshot()
     # Not stuck, although nobody comes.
-    assert [finding.kind for finding in snapshot.findings] == ["paused"]
+    assert [finding.kind for finding in snapshot.findings if finding.level != "note"] == ["paused"]
     assert re.search(r"orders is paused \(by anna, for \d+ s, until Dec\. 3", snapshot.sentence)
     assert "reason: deploy\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}): 1 ready." in snapshot.sentence
     paused = snapshot.queues[0].paused
@@ -309,7 +309,7 @@ def test_worst_comes_first(configure, client):
         claimed(client, alias, 2 * MINUTE)
     see_consumer(client, "orders", 0)
     snapshot = status.snapshot()
-    assert [(finding.kind, finding.queue) for finding in snapshot.findings] == [
+    assert [(finding.kind, finding.queue) for finding in snapshot.findings if finding.level != "note"] == [
         ("stuck", "mail"),
         ("failing", "orders"),
         ("failing", "mail"),
@@ -465,9 +465,11 @@ def test_user_who_may_not_all(settings, serve):
             "eve", enabled=True, passwords=["+pass"], keys=["*"], categories=["+@all"], commands=["-info"]
         )
         without_info = status.snapshot()
-        client.acl_setuser("eve", commands=["-evalsha", "-eval"])
+        client.acl_setuser("eve", commands=["-evalsha", "-eval", "-evalsha_ro", "-eval_ro"])
         without_scripts = status.snapshot()
-    assert (without_info.level, without_info.servers[0].version) == ("ok", "")
+    assert (without_info.level, without_info.servers[0].version) == ("warning", "")
+    assert "does not say how it is" in text(without_info, "no_info")
+    assert [queue.state for queue in without_info.queues] == ["ok"]
     assert "access rules forbid it" in text(without_scripts, "refused")
     assert without_scripts.unreachable == ["orders"]
 
@@ -547,16 +549,47 @@ def test_disk_that_cannot_be_written(settings, serve):
     assert "cannot write its data to disk" in text(status.snapshot(), "disk")
 
 
-def test_no_persistence_is_a_note(serve):
+def test_no_append_only_file_is_a_note_from_the_first_look_on(settings, serve):
+    server = serve()
+    settings.SRQ_QUEUES = {"orders": {"URL": server.url}}
+    snapshot = status.snapshot()
+    assert "keeps no append-only file: when it ends, it loses what was put since" in text(snapshot, "no_aof")
+    assert (snapshot.level, snapshot.sentence) == ("ok", "The queue orders is well.")
+    with server.client() as client:
+        client.config_set("appendonly", "yes")
+    assert status.snapshot().findings == []
+
+
+def test_no_save_for_hours_is_another_note(serve):
     server = serve()
     with server.client() as client:
         client.set("some", "change")
         info = {name: str(value) for name, value in client.info().items()}
     later = [dt.datetime.now(dt.UTC) + dt.timedelta(hours=hours) for hours in (1, 3)]
     young, old = ([finding.kind for finding in verdicts.of_server("there", info, at)] for at in later)
-    assert (young, old) == ([], ["unsaved"])
+    assert (young, old) == (["no_aof"], ["unsaved"])
     assert verdicts.LEVELS["unsaved"] == "note"
     assert list(verdicts.of_server("there", {**info, "aof_enabled": "1"}, later[1])) == []
+
+
+def test_server_that_tells_scripts_nothing(settings, serve):
+    """As some services do; a user who may not ask is the same to a script."""
+    server = serve("--appendonly", "yes")
+    settings.SRQ_QUEUES = {alias: {"URL": server.url} for alias in ("orders", "mail")}
+    queues["mail"].put(1)
+    queues["mail"].ack(queues["mail"].get(-1))
+    assert status.snapshot().findings == []
+    with server.client() as client:
+        client.execute_command("ACL", "SETUSER", "default", "-info")
+        queues["orders"].put(1)
+        queues["orders"].ack(queues["orders"].get(-1))
+        client.execute_command("ACL", "SETUSER", "default", "+info")
+        snapshot = status.snapshot()
+        assert "refuses INFO to scripts" in text(snapshot, "no_run")
+        assert "Queue: orders." in text(snapshot, "no_run")
+        assert (snapshot.level, snapshot.queues[0].state) == ("warning", "ok")
+        client.hincrby(keys("orders")["meta"], "no_run", -2 * 3_600_000)
+    assert status.snapshot().findings == []
 
 
 # -- what it costs
@@ -592,7 +625,7 @@ def test_scripts_that_the_server_does_not_know_cost_one_round_trip_more(settings
             client.config_resetstat()
             assert status.snapshot().level == "ok"
             calls = client.info("commandstats")
-            assert (calls["cmdstat_evalsha"]["calls"], calls["cmdstat_eval"]["calls"]) == (3, 3)
+            assert (calls["cmdstat_evalsha_ro"]["calls"], calls["cmdstat_eval_ro"]["calls"]) == (3, 3)
 
 
 # -- plain data
@@ -607,8 +640,13 @@ def test_json_is_stable(configure, settings, dead_port):
     assert list(data) == ["at", "level", "sentence", "findings", "queues", "servers"]
     assert dt.datetime.fromisoformat(data["at"]).utcoffset() == dt.timedelta(0)
     assert data["at"].endswith("Z")
-    assert [list(finding) for finding in data["findings"]] == 3 * [
-        ["kind", "level", "queue", "server", "text", "advice", "command"]
+    assert {tuple(finding) for finding in data["findings"]} == {
+        ("kind", "level", "queue", "server", "text", "advice", "command")
+    }
+    assert [finding["kind"] for finding in data["findings"] if finding["level"] != "note"] == [
+        "down",
+        "stuck",
+        "paused",
     ]
     orders, mail, bills = data["queues"]
     server = orders["server"]

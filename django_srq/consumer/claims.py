@@ -263,7 +263,7 @@ class Claims:
                 self._hands.live()
                 answer = Answer()
                 self._add(source, n, reply, answer)
-        except QueueUnavailable:
+        except (QueueUnavailable, OutcomeUnknown):
             self._wait_refused(seconds)
         finally:
             if answer is None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from django_srq import operations
 from django_srq.consumer.clock import lease_time
+from django_srq.consumer.durability import possible_losses
 from django_srq.consumer.hands import RUNNING, SENT, Hand, Hands
 from django_srq.consumer.log_thread import LogThread
 from django_srq.consumer.source import Source
@@ -128,6 +129,7 @@ class ServerLeases:
         self._clock = 0  # what that is ahead of time.monotonic() (ms)
         self._told = dict.fromkeys(sources, float("-inf"))
         self._warned: set[tuple[str, str]] = set()
+        self._looked_at = False  # whether it is known how the server keeps items
         self._tardy: set[int] = set()  # places of the queues whose leases were renewed late in the last round
 
     def pause(self) -> float:
@@ -191,6 +193,10 @@ class ServerLeases:
         else:
             self._enlist(source.queue, about)
         self._told[place] = time.monotonic()
+        if not self._looked_at:
+            self._looked_at = True
+            for words in possible_losses(source.queue, self._patience):
+                self._log.log(logging.WARNING, *words)
 
     def _extend(
         self, source: Source, mine: Sequence[tuple[Hands, Hand]], unread: Sequence[bytes], about: bytes

@@ -34,11 +34,16 @@ class Settling:
             self.outcomes.acked(one, removed)
 
     def fail(self, source: Source, failed: Sequence[Failed]) -> None:
+        for one in failed:
+            self._hands.fail(one.job.record)  # from now on it is the server that takes its time
+        for start in range(0, len(failed), operations.FAILED):
+            self._fail(source, failed[start : start + operations.FAILED])
+
+    def _fail(self, source: Source, failed: Sequence[Failed]) -> None:
         queue = source.queue
         described: dict[int, bytes] = {}  # of each error once: mostly all have the same
         calls = []
         for job, item, _, error in failed:
-            self._hands.fail(job.record)  # from now on it is the server that takes its time
             if id(error) not in described:
                 described[id(error)] = failure.describe(error, consumer=self._consumer)
             delay = error.delay if isinstance(error, RetryLater) else source.backoff.delay(item.deliveries)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import signal
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
 import redis
 
-from django_srq import SafeRedisQueue, operations
+from django_srq import SafeRedisQueue, operations, queues
 from django_srq.exceptions import OutcomeUnknown, QueueUnavailable
 from django_srq.item import Item
 from django_srq.operations import Held
@@ -87,6 +89,12 @@ def stay_silent(_: Server, queue: SafeRedisQueue, client: redis.Redis) -> None:
     silence(queue, client)
 
 
+def stay_silent_unseen(_: Server, queue: SafeRedisQueue, client: redis.Redis) -> None:
+    """Where nobody can tell whether the server's run is still the same."""
+    client.execute_command("ACL", "SETUSER", "default", "-info")
+    silence(queue, client)
+
+
 def test_nothing_that_was_acknowledged_is_lost(server, queue):
     uids = queue.put_many(["a", "b", "c", "d"])
     items = queue.get_many(2)
@@ -136,8 +144,8 @@ def test_outage_longer_than_the_time_limit_is_told(server):
 
 @pytest.mark.parametrize(
     ("away", "spared"),
-    [(restart_when_leases_ended, {b"supervised", b"plain"}), (stay_silent, {b"supervised"})],
-    ids=["the server was away", "nobody called"],
+    [(restart_when_leases_ended, {b"supervised", b"plain"}), (stay_silent_unseen, {b"supervised"})],
+    ids=["the server was away", "nobody called, and INFO is refused"],
 )
 def test_lease_that_ended_meanwhile_is_moved_ahead_once(server, queue, client, away, spared):
     items = supervised_and_plain(queue, client)
@@ -150,6 +158,7 @@ def test_lease_that_ended_meanwhile_is_moved_ahead_once(server, queue, client, a
     assert all(deadline > ended[uid] + 1000 * LEASE for uid, deadline in moved.items())
 
     # Another outage right after it is no excuse for a second time.
+    client.execute_command("ACL", "SETUSER", "default", "+info")
     client.hset(queue.keys["meta"], mapping={"run_id": "another", "seen": now(client) - FAR})
     assert not {item.uid for item in queue.get_many(2)} & moved.keys()
     assert {uid: deadlines(queue, client)[uid] for uid in moved} == moved
@@ -157,6 +166,70 @@ def test_lease_that_ended_meanwhile_is_moved_ahead_once(server, queue, client, a
     client.hset(queue.keys["meta"], mapping={"run_id": "a third", "seen": now(client) - FAR})
     assert moved.keys() <= {item.uid for item in queue.get_many(2)}
     assert queue.audit() == []
+
+
+def test_silence_is_no_outage_while_the_run_of_the_server_goes_on(server, queue, client):
+    """Whoever holds an item gets the time in which it would renew if it lived, and no lease."""
+    item, _ = supervised_and_plain(queue, client)
+    stay_silent(server, queue, client)
+    assert [other.payload for other in queue.get_many(2)] == [b"plain"]
+    left = deadlines(queue, client)[item.uid] - now(client)
+    assert 0 < left < 1000 * (LEASE / 3 + 1) + 2
+    pass_time(client, queue.keys, LEASE / 3 + 2)
+    assert queue.get(-1).uid == item.uid
+    assert queue.audit() == []
+
+
+def test_silence_gives_its_time_once(server, queue, client):
+    """Nobody who crashes again and again keeps an item from others."""
+    item, _ = supervised_and_plain(queue, client)
+    stay_silent(server, queue, client)
+    assert item.uid not in {other.uid for other in queue.get_many(2)}
+    silence(queue, client)
+    assert queue.get(-1).uid == item.uid
+
+
+def test_lone_consumer_that_is_started_again_waits_for_no_second_lease(server, project, client):
+    """The first is killed with an item in hand. Nobody calls for more than half a lease, then the next one comes."""
+    lease = 60
+    project.configure({"told": {"HANDLER": "tests.handlers.told"}}, {"URL": server.url, "LEASE": lease})
+    queue, meta = queues["told"], queues["told"].keys["meta"]
+    queue.put({"do": "suspend", "name": "item"})
+    first = project.start("srq_consume")
+    wait_for(lambda: any(line.startswith("item 1 ") for line in project.lines()), "the first delivery")
+    project.kill(first)
+    pass_time(client, queue.keys, lease * 2 / 3)
+    for field in ("seen", "kept"):
+        client.hincrby(meta, field, -1000 * lease * 2 // 3)
+    project.start("srq_consume")
+    wait_for(lambda: client.hexists(meta, "quiet"), "the first call of the next one")
+    pass_time(client, queue.keys, lease / 3 + 2)
+    wait_for(lambda: any(line.startswith("item 2 ") for line in project.lines()), "the second delivery")
+    assert not client.hexists(meta, "silent")
+
+
+def test_server_that_is_stopped_for_longer_than_a_lease_takes_no_item_from_its_holder(server, project, client):
+    """Its run goes on, and there is another consumer that would take it: promise 3."""
+    lease = 3
+    project.configure({"slow": {"HANDLER": "tests.handlers.slow"}}, {"URL": server.url, "LEASE": lease})
+    queue = queues["slow"]
+    queue.put("item")
+    project.start("srq_consume")
+    project.said("begin item 1")
+    project.start("srq_consume")
+    wait_for(lambda: client.hlen(queue.keys["consumers"]) == 2, "the other consumer")
+    ((uid, ended),) = deadlines(queue, client).items()
+    server.process.send_signal(signal.SIGSTOP)
+    try:
+        # Its clock is that of the machine.
+        wait_for(lambda: time.time() * 1000 > ended + 1000 * lease / 3, "the lease to end")
+    finally:
+        server.process.send_signal(signal.SIGCONT)
+    wait_for(lambda: client.hexists(queue.keys["meta"], "quiet"), "a call after that")
+    wait_for(lambda: deadlines(queue, client)[uid] > now(client) + 500 * lease, "the lease to be renewed")
+    project.go.touch()
+    project.said("end item 1")
+    assert project.lines() == ["begin item 1", "end item 1"]
 
 
 @pytest.mark.parametrize("away", [restart_when_leases_ended, stay_silent], ids=["the server was away", "nobody called"])

@@ -3,12 +3,20 @@
 -- Leaves behind: now (ms), repeated (the stored outcome when this very call was carried out before, else nil),
 -- facts (fields of meta), is_due() (whether it is time for housekeeping), count(counter, by), finish(outcome).
 -- Replies with an error, having changed nothing: SRQLATE (a later call of this slot was here first), SRQLAYOUT (another
--- layout version), SRQTYPE (a key holds something else).
+-- layout version), SRQTYPE (a key holds something else), SRQRIGHTS (the user lacks rights).
+local repeated
+local known = redis.pcall('HGET', slots, ARGV[1])
+if type(known) == 'table' then
+  return known   -- an error
+end
+-- A caller that was never here may be of a user that was never here. Who calls again had its rights.
+if not known then
+  -- include: rights
+end
+
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 
-local repeated
-local known = redis.call('HGET', slots, ARGV[1])
 if known then
   local ahead = string.match(known, '^%d+') - ARGV[2]   -- a number: Lua reads both as such
   if ahead > 0 then
@@ -45,10 +53,10 @@ if facts.layout and facts.layout ~= tonumber(LAYOUT) then
   return redis.error_reply('SRQLAYOUT ' .. facts.layout .. ' ' .. LAYOUT)
 end
 
--- Once a second, or ten times a lease: are the keys ours, is it the same server, was it away?
--- A silence of half a lease of those that are renewed every third of it means that it was (or that nobody needed it).
+-- Once a second, or ten times a lease: may this user, are the keys ours, is it the same server, was it away?
 local unseen = now - (facts.seen or 0)
 if unseen >= 1000 or unseen >= (facts.lease_c or 10000) / 10 or unseen < 0 then
+  -- include: rights
   -- include: types
   for i, key in ipairs(KEYS) do
     local found = redis.call('TYPE', key).ok
@@ -56,13 +64,5 @@ if unseen >= 1000 or unseen >= (facts.lease_c or 10000) / 10 or unseen < 0 then
       return redis.error_reply('SRQTYPE ' .. key .. ' holds a ' .. found .. ' where a ' .. types[i] .. ' is expected')
     end
   end
-  local run_id = 'r' .. string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
-  local before = redis.call('HGET', meta, 'run_id')
-  if before and before ~= run_id then
-    redis.call('HSET', meta, 'restarted', now)
-  end
-  if facts.seen and facts.lease_c and math.abs(now - facts.seen) > facts.lease_c / 2 then
-    redis.call('HSET', meta, 'silent', now)
-  end
-  redis.call('HSET', meta, 'layout', LAYOUT, 'seen', now, 'run_id', run_id)
+  -- include: outage
 end

@@ -18,15 +18,26 @@ local function promote_due()
   return made
 end
 
--- Whether the holder's lease may have ended only because the server was away; a plain get renews nothing, so that a mere
--- silence says nothing about it.
-local function granted_before_outage(token, deadline)
-  local restarted, silent = unpack(redis.call('HMGET', meta, 'restarted', 'silent'))
-  restarted = tonumber(restarted or 0)
-  if string.sub(token, 1, 1) == 'c' then
-    return deadline < math.max(restarted, tonumber(silent or 0)) + (facts.lease_c or 0), facts.lease_c
+-- A holder that lives is heard of within so long (ms): it renews every third of a lease, and needs a moment to connect.
+local function heard_within(lease)
+  return math.min(lease / 2, lease / 3 + 1000)
+end
+
+-- How long (ms) an ended lease is left to its holder, because it may have ended only while the server was away: one lease.
+-- While the server's run went on, a silence is no outage: its holder may be dead, and if it lives it renews soon.
+-- A plain get renews nothing, so that a mere silence says nothing about it. 0: the lease has ended.
+local function reprieve(token, deadline)
+  local found = redis.call('HMGET', meta, 'restarted', 'silent', 'quiet')
+  local restarted, silent, quiet = tonumber(found[1] or 0), tonumber(found[2] or 0), tonumber(found[3] or 0)
+  if string.sub(token, 1, 1) ~= 'c' then
+    local lease = facts.lease_g or 0
+    return deadline < restarted + lease and lease or 0
   end
-  return deadline < restarted + (facts.lease_g or 0), facts.lease_g
+  local lease = facts.lease_c or 0
+  if deadline < math.max(restarted, silent) + lease then
+    return lease
+  end
+  return math.max(0, math.min(quiet, now) + heard_within(lease) - now)
 end
 
 local function recover_one(uid, token, max_deliveries, max_crashes)
@@ -50,14 +61,11 @@ local function recover_ended(max_deliveries, max_crashes, by_hand)
   for i = 1, #ended, 2 do
     local uid, deadline = ended[i], math.abs(tonumber(ended[i + 1]))
     local token = redis.call('HGET', holders, uid)
-    local spare, lease = false, 0
-    if token and deadline % 1 < 0.5 and not by_hand then
-      spare, lease = granted_before_outage(token, deadline)
-    end
+    local left = token and deadline % 1 < 0.5 and not by_hand and reprieve(token, deadline) or 0
     if not token or redis.call('HEXISTS', items, uid) == 0 then
       forget(uid)
-    elseif spare then
-      redis.call('ZADD', leases, now + lease + 0.5 + deadline % 1, uid)
+    elseif left > 0 then
+      redis.call('ZADD', leases, math.ceil(now + left) + 0.5 + deadline % 1, uid)
     else
       made = made + recover_one(uid, token, max_deliveries, max_crashes)
     end

@@ -40,9 +40,11 @@ local function postpone(uid, due)
   end
 end
 
+-- include: info
+-- Whether the server has no room; where it does not tell, it has.
 local function full()
-  local memory = redis.call('INFO', 'memory')
-  local limit = tonumber(string.match(memory, 'maxmemory:(%d+)'))
+  local memory = info('memory')
+  local limit = tonumber(string.match(memory, 'maxmemory:(%d+)') or 0)
   return limit > 0 and tonumber(string.match(memory, 'used_memory:(%d+)')) > limit
 end
 

@@ -121,7 +121,13 @@ class Command(QueueCommand):
         add("--max-items", type=_count, help="end after so many items")
         add("--max-memory", type=_bytes, metavar="SIZE", help="replace a process that has more, between two items")
         add("--time-limit", type=_seconds, metavar="SECONDS", help="kill what takes longer; counts as a crash")
-        add("--grace", type=_patience, default=25.0, metavar="SECONDS", help="time to finish when stopped (25)")
+        add(
+            "--grace",
+            type=_patience,
+            default=25.0,
+            metavar="SECONDS",
+            help="time to finish when stopped (25); less than the platform waits before it kills (docker stop: 10)",
+        )
         add("--heartbeat-file", type=Path, metavar="PATH", help="touched while all is well, for probes")
         add("--autoreload", action="store_true", help="start anew when the code changes; for development")
 
