@@ -14,11 +14,12 @@ from django_srq.consumer.outage import Outage
 from django_srq.consumer.plan import Plan
 from django_srq.consumer.source import Source
 from django_srq.consumer.worker import Worker
+from django_srq.interruption import Interruption
 
 logger = logging.getLogger("django_srq.consumer")
 
 
-class Cut(BaseException):
+class Cut(Interruption):
     """Raised in a handler's thread to end it at once: its item is given back, counted as a delivery."""
 
 

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextvars
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+from django_srq.consumer.handler import carry_out, errors_of
 from django_srq.consumer.hands import Hands
 from django_srq.consumer.job import Failed, Finished, Job
 from django_srq.consumer.settling import Settling
 from django_srq.consumer.source import Source, StopConsuming
 from django_srq.exceptions import Discard, PayloadError
+from django_srq.interruption import is_interruption
 from django_srq.item import Item
 from django_srq.serializers import load
-
-# What a handler raises; all else (KeyboardInterrupt, Cut) comes from a signal, and is for whoever called run.
-FAILURES = (Exception, SystemExit, asyncio.CancelledError)
 
 
 class Handling:
@@ -71,13 +69,16 @@ class Handling:
         context = self._context.copy()
         try:
             if source.batch == 1:
-                context.run(source.handle, begun[0][1])
+                context.run(carry_out, source.handle, begun[0][1])
                 return {}
-            return context.run(source.handle, [item for _, item in begun]) or {}
+            items = [item for _, item in begun]
+            return errors_of(context.run(carry_out, source.handle, items), len(items))
         except StopConsuming as error:
             self._settling.release(source, [job for job, _ in begun])
             raise error
-        except FAILURES as error:
+        except BaseException as error:
+            if is_interruption(error):
+                raise
             return dict.fromkeys(range(len(begun)), error)
 
     def _settle(
