@@ -14,10 +14,12 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Gene
 from types import FunctionType, GeneratorType, MethodType
 from typing import Any, TypeVar
 
-from asgiref.sync import async_to_sync
+from asgiref.sync import async_to_sync, iscoroutinefunction
 
 T = TypeVar("T")
 
+_RESULTS = {type(None), bool, int, float, str, bytes, dict, list, tuple}  # the usual ones, found at once
+_PENDING = (Awaitable, concurrent.futures.Future)
 # Nobody runs these: nothing of what they would do is done.
 _NOT_RUN = (Generator, AsyncGenerator, FunctionType, MethodType, functools.partial, map, filter)
 
@@ -27,7 +29,9 @@ def completed(outcome: Any, wait: Callable[[Coroutine[Any, Any, Any]], Any]) -> 
 
     TypeError: the call returned a generator or a function, which nobody runs.
     """
-    if outcome is None or not _is_pending(outcome):
+    if type(outcome) in _RESULTS:
+        return outcome
+    if not _is_pending(outcome):
         return _checked(outcome)
     waiting = acompleted(outcome)
     try:
@@ -35,6 +39,14 @@ def completed(outcome: Any, wait: Callable[[Coroutine[Any, Any, Any]], Any]) -> 
     finally:
         for one in (waiting, outcome):
             drop(one)
+
+
+def is_deferred(function: Callable[..., Any]) -> bool:
+    """Whether it is seen that a call of it does nothing at first: an async def or a generator function."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    tests = (iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+    return any(test(one) for test in tests for one in (function, getattr(type(function), "__call__", None)))  # noqa: B004
 
 
 async def acompleted(outcome: Any) -> Any:
@@ -82,13 +94,13 @@ def _is_pending(outcome: Any) -> bool:
     kind = type(outcome)
     if issubclass(kind, GeneratorType):  # of types.coroutine
         return bool(outcome.gi_code.co_flags & inspect.CO_ITERABLE_COROUTINE)
-    return issubclass(kind, Awaitable | concurrent.futures.Future)
+    return issubclass(kind, _PENDING)
 
 
-def _checked(outcome: T) -> T:
-    kind: type = type(outcome)
+def _checked(outcome: Any) -> Any:
+    kind = type(outcome)
     if issubclass(kind, _NOT_RUN):
-        name = kind.__name__.replace("_", " ")
+        name = str(getattr(kind, "__name__", "")).replace("_", " ")
         raise TypeError(f"the call returned a {name}, which nobody runs: its work is not done")
     return outcome
 
