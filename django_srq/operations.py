@@ -61,6 +61,13 @@ class Script:
         return Script(name, text, sha, writes="no-writes" not in source.splitlines()[0])
 
 
+def read_scripts() -> None:
+    """Read them all now: later this process may have no file left to open, or find those of another version."""
+    for path in _LUA.iterdir():
+        if path.name.endswith(".lua"):
+            Script.named(path.name.removesuffix(".lua"))
+
+
 def _shared(name: str) -> str:
     if name == "types":
         types = ", ".join(f"'{kind}'" for kind in key_types().values())

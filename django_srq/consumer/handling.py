@@ -6,6 +6,7 @@ import contextvars
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+from django_srq import failure
 from django_srq.consumer.handler import carry_out, errors_of
 from django_srq.consumer.hands import Hands
 from django_srq.consumer.job import Failed, Finished, Job
@@ -92,8 +93,8 @@ class Handling:
         finished, failed = [], []
         for place, (job, item) in enumerate(begun):
             error = errors.get(place)
-            if error is None or isinstance(error, Discard):
-                finished.append(Finished(job, item, seconds, None if error is None else str(error)))
+            if error is None or issubclass(type(error), Discard):
+                finished.append(Finished(job, item, seconds, None if error is None else failure.text_of(error)))
             else:
                 failed.append(Failed(job, item, seconds, error))
         if finished:
