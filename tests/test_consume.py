@@ -229,11 +229,13 @@ def test_unknown_queue(project):
     assert (code, "Did you mean 'note'?" in err) == (2, True)
 
 
-def test_handler_that_cannot_be_imported(project, server_url):
-    project.configure({"q": {"URL": server_url, "HANDLER": "tests.handlers.gone"}}, {})
+@pytest.mark.parametrize("path", ["tests.handlers.gone", "tests.leaves_on_import.handle"])
+@pytest.mark.parametrize("option", ["HANDLER", "SERIALIZER"])
+def test_what_cannot_be_imported_is_named(project, server_url, path, option):
+    project.configure({"q": {"URL": server_url, "HANDLER": "tests.handlers.note", option: path}}, {})
     code, _, err = project.run("srq_consume", "q", "--burst")
     assert code == 2
-    assert "tests.handlers.gone" in err
+    assert f"SRQ_QUEUES['q']['{option}']: '{path}' cannot be imported" in err
     assert "Traceback" not in err
 
 
