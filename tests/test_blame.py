@@ -340,7 +340,7 @@ def test_a_traceback_that_cannot_be_made(monkeypatch):
     error = raised()
     monkeypatch.setattr(traceback, "format_tb", fail)
     assert "<its frames cannot be had>" in told(error)["traceback"]
-    assert told(error)["traceback"].endswith("RecursionError: maximum recursion depth exceeded\n")
+    assert "RecursionError: maximum recursion depth exceeded" in told(error)["traceback"]
 
 
 def raised() -> RecursionError:
