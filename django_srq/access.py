@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
+from functools import cache
+from typing import Any
 
 from django.http import HttpRequest
 
 from django_srq import conf
+from django_srq.completion import drop
+
+logger = logging.getLogger("django_srq.status")
 
 # The permissions of the model QueueStatus, without the app's name.
 LOOKS = ("view", "view_payload")
@@ -25,7 +31,20 @@ def may(request: HttpRequest, action: str, alias: str | None = None) -> bool:
     if not user.is_active or not user.has_perm("django_srq.view") or not user.has_perm(f"django_srq.{action}"):
         return False
     allow = admin.load_allow() if alias is not None else None
-    return allow is None or bool(allow(request, "view", alias) and (action == "view" or allow(request, action, alias)))
+    return allow is None or all(_says_yes(allow(request, asked, alias)) for asked in dict.fromkeys(("view", action)))
+
+
+def _says_yes(answer: Any) -> bool:
+    """Only True does: what is merely true may be anything, such as a coroutine that nobody awaited."""
+    if answer is not True and answer:
+        drop(answer)
+        _log_once(type(answer).__name__)
+    return answer is True
+
+
+@cache
+def _log_once(kind: str) -> None:
+    logger.warning("SRQ_ADMIN['ALLOW'] answered neither True nor False, which counts as no type=%s", kind)
 
 
 def rights(request: HttpRequest, alias: str) -> Mapping[str, bool]:

@@ -20,7 +20,7 @@ def check_settings(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> li
 
 @register("django_srq")
 def check_imports(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
-    """E008 to E010: handlers, serializers and the status view's functions can be imported."""
+    """E008 (a warning here) to E010: handlers, serializers and the status view's functions can be imported."""
     return [_message(problem) for problem in (*conf.import_problems(), *conf.admin_import_problems())]
 
 
@@ -43,5 +43,5 @@ def check_deployment(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> 
 
 
 def _message(problem: Problem) -> CheckMessage:
-    kind = Error if problem.id.rpartition(".")[2].startswith("E") else Warning
+    kind = Error if problem.id.rpartition(".")[2].startswith("E") and not problem.warning else Warning
     return kind(problem.message, hint=problem.hint or None, id=problem.id)

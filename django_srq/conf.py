@@ -10,6 +10,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import Any
@@ -21,8 +22,11 @@ from django.utils.module_loading import import_string
 
 from django_srq.arguments import HUGE, LONGEST_DELAY
 from django_srq.backoff import Backoff
+from django_srq.completion import is_deferred
 from django_srq.connections import SCHEMES, client_from_url, client_option_names, is_embedded, masked
 from django_srq.exceptions import ConfigurationError, shown
+from django_srq.failure import name_of, text_of
+from django_srq.interruption import is_interruption
 from django_srq.operations import BATCH
 from django_srq.rate import Rate
 from django_srq.serializers import BY_NAME, Serializer
@@ -63,6 +67,7 @@ class Problem:
     id: str
     message: str
     hint: str = ""
+    warning: bool = False  # whatever its id says: it stops no command
 
     def __str__(self) -> str:
         return f"{self.message} {self.hint}".strip()
@@ -154,11 +159,16 @@ class QueueConfig:
 
     def load_serializer(self) -> Serializer:
         """The serializer; ConfigurationError when its path cannot be imported."""
-        return _serializer(self.serializer)
+        with _naming(self._option("SERIALIZER")):
+            return _serializer(self.serializer)
 
     def load_handler(self) -> Callable[..., Any] | None:
         """The handler, or None when the queue has none; ConfigurationError when its path cannot be imported."""
-        return _hook(self.handler)
+        with _naming(self._option("HANDLER")):
+            return _hook(self.handler)
+
+    def _option(self, name: str) -> str:
+        return f"SRQ_QUEUES[{self.alias!r}][{name!r}]"
 
 
 @dataclass(frozen=True)
@@ -173,10 +183,12 @@ class AdminConfig:
     token: str | None = None  # for the machine views: Authorization: Bearer …
 
     def load_allow(self) -> Callable[..., Any] | None:
-        return _hook(self.allow)
+        with _naming("SRQ_ADMIN['ALLOW']"):
+            return _function(self.allow)
 
     def load_redactor(self) -> Callable[..., Any] | None:
-        return _hook(self.redactor)
+        with _naming("SRQ_ADMIN['REDACTOR']"):
+            return _function(self.redactor)
 
 
 @dataclass(frozen=True)
@@ -489,9 +501,21 @@ def _imported(path: str) -> Any:
     try:
         return import_string(path)
     except ImportError as error:
-        raise ConfigurationError(f"{path!r} cannot be imported: {error}.") from error
-    except Exception as error:  # whatever the module does on import
-        raise ConfigurationError(f"{path!r} cannot be imported, {type(error).__name__}: {error}.") from error
+        raise ConfigurationError(f"{path!r} cannot be imported: {text_of(error)}.") from error
+    except BaseException as error:  # whatever the module does on import; sys.exit() would end a command without a word
+        if is_interruption(error):
+            raise
+        said = f"{name_of(error)}: {text_of(error)}"
+        raise ConfigurationError(f"{path!r} cannot be imported, {said}.") from error
+
+
+@contextmanager
+def _naming(option: str) -> Iterator[None]:
+    """What is wrong with what an option names says which option that is."""
+    try:
+        yield
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{option}: {error}") from error.__cause__
 
 
 def _hook(path: str | None) -> Callable[..., Any] | None:
@@ -503,17 +527,41 @@ def _hook(path: str | None) -> Callable[..., Any] | None:
     return hook  # type: ignore[no-any-return]
 
 
+def _function(path: str | None) -> Callable[..., Any] | None:
+    """Of a hook whose answer is used at once."""
+    hook = _hook(path)
+    if hook is not None and is_deferred(hook):
+        raise ConfigurationError(f"{path} is not to be an async def or a generator: its answer is needed at once.")
+    return hook
+
+
 def _serializer(path: str) -> Serializer:
-    found = BY_NAME.get(path) or _imported(path)
-    serializer = found() if isinstance(found, type) else found
-    if not callable(getattr(serializer, "dumps", None)) or not callable(getattr(serializer, "loads", None)):
+    known = BY_NAME.get(path)
+    serializer = known() if known else _made(path, _imported(path))
+    methods = [getattr(serializer, name, None) for name in ("dumps", "loads")]
+    if not all(callable(method) for method in methods):
         raise ConfigurationError(f"{path!r} has no dumps and loads.")
-    return serializer  # type: ignore[no-any-return]
+    if any(method and is_deferred(method) for method in methods):
+        raise ConfigurationError(f"dumps and loads of {path!r} are not to be async defs or generators.")
+    return serializer
+
+
+def _made(path: str, found: Any) -> Any:
+    """An instance, where a class is named."""
+    try:
+        return found() if isinstance(found, type) else found
+    except BaseException as error:
+        if is_interruption(error):
+            raise
+        raise ConfigurationError(f"{path!r} cannot be used, {name_of(error)}: {text_of(error)}.") from error
 
 
 def import_problems() -> Iterator[Problem]:
-    """What is wrong with the handlers and serializers that the settings name; imports them, so only a check asks."""
-    for alias, config in load().queues.items():
+    """What is wrong with the handlers and serializers that the settings name; imports them, so only a check asks.
+
+    A handler is needed where srq_consume runs, which says it as an error: elsewhere what that imports may be missing.
+    """
+    for config in load().queues.values():
         for option, id_, importing in (
             ("HANDLER", "django_srq.E008", config.load_handler),
             ("SERIALIZER", "django_srq.E009", config.load_serializer),
@@ -521,17 +569,17 @@ def import_problems() -> Iterator[Problem]:
             try:
                 importing()
             except ConfigurationError as error:
-                yield Problem(id_, f"SRQ_QUEUES[{alias!r}][{option!r}]: {error}")
+                yield Problem(id_, str(error), warning=option == "HANDLER")
 
 
 def admin_import_problems() -> Iterator[Problem]:
     """What is wrong with the functions that SRQ_ADMIN names; imports them, so only a check asks."""
     admin = load().admin
-    for option, importing in (("ALLOW", admin.load_allow), ("REDACTOR", admin.load_redactor)):
+    for importing in (admin.load_allow, admin.load_redactor):
         try:
             importing()
         except ConfigurationError as error:
-            yield Problem("django_srq.E010", f"SRQ_ADMIN[{option!r}]: {error}")
+            yield Problem("django_srq.E010", str(error))
 
 
 def options_without_effect() -> Iterator[Problem]:

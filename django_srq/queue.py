@@ -8,16 +8,17 @@ import warnings
 from asyncio import CancelledError
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Container, Iterable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
-from functools import partial
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
+from functools import partial, wraps
 from typing import Any, TypeVar
 
 import redis
 
 from django_srq import arguments, failure, operations, signals
 from django_srq.audit import audit
-from django_srq.backoff import Backoff
+from django_srq.backoff import Backoff, delay_after
 from django_srq.clock import monotonic
+from django_srq.completion import acompleted, completed, wait_here
 from django_srq.connections import TIMEOUT, Link, client_from_arguments, client_from_url, embedded_link, is_embedded
 from django_srq.exceptions import (
     Discard,
@@ -357,14 +358,17 @@ class SafeRedisQueue:
         while item := self.get(timeout):
             yield item
 
-    @contextmanager
-    def processing(self, timeout: float = 0) -> Iterator[Item]:
+    def processing(self, timeout: float = 0) -> Processing:
         """Get an item for a ``with`` block: acked when the block succeeds, failed with the error when it raises.
 
         The exception goes on to the caller, but for RetryLater and Discard, which are done with here. A failed item
         waits by ``backoff``. Without an item the block gets a falsy one. Nobody renews the lease: a block that may
         outlast ``autoclean_interval`` extends it.
         """
+        return Processing(self, timeout)
+
+    @contextmanager
+    def _processing(self, timeout: float) -> Iterator[Item]:
         item = self.get(timeout)
         try:
             yield item
@@ -379,8 +383,7 @@ class SafeRedisQueue:
         if item and (error is None or isinstance(error, Discard)):
             yield from self._send(operations.ack(self.keys, [self._held(item)]))
         elif item:
-            delay = error.delay if isinstance(error, RetryLater) else self.backoff.delay(item.deliveries)
-            yield from self._fail([item], error, delay)
+            yield from self._fail([item], error, delay_after(error, self.backoff, item.deliveries))
         return isinstance(error, RetryLater | Discard)
 
     # -- settle
@@ -608,7 +611,7 @@ class SafeRedisQueue:
         while more:
             more, count = yield from self._send(operations.purge(self.keys, marker=marker, start=start))
             gone, start = gone + count, False
-            _tell(on_batch, count)
+            yield from _tell(on_batch, count)
         return gone
 
     def _sweep(
@@ -633,7 +636,7 @@ class SafeRedisQueue:
             )
             done += number
             more = bool(cursor) and done < left
-            _tell(on_batch, number)
+            yield from _tell(on_batch, number)
         return done
 
     @operation
@@ -656,7 +659,7 @@ class SafeRedisQueue:
                 )
             )
             made += batch
-            _tell(on_batch, batch, looked)
+            yield from _tell(on_batch, batch, looked)
         return made
 
     @operation
@@ -834,8 +837,30 @@ class SafeRedisQueue:
         for batch in _batches(items):
             number = sum((yield from self._send(operation(self.keys, batch))))
             done += number
-            _tell(on_batch, number)
+            yield from _tell(on_batch, number)
         return done
+
+
+class Processing(AbstractContextManager[Item]):
+    """What ``processing`` returns: the block, or a decorator that makes one of each call of a function."""
+
+    def __init__(self, queue: SafeRedisQueue, timeout: float) -> None:
+        self._queue, self._timeout = queue, timeout
+
+    def __enter__(self) -> Item:
+        self._block = self._queue._processing(self._timeout)
+        return self._block.__enter__()
+
+    def __exit__(self, *error: Any) -> bool | None:
+        return self._block.__exit__(*error)
+
+    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(function)
+        def in_a_block(*args: Any, **kwargs: Any) -> Any:
+            with Processing(self._queue, self._timeout):
+                return completed(function(*args, **kwargs), wait_here)
+
+        return in_a_block
 
 
 def _link(
@@ -850,9 +875,23 @@ def _link(
     return Link(client_from_url(url, **options), timeout=timeout)
 
 
-def _tell(on_batch: Callable[..., object] | None, *numbers: int) -> None:
-    if on_batch is not None:
-        on_batch(*numbers)
+class _Completion:
+    """The end of a call that returned this; a request of steps."""
+
+    def __init__(self, outcome: object) -> None:
+        self.outcome = outcome
+
+    def carry_out(self) -> None:
+        completed(self.outcome, wait_here)
+
+    async def acarry_out(self) -> None:
+        await acompleted(self.outcome)
+
+
+def _tell(on_batch: Callable[..., object] | None, *numbers: int) -> Steps[None]:
+    outcome = None if on_batch is None else on_batch(*numbers)
+    if outcome is not None:
+        yield _Completion(outcome)
 
 
 def _state(places: Container[str]) -> str | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -18,6 +18,7 @@ from django.core.serializers.json import DjangoJSONEncoder
 from django.utils.translation import gettext as _
 
 from django_srq import conf
+from django_srq.completion import completed
 from django_srq.conf import QueueConfig
 from django_srq.exceptions import PayloadError
 from django_srq.serializers import load
@@ -128,7 +129,7 @@ def _data_shown(alias: str, payload: Any, data: bytes) -> Shown:
     admin = conf.load().admin
     try:
         redactor = admin.load_redactor()
-        payload = redactor(alias, payload) if redactor else payload
+        payload = completed(redactor(alias, payload), _refuse) if redactor else payload
     except Exception as error:
         _log_once(admin.redactor, type(error).__name__)
         return Shown("", _("The redactor failed."))
@@ -136,6 +137,10 @@ def _data_shown(alias: str, payload: Any, data: bytes) -> Shown:
         return Shown(_as_json(payload))
     except (ValueError, TypeError, RecursionError):
         return _not_laid_out(data)
+
+
+def _refuse(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    raise TypeError("a redactor is not to be an async def")
 
 
 def _not_laid_out(data: bytes) -> Shown:

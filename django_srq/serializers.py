@@ -10,11 +10,14 @@ import json as stdlib_json
 import pickle as stdlib_pickle
 from collections.abc import Callable
 from json import encoder as json_encoder
+from types import CoroutineType
 from typing import Any, Protocol
 
 from django.core.serializers.json import DjangoJSONEncoder
 
+from django_srq.completion import drop
 from django_srq.exceptions import PayloadError, PayloadTooLarge
+from django_srq.interruption import is_interruption
 
 
 class Serializer(Protocol):
@@ -109,13 +112,17 @@ BY_NAME: dict[str, type[Serializer]] = {"json": JSON, "raw": Raw, "pickle": Pick
 
 def dump(serializer: Serializer, payload: Any, *, queue: str, limit: int | None) -> bytes:
     """The payload's bytes; PayloadError when it cannot be serialised, PayloadTooLarge when they are more than limit."""
+    data: Any = None
     try:
         data = serializer.dumps(payload)
         # Not bytes(data): of a number that would be so many zeros.
         encoded = (
             data if type(data) is bytes else data.encode() if isinstance(data, str) else memoryview(data).tobytes()
         )
-    except Exception as error:
+    except BaseException as error:
+        if is_interruption(error):
+            raise
+        drop(data)
         # Without the payload and without the serializer's message, which may quote it.
         raise PayloadError(
             f"queue {queue!r}: a payload of type {type(payload).__name__} cannot be serialised ({type(error).__name__})"
@@ -131,6 +138,12 @@ def dump(serializer: Serializer, payload: Any, *, queue: str, limit: int | None)
 def load(serializer: Serializer, data: bytes, *, queue: str, uid: str) -> Any:
     """The payload. PayloadError when it cannot be read."""
     try:
-        return serializer.loads(data)
-    except Exception as error:
+        payload = serializer.loads(data)
+        if type(payload) is CoroutineType:
+            payload.close()  # or Python would warn that it was never awaited
+            raise TypeError("loads is not to be an async def")
+        return payload
+    except BaseException as error:
+        if is_interruption(error):
+            raise
         raise PayloadError(f"queue {queue!r}: the payload of {uid} cannot be read ({type(error).__name__})") from error

@@ -1,5 +1,7 @@
 """Django signals about items and consumers, sent with ``send_robust``: what a receiver raises is logged, not passed on.
 
+SystemExit and what else is no ``Exception`` ends the round: the receivers behind it are not called.
+
 ``sender`` is the class of the queue, ``queue`` its alias. Receivers run before what caused the event goes on, in its
 thread; those of an asynchronous call as Django's ``asend_robust`` runs them. item_recovered and item_dead about a
 process that died are sent by another one of its consumer, in a thread of their own; those that it has not sent when it
@@ -26,11 +28,14 @@ Without child processes (``--processes 0``) nothing is forked, and it is not sen
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from django.dispatch import Signal
+
+from django_srq.completion import acompleted, completed, wait_here
+from django_srq.interruption import is_interruption
 
 logger = logging.getLogger("django_srq.signals")
 
@@ -46,6 +51,25 @@ consumer_stopped = Signal()
 queue_paused = Signal()
 
 
+def send(signal: Signal, sender: type, **about: Any) -> None:
+    """Call the receivers, and await what they return to be awaited: whatever becomes of that is logged."""
+    with _logged(about):
+        for _, response in signal.send_robust(sender, **about):
+            with _logged(about):
+                completed(response, wait_here)
+
+
+@contextmanager
+def _logged(about: Mapping[str, Any], kind: type[BaseException] = BaseException) -> Iterator[None]:
+    """kind: what is not passed on; of an asynchronous call, whoever cancels that is to know."""
+    try:
+        yield
+    except kind as error:  # SystemExit, which Django lets through; or a coroutine beside a running event loop
+        if is_interruption(error):
+            raise
+        logger.exception("a signal's receivers could not be called queue=%s", about.get("queue", ""))
+
+
 class Announcement:
     """Tells of what was carried out, which goes well whatever becomes of this; a request of steps."""
 
@@ -53,16 +77,10 @@ class Announcement:
         self.signal, self.sender, self.about = signal, sender, about
 
     def carry_out(self) -> None:
-        with self._logged():
-            self.signal.send_robust(self.sender, **self.about)
+        send(self.signal, self.sender, **self.about)
 
     async def acarry_out(self) -> None:
-        with self._logged():
-            await self.signal.asend_robust(self.sender, **self.about)
-
-    @contextmanager
-    def _logged(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception:  # Django cannot run a coroutine in a thread that has an event loop
-            logger.exception("a signal's receivers could not be called queue=%s", self.about["queue"])
+        with _logged(self.about, Exception):
+            for _, response in await self.signal.asend_robust(self.sender, **self.about):
+                with _logged(self.about, Exception):
+                    await acompleted(response)

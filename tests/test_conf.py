@@ -28,6 +28,11 @@ URL = "redis://127.0.0.1:1/0"
 ROOT = Path(__file__).parent.parent
 
 
+class LeavingSerializer:
+    def __init__(self) -> None:
+        sys.exit(0)
+
+
 def problems_of(queue: object = None, **settings: object) -> list[str]:
     overrides = {"SRQ_QUEUES": {"orders": queue}} if queue is not None else {}
     with override_settings(**{**overrides, **settings}):
@@ -65,6 +70,10 @@ def problems_of(queue: object = None, **settings: object) -> list[str]:
         ({"URL": URL, "HANDLER": "tests.nowhere.handle"}, r"E008 .*'tests.nowhere.handle' cannot be imported"),
         ({"URL": URL, "HANDLER": "tests.settings.USE_TZ"}, r"E008 .*not callable"),
         ({"URL": URL, "HANDLER": "tests.breaks_on_import.handle"}, r"E008 .*RuntimeError: broken"),
+        ({"URL": URL, "HANDLER": "tests.leaves_on_import.handle"}, r"E008 .*'orders'\]\['HANDLER'\].* SystemExit: 0"),
+        ({"URL": URL, "SERIALIZER": "tests.leaves_on_import.Own"}, r"E009 .*'SERIALIZER'\].* SystemExit: 0"),
+        ({"URL": URL, "SERIALIZER": "tests.odd_handlers.AsyncSerializer"}, r"E009 .*are not to be async defs"),
+        ({"URL": URL, "SERIALIZER": "tests.test_conf.LeavingSerializer"}, r"E009 .*cannot be used, SystemExit: 0"),
         ({"URL": URL, "SERIALIZER": "yaml"}, r"E009 .*or one of json, raw, pickle, not 'yaml'"),
         ({"URL": URL, "SERIALIZER": "tests.settings.USE_TZ"}, r"E009 .*has no dumps and loads"),
     ],
@@ -86,6 +95,32 @@ def test_settings_that_are_no_dicts(name):
 def test_unknown_option_of_the_view():
     (found,) = problems_of(SRQ_ADMIN={"TIMEOOT": 1})
     assert re.search("E002 SRQ_ADMIN .*Did you mean 'TIMEOUT'", found)
+
+
+@pytest.mark.parametrize("option", ["ALLOW", "REDACTOR"])
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("tests.odd_handlers.allows", "is not to be an async def"),
+        ("tests.odd_handlers.generator", "is not to be an async def or a generator"),
+        ("tests.odd_handlers.partial", "is not to be an async def"),
+        ("tests.leaves_on_import.allows", "cannot be imported, SystemExit: 0"),
+        ("tests.nowhere.allows", "cannot be imported"),
+    ],
+)
+def test_functions_of_the_view(option, path, says):
+    (found,) = problems_of(SRQ_ADMIN={option: path})
+    assert re.search(rf"E010 SRQ_ADMIN\['{option}'\]: .*{says}", found)
+
+
+@pytest.mark.parametrize("path", ["tests.nowhere.handle", "tests.leaves_on_import.handle"])
+def test_a_handler_that_cannot_be_imported_stops_no_other_command(path, capsys):
+    """A web process may lack what only the handlers need."""
+    with override_settings(SRQ_QUEUES={"orders": {"URL": URL, "HANDLER": path}}):
+        (found,) = checks.run_checks(tags=["django_srq"])
+        call_command("check")
+    assert (found.id, found.level) == ("django_srq.E008", checks.WARNING)
+    assert "SRQ_QUEUES['orders']['HANDLER']" in capsys.readouterr().err
 
 
 def test_a_default_that_is_wrong_is_told():

@@ -20,7 +20,7 @@ from django.core.management import CommandError, call_command, load_command_clas
 
 from django_srq import queues
 from django_srq.backoff import Backoff
-from django_srq.consumer import Consumer, Plan, Source
+from django_srq.consumer import Consumer, Cut, Plan, Source
 from tests.handlers import has_open
 from tests.project import LEASE
 from tests.servers import Server
@@ -236,11 +236,13 @@ def test_unknown_queue(project):
     assert (code, "Did you mean 'note'?" in err) == (2, True)
 
 
-def test_handler_that_cannot_be_imported(project, server_url):
-    project.configure({"q": {"URL": server_url, "HANDLER": "tests.handlers.gone"}}, {})
+@pytest.mark.parametrize("path", ["tests.handlers.gone", "tests.leaves_on_import.handle"])
+@pytest.mark.parametrize("option", ["HANDLER", "SERIALIZER"])
+def test_what_cannot_be_imported_is_named(project, server_url, path, option):
+    project.configure({"q": {"URL": server_url, "HANDLER": "tests.handlers.note", option: path}}, {})
     code, _, err = project.run("srq_consume", "q", "--burst")
     assert code == 2
-    assert "tests.handlers.gone" in err
+    assert f"SRQ_QUEUES['q']['{option}']: '{path}' cannot be imported" in err
     assert "Traceback" not in err
 
 
@@ -594,29 +596,51 @@ def test_stop_from_another_thread(queue):
 
 
 class Odd(BaseException):
-    """What no handler should raise."""
+    """As some libraries and extension modules raise."""
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_what_no_handler_should_raise_ends_the_consumer(queue, threads):
-    queue.put("a")
+@pytest.mark.parametrize("kind", [Odd, GeneratorExit, asyncio.CancelledError])
+def test_what_is_no_exception_fails_its_item_too(queue, kind, threads):
+    queue.put_many("ab")
+    seen: list[object] = []
 
     def handle(item: object) -> None:
-        raise Odd
-
-    with pytest.raises(Odd):
-        Consumer([Source(queue, handle)], plan=Plan(threads=threads)).run()
-
-
-def test_a_cancelled_handler_is_a_failure(queue):
-    queue.put("a")
-
-    def handle(item: object) -> None:
-        raise asyncio.CancelledError
+        if item.payload == b"a":
+            raise kind
+        seen.append(item.payload)
 
     source = Source(queue, handle, backoff=Backoff(base=1000))
-    assert Consumer([source], plan=Plan(burst=True, threads=2)).run() == 1
-    assert queue.counts()["delayed"] == 1
+    assert Consumer([source], plan=Plan(burst=True, threads=threads)).run() == 2
+    assert seen == [b"b"]
+    (failed,) = queue.items("delayed")
+    assert failed.delivery.error["type"].rpartition(".")[2] == kind.__name__
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, Cut])
+def test_an_interruption_ends_the_consumer(queue, kind):
+    queue.put("a")
+
+    def handle(item: object) -> None:
+        raise kind
+
+    with pytest.raises(kind):
+        Consumer([Source(queue, handle)], burst=True).run()
+    assert queue.counts()["delayed"] == 0
+
+
+def test_a_keyboard_interrupt_where_no_signal_can_arrive_is_a_failure(queue):
+    """Python runs signal handlers in the main thread."""
+    queue.put_many(range(3))
+
+    def handle(item: object) -> None:
+        raise KeyboardInterrupt
+
+    source = Source(queue, handle, backoff=Backoff(base=1000))
+    thread = threading.Thread(target=Consumer([source], burst=True).run)
+    thread.start()
+    thread.join(60)
+    assert queue.counts()["delayed"] == 3
 
 
 def test_every_item_is_counted_however_many_threads_there_are(queue):

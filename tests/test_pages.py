@@ -16,7 +16,7 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
-from django_srq import bulk, connections, inspection, operations, queues
+from django_srq import access, bulk, connections, inspection, operations, queues
 from django_srq.connections import Link
 from django_srq.operations import Held
 from tests.servers import Server
@@ -169,6 +169,20 @@ def test_rule_for_single_queues(orders, settings):
     boss = Client()
     boss.force_login(User.objects.create_superuser("boss"))
     assert boss.get(f"{QUEUE}purge/?state=all&everything=1").status_code == 200
+
+
+@pytest.mark.parametrize("rule", ["allows_by_wrapper", "allows_by_generator", "allows_one"])
+def test_only_true_is_a_yes(orders, settings, caplog, rule):
+    """A coroutine that nobody awaits is true, too."""
+    settings.SRQ_ADMIN = {"TIMEOUT": 10, "ALLOW": f"tests.odd_handlers.{rule}"}
+    access._log_once.cache_clear()
+    assert visitor("superuser").get(QUEUE).status_code == 403
+    assert caplog.text.count("answered neither True nor False") == 1
+
+
+def test_a_rule_that_is_async_is_said(orders, settings):
+    settings.SRQ_ADMIN = {"TIMEOUT": 10, "ALLOW": "tests.odd_handlers.allows"}
+    assert "is not to be an async def" in said(visitor("superuser"), URL, 503)
 
 
 def test_a_rule_that_cannot_be_imported_is_said_on_every_page(orders, settings):

@@ -98,6 +98,7 @@ def fails(alias, payload):
     [
         ("tests.test_redaction.fails", b'{"ssn": "123-45"}', "KeyError"),
         ("tests.test_redaction.without_amounts", b'["123-45"]', "TypeError"),
+        ("tests.odd_handlers.redact_by_wrapper", b'{"ssn": "123-45"}', "TypeError"),
         ("not.there", b'{"ssn": "123-45"}', "ConfigurationError"),
     ],
 )

@@ -143,15 +143,17 @@ def test_what_was_handled_but_not_acked_when_the_child_died_is_acked(queue):
     assert queue.snapshot().stats["crashed"] == 1
 
 
-def test_who_was_telling_that_a_handler_raised_is_not_blamed(queue):
+@pytest.mark.parametrize(("why", "code", "crashes"), [("", -9, 1), ("", 1, 1), ("stopped", -9, 0), ("", 0, 0)])
+def test_a_death_while_a_failure_is_told_is_charged_to_the_item_unless_we_caused_it(queue, why, code, crashes):
+    """A child that came to its end could not say it, as the server was away."""
     uid = queue.put("a")
     (item,) = taken(queue, "c1.1", 1)
     hands, supervisor = Hands(1), Supervisor([Source(queue, print)], Plan())
     hands.hold(0, Held(item.uid, item.token), until=lease_time() + LONG)
     hands.start(0)
     hands.fail(0)
-    account_for(supervisor, Child("c1.1", 0, hands, 0))
-    assert [(item.uid, item.deliveries, item.delivery.crashes) for item in queue.items()] == [(uid, 1, 0)]
+    account_for(supervisor, Child("c1.1", 0, hands, 0, killed_for=why), code=code)
+    assert [(item.uid, item.deliveries, item.delivery.crashes) for item in queue.items()] == [(uid, 1, crashes)]
 
 
 def test_what_a_child_claimed_but_had_no_time_to_write_down_comes_back(queue):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-import logging
 import os
 import queue
 import signal
@@ -15,11 +14,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NoReturn
 
-from django_srq import signals
+from django_srq import interruption, signals
 from django_srq.consumer import dispositions, forks, groups
 from django_srq.consumer.farewell import leave
 from django_srq.consumer.hands import Hands
 from django_srq.consumer.leases import Leases
+from django_srq.consumer.log import guarded
 from django_srq.consumer.orphan import Orphan
 from django_srq.consumer.plan import Plan
 from django_srq.consumer.source import Source, StopConsuming
@@ -27,7 +27,7 @@ from django_srq.consumer.worker import Worker
 from django_srq.exceptions import SRQError
 from django_srq.queue import SafeRedisQueue
 
-logger = logging.getLogger("django_srq.consumer")
+logger = guarded("django_srq.consumer")
 
 SOONER = 0.5  # seconds before the supervisor would kill it; then it can say itself what it cuts
 STOP = b"stop\n"  # what the supervisor says to a child; anything else is a signal to be sent, as JSON
@@ -111,11 +111,13 @@ class ChildProcess:
             ready=poke,  # it can be told of the signals that wait for one that listens
             max_items=max_items,
             rest=rest,
+            replaced=True,
         )
 
     def run(self) -> None:
         """Work until there is an end, and leave the process: what called us is not to be returned to."""
         code = 1
+        interruption.rule_out()
         # What was loaded before the fork stays: looking through it again and again would cost time, and copy its pages.
         gc.freeze()
         try:
@@ -195,5 +197,5 @@ class ChildProcess:
         named = {"item_recovered": signals.item_recovered, "item_dead": signals.item_dead}
         while True:  # in a thread of its own: receivers may take their time
             event = json.loads(self._events.get())
-            named[event["signal"]].send_robust(SafeRedisQueue, **event["about"])
+            signals.send(named[event["signal"]], SafeRedisQueue, **event["about"])
             self._rest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import secrets
 import threading
 from collections.abc import Callable, Sequence
@@ -10,15 +9,17 @@ from collections.abc import Callable, Sequence
 from django_srq.consumer.claims import claim_slots
 from django_srq.consumer.hands import Hands
 from django_srq.consumer.leases import Leases
+from django_srq.consumer.log import guarded
 from django_srq.consumer.outage import Outage
 from django_srq.consumer.plan import Plan
 from django_srq.consumer.source import Source
 from django_srq.consumer.worker import Worker
+from django_srq.interruption import Interruption
 
-logger = logging.getLogger("django_srq.consumer")
+logger = guarded("django_srq.consumer")
 
 
-class Cut(BaseException):
+class Cut(Interruption):
     """Raised in a handler's thread to end it at once: its item is given back, counted as a delivery."""
 
 

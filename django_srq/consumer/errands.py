@@ -7,6 +7,7 @@ that is done nothing more is claimed there.
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 import time
@@ -19,6 +20,7 @@ from django_srq.connections import Link
 from django_srq.consumer.alarm import Alarm
 from django_srq.consumer.hands import Hands
 from django_srq.exceptions import OutcomeUnknown, QueueUnavailable
+from django_srq.failure import is_exhaustion
 from django_srq.operations import Call
 from django_srq.queue import SafeRedisQueue
 from django_srq.slots import Slot, slots
@@ -28,7 +30,12 @@ T = TypeVar("T")
 LONGEST_PAUSE = 1.0  # seconds between looks at a server that is away
 LAST_WORDS = 10.0  # seconds in which a stopping worker must be able to say what became of its items
 ATTEMPT = 1.0  # seconds without a reply after which one of several servers counts as away
+SPARE = 4  # files that a child keeps open, to tell of an item that took all others
 SHORTEST = 0.1  # seconds; the last attempt before it is given up
+
+
+class Exhausted(Exception):
+    """This process cannot even reach its server, for want of memory, files or threads: only its end mends that."""
 
 
 @dataclass
@@ -70,11 +77,15 @@ class Errands:
         report: Callable[[str], None],
         beside: Callable[..., None],
         back: Callable[[], None],
+        replaced: bool = False,
     ) -> None:
         """report is told of a trouble with a server, and with "" when that is over. beside: runs what a thread does.
 
-        back is called in such a thread when one of several servers has got what it was owed.
+        back is called in such a thread when one of several servers has got what it was owed. replaced: see ``Worker``.
         """
+        self._replaced = replaced
+        self.exhausted = False
+        self._spare = [os.open(os.devnull, os.O_RDONLY) for _ in range(SPARE)] if replaced else []
         self.stopping = False
         self._ending = False  # nothing more is begun: a server that has nothing of what is in hand is not waited for
         self.gave_up = False  # stopping, and the only server cannot be told what became of the items
@@ -190,10 +201,25 @@ class Errands:
         try:
             errand.reply = queue.link.call(errand.call, queue=queue.label, timeout=timeout, slot=errand.slot)
         except (QueueUnavailable, OutcomeUnknown) as error:
+            if self._replaced and (is_exhaustion(error) or _out_of_files()):
+                if not self.use_spare():
+                    raise Exhausted(str(error)) from error
+                return self._say(errand, seconds)
             self._trouble(queue, str(error))
             return False
         self._trouble(queue, "")
         return True
+
+    def use_spare(self) -> bool:
+        """Let go of the spare files, so that last calls can be made; whether there were any.
+
+        The next items would find no files, memory or threads either: the worker is to end.
+        """
+        with self._lock:
+            spare, self._spare, self.exhausted = self._spare, [], True
+        for file in spare:
+            os.close(file)
+        return bool(spare)
 
     def _trouble(self, queue: SafeRedisQueue, error: str) -> None:
         if not error and queue.label not in self._troubles:
@@ -203,3 +229,12 @@ class Errands:
             if error:
                 self._troubles[queue.label] = f"queue={queue.label} error={error}"
             self._report(next(iter(self._troubles.values()), ""))
+
+
+def _out_of_files() -> bool:
+    """Whether this process can open nothing, which the failure of a name look-up does not say."""
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY))
+    except OSError:
+        return True
+    return False

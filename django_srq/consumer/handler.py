@@ -6,12 +6,15 @@ import asyncio
 import inspect
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import suppress
+from functools import partial
 from typing import Any, TypeVar
 
-from asgiref.sync import SyncToAsync, ThreadSensitiveContext, async_to_sync, sync_to_async
+from asgiref.sync import SyncToAsync, ThreadSensitiveContext, iscoroutinefunction, sync_to_async
 from django.db import connections
 from django.db.backends.signals import connection_created
 
+from django_srq.completion import caught, completed, result_of, wait_here
 from django_srq.consumer.databases import ours
 from django_srq.item import Item
 from django_srq.process import PerProcess
@@ -20,29 +23,41 @@ T = TypeVar("T")
 
 
 def is_asynchronous(handler: Callable[..., Any]) -> bool:
-    """Whether it has to be awaited: an ``async def``, or an object whose ``__call__`` is one."""
-    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(getattr(handler, "__call__", None))  # noqa: B004
+    """Whether it is seen to need an event loop: an ``async def``, or an object whose ``__call__`` is one.
+
+    What a decorator hides shows only when it is called; ``adapted`` awaits that too.
+    """
+    while isinstance(handler, partial):
+        handler = handler.func
+    return iscoroutinefunction(handler) or iscoroutinefunction(getattr(type(handler), "__call__", None))  # noqa: B004
 
 
 def adapted(handler: Callable[..., Any], *, on_loop: bool = False, batch: bool = False) -> Callable[[Any], Any]:
     """A user's handler as a function of the item: it gets the payload, and the item if its signature names that.
 
-    Returns once the handler is done, also when that is async. on_loop: those run on one event loop of the process, side
-    by side; else on one of their own, with the caller's thread for what is sync in them (its database transaction).
-    batch: a function of a list of items, which returns the errors of single ones, by their place; the handler gets the
-    list of payloads, and ``items`` if its signature names that.
+    Returns once the handler is done, also when it returned something to be awaited. on_loop: that is awaited on one
+    event loop of the process, side by side; else on one of its own, with the caller's thread for what is sync in it
+    (its database transaction). batch: a function of a list of items, which returns the errors of single ones, by their
+    place; the handler gets the list of payloads, and ``items`` if its signature names that.
     """
     call = _with_list(handler) if batch else _with_one(handler)
+    wait = _wait_on_loop if on_loop else wait_here
 
-    async def wait_for(given: Any) -> Any:
-        outcome = await call(given)
-        return _errors(outcome, len(given)) if batch else None
+    def handle(item: Any) -> None:
+        outcome = call(item)
+        if outcome is not None:
+            completed(outcome, wait)
 
-    if not is_asynchronous(handler):
-        return (lambda items: _errors(call(items), len(items))) if batch else call
-    if on_loop:
-        return lambda given: loop.get().run(_with_own_thread(wait_for(given)))
-    return async_to_sync(wait_for)
+    def handle_all(items: Any) -> Mapping[int, Exception]:
+        return errors_of(completed(call(items), wait), len(items))
+
+    return handle_all if batch else handle
+
+
+def carry_out(handle: Callable[[Any], Any], given: Any) -> Any:
+    """Call the handle of a source; its result, once it is finished."""
+    outcome = handle(given)
+    return None if outcome is None else completed(outcome, _wait_on_loop)
 
 
 def _with_one(handler: Callable[..., Any]) -> Callable[[Item], Any]:
@@ -57,14 +72,15 @@ def _with_list(handler: Callable[..., Any]) -> Callable[[list[Item]], Any]:
     return lambda items: handler([item.payload for item in items])
 
 
-def _errors(outcome: Any, n: int) -> Mapping[int, Exception]:
+def errors_of(outcome: Any, n: int) -> Mapping[int, Exception]:
     """What a handler of batches returned: None, or the errors of single items, by their place in the list."""
     if outcome is None:
         return {}
-    if isinstance(outcome, Mapping) and all(
-        isinstance(place, int) and 0 <= place < n and isinstance(error, Exception) for place, error in outcome.items()
+    errors = dict(outcome) if isinstance(outcome, Mapping) else None
+    if errors is not None and all(
+        isinstance(place, int) and 0 <= place < n and isinstance(error, Exception) for place, error in errors.items()
     ):
-        return outcome
+        return errors
     raise TypeError(
         "a handler of batches returns None, or a dict with an exception for each item that failed, by its place in the "
         f"list (0 to {n - 1} here), not this {type(outcome).__name__}"
@@ -116,14 +132,6 @@ async def _with_own_thread(handling: Awaitable[T]) -> T:
                 await sync_to_async(connections.close_all)()
 
 
-async def _caught(coroutine: Coroutine[Any, Any, T]) -> tuple[T | None, BaseException | None]:
-    """What it returns or raises, as a result: as an exception, SystemExit would end the loop."""
-    try:
-        return await coroutine, None
-    except BaseException as error:
-        return None, error
-
-
 class _Loop:
     """The event loop of this process, in a thread of its own, started when it is first needed."""
 
@@ -131,22 +139,33 @@ class _Loop:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    def run(self, coroutine: Coroutine[Any, Any, T]) -> T | None:
+    def wait(self, coroutine: Coroutine[Any, Any, T]) -> T | None:
         """Run it there, and wait for its end; what it returns or raises comes out here."""
-        result, error = self._result(_caught(coroutine))
-        if error is not None:
-            raise error
-        return result
+        return result_of(self._result(caught(_with_own_thread(coroutine))))
 
     def _result(self, coroutine: Coroutine[Any, Any, T]) -> T:
         with self._lock:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
-                threading.Thread(target=self._loop.run_forever, name="srq-loop", daemon=True).start()
+                threading.Thread(target=_run_for_good, args=[self._loop], name="srq-loop", daemon=True).start()
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
 
-loop = PerProcess(lambda inherited: _Loop())  # a child has none: only the thread that forks goes on there
+def _run_for_good(loop: asyncio.AbstractEventLoop) -> None:
+    """SystemExit in a task that a handler started ends run_forever, and whoever waits for others would wait for ever.
+
+    The task has that as its result all the same.
+    """
+    while not loop.is_closed():
+        with suppress(BaseException):
+            loop.run_forever()
+
+
+_loop = PerProcess(lambda inherited: _Loop())  # a child has none: only the thread that forks goes on there
+
+
+def _wait_on_loop(coroutine: Coroutine[Any, Any, T]) -> T | None:
+    return _loop.get().wait(coroutine)
 
 
 def _names(handler: Callable[..., Any], name: str) -> bool:

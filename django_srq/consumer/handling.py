@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextvars
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+from django_srq import failure
+from django_srq.consumer.handler import carry_out, errors_of
 from django_srq.consumer.hands import Hands
 from django_srq.consumer.job import Failed, Finished, Job
 from django_srq.consumer.settling import Settling
 from django_srq.consumer.source import Source, StopConsuming
 from django_srq.exceptions import Discard, PayloadError
+from django_srq.interruption import is_interruption
 from django_srq.item import Item
 from django_srq.serializers import load
-
-# What a handler raises; all else (KeyboardInterrupt, Cut) comes from a signal, and is for whoever called run.
-FAILURES = (Exception, SystemExit, asyncio.CancelledError)
 
 
 class Handling:
@@ -71,13 +70,16 @@ class Handling:
         context = self._context.copy()
         try:
             if source.batch == 1:
-                context.run(source.handle, begun[0][1])
+                context.run(carry_out, source.handle, begun[0][1])
                 return {}
-            return context.run(source.handle, [item for _, item in begun]) or {}
+            items = [item for _, item in begun]
+            return errors_of(context.run(carry_out, source.handle, items), len(items))
         except StopConsuming as error:
             self._settling.release(source, [job for job, _ in begun])
             raise error
-        except FAILURES as error:
+        except BaseException as error:
+            if is_interruption(error):
+                raise
             return dict.fromkeys(range(len(begun)), error)
 
     def _settle(
@@ -91,8 +93,8 @@ class Handling:
         finished, failed = [], []
         for place, (job, item) in enumerate(begun):
             error = errors.get(place)
-            if error is None or isinstance(error, Discard):
-                finished.append(Finished(job, item, seconds, None if error is None else str(error)))
+            if error is None or issubclass(type(error), Discard):
+                finished.append(Finished(job, item, seconds, None if error is None else failure.text_of(error)))
             else:
                 failed.append(Failed(job, item, seconds, error))
         if finished:

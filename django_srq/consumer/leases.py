@@ -18,13 +18,14 @@ from django_srq import operations
 from django_srq.consumer.clock import lease_time
 from django_srq.consumer.durability import possible_losses
 from django_srq.consumer.hands import RUNNING, SENT, Hand, Hands
+from django_srq.consumer.log import guarded
 from django_srq.consumer.log_thread import LogThread
 from django_srq.consumer.source import Source
 from django_srq.exceptions import SRQError
 from django_srq.queue import SafeRedisQueue
 from django_srq.version import __version__
 
-logger = logging.getLogger("django_srq.consumer")
+logger = guarded("django_srq.consumer")
 
 # Seconds after which a queue is told that the consumer is still there, if nothing else told it; or two leases, if that
 # is longer. The status takes it for lost after 15 s, or three leases.

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import logging
+from django_srq.consumer.log import guarded
 
-logger = logging.getLogger("django_srq.consumer")
+logger = guarded("django_srq.consumer")
 
 
 class Outage:

@@ -9,11 +9,12 @@ from django.dispatch import Signal
 
 from django_srq import failure, signals
 from django_srq.consumer.job import Failed, Finished, Job
+from django_srq.consumer.log import guarded
 from django_srq.exceptions import PayloadError, RetryLater
 from django_srq.item import Item
 from django_srq.queue import SafeRedisQueue
 
-logger = logging.getLogger("django_srq.consumer")
+logger = guarded("django_srq.consumer")
 
 
 class Outcomes:
@@ -39,7 +40,7 @@ class Outcomes:
     def failed(self, one: Failed, state: str | None) -> None:
         """state: where it went; None: its lease was lost."""
         error = one.error
-        level = logging.INFO if isinstance(error, RetryLater) and state != "dead" else logging.ERROR
+        level = logging.INFO if issubclass(type(error), RetryLater) and state != "dead" else logging.ERROR
         self._log(level, "failed", one, error=error, state=state or "lost")
         about = {"item": one.item, "duration": one.seconds, "error": error, "state": state}
         self._send(signals.item_failed, one.job.source.queue, **about)
@@ -56,7 +57,7 @@ class Outcomes:
         self._send(signals.item_dead, job.source.queue, uid=job.found.uid, evidence=evidence)
 
     def _send(self, signal: Signal, queue: SafeRedisQueue, **about: Any) -> None:
-        signal.send_robust(type(queue), queue=queue.label, consumer=self._consumer, **about)
+        signals.send(signal, type(queue), queue=queue.label, consumer=self._consumer, **about)
 
     def _log(
         self, level: int, outcome: str, one: Finished | Failed, *, error: BaseException | None = None, **more: str

@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from django_srq import failure, operations
+from django_srq.backoff import delay_after
 from django_srq.consumer.errands import Errands
 from django_srq.consumer.hands import FAILED, RUNNING, Hands
 from django_srq.consumer.job import Failed, Finished, Job
 from django_srq.consumer.outcomes import Outcomes
 from django_srq.consumer.source import Source
-from django_srq.exceptions import PayloadError, RetryLater
+from django_srq.exceptions import PayloadError
 
 
 class Settling:
@@ -34,8 +35,6 @@ class Settling:
             self.outcomes.acked(one, removed)
 
     def fail(self, source: Source, failed: Sequence[Failed]) -> None:
-        for one in failed:
-            self._hands.fail(one.job.record)  # from now on it is the server that takes its time
         for start in range(0, len(failed), operations.FAILED):
             self._fail(source, failed[start : start + operations.FAILED])
 
@@ -43,11 +42,15 @@ class Settling:
         queue = source.queue
         described: dict[int, bytes] = {}  # of each error once: mostly all have the same
         calls = []
-        for job, item, _, error in failed:
+        for job, item, _, error in failed:  # running code of the project: it is still the item that takes its time
             if id(error) not in described:
                 described[id(error)] = failure.describe(error, consumer=self._consumer)
-            delay = error.delay if isinstance(error, RetryLater) else source.backoff.delay(item.deliveries)
+            delay = delay_after(error, source.backoff, item.deliveries)
             calls.append(operations.Failed(job.held, described[id(error)], delay))
+        if any(failure.is_exhaustion(one.error) for one in failed):
+            self._errands.use_spare()
+        for one in failed:
+            self._hands.fail(one.job.record)  # from now on it is the server
         call = operations.fail_many(queue.keys, calls, max_deliveries=queue.max_deliveries)
         self._errands.do(queue, call, lambda states: self._failed(failed, states))
 
@@ -61,8 +64,8 @@ class Settling:
 
     def bury(self, job: Job, error: PayloadError) -> None:
         """Set an item aside whose payload cannot be decoded."""
-        self._hands.fail(job.record)
         queue, described = job.source.queue, failure.describe(error, consumer=self._consumer)
+        self._hands.fail(job.record)
 
         def buried(states: Sequence[str | None] | None) -> None:
             if states is not None:

@@ -26,6 +26,7 @@ from django_srq.consumer.claims import claim_slots
 from django_srq.consumer.errands import LAST_WORDS
 from django_srq.consumer.hands import DONE, FAILED, HELD, RUNNING, SENT, Hand, Hands
 from django_srq.consumer.keeper import Keeper
+from django_srq.consumer.log import guarded
 from django_srq.consumer.outage import Outage
 from django_srq.consumer.plan import Plan
 from django_srq.consumer.probes import Heartbeat, interval, notify
@@ -37,7 +38,7 @@ from django_srq.operations import Call, Held
 from django_srq.queue import SafeRedisQueue
 from django_srq.slots import Slot, slots
 
-logger = logging.getLogger("django_srq.consumer")
+logger = guarded("django_srq.consumer")
 
 SOON = 5.0  # seconds; a child that dies sooner, having handled nothing, is started again less and less soon
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0  # seconds before it is started again, from the second time on
@@ -387,6 +388,7 @@ class Supervisor:
     def _account_for(self, child: Child, how: str, memory: int, code: int) -> None:
         hands = list(child.hands)
         stopped = child.killed_for == "stopped"
+        unexplained = _died(child, code) and not child.killed_for
         self._cut = self._cut or (stopped and any(hand.state == RUNNING for hand in hands))
         for place, source in enumerate(self._sources):
             mine = [hand for hand in hands if hand.source == place]
@@ -396,9 +398,10 @@ class Supervisor:
             # was not started, but it may be what killed the child, such as a payload too large for its memory.
             for hand in running:
                 suspect = not child.over_limit or hand.filling in child.over_limit
-                blamed = not stopped and suspect and hand.state == RUNNING
+                # Its failure was being told: that this may take long is the server's doing, but a death is not.
+                begun = hand.state == RUNNING or (unexplained and not child.hands.fatal)
+                blamed = not stopped and suspect and begun
                 self._end(child, source, hand, how, memory, "crash" if blamed else "cut")
-            unexplained = _died(child, code) and not child.killed_for
             unread = child.hands.asked is not None and not child.hands.reading  # then it did not die of those
             for slot in claim_slots(child.id):
                 blamed = unexplained and not (unread and slot == child.hands.slot)

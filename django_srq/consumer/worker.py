@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import resource
 import threading
@@ -19,13 +18,14 @@ from django_srq.consumer.errands import Errands
 from django_srq.consumer.handling import Handling
 from django_srq.consumer.hands import Hands
 from django_srq.consumer.job import Finished, Job
+from django_srq.consumer.log import guarded
 from django_srq.consumer.pace import Pace
 from django_srq.consumer.plan import Plan
 from django_srq.consumer.settling import Settling
 from django_srq.consumer.source import NEVER, Source, Timetable, Turns
 from django_srq.queue import LOOK, SafeRedisQueue
 
-logger = logging.getLogger("django_srq.consumer")
+logger = guarded("django_srq.consumer")
 
 LEAD = 0.25  # share of the items ahead that are left when the next ones are claimed
 SOONER = 0.1  # seconds; a moment that comes so much before the end of a wait is worth ending it
@@ -67,15 +67,21 @@ class Worker:
         ready: Callable[[], None] = lambda: None,
         max_items: int | None = None,
         rest: Callable[[], None] = lambda: None,
+        replaced: bool = False,
     ) -> None:
-        """rest is called in each thread when there is nothing to do in it for now, ready once before the first item."""
+        """rest is called in each thread when there is nothing to do in it for now, ready once before the first item.
+
+        replaced: when its process cannot go on, another one is started.
+        """
         self.id = consumer
         self._sources, self._hands, self._plan = list(sources), hands, plan
-        self._ready, self._rest = ready, rest
+        self._ready, self._rest, self._replaced = ready, rest, replaced
         self._turns, self._timetable = Turns(sources), Timetable(sources)
         self._alarm = Alarm()
         links = [source.queue.link for source in sources]
-        self._errands = Errands(links, hands, self._alarm, report=report, beside=self._beside, back=self._back)
+        self._errands = Errands(
+            links, hands, self._alarm, report=report, beside=self._beside, back=self._back, replaced=replaced
+        )
         self._settling = Settling(consumer, hands, self._errands)
         self._claims = Claims(
             consumer, sources, hands, self._settling, self._errands, self._alarm, left=max_items, late=self._share_late
@@ -134,7 +140,7 @@ class Worker:
     def run(self) -> None:
         """Handle items until stopped. Blocks."""
         queues = [source.queue.label for source in self._sources]
-        signals.consumer_started.send_robust(SafeRedisQueue, consumer=self.id, queues=queues)
+        signals.send(signals.consumer_started, SafeRedisQueue, consumer=self.id, queues=queues)
         kinds = [kind for kind, size in self._sizes.items() for _ in range(size)]
         threads = [
             threading.Thread(target=self._beside, args=[self._work, kind], name=f"srq-{number}", daemon=True)
@@ -165,7 +171,7 @@ class Worker:
                 self._errands.finish()
                 self._claims.close()
                 self._alarm.close()
-                signals.consumer_stopped.send_robust(SafeRedisQueue, consumer=self.id, queues=queues)
+                signals.send(signals.consumer_stopped, SafeRedisQueue, consumer=self.id, queues=queues)
         if self._error is not None:
             raise self._error
 
@@ -173,7 +179,7 @@ class Worker:
         try:
             while jobs := self._next(kind):
                 self._paces[kind].took(self._handling.handle(jobs))
-                self._look_at_memory()
+                self._look_at_itself()
         except Exception as error:
             self._error = self._error or error
             self.stop()
@@ -526,12 +532,18 @@ class Worker:
             else:
                 self._finished += finished
 
-    def _look_at_memory(self) -> None:
+    def _look_at_itself(self) -> None:
         if self._plan.max_memory is not None and _memory() > self._plan.max_memory:
             logger.info("memory limit reached, making room for a successor consumer=%s", self.id)
-            self._hands.full = True
-            self.stop()
-            self.give_back()
+            self._make_room()
+        elif self._replaced and self._errands.exhausted and not self._hands.full:
+            logger.warning("out of memory, files or threads, making room for a successor consumer=%s", self.id)
+            self._make_room()
+
+    def _make_room(self) -> None:
+        self._hands.full = True
+        self.stop()
+        self.give_back()
 
     def _sign_off(self) -> None:
         """Ack what is handled, release what was not started, and pass on what woke us."""

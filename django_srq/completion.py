@@ -1,0 +1,120 @@
+"""What a call of the project's code returned: the result, or a call that is still to be finished.
+
+A decorator may hide an ``async def``, and a ``yield`` makes a generator of a function: such a call returns at once, and
+its body has not run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import functools
+import inspect
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
+from types import FunctionType, GeneratorType, MethodType
+from typing import Any, TypeVar
+
+from asgiref.sync import async_to_sync, iscoroutinefunction
+
+T = TypeVar("T")
+
+_RESULTS = {type(None), bool, int, float, str, bytes, dict, list, tuple}  # the usual ones, found at once
+_PENDING = (Awaitable, concurrent.futures.Future)
+# Nobody runs these: nothing of what they would do is done.
+_NOT_RUN = (Generator, AsyncGenerator, FunctionType, MethodType, functools.partial, map, filter)
+
+
+def completed(outcome: Any, wait: Callable[[Coroutine[Any, Any, Any]], Any]) -> Any:
+    """The result of a call that returned this. Blocks until there is one; wait: runs a coroutine to its end.
+
+    TypeError: the call returned a generator or a function, which nobody runs.
+    """
+    if type(outcome) in _RESULTS:
+        return outcome
+    if not _is_pending(outcome):
+        return _checked(outcome)
+    waiting = acompleted(outcome)
+    try:
+        return wait(waiting)
+    finally:
+        for one in (waiting, outcome):
+            drop(one)
+
+
+def is_deferred(function: Callable[..., Any]) -> bool:
+    """Whether it is seen that a call of it does nothing at first: an async def or a generator function."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    tests = (iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+    return any(test(one) for test in tests for one in (function, getattr(type(function), "__call__", None)))  # noqa: B004
+
+
+async def acompleted(outcome: Any) -> Any:
+    """The same in an event loop."""
+    while _is_pending(outcome):
+        if issubclass(type(outcome), concurrent.futures.Future):
+            outcome = await asyncio.wrap_future(outcome)
+        elif issubclass(type(outcome), asyncio.Future):
+            outcome = await _in_its_loop(outcome)
+        else:
+            outcome = await outcome
+    return _checked(outcome)
+
+
+def wait_here(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine to its end in this thread, which must not have an event loop that runs."""
+    return async_to_sync(_awaited)(coroutine)
+
+
+async def caught(awaitable: Awaitable[T]) -> tuple[T | None, BaseException | None]:
+    """What it returns or raises, as a result: as an exception, SystemExit would end the loop."""
+    try:
+        return await awaitable, None
+    except BaseException as error:
+        return None, error
+
+
+def result_of(caught: tuple[T | None, BaseException | None]) -> T | None:
+    result, error = caught
+    if error is not None:
+        raise error
+    return result
+
+
+def drop(outcome: Any) -> None:
+    """Close a coroutine that will not be awaited: Python would warn of it."""
+    if inspect.iscoroutine(outcome) and inspect.getcoroutinestate(outcome) == inspect.CORO_CREATED:
+        outcome.close()
+
+
+# Of all these the type is asked: an object's own __class__ may run code.
+
+
+def _is_pending(outcome: Any) -> bool:
+    kind = type(outcome)
+    if issubclass(kind, GeneratorType):  # of types.coroutine
+        return bool(outcome.gi_code.co_flags & inspect.CO_ITERABLE_COROUTINE)
+    return issubclass(kind, _PENDING)
+
+
+def _checked(outcome: Any) -> Any:
+    kind = type(outcome)
+    if issubclass(kind, _NOT_RUN):
+        name = str(getattr(kind, "__name__", "")).replace("_", " ")
+        raise TypeError(f"the call returned a {name}, which nobody runs: its work is not done")
+    return outcome
+
+
+async def _in_its_loop(future: asyncio.Future[Any]) -> Any:
+    loop = future.get_loop()
+    if future.done():
+        return future.result()
+    if loop is asyncio.get_running_loop():
+        return await future
+    if loop.is_running():
+        return result_of(await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(caught(future), loop)))
+    return await asyncio.to_thread(loop.run_until_complete, future)
+
+
+async def _awaited(coroutine: Coroutine[Any, Any, T]) -> T:
+    return await coroutine

@@ -1,0 +1,30 @@
+"""The log of the consumer."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+
+from django_srq.interruption import is_interruption
+
+_nowhere = logging.Handler()
+
+
+def guarded(name: str) -> logging.Logger:
+    """A logger whose filters and handlers, which are the project's, may raise: that is printed, and stops nothing."""
+    logger = logging.getLogger(name)
+    if not isinstance(logger.handle, partial):
+        logger.handle = partial(_handle, logger.handle)  # type: ignore[method-assign]
+    return logger
+
+
+def _handle(handle: Callable[[logging.LogRecord], None], record: logging.LogRecord) -> None:
+    try:
+        handle(record)
+    except BaseException as error:
+        if is_interruption(error):
+            raise
+        with suppress(Exception):
+            _nowhere.handleError(record)
