@@ -3,7 +3,8 @@
 The link takes redis-py's connection objects (made by the client's pool, so that TLS, credentials and protocol are its
 business) but keeps its own list of idle ones, because of what slots make possible: every call may be sent again, so
 that an idle connection need not be tested before use, a lost reply needs no guess, and one time limit covers
-connecting, sending, waiting and repeating. It also tells whether anything was sent at all.
+connecting, sending, waiting and repeating, until an answer begins (flow.py: how long it may take then). It also tells
+whether anything was sent at all.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from redis.retry import Retry
 
 from django_srq import embedded
 from django_srq.exceptions import ConfigurationError, LayoutError, OutcomeUnknown, QueueUnavailable
+from django_srq.flow import CutShort
 from django_srq.lines import LOST, SPENT, Lines, NotSent
 from django_srq.operations import Call, Command
 from django_srq.slots import Slot, slots
@@ -38,6 +40,7 @@ TIMEOUT = 5.0  # seconds for a call that does not block, everything included
 LONGEST_TIMEOUT = 900.0  # seconds; well below the hour for which slots make a call safe to send again
 FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.5  # seconds between attempts, before jitter
 SHORTEST_ATTEMPT = 0.05  # seconds; one with less time left would only turn what is known into "no reply"
+LARGE = 262144  # bytes; a command that is not sent just to find out whether the server knows its script
 READ_GRACE = 2.0  # seconds that a reply to a blocking command may be late
 
 # What passes by itself while a server starts, fails over or is busy: worth another attempt within the time limit.
@@ -161,7 +164,7 @@ class Link:
         try:
             while True:
                 try:
-                    attempts.command = call.pack(slot.name, slot.seq, whole=attempts.whole)
+                    attempts.command = attempts.packed(slot)
                     reply = yield attempts
                     break
                 except redis.exceptions.NoScriptError:
@@ -242,18 +245,31 @@ class Link:
             return None
 
     def park(
-        self, wait: Command[Any], call: Call[T], seconds: float, *, slot: Slot, queue: str, interrupt: int
+        self,
+        wait: Command[Any],
+        call: Call[T],
+        seconds: float,
+        *,
+        slot: Slot,
+        queue: str,
+        interrupt: int,
+        arriving: Callable[[], object] = lambda: None,
     ) -> T | None:
         """Send a command that blocks on the server for so many seconds, and a call that is carried out when that ends.
 
         The server itself does so: no round trip lies between. None: whether the call was carried out is not known; it
-        is to be made again in its slot, with its number.
+        is to be made again in its slot, with its number. arriving is called when the wait is over.
         """
+
+        def receive(wire: Wire, deadline: float) -> Any:
+            arriving()
+            return _received_behind(wire, deadline)
+
         attempts = _Attempts(self, call, queue, self.timeout)
         attempts.patience, attempts.interrupt = seconds + READ_GRACE, interrupt
         try:
             commands = wait.pack() + call.pack(slot.name, slot.seq)
-            return call.read(self._exchange(commands, attempts, _received_behind))
+            return call.read(self._exchange(commands, attempts, receive))
         except (_Interrupted, redis.exceptions.NoScriptError):
             return None
         except (NotSent, redis.RedisError, OSError) as error:
@@ -288,11 +304,12 @@ class Link:
         if self._process != slots.process:
             self._forget()
         line = await self._lines.here()
-        return await line.exchange(command, attempts.left(), patience=patience)
+        return await line.exchange(command, attempts.left(), patience=patience, silence=attempts.seconds)
 
     def _exchange(self, commands: bytes, attempts: _Attempts, receive: Callable[[Wire, float], T] = Wire.receive) -> T:
         """One round trip; receive takes what comes back, of one command if it is not given."""
         wire = self._take(attempts)
+        wire.silence = attempts.seconds
         try:
             deadline = attempts.deadline
             wire.send(commands, deadline)
@@ -344,7 +361,7 @@ class Link:
             connection.socket_connect_timeout = connection.socket_timeout = max(attempts.left(), 0.001)
             connection.retry = Retry(NoBackoff(), 0)  # a client that was given to us may have other ideas
             _connect(connection, attempts.deadline)
-            return Wire(connection)
+            return Wire(connection, attempts.seconds)
         except (redis.RedisError, OSError) as error:
             connection.disconnect()
             self._closed.append(connection)
@@ -441,6 +458,7 @@ class Stream:
 
     def _open(self, sent: Sent[Any]) -> Wire:
         self._wire = self._link._take(_Attempts(self._link, sent.call, sent.queue, self._timeout))
+        self._wire.silence = self._timeout
         return self._wire
 
     def _receive(self, sent: Sent[T]) -> T | None:
@@ -521,12 +539,18 @@ class _Attempts:
     command = b""
     patience: float | None = None
     interrupt: int | None = None  # a file descriptor that ends the wait for the reply
-    whole = unknown = False
+    whole = unknown = broke_off = False
     pause = FIRST_PAUSE
 
     def __init__(self, link: Link, call: Call[Any] | Command[Any], queue: str, seconds: float) -> None:
         self.link, self.call, self.queue, self.seconds = link, call, queue, seconds
         self.deadline = time.monotonic() + seconds
+
+    def packed(self, slot: Slot) -> bytes:
+        command = self.call.pack(slot.name, slot.seq, whole=self.whole)
+        if len(command) > LARGE and not self.whole:  # to send it once more would take longer than the script's text
+            command = self.call.pack(slot.name, slot.seq, whole=True)
+        return command
 
     def carry_out(self) -> Any:
         return self.link._exchange(self.command, self)
@@ -541,6 +565,9 @@ class _Attempts:
         """The pause before the next attempt; raises what has to be said when there is none."""
         if isinstance(error, LOST) and sent and not isinstance(error, (*_PASSING, *REFUSED_CALLER)):
             self.unknown = True
+        # An attempt for which there was too little time left says nothing about the one before.
+        late = self.broke_off and isinstance(error, (redis.exceptions.TimeoutError, TimeoutError))
+        self.broke_off = late or isinstance(error, CutShort)
         wait = random.uniform(0, self.pause)
         if not self._passes(error) or self.left() <= wait + SHORTEST_ATTEMPT:
             raise self.verdict(error) from error
@@ -575,7 +602,9 @@ class _Attempts:
             return LayoutError(f"{where}: a key holds something else than expected; something else uses this prefix")
         if self.unknown and isinstance(self.call, Call) and self.call.script.writes:
             missing = f"no reply to {self.call.script.name} within {self.seconds:g} s ({explain(error)})"
-            return OutcomeUnknown(f"{where}: {missing}; {self.call.unknown}")
+            unknown = OutcomeUnknown(f"{where}: {missing}; {self.call.unknown}")
+            unknown.cut_short = self.broke_off
+            return unknown
         return QueueUnavailable(f"{where}: {explain(error)}")
 
 

@@ -19,8 +19,10 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from django_srq.exceptions import ConfigurationError
+from django_srq.flow import CutShort, Flow, limit_unsent
 
 PARTING = 1.0  # seconds
+PIECE = 65536  # bytes of a command that are sent at one time
 AT_ONCE = 64  # calls of one event loop; more at one time are no faster, and would use up the process's open files
 LOST = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError)
 # After these a connection is of no use: of a demoted primary, too, as its name may lead elsewhere by now.
@@ -99,17 +101,20 @@ class Line:
         self._idle: deque[Any] = deque()
         self._open = 0
 
-    async def exchange(self, command: bytes, seconds: float, *, patience: float | None = None) -> Any:
-        """One round trip within so many seconds, of which connecting is part; patience: seconds for the reply alone."""
+    async def exchange(self, command: bytes, seconds: float, *, patience: float | None = None, silence: float) -> Any:
+        """One round trip, its reply to begin within so many seconds, of which connecting is part.
+
+        patience: seconds for the beginning of the reply alone. silence: as of a wire.
+        """
         deadline = asyncio.get_running_loop().time() + seconds
         await (self._turn(deadline) if self._turns.locked() else self._turns.acquire())  # the latter at once
         try:
             connection = self._idle.pop() if self._idle else await self._connected(deadline)
             if patience is None:
-                return await self._round_trip(connection, command, deadline)
+                return await self._round_trip(connection, command, deadline, silence)
         finally:
             self._turns.release()
-        return await self._round_trip(connection, command, deadline, patience)
+        return await self._round_trip(connection, command, deadline, silence, patience)
 
     async def _turn(self, deadline: float) -> None:
         try:
@@ -118,17 +123,27 @@ class Line:
         except TimeoutError as error:
             raise NotSent(redis.exceptions.TimeoutError("timed out behind other calls")) from error
 
-    async def _round_trip(self, connection: Any, command: bytes, deadline: float, patience: float | None = None) -> Any:
+    async def _round_trip(
+        self, connection: Any, command: bytes, deadline: float, silence: float, patience: float | None = None
+    ) -> Any:
+        limit = asyncio.timeout_at(deadline)
+        arrivals = _Arrivals(connection, silence, limit)
         try:
-            async with asyncio.timeout_at(deadline) as limit:
-                await connection.send_packed_command([command], check_health=False)
+            async with limit:
+                if len(command) <= PIECE:
+                    await connection.send_packed_command([command], check_health=False)
+                else:
+                    await _send(connection, command, limit, silence)
                 if patience is not None:
                     limit.reschedule(asyncio.get_running_loop().time() + patience)
-                reply = await connection.read_response(disable_decoding=True)
-        except SPENT as error:
+                with arrivals:
+                    reply = await connection.read_response(disable_decoding=True)
+        except (*SPENT, redis.exceptions.InvalidResponse) as error:
             await self._discard(connection)
             while self._idle:  # what spent one connection mostly spent the others
                 await self._discard(self._idle.pop())
+            if arrivals.broke_off(error):
+                raise CutShort("the reply broke off") from error
             if isinstance(error, TimeoutError):  # asyncio's, which says nothing
                 raise redis.exceptions.TimeoutError("timed out") from error
             raise
@@ -150,6 +165,7 @@ class Line:
                 connection = self._new()
                 try:
                     await connection.connect()
+                    limit_unsent(connection._writer.get_extra_info("socket"))
                 except BaseException:
                     await self._discard(connection)
                     raise
@@ -179,6 +195,55 @@ class Line:
             with suppress(TimeoutError):  # a farewell of TLS that nobody answers
                 async with asyncio.timeout(PARTING):
                     await self._idle.pop().disconnect()
+
+
+class _Arrivals:
+    """Lets the time limit of a reply count from the last byte that came."""
+
+    __slots__ = ("_begun", "_clock", "_connection", "_feed", "_flow", "_limit", "_reader", "_silence")
+
+    def __init__(self, connection: Any, silence: float, limit: asyncio.Timeout) -> None:
+        self._connection, self._silence, self._limit = connection, silence, limit
+        self._begun = False
+        self._flow: Flow | None = None
+
+    def __enter__(self) -> None:
+        self._reader, self._clock = self._connection._reader, asyncio.get_running_loop().time
+        self._feed = self._reader.feed_data
+        self._reader.feed_data = self.feed_data
+
+    def __exit__(self, *error: object) -> None:
+        del self._reader.feed_data
+
+    def feed_data(self, data: bytes) -> None:
+        self._feed(data)
+        if self._limit.expired():
+            return
+        until = self._limit.when() or 0
+        # Mostly that is the whole reply, and the limit need not be moved, which takes longer than all else here.
+        if self._begun or until - self._clock() < self._silence / 2:
+            self._flow = self._flow or Flow(self._silence, self._clock)
+            self._flow.moved(len(data))
+            self._limit.reschedule(max(self._flow.deadline, until))
+        self._begun = True
+
+    def broke_off(self, error: Exception) -> bool:
+        """Whether an error came in the middle of a reply, and is not itself a reply."""
+        lost = type(error) is redis.exceptions.ConnectionError or isinstance(error, OSError)
+        return isinstance(error, redis.exceptions.InvalidResponse) or (lost and self._begun)
+
+
+async def _send(connection: Any, command: bytes, limit: asyncio.Timeout, silence: float) -> None:
+    """Piece by piece, so that the limit counts from the last that went."""
+    # By its writer's write: where redis-py calls writelines, Python 3.12 and 3.13 let drain wait for nothing.
+    writer, rest = connection._writer, memoryview(command)
+    flow = Flow(silence, asyncio.get_running_loop().time)
+    while rest:
+        writer.write(rest[:PIECE])
+        await writer.drain()
+        flow.moved(len(rest[:PIECE]))
+        rest = rest[PIECE:]
+        limit.reschedule(max(flow.deadline, limit.when() or 0))
 
 
 def _connection(kind: Any, options: dict[str, Any]) -> Any:

@@ -1,7 +1,7 @@
 """Wires: open connections of threads, below redis-py where it costs more than all the rest of a call.
 
 redis-py connects, greets, authenticates and knows TLS. Where it parses with hiredis, a wire feeds that by itself;
-elsewhere, redis-py reads.
+elsewhere, redis-py reads from the wire as from a socket.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import time
 from typing import Any
 
 import redis
+
+from django_srq.flow import CutShort, Flow, limit_unsent
 
 CLOSE_ENOUGH = 0.01  # seconds by which a time limit may be off, so that it need not be set for each call
 READ = 65536  # bytes at a time
@@ -27,51 +29,92 @@ except ImportError:
 class Wire:
     """One open connection: sends commands, and receives the replies in their order."""
 
-    __slots__ = ("_limit", "_nothing", "_plain", "_reader", "_socket", "connection")
+    __slots__ = (
+        "_arrived", "_deadline", "_flow", "_limit", "_nothing", "_plain", "_reader", "_socket", "_until", "connection",
+        "silence",
+    )  # fmt: skip
 
-    def __init__(self, connection: Any) -> None:
-        """connection: redis-py's, connected."""
-        self.connection = connection
+    def __init__(self, connection: Any, silence: float) -> None:
+        """connection: redis-py's, connected. silence: seconds without a byte that end what had begun to flow."""
+        self.connection, self.silence = connection, silence
         self._socket: socket.socket = connection._sock
+        limit_unsent(self._socket)
         self._limit: float | None = None
+        self._flow: Flow | None = None
         # Not one with TLS; elsewhere a socket is no file that can be written to.
         self._plain = os.name == "posix" and type(self._socket) is socket.socket
         self._reader = getattr(connection._parser, "_reader", None)
         self._nothing = self._reader.gets(False) if self._reader is not None else None
+        self._deadline = self._until = 0.0
+        self._arrived = 0
+        if self._reader is None:
+            connection._parser._buffer._sock = self
 
     def send(self, commands: bytes, deadline: float) -> None:
-        """deadline: by time.monotonic()."""
+        """deadline: by time.monotonic(); for the first bytes."""
         self._limit_to(deadline)
+        self._until = 0.0
+        written = 0
         if self._plain:
             # With a limit a socket does not block; its own methods ask first whether there is room: mostly there is.
             try:
                 written = os.write(self._socket.fileno(), commands)
             except BlockingIOError:
                 written = 0
-            commands = commands[written:]
-        if commands:
-            self._socket.sendall(commands)
+        if written < len(commands):
+            self._send_on(memoryview(commands), written, deadline)
+
+    def _send_on(self, commands: memoryview, sent: int, deadline: float) -> None:
+        flow, rest = Flow(self.silence), commands
+        while rest := rest[sent:]:
+            if sent:
+                self._limit_to(max(deadline, flow.deadline))
+            sent = self._socket.send(rest)
+            flow.moved(sent)
+        self._until = flow.deadline
 
     def receive(self, deadline: float) -> Any:
-        """The next reply, not decoded; an error that the server replies with is raised."""
-        reader = self._reader
-        if reader is None:
-            self._limit_to(deadline)
-            return self.connection.read_response(disable_decoding=True)
-        while True:
-            reply = reader.gets(False)
-            if reply is self._nothing:
-                self._limit_to(deadline)
-                data = self._socket.recv(READ)
-                if not data:
-                    raise redis.exceptions.ConnectionError("connection closed by the server")
-                reader.feed(data)
-            elif isinstance(reply, _Push):
-                self.connection._parser.handle_push_response(reply)
-            elif isinstance(reply, redis.exceptions.RedisError):
-                raise reply
-            else:
-                return reply
+        """The next reply, not decoded; an error that the server replies with is raised.
+
+        deadline: for its beginning, and not before that of what flowed last.
+        """
+        self._deadline = deadline if deadline > self._until else self._until
+        self._arrived, self._flow, reader = 0, None, self._reader
+        try:
+            if reader is None:
+                return self.connection.read_response(disable_decoding=True)
+            while True:
+                reply = reader.gets(False)
+                if reply is self._nothing:
+                    reader.feed(self.recv(READ))
+                elif isinstance(reply, _Push):
+                    self.connection._parser.handle_push_response(reply)
+                    self._arrived = 0  # of what is waited for, nothing may have come
+                elif isinstance(reply, redis.exceptions.RedisError):
+                    raise reply
+                else:
+                    return reply
+        except redis.exceptions.InvalidResponse as error:
+            raise CutShort(f"the reply cannot be understood: {error}") from error
+
+    def recv(self, size: int) -> bytes:
+        """What comes next of a reply."""
+        if self._arrived:
+            self._flow = self._flow or Flow(self.silence)
+            self._flow.moved(self._arrived)
+            self._until = self._flow.deadline
+            self._deadline = max(self._deadline, self._until)
+        self._limit_to(self._deadline)
+        try:
+            data = self._socket.recv(size)
+        except OSError as error:
+            if self._flow is None:
+                raise
+            raise CutShort(f"the reply broke off: {error}") from error
+        if not data:
+            raise (CutShort if self._flow else redis.exceptions.ConnectionError)("connection closed by the server")
+        self._arrived = len(data)
+        return data
 
     def close(self) -> None:
         self.connection.disconnect()
