@@ -26,7 +26,7 @@ from django_srq.operations import Held
 FREE, HELD, RUNNING, DONE, FAILED, SENT = range(6)
 
 _HANDLED, _BEAT = 0, 8
-_READY, _FATAL, _FULL, _ASKED, _READING, _WORDS = range(16, 22)  # offsets in the head
+_READY, _FATAL, _FULL, _ASKED, _READING, _ARRIVING, _WORDS = range(16, 23)  # offsets in the head
 _HEAD, _RECORD = 1024, 256  # bytes
 UID_MOST = 128  # bytes
 _WORDS_MOST = _HEAD - _WORDS - 2
@@ -151,6 +151,15 @@ class Hands:
     def took(self) -> None:
         """What it brought is written down."""
         self._memory[_ASKED] = 0
+
+    @property
+    def arriving(self) -> bool:
+        """Whether the reply to a claim behind a wait is on its way, or was lost on it: its items are held as well."""
+        return self._memory[_ARRIVING] == 1
+
+    @arriving.setter
+    def arriving(self, arriving: bool) -> None:
+        self._memory[_ARRIVING] = arriving
 
     @property
     def words(self) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 from django_srq import operations
 from django_srq.connections import Link
+from django_srq.consumer.claims import claim_slots
 from django_srq.consumer.clock import lease_time
 from django_srq.consumer.hands import RUNNING, SENT, Hand, Hands
 from django_srq.consumer.source import Source
@@ -52,6 +53,7 @@ class Leases:
         tables = list(self._tables())
         # Before what is in hand: what these took may be written down meanwhile.
         claims = [(table.asked, table.slot) for table in tables]
+        claims += [(0, claim_slots(table.slot.decode())[1]) for table in tables if table.arriving]  # of the only source
         in_hand = [(table, hand) for table in tables for hand in table]
         trouble, lost = "", set()
         for place, source in enumerate(self._sources):

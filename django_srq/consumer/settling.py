@@ -6,6 +6,7 @@ What it could not be told before the end stays in hand: the supervisor tells it 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 from django_srq import failure, operations
 from django_srq.consumer.errands import Errands
@@ -36,15 +37,19 @@ class Settling:
     def fail(self, source: Source, failed: Sequence[Failed]) -> None:
         queue = source.queue
         described: dict[int, bytes] = {}  # of each error once: mostly all have the same
-        calls = []
-        for job, item, _, error in failed:
+        calls, sizes = [], []
+        for one in failed:
+            job, item, _, error = one
             self._hands.fail(job.record)  # from now on it is the server that takes its time
-            if id(error) not in described:
+            new = id(error) not in described
+            if new:
                 described[id(error)] = failure.describe(error, consumer=self._consumer)
             delay = error.delay if isinstance(error, RetryLater) else source.backoff.delay(item.deliveries)
-            calls.append(operations.Failed(job.held, described[id(error)], delay))
-        call = operations.fail_many(queue.keys, calls, max_deliveries=queue.max_deliveries)
-        self._errands.do(queue, call, lambda states: self._failed(failed, states))
+            calls.append((one, operations.Failed(job.held, described[id(error)], delay)))
+            sizes.append(len(described[id(error)]) if new else 0)
+        for batch in operations.cut(calls, sizes):
+            call = operations.fail_many(queue.keys, [call for _, call in batch], max_deliveries=queue.max_deliveries)
+            self._errands.do(queue, call, partial(self._failed, [one for one, _ in batch]))
 
     def _failed(self, failed: Sequence[Failed], states: Sequence[str | None] | None) -> None:
         if states is not None:

@@ -373,6 +373,8 @@ class Worker:
             if n > 0 or source is woken:
                 found = self._claims.claim(source, max(n, 0), acks.pop(source), answer)
                 needed[kind] -= -(-found // source.batch)
+                if found < n and self._claims.plenty:
+                    needed[kind] = 0  # the others are not to go before what is left of these large ones
         for source, rest in acks.items():
             if rest:
                 self._settling.ack(source, rest)
