@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import islice
+from typing import Any
 
 from django_srq import operations
 from django_srq.connections import Link
-from django_srq.operations import Command, Keys
+from django_srq.operations import Call, Command, Keys
 from django_srq.steps import Steps
 
 BATCH = 500
@@ -58,19 +60,24 @@ def _verdict(places: set[str]) -> str:
 
 def _all_uids(link: Link, keys: Keys, label: str) -> Steps[set[str]]:
     uids: set[str] = set()
-    for names, scan in ((_HASHES, b"HSCAN"), (_ZSETS, b"ZSCAN")):
-        for name in names:
-            uids |= yield from _scan(link, scan, keys[name], label)
+    for name in _HASHES:
+        uids |= yield from _scan(link, partial(operations.uids, keys, name, count=BATCH), label)
+    for name in _ZSETS:
+        uids |= yield from _scan(link, partial(_zset, keys[name]), label)
     return uids
 
 
-def _scan(link: Link, command: bytes, key: str, label: str) -> Steps[set[str]]:
+def _zset(key: str, cursor: bytes) -> Command[tuple[bytes, list[str]]]:
+    args = (b"ZSCAN", key.encode(), cursor, b"COUNT", b"%d" % BATCH)
+    return Command(args, lambda reply: (reply[0], [uid.decode() for uid in reply[1][::2]]))
+
+
+def _scan(link: Link, look: Callable[..., Call[Any] | Command[Any]], label: str) -> Steps[set[str]]:
     uids: set[str] = set()
     cursor = b"0"
     while True:
-        call = Command((command, key.encode(), cursor, b"COUNT", b"%d" % BATCH), lambda reply: reply)
-        cursor, flat = yield from link.calling(call, queue=label)
-        uids |= {uid.decode() for uid in flat[::2]}
+        cursor, found = yield from link.calling(look(cursor=cursor), queue=label)
+        uids |= set(found)
         if cursor == b"0":
             return uids
 

@@ -3,7 +3,8 @@
 The link takes redis-py's connection objects (made by the client's pool, so that TLS, credentials and protocol are its
 business) but keeps its own list of idle ones, because of what slots make possible: every call may be sent again, so
 that an idle connection need not be tested before use, a lost reply needs no guess, and one time limit covers
-connecting, sending, waiting and repeating. It also tells whether anything was sent at all.
+connecting, sending, waiting and repeating, until an answer begins (flow.py: how long it may take then). It also tells
+whether anything was sent at all.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from redis.retry import Retry
 from django_srq import embedded
 from django_srq.clock import monotonic
 from django_srq.exceptions import ConfigurationError, LayoutError, OutcomeUnknown, QueueUnavailable
+from django_srq.flow import CutShort
 from django_srq.lines import LOST, SPENT, Lines, NotSent
 from django_srq.operations import Call, Command
 from django_srq.process import PerProcess
@@ -44,6 +46,7 @@ LONGEST_TIMEOUT = 900.0  # seconds; well below the hour for which slots make a c
 FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.5  # seconds between attempts, before jitter
 _DICE = random.SystemRandom()  # the usual one goes on alike in all children that were forked in C
 SHORTEST_ATTEMPT = 0.05  # seconds; one with less time left would only turn what is known into "no reply"
+LARGE = 262144  # bytes; a command that is not sent just to find out whether the server knows its script
 READ_GRACE = 2.0  # seconds that a reply to a blocking command may be late
 
 # What passes by itself while a server starts, fails over or is busy: worth another attempt within the time limit.
@@ -156,9 +159,9 @@ class _Connections:
             pool._lock = threading.RLock()  # a thread of the parent's may have had the other at the fork, for ever
             pool.reset()  # the parent's connections count no more
 
-    def wire(self, connection: Any) -> Wire:
-        """connection: redis-py's, connected."""
-        wire = Wire(connection)
+    def wire(self, connection: Any, silence: float) -> Wire:
+        """connection: redis-py's, connected. silence: as of a wire."""
+        wire = Wire(connection, silence)
         wire.home = self
         self.open.add(wire)
         return wire
@@ -214,7 +217,7 @@ class Link:
         try:
             while True:
                 try:
-                    attempts.command = call.pack(slot.name, slot.seq, whole=attempts.whole, apart=attempts.apart)
+                    attempts.command = attempts.packed(slot)
                     reply = yield attempts
                     break
                 except redis.exceptions.NoScriptError:
@@ -299,18 +302,31 @@ class Link:
             return None
 
     def park(
-        self, wait: Command[Any], call: Call[T], seconds: float, *, slot: Slot, queue: str, interrupt: int
+        self,
+        wait: Command[Any],
+        call: Call[T],
+        seconds: float,
+        *,
+        slot: Slot,
+        queue: str,
+        interrupt: int,
+        arriving: Callable[[], object] = lambda: None,
     ) -> T | None:
         """Send a command that blocks on the server for so many seconds, and a call that is carried out when that ends.
 
         The server itself does so: no round trip lies between. None: whether the call was carried out is not known; it
-        is to be made again in its slot, with its number.
+        is to be made again in its slot, with its number. arriving is called when the wait is over.
         """
+
+        def receive(wire: Wire, deadline: float) -> Any:
+            arriving()
+            return _received_behind(wire, deadline)
+
         attempts = _Attempts(self, call, queue, self.timeout)
         attempts.patience, attempts.interrupt = seconds + READ_GRACE, interrupt
         try:
             commands = wait.pack() + call.pack(slot.name, slot.seq)
-            return call.read(self._exchange(commands, attempts, _received_behind))
+            return call.read(self._exchange(commands, attempts, receive))
         except (_Interrupted, redis.exceptions.NoScriptError):
             return None
         except (NotSent, redis.RedisError, OSError) as error:
@@ -344,11 +360,12 @@ class Link:
 
     async def _aexchange(self, command: bytes, attempts: _Attempts, *, patience: float | None) -> Any:
         line = await self._connections.get().lines.here()
-        return await line.exchange(command, attempts.left(), patience=patience)
+        return await line.exchange(command, attempts.left(), patience=patience, silence=attempts.seconds)
 
     def _exchange(self, commands: bytes, attempts: _Attempts, receive: Callable[[Wire, float], T] = Wire.receive) -> T:
         """One round trip; receive takes what comes back, of one command if it is not given."""
         wire = self._take(attempts)
+        wire.silence = attempts.seconds
         try:
             deadline = attempts.deadline
             wire.send(commands, deadline)
@@ -399,7 +416,7 @@ class Link:
             connection.socket_connect_timeout = connection.socket_timeout = max(attempts.left(), 0.001)
             connection.retry = Retry(NoBackoff(), 0)  # a client that was given to us may have other ideas
             _connect(connection, attempts.deadline, mine.tls)
-            return mine.wire(connection)
+            return mine.wire(connection, attempts.seconds)
         except (redis.RedisError, OSError) as error:
             connection.disconnect()
             mine.closed.append(connection)
@@ -502,6 +519,7 @@ class Stream:
             self._let_go()
         if self._wire is None:
             self._wire = self._link._take(_Attempts(self._link, sent.call, sent.queue, self._timeout))
+        self._wire.silence = self._timeout
         return self._wire
 
     def _receive(self, sent: Sent[T]) -> T | None:
@@ -596,7 +614,7 @@ class _Attempts:
     command = b""
     patience: float | None = None
     interrupt: int | None = None  # a file descriptor that ends the wait for the reply
-    whole = unknown = False
+    whole = unknown = broke_off = False
     hindrance: Exception | None = None  # why there was no connection
     pause = FIRST_PAUSE
 
@@ -604,6 +622,12 @@ class _Attempts:
         self.link, self.call, self.queue, self.seconds = link, call, queue, seconds
         self.deadline = monotonic() + seconds
         self.apart = link.apart
+
+    def packed(self, slot: Slot) -> bytes:
+        command = self.call.pack(slot.name, slot.seq, whole=self.whole, apart=self.apart)
+        if len(command) > LARGE and not self.whole:  # to send it once more would take longer than the script's text
+            command = self.call.pack(slot.name, slot.seq, whole=True, apart=self.apart)
+        return command
 
     def carry_out(self) -> Any:
         return self.link._exchange(self.command, self)
@@ -618,6 +642,9 @@ class _Attempts:
         """The pause before the next attempt; raises what has to be said when there is none."""
         if sent and not refused(error):
             self.unknown = True
+        # An attempt for which there was too little time left says nothing about the one before.
+        late = self.broke_off and isinstance(error, (redis.exceptions.TimeoutError, TimeoutError))
+        self.broke_off = late or isinstance(error, CutShort)
         if not sent and type(error) is redis.exceptions.TimeoutError:
             error = self.hindrance or error  # what the attempts before met says more
         elif not sent:
@@ -666,7 +693,10 @@ class _Attempts:
         if "WRONGTYPE" in text or text.startswith("Operation against a key"):
             return LayoutError(f"{where}: a key holds something else than expected; something else uses this prefix")
         if isinstance(self.call, Call) and self.call.script.writes and (self.unknown or _raised_by_script(error)):
-            return OutcomeUnknown(f"{where}: {self._left_open(self.call.script.name, error)}; {self.call.unknown}")
+            left_open = self._left_open(self.call.script.name, error)
+            unknown = OutcomeUnknown(f"{where}: {left_open}; {self.call.unknown}")
+            unknown.cut_short = self.broke_off
+            return unknown
         return QueueUnavailable(f"{where}: {explain(error)}")
 
     def _left_open(self, name: str, error: Exception) -> str:

@@ -86,7 +86,12 @@ class QueueUnavailable(SRQError, RedisConnectionError):
 
 
 class OutcomeUnknown(SRQError, RedisConnectionError):
-    """The call was sent and no reply came within the time limit: it may have been carried out, once, or not."""
+    """The call was sent and no reply came within the time limit: it may have been carried out, once, or not.
+
+    ``cut_short``: a reply had begun, and could not be read to its end. A ``get`` has given back then what it took.
+    """
+
+    cut_short = False
 
 
 class LayoutError(SRQError):

@@ -23,10 +23,12 @@ from redis.backoff import NoBackoff
 
 from django_srq.clock import monotonic
 from django_srq.exceptions import ConfigurationError
+from django_srq.flow import CutShort, Flow, limit_unsent
 from django_srq.rest import LARGE, REST, SIGN_OF_LIFE, share
 from django_srq.sockets import Tls, aopened, explained
 
 PARTING = 1.0  # seconds
+PIECE = 65536  # bytes of a command that are sent at one time
 _SOONER = 0.98
 AT_ONCE = 64  # calls of one event loop; more at one time are no faster, and would use up the process's open files
 LOST = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError)
@@ -132,17 +134,20 @@ class Line:
         self._idle: deque[tuple[Any, float]] = deque()  # with the time of the last reply
         self._open: set[Any] = set()
 
-    async def exchange(self, command: bytes, seconds: float, *, patience: float | None = None) -> Any:
-        """One round trip within so many seconds, of which connecting is part; patience: seconds for the reply alone."""
+    async def exchange(self, command: bytes, seconds: float, *, patience: float | None = None, silence: float) -> Any:
+        """One round trip, its reply to begin within so many seconds, of which connecting is part.
+
+        patience: seconds for the beginning of the reply alone. silence: as of a wire.
+        """
         deadline = asyncio.get_running_loop().time() + seconds
         await (self._turn(deadline) if self._turns.locked() else self._turns.acquire())  # the latter at once
         try:
             connection, rest = await self._rested() or (await self._connected(deadline), 0)
             if patience is None:
-                return await self._round_trip(connection, rest, command, deadline)
+                return await self._round_trip(connection, rest, command, deadline, silence)
         finally:
             self._turns.release()
-        return await self._round_trip(connection, rest, command, deadline, patience)
+        return await self._round_trip(connection, rest, command, deadline, silence, patience)
 
     async def _turn(self, deadline: float) -> None:
         try:
@@ -161,22 +166,35 @@ class Line:
         return None
 
     async def _round_trip(
-        self, connection: Any, rest: float, command: bytes, deadline: float, patience: float | None = None
+        self,
+        connection: Any,
+        rest: float,
+        command: bytes,
+        deadline: float,
+        silence: float,
+        patience: float | None = None,
     ) -> Any:
+        limit = asyncio.timeout_at(deadline)
+        arrivals = _Arrivals(connection, silence, limit)
         try:
             if rest > REST:
                 command = await self._behind_sign_of_life(connection, command, deadline)
-            async with asyncio.timeout_at(deadline) as limit:
-                if command:
+            async with limit:
+                if len(command) > PIECE:
+                    await _send(connection, command, limit, silence)
+                elif command:
                     await connection.send_packed_command([command], check_health=False)
                 if patience is not None:
                     limit.reschedule(asyncio.get_running_loop().time() + patience)
-                reply = await connection.read_response(disable_decoding=True, disconnect_on_error=False)
-        except (NotSent, *SPENT) as error:
+                with arrivals:
+                    reply = await connection.read_response(disable_decoding=True, disconnect_on_error=False)
+        except (NotSent, *SPENT, redis.exceptions.InvalidResponse) as error:
             late = closed_before(connection._writer and connection._writer.get_extra_info("socket"))
             await self._discard(connection)
             while self._idle:  # what spent one connection mostly spent the others
                 await self._discard(self._idle.pop()[0])
+            if arrivals.broke_off(error):
+                raise CutShort("the reply broke off") from error
             if late and not isinstance(error, NotSent):
                 raise NotSent(error) from error
             if isinstance(error, TimeoutError):  # asyncio's, which says nothing
@@ -219,6 +237,7 @@ class Line:
                 connection = self._new()
                 try:
                     await self._connect(connection, deadline)
+                    limit_unsent(connection._writer.get_extra_info("socket"))
                 except BaseException:
                     await self._discard(connection)
                     raise
@@ -282,6 +301,55 @@ def _let_go(descriptor: int) -> None:
     nothing = os.open(os.devnull, os.O_RDWR)
     os.dup2(nothing, descriptor, inheritable=False)
     os.close(nothing)
+
+
+class _Arrivals:
+    """Lets the time limit of a reply count from the last byte that came."""
+
+    __slots__ = ("_begun", "_clock", "_connection", "_feed", "_flow", "_limit", "_reader", "_silence")
+
+    def __init__(self, connection: Any, silence: float, limit: asyncio.Timeout) -> None:
+        self._connection, self._silence, self._limit = connection, silence, limit
+        self._begun = False
+        self._flow: Flow | None = None
+
+    def __enter__(self) -> None:
+        self._reader, self._clock = self._connection._reader, asyncio.get_running_loop().time
+        self._feed = self._reader.feed_data
+        self._reader.feed_data = self.feed_data
+
+    def __exit__(self, *error: object) -> None:
+        del self._reader.feed_data
+
+    def feed_data(self, data: bytes) -> None:
+        self._feed(data)
+        if self._limit.expired():
+            return
+        until = self._limit.when() or 0
+        # Mostly that is the whole reply, and the limit need not be moved, which takes longer than all else here.
+        if self._begun or until - self._clock() < self._silence / 2:
+            self._flow = self._flow or Flow(self._silence, self._clock)
+            self._flow.moved(len(data))
+            self._limit.reschedule(max(self._flow.deadline, until))
+        self._begun = True
+
+    def broke_off(self, error: Exception) -> bool:
+        """Whether an error came in the middle of a reply, and is not itself a reply."""
+        lost = type(error) is redis.exceptions.ConnectionError or isinstance(error, OSError)
+        return isinstance(error, redis.exceptions.InvalidResponse) or (lost and self._begun)
+
+
+async def _send(connection: Any, command: bytes, limit: asyncio.Timeout, silence: float) -> None:
+    """Piece by piece, so that the limit counts from the last that went."""
+    # By its writer's write: where redis-py calls writelines, Python 3.12 and 3.13 let drain wait for nothing.
+    writer, rest = connection._writer, memoryview(command)
+    flow = Flow(silence, asyncio.get_running_loop().time)
+    while rest:
+        writer.write(rest[:PIECE])
+        await writer.drain()
+        flow.moved(len(rest[:PIECE]))
+        rest = rest[PIECE:]
+        limit.reschedule(max(flow.deadline, limit.when() or 0))
 
 
 def _connection(kind: Any, options: dict[str, Any]) -> Any:

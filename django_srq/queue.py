@@ -35,8 +35,10 @@ from django_srq.exceptions import (
 from django_srq.item import Item, new_uid
 from django_srq.operations import (
     BATCH,
+    GIVE_BACK,
     LAYOUT,
     STATES,
+    UNREAD,
     Call,
     ClaimReply,
     Command,
@@ -75,8 +77,9 @@ class SafeRedisQueue:
     Besides: ``max_deliveries`` and ``max_crashes`` (then an item is dead; None: never), ``max_length`` (of ready and
     delayed items), ``max_payload_bytes``, ``max_in_flight`` (items, across all consumers), ``rate`` (of handing out,
     such as ``"10/s"``, across all consumers), ``backoff`` (of ``processing``), ``timeout`` (seconds for a call that
-    does not block, repeats included; at most 900), ``cluster`` (keys ``srq:{<name>}:…``), ``client`` (a redis client to
-    use) or ``link``.
+    does not block, repeats included, until its answer begins; at most 900. What is on its way is not cut, but by so
+    many seconds of silence, or where it is slower than 32 KiB a second), ``cluster`` (keys ``srq:{<name>}:…``),
+    ``client`` (a redis client to use) or ``link``.
 
     The object holds no state of the queue: any number of threads may share it, and it may be used after fork. Making it
     opens no connection. Every method may raise ``QueueUnavailable`` (nothing happened), ``OutcomeUnknown`` (sent, no
@@ -164,9 +167,10 @@ class SafeRedisQueue:
         priority: int = 0,
         headers: Mapping[str, str] | None = None,
     ) -> Steps[list[str]]:
-        """Put payloads in batches of 1,000, each in one round trip and entirely or not at all; return their uids.
+        """Put payloads in batches, each in one round trip and entirely or not at all; return their uids.
 
-        All are serialised before the first is sent. ``uids``: of your own, as in ``put``, one for each.
+        A batch has at most 1,000 items, and at most 1 MiB more than its first one. All are serialised before the first
+        is sent. ``uids``: of your own, as in ``put``, one for each.
 
         When a batch is refused, the earlier ones stay: the error's ``put`` has their uids. OutcomeUnknown: its
         ``in_doubt`` has the uids of the batch that may be there; put that again with ``uids=error.in_doubt``, and what
@@ -177,7 +181,8 @@ class SafeRedisQueue:
         due, extra = self._terms(delay, eta, priority, headers)
         puts = [(uid, payload, extra) for uid, payload in zip(chosen, payloads, strict=True)]
         done = 0
-        for batch in _batches(puts):
+        # By bytes, too: others use the server meanwhile.
+        for batch in operations.cut(puts, (sum(map(len, put)) for put in puts), BATCH):
             following = chosen[done : done + len(batch)]
             try:
                 yield from self._add([self._putting(batch, priority, due, own=uids is not None)], following)
@@ -255,14 +260,19 @@ class SafeRedisQueue:
 
         ``timeout``: 0 blocks for ever, a positive number so many seconds, a negative one not at all. The item is in
         flight until it is settled (ack, fail, release) or its lease ends: after a crash it comes back by itself. What
-        cannot be decoded is set aside in ``dead``, and the next item is served.
+        cannot be decoded is set aside in ``dead``, and the next item is served. An item whose reply cannot be read to
+        its end has failed: it goes to the back, and OutcomeUnknown is raised with ``cut_short``.
         """
         found = yield from self._take(1, timeout)
         return found[0] if found else Item()
 
     @operation
     def get_many(self, n: int, timeout: float = -1) -> Steps[list[Item]]:
-        """Take up to ``n`` items (at most 1,000) in one round trip; waits as ``get`` does while there is none."""
+        """Take up to ``n`` items (at most 1,000) in one round trip; waits as ``get`` does while there is none.
+
+        They have at most 1 MiB more than the first of them: of large ones it brings fewer than there are. When a reply
+        cannot be read to its end, all of them go back to their places, and one is taken alone.
+        """
         return (yield from self._take(arguments.number_of(n, BATCH, self.label), timeout))
 
     def _take(self, n: int, timeout: float) -> Steps[list[Item]]:
@@ -287,13 +297,37 @@ class SafeRedisQueue:
         """Claim, and read what was found; when that is cancelled, what was claimed is given back at once."""
         slot = slots.borrow()
         try:
-            reply = yield from self._send(self._claiming(n, limited), slot=slot)
+            reply = yield from self._asked(n, limited, slot)
             return reply, (yield from read(reply.found))
         except CancelledError:
-            yield from self._give_back(slot)
+            yield from self._give_back(slot, GIVE_BACK)
             raise
         finally:
             slots.give_back(slot)
+
+    def _asked(self, n: int, limited: bool, slot: Slot) -> Steps[ClaimReply]:
+        """The reply to a claim; when it cannot be read to its end all goes back, and one item is asked for alone."""
+        begun = monotonic()
+        try:
+            reply = yield from self._send(self._claiming(n, limited), slot=slot)
+        except OutcomeUnknown as error:
+            if not error.cut_short:
+                raise
+            yield from self._give_back(slot, UNREAD)
+            if n == 1:
+                raise
+            slot.seq += 1
+            return (yield from self._asked(1, limited, slot))
+        if reply.found and monotonic() - begun > self.lease / 2:
+            reply = reply._replace(found=(yield from self._kept(reply.found)))
+        return reply
+
+    def _kept(self, found: Sequence[Found]) -> Steps[Sequence[Found]]:
+        """Those of what took long to arrive that nobody else has by now; their leases begin anew."""
+        recover = self.autoclean_interval is not None
+        call = operations.extend(self.keys, list(map(_held, found)), lease=self.lease, recover=recover)
+        kept = yield from self._send(call)
+        return [one for one, ours in zip(found, kept, strict=True) if ours]
 
     def _claiming(self, n: int, limited: bool = True) -> Call[ClaimReply]:
         return self.claim(f"g{slots.process}", lease=self.lease, n=n, limited=limited)
@@ -317,16 +351,13 @@ class SafeRedisQueue:
             acks=acks,
         )
 
-    def _give_back(self, slot: Slot) -> Steps[None]:
-        """Release what the last claim of a slot took; if it is still on its way, it will take nothing.
+    def _give_back(self, slot: Slot, how: int) -> Steps[None]:
+        """Give back what the last claim of a slot took; if it is still on its way, it will take nothing.
 
-        Both by a claim of nothing with the same number: it gets what the first one got, or comes before it.
+        Both by a call with the same number: it undoes what the first one did, or comes before it.
         """
         with suppress(SRQError):  # then leases see to it
-            reply = yield from self._send(self._claiming(0), slot=slot, timeout=PARTING)
-            if reply.found:
-                held = [_held(found) for found in reply.found]
-                yield from self._send(operations.release(self.keys, held), timeout=PARTING)
+            yield from self._send(self._claiming(how), slot=slot, timeout=PARTING)
 
     @operation
     def decoded(self, found: Iterable[Found]) -> Steps[list[Item]]:
@@ -498,7 +529,10 @@ class SafeRedisQueue:
 
     @operation
     def page(self, state: str, offset: int = 0) -> Steps[tuple[list[Item], int | None]]:
-        """Look at up to 100 items of a state from an offset on; the items, and the next offset (None: no more)."""
+        """Look at up to 100 items of a state from an offset on; the items, and the next offset (None: no more).
+
+        They have at most 1 MiB more than the first of them. The next offset tells whether that was all.
+        """
         if state not in STATES:
             raise InvalidArgument(f"queue {self.label!r}: no state {shown(state)}; known: {', '.join(STATES)}")
         first = arguments.offset_of(offset, self.label)
@@ -822,7 +856,7 @@ class SafeRedisQueue:
         there: list[Held] = []
         offset: int | None = 0
         while offset is not None:
-            page = yield from self._send(operations.peek(self.keys, place, offset=offset))
+            page = yield from self._send(operations.peek(self.keys, place, offset=offset, brief=True))
             there += (Held(found.uid, number=found.delivery.number) for found in page.found)
             offset = page.offset
         return there

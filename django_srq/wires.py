@@ -1,7 +1,7 @@
 """Wires: open connections of threads, below redis-py where it costs more than all the rest of a call.
 
 redis-py connects, greets, authenticates and knows TLS. Where it parses with hiredis, a wire feeds that by itself;
-elsewhere, redis-py reads.
+elsewhere, redis-py reads from the wire as from a socket.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 import redis
 
 from django_srq.clock import monotonic
+from django_srq.flow import CutShort, Flow, limit_unsent
 from django_srq.lines import LOST, NotSent, closed_before
 from django_srq.rest import LARGE, LULL, REST, SIGN_OF_LIFE, share
 
@@ -32,19 +33,28 @@ except ImportError:
 class Wire:
     """One open connection: sends commands, and receives the replies in their order."""
 
-    __slots__ = ("_heard", "_limit", "_nothing", "_plain", "_reader", "_rested", "_socket", "connection", "home")
+    __slots__ = (
+        "_arrived", "_deadline", "_flow", "_heard", "_limit", "_nothing", "_plain", "_reader", "_rested", "_socket",
+        "_until", "connection", "home", "silence",
+    )  # fmt: skip
 
     home: Any  # where it belongs when it is not in use
 
-    def __init__(self, connection: Any) -> None:
-        """connection: redis-py's, connected."""
-        self.connection = connection
+    def __init__(self, connection: Any, silence: float) -> None:
+        """connection: redis-py's, connected. silence: seconds without a byte that end what had begun to flow."""
+        self.connection, self.silence = connection, silence
         self._socket: socket.socket = connection._sock
+        limit_unsent(self._socket)
         self._limit: float | None = None
+        self._flow: Flow | None = None
         # Not one with TLS; elsewhere a socket is no file that can be written to.
         self._plain = os.name == "posix" and type(self._socket) is socket.socket
         self._reader = getattr(connection._parser, "_reader", None)
         self._nothing = self._reader.gets(False) if self._reader is not None else None
+        self._deadline = self._until = 0.0
+        self._arrived = 0
+        if self._reader is None:
+            connection._parser._buffer._sock = self
         self._heard = monotonic()  # when the server said something last
         self._rested = False  # for so long that it may have been forgotten on the way
 
@@ -87,55 +97,80 @@ class Wire:
             return True
 
     def _write(self, commands: bytes, deadline: float) -> None:
+        """deadline: for the first bytes."""
         try:
             self._limit_to(deadline)
+            self._until = 0.0
+            written = 0
             if self._plain:
                 # With a limit a socket does not block; its own methods ask first whether there is room: often there is.
                 try:
                     written = os.write(self._socket.fileno(), commands)
                 except BlockingIOError:
                     written = 0
-                commands = commands[written:]
-            if commands:
-                self._socket.sendall(commands)
+            if written < len(commands):
+                self._write_on(memoryview(commands), written, deadline)
         except LOST as error:  # the last of the bytes did not go out
             raise NotSent(error) from error
+
+    def _write_on(self, commands: memoryview, sent: int, deadline: float) -> None:
+        flow, rest = Flow(self.silence), commands
+        while rest := rest[sent:]:
+            if sent:
+                self._limit_to(max(deadline, flow.deadline))
+            sent = self._socket.send(rest)
+            flow.moved(sent)
+        self._until = flow.deadline
 
     def receive(self, deadline: float) -> Any:
         """The next reply, not decoded; an error that the server replies with is raised.
 
-        NotSent: the server had closed the connection before all was there that was sent.
+        deadline: for its beginning, and not before that of what flowed last. NotSent: the server had closed the
+        connection before all was there that was sent.
         """
-        reader = self._reader
-        if reader is None:
-            self._limit_to(deadline)
-            reply = self._read()
-            self._heard = monotonic()
-            return reply
-        while True:
-            reply = reader.gets(False)
-            if reply is self._nothing:
-                self._limit_to(deadline)
-                data = self._socket.recv(READ)
-                if not data:
-                    closed = redis.exceptions.ConnectionError("connection closed by the server")
-                    raise NotSent(closed) if closed_before(self._socket) else closed
-                self._heard = monotonic()
-                reader.feed(data)
-            elif isinstance(reply, _Push):
-                self.connection._parser.handle_push_response(reply)
-            elif isinstance(reply, redis.exceptions.RedisError):
-                raise reply
-            else:
-                return reply
-
-    def _read(self) -> Any:
+        self._deadline = deadline if deadline > self._until else self._until
+        self._arrived, self._flow, reader = 0, None, self._reader
         try:
-            return self.connection.read_response(disable_decoding=True, disconnect_on_error=False)
-        except redis.exceptions.ConnectionError as error:
-            if closed_before(self._socket):
-                raise NotSent(error) from error
-            raise
+            if reader is None:
+                return self.connection.read_response(disable_decoding=True, disconnect_on_error=False)
+            while True:
+                reply = reader.gets(False)
+                if reply is self._nothing:
+                    reader.feed(self.recv(READ))
+                elif isinstance(reply, _Push):
+                    self.connection._parser.handle_push_response(reply)
+                    self._arrived = 0  # of what is waited for, nothing may have come
+                elif isinstance(reply, redis.exceptions.RedisError):
+                    raise reply
+                else:
+                    return reply
+        except redis.exceptions.InvalidResponse as error:
+            raise CutShort(f"the reply cannot be understood: {error}") from error
+
+    def recv(self, size: int) -> bytes:
+        """What comes next of a reply."""
+        if self._arrived:
+            self._flow = self._flow or Flow(self.silence)
+            self._flow.moved(self._arrived)
+            self._until = self._flow.deadline
+            self._deadline = max(self._deadline, self._until)
+        self._limit_to(self._deadline)
+        try:
+            data = self._socket.recv(size)
+        except OSError as error:
+            if self._flow is None:
+                raise
+            raise CutShort(f"the reply broke off: {error}") from error
+        if not data:
+            raise self._closed_by_server()
+        self._arrived, self._heard = len(data), monotonic()
+        return data
+
+    def _closed_by_server(self) -> Exception:
+        if self._flow is not None:
+            return CutShort("connection closed by the server")
+        closed = redis.exceptions.ConnectionError("connection closed by the server")
+        return NotSent(closed) if closed_before(self._socket) else closed
 
     def close(self) -> None:
         self.connection.disconnect()

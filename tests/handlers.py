@@ -30,6 +30,16 @@ def note(payload: object, item: Item) -> None:
     _say(f"{payload} {item.deliveries}")
 
 
+def beginning(payload: str, item: Item) -> None:
+    """For payloads that are too large for the log."""
+    _say(f"{payload[:1]} {len(payload)} {item.deliveries}")
+
+
+def beginnings(payloads: list[str], items: list[Item]) -> None:
+    for payload, item in zip(payloads, items, strict=True):
+        beginning(payload, item)
+
+
 def slow(payload: object, item: Item) -> None:
     """Begins, and ends once the file SRQ_TEST_GO is there."""
     _say(f"begin {payload} {item.deliveries}")

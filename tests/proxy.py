@@ -1,9 +1,14 @@
-"""A TCP proxy between client and server that loses, holds back and delays single requests and replies."""
+"""A TCP proxy between client and server that loses, holds back and delays single requests and replies.
+
+It can be a slow line, too, and one that cuts long replies.
+"""
 
 from __future__ import annotations
 
 import socket
+import sys
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -45,11 +50,25 @@ _ECHO, _ECHOED = b"*2\r\n$4\r\nECHO\r\n$9\r\nfrom here\r\n", b"$9\r\nfrom here\r
 class Proxy:
     """Listens on ``url``. Faults concern one request each: a client awaits its reply before it sends the next."""
 
-    def __init__(self, server_url: str) -> None:
+    def __init__(
+        self,
+        server_url: str,
+        *,
+        rate: float | None = None,
+        longest_reply: int | None = None,
+        swallows: bool = False,
+    ) -> None:
+        """rate: bytes a second in each direction. longest_reply: bytes of one, after which the connection is closed.
+
+        swallows: a longer one vanishes, and the connection stays open.
+        """
         parts = urlsplit(server_url)
+        self.rate, self.longest_reply, self.swallows = rate, longest_reply, swallows
         assert parts.scheme in {"redis", "valkey"}, "the proxy reads the protocol: TCP without TLS"
         self._server = _place(server_url)
         self._listener = socket.create_server(("127.0.0.1", 0))
+        if rate:  # what fits in there is on its way for the sender, however slow the line
+            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
         user = parts.netloc.rpartition("@")[0]
         self.url = parts._replace(
             netloc=f"{user}{'@' if user else ''}127.0.0.1:{self._listener.getsockname()[1]}"
@@ -103,11 +122,11 @@ class Proxy:
                 self._sockets += (client, server)
                 for end in (client, server):
                     end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                connection = _Connection(client, server, self._hit)
+                connection = _Connection(client, server, self)
                 self._reading.append(self._start(connection.pump_requests))
                 self._start(connection.pump_replies)
 
-    def _hit(self, request: bytes) -> Fault | None:
+    def hit(self, request: bytes) -> Fault | None:
         with self._lock:
             fault = self._fault
             if fault is None or fault.match not in request or fault.hits >= fault.times:
@@ -117,8 +136,9 @@ class Proxy:
 
 
 class _Connection:
-    def __init__(self, client: socket.socket, server: socket.socket, hit: Callable[[bytes], Fault | None]) -> None:
-        self.client, self.server, self.hit = client, server, hit
+    def __init__(self, client: socket.socket, server: socket.socket, proxy: Proxy) -> None:
+        self.client, self.server, self.proxy = client, server, proxy
+        self.replied = 0  # bytes since the last request
         self.faulty: Fault | None = None  # its reply is not to pass
         self.kept = b""
         self.replying = threading.RLock()
@@ -126,7 +146,7 @@ class _Connection:
     def pump_requests(self) -> None:
         buffer = b""
         with suppress(OSError):
-            while data := self.client.recv(65536):
+            while data := self.receive(self.client):
                 buffer += data
                 while size := _request_size(buffer):
                     request, buffer = buffer[:size], buffer[size:]
@@ -135,7 +155,9 @@ class _Connection:
             _close(self.server)
 
     def send(self, request: bytes) -> None:
-        fault = self.hit(request)
+        fault = self.proxy.hit(request)
+        if self.replied < sys.maxsize:
+            self.replied = 0
         if fault is None:
             self.server.sendall(request)
         elif fault.kind in {"lose reply", "hold reply"}:
@@ -161,10 +183,24 @@ class _Connection:
 
     def pump_replies(self) -> None:
         with suppress(OSError):
-            while data := self.server.recv(65536):
+            while data := self.receive(self.server):
+                self.replied = min(self.replied + len(data), sys.maxsize)
+                if self.proxy.longest_reply is not None and self.replied > self.proxy.longest_reply:
+                    if self.proxy.swallows:
+                        self.replied = sys.maxsize  # nothing of what comes behind it arrives either
+                        continue
+                    _close(self.server)
+                    data = data[: self.proxy.longest_reply - self.replied]
                 with self.replying:
                     self.reply(data)
         _close(self.client)
+
+    def receive(self, end: socket.socket) -> bytes:
+        rate = self.proxy.rate
+        data = end.recv(65536 if rate is None else min(65536, max(1, int(rate / 50))))
+        if rate is not None:
+            time.sleep(len(data) / rate)
+        return data
 
     def reply(self, data: bytes) -> None:
         if self.faulty is None:

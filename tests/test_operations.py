@@ -177,6 +177,7 @@ OPERATIONS: dict[str, Callable[[Keys], Call]] = {
     "resume": operations.resume,
     "enlist": lambda keys: operations.enlist(keys, "c1", b'{"host":"h"}'),
     "peek": lambda keys: operations.peek(keys, "ready"),
+    "uids": lambda keys: operations.uids(keys, "items", b"0", 10),
     "find": lambda keys: operations.find(keys, ["own"], deep=True),
     "counts": operations.counts,
     "list": lambda keys: operations.list_items(keys, "ready"),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from django_srq import operations
 from django_srq.connections import Link, Sent
@@ -21,6 +22,9 @@ from django_srq.exceptions import OutcomeUnknown, QueueUnavailable
 from django_srq.operations import Call, ClaimReply, Found, Held
 from django_srq.queue import LOOK
 from django_srq.slots import Slot, slots
+
+logger = logging.getLogger("django_srq.consumer")
+T = TypeVar("T")
 
 
 @dataclass
@@ -43,11 +47,12 @@ class _Asked:
     n: int
     finished: Sequence[Finished] = ()  # acked with it
     share: float = 0.5  # of the lease: later than that the reply counts as old
+    parked: bool = False  # behind a wait
     begun: float = field(default_factory=lease_time)
 
     def again(self) -> _Asked:
         """The same asked once more: what is not over by the time of its reply is as good as that gets."""
-        return _Asked(self.source, self.n, self.finished, share=1)
+        return replace(self, share=1, begun=lease_time())
 
     @property
     def until(self) -> float:
@@ -91,7 +96,7 @@ class Claims:
         """late: takes, in a thread of its own, what a claim brings that was put off until the server was back."""
         self.left = left  # items that may still be claimed; None: any number
         self.asked: Sent[ClaimReply] | None = None  # the claim that was sent ahead, and whose reply is not read yet
-        self.plenty = False  # the last claim brought all that it asked for
+        self.plenty = False  # the last claim brought items, and there may be more
         self.refused = False  # the server carried out no wait
         self._consumer, self._sources, self._hands = consumer, list(sources), hands
         self._settling, self._errands, self._alarm, self._late = settling, errands, alarm, late
@@ -100,6 +105,7 @@ class Claims:
         links = {source.queue.link for source in sources}
         self._streams = {link: link.stream(ATTEMPT if len(links) > 1 else None) for link in links}
         self._unsure: Source | None = None  # whether the claim behind the last wait was carried out is not known
+        self._room = operations.BATCH  # items that one claim asks for at most
         self._taking = threading.Lock()  # whoever leads and whoever waits may take at one time
 
     @property
@@ -115,6 +121,7 @@ class Claims:
 
     def claim(self, source: Source, n: int, finished: Sequence[Finished], answer: Answer) -> int:
         """Claim up to n items, and ack what is finished; how many there are now. From a server that is away: late."""
+        n = min(n, self._room)
         call = source.queue.claim(self._consumer, lease=source.lease, n=n, acks=[one.job.held for one in finished])
         before = len(answer.jobs)
         self._slot.seq += 1
@@ -127,24 +134,61 @@ class Claims:
     def _make(self, call: Call[ClaimReply], slot: Slot, asked: _Asked, answer: Answer) -> None:
         """Make a claim, and take what it brings."""
 
-        def take(reply: ClaimReply | None, answer: Answer = answer) -> None:
+        def take(reply: ClaimReply, answer: Answer) -> None:
+            self._take(asked, reply, answer)
+
+        self._do(asked.source, call, take, answer, slot=slot, unread=lambda cut: self._undoing(asked, cut))
+
+    def _do(self, source: Source, call: Call[T], take: Callable[[T, Answer], None], answer: Answer, **how: Any) -> None:
+        """Make a call; take adds what it brings to the answer, or late to one of its own."""
+
+        def now(reply: T | None) -> None:
             if reply is not None:
-                self._take(call, slot, asked, reply, answer)
+                take(reply, answer)
 
-        def take_late(reply: ClaimReply | None) -> None:
+        def late(reply: T | None) -> None:
             if reply is not None:
-                late = Answer()
-                take(reply, late)
-                self._late(late)
+                later = Answer()
+                take(reply, later)
+                self._late(later)
 
-        self._errands.do(asked.source.queue, call, take, late=take_late, slot=slot)
+        self._errands.do(source.queue, call, now, late=late, **how)
 
-    def _take(self, call: Call[ClaimReply], slot: Slot, asked: _Asked, reply: ClaimReply, answer: Answer) -> None:
+    def _undoing(self, asked: _Asked, cut: bool) -> Call[ClaimReply]:
+        """What gives back the items of a reply that cannot be read. They are asked for one by one from now on.
+
+        cut: it had begun; else nobody knows whether it is the server that is silent, and no item is to blame.
+        """
+        source, held = asked.source, [one.job.held for one in asked.finished]
+        logger.warning("the reply to a claim could not be read, giving its items back queue=%s", source.queue.label)
+        self._room = 1
+        how = operations.UNREAD if cut else operations.GIVE_BACK
+        return source.queue.claim(self._consumer, lease=source.lease, n=how, acks=held)
+
+    def _take(self, asked: _Asked, reply: ClaimReply, answer: Answer) -> None:
         if reply.found and asked.old:
-            self._make(call, slot, asked.again(), answer)
-            return
-        taken = self._add(asked.source, asked.n, reply, answer, asked.until)
-        self._hands.took()
+            self._keep(asked.again(), reply, answer)
+        else:
+            self._took(asked, reply, answer)
+
+    def _keep(self, asked: _Asked, reply: ClaimReply, answer: Answer) -> None:
+        """Take what came late, as far as it is still ours; its leases begin anew."""
+        queue, held = asked.source.queue, [_held(one) for one in reply.found]
+        recover = queue.autoclean_interval is not None
+
+        def take(kept: Sequence[bool], answer: Answer) -> None:
+            found = [one for one, ours in zip(reply.found, kept, strict=True) if ours]
+            self._took(asked, reply._replace(found=found), answer)
+
+        call = operations.extend(queue.keys, held, lease=asked.source.lease, recover=recover)
+        self._do(asked.source, call, take, answer)
+
+    def _took(self, asked: _Asked, reply: ClaimReply, answer: Answer) -> None:
+        taken = self._add(asked, reply, answer)
+        if asked.parked:
+            self._hands.arriving = False
+        else:
+            self._hands.took()
         self._settling.acked(asked.finished, reply.acked)
         self._return_surplus(asked.source, taken, answer)
 
@@ -175,11 +219,14 @@ class Claims:
             except (QueueUnavailable, OutcomeUnknown):
                 silent.add(queue.link)  # there, others find it when they look by themselves
 
-    def _add(self, source: Source, n: int, reply: ClaimReply, answer: Answer, until: float | None = None) -> int:
-        """Take what a claim of up to n items brought; how many. until: the end of its leases at the earliest."""
-        jobs = self._write_down(source, reply.found, until or lease_time() + source.lease)
+    def _add(self, asked: _Asked, reply: ClaimReply, answer: Answer) -> int:
+        """Take what a claim brought; how many."""
+        source, n = asked.source, asked.n
+        jobs = self._write_down(source, reply.found, asked.until)
         answer.jobs += jobs
-        self.plenty = 0 < n == len(jobs)
+        self.plenty = n > 0 and bool(jobs) and reply.wait == 0
+        if jobs:
+            self._room = min(2 * self._room, operations.BATCH)
         if n:
             answer.ask_again(source, min(source.lease, LOOK if reply.wait is None else reply.wait))
         # What only the limits hold up is not the end of a burst: they will let it through.
@@ -191,7 +238,7 @@ class Claims:
         place, jobs = self._sources.index(source), []
         with self._taking:
             for one in found:
-                held = Held(one.uid, one.delivery.token, one.delivery.number)
+                held = _held(one)
                 jobs.append(Job(source, one, held, *self._hands.hold(place, held, until=until)))
             if self.left is not None:
                 self.left -= len(jobs)
@@ -201,7 +248,7 @@ class Claims:
 
     def send(self, source: Source, finished: Sequence[Finished], n: int) -> None:
         """Ack at once what is finished, and claim up to n items with it; 0: none. The replies are to be collected."""
-        queue, held = source.queue, [one.job.held for one in finished]
+        queue, held, n = source.queue, [one.job.held for one in finished], min(n, self._room)
         for one in finished:
             self._hands.sent(one.job.record)
         stream = self._streams[queue.link]
@@ -242,7 +289,7 @@ class Claims:
         if sent.result is None:
             self._make(sent.call, sent.slot, asked.again(), answer)
         else:
-            self._take(sent.call, sent.slot, asked, sent.result, answer)
+            self._take(asked, sent.result, answer)
 
     # -- behind a wait
 
@@ -251,18 +298,25 @@ class Claims:
 
         So an item is here with the one reply. None: what came of the claim is not known; ``recall`` finds out.
         """
-        queue, asked, answer = source.queue, _Asked(source, n), None
+        n = min(n, self._room)
+        queue, asked, answer = source.queue, _Asked(source, n, parked=True), None
         call = queue.claim(self._consumer, lease=source.lease, n=n)
         self._parking.seq += 1
         try:
             wait = operations.wait([queue.keys], seconds)
             reply = queue.link.park(
-                wait, call, seconds, slot=self._parking, queue=queue.label, interrupt=self._alarm.end
+                wait,
+                call,
+                seconds,
+                slot=self._parking,
+                queue=queue.label,
+                interrupt=self._alarm.end,
+                arriving=self._arriving,
             )
-            if reply is not None and not (asked.old and reply.found):
+            if reply is not None:
                 self._hands.live()
                 answer = Answer()
-                self._add(source, n, reply, answer)
+                self._take(asked, reply, answer)
         except (QueueUnavailable, OutcomeUnknown):
             self._wait_refused(seconds)
         finally:
@@ -273,14 +327,14 @@ class Claims:
     def recall(self, answer: Answer) -> None:
         """Take what the claim behind the last wait took; if it is still on its way: nothing."""
         source, self._unsure = self._unsure, None
-
-        def take(reply: ClaimReply | None) -> None:
-            if source is not None and reply is not None:
-                self._add(source, 0, reply, answer)
-
         if source is not None:
+            self._arriving()
             call = source.queue.claim(self._consumer, lease=source.lease, n=0)
-            self._errands.do(source.queue, call, take, slot=self._parking)  # the same number: it is carried out once
+            asked = _Asked(source, 0, share=1, parked=True)
+            self._make(call, self._parking, asked, answer)  # the same number: it is carried out once
+
+    def _arriving(self) -> None:
+        self._hands.arriving = True
 
     def wait(self, seconds: float, sources: Sequence[Source]) -> Rung:
         """Wait for a wake token, at most so many seconds."""
@@ -329,6 +383,10 @@ def _rung(sources: Sequence[Source], key: str | None, unknown: Sequence[Source])
     if key is None:
         return Rung(None, [*unknown, *sources])
     return Rung(next((source for source in sources if source.queue.keys["wake"] == key), None), unknown)
+
+
+def _held(found: Found) -> Held:
+    return Held(found.uid, found.delivery.token, found.delivery.number)
 
 
 def claim_slots(consumer: str) -> tuple[bytes, bytes]:

@@ -45,6 +45,8 @@ class _Errand(Generic[T]):
     then: Callable[[T | None], None]  # what follows from the reply; None: it could not be made before the end
     slot: Slot  # the same all the time: it may have been carried out although no reply came
     borrowed: bool
+    unread: Callable[[bool], Call[T]] | None = None  # makes the call that takes its place when no reply can be read
+    silent: bool = False  # no reply came in time
     reply: T | None = None
 
     def end(self) -> None:
@@ -107,12 +109,15 @@ class Errands:
         *,
         late: Callable[[T | None], None] | None = None,
         slot: Slot | None = None,
+        unread: Callable[[bool], Call[T]] | None = None,
     ) -> None:
         """Make a call, then what follows: now, or in another thread when the server is back (late, if that differs).
 
-        slot: with the number that the call has in it, and that no later one gets; without one, it is borrowed.
+        slot: with the number that the call has in it, and that no later one gets; without one, it is borrowed. unread:
+        makes the call that takes its place, in its slot, when a reply cannot be read to its end (True), or did not
+        even begin twice (False), which may be because of its size as well: small ones may still come through.
         """
-        errand = _Errand(queue, call, then, slot or slots.borrow(), borrowed=slot is None)
+        errand = _Errand(queue, call, then, slot or slots.borrow(), borrowed=slot is None, unread=unread)
         try:
             if self._alone:
                 if not self._insist(errand):
@@ -205,6 +210,12 @@ class Errands:
                 if not self.use_spare():
                     raise Exhausted(str(error)) from error
                 return self._say(errand, seconds)
+            if isinstance(error, OutcomeUnknown) and errand.unread is not None:
+                if error.cut_short or errand.silent:
+                    errand.call, errand.unread = errand.unread(error.cut_short), None
+                errand.silent = True
+                if error.cut_short:
+                    return self._say(errand, seconds)
             self._trouble(queue, str(error))
             return False
         self._trouble(queue, "")

@@ -28,7 +28,7 @@ from django_srq.operations import Held
 FREE, HELD, RUNNING, DONE, FAILED, SENT = range(6)
 
 _HANDLED, _BEAT = 0, 8
-_READY, _FATAL, _FULL, _READING, _ASKED, _WORDS = 16, 17, 18, 19, 20, 24  # offsets in the head
+_READY, _FATAL, _FULL, _READING, _ASKED, _ARRIVING, _WORDS = 16, 17, 18, 19, 20, 24, 26  # offsets in the head
 _HEAD, _RECORD = 1024, 256  # bytes
 UID_MOST = 128  # bytes
 _PID, _SLOT_LENGTH, _SLOT = _HEAD - 112, _HEAD - 104, _HEAD - 96  # at the end of the head
@@ -186,6 +186,15 @@ class Hands:
     def took(self) -> None:
         """What it brought is written down."""
         _PLACE.pack_into(self._memory, _ASKED, 0)
+
+    @property
+    def arriving(self) -> bool:
+        """Whether the reply to a claim behind a wait is on its way, or was lost on it: its items are held as well."""
+        return self._memory[_ARRIVING] == 1
+
+    @arriving.setter
+    def arriving(self, arriving: bool) -> None:
+        self._memory[_ARRIVING] = arriving
 
     @property
     def words(self) -> str:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from django_srq import operations
+from django_srq.consumer.claims import claim_slots
 from django_srq.consumer.clock import lease_time
 from django_srq.consumer.durability import possible_losses
 from django_srq.consumer.hands import RUNNING, SENT, Hand, Hands
@@ -150,7 +151,7 @@ class ServerLeases:
         """One round over the queues; what the server does not take is tried again in the next."""
         tables = list(self._tables())
         # Before what is in hand: what these took may be written down meanwhile.
-        claims = [(table.asked, table.slot) for table in tables]
+        claims = _claims(tables)
         in_hand = _by_source(tables)
         trouble = ""
         for place, source in self._sources.items():
@@ -180,7 +181,7 @@ class ServerLeases:
                 continue
             self._say_late(place, f"leases not renewed in time, which this process does now queue={source.queue.label}")
             try:
-                self._extend(source, late, [table.slot for table in self._tables() if table.asked == place], b"")
+                self._extend(source, late, [slot for asked, slot in _claims(self._tables()) if asked == place], b"")
             except SRQError:  # which the worker meets itself
                 continue
 
@@ -277,6 +278,16 @@ class ServerLeases:
             ],
         }
         return json.dumps(entry).encode()
+
+
+def _claims(tables: Iterable[Hands]) -> list[tuple[int | None, bytes]]:
+    """The slots of claims that may hold items which are not written down yet, each with the place of its source."""
+    found: list[tuple[int | None, bytes]] = []
+    for table in tables:
+        found.append((table.asked, table.slot))
+        if table.arriving:  # made only where there is but one source
+            found.append((0, claim_slots(table.slot.decode())[1]))
+    return found
 
 
 def _by_source(tables: Iterable[Hands]) -> dict[int, list[tuple[Hands, Hand]]]:

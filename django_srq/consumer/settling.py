@@ -6,6 +6,7 @@ What it could not be told before the end stays in hand: the supervisor tells it 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 from django_srq import failure, operations
 from django_srq.backoff import delay_after
@@ -41,18 +42,22 @@ class Settling:
     def _fail(self, source: Source, failed: Sequence[Failed]) -> None:
         queue = source.queue
         described: dict[int, bytes] = {}  # of each error once: mostly all have the same
-        calls = []
-        for job, item, _, error in failed:  # running code of the project: it is still the item that takes its time
-            if id(error) not in described:
+        calls, sizes = [], []
+        for one in failed:  # running code of the project: it is still the item that takes its time
+            job, item, _, error = one
+            new = id(error) not in described
+            if new:
                 described[id(error)] = failure.describe(error, consumer=self._consumer)
             delay = delay_after(error, source.backoff, item.deliveries)
-            calls.append(operations.Failed(job.held, described[id(error)], delay))
+            calls.append((one, operations.Failed(job.held, described[id(error)], delay)))
+            sizes.append(len(described[id(error)]) if new else 0)
         if any(failure.is_exhaustion(one.error) for one in failed):
             self._errands.use_spare()
         for one in failed:
             self._hands.fail(one.job.record)  # from now on it is the server
-        call = operations.fail_many(queue.keys, calls, max_deliveries=queue.max_deliveries)
-        self._errands.do(queue, call, lambda states: self._failed(failed, states))
+        for batch in operations.cut(calls, sizes):
+            call = operations.fail_many(queue.keys, [call for _, call in batch], max_deliveries=queue.max_deliveries)
+            self._errands.do(queue, call, partial(self._failed, [one for one, _ in batch]))
 
     def _failed(self, failed: Sequence[Failed], states: Sequence[str | None] | None) -> None:
         if states is not None:

@@ -498,7 +498,7 @@ class Supervisor:
                 self._events.popleft()
 
     def _beat(self, now: float) -> None:
-        stuck = [child for child in self._children() if now - child.hands.beat > STUCK and not any(child.hands)]
+        stuck = [child for child in self._children() if now - child.hands.beat > STUCK and not _is_at_work(child)]
         if stuck and all(child.hands.ready for child in stuck) and not self._trouble:
             return
         notify("WATCHDOG=1")
@@ -516,6 +516,11 @@ def _shares(plan: Plan) -> list[int | None]:
 def _died(child: Child, code: int) -> bool:
     """Whether it did not come to its end; what calls os._exit(0) leaves an item behind."""
     return code != 0 or any(hand.state == RUNNING for hand in child.hands)
+
+
+def _is_at_work(child: Child) -> bool:
+    """Whether it has items in hand, or on their way, which may be long."""
+    return any(child.hands) or child.hands.asked is not None or child.hands.arriving
 
 
 def _how(code: int) -> str:

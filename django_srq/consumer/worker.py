@@ -381,6 +381,8 @@ class Worker:
                     self._timetable.begin(source)
                 found = self._claims.claim(source, max(n, 0), acks.pop(source, ()), answer)
                 needed[kind] -= -(-found // source.batch)
+                if found < n and self._claims.plenty:
+                    needed[kind] = 0  # the others are not to go before what is left of these large ones
         for source, rest in acks.items():
             self._settling.ack(source, rest)
 

@@ -3,7 +3,8 @@
 -- ARGV[3]  consumer: first part of the tokens; "c…" supervised (renews its leases), "g…" a plain get
 -- ARGV[4]  lease (ms); negative: these leases are never recovered automatically
 -- ARGV[5]  lease (ms) of what saferedisqueue's consumers hold; negative as above
--- ARGV[6]  n: most items to hand out; 0: only ack
+-- ARGV[6]  n: most items to hand out; 0: only ack; below 0: only ack, and a repeated call gives back the items that it got
+--          (-1: to their old places; -2: the reply could not be read: a single one has failed, and goes to the back or is dead)
 -- ARGV[7]  max_deliveries, 0: any number; ARGV[8] max_crashes, 0: any number; for leases that ended
 -- ARGV[9]  max_in_flight: most items in flight across all consumers; 0: any number; -1: not for this claim
 -- ARGV[10] interval (ms, may have a fraction): one item each, across all consumers; 0: no such limit
@@ -11,13 +12,14 @@
 -- Reply: the acks' flags (1: this call removed it), the time (ms) until it is worth asking again (-1: no known moment;
 --   0: at once, which is told to whoever got all it asked for), how many ready items only the limits hold up, then per item
 --   handed out: uid, token, payload, deliveries, headers ('' for none).
+-- It hands out at most MOST_BYTES of payloads and headers more than those of the first item; there may be more then (0).
 -- A repeated call gets the same items again, their leases renewed, as far as the caller still holds them.
--- include: keys call tell records
+-- include: keys call tell records most_bytes
 local GHOSTS_MOST = 100
 local BURST = 100      -- ms of the rate that may be made up for
 local LOOK = 5000      -- ms after which an idle consumer comes by itself
 local MISSED = 2000    -- ms after which another one comes where somebody was to come
-local consumer, lease, n = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[6])
+local consumer, lease, n = ARGV[3], tonumber(ARGV[4]), math.max(0, tonumber(ARGV[6]))
 local deadline = lease < 0 and lease - now or now + lease
 
 -- Mostly there is nothing but the list, and nothing known of any item: asked once, instead of each for itself.
@@ -43,6 +45,38 @@ end
 
 if repeated then
   local flags, wait, held_up, taken = string.match(repeated, '^(%S*) (%S+) (%S+)(.*)$')
+  if tonumber(ARGV[6]) < 0 then
+    -- include: removal items
+    local ours = {}
+    for uid, token in string.gmatch(taken, ' (%S+) (%S+)') do
+      if redis.call('HGET', holders, uid) == token and redis.call('HEXISTS', items, uid) == 1 then
+        ours[#ours + 1] = {uid, token}
+      end
+    end
+    -- An item that is alone in an unread reply is what makes it unreadable. It failed: in its old place it would come next,
+    -- and hold up all others for ever.
+    if #ours == 1 and ARGV[6] == '-2' then
+      local uid, token = unpack(ours[1])
+      local most = tonumber(ARGV[7])
+      local failure = {type = 'ReplyUnread', message = 'the consumer could not read it to its end', consumer = consumer}
+      if end_delivery(uid, token) >= most and most > 0 then
+        bury(uid, failure)
+      else
+        record(uid, failure)
+        place(uid)
+      end
+      unhold(uid)
+      count('failed')
+    elseif #ours > 0 then
+      for _, one in ipairs(ours) do
+        give_back(unpack(one))
+      end
+      count('released', #ours)
+    end
+    ring(#ours)
+    finish(flags .. ' 0 0')
+    return {flags, '0', '0'}
+  end
   local reply = {flags, wait, held_up}
   for uid, token in string.gmatch(taken, ' (%S+) (%S+)') do
     local payload = redis.call('HGET', items, uid)
@@ -102,6 +136,11 @@ local function count_delivery(uid, deliveries, about_it)
   end
 end
 
+-- What an item adds to the reply (bytes).
+local function size_of(uid)
+  return redis.call('HSTRLEN', items, uid) + (recorded and redis.call('HSTRLEN', headers, uid) or 0)
+end
+
 local function token_of(order)
   return consumer .. string.format('/%d@%d', order, now)
 end
@@ -119,7 +158,14 @@ local straight = not (chores or ended) and most <= 0 and interval == 0 and (plai
   or redis.call('EXISTS', returned, priority, paused) == 0 and redis.call('ZCOUNT', delayed, '-inf', now) == 0)
 if straight then
   local uids = redis.call('LRANGE', queue, -n - 1, -1)   -- the next one comes last; one too many tells of more
-  local first = #uids > n and 2 or 1
+  local first, bytes = #uids > n and 2 or 1, 0
+  for i = #uids - 1, first, -1 do   -- the next one goes out, however large
+    bytes = bytes + size_of(uids[i])
+    if bytes > MOST_BYTES then
+      first = i + 1
+      break
+    end
+  end
   local number = #uids - first + 1
   if number > 0 then
     local payloads = redis.call('HMGET', items, unpack(uids, first))
@@ -240,10 +286,23 @@ if not straight then
     redis.call('HINCRBY', meta, 'order', -1)
   end
 
-  local ghosts = 0
+  local function put_back(uid, key, score)
+    if key == queue then
+      redis.call('RPUSH', queue, uid)
+    else
+      redis.call('ZADD', key, score, uid)
+    end
+  end
+
+  local ghosts, bytes = 0, 0
   while not held_up and handed < room and ghosts < GHOSTS_MOST do
     local uid, key, score = pop()
     if not uid then
+      break
+    end
+    local size = handed > 0 and size_of(uid) or 0
+    if bytes + size > MOST_BYTES then
+      put_back(uid, key, score)
       break
     end
     local sound, failure = pcall(function()
@@ -257,18 +316,14 @@ if not straight then
         ghosts = ghosts + 1
       else
         token = token or hand_out(uid, key == returned and score or some_priority and about(uid).back)
-        handed = handed + 1
+        handed, bytes = handed + 1, bytes + size
         outcome[2 * handed + 2], outcome[2 * handed + 3] = uid, token
         count_delivery(uid, describe(reply, uid, token, payload))
       end
     end)
     if not sound then
       -- A key turned out to be somebody else's: the uid goes back to where it was.
-      if key == queue then
-        redis.call('RPUSH', queue, uid)
-      else
-        redis.call('ZADD', key, score, uid)
-      end
+      put_back(uid, key, score)
       pcall(unhold, uid)
       error(failure)
     end

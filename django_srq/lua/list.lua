@@ -8,12 +8,12 @@
 -- ARGV[6]  most bytes of a payload in the reply
 -- ARGV[7]  brief: 1 for empty payload, headers and error
 -- ARGV[8]  group: only dead items of this one; '' for any
--- It looks at no more once the reply has two million bytes of payloads and errors. What these say decides nothing but the
+-- It looks at no more once the reply has two MOST_BYTES of payloads, headers and errors. What these say decides nothing but the
 -- group: how far it looked would tell people what is hidden from them.
 -- Reply: the time (ms), the number of uids in that state, the position of the first that was looked at, how many were
 --   looked at, the anchor to go on from ('' at the end), then per item: uid, payload ('' when it is too large), its size,
 --   a number (as in peek), deliveries, crashes, headers, error, token ('' for none), position.
--- include: keys layout order
+-- include: keys layout order most_bytes
 local clock = redis.call('TIME')
 local count, look, newest, largest = tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5] == '1', tonumber(ARGV[6])
 local brief, in_group = ARGV[7] == '1', ARGV[8] ~= '' and '"group":' .. cjson.encode(ARGV[8])
@@ -66,9 +66,10 @@ local function show(uid, score, from_list, position)
     return 0
   end
   local payload = not brief and length <= largest and value(items, uid) or ''
-  bytes = bytes + #payload + #error
-  for _, part in ipairs({uid, payload, length, score, value(deliveries, uid), value(crashes, uid),
-    brief and '' or value(headers, uid), brief and '' or error, value(holders, uid), position}) do
+  local about_it = brief and '' or value(headers, uid)
+  bytes = bytes + #payload + #about_it + #error
+  for _, part in ipairs({uid, payload, length, score, value(deliveries, uid), value(crashes, uid), about_it,
+    brief and '' or error, value(holders, uid), position}) do
     reply[#reply + 1] = part
   end
   return 1
@@ -77,7 +78,7 @@ end
 -- In steps of a page, so that nothing is read in vain once the page is full.
 local shown, skipped = 0, 0
 for _, section in ipairs(order) do
-  while shown < count and bytes < 2e6 and looked < look and first + looked >= skipped and first + looked < skipped + section[1] do
+  while shown < count and bytes < 2 * MOST_BYTES and looked < look and first + looked >= skipped and first + looked < skipped + section[1] do
     local from = first + looked - skipped
     local to = math.min(section[1], from + math.min(count, look - looked)) - 1
     local found, from_list
@@ -88,7 +89,7 @@ for _, section in ipairs(order) do
       found, from_list = section[2](from, to)
     end
     for i = 1, #found, 2 do
-      if shown < count and bytes < 2e6 then
+      if shown < count and bytes < 2 * MOST_BYTES then
         shown = shown + show(found[i], found[i + 1], from_list, first + looked)
         looked = looked + 1
         anchor = ARGV[1] == 'ready' and string.format('%.0f', first + looked) or 'a' .. found[i + 1] .. ' ' .. found[i]

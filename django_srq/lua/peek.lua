@@ -2,10 +2,12 @@
 -- Looks at items of one state without taking them, from a position on.
 -- ARGV[1]  state: ready, in_flight, delayed or dead; or a place of what is ready: returned or priority
 -- ARGV[2]  offset, ARGV[3] count: how many uids to look at
+-- ARGV[4]  brief: 1 for empty payload and error, else 0
+-- It looks at no more items than make MOST_BYTES of payloads, headers and errors more than those of the first.
 -- Reply: the next offset (-1: no more), the time (ms), then per item: uid, payload, a number (its place in the order of
 --   claims, its due time, deadline or time of death in ms), deliveries, crashes, headers, error, token ('' for none).
 -- Ghosts are left out, so that fewer items than asked for do not mean the end.
--- include: keys layout order
+-- include: keys layout order most_bytes
 local clock = redis.call('TIME')
 local offset, most = tonumber(ARGV[2]), tonumber(ARGV[3])
 local reply = {'-1', string.format('%.0f', clock[1] * 1000 + math.floor(clock[2] / 1000))}
@@ -14,10 +16,25 @@ local function value(hash, uid)
   return redis.call('HGET', hash, uid) or ''
 end
 
+local brief, bytes, full = ARGV[4] == '1', 0, false
+
+local function size_of(uid)
+  local size = redis.call('HSTRLEN', headers, uid)
+  return brief and size or size + redis.call('HSTRLEN', items, uid) + redis.call('HSTRLEN', errors, uid)
+end
+
+-- Adds an item to the reply, unless that makes it too large: then it is full.
 local function show(uid, score, from_list)
-  if is_there(uid, from_list) then
-    for _, part in ipairs({uid, value(items, uid), score, value(deliveries, uid), value(crashes, uid), value(headers, uid),
-      value(errors, uid), value(holders, uid)}) do
+  if not is_there(uid, from_list) then
+    return
+  end
+  if #reply > 2 then
+    bytes = bytes + size_of(uid)
+    full = bytes > MOST_BYTES
+  end
+  if not full then
+    for _, part in ipairs({uid, brief and '' or value(items, uid), score, value(deliveries, uid), value(crashes, uid),
+      value(headers, uid), brief and '' or value(errors, uid), value(holders, uid)}) do
       reply[#reply + 1] = part
     end
   end
@@ -27,10 +44,13 @@ local skipped, looked = 0, 0
 for _, section in ipairs(sections[ARGV[1]]()) do
   local size, range = section[1], section[2]
   local from = math.max(0, offset - skipped)
-  if from < size and looked < most then
+  if from < size and looked < most and not full then
     local found, from_list = range(from, math.min(size, from + most - looked) - 1)
     for i = 1, #found, 2 do
       show(found[i], found[i + 1], from_list)
+      if full then
+        break
+      end
       looked = looked + 1
     end
   end

@@ -1,12 +1,12 @@
 #!lua flags=allow-oom
 -- Deletes what is on the list of ready items, a batch a call; spares what was put after the first call.
 -- ARGV[3]  marker: a uid of the caller's own, the same in all calls of one purge
--- ARGV[4]  batch: most uids to delete
+-- ARGV[4]  batch: most uids to delete; it ends sooner when their payloads have more than 64 MOST_BYTES, to free which takes time
 -- ARGV[5]  start: 1 in the first call
 -- Reply: "more" or "done" and the number of items deleted, separated by a space.
 -- The marker goes on the list in the first call: what is left of it came later. It is a ghost, which a claim drops on
 -- contact, with its record in meta; a purge that finds no record is done.
--- include: keys call tell records removal items ghosts
+-- include: keys call tell records removal items ghosts most_bytes
 if repeated then
   return repeated
 end
@@ -20,7 +20,7 @@ elseif redis.call('HEXISTS', meta, record) == 0 then
   return finish('done 0')
 end
 
-local gone, more = 0, 'more'
+local gone, more, bytes = 0, 'more', 0
 for _ = 1, batch do
   local uid = redis.call('RPOP', queue)
   if not uid or uid == marker then
@@ -30,11 +30,12 @@ for _ = 1, batch do
   if uid and is_ghost(uid, redis.call('HEXISTS', items, uid) == 1, true) then
     lay_ghost()
   elseif uid then
+    bytes = bytes + redis.call('HSTRLEN', items, uid)
     forget_records(uid)
     redis.call('HDEL', items, uid)
     gone = gone + 1
   end
-  if more == 'done' then
+  if more == 'done' or bytes > 64 * MOST_BYTES then
     break
   end
 end

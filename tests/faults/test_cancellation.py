@@ -113,19 +113,20 @@ def test_undecodable_items_do_not_keep_the_others(proxy, queue, remote, client):
 
 def test_whoever_cancels_twice_need_not_wait(proxy, queue, remote):
     queue.put("a")
-    fault = proxy.arm("hold reply", CLAIM, times=2)
+    fault = proxy.arm("hold reply", CLAIM)
 
     async def main() -> None:
         await remote.aput("b")
         task = asyncio.create_task(remote.aget())
-        await wait_in_loop(hit(fault), "the claim to be carried out")
+        await wait_in_loop(lambda: fault.held, "the claim to be carried out")
+        stalled = proxy.arm("stall request", CLAIM)
         task.cancel()
-        await wait_in_loop(lambda: len(fault.held) == 2, "the claim to be asked for again")
+        await wait_in_loop(lambda: stalled.held, "what it took to be given back")
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
         assert queue.counts()["in_flight"] == 1
-        await asyncio.to_thread(fault.deliver)
+        await asyncio.to_thread(stalled.deliver)
         await wait_in_loop(lambda: queue.counts()["in_flight"] == 0, "the claim to be given back")
 
     asyncio.run(main())

@@ -4,13 +4,13 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count
 from typing import Any, TypeVar
 
 from django.core.management.base import CommandError, CommandParser
 
-from django_srq.exceptions import PayloadError
+from django_srq.exceptions import PayloadError, SRQError
 from django_srq.management.command import USAGE, QueueCommand
 from django_srq.operations import BATCH
 
@@ -68,11 +68,20 @@ class Command(QueueCommand):
         number = 0
         parse = _json if json else str
         for items in _batches("payload", [payload], parse) if payload else self._from_lines(parse, skip_blank=json):
-            uids = put(items)
-            number += len(uids)
-            self.done = f"put before that: {number:,}"
-            self.stdout.write("".join(f"{uid}\n" for uid in uids), ending="")
-            self.stdout.flush()
+            try:
+                uids = put(items)
+            except SRQError as error:
+                self._tell(error.put, number)  # large ones go in several calls, of which the first may have been well
+                raise
+            number = self._tell(uids, number)
+
+    def _tell(self, uids: Sequence[str], number: int) -> int:
+        """Print what was put; how many these are with the number of those before."""
+        number += len(uids)
+        self.done = f"put before that: {number:,}" if number else ""
+        self.stdout.write("".join(f"{uid}\n" for uid in uids), ending="")
+        self.stdout.flush()
+        return number
 
     def _from_lines(self, parse: Callable[[str], Any], *, skip_blank: bool) -> Iterator[list[Any]]:
         encoding = sys.stdin.encoding

@@ -1,0 +1,19 @@
+#!lua flags=no-writes
+-- Walks over the uids of a hash, and leaves what it holds of them at the server: payloads may be large.
+-- ARGV[1]  hash: items, holders, deliveries, crashes, errors or headers
+-- ARGV[2]  cursor: 0 to begin, then what the call before replied
+-- ARGV[3]  count: how many uids it looks for; fewer when what is held of them has more than MOST_BYTES
+-- Reply: the next cursor, 0 when that was all, then the uids. Some may come twice.
+-- include: keys layout most_bytes
+local hash = ({items = items, holders = holders, deliveries = deliveries, crashes = crashes, errors = errors, headers = headers})[ARGV[1]]
+local cursor, bytes, reply = ARGV[2], 0, {''}
+repeat
+  local scan = redis.call('HSCAN', hash, cursor, 'COUNT', 1)   -- which reads the values, too
+  cursor = scan[1]
+  for i = 1, #scan[2], 2 do
+    reply[#reply + 1] = scan[2][i]
+    bytes = bytes + #scan[2][i + 1]
+  end
+until cursor == '0' or #reply > tonumber(ARGV[3]) or bytes > MOST_BYTES
+reply[1] = cursor
+return reply
