@@ -215,7 +215,7 @@ class Link:
 
         try:
             return self._exchange(commands, attempts, receive)
-        except LOST:
+        except (NotSent, *LOST):
             if attempts.left() <= 0:
                 raise
             # The server may have been restarted since the connection was last used; reading twice does no harm.
@@ -468,7 +468,7 @@ class Stream:
         assert self._wire is not None
         try:
             return sent.call.read(self._wire.receive(time.monotonic() + self._timeout))
-        except (redis.RedisError, OSError) as error:
+        except (NotSent, redis.RedisError, OSError) as error:
             # Called again, it will say what is wrong.
             if isinstance(error, SPENT) or not isinstance(error, redis.exceptions.ResponseError):
                 self._lost()

@@ -853,3 +853,30 @@ def test_a_sentinel_s_service_is_named(at):
     queue.link.close()
     for one in sentinel.sentinels:
         one.close()
+
+
+def test_stream_whose_connection_was_closed_before_it_was_used_tells_of_it(at, server):
+    """What was sent then is to be called again, in a worker too."""
+    queue = at(server.url)
+    stream = queue.link.stream()
+    with server.client() as client:
+        for uid in ("a", "b", "c"):
+            stream.send(operations.put(queue.keys, [Put(uid, b"x", b"")], own=True), queue="q")
+            client.client_kill_filter(_type="normal", skipme=True)
+        assert [sent.result for sent in stream.collect()][1:] == [None, None]
+    stream.send(operations.put(queue.keys, [Put("d", b"x", b"")], own=True), queue="q")
+    [sent] = stream.collect()
+    assert list(sent.result.states) == [""]
+    stream.close()
+
+
+@pytest.mark.parametrize("look", [0, PATIENT], ids=["seen before it is sent", "seen after it is sent"])
+def test_look_over_a_connection_that_was_closed(at, server, monkeypatch, look):
+    monkeypatch.setattr("django_srq.wires.LULL", look)
+    queue = at(server.url)
+    asked = [("orders", operations.counts(Keys("orders")))]
+    with server.client() as client:
+        for _ in range(3):
+            [counts] = queue.link.look(asked, timeout=PATIENT)
+            assert counts.ready == 0
+            client.client_kill_filter(_type="normal", skipme=True)
