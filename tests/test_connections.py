@@ -855,18 +855,23 @@ def test_a_sentinel_s_service_is_named(at):
         one.close()
 
 
-def test_stream_whose_connection_was_closed_before_it_was_used_tells_of_it(at, server):
-    """What was sent then is to be called again, in a worker too."""
+@pytest.mark.parametrize("look", [0, PATIENT], ids=["seen before it is sent", "seen after it is sent"])
+def test_stream_whose_connection_was_closed(at, server, monkeypatch, look):
+    """Before it is used again: what is sent then goes over another one, or is to be called again."""
+    monkeypatch.setattr("django_srq.wires.LULL", look)
     queue = at(server.url)
     stream = queue.link.stream()
+
+    def send(uid: str) -> object:
+        stream.send(operations.put(queue.keys, [Put(uid, b"x", b"")], own=True), queue="q")
+        [sent] = stream.collect()
+        return sent.result
+
     with server.client() as client:
-        for uid in ("a", "b", "c"):
-            stream.send(operations.put(queue.keys, [Put(uid, b"x", b"")], own=True), queue="q")
-            client.client_kill_filter(_type="normal", skipme=True)
-        assert [sent.result for sent in stream.collect()][1:] == [None, None]
-    stream.send(operations.put(queue.keys, [Put("d", b"x", b"")], own=True), queue="q")
-    [sent] = stream.collect()
-    assert list(sent.result.states) == [""]
+        assert send("before")
+        client.client_kill_filter(_type="normal", skipme=True)
+        assert (send("after") is None) == (look == PATIENT)
+        assert send("later")
     stream.close()
 
 
