@@ -853,3 +853,35 @@ def test_server_that_is_too_old_for_our_scripts_is_told_so(link, prefix, name):
     call = Call(older, Keys(prefix), (), lambda reply: reply)
     with pytest.raises(QueueUnavailable, match="too old, it needs Redis 7.0 or Valkey 7.2: .*unexpected symbol near"):
         link.call(call, queue=prefix)
+
+
+@pytest.mark.parametrize("look", [0, PATIENT], ids=["seen before it is sent", "seen after it is sent"])
+def test_stream_whose_connection_was_closed(at, server, monkeypatch, look):
+    """Before it is used again: what is sent then goes over another one, or is to be called again."""
+    monkeypatch.setattr("django_srq.wires.LULL", look)
+    queue = at(server.url)
+    stream = queue.link.stream()
+
+    def send(uid: str) -> object:
+        stream.send(operations.put(queue.keys, [Put(uid, b"x", b"")], own=True), queue="q")
+        [sent] = stream.collect()
+        return sent.result
+
+    with server.client() as client:
+        assert send("before")
+        client.client_kill_filter(_type="normal", skipme=True)
+        assert (send("after") is None) == (look == PATIENT)
+        assert send("later")
+    stream.close()
+
+
+@pytest.mark.parametrize("look", [0, PATIENT], ids=["seen before it is sent", "seen after it is sent"])
+def test_look_over_a_connection_that_was_closed(at, server, monkeypatch, look):
+    monkeypatch.setattr("django_srq.wires.LULL", look)
+    queue = at(server.url)
+    asked = [("orders", operations.counts(Keys("orders")))]
+    with server.client() as client:
+        for _ in range(3):
+            [counts] = queue.link.look(asked, timeout=PATIENT)
+            assert counts.ready == 0
+            client.client_kill_filter(_type="normal", skipme=True)
