@@ -674,7 +674,10 @@ def _read_claim(reply: Any) -> ClaimReply:
     found = []
     parts = iter(rest)
     for uid, token, payload, deliveries, headers in zip(parts, parts, parts, parts, parts, strict=True):
-        delivery = _delivery(headers, token.decode(), int(deliveries))
+        crashes = 0
+        if type(deliveries) is bytes:
+            deliveries, crashes = map(int, deliveries.split())
+        delivery = _delivery(headers, token.decode(), deliveries, crashes=crashes)
         found.append(Found(uid.decode(), payload, delivery))
     return ClaimReply(_read_flags(flags), None if milliseconds_ < 0 else milliseconds_ / 1000, int(held_up), found)
 

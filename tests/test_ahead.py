@@ -510,12 +510,12 @@ def test_a_child_whose_host_was_suspended_begins_with_nothing_that_others_may_ha
     queue, process = ninth({"do": "suspend"}, LEASE=1)
     os.kill(process.pid, signal.SIGSTOP)
     wait_for(lambda: queue.recover() == 0 and queue.counts()["ready"] == 22, "the end of all leases")
-    taken = queue.get_many(10)
+    taken = [*queue.get_many(10), *queue.get_many(9)]  # the first one alone, as it may have been begun
     os.killpg(process.pid, signal.SIGCONT)
     # The late ack of what it was handling counts.
     wait_for(lambda: queue.counts() == {"ready": 0, "in_flight": 9, "delayed": 0, "dead": 0}, "the others")
     assert handled(project) == ALL_ONCE[:9] + ALL_ONCE[18:]
-    assert [(item.payload["name"], item.deliveries) for item in taken[1:]] == [(f"n{n}", 2) for n in range(9, 18)]
+    assert [(item.payload["name"], item.deliveries) for item in taken[1:]] == [(f"n{n}", 1) for n in range(9, 18)]
     assert [queue.ack(item) for item in taken[1:]] == [True] * 9
     assert queue.audit() == []
 

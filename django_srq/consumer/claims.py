@@ -77,14 +77,19 @@ class Claims:
         alarm: Alarm,
         *,
         left: int | None,
+        width: Callable[[Source], int],
         late: Callable[[Answer], None],
     ) -> None:
-        """late: takes, in a thread of its own, what a claim brings that was put off until the server was back."""
+        """width: how many items of a source are begun at one time, at most.
+
+        late: takes, in a thread of its own, what a claim brings that was put off until the server was back.
+        """
         self.left = left  # items that may still be claimed; None: any number
         self.asked: Sent[ClaimReply] | None = None  # the claim that was sent ahead, and whose reply is not read yet
-        self.plenty = False  # the last claim brought all that it asked for
+        self.plenty = False  # the last claim brought all that it asked for, and behind which more may be claimed
         self.refused = False  # the server carried out no wait
-        self._consumer, self._sources, self._hands = consumer, list(sources), hands
+        self._sources, self._hands = list(sources), hands
+        self._names = {source: f"{consumer}+{width(source)}" for source in sources}  # by which the server knows us
         self._settling, self._errands, self._alarm, self._late = settling, errands, alarm, late
         # Of all claims: those that are made at once or sent ahead, and those behind a wait.
         self._slot, self._parking = (Slot(name) for name in claim_slots(consumer))
@@ -106,7 +111,7 @@ class Claims:
 
     def claim(self, source: Source, n: int, finished: Sequence[Finished], answer: Answer) -> int:
         """Claim up to n items, and ack what is finished; how many there are now. From a server that is away: late."""
-        call = source.queue.claim(self._consumer, lease=source.lease, n=n, acks=[one.job.held for one in finished])
+        call = source.queue.claim(self._names[source], lease=source.lease, n=n, acks=[one.job.held for one in finished])
         before = len(answer.jobs)
         self._slot.seq += 1
         if n:  # until the reply is taken: another thread may have the interpreter's lock meanwhile, for long
@@ -161,7 +166,7 @@ class Claims:
             try:
                 if queue.link not in silent and not self._errands.away(queue.link):
                     self._slot.seq += 1
-                    call = queue.claim(self._consumer, lease=source.lease, n=0)
+                    call = queue.claim(self._names[source], lease=source.lease, n=0)
                     queue.link.call(call, queue=queue.label, timeout=1, slot=self._slot)
             except (QueueUnavailable, OutcomeUnknown):
                 silent.add(queue.link)  # there, others find it when they look by themselves
@@ -170,7 +175,7 @@ class Claims:
         """Take what a claim of up to n items brought; how many. until: the end of its leases at the earliest."""
         jobs = self._write_down(source, reply.found, until or lease_time() + source.lease)
         answer.jobs += jobs
-        self.plenty = 0 < n == len(jobs)
+        self.plenty = 0 < n == len(jobs) and not jobs[0].suspect
         if n:
             answer.again |= reply.wait == 0
             answer.wait = min(answer.wait, source.lease, reply.wait or LOOK)
@@ -199,7 +204,7 @@ class Claims:
         stream = self._streams[queue.link]
         if n:
             self._slot.seq += 1
-            call = queue.claim(self._consumer, lease=source.lease, n=n, acks=held)
+            call = queue.claim(self._names[source], lease=source.lease, n=n, acks=held)
             self._hands.ask(self._sources.index(source))
             about = _Asked(source, n, finished)
             self.asked = stream.send(call, queue=queue.label, slot=self._slot, about=about)
@@ -244,7 +249,7 @@ class Claims:
         So an item is here with the one reply. None: what came of the claim is not known; ``recall`` finds out.
         """
         queue, asked, answer = source.queue, _Asked(source, n), None
-        call = queue.claim(self._consumer, lease=source.lease, n=n)
+        call = queue.claim(self._names[source], lease=source.lease, n=n)
         self._parking.seq += 1
         try:
             wait = operations.wait([queue.keys], seconds)
@@ -271,7 +276,7 @@ class Claims:
                 self._add(source, 0, reply, answer)
 
         if source is not None:
-            call = source.queue.claim(self._consumer, lease=source.lease, n=0)
+            call = source.queue.claim(self._names[source], lease=source.lease, n=0)
             self._errands.do(source.queue, call, take, slot=self._parking)  # the same number: it is carried out once
 
     def wait(self, seconds: float, sources: Sequence[Source]) -> Source | None:
