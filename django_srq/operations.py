@@ -436,6 +436,11 @@ def release(keys: Keys, held: Iterable[Held]) -> Call[list[bool]]:
     return Call(Script.named("release"), keys, tuple(args), _read_flags)
 
 
+def withdraw(keys: Keys, slot: bytes, number: int) -> Call[int]:
+    """Give back what the claim with that number in the slot took, as far as it is still held."""
+    return Call(Script.named("withdraw"), keys, (slot, _int(number)), lambda reply: int(_text(reply)))
+
+
 def crashed(
     keys: Keys,
     held: Sequence[Held],

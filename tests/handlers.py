@@ -113,6 +113,10 @@ def _kill_all(payload: dict[str, object], item: Item) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def _sleep_with_the_gil(payload: dict[str, object], item: Item) -> None:
+    ctypes.PyDLL(None).usleep(int(payload["microseconds"]))  # type: ignore[call-overload]
+
+
 def _dirty(payload: dict[str, object], item: Item) -> None:
     found = (translation.get_language(), timezone.get_current_timezone_name(), _VARIABLE.get(), len(connection.queries))
     _say(f"found {found}")
@@ -156,6 +160,7 @@ DEEDS = {
     "hold the GIL": _hold_the_gil,
     "suspend": lambda payload, item: os.kill(os.getpid(), signal.SIGSTOP),
     "kill all": _kill_all,
+    "sleep with the GIL": _sleep_with_the_gil,
     "SIGKILL": lambda payload, item: os.kill(os.getpid(), signal.SIGKILL),
     "SIGSEGV": lambda payload, item: ctypes.string_at(0),
     "abort": lambda payload, item: os.abort(),

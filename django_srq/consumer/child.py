@@ -21,13 +21,15 @@ from django_srq.consumer.hands import Hands
 from django_srq.consumer.leases import Leases
 from django_srq.consumer.plan import Plan
 from django_srq.consumer.source import Source, StopConsuming
+from django_srq.consumer.withdrawal import Withdrawal
 from django_srq.consumer.worker import Worker
 from django_srq.exceptions import SRQError
 from django_srq.queue import SafeRedisQueue
 
 logger = logging.getLogger("django_srq.consumer")
 
-STOP = b"stop\n"  # what the supervisor says to a child; anything else is a signal to be sent, as JSON
+# What the supervisor says to a child; anything else is a signal to be sent, as JSON. ASK: say that you hear it.
+STOP, ASK = b"stop\n", b"ask\n"
 
 
 @dataclass
@@ -42,7 +44,11 @@ class Child:
     told_to_stop: bool = False
     killed_for: str = ""  # why we killed it
     over_limit: set[int] = field(default_factory=set)  # the fillings of its hands that took too long
+    withdrawal: Withdrawal = field(init=False)
     unsaid: bytes = b""  # what it has to be told before anything else: the rest of a line, STOP
+
+    def __post_init__(self) -> None:
+        self.withdrawal = Withdrawal(self.hands, lambda: self.tell(ASK))
 
     def tell(self, line: bytes) -> bool:
         """Whether it is told that, the rest of it by ``say_on``; False: none of it, as the pipe is full."""
@@ -148,6 +154,8 @@ class ChildProcess:
     def _hear(self, line: bytes) -> None:
         if line == STOP:
             self._stop()
+        elif line == ASK:
+            self._hands.hear()
         else:
             self._events.put(line)
 

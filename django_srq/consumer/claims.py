@@ -115,7 +115,7 @@ class Claims:
         before = len(answer.jobs)
         self._slot.seq += 1
         if n:  # until the reply is taken: another thread may have the interpreter's lock meanwhile, for long
-            self._hands.ask(self._sources.index(source))
+            self._hands.ask(self._sources.index(source), self._slot.seq)
             self._hands.read()
         self._make(call, replace(self._slot), _Asked(source, n, finished), answer)
         return len(answer.jobs) - before
@@ -140,7 +140,9 @@ class Claims:
             self._make(call, slot, asked.again(), answer)
             return
         taken = self._add(asked.source, asked.n, reply, answer, asked.until)
-        self._hands.took()
+        if not self._hands.took(slot.seq):
+            self._return(asked.source, taken, answer)
+            taken = 0
         self._settling.acked(asked.finished, reply.acked)
         self._return_surplus(asked.source, taken, answer)
 
@@ -151,9 +153,13 @@ class Claims:
         with self._taking:
             surplus = min(max(0, -self.left), taken)
             self.left += surplus
-        if surplus:
-            self._settling.release(source, answer.jobs[-surplus:])
-            del answer.jobs[-surplus:]
+        self._return(source, surplus, answer)
+
+    def _return(self, source: Source, last: int, answer: Answer) -> None:
+        """Give back so many of the last jobs of an answer."""
+        if last:
+            self._settling.release(source, answer.jobs[-last:])
+            del answer.jobs[-last:]
 
     def pass_on(self) -> None:
         """A wake token that we may have taken must not be lost: a claim of nothing rings for whoever is there.
@@ -205,7 +211,7 @@ class Claims:
         if n:
             self._slot.seq += 1
             call = queue.claim(self._names[source], lease=source.lease, n=n, acks=held)
-            self._hands.ask(self._sources.index(source))
+            self._hands.ask(self._sources.index(source), self._slot.seq)
             about = _Asked(source, n, finished)
             self.asked = stream.send(call, queue=queue.label, slot=self._slot, about=about)
         else:
@@ -218,7 +224,8 @@ class Claims:
         self.asked = None  # which is among them in any case
         for sent in collected:
             if isinstance(sent.about, _Asked) and sent.result is None:
-                self._hands.ask(self._sources.index(sent.about.source))  # nothing of it is being read
+                # Nothing of it is being read.
+                self._hands.ask(self._sources.index(sent.about.source), sent.slot.seq)
         for sent in collected:
             if isinstance(sent.about, _Asked):
                 self._claimed_ahead(sent, sent.about, answer)

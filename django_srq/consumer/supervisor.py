@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,13 +21,14 @@ from django_srq import failure, operations
 from django_srq.consumer.child import Child, ChildProcess
 from django_srq.consumer.claims import claim_slots
 from django_srq.consumer.errands import LAST_WORDS
-from django_srq.consumer.hands import DONE, FAILED, HELD, RUNNING, SENT, Hand, Hands
+from django_srq.consumer.hands import DONE, FAILED, HELD, RUNNING, SENT, Hand, Hands, Waiting
 from django_srq.consumer.leases import Leases
 from django_srq.consumer.outage import Outage
 from django_srq.consumer.plan import Plan
 from django_srq.consumer.probes import Heartbeat, interval, notify
 from django_srq.consumer.signal_pipe import SignalPipe
 from django_srq.consumer.source import Source
+from django_srq.consumer.withdrawal import LOOK
 from django_srq.consumer.worker import Worker
 from django_srq.exceptions import OutcomeUnknown, QueueUnavailable, SRQError
 from django_srq.operations import Call, Held
@@ -94,7 +95,7 @@ class Supervisor:
         self._stop_at: float | None = None  # the moment at which the grace is over
         self._cut = False
         self._ready = False
-        self._next_round = self._next_beat = self._next_retry = 0.0
+        self._next_round = self._next_beat = self._next_retry = self._next_look = 0.0
         self.last_words = ""  # why it could not go on
 
     def run(self) -> int:
@@ -232,7 +233,7 @@ class Supervisor:
     def _until_next(self) -> float:
         """Seconds until there is something to do without being told."""
         now = time.monotonic()
-        moments = [self._next_round, self._next_beat, *(place.due for place in self._wanted())]
+        moments = [self._next_round, self._next_beat, self._next_look, *(place.due for place in self._wanted())]
         if self._reports:
             moments.append(self._next_retry)
         if self._stop_at is not None and self._stop_at > now:
@@ -343,6 +344,24 @@ class Supervisor:
                 mode = "crash" if blamed else "release"
                 self._end(child, source, None, how, memory, mode, slot)
 
+    def _withdraw(self) -> None:
+        """Give back what waits in a child that cannot begin it."""
+        for child in self._children():
+            if waiting := child.withdrawal.look():
+                self._report_waiting(child.hands, waiting)
+                self._send_reports()
+
+    def _report_waiting(self, hands: Hands, waiting: Iterable[Waiting]) -> None:
+        found = [hand for one in waiting if (hand := hands.of(one))]
+        claims = [one.number for one in waiting if one.record is None]
+        asked = hands.asked
+        for place, source in enumerate(self._sources):
+            queue = source.queue
+            if held := [hand.held for hand in found if hand.source == place]:
+                self._reports.append(Report(queue, operations.release(queue.keys, held)))
+            if claims and asked == place:
+                self._reports.append(Report(queue, operations.withdraw(queue.keys, hands.slot, *claims)))
+
     def _settle(self, source: Source, hands: Sequence[Hand]) -> None:
         """Handled is acked, not started is released: a death in between must not double the one, or blame the other."""
         queue = source.queue
@@ -407,6 +426,9 @@ class Supervisor:
 
     def _tend(self) -> None:
         now = time.monotonic()
+        if now >= self._next_look:
+            self._next_look = now + LOOK
+            self._withdraw()
         if self._reports and now >= self._next_retry:
             self._send_reports()
         if now >= self._next_round:
