@@ -213,7 +213,8 @@ class Worker:
             try:
                 while True:
                     if self._jobs[kind] and not self._errands.stopping:
-                        self._send_finished()
+                        if self._finished:
+                            self._send_finished()
                         return self._batch(self._jobs[kind])
                     over = self._over or kind in self._dry
                     if self._leading:
