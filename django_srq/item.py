@@ -18,7 +18,7 @@ class Delivery(NamedTuple):
 
     token: str = ""  # names this delivery; empty for an item that was only looked at
     deliveries: int = 0  # this one included
-    crashes: int = 0  # known for items that were looked at
+    crashes: int = 0  # deliveries that ended with the consumer's death
     number: str = ""  # number of the put, for a uid of the caller's own; else empty
     priority: int = 0
     headers: Mapping[str, str] = {}

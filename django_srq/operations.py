@@ -490,6 +490,11 @@ def release(keys: Keys, held: Iterable[Held]) -> Call[list[bool]]:
     return Call(Script.named("release"), keys, tuple(args), _read_flags)
 
 
+def withdraw(keys: Keys, slot: bytes, number: int) -> Call[int]:
+    """Give back what the claim with that number in the slot took, as far as it is still held."""
+    return Call(Script.named("withdraw"), keys, (slot, _int(number)), lambda reply: int(_text(reply)))
+
+
 def crashed(
     keys: Keys,
     held: Sequence[Held],
@@ -740,7 +745,10 @@ def _read_claim(reply: Any) -> ClaimReply:
     found = []
     parts = iter(rest)
     for uid, token, payload, deliveries, headers in zip(parts, parts, parts, parts, parts, strict=True):
-        delivery = _delivery(headers, token.decode(), int(deliveries))
+        crashes = 0
+        if type(deliveries) is bytes:
+            deliveries, crashes = map(int, deliveries.split())
+        delivery = _delivery(headers, token.decode(), deliveries, crashes=crashes)
         found.append(Found(uid.decode(), payload, delivery))
     return ClaimReply(_read_flags(flags), None if milliseconds_ < 0 else milliseconds_ / 1000, int(held_up), found)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import redis
 
 from django_srq.operations import Keys
@@ -26,6 +28,10 @@ def pass_time(client: redis.Redis, keys: Keys, seconds: float) -> None:
     for moment in ("silent", "quiet", "restarted"):
         if client.hexists(keys["meta"], moment):
             client.hincrby(keys["meta"], moment, -round(seconds * 1000))
+    for field, known in client.hscan_iter(keys["slots"]):
+        if known.startswith(b"0 "):  # no slot's, but what is remembered of a consumer, and since when
+            earlier = re.sub(rb"\b\d{13}\b", lambda moment: b"%d" % (int(moment[0]) - round(seconds * 1000)), known)
+            client.hset(keys["slots"], field, earlier)
 
 
 def pass_minutes(client: redis.Redis, keys: Keys, minutes: int) -> None:

@@ -96,6 +96,12 @@ def together(payloads: list[dict[str, object]], items: list[Item]) -> None:
     told(payloads[0], items[0])
 
 
+def one_by_one(payloads: list[dict[str, object]], items: list[Item]) -> None:
+    """Does what each of them says."""
+    for payload, item in zip(payloads, items, strict=True):
+        told(payload, item)
+
+
 def _wait_for_word(payload: dict[str, object], item: Item) -> None:
     word = Path(os.environ["SRQ_TEST_GO"]).with_name(f"go-{payload.get('word', 'on')}")
     while not word.exists():
@@ -113,6 +119,16 @@ def _hold_the_gil(payload: dict[str, object], item: Item) -> None:
     c = ctypes.PyDLL(None)
     c.read(c.open(str(payload["until"]).encode(), os.O_RDONLY), ctypes.create_string_buffer(100), 100)
     _say(f"released lost={item.lease_lost}")
+
+
+def _kill_all(payload: dict[str, object], item: Item) -> None:
+    """As what has no memory left takes its container down."""
+    os.kill(os.getppid(), signal.SIGKILL)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _sleep_with_the_gil(payload: dict[str, object], item: Item) -> None:
+    ctypes.PyDLL(None).usleep(int(payload["microseconds"]))  # type: ignore[call-overload]
 
 
 def _dirty(payload: dict[str, object], item: Item) -> None:
@@ -157,6 +173,8 @@ DEEDS = {
     "wait": _wait_for_word,
     "hold the GIL": _hold_the_gil,
     "suspend": lambda payload, item: os.kill(os.getpid(), signal.SIGSTOP),
+    "kill all": _kill_all,
+    "sleep with the GIL": _sleep_with_the_gil,
     "SIGKILL": lambda payload, item: os.kill(os.getpid(), signal.SIGKILL),
     "SIGSEGV": lambda payload, item: ctypes.string_at(0),
     "abort": lambda payload, item: os.abort(),

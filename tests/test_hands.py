@@ -53,15 +53,15 @@ def test_a_claim_is_held_until_what_it_brought_is_written_down():
     pid = os.fork()
     if pid == 0:
         hands.say("w" * 2000)
-        hands.ask(3)
+        hands.ask(3, 7)
         os._exit(0)
     os.waitpid(pid, 0)
     assert (hands.asked, hands.reading, hands.words[:3], hands.fatal, hands.full) == (3, False, "www", False, False)
     hands.read()
     assert (hands.asked, hands.reading) == (3, True)
-    hands.took()
+    assert hands.took(7)
     assert hands.asked is None
-    hands.ask(0)
+    hands.ask(0, 8)
     assert (hands.asked, hands.reading, list(hands)) == (0, False, [])
 
 

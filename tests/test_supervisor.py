@@ -138,7 +138,8 @@ def test_what_was_handled_but_not_acked_when_the_child_died_is_acked(queue):
     hands.finish(0)
     hands.start(2)
     account_for(supervisor, Child("c1.1", 0, hands, 0))
-    assert [(item.uid, item.deliveries) for item in queue.get_many(3)] == [(unstarted.uid, 1), (running.uid, 2)]
+    found = [*queue.get_many(3), *queue.get_many(3)]  # what was in hand comes alone
+    assert [(item.uid, item.deliveries) for item in found] == [(unstarted.uid, 1), (running.uid, 2)]
     assert queue.snapshot().stats["acked"] == 1
     assert queue.snapshot().stats["crashed"] == 1
 

@@ -23,6 +23,7 @@ from django_srq.consumer.log import guarded
 from django_srq.consumer.orphan import Orphan
 from django_srq.consumer.plan import Plan
 from django_srq.consumer.source import Source, StopConsuming
+from django_srq.consumer.withdrawal import Withdrawal
 from django_srq.consumer.worker import Worker
 from django_srq.exceptions import SRQError
 from django_srq.queue import SafeRedisQueue
@@ -30,7 +31,8 @@ from django_srq.queue import SafeRedisQueue
 logger = guarded("django_srq.consumer")
 
 SOONER = 0.5  # seconds before the supervisor would kill it; then it can say itself what it cuts
-STOP = b"stop\n"  # what the supervisor says to a child; anything else is a signal to be sent, as JSON
+# What the supervisor says to a child; anything else is a signal to be sent, as JSON. ASK: say that you hear it.
+STOP, ASK = b"stop\n", b"ask\n"
 
 
 @dataclass
@@ -45,7 +47,11 @@ class Child:
     told_to_stop: bool = False
     killed_for: str = ""  # why we killed it
     over_limit: set[int] = field(default_factory=set)  # the fillings of its hands that took too long
+    withdrawal: Withdrawal = field(init=False)
     unsaid: bytes = b""  # what it has to be told before anything else: the rest of a line, STOP
+
+    def __post_init__(self) -> None:
+        self.withdrawal = Withdrawal(self.hands, lambda: self.tell(ASK))
 
     def tell(self, line: bytes) -> bool:
         """Whether it is told that, the rest of it by ``say_on``; False: none of it, as the pipe is full."""
@@ -180,6 +186,8 @@ class ChildProcess:
     def _hear(self, line: bytes) -> None:
         if line == STOP:
             self._stop()
+        elif line == ASK:
+            self._hands.hear()
         else:
             self._events.put(line)
 

@@ -48,6 +48,7 @@ class _Asked:
     finished: Sequence[Finished] = ()  # acked with it
     share: float = 0.5  # of the lease: later than that the reply counts as old
     parked: bool = False  # behind a wait
+    number: int = 0  # of a claim that is not: in its slot
     begun: float = field(default_factory=lease_time)
 
     def again(self) -> _Asked:
@@ -91,14 +92,19 @@ class Claims:
         alarm: Alarm,
         *,
         left: int | None,
+        width: Callable[[Source], int],
         late: Callable[[Answer], None],
     ) -> None:
-        """late: takes, in a thread of its own, what a claim brings that was put off until the server was back."""
+        """width: how many items of a source are begun at one time, at most.
+
+        late: takes, in a thread of its own, what a claim brings that was put off until the server was back.
+        """
         self.left = left  # items that may still be claimed; None: any number
         self.asked: Sent[ClaimReply] | None = None  # the claim that was sent ahead, and whose reply is not read yet
-        self.plenty = False  # the last claim brought items, and there may be more
+        self.plenty = False  # the last claim brought items, and there may be more that may be claimed behind them
         self.refused = False  # the server carried out no wait
-        self._consumer, self._sources, self._hands = consumer, list(sources), hands
+        self._sources, self._hands = list(sources), hands
+        self._names = {source: f"{consumer}+{width(source)}" for source in sources}  # by which the server knows us
         self._settling, self._errands, self._alarm, self._late = settling, errands, alarm, late
         # Of all claims: those that are made at once or sent ahead, and those behind a wait.
         self._slot, self._parking = (Slot(name) for name in claim_slots(consumer))
@@ -122,13 +128,13 @@ class Claims:
     def claim(self, source: Source, n: int, finished: Sequence[Finished], answer: Answer) -> int:
         """Claim up to n items, and ack what is finished; how many there are now. From a server that is away: late."""
         n = min(n, self._room)
-        call = source.queue.claim(self._consumer, lease=source.lease, n=n, acks=[one.job.held for one in finished])
+        call = source.queue.claim(self._names[source], lease=source.lease, n=n, acks=[one.job.held for one in finished])
         before = len(answer.jobs)
         self._slot.seq += 1
         if n:  # until the reply is taken: another thread may have the interpreter's lock meanwhile, for long
-            self._hands.ask(self._sources.index(source))
+            self._hands.ask(self._sources.index(source), self._slot.seq)
             self._hands.read()
-        self._make(call, replace(self._slot), _Asked(source, n, finished), answer)
+        self._make(call, replace(self._slot), _Asked(source, n, finished, number=self._slot.seq), answer)
         return len(answer.jobs) - before
 
     def _make(self, call: Call[ClaimReply], slot: Slot, asked: _Asked, answer: Answer) -> None:
@@ -163,7 +169,7 @@ class Claims:
         logger.warning("the reply to a claim could not be read, giving its items back queue=%s", source.queue.label)
         self._room = 1
         how = operations.UNREAD if cut else operations.GIVE_BACK
-        return source.queue.claim(self._consumer, lease=source.lease, n=how, acks=held)
+        return source.queue.claim(self._names[source], lease=source.lease, n=how, acks=held)
 
     def _take(self, asked: _Asked, reply: ClaimReply, answer: Answer) -> None:
         if reply.found and asked.old:
@@ -187,8 +193,9 @@ class Claims:
         taken = self._add(asked, reply, answer)
         if asked.parked:
             self._hands.arriving = False
-        else:
-            self._hands.took()
+        elif not self._hands.took(asked.number):
+            self._return(asked.source, taken, answer)
+            taken = 0
         self._settling.acked(asked.finished, reply.acked)
         self._return_surplus(asked.source, taken, answer)
 
@@ -199,9 +206,13 @@ class Claims:
         with self._taking:
             surplus = min(max(0, -self.left), taken)
             self.left += surplus
-        if surplus:
-            self._settling.release(source, answer.jobs[-surplus:])
-            del answer.jobs[-surplus:]
+        self._return(source, surplus, answer)
+
+    def _return(self, source: Source, last: int, answer: Answer) -> None:
+        """Give back so many of the last jobs of an answer."""
+        if last:
+            self._settling.release(source, answer.jobs[-last:])
+            del answer.jobs[-last:]
 
     def pass_on(self) -> None:
         """A wake token that we may have taken must not be lost: a claim of nothing rings for whoever is there.
@@ -214,7 +225,7 @@ class Claims:
             try:
                 if queue.link not in silent and not self._errands.away(queue.link):
                     self._slot.seq += 1
-                    call = queue.claim(self._consumer, lease=source.lease, n=0)
+                    call = queue.claim(self._names[source], lease=source.lease, n=0)
                     queue.link.call(call, queue=queue.label, timeout=1, slot=self._slot)
             except (QueueUnavailable, OutcomeUnknown):
                 silent.add(queue.link)  # there, others find it when they look by themselves
@@ -224,7 +235,7 @@ class Claims:
         source, n = asked.source, asked.n
         jobs = self._write_down(source, reply.found, asked.until)
         answer.jobs += jobs
-        self.plenty = n > 0 and bool(jobs) and reply.wait == 0
+        self.plenty = n > 0 and bool(jobs) and reply.wait == 0 and not jobs[0].suspect
         if jobs:
             self._room = min(2 * self._room, operations.BATCH)
         if n:
@@ -254,9 +265,9 @@ class Claims:
         stream = self._streams[queue.link]
         if n:
             self._slot.seq += 1
-            call = queue.claim(self._consumer, lease=source.lease, n=n, acks=held)
-            self._hands.ask(self._sources.index(source))
-            about = _Asked(source, n, finished)
+            call = queue.claim(self._names[source], lease=source.lease, n=n, acks=held)
+            self._hands.ask(self._sources.index(source), self._slot.seq)
+            about = _Asked(source, n, finished, number=self._slot.seq)
             self.asked = stream.send(call, queue=queue.label, slot=self._slot, about=about)
         else:
             stream.send(operations.ack(queue.keys, held), queue=queue.label, about=(source, finished))
@@ -268,7 +279,8 @@ class Claims:
         self.asked = None  # which is among them in any case
         for sent in collected:
             if isinstance(sent.about, _Asked) and sent.result is None:
-                self._hands.ask(self._sources.index(sent.about.source))  # nothing of it is being read
+                # Nothing of it is being read.
+                self._hands.ask(self._sources.index(sent.about.source), sent.slot.seq)
         for sent in collected:
             if isinstance(sent.about, _Asked):
                 self._claimed_ahead(sent, sent.about, answer)
@@ -300,7 +312,7 @@ class Claims:
         """
         n = min(n, self._room)
         queue, asked, answer = source.queue, _Asked(source, n, parked=True), None
-        call = queue.claim(self._consumer, lease=source.lease, n=n)
+        call = queue.claim(self._names[source], lease=source.lease, n=n)
         self._parking.seq += 1
         try:
             wait = operations.wait([queue.keys], seconds)
@@ -329,7 +341,7 @@ class Claims:
         source, self._unsure = self._unsure, None
         if source is not None:
             self._arriving()
-            call = source.queue.claim(self._consumer, lease=source.lease, n=0)
+            call = source.queue.claim(self._names[source], lease=source.lease, n=0)
             asked = _Asked(source, 0, share=1, parked=True)
             self._make(call, self._parking, asked, answer)  # the same number: it is carried out once
 

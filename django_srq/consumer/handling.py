@@ -47,8 +47,10 @@ class Handling:
         return [job for job in jobs if job not in lapsed]
 
     def _begin(self, job: Job) -> Item | None:
-        """None: it cannot be decoded, and is set aside."""
-        self._hands.start(job.record)
+        """None: it cannot be decoded, and is set aside; or the supervisor wants it back, as it waited for long."""
+        if not self._hands.start(job.record):
+            self._settling.release(job.source, [job])
+            return None
         try:
             item = self._item(job)
         except PayloadError as error:

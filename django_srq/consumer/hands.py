@@ -19,6 +19,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from django_srq.consumer.clock import lease_time
 from django_srq.operations import Held
@@ -31,13 +32,17 @@ _HANDLED, _BEAT = 0, 8
 _READY, _FATAL, _FULL, _READING, _ASKED, _ARRIVING, _WORDS = 16, 17, 18, 19, 20, 24, 26  # offsets in the head
 _HEAD, _RECORD = 1024, 256  # bytes
 UID_MOST = 128  # bytes
-_PID, _SLOT_LENGTH, _SLOT = _HEAD - 112, _HEAD - 104, _HEAD - 96  # at the end of the head
+# At the end of the head: which process it belongs to, and the slot of its claims; the number of the claim that is asked
+# for, that of the last one whose items the supervisor wants back, and when the child heard something last.
+_PID, _SLOT_LENGTH, _SLOT = _HEAD - 136, _HEAD - 128, _HEAD - 120
+_CLAIM, _CLAIM_MARK, _HEARD = _HEAD - 24, _HEAD - 16, _HEAD - 8
 _WORDS_MOST = _PID - _WORDS - 2
-# state, length of uid and token, source, number of this filling, number of the put, started, lease's end
+# state, length of uid and token, room for the supervisor's mark, source, number of this filling, number of the put,
+# started, lease's end
 _FILLED = struct.Struct("=BBBxIQQdd")
 _WHOLE = struct.Struct(_FILLED.format + "16x128s72s")  # with room for what the supervisor writes, uid and token
 _RENEWED = struct.Struct("=Qd")  # the supervisor's: number of the filling, lease's end
-_RENEWED_AT, _UID_AT, _TOKEN_AT = 40, 56, 184
+_MARK_AT, _RENEWED_AT, _UID_AT, _TOKEN_AT = 3, 40, 56, 184
 _MOMENT, _COUNT, _LENGTH, _PLACE = (struct.Struct(f"={kind}") for kind in "dQHI")
 TOKEN_MOST = _RECORD - _TOKEN_AT  # bytes
 
@@ -53,6 +58,13 @@ class Hand:
     held: Held
     started: float  # moment; 0: not yet
     until: float = field(default=0.0, compare=False)  # lease's end, as far as it is known here; 0: refused
+
+
+class Waiting(NamedTuple):
+    """What is held and not begun."""
+
+    number: int  # of the filling, or of a claim
+    record: int | None  # its place; None: it is a claim whose items are not all written down yet
 
 
 class Hands:
@@ -110,9 +122,16 @@ class Hands:
         memory[start] = HELD
         return index, self._fillings
 
-    def start(self, index: int) -> None:
-        _MOMENT.pack_into(self._memory, _at(index) + 24, time.monotonic())
-        self._memory[_at(index)] = RUNNING
+    def start(self, index: int) -> bool:
+        """Whether it may be begun; else the supervisor wants it back, and has it perhaps."""
+        memory, start = self._memory, _at(index)
+        _MOMENT.pack_into(memory, start + 24, time.monotonic())
+        memory[start] = RUNNING
+        # Only now: the supervisor first writes this, and looks at the state later.
+        if memory[start + _MARK_AT]:
+            memory[start] = HELD
+            return False
+        return True
 
     def finish(self, index: int) -> None:
         self._memory[_at(index)] = DONE
@@ -174,18 +193,29 @@ class Hands:
         """Whether the reply to that claim is being read, which may be what kills the child."""
         return self._memory[_READING] == 1
 
-    def ask(self, source: int) -> None:
-        """A claim is sent whose reply is read later."""
+    def ask(self, source: int, number: int) -> None:
+        """A claim, with that number in its slot, is sent whose reply is read later."""
         self._memory[_READING] = 0
+        _COUNT.pack_into(self._memory, _CLAIM, number)
         _PLACE.pack_into(self._memory, _ASKED, source + 1)
 
     def read(self) -> None:
         """Its reply is read from now on."""
         self._memory[_READING] = 1
 
-    def took(self) -> None:
-        """What it brought is written down."""
+    def took(self, number: int) -> bool:
+        """What it brought is written down; whether that may be begun: else the supervisor wants it back."""
         _PLACE.pack_into(self._memory, _ASKED, 0)
+        return number > int(_COUNT.unpack_from(self._memory, _CLAIM_MARK)[0])  # else of that claim, or one put off
+
+    def hear(self) -> None:
+        """It can hear what the supervisor says."""
+        _MOMENT.pack_into(self._memory, _HEARD, time.monotonic())
+
+    @property
+    def heard(self) -> float:
+        """The moment at which it heard something last."""
+        return float(_MOMENT.unpack_from(self._memory, _HEARD)[0])
 
     @property
     def arriving(self) -> bool:
@@ -229,6 +259,30 @@ class Hands:
         """The records that are not free, in the order of their filling."""
         found = [self._read(start) for start in range(_HEAD, len(self._memory), _RECORD) if self._memory[start] != FREE]
         return iter(sorted(found, key=lambda hand: hand.filling))
+
+    def waiting(self) -> set[Waiting]:
+        """All that is held and not begun."""
+        memory, found = self._memory, set()
+        if self.asked is not None:
+            found.add(Waiting(_COUNT.unpack_from(memory, _CLAIM)[0], None))
+        for start in range(_HEAD, len(memory), _RECORD):
+            if memory[start] == HELD:
+                found.add(Waiting(_COUNT.unpack_from(memory, start + 8)[0], (start - _HEAD) // _RECORD))
+        return found
+
+    def mark(self, waiting: Waiting) -> None:
+        """Want it back: from soon on the child begins it no more."""
+        if waiting.record is None:
+            _COUNT.pack_into(self._memory, _CLAIM_MARK, waiting.number)
+        else:
+            self._memory[_at(waiting.record) + _MARK_AT] = 1
+
+    def of(self, waiting: Waiting) -> Hand | None:
+        """The record of an item that waits; None: it does not any more."""
+        if waiting.record is None:
+            return None
+        hand = self._read(_at(waiting.record))
+        return hand if (hand.filling, hand.state) == (waiting.number, HELD) else None
 
     def _read(self, start: int) -> Hand:
         memory = self._memory

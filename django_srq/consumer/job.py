@@ -18,6 +18,11 @@ class Job(NamedTuple):
     record: int  # its place in hands
     filling: int
 
+    @property
+    def suspect(self) -> bool:
+        """Whether it was in hand when a consumer died: nothing is to be claimed ahead behind it."""
+        return self.found.delivery.crashes > 0
+
 
 class Finished(NamedTuple):
     """A job whose handler is done, and that is to be acked."""

@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,7 +24,7 @@ from django_srq.consumer import groups
 from django_srq.consumer.child import Child, ChildProcess
 from django_srq.consumer.claims import claim_slots
 from django_srq.consumer.errands import LAST_WORDS
-from django_srq.consumer.hands import DONE, FAILED, HELD, RUNNING, SENT, Hand, Hands
+from django_srq.consumer.hands import DONE, FAILED, HELD, RUNNING, SENT, Hand, Hands, Waiting
 from django_srq.consumer.keeper import Keeper
 from django_srq.consumer.log import guarded
 from django_srq.consumer.outage import Outage
@@ -32,6 +32,7 @@ from django_srq.consumer.plan import Plan
 from django_srq.consumer.probes import Heartbeat, interval, notify
 from django_srq.consumer.signal_pipe import SignalPipe
 from django_srq.consumer.source import Source
+from django_srq.consumer.withdrawal import LOOK
 from django_srq.consumer.worker import Worker
 from django_srq.exceptions import OutcomeUnknown, QueueUnavailable, SRQError
 from django_srq.operations import Call, Held
@@ -44,7 +45,7 @@ SOON = 5.0  # seconds; a child that dies sooner, having handled nothing, is star
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0  # seconds before it is started again, from the second time on
 NEVER_STARTED = 5  # times in a row that no child came to look for items: then there is no point
 RETRY = 0.5  # seconds between attempts to tell a server what became of items
-LOOK = 0.1  # seconds between looks at what handlers had started, and left at work
+LEFTOVERS_LOOK = 0.1  # seconds between looks at what handlers had started, and left at work
 STUCK = 60.0  # seconds without an item in hand and without a look for one
 STOPS = (signal.SIGTERM, signal.SIGINT)
 
@@ -110,7 +111,7 @@ class Supervisor:
         self._stop_at: float | None = None  # the moment at which the grace is over
         self._cut = False
         self._ready = False
-        self._next_beat = self._next_retry = 0.0
+        self._next_beat = self._next_retry = self._next_look = 0.0
         self.last_words = ""  # why it could not go on
 
     def run(self) -> int:
@@ -276,7 +277,7 @@ class Supervisor:
     def _until_next(self) -> float:
         """Seconds until there is something to do without being told."""
         now = time.monotonic()
-        moments = [self._next_beat, *(place.due for place in self._wanted())]
+        moments = [self._next_beat, self._next_look, *(place.due for place in self._wanted())]
         if self._reports:
             moments.append(self._next_retry)
         if not self._keeper.lives:
@@ -284,7 +285,7 @@ class Supervisor:
         if self._stop_at is not None and self._stop_at > now:
             moments.append(self._stop_at)
         if self._leftovers:
-            moments.append(now + LOOK)
+            moments.append(now + LEFTOVERS_LOOK)
         if self._plan.time_limit is not None:
             alive = [child for child in self._children() if not child.killed_for]
             running = [hand.started for child in alive for hand in child.hands if hand.state == RUNNING]
@@ -408,6 +409,24 @@ class Supervisor:
                 mode = "crash" if blamed else "release"
                 self._end(child, source, None, how, memory, mode, slot)
 
+    def _withdraw(self) -> None:
+        """Give back what waits in a child that cannot begin it."""
+        for child in self._children():
+            if waiting := child.withdrawal.look():
+                self._report_waiting(child.hands, waiting)
+                self._send_reports()
+
+    def _report_waiting(self, hands: Hands, waiting: Iterable[Waiting]) -> None:
+        found = [hand for one in waiting if (hand := hands.of(one))]
+        claims = [one.number for one in waiting if one.record is None]
+        asked = hands.asked
+        for place, source in enumerate(self._sources):
+            queue = source.queue
+            if held := [hand.held for hand in found if hand.source == place]:
+                self._reports.append(Report(queue, operations.release(queue.keys, held)))
+            if claims and asked == place:
+                self._reports.append(Report(queue, operations.withdraw(queue.keys, hands.slot, *claims)))
+
     def _settle(self, source: Source, hands: Sequence[Hand]) -> None:
         """Handled is acked, not started is released: a death in between must not double the one, or blame the other."""
         queue = source.queue
@@ -472,6 +491,9 @@ class Supervisor:
 
     def _tend(self) -> None:
         now = time.monotonic()
+        if now >= self._next_look:
+            self._next_look = now + LOOK
+            self._withdraw()
         if self._reports and now >= self._next_retry:
             self._send_reports()
         troubles = [child.hands.words for child in self._children() if not child.hands.fatal]

@@ -83,14 +83,22 @@ class Worker:
             links, hands, self._alarm, report=report, beside=self._beside, back=self._back, replaced=replaced
         )
         self._settling = Settling(consumer, hands, self._errands)
+        sizes = _sizes(sources, plan)
         self._claims = Claims(
-            consumer, sources, hands, self._settling, self._errands, self._alarm, left=max_items, late=self._share_late
+            consumer,
+            sources,
+            hands,
+            self._settling,
+            self._errands,
+            self._alarm,
+            left=max_items,
+            width=lambda source: sizes[source.asynchronous] * source.batch,
+            late=self._share_late,
         )
         self._handling = Handling(hands, self._settling, self._finish)
         self._error: BaseException | None = None
 
         lock = threading.RLock()
-        sizes = _sizes(sources, plan)
         # By kind of thread: those for sync handlers, and those for async ones.
         self._changed = {kind: threading.Condition(lock) for kind in sizes}
         self._lock, self._released = lock, _Released(lock)
@@ -98,6 +106,7 @@ class Worker:
         self._free = dict.fromkeys(sizes, 0)  # threads without an item
         self._jobs: dict[bool, deque[Job]] = {kind: deque() for kind in sizes}  # claimed, not started
         self._finished: list[Finished] = []  # to be acked with the next claim
+        self._suspects = 0  # threads that handle an item that was in hand when a consumer died
         self._over = False  # takes no more
         self._leading = False  # one of the threads is claiming
         self._idler: bool | None = None  # the kind of the thread that waits on the server
@@ -179,6 +188,9 @@ class Worker:
         try:
             while jobs := self._next(kind):
                 self._paces[kind].took(self._handling.handle(jobs))
+                if jobs[0].suspect:
+                    with self._lock:
+                        self._suspects -= 1
                 self._look_at_itself()
         except Exception as error:
             self._error = self._error or error
@@ -205,6 +217,8 @@ class Worker:
             try:
                 while True:
                     if self._jobs[kind] and not self._errands.stopping:
+                        if self._finished:
+                            self._send_finished()
                         return self._batch(self._jobs[kind])
                     over = self._over or kind in self._dry
                     if self._leading:
@@ -238,6 +252,7 @@ class Worker:
         """
         jobs = [waiting.popleft()]
         source, alone = jobs[0].source, jobs[0].found.delivery.deliveries > 1
+        self._suspects += jobs[0].suspect
         while waiting and len(jobs) < source.batch and not alone:
             if waiting[0].source is not source or waiting[0].found.delivery.deliveries > 1:
                 break
@@ -319,7 +334,7 @@ class Worker:
     def _most(self, source: Source, needed: int, *, ahead: bool = True) -> int:
         """How many items to ask a source for when there are threads for so many batches; ahead: more, if none wait."""
         most = needed * source.batch
-        if ahead and not self._jobs[source.asynchronous]:
+        if ahead and not self._jobs[source.asynchronous] and not self._suspects:
             most = max(most, self._plan.prefetch or self._ahead_of(source))
         most = min(most, operations.BATCH)
         return most if self._claims.left is None else min(most, self._claims.left)
@@ -533,6 +548,17 @@ class Worker:
                     self._ahead.set()
             else:
                 self._finished += finished
+
+    def _send_finished(self) -> None:
+        """Ack what other threads finished meanwhile, before another item is begun.
+
+        So all that may have been begun is at the head of what the server knows us to hold (see last_begun in Lua).
+        """
+        for source in {one.job.source for one in self._finished}:
+            if not self._errands.away(source.queue.link):
+                mine = [one for one in self._finished if one.job.source is source]
+                self._finished = [one for one in self._finished if one.job.source is not source]
+                self._claims.send(source, mine, 0)
 
     def _look_at_itself(self) -> None:
         if self._plan.max_memory is not None and _memory() > self._plan.max_memory:

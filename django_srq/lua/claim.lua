@@ -1,6 +1,7 @@
 #!lua flags=allow-oom
 -- Acks what the caller finished, does the housekeeping, and hands out up to n items, in one round trip.
--- ARGV[3]  consumer: first part of the tokens; "c…" supervised (renews its leases), "g…" a plain get
+-- ARGV[3]  consumer: first part of the tokens; "c…" supervised (renews its leases), "g…" a plain get; then, where that is
+--          known, "+" and the number of items that it may have begun at one time
 -- ARGV[4]  lease (ms); negative: these leases are never recovered automatically
 -- ARGV[5]  lease (ms) of what saferedisqueue's consumers hold; negative as above
 -- ARGV[6]  n: most items to hand out; 0: only ack; below 0: only ack, and a repeated call gives back the items that it got
@@ -11,24 +12,30 @@
 -- ARGV[11…] per item to ack: uid, token ('': by whoever holds it), number of the put ('': a generated uid)
 -- Reply: the acks' flags (1: this call removed it), the time (ms) until it is worth asking again (-1: no known moment;
 --   0: at once, which is told to whoever got all it asked for), how many ready items only the limits hold up, then per item
---   handed out: uid, token, payload, deliveries, headers ('' for none).
+--   handed out: uid, token, payload, deliveries (a number, or the text "deliveries crashes"), headers ('' for none).
 -- It hands out at most MOST_BYTES of payloads and headers more than those of the first item; there may be more then (0).
+-- A suspect, which is an item that was in hand when a consumer died, is handed out alone. A consumer that holds one gets no
+--   other one for a while: that counts as held up by a limit.
 -- A repeated call gets the same items again, their leases renewed, as far as the caller still holds them.
 -- include: keys call tell records most_bytes
 local GHOSTS_MOST = 100
 local BURST = 100      -- ms of the rate that may be made up for
 local LOOK = 5000      -- ms after which an idle consumer comes by itself
 local MISSED = 2000    -- ms after which another one comes where somebody was to come
-local consumer, lease, n = ARGV[3], tonumber(ARGV[4]), math.max(0, tonumber(ARGV[6]))
+local APART = 60000    -- ms for which a consumer that holds a suspect gets no other one
+local CROWDED = 1000   -- ms after which it may ask again
+local consumer, width = string.match(ARGV[3], '^([^+]*)(.*)$')
+local lease, n = tonumber(ARGV[4]), math.max(0, tonumber(ARGV[6]))
 local deadline = lease < 0 and lease - now or now + lease
 
 -- Mostly there is nothing but the list, and nothing known of any item: asked once, instead of each for itself.
-local plain, recorded
+local plain, recorded, suspected
 local function look_around()
-  plain, recorded = true, false
+  plain, recorded, suspected = true, false, false
   local some = redis.call('EXISTS', returned, priority, delayed, dead, paused, deliveries, crashes, errors, headers)
   if some > 0 then
     recorded = has_records()
+    suspected = recorded and redis.call('EXISTS', crashes) == 1
     plain = redis.call('EXISTS', returned, priority, delayed, dead, paused) == 0
   end
 end
@@ -39,7 +46,9 @@ local function describe(reply, uid, token, payload)
   local n = #reply
   local delivery = recorded and deliveries_of(uid) + 1 or 1
   local about_it = recorded and redis.call('HGET', headers, uid) or ''
-  reply[n + 1], reply[n + 2], reply[n + 3], reply[n + 4], reply[n + 5] = uid, token, payload, delivery, about_it
+  local died = suspected and redis.call('HGET', crashes, uid)
+  local ends = died and delivery .. ' ' .. died or delivery
+  reply[n + 1], reply[n + 2], reply[n + 3], reply[n + 4], reply[n + 5] = uid, token, payload, ends, about_it
   return delivery, about_it
 end
 
@@ -142,12 +151,13 @@ local function size_of(uid)
 end
 
 local function token_of(order)
-  return consumer .. string.format('/%d@%d', order, now)
+  return consumer .. string.format('/%d@%d', order, now) .. width
 end
 
+-- include: suspects
 local reply, outcome = {'', '0', '0'}, {'', '0', '0'}   -- outcome: what a repeated call has to know
 local handed, made, left = 0, 0, 0
-local held_up, till, due = false, nil, nil
+local held_up, till, due, crowded = false, nil, nil, false
 local chores = is_due()
 local ended = redis.call('ZCOUNT', leases, 0, now) > 0
 
@@ -171,13 +181,14 @@ if straight then
     local payloads = redis.call('HMGET', items, unpack(uids, first))
     local holder = redis.call('HMGET', holders, unpack(uids, first))
     local waits, died, seen = holder, holder, {}   -- where nothing is set aside there is nothing more to ask
+    local suspects = suspected and redis.call('HMGET', crashes, unpack(uids, first)) or holder
     if not plain then
       waits = redis.call('ZMSCORE', delayed, unpack(uids, first))
       died = redis.call('ZMSCORE', dead, unpack(uids, first))
     end
     for i = 1, number do
       local uid = uids[first + i - 1]
-      straight = straight and payloads[i] and not (holder[i] or waits[i] or died[i] or seen[uid])
+      straight = straight and payloads[i] and not (holder[i] or waits[i] or died[i] or suspects[i] or seen[uid])
       seen[uid] = true
     end
     if straight then
@@ -307,6 +318,16 @@ if not straight then
     end
     local sound, failure = pcall(function()
       local payload = redis.call('HGET', items, uid)
+      if is_suspect(uid) and not is_ghost(uid, payload, key == queue, plain) then
+        crowded = handed == 0 and holds_suspect()
+        room = 1   -- alone
+        if handed > 0 or crowded then
+          room = handed
+          put_back(uid, key, score)
+          return
+        end
+        note_suspect(uid)
+      end
       local token = plain and payload and hand_out(uid, nil)
       recorded = recorded or not token
       if not token and is_ghost(uid, payload, key == queue, plain) then
@@ -374,7 +395,10 @@ elseif left == 0 or full or early then
     end
   end
 end
-if left > 0 and not (held_up or full or early) then
+if crowded and not (held_up or full or early) then
+  wait, reply[3] = CROWDED, left
+  pass_on_suspect()
+elseif left > 0 and not (held_up or full or early) then
   -- The baton: whoever leaves something that can be taken sees to it that somebody comes.
   ring(math.max(math.min(made - handed, left), redis.call('LLEN', wake) == 0 and 1 or 0))
 end

@@ -29,8 +29,9 @@ local function take_back(uid, token)
   redis.call('ZREM', returned, uid)
   redis.call('ZREM', priority, uid)
   redis.call('HSET', deliveries, uid, deliveries_of(uid) - 1 .. ' 0')
-  if redis.call('HEXISTS', crashes, uid) == 1 and string.sub(token, 1, 1) == 'c' then
-    redis.call('HINCRBY', crashes, uid, -1)
+  if redis.call('HEXISTS', crashes, uid) == 1 and string.sub(token, 1, 1) == 'c'
+    and redis.call('HINCRBY', crashes, uid, -1) <= 0 then
+    redis.call('HDEL', crashes, uid)
   end
   redis.call('HSET', holders, uid, token)
 end

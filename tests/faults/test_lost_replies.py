@@ -132,6 +132,16 @@ def settle_and_claim(queue: SafeRedisQueue, item: Item) -> Any:
     return reply.acked, [(found.uid, timeless(found.delivery.token)) for found in reply.found]
 
 
+def claimed_in_a_slot(queue: SafeRedisQueue) -> None:
+    ready(queue)
+    claim = operations.claim(queue.keys, consumer="c1", lease=60, legacy_lease=60)
+    queue.link.call(claim, queue=queue.label, slot=Slot(b"c1", 1))
+
+
+def withdraw(queue: SafeRedisQueue, _: object) -> int:
+    return queue.link.call(operations.withdraw(queue.keys, b"c1", 1), queue=queue.label)
+
+
 def crash(queue: SafeRedisQueue, item: Item) -> Any:
     evidence = b'{"type":"Crashed","message":"killed"}'
     return queue.link.call(operations.crashed(queue.keys, [held(item)], evidence=evidence), queue=queue.label)
@@ -179,6 +189,7 @@ CASES = {
     "fail_many": Case("fail", taken, lambda queue, item: queue.fail_many([item, "uid-b"], "boom")),
     "extend": Case("extend", taken, lambda queue, item: queue.extend(item, 90)),
     "release": Case("release", taken, lambda queue, item: queue.release(item)),
+    "withdraw": Case("withdraw", claimed_in_a_slot, withdraw),
     "crashed": Case("crashed", supervised, crash),
     "recover": Case("recover", ended, lambda queue, _: queue.recover()),
     "requeue": Case("requeue", dead, lambda queue, _: queue.requeue("uid-a")),

@@ -31,10 +31,11 @@ PROFILES = {
 
 # Time passes in whole thousands of seconds and ends things in between, so that the test may take its time.
 PASSES = (1000, 3000, 10_000)
-LEASE_PLAIN, LEASE_SUPERVISED, LEASE_EXTENDED = 4500, 1500, 2500
+LEASE_PLAIN, LEASE_SUPERVISED, LEASE_EXTENDED = 4500, 1600, 2500
 DELAYS = (500, 5500)
 LEASE_NEVER = 60  # of a queue that recovers nothing by itself
 MAX_DELIVERIES, MAX_CRASHES = 3, 2
+WIDTH = 2  # items that the supervised consumer may have begun at one time
 
 
 @dataclass(eq=False)
@@ -43,7 +44,8 @@ class Taken:
 
     item: Item  # as the queue gave it
     put: Entry
-    first: int  # the number of the first claim of those between which the item kept its place
+    claim: int  # its number
+    first: int  # that of the first claim of those between which the item kept its place
     consumer: str
     queue: SafeRedisQueue
 
@@ -81,6 +83,8 @@ class Model:
     list: list[str] = field(default_factory=list)  # the next one first; a uid stays when its item goes elsewhere
     puts: int = 0
     claims: int = 0
+    lost: tuple[float, int] | None = None  # when a lease of the supervised consumer ended, the last claim it had begun
+    apart: tuple[float, Taken] | None = None  # when that consumer got a suspect last, and which delivery that is
 
     def put(self, entry: Entry, delay: float) -> str:
         """The state in which the uid is there already; else ''."""
@@ -118,7 +122,20 @@ class Model:
 
     def recover(self, *, by_hand: bool) -> int:
         ended = [entry for entry in self.at("held") if entry.deadline <= self.now and (by_hand or not entry.never)]
-        return sum(self.end(entry, crashed=entry.holder.supervised) == "ready" for entry in ended)
+        return sum(self.recover_one(entry) == "ready" for entry in ended)
+
+    def recover_one(self, entry: Entry) -> str:
+        assert entry.holder is not None
+        if entry.holder.supervised and entry.holder.claim > self.last_begun():
+            self.to_its_place(entry)
+            return "ready"
+        return self.end(entry, crashed=entry.holder.supervised)
+
+    def last_begun(self) -> int:
+        if self.lost is None or self.now - self.lost[0] > 2 * LEASE_SUPERVISED:
+            claims = sorted(entry.holder.claim for entry in self.at("held") if entry.holder.supervised)
+            self.lost = self.now, claims[:WIDTH][-1]
+        return self.lost[1]
 
     def end(self, entry: Entry, *, crashed: bool) -> str:
         taken = entry.holder
@@ -157,17 +174,28 @@ class Model:
             del self.list[: self.list.index(entry.uid) + 1]
         return entry
 
-    def claim(self, n: int) -> list[Entry]:
+    def claim(self, n: int, *, supervised: bool = False) -> list[Entry]:
         """The items that are handed out; the caller says to whom."""
         self.keep_house()
         found: list[Entry] = []
         while len(found) < n and (entry := self.next()):
             assert entry.holder is None
+            if entry.crashes and (found or (supervised and self.has_suspect())):
+                if entry.place == "list":
+                    self.list.insert(0, entry.uid)
+                break
             entry.place = "held"
             found.append(entry)
+            if entry.crashes:
+                break
         return found
 
+    def has_suspect(self) -> bool:
+        return self.apart is not None and self.apart[0] == self.now and self.holds(self.apart[1])
+
     def hold(self, entry: Entry, taken: Taken, lease: float, *, never: bool) -> None:
+        if taken.supervised and entry.crashes:
+            self.apart = self.now, taken
         entry.place, entry.holder, entry.lapsed, entry.back = "held", taken, None, None
         entry.deadline, entry.never = self.now + lease, never
 
@@ -300,7 +328,7 @@ class Machine(RuleBasedStateMachine):
         finished = [self.delivery(index) for index in indexes if self.deliveries]
         call = operations.claim(
             self.keys,
-            consumer="c1",
+            consumer=f"c1+{WIDTH}",
             lease=LEASE_SUPERVISED,
             legacy_lease=LEASE_PLAIN,
             n=n,
@@ -311,7 +339,7 @@ class Machine(RuleBasedStateMachine):
         reply = self.link.call(call, queue="model")
         assert reply.acked == [self.model.ack(taken) for taken in finished]
         found = self.queue.decoded(reply.found)
-        self.handed_out(found, self.model.claim(n), self.queue, "c", LEASE_SUPERVISED)
+        self.handed_out(found, self.model.claim(n, supervised=True), self.queue, "c", LEASE_SUPERVISED)
 
     def handed_out(
         self, items: list[Item], expected: list[Entry], queue: SafeRedisQueue, consumer: str, lease: float
@@ -320,11 +348,13 @@ class Machine(RuleBasedStateMachine):
         for item, entry in zip(items, expected, strict=True):
             self.model.claims += 1
             first = entry.back or self.model.claims
-            kept = f"/{first}" if entry.back else ""
+            width = f"+{WIDTH}" if consumer == "c" else ""
+            kept = width + (f"/{first}" if entry.back else "")
             assert item.token.startswith(consumer)
             assert re.sub(r"@\d{13}", "", item.token.partition("/")[2]) == f"{self.model.claims}{kept}"
             assert (item.deliveries, item.delivery.priority) == (entry.deliveries + 1, entry.priority)
-            taken = Taken(item, entry, first, consumer, queue)
+            assert item.delivery.crashes == entry.crashes
+            taken = Taken(item, entry, self.model.claims, first, consumer, queue)
             self.model.hold(entry, taken, lease, never=queue.autoclean_interval is None)
             self.deliveries.append(taken)
 
@@ -489,6 +519,8 @@ PUT_OWN: Step = ("put_own_uid", {"uid": "own-1", "priority": 0, "delay": 0})
 GET: Step = ("get", {})
 GET_NEVER: Step = ("get_many_that_are_never_recovered", {"n": 1})
 CLAIM: Step = ("settle_and_claim", {"n": 1, "indexes": []})
+PUT_MANY: Step = ("put_many", {"n": 4, "priority": 0})
+CLAIM_MANY: Step = ("settle_and_claim", {"n": 3, "indexes": []})
 ACK: Step = ("ack", {"indexes": [0]})
 FAIL: Step = ("fail", {"index": 0, "delay": 0, "error": "boom"})
 FAIL_OLDER: Step = ("fail", {"index": 1, "delay": 0, "error": "boom"})
@@ -515,6 +547,18 @@ FOUND: dict[str, list[Step]] = {
     "delivery before a requeue takes nothing back": [put(), *DIE, REQUEUE, GET, *LAPSE, extend(MAX_DELIVERIES)],
     "requeued item starts anew": [put(), *DIE, REQUEUE, GET, FAIL, GET],
     "requeued item's crashes start anew": [put(), CLAIM, CRASH, CLAIM, CRASH, REQUEUE, CLAIM, CRASH, CLAIM],
+    "what a lost consumer had not begun is not blamed": [
+        PUT_MANY,
+        CLAIM_MANY,
+        *LAPSE,
+        CLAIM_MANY,
+        ACK,
+        CLAIM_MANY,
+        GET,
+    ],
+    "a suspect on the list waits for a claim of its own": [PUT_MANY, CLAIM, CRASH, GET, FAIL, CLAIM_MANY, CLAIM_MANY],
+    "a consumer gets one suspect at a time": [PUT_MANY, CLAIM_MANY, *LAPSE, CLAIM, CLAIM_MANY, ACK, CLAIM, GET, CLAIM],
+    "a lease that is taken back leaves no suspect": [PUT_MANY, CLAIM, *LAPSE, extend(), RELEASE, CLAIM_MANY],
     "late ack of an older put": [PUT_OWN, GET, ACK, PUT_OWN, ACK, GET],
 }
 

@@ -2,6 +2,7 @@
 -- Needs keys, call, items. Each function handles at most BATCH items and returns how many it made ready.
 local BATCH = 100
 local SLOT_UNUSED = 3600000   -- ms after which a slot is trimmed
+local IN_VIEW = 1000          -- leases among which are those of a lost consumer: the ones that end first
 
 local function promote_due()
   local due = redis.call('ZRANGE', delayed, '-inf', now, 'BYSCORE', 'LIMIT', 0, BATCH)
@@ -40,7 +41,44 @@ local function reprieve(token, deadline)
   return math.max(0, math.min(quiet, now) + heard_within(lease) - now)
 end
 
+-- The order numbers of the claims of what a consumer holds, the first one first.
+local function claims_of(consumer)
+  local uids = redis.call('ZRANGE', leases, -now, '+inf', 'BYSCORE', 'LIMIT', 0, IN_VIEW)
+  local orders = {}
+  for _, token in ipairs(#uids > 0 and redis.call('HMGET', holders, unpack(uids)) or {}) do
+    if token and string.match(token, '^[^/]*') == consumer then
+      orders[#orders + 1] = tonumber(claim_of(token))
+    end
+  end
+  table.sort(orders)
+  return orders
+end
+
+-- The order number of the last item that a lost consumer may have begun: it begins what it holds in that order, so many at
+-- one time as width says, and acks one before it begins the next. Found out when the first of its leases ended, for all.
+local function last_begun(consumer, width)
+  local field = consumer .. '.lost'
+  local found, last = string.match(redis.call('HGET', slots, field) or '', '^0 (%d+) (%d+)$')
+  if not found or now - found > 2 * (facts.lease_c or 0) then   -- else all its leases ended since
+    local orders = claims_of(consumer)
+    last = string.format('%.0f', orders[math.min(width, #orders)] or 0)
+    redis.call('HSET', slots, field, '0 ' .. now .. ' ' .. last)
+  end
+  return tonumber(last)
+end
+
+-- Of an older version's consumer nobody knows how many it began at one time.
+local function may_have_begun(token)
+  local width = string.match(token, '@%d+%+(%d+)')
+  return not width or tonumber(claim_of(token)) <= last_begun(string.match(token, '^[^/]*'), tonumber(width))
+end
+
 local function recover_one(uid, token, max_deliveries, max_crashes)
+  if not may_have_begun(token) then
+    count('recovered')
+    give_back(uid, token)
+    return 1
+  end
   local lost = string.sub(token, 1, 1) == 'c'
   local consumer = string.match(token, '^[^/]*')
   local failure = lost

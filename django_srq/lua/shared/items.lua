@@ -1,7 +1,8 @@
 -- What the operations do to one item. Needs keys, call, tell, records, removal.
 local RANK = 2 ^ 44       -- room for the put numbers of one priority
 
--- A token is consumer/number of the claim@its time (ms), and for what came back also /order number of its first claim.
+-- A token is consumer/number of the claim@its time (ms), then +how many items that consumer may have begun at one time, where
+-- it told that, and for what came back also /order number of its first claim.
 local function claim_of(token)
   return string.match(token, '^[^/]*/(%d+)')
 end

@@ -1,0 +1,23 @@
+#!lua flags=allow-oom
+-- Gives back, to their old place, the items of a claim whose reply nobody reads, as far as they are still held; not counted as
+-- deliveries.
+-- ARGV[3]  slot of the claim; ARGV[4] its number there: when another one was carried out since, nothing is given back
+-- Reply: the number of items that were given back.
+-- include: keys call tell records removal items taken
+if repeated then
+  return repeated
+end
+local known, given = redis.call('HGET', slots, ARGV[3]), 0
+if known and string.match(known, '^%d+') == ARGV[4] then
+  for uid, token in taken_by(known) do
+    if redis.call('HGET', holders, uid) == token and redis.call('HEXISTS', items, uid) == 1 then
+      give_back(uid, token)
+      given = given + 1
+    end
+  end
+end
+if given > 0 then
+  count('released', given)
+  ring(given)
+end
+return finish(tostring(given))
