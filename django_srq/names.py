@@ -11,12 +11,13 @@ import asyncio
 import os
 import socket
 import threading
-import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any, TypeAlias
 
 import redis
+
+from django_srq.clock import monotonic
 
 PATIENCE = 1.0  # seconds that a lookup may take, at most, before the addresses that are known are used
 _SHARE = 0.25  # of the caller's time, if that is less
@@ -38,7 +39,7 @@ class _Lookup:
 
     def __init__(self, host: Host) -> None:
         self.host = host
-        self.since = time.monotonic()
+        self.since = monotonic()
         self.outcome: Future[_Outcome] = Future()
         self.outcome.set_running_or_notify_cancel()  # a caller that gives up does not cancel it for the others
 
@@ -70,7 +71,7 @@ class _Lookup:
         if self.host not in _known:
             return max(seconds, 0)
         # From the beginning of the lookup on: one that hangs holds up the first caller, and none after it.
-        return max(min(seconds * _SHARE, PATIENCE) - (time.monotonic() - self.since), 0)
+        return max(min(seconds * _SHARE, PATIENCE) - (monotonic() - self.since), 0)
 
 
 _known: dict[Host, list[Address]] = {}  # by the last lookup that succeeded

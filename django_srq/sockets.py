@@ -11,13 +11,13 @@ import os
 import re
 import socket
 import ssl
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import redis
 
 from django_srq import names
+from django_srq.clock import monotonic
 from django_srq.names import Address, Host, NameUnresolved
 
 _FILES = {"ssl_ca_certs": "ca_certs", "ssl_ca_path": "ca_path", "ssl_certfile": "certfile", "ssl_keyfile": "keyfile"}
@@ -54,7 +54,7 @@ class Tls:
 
 
 def opened(connection: Any, deadline: float, tls: Tls) -> socket.socket:
-    """What ``_connect`` of redis-py's connection returns: a connected socket. deadline: by time.monotonic()."""
+    """What ``_connect`` of redis-py's connection returns: a connected socket. deadline: by monotonic()."""
     context = _context_for(connection, tls)
     plain = _connected(connection, deadline)
     if context is None:
@@ -87,7 +87,7 @@ def _context_for(connection: Any, tls: Tls) -> ssl.SSLContext | None:
 def _connected(connection: Any, deadline: float) -> socket.socket:
     host: Host = (connection.host, connection.port, connection.socket_type)
     problem: OSError | None = None
-    for address, until in _turns(names.addresses(host, deadline - time.monotonic()), deadline):
+    for address, until in _turns(names.addresses(host, deadline - monotonic()), deadline):
         made = _socket(connection, address)
         try:
             made.settimeout(_left(until))
@@ -107,7 +107,7 @@ def _connected(connection: Any, deadline: float) -> socket.socket:
 async def _aconnected(connection: Any, deadline: float) -> socket.socket:
     host: Host = (connection.host, connection.port, connection.socket_type)
     problem: OSError | None = None
-    for address, until in _turns(await names.aaddresses(host, deadline - time.monotonic()), deadline):
+    for address, until in _turns(await names.aaddresses(host, deadline - monotonic()), deadline):
         made = _socket(connection, address)
         made.setblocking(False)
         try:
@@ -159,7 +159,7 @@ def missing(options: Any) -> Iterator[tuple[str, str]]:
 def _turns(found: Sequence[Address], deadline: float) -> Iterator[tuple[Address, float]]:
     """Each address, and until when it may take: what time is left is shared by those that are left."""
     for tried, address in enumerate(found):
-        now = time.monotonic()
+        now = monotonic()
         yield address, now + (deadline - now) / (len(found) - tried)
 
 
@@ -180,7 +180,7 @@ def _socket(connection: Any, address: Address) -> socket.socket:
 
 
 def _left(deadline: float) -> float:
-    return max(deadline - time.monotonic(), 0.001)
+    return max(deadline - monotonic(), 0.001)
 
 
 def _files(options: Any) -> Iterator[tuple[str, str]]:
