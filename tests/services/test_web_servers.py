@@ -1,0 +1,104 @@
+"""Web servers fork their workers, in Python or in C, before or after the first put: each put that was answered is stored."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from django_srq import SafeRedisQueue
+from tests.servers import hold_port
+from tests.waiting import wait_for
+
+ROOT = Path(__file__).parents[2]
+PROGRAMS = Path(sys.executable).parent
+APPLICATION, ASYNCHRONOUS = "tests.services.web:application", "tests.services.web:asynchronous"
+REQUESTS, AT_ONCE = 200, 20
+UWSGI = [
+    "uwsgi",
+    "--master",
+    "--die-on-term",
+    "--need-app",
+    "--module",
+    APPLICATION,
+    "--http-socket",
+    "127.0.0.1:{port}",
+]
+SERVERS = {
+    "gunicorn, preloaded": ["gunicorn", "--preload", "-w", "3", "-b", "127.0.0.1:{port}", APPLICATION],
+    "gunicorn with threads": [
+        "gunicorn",
+        "--preload",
+        "-w",
+        "2",
+        "--threads",
+        "4",
+        "-b",
+        "127.0.0.1:{port}",
+        APPLICATION,
+    ],
+    "gunicorn with gevent": ["gunicorn", "-w", "2", "-k", "gevent", "-b", "127.0.0.1:{port}", APPLICATION],
+    "uvicorn": ["uvicorn", "--workers", "2", "--port", "{port}", "--log-level", "warning", ASYNCHRONOUS],
+    "uWSGI": [*UWSGI, "--processes", "3"],
+    "uWSGI with threads": [*UWSGI, "--processes", "2", "--enable-threads", "--threads", "4"],
+}
+
+
+@pytest.fixture
+def queue(server_url, prefix) -> SafeRedisQueue:
+    return SafeRedisQueue(url=server_url, name=prefix)
+
+
+@pytest.fixture(params=SERVERS.values(), ids=SERVERS)
+def port(request, server_url, queue, tmp_path) -> Iterator[int]:
+    """Of a web server that runs."""
+    with closing(hold_port()) as holder:
+        port = int(holder.getsockname()[1])
+    program, *arguments = (word.format(port=port) for word in request.param)
+    settings = {"SRQ_TEST_WEB_URL": server_url, "SRQ_TEST_WEB_QUEUE": queue.name, "PYTHONPATH": str(ROOT)}
+    log = (tmp_path / "log").open("wb+")
+    command = [str(PROGRAMS / program), *arguments]
+    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **settings}, stdout=log, stderr=log)
+    try:
+        wait_for(lambda: answers(port) or ended(process, tmp_path / "log"), program)
+        yield port
+    finally:
+        process.terminate()
+        process.wait(60)
+        log.close()
+
+
+def ended(process: subprocess.Popen[bytes], log: Path) -> None:
+    assert process.poll() is None, log.read_text()
+
+
+def ask(port: int, path: str) -> tuple[str, str]:
+    """The id of the process that put an item, and the item's uid."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=60) as reply:
+        process, uid = reply.read().decode().split()
+    return process, uid
+
+
+def answers(port: int) -> bool:
+    try:
+        return bool(ask(port, "first"))
+    except (urllib.error.URLError, ConnectionError):
+        return False
+
+
+def test_each_put_that_was_answered_is_stored(port, queue):
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        answered = list(pool.map(lambda number: ask(port, str(number)), range(REQUESTS)))
+    stored = {item.uid: item.payload.decode() for item in queue.items()}
+    assert [uid for _, uid in answered if uid not in stored] == []
+    assert sorted(stored[uid] for _, uid in answered) == sorted(f"/{number}" for number in range(REQUESTS))
+    assert len({process for process, _ in answered}) > 1
+    assert queue.audit() == []
