@@ -1,4 +1,4 @@
-"""Web servers fork their workers, in Python or in C, before or after the first put: each put that was answered is stored."""
+"""Web servers fork their workers, in Python or in C, before or after a first put: what was answered is stored."""
 
 from __future__ import annotations
 
@@ -22,30 +22,13 @@ ROOT = Path(__file__).parents[2]
 PROGRAMS = Path(sys.executable).parent
 APPLICATION, ASYNCHRONOUS = "tests.services.web:application", "tests.services.web:asynchronous"
 REQUESTS, AT_ONCE = 200, 20
-UWSGI = [
-    "uwsgi",
-    "--master",
-    "--die-on-term",
-    "--need-app",
-    "--module",
-    APPLICATION,
-    "--http-socket",
-    "127.0.0.1:{port}",
-]
+HERE = "127.0.0.1:{port}"
+GUNICORN = ["gunicorn", "-b", HERE]
+UWSGI = ["uwsgi", "--master", "--die-on-term", "--need-app", "--module", APPLICATION, "--http-socket", HERE]
 SERVERS = {
-    "gunicorn, preloaded": ["gunicorn", "--preload", "-w", "3", "-b", "127.0.0.1:{port}", APPLICATION],
-    "gunicorn with threads": [
-        "gunicorn",
-        "--preload",
-        "-w",
-        "2",
-        "--threads",
-        "4",
-        "-b",
-        "127.0.0.1:{port}",
-        APPLICATION,
-    ],
-    "gunicorn with gevent": ["gunicorn", "-w", "2", "-k", "gevent", "-b", "127.0.0.1:{port}", APPLICATION],
+    "gunicorn, preloaded": [*GUNICORN, "--preload", "-w", "3", APPLICATION],
+    "gunicorn with threads": [*GUNICORN, "--preload", "-w", "2", "--threads", "4", APPLICATION],
+    "gunicorn with gevent": [*GUNICORN, "-w", "2", "-k", "gevent", APPLICATION],
     "uvicorn": ["uvicorn", "--workers", "2", "--port", "{port}", "--log-level", "warning", ASYNCHRONOUS],
     "uWSGI": [*UWSGI, "--processes", "3"],
     "uWSGI with threads": [*UWSGI, "--processes", "2", "--enable-threads", "--threads", "4"],
