@@ -150,3 +150,107 @@ def test_options_of_srq_consume():
     options = {action.option_strings[-1] for action in actions if action.option_strings and action.dest not in general}
     documented = {name.split()[0] for name in rows("Commands") if name.startswith("--")}
     assert documented == options
+
+
+# What holds the lines of "Where it runs".
+WHERE_IT_RUNS = {
+    "gunicorn, uWSGI, uvicorn, gevent": [
+        "test_each_put_that_was_answered_is_stored",
+        "test_every_put_that_is_answered_is_stored_once",
+        "test_no_connection_of_a_parent_outlives_it_in_a_child",
+    ],
+    "Database pools, memcached": [
+        "test_children_read_no_rows_of_each_other",
+        "test_children_get_no_replies_of_each_other_from_memcached",
+        "test_later_children_share_nothing_that_the_supervisor_opened_meanwhile",
+        "test_each_child_is_announced_before_its_first_item",
+    ],
+    "systemd, logs, mounts": [
+        "test_a_systemd_that_does_not_listen_ends_no_lease",
+        "test_a_log_that_nobody_reads_ends_no_lease",
+        "test_a_file_system_that_hangs_ends_no_lease",
+        "test_servers_that_are_silent_end_no_lease_of_another",
+        "test_a_renewal_that_is_late_is_said_once",
+    ],
+    "Containers": [
+        "test_orphans_are_reaped_and_a_stop_is_heard",
+    ],
+    "Debuggers, swap": [
+        "test_a_supervisor_that_is_stopped_ends_no_lease",
+        "test_another_child_handles_what_waits_behind_a_handler_that_holds_the_lock",
+        "test_a_child_that_was_stopped_begins_nothing_that_was_given_back",
+    ],
+    "A killed supervisor": [
+        "test_an_orphan_that_hangs_is_ended",
+    ],
+    "Programs and forks of handlers": [
+        "test_programs_handle_signals_as_if_we_were_not_there",
+        "test_forks_have_nothing_of_ours",
+        "test_programs_end_with_a_child_that_is_killed_or_dies",
+        "test_what_a_handler_left_at_work_comes_to_its_end",
+        "test_what_is_at_work_for_longer_than_the_grace_is_cut_and_said",
+    ],
+    "Handlers": [
+        "test_work_is_done_or_the_item_fails",
+        "test_whatever_a_handler_raises_fails_its_item",
+        "test_a_handler_that_opens_files_until_there_are_no_more",
+    ],
+    "Users with few rights": [
+        "test_whole_life_of_items_with_few_rights",
+        "test_documented_rights_are_enough_for_the_operations_of_a_role",
+        "test_nothing_is_put_without_one_of_the_rights",
+        "test_server_that_tells_scripts_nothing",
+    ],
+    "Name servers": [
+        "test_with_a_silent_name_server_a_call_ends_in_time",
+        "test_the_address_that_is_known_is_used_while_the_name_server_is_silent",
+        "test_the_addresses_of_a_name_share_the_time",
+    ],
+    "Firewalls, NAT": [
+        "test_a_put_after_a_quiet_while",
+        "test_an_aput_after_a_quiet_while",
+        "test_connections_of_the_same_age_cost_a_share_once",
+    ],
+    "TLS": [
+        "test_all_connections_have_one_context",
+        "test_a_file_that_was_renewed_is_read_again",
+        "test_what_cannot_work_is_said_at_once",
+    ],
+    "Large payloads": [
+        "test_a_claim_is_bounded_by_bytes_and_keeps_the_order",
+        "test_a_batch_of_puts_is_bounded_by_bytes",
+        "test_srq_consume_behind_a_slow_line",
+        "test_a_consumer_goes_on_with_what_it_can_read",
+    ],
+    "Servers that may lose items": [
+        "test_consumer_warns_once_of_each_server",
+        "test_a_cache_on_the_queue_s_server_is_told_before_a_deployment",
+    ],
+    "Many queues": [
+        "test_an_item_that_comes_alone_costs_few_scripts",
+        "test_any_number_of_queues",
+    ],
+    "Upgrades in place": [
+        "test_a_consumer_has_read_all_scripts",
+        "test_another_process_has_read_them_too",
+    ],
+    "Logging": [
+        "test_records_go_to_the_handlers_of_the_project_once",
+    ],
+    "Web images without the workers' dependencies": [
+        "test_a_handler_that_cannot_be_imported_stops_no_other_command",
+    ],
+    "Tests of your project": [
+        "test_a_consumer_in_the_process_of_a_test_closes_what_it_opened_and_nothing_else",
+        "test_a_timed_wait_ends",
+    ],
+}
+
+
+def test_each_line_of_where_it_runs_is_held_by_tests():
+    section = README.split("\n## Where it runs\n")[1].split("\n## ")[0]
+    lines = [line.strip("| ").split(" | ")[0] for line in section.splitlines() if line.startswith("| ")]
+    assert lines[1:] == list(WHERE_IT_RUNS)
+    tests = "".join(path.read_text("utf-8") for path in Path(__file__).parent.rglob("test_*.py"))
+    missing = [name for names in WHERE_IT_RUNS.values() for name in names if f"def {name}(" not in tests]
+    assert missing == []
