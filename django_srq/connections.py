@@ -62,7 +62,7 @@ _PASSING_REPLIES = ("BUSY ", "CLUSTERDOWN ", "MASTERDOWN ", "NOREPLICAS ", "TRYA
 _APART = re.compile(r"\beval(?:sha)?_ro\b", re.IGNORECASE)
 # How servers say that a user lacks a right for a command of a script: our scripts themselves, and Redis 7.0 and others.
 _LACKS_RIGHTS = ("SRQRIGHTS ", "ACL failure in script", "The user executing the script can't run")
-_IN_SCRIPT = re.compile(r" script: (?:\w+, )?on @user_script:\d+$")  # the end of an error that a command in it raised
+_IN_SCRIPT = re.compile(r"(?: script: (?:\w+, )?on )?@user_script(?::\d+\.?)?")  # in an error of a command of a script
 REFUSED_CALLER = (
     redis.exceptions.AuthenticationError,
     redis.exceptions.AuthorizationError,
@@ -718,7 +718,7 @@ def refused(error: Exception) -> bool:
 
 def _raised_by_script(error: Exception) -> bool:
     """Whether a command within a script failed: others before it may have written."""
-    return isinstance(error, redis.exceptions.ResponseError) and "@user_script" in str(error)
+    return isinstance(error, redis.exceptions.ResponseError) and _IN_SCRIPT.search(str(error)) is not None
 
 
 _MOVED = "this server is a node of a cluster, and the queue's keys are on another node"
@@ -750,7 +750,7 @@ def explain(error: BaseException) -> str:
     explained = _EXPLANATIONS.get(type(error).__name__) or _REPLIES.get(str(error).partition(" ")[0])
     if explained is None and "unauthenticated" in str(error):  # to a command as long as ours, Redis says so
         explained = _EXPLANATIONS["AuthenticationError"]
-    text = _IN_SCRIPT.sub("", str(error).rstrip(".")) or type(error).__name__
+    text = _IN_SCRIPT.sub("", str(error)).rstrip(".") or type(error).__name__
     if text.startswith("SRQRIGHTS "):
         return f"{_EXPLANATIONS['NoPermissionError']}: {', '.join(text.split()[1:])}"
     if explained is None and lacks_rights(error):

@@ -459,11 +459,17 @@ def test_a_claim_behind_a_wait_whose_reply_cannot_be_read(make_queue, behind, re
 
 
 def test_what_failed_is_told_in_batches_that_are_bounded_by_bytes(queue, client):
-    def calls(size: int) -> int:
-        """How many it took to fail 400 items, each with an error of its own."""
+    def failure(place: int, notes: int) -> Exception:
+        error = ValueError(place)
+        for _ in range(notes):
+            error.add_note("x" * KB)
+        return error
+
+    def calls(notes: int) -> int:
+        """How many it took to fail 400 items, each with an error of its own that has so many notes."""
 
         def handle(items: object) -> dict[int, Exception]:
-            return {place: ValueError(f"{place} {'x' * size}") for place in range(400)}
+            return {place: failure(place, notes) for place in range(400)}
 
         queue.put_many(range(400))
         before = scripts_run(client)
@@ -471,11 +477,11 @@ def test_what_failed_is_told_in_batches_that_are_bounded_by_bytes(queue, client)
         Consumer([source], plan=Plan(burst=True)).run()
         return scripts_run(client) - before
 
-    calls(1)  # the server knows the scripts
+    calls(0)  # the server knows the scripts
     queue.purge()
-    few = calls(1)
+    few = calls(0)
     queue.purge()
-    assert calls(10 * KB) >= few + 3  # 400 errors that are cut to some 9 KB each
+    assert calls(10) >= few + 3  # 400 errors of which some 8 KB each are kept
     assert queue.counts()["delayed"] == 400
 
 
