@@ -52,6 +52,7 @@ _COMMENT = re.compile(r"^ *--.*\n", re.MULTILINE)
 _FACT = re.compile(r"\bfacts\.(\w+)")
 _COMMAND = re.compile(r"\bredis\.p?call\('([A-Z]+)'")
 _OPTIONAL = frozenset({"INFO"})  # commands that a script does without where they are refused
+_IDLE = frozenset({"claim", "enlist"})  # scripts that consumers which wait call, again and again
 _WORD = re.compile(r"\w+")
 _FUNCTION = re.compile(r"^( *)local function (\w+)\(.*?^\1end\n", re.MULTILINE | re.DOTALL)
 
@@ -75,7 +76,8 @@ class Script:
     @cache
     def named(name: str) -> Script:
         source = _LUA[name]
-        text = _with_rights(_with_facts(_stripped(_INCLUDE.sub(_included, source)))).encode()
+        text = _stripped(_INCLUDE.sub(_included, source)).replace("IDLE", "true" if name in _IDLE else "false")
+        text = _with_rights(_with_facts(text)).encode()
         # SHA-1 is how Redis names scripts; nothing depends on its strength.
         sha = hashlib.sha1(text, usedforsecurity=False).hexdigest().encode()
         return Script(name, text, sha, writes="no-writes" not in source.splitlines()[0])

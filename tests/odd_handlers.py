@@ -243,7 +243,7 @@ class Nowhere(Exception):
 
 class WrongDelay(RetryLater):
     def __init__(self):
-        pass
+        self.delay = "soon"
 
 
 class Breaking(Backoff):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import pytest
 import redis
@@ -488,7 +489,7 @@ def test_key_of_the_wrong_type(queue, client, key, settled):
     item = queue.get(-1)
     queue.release(item)
     if settled:
-        client.hset(queue.keys["meta"], "seen", 1)
+        client.hset(queue.keys["meta"], mapping={"seen": 1, "typed": 1})
     name = queue.keys[key]
     mine = client.exists(name) and client.rename(name, f"{name}-mine")
     plant(client, name, operations.key_types()[key])
@@ -509,6 +510,40 @@ def test_key_of_the_wrong_type(queue, client, key, settled):
     found = [item.uid for state in operations.STATES for item in queue.items(state)]
     assert len(found) == len(set(found))
     assert set(found) >= set(uids)
+
+
+def let_pass(client: redis.Redis, queue: SafeRedisQueue, seconds: float) -> None:
+    """Since the last looks at the server and at the types of the keys."""
+    for field in ("seen", "typed"):
+        client.hincrby(queue.keys["meta"], field, -round(1000 * seconds))
+
+
+def restore(client: redis.Redis, queue: SafeRedisQueue, seconds: float) -> None:
+    """As a backup that another server took over."""
+    let_pass(client, queue, seconds)
+    client.hset(queue.keys["meta"], "run_id", "rother")
+
+
+@pytest.mark.parametrize(("later", "seconds"), [(let_pass, 61), (restore, 2)])
+@pytest.mark.parametrize("key", sorted(operations.key_types().keys() - {"meta", "slots"}))
+def test_key_that_becomes_foreign_while_nothing_is_there(queue, client, key, later, seconds):
+    """Claims, which find nothing, look at the types once a minute; a put does so before it changes anything."""
+    assert not queue.get(-1)
+    name = queue.keys[key]
+    client.delete(name)
+    let_pass(client, queue, 2)
+    plant(client, name, operations.key_types()[key])
+    with suppress(LayoutError):
+        assert not queue.get(-1)
+    with pytest.raises(LayoutError, match=f"{name} holds a"):
+        queue.put("x")
+    later(client, queue, seconds)
+    with pytest.raises(LayoutError, match=f"{name} holds a"):
+        queue.get(-1)
+    client.delete(name)
+    assert len(queue) == 0
+    assert queue.put("x") == queue.get(-1).uid
+    assert queue.audit() == []
 
 
 def plant(client: redis.Redis, name: str, kind: str) -> None:

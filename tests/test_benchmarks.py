@@ -27,6 +27,7 @@ PROMISED = {
     "ack + get of a consumer": 1,
     "idle consumer": 0.5,
     "put to handler, median": 1.3,
+    "put to handler, a consumer of 200 queues, median": 5,
     **{
         f"{what}, {many} {state}": 1.2
         for state, sizes in {"in flight": ["500", "2,000"], "waiting": ["1,000", "5,000"]}.items()

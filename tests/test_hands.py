@@ -69,11 +69,11 @@ def test_a_claim_is_held_until_what_it_brought_is_written_down():
 def test_any_number_of_sources(place):
     hands = Hands(1)
     hands.say("trouble")
-    hands.ask(place)
+    hands.ask(place, 7)
     hands.hold(place, Held("uid", "token"), until=FAR)
     assert (hands.asked, hands.reading, hands.words, hands.ready) == (place, False, "trouble", False)
     assert [hand.source for hand in hands] == [place]
-    hands.took()
+    assert hands.took(7)
     assert hands.asked is None
 
 

@@ -38,9 +38,13 @@ def link(server, prefix) -> Iterator[Link]:
     link.close()
 
 
-def scripts(client) -> int:
+def calls(client, *commands: str) -> int:
     stats = client.info("commandstats")
-    return sum(stats.get(f"cmdstat_{name}", {}).get("calls", 0) for name in ("eval", "evalsha"))
+    return sum(stats.get(f"cmdstat_{name}", {}).get("calls", 0) for name in commands)
+
+
+def scripts(client) -> int:
+    return calls(client, "eval", "evalsha")
 
 
 @pytest.mark.parametrize(("threads", "place"), [(1, QUEUES - 1), (4, 0)])
@@ -119,3 +123,14 @@ def test_what_is_delayed_in_one_of_many_comes_when_it_is_due(server, link, names
     with running(Consumer(sources)):
         queues[3].put(b"a")
         wait_for(lambda: seen == [1, 2], "the second delivery", seconds=4)
+
+
+@pytest.mark.parametrize("number", [1, 20])
+def test_an_idle_consumer_seldom_looks_at_the_types_of_keys(server, link, names, prefix, number):
+    # With so short a lease it asks each queue three times a second.
+    sources = [Source(SafeRedisQueue(name=name, link=link), print, lease=1) for name in names[:number]]
+    with running(Consumer(sources)), server.client() as client:
+        wait_for(lambda: parked(client, prefix), "an idle consumer")
+        looks, asked = calls(client, "type"), scripts(client)
+        wait_for(lambda: scripts(client) >= asked + 4 * number, "more claims")
+        assert calls(client, "type") == looks

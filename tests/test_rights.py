@@ -23,14 +23,14 @@ from tests.waiting import PATIENT, wait_for
 
 DOCUMENT = (Path(__file__).parent.parent / "docs" / "rights.md").read_text("utf-8")
 READING = {name for name in NAMES if not Script.named(name).writes}
-SERVING = {"claim", "ack", "fail", "extend", "release", "crashed", "enlist"}
+SERVING = {"claim", "ack", "fail", "extend", "release", "crashed", "enlist", "withdraw"}
 # Of each role, the scripts that it runs and the commands that it sends besides.
 ROLES = {
     "producer": ({"put"}, set()),
-    "consumer": (SERVING, {"BLPOP", "RPUSH"}),
-    "viewer": (READING, {"INFO", "ZCOUNT"}),
+    "consumer": (SERVING, {"BLPOP", "LMPOP", "RPUSH"}),
+    "viewer": (READING - {"uids"}, {"INFO", "ZCOUNT"}),  # which audit() needs
     "operator": (set(NAMES) - SERVING - {"put"} | {"release"}, {"INFO", "ZCOUNT"}),
-    "everything": (set(NAMES), {"BLPOP", "RPUSH", "INFO", "ZCOUNT", "HSCAN", "ZSCAN", "LRANGE"}),
+    "everything": (set(NAMES), {"BLPOP", "LMPOP", "RPUSH", "INFO", "ZCOUNT", "HSCAN", "ZSCAN", "LRANGE"}),
 }
 PASSWORD = "pw"
 
@@ -218,6 +218,20 @@ def test_consumer_as_a_process_with_few_rights(client, user, project, rules, tmp
     assert client.zcard("srq:rights.failing:dead") == 1
     # It asks once what the server keeps.
     assert refused(client) == ([("command", "info")] if rules else [])
+
+
+def test_consumer_of_several_queues_does_without_the_right_to_take_their_wake_tokens(client, user, project):
+    """As one whose user got the rights that an older version needed: it asks each of the queues instead."""
+    url = user(*with_greeting(client, rules_of("consumer")), "-lmpop")
+    aliases = ("a", "b", "c")
+    handled = {alias: {"HANDLER": "tests.handlers.note"} for alias in aliases}
+    project.configure(handled, {"URL": url, "PREFIX": "rights.{alias}"})
+    for alias in aliases * 2:
+        queues[alias].put(alias)
+    code, _, err = project.run("srq_consume", "--max-items", "6")
+    assert (code, sorted(project.lines())) == (0, sorted(f"{alias} 1" for alias in aliases * 2)), err
+    assert "ERROR" not in err
+    assert ("command", "lmpop") in refused(client)
 
 
 # -- looking

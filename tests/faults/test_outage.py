@@ -164,7 +164,8 @@ def test_lease_that_ended_meanwhile_is_moved_ahead_once(server, queue, client, a
     assert {uid: deadlines(queue, client)[uid] for uid in moved} == moved
     pass_time(client, queue.keys, LEASE + 1)
     client.hset(queue.keys["meta"], mapping={"run_id": "a third", "seen": now(client) - FAR})
-    assert moved.keys() <= {item.uid for item in queue.get_many(2)}
+    # The supervised one counts as in hand when its consumer died, so that it comes alone.
+    assert moved.keys() <= {item.uid for _ in range(2) for item in queue.get_many(2)}
     assert queue.audit() == []
 
 

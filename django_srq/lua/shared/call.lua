@@ -29,6 +29,7 @@ end
 
 -- Of meta, as numbers, the fields that the script has as facts.<field>; FACTS stands for what operations.py makes of that.
 --   layout, seen, kept   version of the layout; times (ms) of the last look at the server, and of the last housekeeping
+--   typed                time (ms) of the last look at the types of the keys
 --   lease_c, lease_g     leases (ms) of the last claims: supervised, and by a plain get; longest: the longest ever
 --   most                 max_in_flight of the last claim; nil: none
 --   told                 until then (ms) somebody is coming anyway, whom told_to names: the rate allowed nothing sooner
@@ -53,10 +54,21 @@ if facts.layout and facts.layout ~= tonumber(LAYOUT) then
   return redis.error_reply('SRQLAYOUT ' .. facts.layout .. ' ' .. LAYOUT)
 end
 
--- Once a second, or ten times a lease: may this user, are the keys ours, is it the same server, was it away?
+-- Once a second, or ten times a lease: may this user, is it the same server, was it away?
+local pause = math.min(1000, (facts.lease_c or 10000) / 10)
 local unseen = now - (facts.seen or 0)
-if unseen >= 1000 or unseen >= (facts.lease_c or 10000) / 10 or unseen < 0 then
+local looks = unseen >= pause or unseen < 0
+local run_id, goes_on, restarted
+if looks then
   -- include: rights
+  -- include: run
+end
+
+-- As often: are the keys ours? Where nothing is ready, delayed or in hand, a claim changes no item, and consumers that wait
+-- repeat it on each of their queues: once a minute then. IDLE stands for whether they call this script.
+local untyped = now - (facts.typed or 0)
+if (untyped >= pause or untyped < 0) and not (IDLE and untyped >= 0 and untyped < 60000
+  and redis.call('EXISTS', queue, returned, priority, delayed, holders, wake) == 0) then
   -- include: types
   for i, key in ipairs(KEYS) do
     local found = redis.call('TYPE', key).ok
@@ -64,5 +76,8 @@ if unseen >= 1000 or unseen >= (facts.lease_c or 10000) / 10 or unseen < 0 then
       return redis.error_reply('SRQTYPE ' .. key .. ' holds a ' .. found .. ' where a ' .. types[i] .. ' is expected')
     end
   end
+  redis.call('HSET', meta, 'typed', now)
+end
+if looks then
   -- include: outage
 end

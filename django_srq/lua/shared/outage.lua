@@ -1,4 +1,4 @@
--- Finds out whether the server was away, and writes it down for housekeeping. Needs keys, call.
+-- Finds out whether the server was away, and writes it down for housekeeping. Needs keys, call, run.
 -- Of meta:
 --   run_id      the server's run, as "r" and the id that it gives itself at each start
 --   restarted   time (ms) when another run was seen
@@ -7,11 +7,7 @@
 --   quiet       the same where the run went on: the server was there. All consumers were away, or cut off from it, or it
 --               was stopped together with its clock, or that was set
 --   no_run      time (ms) when the run could not be learned: INFO is refused
--- include: info
-local run_id = string.match(info('server'), 'run_id:(%x+)')
-local before = redis.call('HGET', meta, 'run_id')
-local goes_on = run_id and before == 'r' .. run_id
-if run_id and before and not goes_on then
+if restarted then
   redis.call('HSET', meta, 'restarted', now)
 end
 if facts.seen and facts.lease_c and math.abs(now - facts.seen) > facts.lease_c / 2 then
