@@ -54,7 +54,7 @@ def told(project, server_url, prefix):
 
 def children(process) -> list[int]:
     """The ids of the child processes of a command, but for its keeper."""
-    return [pid for pid in offspring(process) if name_of(pid) != NAME]
+    return [pid for pid in offspring(process) if leads(pid)]
 
 
 def keeper(process) -> int | None:
@@ -64,6 +64,14 @@ def keeper(process) -> int | None:
 def offspring(process) -> list[int]:
     tasks = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     return [int(pid) for pid in tasks.read_text().split()]
+
+
+def leads(pid: int) -> bool:
+    """Whether it leads a process group, as each child does. The keeper does not; it has its name only after a while."""
+    try:
+        return os.getpgid(pid) == pid
+    except ProcessLookupError:
+        return False
 
 
 def name_of(pid: int) -> str:
@@ -1295,7 +1303,7 @@ def test_a_consumer_ends_with_the_process_that_watches_its_code(project, told):
     queue = told()
     process = project.start("srq_consume", "--autoreload")
     wait_for(lambda: queue.snapshot().consumers, "the consumer")
-    (watching,) = children(process)
+    (watching,) = offspring(process)
     os.kill(watching, signal.SIGKILL)
     wait_for(lambda: queue.snapshot().consumers == {}, "the end of the consumer")
     assert process.wait(60) != 0

@@ -56,6 +56,11 @@ class Consumer:
         )
 
     @property
+    def log_hangs(self) -> bool:
+        """Whether the log did not take what was said last: Python would wait for it at its end."""
+        return self._leases.log_hangs
+
+    @property
     def handled(self) -> int:
         return self._hands.handled
 

@@ -56,9 +56,14 @@ def kill_group(group: int) -> bool:
     return _send_all(group, signal.SIGKILL)
 
 
+def are_told() -> bool:
+    """Whether the system tells of the processes that we see, and not of those of another namespace (Linux)."""
+    return os.path.exists("/proc/self") and os.readlink("/proc/self") == str(os.getpid())
+
+
 def _descendants(pid: int) -> Iterator[int]:
-    """None where the system does not tell, or tells of the processes of another namespace."""
-    if os.path.exists("/proc/self") and os.readlink("/proc/self") == str(os.getpid()):
+    """None where the system does not tell."""
+    if are_told():
         yield from _below(pid)
 
 

@@ -24,6 +24,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+from django_srq.consumer import groups
 from django_srq.consumer.hands import Hands
 from django_srq.consumer.leases import LAST_LINES, Leases
 from django_srq.consumer.log_thread import LogThread
@@ -82,7 +83,7 @@ class Keeper:
         self._words = [Words() for _ in self._leases.servers]
         self._stopping = False
         self._dropped = 0  # log records for which its line had no room
-        self._pid = 0
+        self.pid = 0
         self.line: int | None = None  # the pipe over which it is told things
         self.due = 0.0  # the moment from which on it may be started
 
@@ -116,12 +117,12 @@ class Keeper:
         begun, beginning = os.pipe()
         os.set_blocking(self.line, False)
         try:
-            self._pid = fork()
+            self.pid = fork()
         except OSError:
             self._hang_up()
             raise
         else:
-            if self._pid == 0:
+            if self.pid == 0:
                 self._be(reading, beginning, [self.line, begun, *others])
             os.close(beginning)
             beginning = -1
@@ -171,14 +172,14 @@ class Keeper:
                 time.sleep(0.01)
             if not ended:
                 with suppress(ProcessLookupError):
-                    os.kill(self._pid, signal.SIGKILL)
+                    os.kill(self.pid, signal.SIGKILL)
                 self._ended()
             self._hang_up()
         self._leases.sign_off()
 
     def _ended(self) -> bool:
         try:
-            return os.waitpid(self._pid, os.WNOHANG)[0] != 0
+            return os.waitpid(self.pid, os.WNOHANG)[0] != 0
         except ChildProcessError:  # somebody else waited for it
             return True
 
@@ -302,15 +303,20 @@ def _packed(record: logging.LogRecord) -> bytes:
 
 
 def _lives(pid: int) -> bool:
-    """Whether that child does, for all that is known. The supervisor may not have noticed its death yet."""
+    """Whether that child does, for all that is known. The supervisor may not have noticed its death yet.
+
+    Where the system does not tell, one that is dead and was not waited for counts as well.
+    """
     if not pid:
         return False  # it has not begun
     try:
         os.kill(pid, 0)
+        if not groups.are_told():
+            return True
         state = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0]
     except ProcessLookupError:
         return False
-    except OSError:  # no Linux: a dead one that was not waited for counts as well
+    except OSError:  # it runs as another user
         return True
     return state not in (b"Z", b"X")
 

@@ -56,6 +56,7 @@ class Leases:
     ) -> None:
         """about: what else the consumer's entry says."""
         self._log = LogThread(logger)
+        self.log_hangs = False  # it did not take what was said last
         self.servers = [
             ServerLeases(
                 consumer,
@@ -82,7 +83,7 @@ class Leases:
     def renew_until(self, ended: threading.Event) -> None:
         """Renew, now and again and again, until the event is set; each server in a thread, the last one in this."""
         self._for_each(lambda server: server.keep_on(server.renew, server.pause, ended))
-        self._log.flush(LAST_LINES)
+        self.log_hangs = not self._log.flush(LAST_LINES)
 
     def renew_overdue_until(self, ended: threading.Event) -> None:
         """Renew only what nobody else renewed in time, until the event is set."""

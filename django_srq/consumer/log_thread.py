@@ -36,12 +36,13 @@ class LogThread:
         else:
             self._do(partial(self._logger.handle, record))
 
-    def flush(self, seconds: float) -> None:
-        """Wait until what was said is logged, at most so long."""
-        if self._thread is not None:
-            logged = threading.Event()
-            self._do(logged.set)
-            logged.wait(seconds)
+    def flush(self, seconds: float) -> bool:
+        """Wait until what was said is logged, at most so long; whether it is."""
+        if self._thread is None:
+            return True
+        logged = threading.Event()
+        self._do(logged.set)
+        return logged.wait(seconds)
 
     def _do(self, call: Callable[[], object]) -> None:
         self._calls.put(call)

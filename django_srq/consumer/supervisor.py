@@ -330,7 +330,7 @@ class Supervisor:
                 code = os.waitstatus_to_exitcode(status)
                 self._see_to_group(child, code)
                 self._buried(child, code, _bytes(usage.ru_maxrss))
-        groups.reap_orphans([child.pid for child in self._children()])
+        groups.reap_orphans([self._keeper.pid, *(child.pid for child in self._children())])
 
     def _see_to_group(self, child: Child, code: int) -> None:
         """What its handlers had started must not be at work beside the next delivery of their items."""

@@ -25,7 +25,7 @@ def test_orphans_are_reaped_and_a_stop_is_heard(project, forking):
     process = project.start("srq_consume", under=CONTAINER, stderr=None)
     (first,) = wait_for(lambda: children(process.pid), "the first process")
     wait_for(lambda: empty(queue), "all items")
-    wait_for(lambda: len(children(first)) == 1, "the end of all but the child process")
+    wait_for(lambda: len(children(first)) == 2, "the end of all but the keeper and the child process")
     assert "SIG_DFL" in project.lines()[-2]  # the handler had the status of its program
     os.kill(first, signal.SIGTERM)
     assert process.wait(60) == 0

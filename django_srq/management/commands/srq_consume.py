@@ -170,17 +170,22 @@ class Command(QueueCommand):
             )
         consumer = Consumer(sources, plan=plan, rest=close_connections)
         signalled: list[int] = []
+        code = ERROR
         stopping = _stop_on_signals(consumer, signalled)
         try:
             with databases.left_alone():
                 consumer.run()
+            code = 0
         except StopConsuming as error:
             raise CommandError(str(error), returncode=ERROR) from error
         except Cut:
-            sys.exit(128 + signalled[-1])
+            code = 128 + signalled[-1]
+            sys.exit(code)
         finally:
             for number in stopping:
                 dispositions.give_back(number)
+            if consumer.log_hangs:  # Python would wait for it before it ends
+                atexit.register(os._exit, code)
 
     def _chosen(self, named: list[tuple[str, int | None]]) -> list[tuple[Queue, int | None]]:
         if named:
