@@ -368,7 +368,7 @@ class Link:
         wire.silence = attempts.seconds
         try:
             deadline = attempts.deadline
-            wire.send(commands, deadline)
+            wire.send(commands, deadline, watched=attempts.interrupt is not None)
             if attempts.patience is not None:
                 deadline = monotonic() + attempts.patience
             if attempts.interrupt is not None:
