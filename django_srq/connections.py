@@ -29,7 +29,7 @@ from redis.retry import Retry
 from django_srq import embedded
 from django_srq.clock import monotonic
 from django_srq.exceptions import ConfigurationError, LayoutError, OutcomeUnknown, QueueUnavailable
-from django_srq.flow import CutShort
+from django_srq.flow import LONGEST, CutShort
 from django_srq.lines import LOST, SPENT, Lines, NotSent
 from django_srq.operations import Call, Command
 from django_srq.process import PerProcess
@@ -42,7 +42,6 @@ T = TypeVar("T")
 
 SCHEMES = {"redis": "redis", "rediss": "rediss", "unix": "unix", "valkey": "redis", "valkeys": "rediss"}
 TIMEOUT = 5.0  # seconds for a call that does not block, everything included
-LONGEST_TIMEOUT = 900.0  # seconds; well below the hour for which slots make a call safe to send again
 FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.5  # seconds between attempts, before jitter
 _DICE = random.SystemRandom()  # the usual one goes on alike in all children that were forked in C
 SHORTEST_ATTEMPT = 0.05  # seconds; one with less time left would only turn what is known into "no reply"
@@ -191,7 +190,7 @@ class Link:
         self.client = client
         self.pool = client.connection_pool
         self.address = address or _address(self.pool)
-        self.timeout = min(timeout, LONGEST_TIMEOUT)
+        self.timeout = min(timeout, LONGEST)
         self.passing = _error_classes(self.pool.connection_kwargs.get("retry_on_error"))
         self._prepare = prepare
         self._connections: PerProcess[_Connections] = PerProcess(partial(_Connections, self.pool, prepare))
