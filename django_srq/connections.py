@@ -158,9 +158,9 @@ class _Connections:
             pool._lock = threading.RLock()  # a thread of the parent's may have had the other at the fork, for ever
             pool.reset()  # the parent's connections count no more
 
-    def wire(self, connection: Any, silence: float) -> Wire:
-        """connection: redis-py's, connected. silence: as of a wire."""
-        wire = Wire(connection, silence)
+    def wire(self, connection: Any) -> Wire:
+        """connection: redis-py's, connected."""
+        wire = Wire(connection)
         wire.home = self
         self.open.add(wire)
         return wire
@@ -364,7 +364,6 @@ class Link:
     def _exchange(self, commands: bytes, attempts: _Attempts, receive: Callable[[Wire, float], T] = Wire.receive) -> T:
         """One round trip; receive takes what comes back, of one command if it is not given."""
         wire = self._take(attempts)
-        wire.silence = attempts.seconds
         try:
             deadline = attempts.deadline
             wire.send(commands, deadline, watched=attempts.interrupt is not None)
@@ -388,6 +387,11 @@ class Link:
         return received
 
     def _take(self, attempts: _Attempts) -> Wire:
+        wire = self._idle_or_new(attempts)
+        wire.silence = attempts.seconds
+        return wire
+
+    def _idle_or_new(self, attempts: _Attempts) -> Wire:
         mine = self._connections.get()
         # Asking first whether there is one would let another thread take it in between.
         try:
@@ -415,7 +419,7 @@ class Link:
             connection.socket_connect_timeout = connection.socket_timeout = max(attempts.left(), 0.001)
             connection.retry = Retry(NoBackoff(), 0)  # a client that was given to us may have other ideas
             _connect(connection, attempts.deadline, mine.tls)
-            return mine.wire(connection, attempts.seconds)
+            return mine.wire(connection)
         except (redis.RedisError, OSError) as error:
             connection.disconnect()
             mine.closed.append(connection)
@@ -518,7 +522,6 @@ class Stream:
             self._let_go()
         if self._wire is None:
             self._wire = self._link._take(_Attempts(self._link, sent.call, sent.queue, self._timeout))
-        self._wire.silence = self._timeout
         return self._wire
 
     def _receive(self, sent: Sent[T]) -> T | None:

@@ -39,10 +39,11 @@ class Wire:
     )  # fmt: skip
 
     home: Any  # where it belongs when it is not in use
+    silence: float  # seconds without a byte that end what had begun to flow; of who uses it
 
-    def __init__(self, connection: Any, silence: float) -> None:
-        """connection: redis-py's, connected. silence: seconds without a byte that end what had begun to flow."""
-        self.connection, self.silence = connection, silence
+    def __init__(self, connection: Any) -> None:
+        """connection: redis-py's, connected."""
+        self.connection = connection
         self._socket: socket.socket = connection._sock
         limit_unsent(self._socket)
         self._limit: float | None = None
