@@ -29,7 +29,7 @@ from redis.retry import Retry
 from django_srq import embedded
 from django_srq.clock import monotonic
 from django_srq.exceptions import ConfigurationError, LayoutError, OutcomeUnknown, QueueUnavailable
-from django_srq.flow import CutShort
+from django_srq.flow import LONGEST, CutShort
 from django_srq.lines import LOST, SPENT, Lines, NotSent
 from django_srq.operations import Call, Command
 from django_srq.process import PerProcess
@@ -42,7 +42,6 @@ T = TypeVar("T")
 
 SCHEMES = {"redis": "redis", "rediss": "rediss", "unix": "unix", "valkey": "redis", "valkeys": "rediss"}
 TIMEOUT = 5.0  # seconds for a call that does not block, everything included
-LONGEST_TIMEOUT = 900.0  # seconds; well below the hour for which slots make a call safe to send again
 FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.5  # seconds between attempts, before jitter
 _DICE = random.SystemRandom()  # the usual one goes on alike in all children that were forked in C
 SHORTEST_ATTEMPT = 0.05  # seconds; one with less time left would only turn what is known into "no reply"
@@ -159,9 +158,9 @@ class _Connections:
             pool._lock = threading.RLock()  # a thread of the parent's may have had the other at the fork, for ever
             pool.reset()  # the parent's connections count no more
 
-    def wire(self, connection: Any, silence: float) -> Wire:
-        """connection: redis-py's, connected. silence: as of a wire."""
-        wire = Wire(connection, silence)
+    def wire(self, connection: Any) -> Wire:
+        """connection: redis-py's, connected."""
+        wire = Wire(connection)
         wire.home = self
         self.open.add(wire)
         return wire
@@ -191,7 +190,7 @@ class Link:
         self.client = client
         self.pool = client.connection_pool
         self.address = address or _address(self.pool)
-        self.timeout = min(timeout, LONGEST_TIMEOUT)
+        self.timeout = min(timeout, LONGEST)
         self.passing = _error_classes(self.pool.connection_kwargs.get("retry_on_error"))
         self._prepare = prepare
         self._connections: PerProcess[_Connections] = PerProcess(partial(_Connections, self.pool, prepare))
@@ -365,10 +364,9 @@ class Link:
     def _exchange(self, commands: bytes, attempts: _Attempts, receive: Callable[[Wire, float], T] = Wire.receive) -> T:
         """One round trip; receive takes what comes back, of one command if it is not given."""
         wire = self._take(attempts)
-        wire.silence = attempts.seconds
         try:
             deadline = attempts.deadline
-            wire.send(commands, deadline)
+            wire.send(commands, deadline, watched=attempts.interrupt is not None)
             if attempts.patience is not None:
                 deadline = monotonic() + attempts.patience
             if attempts.interrupt is not None:
@@ -389,6 +387,11 @@ class Link:
         return received
 
     def _take(self, attempts: _Attempts) -> Wire:
+        wire = self._idle_or_new(attempts)
+        wire.silence = attempts.seconds
+        return wire
+
+    def _idle_or_new(self, attempts: _Attempts) -> Wire:
         mine = self._connections.get()
         # Asking first whether there is one would let another thread take it in between.
         try:
@@ -416,7 +419,7 @@ class Link:
             connection.socket_connect_timeout = connection.socket_timeout = max(attempts.left(), 0.001)
             connection.retry = Retry(NoBackoff(), 0)  # a client that was given to us may have other ideas
             _connect(connection, attempts.deadline, mine.tls)
-            return mine.wire(connection, attempts.seconds)
+            return mine.wire(connection)
         except (redis.RedisError, OSError) as error:
             connection.disconnect()
             mine.closed.append(connection)
@@ -519,7 +522,6 @@ class Stream:
             self._let_go()
         if self._wire is None:
             self._wire = self._link._take(_Attempts(self._link, sent.call, sent.queue, self._timeout))
-        self._wire.silence = self._timeout
         return self._wire
 
     def _receive(self, sent: Sent[T]) -> T | None:

@@ -18,7 +18,7 @@ from django_srq.clock import monotonic
 
 SLOWEST = 32 * 1024  # bytes a second
 UNSENT = 128 * 1024  # bytes that a socket takes before it can send them
-LONGEST = 900.0  # seconds; well below the hour for which slots make a call safe to send again
+LONGEST = 900.0  # seconds, of a time limit too; well below the hour for which slots make a call safe to send again
 
 
 class CutShort(redis.exceptions.ConnectionError):

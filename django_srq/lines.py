@@ -197,8 +197,8 @@ class Line:
                 raise CutShort("the reply broke off") from error
             if late and not isinstance(error, NotSent):
                 raise NotSent(error) from error
-            if isinstance(error, TimeoutError):  # asyncio's, which says nothing
-                raise redis.exceptions.TimeoutError("timed out") from error
+            if isinstance(error, TimeoutError):
+                raise _telling(error) from error
             raise
         except redis.exceptions.ResponseError:
             self._put_back(connection)
@@ -221,7 +221,7 @@ class Line:
                     await connection.read_response(disable_decoding=True, disconnect_on_error=False)
         except LOST as error:
             if left:
-                raise NotSent(error) from error
+                raise NotSent(_telling(error)) from error
             raise
         return left
 
@@ -290,6 +290,11 @@ class Line:
             shared = writer and writer.transport.get_extra_info("socket")
             if shared and shared.fileno() >= 0:  # else it is closed
                 _let_go(shared.fileno())
+
+
+def _telling(error: Exception) -> Exception:
+    """The error itself, but for asyncio's own, which says nothing."""
+    return redis.exceptions.TimeoutError("timed out") if isinstance(error, TimeoutError) else error
 
 
 def _let_go(descriptor: int) -> None:

@@ -8,7 +8,6 @@ addresses that the last lookup found are kept, and used while a later one fails 
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import threading
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from typing import Any, TypeAlias
 import redis
 
 from django_srq.clock import monotonic
+from django_srq.process import PerProcess
 
 PATIENCE = 1.0  # seconds that a lookup may take, at most, before the addresses that are known are used
 _SHARE = 0.25  # of the caller's time, if that is less
@@ -63,7 +63,7 @@ class _Lookup:
             outcome = _known[self.host] = _by_merit(self.host, _looked_up(self.host))
         except (OSError, UnicodeError) as error:  # the latter from a name that is none
             outcome = error if isinstance(error, OSError) else OSError(str(error))
-        _under_way.pop(_place(self.host), None)
+        _under_way.get().pop(self.host, None)
         self.outcome.set_result(outcome)
 
     def patience(self, seconds: float) -> float:
@@ -76,8 +76,8 @@ class _Lookup:
 
 _known: dict[Host, list[Address]] = {}  # by the last lookup that succeeded
 _best: dict[Host, Address] = {}  # with which a connection was made last
-# With the process: in a forked child there is no thread that would end the lookups of its parent.
-_under_way: dict[tuple[int, Host], _Lookup] = {}
+# Of this process: in a forked child there is no thread that would end the lookups of its parent.
+_under_way: PerProcess[dict[Host, _Lookup]] = PerProcess(lambda inherited: {})
 
 
 def addresses(host: Host, seconds: float) -> Sequence[Address]:
@@ -125,18 +125,14 @@ def _looked_up(host: Host, flags: int = 0) -> list[Address]:
 
 
 def _lookup(host: Host) -> _Lookup:
-    place = _place(host)
-    lookup = _under_way.get(place)
+    under_way = _under_way.get()
+    lookup = under_way.get(host)
     if lookup is None:
         mine = _Lookup(host)
-        lookup = _under_way.setdefault(place, mine)  # which decides between two threads
+        lookup = under_way.setdefault(host, mine)  # which decides between two threads
         if lookup is mine:
             mine.start()
     return lookup
-
-
-def _place(host: Host) -> tuple[int, Host]:
-    return os.getpid(), host
 
 
 def _by_merit(host: Host, found: list[Address]) -> list[Address]:

@@ -39,10 +39,11 @@ class Wire:
     )  # fmt: skip
 
     home: Any  # where it belongs when it is not in use
+    silence: float  # seconds without a byte that end what had begun to flow; of who uses it
 
-    def __init__(self, connection: Any, silence: float) -> None:
-        """connection: redis-py's, connected. silence: seconds without a byte that end what had begun to flow."""
-        self.connection, self.silence = connection, silence
+    def __init__(self, connection: Any) -> None:
+        """connection: redis-py's, connected."""
+        self.connection = connection
         self._socket: socket.socket = connection._sock
         limit_unsent(self._socket)
         self._limit: float | None = None
@@ -64,20 +65,23 @@ class Wire:
         self._rested = rest > REST
         return rest < LULL or not self._closed()
 
-    def send(self, commands: bytes, deadline: float) -> None:
-        """deadline: by monotonic(). NotSent: the server got no whole command."""
+    def send(self, commands: bytes, deadline: float, *, watched: bool = False) -> None:
+        """deadline: by monotonic(). NotSent: the server got no whole command.
+
+        watched: the socket will be watched for the reply, of which nothing may be read before.
+        """
         if self._rested:
             self._rested = False
-            commands = self._behind_sign_of_life(commands, deadline)
+            commands = self._behind_sign_of_life(commands, deadline, along=not watched and len(commands) < LARGE)
         if commands:
             self._write(commands, deadline)
 
-    def _behind_sign_of_life(self, commands: bytes, deadline: float) -> bytes:
-        """Wait for a sign of life, which has a share of the time. Small commands go along; large ones are returned."""
-        along, rest = (commands, b"") if len(commands) < LARGE else (b"", commands)
+    def _behind_sign_of_life(self, commands: bytes, deadline: float, *, along: bool) -> bytes:
+        """Wait for a sign of life, which has a share of the time. What does not go along with it is returned."""
+        with_it, rest = (commands, b"") if along else (b"", commands)
         now = monotonic()
         until = now + share(deadline - now)
-        self._write(SIGN_OF_LIFE + along, until)
+        self._write(SIGN_OF_LIFE + with_it, until)
         try:
             with suppress(redis.exceptions.ResponseError):
                 self.receive(until)
@@ -120,7 +124,8 @@ class Wire:
                 self._limit_to(max(deadline, flow.deadline))
             sent = self._socket.send(rest)
             flow.moved(sent)
-        self._until = flow.deadline
+        if sent < len(commands):  # with TLS, what is small goes at one time, too
+            self._until = flow.deadline
 
     def receive(self, deadline: float) -> Any:
         """The next reply, not decoded; an error that the server replies with is raised.

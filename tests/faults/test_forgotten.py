@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from urllib.parse import urlsplit
 
 import pytest
@@ -18,6 +18,7 @@ from django_srq.connections import Link, _Attempts, client_from_url
 from django_srq.operations import Command, Put
 from django_srq.rest import LARGE, REST
 from django_srq.slots import Slot
+from tests.tls import Front
 from tests.waiting import PATIENT, wait_for
 
 TIMEOUT = 6.0  # seconds; a share of it is 1.5
@@ -276,6 +277,30 @@ def test_a_call_behind_a_wait_over_a_connection_that_was_forgotten(queue, firewa
         assert in_time(park) is None
         assert list(park().states) == [""]
     assert len(firewall.swallowed) == 1
+
+
+@pytest.mark.usefixtures("brief")
+def test_a_wait_that_can_be_interrupted_sees_what_is_there_already(queue, firewall):
+    """Also where its reply comes together with the sign of life."""
+    alarm, other = socket.socketpair()
+    queue.put("x")  # with a token
+    rest()
+    command = operations.wait([queue.keys], PATIENT)
+    with alarm, other:
+        assert in_time(lambda: queue.link.wait(command, PATIENT, queue="q", interrupt=alarm.fileno()))
+
+
+@pytest.mark.usefixtures("brief")
+@pytest.mark.parametrize("size", [1, LARGE // 2, 2 * LARGE])
+def test_a_put_over_a_connection_with_tls_that_was_forgotten(server_url, prefix, size):
+    with closing(Front(urlsplit(server_url).port)) as front, closing(Firewall(front.url)) as firewall:
+        queue = SafeRedisQueue(name=prefix, link=Link(client_from_url(firewall.url), timeout=TIMEOUT))
+        queue.put("x")
+        firewall.forget()
+        rest()
+        assert in_time(lambda: queue.put("y" * size))
+        assert len(firewall.connections) == 2
+        queue.link.close()
 
 
 @pytest.mark.usefixtures("brief")
