@@ -76,8 +76,9 @@ class Script:
     @cache
     def named(name: str) -> Script:
         source = _LUA[name]
-        text = _stripped(_INCLUDE.sub(_included, source)).replace("IDLE", "true" if name in _IDLE else "false")
-        text = _with_rights(_with_facts(text)).encode()
+        idle = "true" if name in _IDLE else "false"
+        whole = _stripped(_INCLUDE.sub(_included, source)).replace("IDLE", idle)
+        text = _with_rights(_with_facts(whole)).encode()
         # SHA-1 is how Redis names scripts; nothing depends on its strength.
         sha = hashlib.sha1(text, usedforsecurity=False).hexdigest().encode()
         return Script(name, text, sha, writes="no-writes" not in source.splitlines()[0])

@@ -154,7 +154,6 @@ local function token_of(order)
   return consumer .. string.format('/%d@%d', order, now) .. width
 end
 
--- include: suspects
 local reply, outcome = {'', '0', '0'}, {'', '0', '0'}   -- outcome: what a repeated call has to know
 local handed, made, left = 0, 0, 0
 local held_up, till, due, crowded = false, nil, nil, false
@@ -211,7 +210,7 @@ if straight then
 end
 
 if not straight then
-  -- include: removal items ghosts
+  -- include: removal items ghosts suspects
 
   local function is_paused()
     local text = redis.call('GET', paused)
@@ -396,6 +395,7 @@ elseif left == 0 or full or early then
   end
 end
 if crowded and not (held_up or full or early) then
+  -- include: suspects
   wait, reply[3] = CROWDED, left
   pass_on_suspect()
 elseif left > 0 and not (held_up or full or early) then
