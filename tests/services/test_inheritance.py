@@ -82,7 +82,8 @@ def test_later_children_share_nothing_that_the_supervisor_opened_meanwhile(proje
     process = consumer("tests.services.handlers.read_rows", databases + LOGGING)
     before = at_work(project, [[number, "first"] for number in range(PROCESSES)])
     project.say("first")
-    wait_for(lambda: not any(queues["q"].counts().values()), "their end")  # what was in hand at a death comes one by one
+    # What is in hand at a death comes back one by one.
+    wait_for(lambda: not any(queues["q"].counts().values()), "their end")
     for child in before:
         os.kill(child, signal.SIGKILL)
     wait_for(lambda: len({*children(process)} - {*before}) == PROCESSES, "their successors")
