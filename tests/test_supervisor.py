@@ -394,6 +394,21 @@ def test_a_child_that_cannot_be_started_now_is_started_later(project, told, monk
     assert empty(queue)
 
 
+def test_a_child_is_started_when_there_are_descriptors_again(project, told):
+    queue = told()
+    project.add_to_settings(
+        "import os, sys\npipe, left = os.pipe, {'_start': 4, 'start': 2}\n"
+        "def failing():\n    name = sys._getframe(1).f_code.co_name\n    left[name] = left.get(name, 0) - 1\n"
+        "    if left[name] < 0:\n        return pipe()\n    raise OSError(24, 'Too many open files')\n"
+        "os.pipe = failing"
+    )
+    queue.put({"do": "nothing", "name": "it"})
+    code, _, err = project.run("srq_consume", "--burst")
+    assert (code, err.count("cannot start a child process")) == (0, 4)
+    assert "cannot start the process that renews the leases" in err
+    assert empty(queue)
+
+
 def test_what_one_queue_refuses_to_hear_holds_up_no_other(make_queue, client):
     broken, other = make_queue("1"), make_queue("2")
     uid = other.put("a")

@@ -113,8 +113,14 @@ class Keeper:
     def start(self, fork: Callable[[], int], others: Iterable[int]) -> None:
         """others: lines to the children, which would not notice the supervisor's death if the keeper had them too."""
         self.due = time.monotonic() + AGAIN
-        reading, self.line = os.pipe()
-        begun, beginning = os.pipe()
+        reading, line = os.pipe()
+        try:
+            begun, beginning = os.pipe()
+        except OSError:
+            os.close(reading)
+            os.close(line)
+            raise
+        self.line = line
         os.set_blocking(self.line, False)
         try:
             self.pid = fork()

@@ -203,17 +203,19 @@ class Supervisor:
     def _start(self, place: Place) -> None:
         self._count += 1
         id = f"{self.id}.{self._count}"
-        hands = self._keeper.take_table(claim_slots(id)[0], self._count)
         for stream in filter(None, (sys.stdout, sys.stderr)):  # None: closed before Python began
             stream.flush()  # or what is in the buffers would come out twice
         reading, writing = os.pipe()
         os.set_blocking(writing, False)
+        hands: Hands | None = None
         try:
+            hands = self._keeper.take_table(claim_slots(id)[0], self._count)
             pid = self._fork()
         except OSError:
             os.close(reading)
             os.close(writing)
-            self._keeper.give_back_table(hands)
+            if hands is not None:
+                self._keeper.give_back_table(hands)
             raise
         if pid == 0:
             try:

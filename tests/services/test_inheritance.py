@@ -9,6 +9,7 @@ import signal
 import pytest
 
 from django_srq import queues
+from tests.test_supervisor import children
 from tests.waiting import wait_for
 
 PROCESSES = 3
@@ -78,13 +79,18 @@ def test_children_read_no_rows_of_each_other(project, databases, consumer):
 
 def test_later_children_share_nothing_that_the_supervisor_opened_meanwhile(project, databases, consumer):
     """As it does where the project's log handlers use a database."""
-    consumer("tests.services.handlers.read_rows", databases + LOGGING)
-    for child in at_work(project, [[number, "on"] for number in range(PROCESSES)]):
+    process = consumer("tests.services.handlers.read_rows", databases + LOGGING)
+    before = at_work(project, [[number, "first"] for number in range(PROCESSES)])
+    project.say("first")
+    # What is in hand at a death comes back one by one.
+    wait_for(lambda: not any(queues["q"].counts().values()), "their end")
+    for child in before:
         os.kill(child, signal.SIGKILL)
-    at_work(project, [])
+    wait_for(lambda: len({*children(process)} - {*before}) == PROCESSES, "their successors")
+    at_work(project, [[number, "on"] for number in range(PROCESSES, 2 * PROCESSES)])
     project.say("on")
     for alias in ("default", "other"):
-        read(project, alias, range(PROCESSES))
+        read(project, alias, range(PROCESSES, 2 * PROCESSES))
 
 
 @pytest.mark.parametrize("options", [{}, {"use_pooling": True}])
