@@ -25,7 +25,7 @@ from django_srq.clock import monotonic
 from django_srq.exceptions import ConfigurationError
 from django_srq.flow import CutShort, Flow, limit_unsent
 from django_srq.rest import LARGE, REST, SIGN_OF_LIFE, share
-from django_srq.sockets import Tls, aopened, explained
+from django_srq.sockets import Tls, aopened, explained, too_slow
 
 PARTING = 1.0  # seconds
 PIECE = 65536  # bytes of a command that are sent at one time
@@ -242,7 +242,7 @@ class Line:
                     await self._discard(connection)
                     raise
         except TimeoutError as error:
-            raise NotSent(redis.exceptions.TimeoutError("timed out while connecting")) from error
+            raise NotSent(too_slow(connection)) from error
         except (redis.RedisError, OSError) as error:
             raise NotSent(explained(error, connection)) from error
         return connection

@@ -143,6 +143,14 @@ def explained(error: Exception, connection: Any) -> Exception:
     return error
 
 
+def too_slow(connection: Any) -> Exception:
+    """What to say of a connection that was not open in time. connection: None where not even that was made."""
+    host = getattr(connection, "host", None)  # a Unix socket has none
+    if host is not None and names.is_unresolved((host, connection.port, connection.socket_type)):
+        return NameUnresolved(host)
+    return redis.exceptions.TimeoutError("timed out while connecting")
+
+
 def _wanted(connection: Any) -> str:
     if connection.certfile:
         return "does the server accept this client certificate?"
