@@ -24,6 +24,7 @@ from django_srq import (
     operations,
 )
 from django_srq.connections import Link, client_from_url
+from django_srq.item import Item
 from django_srq.operations import Held
 from django_srq.serializers import JSON
 from tests.servers import Server
@@ -512,6 +513,16 @@ def test_key_of_the_wrong_type(queue, client, key, settled):
     assert set(found) >= set(uids)
 
 
+def drop_released(queue: SafeRedisQueue, item: Item) -> None:
+    queue.release(item)
+    queue.drop(item.uid)
+
+
+def purge_others(queue: SafeRedisQueue, item: Item) -> None:
+    queue.put("y")
+    queue.purge()
+
+
 def let_pass(client: redis.Redis, queue: SafeRedisQueue, seconds: float) -> None:
     """Since the last looks at the server and at the types of the keys."""
     for field in ("seen", "typed"):
@@ -543,6 +554,20 @@ def test_key_that_becomes_foreign_while_nothing_is_there(queue, client, key, lat
     client.delete(name)
     assert len(queue) == 0
     assert queue.put("x") == queue.get(-1).uid
+    assert queue.audit() == []
+
+
+@pytest.mark.parametrize("key", ["deliveries", "crashes", "errors", "headers"])
+@pytest.mark.parametrize(
+    "remove", [SafeRedisQueue.ack, lambda queue, item: queue.ack(item.uid), drop_released, purge_others]
+)
+def test_removal_that_ends_at_a_foreign_key_leaves_no_item_behind_that_nobody_gets(queue, client, key, remove):
+    queue.put("x")
+    item = queue.get(-1)
+    plant(client, queue.keys[key], operations.key_types()[key])
+    with pytest.raises(LayoutError):
+        remove(queue, item)
+    client.delete(queue.keys[key])
     assert queue.audit() == []
 
 

@@ -31,8 +31,8 @@ for _ = 1, batch do
     lay_ghost()
   elseif uid then
     bytes = bytes + redis.call('HSTRLEN', items, uid)
+    redis.call('HDEL', items, uid)   -- first, as in settle
     forget_records(uid)
-    redis.call('HDEL', items, uid)
     gone = gone + 1
   end
   if more == 'done' or bytes > 64 * MOST_BYTES then

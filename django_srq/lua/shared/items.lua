@@ -89,8 +89,8 @@ end
 
 -- Ends a delivery that did not begin: to its old place, not counted, and nobody before takes it back from there.
 local function give_back(uid, token)
-  place(uid, first_claim(token))
   forget_claim(uid)
+  place(uid, first_claim(token))
   unhold(uid)
 end
 

@@ -69,9 +69,9 @@ end
 
 -- Removes an item that nobody holds, wherever it is.
 local function remove_unheld(uid)
+  redis.call('HDEL', items, uid)   -- first, as in settle
   if not unlist(uid) then
     haunt()
   end
   forget_records(uid)
-  redis.call('HDEL', items, uid)
 end

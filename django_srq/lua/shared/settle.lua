@@ -47,10 +47,12 @@ if ARGV[at] then
       count('acked')
       return '1'
     end
+    -- The payload goes first: should a key turn out to be somebody else's, what is left is dropped on contact.
+    local there = redis.call('HDEL', items, uid) == 1
     if recorded then
       delete_records(uid)
     end
-    if redis.call('HDEL', items, uid) == 0 then
+    if not there then
       forget(uid)
       return '0'
     end
