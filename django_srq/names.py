@@ -105,6 +105,11 @@ async def aaddresses(host: Host, seconds: float) -> Sequence[Address]:
     return _usable(host, outcome)
 
 
+def awaited(host: Host) -> bool:
+    """Whether no address of a host is known, and a lookup is under way."""
+    return host not in _known and host in _under_way.get()
+
+
 def connected(host: Host, address: Address) -> None:
     """A connection was made with an address of a host: it is the first to be tried the next time."""
     _best[host] = address

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import redis
+import redis.asyncio.connection as asynchronous
 
 from django_srq import names
 from django_srq.clock import monotonic
@@ -85,7 +86,7 @@ def _context_for(connection: Any, tls: Tls) -> ssl.SSLContext | None:
 
 
 def _connected(connection: Any, deadline: float) -> socket.socket:
-    host: Host = (connection.host, connection.port, connection.socket_type)
+    host = _host(connection)
     problem: OSError | None = None
     for address, until in _turns(names.addresses(host, deadline - monotonic()), deadline):
         made = _socket(connection, address)
@@ -105,7 +106,7 @@ def _connected(connection: Any, deadline: float) -> socket.socket:
 
 
 async def _aconnected(connection: Any, deadline: float) -> socket.socket:
-    host: Host = (connection.host, connection.port, connection.socket_type)
+    host = _host(connection)
     problem: OSError | None = None
     for address, until in _turns(await names.aaddresses(host, deadline - monotonic()), deadline):
         made = _socket(connection, address)
@@ -131,6 +132,20 @@ def opens_as_usual(connection: Any) -> bool:
     usual = redis.SSLConnection if isinstance(connection, redis.SSLConnection) else redis.Connection
     same = all(getattr(kind, method, None) is getattr(usual, method, None) for method in _CONNECTING)
     return same and not any(getattr(connection, option, False) for option in _OCSP)
+
+
+def late(connection: Any) -> Exception:
+    """What took too long, of an asynchronous connection that could not be opened in time; None: it was not even made.
+
+    In an event loop that is late, time limits within its time limit end together with that, and say nothing.
+    """
+    if isinstance(connection, asynchronous.Connection) and names.awaited(_host(connection)):
+        return NameUnresolved(connection.host)
+    return redis.exceptions.TimeoutError("timed out while connecting")
+
+
+def _host(connection: Any) -> Host:
+    return connection.host, connection.port, connection.socket_type
 
 
 def explained(error: Exception, connection: Any) -> Exception:
