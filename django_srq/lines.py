@@ -25,7 +25,7 @@ from django_srq.clock import monotonic
 from django_srq.exceptions import ConfigurationError
 from django_srq.flow import CutShort, Flow, limit_unsent
 from django_srq.rest import LARGE, REST, SIGN_OF_LIFE, share
-from django_srq.sockets import Tls, aopened, explained, too_slow
+from django_srq.sockets import Tls, aopened, explained, late
 
 PARTING = 1.0  # seconds
 PIECE = 65536  # bytes of a command that are sent at one time
@@ -189,13 +189,13 @@ class Line:
                 with arrivals:
                     reply = await connection.read_response(disable_decoding=True, disconnect_on_error=False)
         except (NotSent, *SPENT, redis.exceptions.InvalidResponse) as error:
-            late = closed_before(connection._writer and connection._writer.get_extra_info("socket"))
+            unsent = closed_before(connection._writer and connection._writer.get_extra_info("socket"))
             await self._discard(connection)
             while self._idle:  # what spent one connection mostly spent the others
                 await self._discard(self._idle.pop()[0])
             if arrivals.broke_off(error):
                 raise CutShort("the reply broke off") from error
-            if late and not isinstance(error, NotSent):
+            if unsent and not isinstance(error, NotSent):
                 raise NotSent(error) from error
             if isinstance(error, TimeoutError):
                 raise _telling(error) from error
@@ -242,7 +242,7 @@ class Line:
                     await self._discard(connection)
                     raise
         except TimeoutError as error:
-            raise NotSent(too_slow(connection)) from error
+            raise NotSent(late(connection)) from error
         except (redis.RedisError, OSError) as error:
             raise NotSent(explained(error, connection)) from error
         return connection

@@ -106,7 +106,7 @@ async def aaddresses(host: Host, seconds: float) -> Sequence[Address]:
 
 
 def is_unresolved(host: Host) -> bool:
-    """Whether the first lookup of a host is still under way."""
+    """Whether no address of a host is known, and a lookup is under way."""
     return host not in _known and host in _under_way.get()
 
 

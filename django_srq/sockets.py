@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import redis
+import redis.asyncio.connection as asynchronous
 
 from django_srq import names
 from django_srq.clock import monotonic
@@ -85,7 +86,7 @@ def _context_for(connection: Any, tls: Tls) -> ssl.SSLContext | None:
 
 
 def _connected(connection: Any, deadline: float) -> socket.socket:
-    host: Host = (connection.host, connection.port, connection.socket_type)
+    host = _host(connection)
     problem: OSError | None = None
     for address, until in _turns(names.addresses(host, deadline - monotonic()), deadline):
         made = _socket(connection, address)
@@ -105,7 +106,7 @@ def _connected(connection: Any, deadline: float) -> socket.socket:
 
 
 async def _aconnected(connection: Any, deadline: float) -> socket.socket:
-    host: Host = (connection.host, connection.port, connection.socket_type)
+    host = _host(connection)
     problem: OSError | None = None
     for address, until in _turns(await names.aaddresses(host, deadline - monotonic()), deadline):
         made = _socket(connection, address)
@@ -133,6 +134,20 @@ def opens_as_usual(connection: Any) -> bool:
     return same and not any(getattr(connection, option, False) for option in _OCSP)
 
 
+def late(connection: Any) -> Exception:
+    """What took too long, of an asynchronous connection that could not be opened in time.
+
+    connection: None if it was not even made. In an event loop that is late, time limits within its time limit end together with that, and say nothing.
+    """
+    if isinstance(connection, asynchronous.Connection) and names.is_unresolved(_host(connection)):
+        return NameUnresolved(connection.host)
+    return redis.exceptions.TimeoutError("timed out while connecting")
+
+
+def _host(connection: Any) -> Host:
+    return connection.host, connection.port, connection.socket_type
+
+
 def explained(error: Exception, connection: Any) -> Exception:
     """What went wrong while a connection was opened, from the error that redis-py made of it."""
     if isinstance(error.__cause__, (TlsError, NameUnresolved)):  # by its asynchronous connections
@@ -141,14 +156,6 @@ def explained(error: Exception, connection: Any) -> Exception:
     if hasattr(connection, "cert_reqs") and broken_off:
         return redis.exceptions.ConnectionError(f"TLS was refused: {_wanted(connection)} ({error})")
     return error
-
-
-def too_slow(connection: Any) -> Exception:
-    """What to say of a connection that was not open in time. connection: None where not even that was made."""
-    host = getattr(connection, "host", None)  # a Unix socket has none
-    if host is not None and names.is_unresolved((host, connection.port, connection.socket_type)):
-        return NameUnresolved(host)
-    return redis.exceptions.TimeoutError("timed out while connecting")
 
 
 def _wanted(connection: Any) -> str:
