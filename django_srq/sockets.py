@@ -137,7 +137,8 @@ def opens_as_usual(connection: Any) -> bool:
 def late(connection: Any) -> Exception:
     """What took too long, of an asynchronous connection that could not be opened in time.
 
-    connection: None if it was not even made. In an event loop that is late, time limits within its time limit end together with that, and say nothing.
+    connection: None if it was not even made. In an event loop that is late, the time limits within its time limit end
+    together with that, and say nothing.
     """
     if isinstance(connection, asynchronous.Connection) and names.is_unresolved(_host(connection)):
         return NameUnresolved(connection.host)
