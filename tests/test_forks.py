@@ -213,11 +213,13 @@ def test_programs_that_handlers_left_are_told_of_a_stop(project, forking):
 def test_an_orphan_that_hangs_is_ended(project, forking, arguments, crashes):
     queue = forking()
     queue.put({"do": "hang", "session": True})
-    process = project.start("srq_consume", *arguments)
-    child = begun(project, "hang")
-    process.kill()
-    process.wait()
-    wait_for(lambda: not Path(f"/proc/{child}").exists(), "the end of the child")
+    project.add_to_settings(LOGGING)
+    with full_pipe() as (stderr, _):  # that nobody reads its log any more is no matter
+        process = project.start("srq_consume", *arguments, stderr=stderr)
+        child = begun(project, "hang")
+        process.kill()
+        process.wait()
+        wait_for(lambda: not Path(f"/proc/{child}").exists(), "the end of the child")
     wait_for(lambda: not at_work(project), "the end of the programs")
     (item,) = queue.items("ready")
     assert (item.deliveries, item.delivery.crashes) == (1, crashes)
