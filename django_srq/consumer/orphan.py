@@ -12,12 +12,9 @@ from django_srq import failure, operations
 from django_srq.consumer import groups
 from django_srq.consumer.hands import FAILED, RUNNING, Hand, Hands
 from django_srq.consumer.leases import LAST_LINES, PATIENCE, Leases
-from django_srq.consumer.log_thread import LogThread
 from django_srq.consumer.plan import Plan
 from django_srq.consumer.source import Source
 from django_srq.exceptions import SRQError
-
-logger = logging.getLogger("django_srq.consumer")
 
 LOOK = 0.2  # seconds between looks at what runs
 
@@ -31,7 +28,6 @@ class Orphan:
     def __init__(self, consumer: str, sources: Sequence[Source], hands: Hands, leases: Leases, plan: Plan) -> None:
         self._consumer, self._sources, self._hands, self._leases = consumer, sources, hands, leases
         self._plan = plan
-        self._log = LogThread(logger)
         self._since = time.monotonic()
 
     def live(self) -> None:
@@ -45,7 +41,7 @@ class Orphan:
         try:
             self._report(over)
             self._leases.sign_off()
-            self._log.flush(LAST_LINES)
+            self._leases.log.flush(LAST_LINES)
         finally:
             groups.kill_own()
 
@@ -70,7 +66,7 @@ class Orphan:
         mode = "crash" if blamed else "cut"
         evidence = failure.of_death(how, consumer=self._consumer, run_time=time.monotonic() - hand.started, memory=0)
         words = "%s, and its supervisor is gone queue=%s uid=%s"
-        self._log.log(logging.WARNING, words, how, queue.label, hand.held.uid)
+        self._leases.log.log(logging.WARNING, words, how, queue.label, hand.held.uid)
         call = operations.crashed(
             queue.keys,
             [hand.held],
