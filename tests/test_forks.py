@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from django_srq import queues
+from tests.test_keeper import full_pipe
 from tests.waiting import PATIENT, wait_for
 
 LONG = 600  # seconds; a lease that does not end during a test
@@ -174,6 +175,25 @@ def test_what_is_at_work_for_longer_than_the_grace_is_cut_and_said(project, fork
     wait_for(lambda: not at_work(project), "the end of the programs")
 
 
+LOGGING = """
+LOGGING = {
+    "version": 1,
+    "handlers": {"stderr": {"class": "logging.StreamHandler"}},
+    "loggers": {"django_srq": {"handlers": ["stderr"], "level": "WARNING"}},
+}
+"""
+
+
+def test_what_is_at_work_for_longer_than_the_grace_is_cut_while_nobody_reads_the_log(project, forking):
+    queue = forking()
+    project.add_to_settings(LOGGING)
+    queue.put({"do": "leave endless"})
+    with full_pipe() as (stderr, _):
+        process = project.start("srq_consume", "--burst", "--grace", "1", stderr=stderr)
+        assert process.wait(60) == 0
+    assert empty(queue)
+
+
 def test_programs_that_handlers_left_are_told_of_a_stop(project, forking):
     queue = forking()
     queue.put({"do": "leave programs"})
@@ -193,11 +213,13 @@ def test_programs_that_handlers_left_are_told_of_a_stop(project, forking):
 def test_an_orphan_that_hangs_is_ended(project, forking, arguments, crashes):
     queue = forking()
     queue.put({"do": "hang", "session": True})
-    process = project.start("srq_consume", *arguments)
-    child = begun(project, "hang")
-    process.kill()
-    process.wait()
-    wait_for(lambda: not Path(f"/proc/{child}").exists(), "the end of the child")
+    project.add_to_settings(LOGGING)
+    with full_pipe() as (stderr, _):  # that nobody reads its log any more is no matter
+        process = project.start("srq_consume", *arguments, stderr=stderr)
+        child = begun(project, "hang")
+        process.kill()
+        process.wait()
+        wait_for(lambda: not Path(f"/proc/{child}").exists(), "the end of the child")
     wait_for(lambda: not at_work(project), "the end of the programs")
     (item,) = queue.items("ready")
     assert (item.deliveries, item.delivery.crashes) == (1, crashes)

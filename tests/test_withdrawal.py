@@ -11,9 +11,12 @@ from collections import Counter
 import pytest
 
 from django_srq import operations
+from django_srq.consumer import Plan, Source
+from django_srq.consumer.claims import Answer
 from django_srq.consumer.clock import lease_time
 from django_srq.consumer.hands import HELD, RUNNING, Hands, Waiting
 from django_srq.consumer.withdrawal import Withdrawal
+from django_srq.consumer.worker import Worker
 from django_srq.operations import Held
 from django_srq.slots import Slot
 from tests.test_supervisor import LONG, began, children, empty, told
@@ -49,6 +52,25 @@ def test_a_mark_is_gone_with_the_filling_that_it_was_about():
     hands.hold(0, Held("other", "t"), until=0)
     assert hands.of(one) is None
     assert hands.start(0)
+
+
+def test_what_is_wanted_back_of_a_batch_goes_before_any_of_it_is_begun(queue):
+    """To give it back may take as long as the server is away: nothing that is begun may wait for that."""
+    queue.put_many("abc")
+    hands, handled, states = Hands(3), [], []
+    source = Source(queue, handled.extend, batch=3)
+    worker = Worker([source], hands, consumer="c1", plan=Plan(), report=print)
+    settling, answer = worker._settling, Answer()
+    worker._claims.claim(source, 3, (), answer)
+    hands.mark(Waiting(answer.jobs[1].filling, answer.jobs[1].record))
+    release = settling.release
+    settling.release = lambda *args: (states.extend(hand.state for hand in hands), release(*args))
+    worker._handling.handle(answer.jobs)
+    assert states == [HELD] * 3
+    assert [item.payload for item in handled] == [b"a", b"c"]
+    (back,) = queue.items("ready")
+    assert (back.payload, back.deliveries) == (b"b", 0)
+    worker._claims.close()
 
 
 def test_of_a_claim_that_is_marked_nothing_may_be_begun():

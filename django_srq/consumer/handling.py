@@ -39,15 +39,19 @@ class Handling:
         return seconds if all_well else time.monotonic() - started
 
     def _still_ours(self, jobs: Sequence[Job]) -> Sequence[Job]:
-        """Give back those whose leases ended while they waited here, as where the process was suspended."""
-        lapsed = [job for job in jobs if self._hands.lapsed(job.record, job.filling)]
-        if not lapsed:
+        """Give back those whose leases ended while they waited here, and what the supervisor wants back.
+
+        Before any of them is begun: to give back may take as long as the server is away, which is no time of theirs.
+        """
+        hands = self._hands
+        lost = [job for job in jobs if hands.lapsed(job.record, job.filling) or hands.is_wanted(job.record)]
+        if not lost:
             return jobs
-        self._settling.release(jobs[0].source, lapsed)
-        return [job for job in jobs if job not in lapsed]
+        self._settling.release(jobs[0].source, lost)
+        return [job for job in jobs if job not in lost]
 
     def _begin(self, job: Job) -> Item | None:
-        """None: it cannot be decoded, and is set aside; or the supervisor wants it back, as it waited for long."""
+        """None: it cannot be decoded, and is set aside; or the supervisor has just come to want it back."""
         if not self._hands.start(job.record):
             self._settling.release(job.source, [job])
             return None

@@ -122,6 +122,10 @@ class Hands:
         memory[start] = HELD
         return index, self._fillings
 
+    def is_wanted(self, index: int) -> bool:
+        """Whether the supervisor wants it back."""
+        return self._memory[_at(index) + _MARK_AT] == 1
+
     def start(self, index: int) -> bool:
         """Whether it may be begun; else the supervisor wants it back, and has it perhaps."""
         memory, start = self._memory, _at(index)

@@ -222,7 +222,8 @@ class Keeper:
 
     def serve(self, line: int) -> None:
         """Renew until the supervisor says that it is enough, or is gone."""
-        ended, pulse, log, heard = threading.Event(), Pulse(self._heartbeat), LogThread(logger), b""
+        log = self._leases.log
+        ended, pulse, heard = threading.Event(), Pulse(self._heartbeat, log), b""
         renewing = threading.Thread(target=self._renew_until, args=[ended], name="srq-keeper", daemon=True)
         renewing.start()
         while words := os.read(line, 65536):
@@ -262,9 +263,8 @@ class Keeper:
 class Pulse:
     """Touches the heartbeat file in a thread of its own: a file system may take its time, or hang."""
 
-    def __init__(self, heartbeat: Heartbeat | None) -> None:
-        self._heartbeat = heartbeat
-        self._log = LogThread(logger)
+    def __init__(self, heartbeat: Heartbeat | None, log: LogThread) -> None:
+        self._heartbeat, self._log = heartbeat, log
         self._well, self._over, self._left = threading.Event(), threading.Event(), threading.Event()
         if heartbeat:
             threading.Thread(target=self._run, args=[heartbeat], name="srq-heartbeat", daemon=True).start()

@@ -55,7 +55,7 @@ class Leases:
         about: Callable[[], Mapping[str, object]] = dict,
     ) -> None:
         """about: what else the consumer's entry says."""
-        self._log = LogThread(logger)
+        self.log = LogThread(logger)
         self.log_hangs = False  # it did not take what was said last
         self.servers = [
             ServerLeases(
@@ -65,7 +65,7 @@ class Leases:
                 tables,
                 shortest=min(source.lease for source in sources),
                 about=about,
-                log=self._log,
+                log=self.log,
             )
             for link in dict.fromkeys(source.queue.link for source in sources)
         ]
@@ -83,7 +83,7 @@ class Leases:
     def renew_until(self, ended: threading.Event) -> None:
         """Renew, now and again and again, until the event is set; each server in a thread, the last one in this."""
         self._for_each(lambda server: server.keep_on(server.renew, server.pause, ended))
-        self.log_hangs = not self._log.flush(LAST_LINES)
+        self.log_hangs = not self.log.flush(LAST_LINES)
 
     def renew_overdue_until(self, ended: threading.Event) -> None:
         """Renew only what nobody else renewed in time, until the event is set."""

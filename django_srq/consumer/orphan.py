@@ -11,12 +11,10 @@ from contextlib import suppress
 from django_srq import failure, operations
 from django_srq.consumer import groups
 from django_srq.consumer.hands import FAILED, RUNNING, Hand, Hands
-from django_srq.consumer.leases import PATIENCE, Leases
+from django_srq.consumer.leases import LAST_LINES, PATIENCE, Leases
 from django_srq.consumer.plan import Plan
 from django_srq.consumer.source import Source
 from django_srq.exceptions import SRQError
-
-logger = logging.getLogger("django_srq.consumer")
 
 LOOK = 0.2  # seconds between looks at what runs
 
@@ -43,6 +41,7 @@ class Orphan:
         try:
             self._report(over)
             self._leases.sign_off()
+            self._leases.log.flush(LAST_LINES)
         finally:
             groups.kill_own()
 
@@ -66,7 +65,8 @@ class Orphan:
         how = f"killed: an item took longer than the time limit of {limit:g} s" if limit else "stopped"
         mode = "crash" if blamed else "cut"
         evidence = failure.of_death(how, consumer=self._consumer, run_time=time.monotonic() - hand.started, memory=0)
-        logger.warning("%s, and its supervisor is gone queue=%s uid=%s", how, queue.label, hand.held.uid)
+        words = "%s, and its supervisor is gone queue=%s uid=%s"
+        self._leases.log.log(logging.WARNING, words, how, queue.label, hand.held.uid)
         call = operations.crashed(
             queue.keys,
             [hand.held],
