@@ -25,6 +25,7 @@ _FILES = {"ssl_ca_certs": "ca_certs", "ssl_ca_path": "ca_path", "ssl_certfile": 
 _CONNECTING = ("_connect", "_wrap_socket_with_ssl")  # redis-py 5.0.0 has the first alone
 # How it looks when a server does not accept a client: by TLS 1.3, after the client's part is done, and often wordless.
 _BROKEN_OFF = re.compile(r"EOF occurred|closed by|reset by peer|alert|Broken pipe", re.IGNORECASE)
+_USUAL = (redis.SSLConnection, redis.UnixDomainSocketConnection)  # besides redis.Connection
 _OCSP = ("ssl_validate_ocsp", "ssl_validate_ocsp_stapled")
 
 
@@ -56,6 +57,8 @@ class Tls:
 
 def opened(connection: Any, deadline: float, tls: Tls) -> socket.socket:
     """What ``_connect`` of redis-py's connection returns: a connected socket. deadline: by monotonic()."""
+    if isinstance(connection, redis.UnixDomainSocketConnection):
+        return _connected_locally(connection, deadline)
     context = _context_for(connection, tls)
     plain = _connected(connection, deadline)
     if context is None:
@@ -83,6 +86,18 @@ async def aopened(connection: Any, deadline: float, tls: Tls) -> tuple[asyncio.S
 
 def _context_for(connection: Any, tls: Tls) -> ssl.SSLContext | None:
     return tls.context() if hasattr(connection, "cert_reqs") else None
+
+
+def _connected_locally(connection: Any, deadline: float) -> socket.socket:
+    """redis-py 5.0 leaves the socket open where it cannot be connected."""
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        made.settimeout(_left(deadline))
+        made.connect(connection.path)
+    except BaseException:
+        made.close()
+        raise
+    return made
 
 
 def _connected(connection: Any, deadline: float) -> socket.socket:
@@ -129,7 +144,7 @@ async def _aconnected(connection: Any, deadline: float) -> socket.socket:
 def opens_as_usual(connection: Any) -> bool:
     """Whether ``opened`` does what the connection would do by itself; not one that has its own way of connecting."""
     kind = type(connection)
-    usual = redis.SSLConnection if isinstance(connection, redis.SSLConnection) else redis.Connection
+    usual = next((usual for usual in _USUAL if isinstance(connection, usual)), redis.Connection)
     same = all(getattr(kind, method, None) is getattr(usual, method, None) for method in _CONNECTING)
     return same and not any(getattr(connection, option, False) for option in _OCSP)
 

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 import traceback
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -885,3 +886,13 @@ def test_look_over_a_connection_that_was_closed(at, server, monkeypatch, look):
             [counts] = queue.link.look(asked, timeout=PATIENT)
             assert counts.ready == 0
             client.client_kill_filter(_type="normal", skipme=True)
+
+
+def test_a_unix_socket_that_cannot_be_connected_is_closed(tmp_path):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        queue = SafeRedisQueue(name="orders", unix_socket_path=str(tmp_path / "none.sock"), timeout=0.1)
+        with pytest.raises(QueueUnavailable):
+            queue.put("x")
+        gc.collect()
+    assert [str(warning.message) for warning in caught] == []
