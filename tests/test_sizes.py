@@ -444,6 +444,16 @@ def test_a_consumer_goes_on_where_long_replies_vanish(queue, behind, relay, opti
     assert deliveries == {1}
 
 
+def test_an_item_whose_reply_always_vanishes_does_not_block_those_behind_it(make_queue, behind, relay):
+    queue = make_queue(max_deliveries=1)
+    queue.put_many([bytes(40 * KB), b"small"])
+    remote = behind(relay(longest_reply=20 * KB, swallows=True), timeout=0.4, max_deliveries=1)
+    seen: list[bytes] = []
+    with consuming(Consumer([Source(remote, lambda item: seen.append(item.payload))])):
+        wait_for(lambda: seen and queue.counts()["dead"], "the other one")
+    assert seen == [b"small"]
+
+
 def test_a_claim_behind_a_wait_whose_reply_cannot_be_read(make_queue, behind, relay, client):
     queue = make_queue(max_deliveries=1)
     remote = behind(relay(longest_reply=250 * KB), timeout=0.4, max_deliveries=1)

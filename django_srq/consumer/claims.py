@@ -163,9 +163,11 @@ class Claims:
     def _undoing(self, asked: _Asked, cut: bool) -> Call[ClaimReply]:
         """What gives back the items of a reply that cannot be read. They are asked for one by one from now on.
 
-        cut: it had begun; else nobody knows whether it is the server that is silent, and no item is to blame.
+        cut: it had begun; else nobody knows whether it is the server that is silent, and no item is to blame. But the
+        server answers to this: so where one item is asked for, and its reply does not come again, it is that one.
         """
         source, held = asked.source, [one.job.held for one in asked.finished]
+        cut = cut or self._room == 1
         logger.warning("the reply to a claim could not be read, giving its items back queue=%s", source.queue.label)
         self._room = 1
         how = operations.UNREAD if cut else operations.GIVE_BACK
