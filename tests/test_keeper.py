@@ -5,8 +5,10 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import select
 import signal
 import socket
+import sys
 import threading
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -17,7 +19,7 @@ from django_srq import queues
 from django_srq.consumer import Source
 from django_srq.consumer.clock import lease_time
 from django_srq.consumer.hands import Hands
-from django_srq.consumer.keeper import BEAT, END, STOPPING, Keeper
+from django_srq.consumer.keeper import BEAT, END, STOPPING, Keeper, _packed
 from django_srq.consumer.leases import Leases
 from django_srq.consumer.log_thread import MOST, LogThread
 from django_srq.consumer.probes import Heartbeat, notify
@@ -363,6 +365,46 @@ def test_the_keeper_logs_for_the_supervisor(serving, caplog):
     wait_for(lambda: len(passed_on()) == 2, "both")
     assert passed_on()[0] == "it died"
     assert set(passed_on()[1]) == {"x"}
+
+
+def test_the_keeper_logs_the_errors_of_the_supervisor(serving, caplog):
+    try:
+        raise ValueError("what went wrong")
+    except ValueError:
+        error = sys.exc_info()
+    about = {"name": "django_srq.consumer", "levelno": 40, "exc_info": error}
+    assert serving.pass_on(logging.makeLogRecord({**about, "msg": "it broke"}))
+    assert serving.pass_on(logging.makeLogRecord({**about, "msg": "\N{COLLISION SYMBOL}" * 10_000}))
+    wait_for(lambda: caplog.text.count("ValueError: what went wrong") == 2, "both")
+    assert "it broke" in caplog.messages
+    assert "\N{COLLISION SYMBOL}" in caplog.text
+
+
+@pytest.mark.parametrize("character", ["x", "\N{COLLISION SYMBOL}", "\0", "\n", "\udc80"])
+def test_a_record_for_the_keeper_is_written_as_a_whole(character):
+    error = ValueError(character * 10_000)
+    record = logging.makeLogRecord(
+        {"msg": character * 10_000, "exc_info": (ValueError, error, None), "more": "x" * 5000}
+    )
+    packed = _packed(record)
+    assert len(packed) <= select.PIPE_BUF
+    assert packed.count(b"\n") == 1
+
+
+def test_the_keeper_ends_behind_a_line_that_was_torn(queue):
+    keeper = Keeper("c1", [Source(queue, print)], [], about={}, heartbeat=None, poke=lambda: None)
+    reading, keeper.line = os.pipe()
+    serving = threading.Thread(target=keeper.serve, args=[reading])
+    serving.start()
+    try:
+        os.write(keeper.line, b'{"torn')
+        os.write(keeper.line, b"\n" + END)
+        serving.join(30)
+        assert not serving.is_alive()
+    finally:
+        os.close(keeper.line)
+        serving.join(30)
+        os.close(reading)
 
 
 def test_what_the_keeper_has_no_room_for_is_counted(queue):

@@ -41,7 +41,7 @@ PATIENCE = 2.0  # seconds for its beginning, and for its end
 AGAIN = 1.0  # seconds at least between two starts
 _LENGTH = struct.Struct("=H")
 _WORDS_MOST = 1024  # bytes
-_CUT = 500  # characters of a message that is too long to be written to a pipe at once
+_CUT = 150  # characters of a message, and of an error, that are too long to be written to a pipe at once
 
 
 class Words:
@@ -172,7 +172,7 @@ class Keeper:
     def end(self) -> None:
         """No lease is to be kept any more. Waits for its end, but not for ever; then the consumer is known no more."""
         if self.lives:
-            self._tell(END)
+            self._tell(b"\n" + END)  # behind a line that was torn, too
             give_up = time.monotonic() + PATIENCE + LAST_LINES
             while not (ended := self._ended()) and time.monotonic() < give_up:
                 time.sleep(0.01)
@@ -301,10 +301,12 @@ def _wait_for(end: int, seconds: float) -> None:
 
 def _packed(record: logging.LogRecord) -> bytes:
     """A record as a line, which is short enough to be written as a whole or not at all."""
-    about = {**vars(record), "msg": record.getMessage(), "args": None, "exc_info": None}
+    error = logging.Formatter().formatException(record.exc_info) if record.exc_info else None
+    about = {**vars(record), "msg": record.getMessage(), "args": None, "exc_info": None, "exc_text": error}
     line = json.dumps(about, default=str).encode()
     if len(line) >= select.PIPE_BUF:
-        line = json.dumps({**about, "msg": about["msg"][:_CUT]}, default=str).encode()
+        kept = {name: about[name] for name in ("name", "levelno", "levelname", "created", "msecs", "process")}
+        line = json.dumps({**kept, "msg": about["msg"][:_CUT], "exc_text": error and error[-_CUT:]}).encode()
     return line + b"\n"
 
 
