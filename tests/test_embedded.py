@@ -364,7 +364,7 @@ def test_fork_during_a_start_keeps_no_lock(directory, user):
 
 # The parent is about to start the server; its child uses that, or another server, without waiting for the parent.
 FORK_IN_C_DURING_START = """
-import ctypes, os, sys, threading
+import ctypes, os, sys, threading, time
 from django_srq import embedded
 
 launched, forked = threading.Event(), threading.Event()
@@ -379,6 +379,14 @@ embedded._launch = launch_and_wait
 thread = threading.Thread(target=embedded.serve, args=[sys.argv[1]])
 thread.start()
 launched.wait()
+
+def waits():
+    # Not for the interpreter's lock: forked in C meanwhile, that is of no use to the child.
+    with open(f"/proc/self/task/{thread.native_id}/stat") as stat:
+        return forked._cond._waiters and stat.read().rpartition(")")[2].split()[0] == "S"
+
+while not waits():
+    time.sleep(0.01)
 child = ctypes.PyDLL(None).fork()
 if child == 0:
     embedded._launch = launch
