@@ -387,17 +387,20 @@ def waits():
 
 while not waits():
     time.sleep(0.01)
+until, parent = os.pipe()
 child = ctypes.PyDLL(None).fork()
 if child == 0:
     embedded._launch = launch
+    os.close(parent)
     os.write(1, embedded.serve(sys.argv[1]).encode() + b"\\n")
-    sys.stdin.read()
+    os.read(until, 1)  # which ends with the parent: what is said on standard input is for that
     os._exit(0)
 sys.stdin.readline()
 forked.set()
 thread.join()
 os.write(1, b"started\\n")
 sys.stdin.read()
+os.close(parent)
 os.waitpid(child, 0)
 """
 
