@@ -131,7 +131,7 @@ class ChildProcess:
             dispositions.unignore()
             groups.do_without_terminal()
             forks.keep(self)
-            signals.child_started.send_robust(SafeRedisQueue, consumer=self._id)
+            signals.send(signals.child_started, SafeRedisQueue, consumer=self._id)
             for target, name in (
                 (self._listen, "srq-listen"),
                 (self._send, "srq-events"),
