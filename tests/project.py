@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from django_srq import SafeRedisQueue, queues
+from django_srq.connections import Link
 from tests.waiting import PATIENT, wait_for
 
 ROOT = Path(__file__).parent.parent
@@ -54,6 +56,7 @@ class Project:
         self.log, self.go = folder / "log", folder / "go"
         self.log.touch()
         self.processes: list[subprocess.Popen[str]] = []
+        self.limits: list[tuple[Link, float]] = []
         self.configure(
             {
                 "note": {"HANDLER": "tests.handlers.note"},
@@ -133,7 +136,19 @@ class Project:
     def said(self, line: str) -> None:
         wait_for(lambda: line in self.lines(), line)
 
+    def patient(self, alias: str) -> SafeRedisQueue:
+        """The queue, with time for a slow machine; TIMEOUT, if it is shorter, is for the commands only.
+
+        The link belongs to all tests of this process with the same target, so ``close`` gives back its limit.
+        """
+        link = queues[alias].link
+        self.limits.append((link, link.timeout))
+        link.timeout = PATIENT
+        return queues[alias]
+
     def close(self) -> None:
+        for link, timeout in reversed(self.limits):
+            link.timeout = timeout
         for process in self.processes:
             self.kill(process)
             for stream in (process.stdin, process.stdout, process.stderr):

@@ -453,7 +453,7 @@ def test_the_server_goes_and_comes_back(project):
     try:
         queue = {"URL": server.url, "HANDLER": "tests.handlers.note", "TIMEOUT": 2}
         project.configure({"note": queue}, {})
-        queues["note"].link.timeout = PATIENT  # of this process
+        project.patient("note")
         with (project.folder / "err").open("w") as err:
             process = project.start("srq_consume", "note", stderr=err)
         queues["note"].put("before")

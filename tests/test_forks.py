@@ -15,7 +15,7 @@ import pytest
 
 from django_srq import queues
 from tests.test_keeper import full_pipe
-from tests.waiting import PATIENT, wait_for
+from tests.waiting import wait_for
 
 LONG = 600  # seconds; a lease that does not end during a test
 
@@ -27,8 +27,7 @@ def forking(project, server_url, prefix):
     def make(handler: str = "forking", **options: object):
         queue = {"HANDLER": f"tests.forking.{handler}", "LEASE": LONG, "BACKOFF": {"base": 1000}, **options}
         project.configure({"q": queue}, {"URL": server_url, "PREFIX": prefix + ".{alias}"})
-        queues["q"].link.timeout = PATIENT
-        return queues["q"]
+        return project.patient("q")
 
     return make
 

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 
-from django_srq import queues
 from django_srq.consumer import Source
 from django_srq.consumer.clock import lease_time
 from django_srq.consumer.hands import Hands
@@ -26,7 +25,7 @@ from django_srq.consumer.probes import Heartbeat, notify
 from django_srq.operations import Held
 from tests.servers import Server
 from tests.test_supervisor import began, children, keeper, taken, told
-from tests.waiting import PATIENT, wait_for
+from tests.waiting import wait_for
 
 __all__ = ["told"]
 LEASE = 2.0  # seconds
@@ -206,8 +205,7 @@ def test_servers_that_are_silent_end_no_lease_of_another(project, server_url, pr
             away = {f"away{number}": {**handled, "URL": url} for number, url in enumerate([stopped.url, *urls])}
             defaults = {"PREFIX": prefix + ".{alias}", "TIMEOUT": 1}
             project.configure({"here": {**handled, "URL": server_url}, **away}, defaults)
-            queue = queues["here"]
-            queue.link.timeout = PATIENT
+            queue = project.patient("here")
             uid = queue.put({"do": "wait", "name": "it"})
             process = project.start("srq_consume")
             began(project, "it")

@@ -46,8 +46,7 @@ def told(project, server_url, prefix):
     def make(**options: object):
         queue = {"HANDLER": "tests.handlers.told", "LEASE": LONG, "BACKOFF": {"base": 1000}, **options}
         project.configure({"told": queue}, {"URL": server_url, "PREFIX": prefix + ".{alias}"})
-        queues["told"].link.timeout = PATIENT  # of this process; TIMEOUT is that of the consumers
-        return queues["told"]
+        return project.patient("told")
 
     return make
 
