@@ -493,9 +493,17 @@ def release(keys: Keys, held: Iterable[Held]) -> Call[list[bool]]:
     return Call(Script.named("release"), keys, tuple(args), _read_flags)
 
 
-def withdraw(keys: Keys, slot: bytes, number: int) -> Call[int]:
-    """Give back what the claim with that number in the slot took, as far as it is still held."""
-    return Call(Script.named("withdraw"), keys, (slot, _int(number)), lambda reply: int(_text(reply)))
+def withdraw(keys: Keys, slot: bytes, number: int) -> Call[int | None]:
+    """Give back what the claim with that number in the slot took, as far as it is still held; how many items.
+
+    None: it was not carried out yet, and may take some later.
+    """
+
+    def read(reply: Any) -> int | None:
+        given = int(_text(reply))
+        return None if given < 0 else given
+
+    return Call(Script.named("withdraw"), keys, (slot, _int(number)), read)
 
 
 def crashed(

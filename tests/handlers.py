@@ -121,6 +121,14 @@ def _hold_the_gil(payload: dict[str, object], item: Item) -> None:
     _say(f"released lost={item.lease_lost}")
 
 
+def _hold_the_gil_later(payload: dict[str, object], item: Item) -> None:
+    def hold() -> None:
+        _wait_for_word(payload, item)
+        _hold_the_gil(payload, item)
+
+    threading.Thread(target=hold, daemon=True).start()
+
+
 def _kill_all(payload: dict[str, object], item: Item) -> None:
     """As what has no memory left takes its container down."""
     os.kill(os.getppid(), signal.SIGKILL)
@@ -172,6 +180,7 @@ DEEDS = {
     "nothing": lambda payload, item: None,
     "wait": _wait_for_word,
     "hold the GIL": _hold_the_gil,
+    "hold the GIL later": _hold_the_gil_later,
     "suspend": lambda payload, item: os.kill(os.getpid(), signal.SIGSTOP),
     "kill all": _kill_all,
     "sleep with the GIL": _sleep_with_the_gil,

@@ -198,7 +198,7 @@ def test_every_file_is_tried_here():
         ("fail", None),
         ("extend", [False]),
         ("release", [False, False]),
-        ("withdraw", 0),
+        ("withdraw", None),
         ("crashed", operations.Ended([None], {})),
         ("recover", (0, 0)),
         ("requeue", [False, False]),

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import random
 import signal
 import time
 from collections import Counter
+from contextlib import contextmanager, suppress
 
 import pytest
 
 from django_srq import operations
 from django_srq.consumer import Plan, Source
+from django_srq.consumer.child import Child
 from django_srq.consumer.claims import Answer
 from django_srq.consumer.clock import lease_time
 from django_srq.consumer.hands import HELD, RUNNING, Hands, Waiting
+from django_srq.consumer.supervisor import Supervisor
 from django_srq.consumer.withdrawal import Withdrawal
 from django_srq.consumer.worker import Worker
 from django_srq.operations import Held
 from django_srq.slots import Slot
-from tests.test_supervisor import LONG, began, children, empty, told
-from tests.waiting import wait_for
+from tests.test_supervisor import LONG, PATIENT_WAITS, began, children, empty, told
+from tests.waiting import count_parked, parked, wait_for
 
 __all__ = ["told"]  # a fixture
 
@@ -85,6 +89,71 @@ def test_of_a_claim_that_is_marked_nothing_may_be_begun():
     assert hands.waiting() == set()
 
 
+def test_of_a_claim_behind_a_wait_that_is_marked_nothing_may_be_begun():
+    hands = Hands(1)
+    hands.ask(0, 1)
+    for number, may in ((4, True), (5, False), (6, True)):
+        hands.park(number, LONG)
+        if not may:
+            hands.mark(Waiting(number, None, parked=True))
+        assert (hands.parked.number, hands.parked.until > time.monotonic()) == (number, True)
+        assert hands.took_parked(number) is may
+        assert (hands.parked, hands.arriving) == (None, False)
+    assert hands.took(1)  # a claim that is made at once has numbers of its own
+
+
+def test_an_idle_child_is_not_asked_while_it_may_just_be_idle():
+    hands, asked, stopped = Hands(1), [], []
+    withdrawal = Withdrawal(hands, lambda: asked.append(1), lambda: bool(stopped))
+    hands.park(1, LONG)
+    assert [withdrawal.look() for _ in range(10)] == [set()] * 10
+    assert asked == []
+    stopped.append(1)
+    assert [withdrawal.look() for _ in range(5)] == [set()] * 3 + [{Waiting(1, None, parked=True)}] + [set()]
+
+
+def test_an_idle_child_whose_wait_is_over_is_asked():
+    hands, asked = Hands(1), []
+    withdrawal = Withdrawal(hands, lambda: asked.append(1))
+    hands.park(1, -1)
+    assert [withdrawal.look() for _ in range(5)] == [set()] * 3 + [{Waiting(1, None, parked=True)}] + [set()]
+    assert len(asked) == 1
+    hands.park(2, -1)
+    withdrawal = Withdrawal(hands, hands.hear)
+    assert [withdrawal.look() for _ in range(10)] == [set()] * 10
+
+
+def test_a_claim_that_the_server_had_not_carried_out_is_withdrawn_again():
+    hands = Hands(1)
+    withdrawal, claim = Withdrawal(hands, lambda: None, lambda: True), Waiting(1, None, parked=True)
+    hands.park(1, LONG)
+    for _ in range(3):
+        wait_for(lambda: withdrawal.look() == {claim}, "the claim")
+        assert withdrawal.look() == set()
+        withdrawal.again(claim)
+    assert not hands.took_parked(1)
+    assert [withdrawal.look() for _ in range(5)] == [set()] * 5
+
+
+def test_no_claim_behind_a_wait_is_both_begun_and_given_back():
+    """A child reads one reply after the other, while its supervisor wants all of them back, at every moment."""
+    for _ in range(5):
+        hands, begun = Hands(1), mmap.mmap(-1, 1001)
+        pid = os.fork()
+        if pid == 0:
+            for number in range(1, 1001):
+                hands.park(number, LONG)
+                if number % 30 == 0:
+                    time.sleep(random.uniform(0, 0.02))
+                begun[number] = hands.took_parked(number)
+            os._exit(0)
+        withdrawal, back = Withdrawal(hands, lambda: None, lambda: True), set()
+        while os.waitpid(pid, os.WNOHANG) == (0, 0):
+            back |= {one.number for one in withdrawal.look()}
+            time.sleep(random.uniform(0.001, 0.005))  # a mark is seen much sooner
+        assert [number for number in back if begun[number]] == []
+
+
 def test_a_child_that_hears_keeps_what_waits_there():
     hands = held(3)
     withdrawal = Withdrawal(hands, hands.hear)
@@ -144,7 +213,7 @@ def test_what_a_claim_took_is_given_back_by_its_number(queue, client):
     )
     assert queue.ack(first)
     withdraw = lambda number: queue.link.call(operations.withdraw(queue.keys, b"c1", number), queue="q")  # noqa: E731
-    assert [withdraw(4), withdraw(6)] == [0, 0]
+    assert [withdraw(4), withdraw(6)] == [0, None]
     assert queue.release(second)
     other = queue.get(-1)
     assert other.uid == second.uid
@@ -152,6 +221,30 @@ def test_what_a_claim_took_is_given_back_by_its_number(queue, client):
     assert [(item.payload, item.deliveries) for item in queue.items()] == [(b"c", 0), (b"d", 0)]
     assert not queue.extend(third)
     assert queue.audit() == []
+
+
+@pytest.mark.parametrize("is_parked", [False, True])
+def test_what_a_claim_takes_after_it_was_withdrawn_is_given_back_too(queue, is_parked):
+    """It was on its way to the server for long, or waited there."""
+    queue.put_many("ab")
+    supervisor, hands, (heard, line) = Supervisor([Source(queue, print)], Plan()), Hands(1, slot=b"c1.1"), os.pipe()
+    child = supervisor._places[0].child = Child("c1.1", os.getpid(), hands, line)
+    if is_parked:
+        hands.park(1, -1)
+    else:
+        hands.ask(0, 1)
+    slot, answers = Slot(b"c1.1.w" if is_parked else b"c1.1", 1), []
+    again = child.withdrawal.again
+    child.withdrawal.again = lambda claim: (answers.append(claim), again(claim))
+    wait_for(lambda: supervisor._withdraw() or answers, "a withdrawal")
+    found = queue.link.call(queue.claim("c1.1", lease=LONG, n=2), queue="q", slot=slot).found
+    assert [one.uid for one in found] == [item.uid for item in queue.items("in_flight")]
+    wait_for(lambda: supervisor._withdraw() or queue.counts()["ready"] == 2, "what it took")
+    assert [(item.payload, item.deliveries) for item in queue.items()] == [(b"a", 0), (b"b", 0)]
+    assert not (hands.took_parked if is_parked else hands.took)(1)
+    assert not supervisor._reports
+    for end in (heard, line):
+        os.close(end)
 
 
 # -- on real processes
@@ -221,4 +314,124 @@ def test_children_that_hear_nothing_now_and_then_handle_each_item_once(project, 
     assert Counter(name for name, *_ in handled(project)) == {f"n{number}": 1 for number in range(240)}
     assert {delivery for _, delivery, _ in handled(project)} == {1}
     assert queue.snapshot().stats["released"] > 0
+    assert queue.audit() == []
+
+
+def an_idle_child(project, client, prefix, *options: str) -> int:
+    process = project.start("srq_consume", *options)
+    wait_for(lambda: parked(client, prefix), "an idle child")
+    (child,) = children(process)
+    return child
+
+
+def withdrawn_before_it_was_carried_out(queue, client):
+    return wait_for(lambda: any(one.endswith(b" -1") for one in client.hvals(queue.keys["slots"])), "a withdrawal")
+
+
+def test_what_the_claim_of_an_idle_child_takes_while_that_is_stopped_is_given_back(project, told, client, prefix):
+    queue = told(OPTIONS={"client_name": prefix})
+    child = an_idle_child(project, client, prefix, "--prefetch", "2")
+    os.kill(child, signal.SIGSTOP)
+    queue.put_many({"do": "nothing", "name": name} for name in "abc")
+    wait_for(lambda: queue.snapshot().stats.get("released") == 2, "what its claim took")
+    assert [(item.payload["name"], item.deliveries) for item in queue.items("ready")] == [("a", 0), ("b", 0), ("c", 0)]
+    first = queue.get(-1)
+    os.kill(child, signal.SIGCONT)
+    wait_for(lambda: queue.counts() == {"ready": 0, "in_flight": 1, "delayed": 0, "dead": 0}, "the others")
+    assert (first.payload["name"], first.deliveries, queue.ack(first)) == ("a", 1, True)
+    assert handled(project) == [("b", 1, child), ("c", 1, child)]
+    assert queue.snapshot().stats.get("crashed", 0) == 0
+    assert queue.audit() == []
+
+
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_what_such_a_claim_takes_later_is_not_begun_either(project, told, client, prefix, goes_on):
+    """It is withdrawn before the server carries it out, and the child goes on before that, or not at all."""
+    queue = told(OPTIONS={"client_name": prefix})
+    project.add_to_settings(PATIENT_WAITS)
+    child = an_idle_child(project, client, prefix)
+    os.kill(child, signal.SIGSTOP)
+    withdrawn_before_it_was_carried_out(queue, client)
+    if goes_on:
+        os.kill(child, signal.SIGCONT)
+    queue.put({"do": "nothing", "name": "it"})
+    wait_for(lambda: queue.snapshot().stats.get("released") == 1, "what its claim took")
+    os.kill(child, signal.SIGCONT)
+    assert began(project, "it")[1] == "1"
+    wait_for(lambda: empty(queue), "the ack")
+    queue.put({"do": "nothing", "name": "next"})
+    assert int(began(project, "next")[2]) == child
+    assert [name for name, *_ in handled(project)] == ["it", "next"]
+    assert queue.audit() == []
+
+
+def test_an_idle_child_behind_a_thread_that_holds_the_lock_begins_nothing_that_was_given_back(
+    project, told, client, prefix
+):
+    """Nobody sees that it hears nothing, until its wait should be over."""
+    queue = told(OPTIONS={"client_name": prefix})
+    project.add_to_settings(PATIENT_WAITS.replace(f"{LONG}", "1"))
+    fifo = project.folder / "fifo"
+    os.mkfifo(fifo)
+    queue.put({"do": "hold the GIL later", "until": str(fifo), "word": "hold", "name": "it"})
+    project.start("srq_consume")
+    wait_for(lambda: empty(queue), "the ack")
+    a_new_wait(queue, client)
+    project.say("hold")
+    with opened(fifo) as held:
+        queue.put({"do": "nothing", "name": "next"})
+        wait_for(lambda: queue.snapshot().stats.get("released") == 1, "what its claim took")
+        (back,) = queue.items("ready")
+        assert (back.payload["name"], back.deliveries) == ("next", 0)
+        os.write(held, b"go on")
+    assert began(project, "next")[1] == "1"
+    wait_for(lambda: empty(queue), "the ack of the last one")
+    assert queue.audit() == []
+
+
+def a_new_wait(queue, client) -> None:
+    """Return soon after the child's claim behind a wait was carried out: then the next wait begins."""
+
+    def number() -> bytes:
+        found = client.hgetall(queue.keys["slots"])
+        return next((known.split()[0] for slot, known in found.items() if slot.endswith(b".w")), b"")
+
+    before = number()
+    wait_for(lambda: number() != before, "the next wait")
+
+
+@contextmanager
+def opened(fifo):
+    """Open for writing, once somebody reads."""
+
+    def opens():
+        with suppress(OSError):
+            return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+
+    file = wait_for(opens, "who reads")
+    try:
+        yield file
+    finally:
+        os.close(file)
+
+
+def test_idle_children_that_are_stopped_now_and_then_handle_each_item_once(project, told, client, prefix):
+    """For about as long as it takes until the supervisor wants back what their claims took."""
+    queue, often = told(OPTIONS={"client_name": prefix}), random.Random(12)
+    process = project.start("srq_consume", "--processes", "4")
+    names = []
+    for turn in range(4):
+        idle = wait_for(lambda: count_parked(client, prefix) == 4 and children(process), "four idle children")
+        for child in idle:
+            os.kill(child, signal.SIGSTOP)
+        turns = [f"{turn}-{number}" for number in range(4)]
+        for name in turns:
+            queue.put({"do": "nothing", "name": name})
+        names += turns
+        began = time.monotonic()
+        for moment, child in sorted((often.uniform(0.5, 0.9), child) for child in idle):
+            time.sleep(max(0, began + moment - time.monotonic()))
+            os.kill(child, signal.SIGCONT)
+        wait_for(lambda: empty(queue), "all items")
+    assert sorted((name, delivery) for name, delivery, _ in handled(project)) == [(name, 1) for name in names]
     assert queue.audit() == []

@@ -24,4 +24,9 @@ def wait_for(condition: Callable[[], T], what: str, *, seconds: float = 30) -> T
 
 def parked(client: redis.Redis, name: str) -> bool:
     """Whether a connection of that name waits on the server; what was sent together with the wait is there as well."""
-    return any(one["name"] == name and one["cmd"] == "blpop" for one in client.client_list() if "b" in one["flags"])
+    return count_parked(client, name) > 0
+
+
+def count_parked(client: redis.Redis, name: str) -> int:
+    blocked = [one for one in client.client_list() if "b" in one["flags"]]
+    return sum(one["name"] == name and one["cmd"] == "blpop" for one in blocked)

@@ -51,7 +51,7 @@ class Child:
     unsaid: bytes = b""  # what it has to be told before anything else: the rest of a line, STOP
 
     def __post_init__(self) -> None:
-        self.withdrawal = Withdrawal(self.hands, lambda: self.tell(ASK))
+        self.withdrawal = Withdrawal(self.hands, lambda: self.tell(ASK), lambda: groups.is_stopped(self.pid))
 
     def tell(self, line: bytes) -> bool:
         """Whether it is told that, the rest of it by ``say_on``; False: none of it, as the pipe is full."""

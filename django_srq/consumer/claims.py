@@ -48,7 +48,7 @@ class _Asked:
     finished: Sequence[Finished] = ()  # acked with it
     share: float = 0.5  # of the lease: later than that the reply counts as old
     parked: bool = False  # behind a wait
-    number: int = 0  # of a claim that is not: in its slot
+    number: int = 0  # in its slot
     begun: float = field(default_factory=lease_time)
 
     def again(self) -> _Asked:
@@ -193,9 +193,8 @@ class Claims:
 
     def _took(self, asked: _Asked, reply: ClaimReply, answer: Answer) -> None:
         taken = self._add(asked, reply, answer)
-        if asked.parked:
-            self._hands.arriving = False
-        elif not self._hands.took(asked.number):
+        took = self._hands.took_parked if asked.parked else self._hands.took
+        if not took(asked.number):
             self._return(asked.source, taken, answer)
             taken = 0
         self._settling.acked(asked.finished, reply.acked)
@@ -313,9 +312,10 @@ class Claims:
         So an item is here with the one reply. None: what came of the claim is not known; ``recall`` finds out.
         """
         n = min(n, self._room)
-        queue, asked, answer = source.queue, _Asked(source, n, parked=True), None
-        call = queue.claim(self._names[source], lease=source.lease, n=n)
         self._parking.seq += 1
+        queue, asked, answer = source.queue, _Asked(source, n, parked=True, number=self._parking.seq), None
+        call = queue.claim(self._names[source], lease=source.lease, n=n)
+        self._hands.park(asked.number, seconds)
         try:
             wait = operations.wait([queue.keys], seconds)
             reply = queue.link.park(
@@ -344,7 +344,7 @@ class Claims:
         if source is not None:
             self._arriving()
             call = source.queue.claim(self._names[source], lease=source.lease, n=0)
-            asked = _Asked(source, 0, share=1, parked=True)
+            asked = _Asked(source, 0, share=1, parked=True, number=self._parking.seq)
             self._make(call, self._parking, asked, answer)  # the same number: it is carried out once
 
     def _arriving(self) -> None:

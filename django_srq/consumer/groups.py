@@ -61,6 +61,21 @@ def are_told() -> bool:
     return os.path.exists("/proc/self") and os.readlink("/proc/self") == str(os.getpid())
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether a signal or a debugger stopped that process; where the system does not tell: no."""
+    if not are_told():
+        return False
+    try:
+        return state_of(pid) in (b"T", b"t")
+    except OSError:  # it has ended
+        return False
+
+
+def state_of(pid: int) -> bytes:
+    """The letter for the state of a process's first thread, where the system tells of it."""
+    return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0]
+
+
 def _descendants(pid: int) -> Iterator[int]:
     """None where the system does not tell."""
     if are_told():

@@ -33,10 +33,12 @@ _READY, _FATAL, _FULL, _READING, _ASKED, _ARRIVING, _WORDS = 16, 17, 18, 19, 20,
 _HEAD, _RECORD = 1024, 256  # bytes
 UID_MOST = 128  # bytes
 # At the end of the head: which process it belongs to, and the slot of its claims; the number of the claim that is asked
-# for, that of the last one whose items the supervisor wants back, and when the child heard something last.
+# for, that of the last one whose items the supervisor wants back, and when the child heard something last. Before these
+# the same of the claim behind a wait: its number, when that wait is over, and the last number that is wanted back.
+_PARKED, _PARKED_UNTIL, _PARKED_MARK = _HEAD - 160, _HEAD - 152, _HEAD - 144
 _PID, _SLOT_LENGTH, _SLOT = _HEAD - 136, _HEAD - 128, _HEAD - 120
 _CLAIM, _CLAIM_MARK, _HEARD = _HEAD - 24, _HEAD - 16, _HEAD - 8
-_WORDS_MOST = _PID - _WORDS - 2
+_WORDS_MOST = _PARKED - _WORDS - 2
 # state, length of uid and token, room for the supervisor's mark, source, number of this filling, number of the put,
 # started, lease's end
 _FILLED = struct.Struct("=BBBxIQQdd")
@@ -65,6 +67,14 @@ class Waiting(NamedTuple):
 
     number: int  # of the filling, or of a claim
     record: int | None  # its place; None: it is a claim whose items are not all written down yet
+    parked: bool = False  # that claim is behind a wait
+
+
+class Parked(NamedTuple):
+    """A claim behind a wait, whose items are not all written down yet: the server may have carried it out."""
+
+    number: int  # in its slot
+    until: float  # the moment at which the wait is over at the latest
 
 
 class Hands:
@@ -212,6 +222,22 @@ class Hands:
         _PLACE.pack_into(self._memory, _ASKED, 0)
         return number > int(_COUNT.unpack_from(self._memory, _CLAIM_MARK)[0])  # else of that claim, or one put off
 
+    @property
+    def parked(self) -> Parked | None:
+        (number,) = _COUNT.unpack_from(self._memory, _PARKED)
+        return Parked(number, _MOMENT.unpack_from(self._memory, _PARKED_UNTIL)[0]) if number else None
+
+    def park(self, number: int, seconds: float) -> None:
+        """A claim, with that number in its slot, is sent behind a wait of so many seconds."""
+        _MOMENT.pack_into(self._memory, _PARKED_UNTIL, time.monotonic() + seconds)
+        _COUNT.pack_into(self._memory, _PARKED, number)
+
+    def took_parked(self, number: int) -> bool:
+        """As ``took``, for the claim behind a wait."""
+        self.arriving = False
+        _COUNT.pack_into(self._memory, _PARKED, 0)
+        return number > int(_COUNT.unpack_from(self._memory, _PARKED_MARK)[0])
+
     def hear(self) -> None:
         """It can hear what the supervisor says."""
         _MOMENT.pack_into(self._memory, _HEARD, time.monotonic())
@@ -265,7 +291,7 @@ class Hands:
         return iter(sorted(found, key=lambda hand: hand.filling))
 
     def waiting(self) -> set[Waiting]:
-        """All that is held and not begun."""
+        """All that is held and not begun, but for what a claim behind a wait may have taken: see ``parked``."""
         memory, found = self._memory, set()
         if self.asked is not None:
             found.add(Waiting(_COUNT.unpack_from(memory, _CLAIM)[0], None))
@@ -277,7 +303,7 @@ class Hands:
     def mark(self, waiting: Waiting) -> None:
         """Want it back: from soon on the child begins it no more."""
         if waiting.record is None:
-            _COUNT.pack_into(self._memory, _CLAIM_MARK, waiting.number)
+            _COUNT.pack_into(self._memory, _PARKED_MARK if waiting.parked else _CLAIM_MARK, waiting.number)
         else:
             self._memory[_at(waiting.record) + _MARK_AT] = 1
 

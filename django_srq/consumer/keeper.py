@@ -321,7 +321,7 @@ def _lives(pid: int) -> bool:
         os.kill(pid, 0)
         if not groups.are_told():
             return True
-        state = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0]
+        state = groups.state_of(pid)
     except ProcessLookupError:
         return False
     except OSError:  # it runs as another user

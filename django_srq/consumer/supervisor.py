@@ -405,29 +405,36 @@ class Supervisor:
                 begun = hand.state == RUNNING or (unexplained and not child.hands.fatal)
                 blamed = not stopped and suspect and begun
                 self._end(child, source, hand, how, memory, "crash" if blamed else "cut")
-            unread = child.hands.asked is not None and not child.hands.reading  # then it did not die of those
+            unread = _unread_claims(child)  # then it did not die of those
             for slot in claim_slots(child.id):
-                blamed = unexplained and not (unread and slot == child.hands.slot)
-                mode = "crash" if blamed else "release"
+                mode = "crash" if unexplained and slot not in unread else "release"
                 self._end(child, source, None, how, memory, mode, slot)
 
     def _withdraw(self) -> None:
         """Give back what waits in a child that cannot begin it."""
         for child in self._children():
             if waiting := child.withdrawal.look():
-                self._report_waiting(child.hands, waiting)
+                self._report_waiting(child, waiting)
                 self._send_reports()
 
-    def _report_waiting(self, hands: Hands, waiting: Iterable[Waiting]) -> None:
-        found = [hand for one in waiting if (hand := hands.of(one))]
-        claims = [one.number for one in waiting if one.record is None]
-        asked = hands.asked
+    def _report_waiting(self, child: Child, waiting: Iterable[Waiting]) -> None:
+        found = [hand for one in waiting if (hand := child.hands.of(one))]
+        asked = child.hands.asked
         for place, source in enumerate(self._sources):
             queue = source.queue
             if held := [hand.held for hand in found if hand.source == place]:
                 self._reports.append(Report(queue, operations.release(queue.keys, held)))
-            if claims and asked == place:
-                self._reports.append(Report(queue, operations.withdraw(queue.keys, hands.slot, *claims)))
+            for claim in waiting:
+                if claim.record is None and place == (0 if claim.parked else asked):  # parked: there is but one source
+                    self._report_claim(child, queue, claim)
+
+    def _report_claim(self, child: Child, queue: SafeRedisQueue, claim: Waiting) -> None:
+        def given(items: int | None) -> None:
+            if items is None:
+                child.withdrawal.again(claim)
+
+        slot = claim_slots(child.id)[claim.parked]
+        self._reports.append(Report(queue, operations.withdraw(queue.keys, slot, claim.number), given))
 
     def _settle(self, source: Source, hands: Sequence[Hand]) -> None:
         """Handled is acked, not started is released: a death in between must not double the one, or blame the other."""
@@ -540,6 +547,13 @@ def _shares(plan: Plan) -> list[int | None]:
 def _died(child: Child, code: int) -> bool:
     """Whether it did not come to its end; what calls os._exit(0) leaves an item behind."""
     return code != 0 or any(hand.state == RUNNING for hand in child.hands)
+
+
+def _unread_claims(child: Child) -> set[bytes]:
+    """The slots of claims that may have taken items whose reply the child had not begun to read."""
+    hands, (own, parking) = child.hands, claim_slots(child.id)
+    unread = {own} if hands.asked is not None and not hands.reading else set()
+    return unread | {parking} if hands.parked and not hands.arriving else unread
 
 
 def _is_at_work(child: Child) -> bool:

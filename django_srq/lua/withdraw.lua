@@ -2,13 +2,17 @@
 -- Gives back, to their old place, the items of a claim whose reply nobody reads, as far as they are still held; not counted as
 -- deliveries.
 -- ARGV[3]  slot of the claim; ARGV[4] its number there: when another one was carried out since, nothing is given back
--- Reply: the number of items that were given back.
+-- Reply: the number of items that were given back; -1: that claim was not carried out yet.
 -- include: keys call tell records removal items taken
 if repeated then
   return repeated
 end
 local known, given = redis.call('HGET', slots, ARGV[3]), 0
-if known and string.match(known, '^%d+') == ARGV[4] then
+local ahead = string.match(known or '0', '^%d+') - ARGV[4]   -- a number: Lua reads both as such
+if ahead < 0 then
+  return finish('-1')
+end
+if ahead == 0 then
   for uid, token in taken_by(known) do
     if redis.call('HGET', holders, uid) == token and redis.call('HEXISTS', items, uid) == 1 then
       give_back(uid, token)
