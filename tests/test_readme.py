@@ -179,6 +179,9 @@ WHERE_IT_RUNS = {
         "test_a_supervisor_that_is_stopped_ends_no_lease",
         "test_another_child_handles_what_waits_behind_a_handler_that_holds_the_lock",
         "test_a_child_that_was_stopped_begins_nothing_that_was_given_back",
+        "test_what_the_claim_of_an_idle_child_takes_while_that_is_stopped_is_given_back",
+        "test_an_idle_child_behind_a_thread_that_holds_the_lock_begins_nothing_that_was_given_back",
+        "test_a_child_that_was_suspended_leaves_alone_what_it_lost_meanwhile",
     ],
     "A killed supervisor": [
         "test_an_orphan_that_hangs_is_ended",
