@@ -16,7 +16,7 @@ import pytest
 from django_srq import SafeRedisQueue, operations, queues
 from django_srq.backoff import Backoff
 from django_srq.consumer import Consumer, Plan, Source
-from django_srq.consumer.claims import Claims
+from django_srq.consumer.claims import Answer, Claims
 from django_srq.consumer.hands import FAILED, HELD, RUNNING
 from django_srq.consumer.leases import Leases
 from django_srq.consumer.worker import Worker
@@ -423,6 +423,21 @@ def test_a_claim_that_was_given_up_is_left_to_the_supervisor(pair, monkeypatch):
         there.link.close()
     closing_it = operations.crashed(pair.there.keys, [], evidence=b"{}", how="release", slot=b"c1")
     assert list(pair.there.link.call(closing_it, queue="q").found.values()) == ["ready"]
+
+
+def test_after_a_claim_that_is_owed_the_others_are_asked_in_the_same_round(pair):
+    """That the claim before it left some behind says nothing of them."""
+    pair.here.put("a")
+    one = worker(*(Source(queue, print, lease=LONG) for queue in (pair.there, pair.here)))
+    one._claims.plenty = True
+    pair.away.kill()
+    answer = Answer()
+    one._round((), {False: 1}, None, answer)
+    assert [job.found.payload for job in answer.jobs] == [b"a"]
+    pair.away.start()
+    wait_for(lambda: not owed(one), "the claim")
+    one._claims.close()
+    one._alarm.close()
 
 
 def test_a_queue_that_cannot_be_told_keeps_nothing_from_another_on_its_server(pair):

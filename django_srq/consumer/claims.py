@@ -130,6 +130,7 @@ class Claims:
         n = min(n, self._room)
         call = source.queue.claim(self._names[source], lease=source.lease, n=n, acks=[one.job.held for one in finished])
         before = len(answer.jobs)
+        self.plenty = False  # until the reply says so, which may not come now
         self._slot.seq += 1
         if n:  # until the reply is taken: another thread may have the interpreter's lock meanwhile, for long
             self._hands.ask(self._sources.index(source), self._slot.seq)
