@@ -656,8 +656,8 @@ def test_what_a_slot_stands_for_is_taken_back_when_its_lease_ended(queue, client
 
 def test_leases_are_renewed_by_the_slots_that_the_hands_tell(make_queue, client):
     """Of each queue those that were claimed there, until they are written down; and so the slot is not forgotten."""
-    made = [make_queue(str(place)) for place in range(3)]
-    tables = [Hands(1, slot=b"c1") for _ in made]
+    made = [make_queue(str(place)) for place in range(4)]
+    tables = [Hands(1, servers=2, slot=b"c1") for _ in made]
     for place, (queue, hands) in enumerate(zip(made, tables, strict=True)):
         queue.put("a")
         claimed(queue, Slot(b"c1"), 1, 200)
@@ -666,7 +666,9 @@ def test_leases_are_renewed_by_the_slots_that_the_hands_tell(make_queue, client)
         hands.ask(place, 1)
         hands.read()
     tables[0].took(1)
+    tables[3].owe(3, 1)
+    tables[3].ask(1, 2)  # beside it
     Leases("c1", [Source(queue, print, lease=900) for queue in made], lambda: tables).renew()
-    assert [lasts(queue, client) for queue in made] == [{"a": 2}, {"a": 9}, {"a": 9}]
+    assert [lasts(queue, client) for queue in made] == [{"a": 2}, {"a": 9}, {"a": 9}, {"a": 9}]
     used = [int(client.hget(queue.keys["slots"], "c1").split()[1]) for queue in made]
     assert used[0] == 1000 < min(used[1:])

@@ -16,13 +16,18 @@ import pytest
 from django_srq import SafeRedisQueue, operations, queues
 from django_srq.backoff import Backoff
 from django_srq.consumer import Consumer, Plan, Source
+from django_srq.consumer.child import Child
 from django_srq.consumer.claims import Answer, Claims
+from django_srq.consumer.clock import lease_time
 from django_srq.consumer.hands import FAILED, HELD, RUNNING
 from django_srq.consumer.leases import Leases
+from django_srq.consumer.supervisor import Supervisor
 from django_srq.consumer.worker import Worker
 from django_srq.exceptions import LayoutError
+from django_srq.operations import Held
 from tests.proxy import Proxy
 from tests.servers import Server
+from tests.test_supervisor import account_for
 from tests.test_waits import patient, running, worker  # noqa: F401
 from tests.waiting import PATIENT, wait_for
 
@@ -423,6 +428,37 @@ def test_a_claim_that_was_given_up_is_left_to_the_supervisor(pair, monkeypatch):
         there.link.close()
     closing_it = operations.crashed(pair.there.keys, [], evidence=b"{}", how="release", slot=b"c1")
     assert list(pair.there.link.call(closing_it, queue="q").found.values()) == ["ready"]
+
+
+@pytest.mark.parametrize("is_at_work", [True, False])
+def test_what_an_owed_claim_took_is_not_blamed_for_a_handler_s_death(pair, monkeypatch, is_at_work):
+    """Although the child has made other claims since."""
+    monkeypatch.setattr("django_srq.consumer.errands.LAST_WORDS", 0.1)
+    sources = [Source(pair.there, print, lease=LONG), Source(pair.here, print, lease=LONG)]
+    with closing(Proxy(pair.away.url)) as proxy:
+        assert not pair.there.get(-1)  # the server knows the script now
+        pair.there.put("a")
+        fault = proxy.arm("lose reply", b"$2\r\nc1\r\n$1\r\n1\r\n", times=1000)
+        there = SafeRedisQueue(name="q", url=proxy.url, timeout=1)
+        one = worker(Source(there, print, lease=LONG), sources[1])
+        one._hands.slot = b"c1"
+        passing = one._claims.pass_on
+        monkeypatch.setattr(one._claims, "pass_on", lambda: (proxy.disarm(), passing()))
+        with running(one):
+            fault.wait()
+            wait_for(lambda: owed(one), "a claim that is owed")
+            pair.here.put("b")
+            wait_for(lambda: empty(pair.here), "an item of the other")
+            assert [place for place, _ in one._hands.owed] == [0]
+        there.link.close()
+    if is_at_work:
+        pair.here.put("c")
+        call = pair.here.claim("c1", lease=LONG)
+        (item,) = pair.here.decoded(pair.here.link.call(call, queue="q").found)
+        one._hands.start(one._hands.hold(1, Held(item.uid, item.token), until=lease_time() + LONG)[0])
+    account_for(Supervisor(sources, Plan()), Child("c1", 0, one._hands, 0))
+    assert [item.delivery.crashes for item in pair.there.items("ready")] == [int(not is_at_work)]
+    assert [item.delivery.crashes for item in pair.here.items("ready")] == [1] * is_at_work
 
 
 def test_after_a_claim_that_is_owed_the_others_are_asked_in_the_same_round(pair):

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from django_srq.consumer.clock import lease_time
-from django_srq.consumer.hands import DONE, FAILED, HELD, RUNNING, Hands
+from django_srq.consumer.hands import DONE, FAILED, HELD, RUNNING, Hands, Waiting
 from django_srq.operations import Held
 
 FAR = lease_time() + 1000
@@ -63,6 +63,28 @@ def test_a_claim_is_held_until_what_it_brought_is_written_down():
     assert hands.asked is None
     hands.ask(0, 8)
     assert (hands.asked, hands.reading, list(hands)) == (0, False, [])
+
+
+def test_a_claim_that_is_owed_is_held_beside_the_next_ones():
+    hands = Hands(1, servers=2)
+    hands.hold(0, Held("uid", "token"), until=FAR)
+    for place, number in ((3, 7), (70_000, 8)):
+        hands.ask(place, number)
+        hands.owe(place, number)
+    hands.ask(1, 9)
+    claims = {Waiting(number, None) for number in (7, 8, 9)}
+    assert (hands.asked, hands.owed) == (1, [(3, 7), (70_000, 8)])
+    assert {one for one in hands.waiting() if one.record is None} == claims
+    assert {hands.source_of(one) for one in claims} == {3, 70_000, 1}
+    hands.mark(Waiting(8, None))
+    hands.mark(Waiting(7, None))  # which takes the mark from nothing
+    assert (hands.took(7), hands.took(8), hands.owed, hands.asked) == (False, False, [], 1)
+    assert hands.source_of(Waiting(7, None)) is None
+    assert hands.took(9)
+    assert [hand.held.uid for hand in hands] == ["uid"]
+    hands.owe(5, 10)
+    hands.empty(b"c2", 2)
+    assert hands.owed == []
 
 
 @pytest.mark.parametrize("place", [254, 255, 256, 70_000])

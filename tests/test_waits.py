@@ -61,8 +61,7 @@ def running(consumer: Consumer | Worker):
 
 def worker(*sources: Source, **plans: object) -> Worker:
     plan = Plan(**plans)
-    hands = Hands(Worker.capacity(sources, plan))
-    return Worker(sources, hands, consumer="c1", plan=plan, report=lambda trouble: None)
+    return Worker(sources, Worker.table(sources, plan), consumer="c1", plan=plan, report=lambda trouble: None)
 
 
 def test_the_last_of_max_items_ends_the_wait_of_another_thread(patient, queue, client):

@@ -7,6 +7,7 @@ import random
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from django_srq import operations
@@ -144,7 +145,12 @@ class Claims:
         def take(reply: ClaimReply, answer: Answer) -> None:
             self._take(asked, reply, answer)
 
-        self._do(asked.source, call, take, answer, slot=slot, unread=lambda cut: self._undoing(asked, cut))
+        def put_off() -> None:
+            if asked.n:
+                self._hands.owe(self._sources.index(asked.source), asked.number)
+
+        undoing = partial(self._undoing, asked)
+        self._do(asked.source, call, take, answer, slot=slot, unread=undoing, put_off=put_off)
 
     def _do(self, source: Source, call: Call[T], take: Callable[[T, Answer], None], answer: Answer, **how: Any) -> None:
         """Make a call; take adds what it brings to the answer, or late to one of its own."""

@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable, Sequence
 
 from django_srq.consumer.claims import claim_slots
-from django_srq.consumer.hands import Hands
 from django_srq.consumer.leases import Leases
 from django_srq.consumer.log import guarded
 from django_srq.consumer.outage import Outage
@@ -42,7 +41,7 @@ class Consumer:
         """burst: end when there is nothing ready. max_items: end after so many items."""
         plan = plan or Plan(burst=burst, max_items=max_items)
         self.id = f"c{secrets.token_hex(5)}"
-        self._hands = Hands(Worker.capacity(sources, plan), slot=claim_slots(self.id)[0])
+        self._hands = Worker.table(sources, plan, claim_slots(self.id)[0])
         about = {"processes": 0, "threads": plan.threads, "concurrency": plan.concurrency}
         self._leases = Leases(self.id, sources, lambda: [self._hands], about=lambda: about)
         self._worker = Worker(

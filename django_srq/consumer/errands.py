@@ -110,12 +110,14 @@ class Errands:
         late: Callable[[T | None], None] | None = None,
         slot: Slot | None = None,
         unread: Callable[[bool], Call[T]] | None = None,
+        put_off: Callable[[], object] = lambda: None,
     ) -> None:
         """Make a call, then what follows: now, or in another thread when the server is back (late, if that differs).
 
         slot: with the number that the call has in it, and that no later one gets; without one, it is borrowed. unread:
         makes the call that takes its place, in its slot, when a reply cannot be read to its end (True), or did not
-        even begin twice (False), which may be because of its size as well: small ones may still come through.
+        even begin twice (False), which may be because of its size as well: small ones may still come through. put_off:
+        called before it is left to another thread.
         """
         errand = _Errand(queue, call, then, slot or slots.borrow(), borrowed=slot is None, unread=unread)
         try:
@@ -124,6 +126,7 @@ class Errands:
                     self.gave_up = True
             elif self.away(queue.link) or not self._say(errand, ATTEMPT):
                 errand.then = late or then
+                put_off()
                 self._put_off(errand)
                 return
         except BaseException:

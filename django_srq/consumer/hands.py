@@ -47,6 +47,8 @@ _RENEWED = struct.Struct("=Qd")  # the supervisor's: number of the filling, leas
 _MARK_AT, _RENEWED_AT, _UID_AT, _TOKEN_AT = 3, 40, 56, 184
 _MOMENT, _COUNT, _LENGTH, _PLACE = (struct.Struct(f"={kind}") for kind in "dQHI")
 TOKEN_MOST = _RECORD - _TOKEN_AT  # bytes
+# Behind the records, one for each of several servers: source (its place and one more; 0: none) and number of a claim.
+_OWED = struct.Struct("=IxxxxQ")
 
 
 @dataclass(frozen=True)
@@ -80,11 +82,12 @@ class Parked(NamedTuple):
 class Hands:
     """The table of one child: so many records, and a head with what it says of itself."""
 
-    def __init__(self, capacity: int, *, slot: bytes = b"") -> None:
-        """slot: that of the child's claims."""
-        self._memory = mmap.mmap(
-            -1, _HEAD + capacity * _RECORD
-        )  # anonymous: shared with forked children, gone with them
+    def __init__(self, capacity: int, *, servers: int = 1, slot: bytes = b"") -> None:
+        """servers: how many have the child's queues. slot: that of its claims."""
+        self._records = range(_HEAD, _HEAD + capacity * _RECORD, _RECORD)
+        end = self._records.stop + (servers * _OWED.size if servers > 1 else 0)
+        self._owing = range(self._records.stop, end, _OWED.size)
+        self._memory = mmap.mmap(-1, end)  # anonymous: shared with forked children, gone with them
         self._free = deque(range(capacity))
         self._fillings = self._handled = 0
         self._counting = threading.Lock()
@@ -96,7 +99,7 @@ class Hands:
         The keeper may still write down what became of the former child's leases: its fillings had other numbers.
         """
         self._memory[:] = bytes(len(self._memory))
-        self._free = deque(range((len(self._memory) - _HEAD) // _RECORD))
+        self._free = deque(range(len(self._records)))
         self.slot = slot
         self._fillings = number << 32
 
@@ -219,8 +222,30 @@ class Hands:
 
     def took(self, number: int) -> bool:
         """What it brought is written down; whether that may be begun: else the supervisor wants it back."""
-        _PLACE.pack_into(self._memory, _ASKED, 0)
+        if number == self._claim:
+            _PLACE.pack_into(self._memory, _ASKED, 0)
+        for start in self._owing:
+            if number == _OWED.unpack_from(self._memory, start)[1]:
+                _PLACE.pack_into(self._memory, start, 0)
         return number > int(_COUNT.unpack_from(self._memory, _CLAIM_MARK)[0])  # else of that claim, or one put off
+
+    def owe(self, source: int, number: int) -> None:
+        """That claim got no reply: its server is away, and it is made again until that is back. Others are made now."""
+        for start in self._owing:  # a server that is away is asked for nothing more, so that there is one for each
+            if not _OWED.unpack_from(self._memory, start)[0]:
+                _OWED.pack_into(self._memory, start, source + 1, number)
+                _PLACE.pack_into(self._memory, _ASKED, 0)
+                return
+
+    @property
+    def owed(self) -> list[tuple[int, int]]:
+        """The source (its place) and the number of each claim to a server that is away: it may have taken something."""
+        found = [_OWED.unpack_from(self._memory, start) for start in self._owing]
+        return [(place - 1, number) for place, number in found if place]
+
+    @property
+    def _claim(self) -> int:
+        return int(_COUNT.unpack_from(self._memory, _CLAIM)[0])
 
     @property
     def parked(self) -> Parked | None:
@@ -287,15 +312,16 @@ class Hands:
 
     def __iter__(self) -> Iterator[Hand]:
         """The records that are not free, in the order of their filling."""
-        found = [self._read(start) for start in range(_HEAD, len(self._memory), _RECORD) if self._memory[start] != FREE]
+        found = [self._read(start) for start in self._records if self._memory[start] != FREE]
         return iter(sorted(found, key=lambda hand: hand.filling))
 
     def waiting(self) -> set[Waiting]:
         """All that is held and not begun, but for what a claim behind a wait may have taken: see ``parked``."""
         memory, found = self._memory, set()
         if self.asked is not None:
-            found.add(Waiting(_COUNT.unpack_from(memory, _CLAIM)[0], None))
-        for start in range(_HEAD, len(memory), _RECORD):
+            found.add(Waiting(self._claim, None))
+        found |= {Waiting(number, None) for _, number in self.owed}
+        for start in self._records:
             if memory[start] == HELD:
                 found.add(Waiting(_COUNT.unpack_from(memory, start + 8)[0], (start - _HEAD) // _RECORD))
         return found
@@ -303,7 +329,9 @@ class Hands:
     def mark(self, waiting: Waiting) -> None:
         """Want it back: from soon on the child begins it no more."""
         if waiting.record is None:
-            _COUNT.pack_into(self._memory, _PARKED_MARK if waiting.parked else _CLAIM_MARK, waiting.number)
+            at = _PARKED_MARK if waiting.parked else _CLAIM_MARK
+            # One that is owed is older than another that may be marked already.
+            _COUNT.pack_into(self._memory, at, max(waiting.number, *_COUNT.unpack_from(self._memory, at)))
         else:
             self._memory[_at(waiting.record) + _MARK_AT] = 1
 
@@ -313,6 +341,13 @@ class Hands:
             return None
         hand = self._read(_at(waiting.record))
         return hand if (hand.filling, hand.state) == (waiting.number, HELD) else None
+
+    def source_of(self, claim: Waiting) -> int | None:
+        """The source (its place) of a claim that waits; None: it does not any more."""
+        if claim.parked:
+            return 0  # made only where there is but one source
+        asked = self.asked if claim.number == self._claim else None
+        return next((place for place, number in self.owed if number == claim.number), asked)
 
     def _read(self, start: int) -> Hand:
         memory = self._memory

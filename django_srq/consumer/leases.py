@@ -285,7 +285,7 @@ def _claims(tables: Iterable[Hands]) -> list[tuple[int | None, bytes]]:
     """The slots of claims that may hold items which are not written down yet, each with the place of its source."""
     found: list[tuple[int | None, bytes]] = []
     for table in tables:
-        found.append((table.asked, table.slot))
+        found += [(place, table.slot) for place in (table.asked, *(place for place, _ in table.owed))]
         if table.arriving:  # made only where there is but one source
             found.append((0, claim_slots(table.slot.decode())[1]))
     return found

@@ -96,11 +96,11 @@ class Supervisor:
         self._events: deque[dict[str, Any]] = deque()  # signals that a child is to send
         self._signals = SignalPipe()
         self._leftovers = groups.Leftovers(plan.grace)
-        capacity = Worker.capacity(sources, plan)
         self._keeper = Keeper(
             self.id,
             sources,
-            [Hands(capacity) for _ in range(2 * plan.processes)],  # each child may be replaced before it has ended
+            # Each child may be replaced before it has ended.
+            [Worker.table(sources, plan) for _ in range(2 * plan.processes)],
             about={"processes": plan.processes, "threads": plan.threads, "concurrency": plan.concurrency},
             heartbeat=heartbeat,
             poke=self._signals.poke,
@@ -405,7 +405,7 @@ class Supervisor:
                 begun = hand.state == RUNNING or (unexplained and not child.hands.fatal)
                 blamed = not stopped and suspect and begun
                 self._end(child, source, hand, how, memory, "crash" if blamed else "cut")
-            unread = _unread_claims(child)  # then it did not die of those
+            unread = _unread_claims(child, place)
             for slot in claim_slots(child.id):
                 mode = "crash" if unexplained and slot not in unread else "release"
                 self._end(child, source, None, how, memory, mode, slot)
@@ -419,13 +419,13 @@ class Supervisor:
 
     def _report_waiting(self, child: Child, waiting: Iterable[Waiting]) -> None:
         found = [hand for one in waiting if (hand := child.hands.of(one))]
-        asked = child.hands.asked
+        claims = [(child.hands.source_of(one), one) for one in waiting if one.record is None]
         for place, source in enumerate(self._sources):
             queue = source.queue
             if held := [hand.held for hand in found if hand.source == place]:
                 self._reports.append(Report(queue, operations.release(queue.keys, held)))
-            for claim in waiting:
-                if claim.record is None and place == (0 if claim.parked else asked):  # parked: there is but one source
+            for asked, claim in claims:
+                if asked == place:
                     self._report_claim(child, queue, claim)
 
     def _report_claim(self, child: Child, queue: SafeRedisQueue, claim: Waiting) -> None:
@@ -549,16 +549,19 @@ def _died(child: Child, code: int) -> bool:
     return code != 0 or any(hand.state == RUNNING for hand in child.hands)
 
 
-def _unread_claims(child: Child) -> set[bytes]:
-    """The slots of claims that may have taken items whose reply the child had not begun to read."""
+def _unread_claims(child: Child, place: int) -> set[bytes]:
+    """The slots of claims that may have taken items of that source, and of whose replies the child did not die."""
     hands, (own, parking) = child.hands, claim_slots(child.id)
-    unread = {own} if hands.asked is not None and not hands.reading else set()
+    sent = hands.asked is not None and not hands.reading
+    # A child makes a claim that is owed again and again, and may be reading then. But a handler at work is likelier.
+    at_work = any(hand.state in {RUNNING, FAILED} for hand in hands)
+    unread = {own} if sent or (at_work and any(owed == place for owed, _ in hands.owed)) else set()
     return unread | {parking} if hands.parked and not hands.arriving else unread
 
 
 def _is_at_work(child: Child) -> bool:
     """Whether it has items in hand, or on their way, which may be long."""
-    return any(child.hands) or child.hands.asked is not None or child.hands.arriving
+    return any(child.hands) or child.hands.asked is not None or bool(child.hands.owed) or child.hands.arriving
 
 
 def _how(code: int) -> str:

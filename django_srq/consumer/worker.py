@@ -127,8 +127,12 @@ class Worker:
         And once more what waits for each further server: it may be away when something is to be said of it.
         """
         sizes, batch = _sizes(sources, plan), max(source.batch for source in sources)
-        servers = len({source.queue.link for source in sources})
-        return (2 + servers) * (sum(sizes.values()) * batch + len(sizes) * (plan.prefetch or pace.MOST))
+        return (2 + _servers(sources)) * (sum(sizes.values()) * batch + len(sizes) * (plan.prefetch or pace.MOST))
+
+    @staticmethod
+    def table(sources: Sequence[Source], plan: Plan, slot: bytes = b"") -> Hands:
+        """What it needs as its hands; slot: see there."""
+        return Hands(Worker.capacity(sources, plan), servers=_servers(sources), slot=slot)
 
     def stop(self) -> None:
         """Take no more, finish what is in hand, and return from ``run``. Safe in any thread and signal handler."""
@@ -597,6 +601,10 @@ def _sizes(sources: Sequence[Source], plan: Plan) -> dict[bool, int]:
     """How many threads there are of each kind, False: for sync handlers, True: for async ones."""
     sizes = {False: plan.threads, True: plan.concurrency}
     return {kind: size for kind, size in sizes.items() if any(source.asynchronous is kind for source in sources)}
+
+
+def _servers(sources: Sequence[Source]) -> int:
+    return len({source.queue.link for source in sources})
 
 
 def _memory() -> int:
