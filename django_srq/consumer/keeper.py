@@ -212,7 +212,7 @@ class Keeper:
                 signal.signal(number, signal.SIG_IGN)
             for end in others:
                 os.close(end)
-            _name_this_process(NAME)
+            name_this_process(NAME)
             os.write(beginning, UP)
             os.close(beginning)
             self.serve(line)
@@ -329,6 +329,6 @@ def _lives(pid: int) -> bool:
     return state not in (b"Z", b"X")
 
 
-def _name_this_process(name: str) -> None:
+def name_this_process(name: str) -> None:
     with suppress(OSError):  # no Linux
         Path("/proc/self/comm").write_text(name)

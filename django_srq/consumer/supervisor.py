@@ -16,7 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from django_srq import failure, operations
@@ -30,21 +30,20 @@ from django_srq.consumer.log import guarded
 from django_srq.consumer.outage import Outage
 from django_srq.consumer.plan import Plan
 from django_srq.consumer.probes import Heartbeat, interval, notify
+from django_srq.consumer.reports import Report, Reports
 from django_srq.consumer.signal_pipe import SignalPipe
 from django_srq.consumer.source import Source
 from django_srq.consumer.withdrawal import LOOK
 from django_srq.consumer.worker import Worker
-from django_srq.exceptions import OutcomeUnknown, QueueUnavailable, SRQError
-from django_srq.operations import Call, Held
+from django_srq.operations import Held
 from django_srq.queue import SafeRedisQueue
-from django_srq.slots import Slot, slots
 
 logger = guarded("django_srq.consumer")
 
 SOON = 5.0  # seconds; a child that dies sooner, having handled nothing, is started again less and less soon
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0  # seconds before it is started again, from the second time on
 NEVER_STARTED = 5  # times in a row that no child came to look for items: then there is no point
-RETRY = 0.5  # seconds between attempts to tell a server what became of items
+ORDER = 1.0  # seconds that a child is started later, so that its predecessor's items are back in their places
 LEFTOVERS_LOOK = 0.1  # seconds between looks at what handlers had started, and left at work
 STUCK = 60.0  # seconds without an item in hand and without a look for one
 STOPS = (signal.SIGTERM, signal.SIGINT)
@@ -56,19 +55,10 @@ class Place:
 
     child: Child | None = None
     due: float = 0.0  # the moment from which on it may be started
+    died: float = 0.0  # the moment at which the reports about its last child were made
     early: int = 0  # how often in a row it died soon
     left: int | None = None  # items that it may still handle
     over: bool = False  # its children ended of themselves, and that was all
-
-
-@dataclass
-class Report:
-    """What has to be said to a server; sent again, in the same slot, until it is taken."""
-
-    queue: SafeRedisQueue
-    call: Call[Any]
-    then: Callable[[Any], None] = lambda reply: None
-    slot: Slot = field(default_factory=slots.borrow)
 
 
 class Supervisor:
@@ -91,10 +81,9 @@ class Supervisor:
         self._leaving: list[Child] = []  # their successors are started
         self._to_replace: list[Child] = []  # one after the other
         self._outage = Outage()
-        self._reports: list[Report] = []
-        self._unheard: dict[object, str] = {}  # by link: why a server did not take what it was told
         self._events: deque[dict[str, Any]] = deque()  # signals that a child is to send
         self._signals = SignalPipe()
+        self._reports = Reports(self._fork, poke=self._signals.poke, others=self._lines)
         self._leftovers = groups.Leftovers(plan.grace)
         capacity = Worker.capacity(sources, plan)
         self._keeper = Keeper(
@@ -111,7 +100,7 @@ class Supervisor:
         self._stop_at: float | None = None  # the moment at which the grace is over
         self._cut = False
         self._ready = False
-        self._next_beat = self._next_retry = self._next_look = 0.0
+        self._next_beat = self._next_look = 0.0
         self.last_words = ""  # why it could not go on
 
     def run(self) -> int:
@@ -124,6 +113,7 @@ class Supervisor:
                 for child in self._children():
                     child.kill("the supervisor broke")
                 self._leftovers.end(latest=0)
+                self._reports.end()
                 self._keeper.end()
 
     @contextmanager
@@ -155,8 +145,8 @@ class Supervisor:
         give_up = time.monotonic() + LAST_WORDS
         while self._reports and time.monotonic() < give_up:
             self._send_reports()
-            if self._reports:
-                self._signals.wait(RETRY)
+            self._signals.wait(max(0.0, min(self._reports.next_moment, give_up) - time.monotonic()))
+            self._reports.hear()
             for number in self._signals.taken():
                 self._on_signal(number)
                 if number in STOPS and self._stop_at == 0:
@@ -187,18 +177,22 @@ class Supervisor:
     def _start_keeper(self) -> None:
         if not self._keeper.lives and time.monotonic() >= self._keeper.due:
             try:
-                self._keeper.start(self._fork, [child.line for child in self._children()])
+                self._keeper.start(self._fork, [*self._lines(), *self._reports.lines])
             except OSError as error:  # the children renew for themselves until then
                 logger.error("cannot start the process that renews the leases: %s", error)
 
     def _start_missing(self) -> None:
         for place in self._wanted():
-            if time.monotonic() >= place.due:
+            if time.monotonic() >= self._due(place):
                 try:
                     self._start(place)
                 except OSError as error:  # no memory, or too many processes: the other children go on
                     logger.error("cannot start a child process: %s", error)
                     self._postpone(place)
+
+    def _due(self, place: Place) -> float:
+        """The moment from which on its next child may be started."""
+        return max(place.due, place.died + ORDER) if self._reports.untried(place.died) else place.due
 
     def _start(self, place: Place) -> None:
         self._count += 1
@@ -221,9 +215,8 @@ class Supervisor:
             try:
                 groups.lead()
                 # Or they would not notice the supervisor's death: a pipe ends with its last writer.
-                for line in (writing, *(child.line for child in self._children()), self._keeper.line):
-                    if line is not None:
-                        os.close(line)
+                for line in (writing, *self._lines(), *self._reports.lines):
+                    os.close(line)
                 hands.belong_to_this_process()
                 self._child(id, hands, reading, place.left).run()
             except BaseException:
@@ -233,6 +226,11 @@ class Supervisor:
         os.close(reading)
         groups.lead(pid)  # it does so too; whichever comes first
         place.child = Child(id, pid, hands, writing)
+
+    def _lines(self) -> list[int]:
+        """The ends of the pipes over which children and keeper are told things."""
+        lines = [*(child.line for child in self._children()), self._keeper.line]
+        return [line for line in lines if line is not None]
 
     def _fork(self) -> int:
         self._before_fork()  # each time: the project's log handlers may have opened something meanwhile
@@ -279,9 +277,8 @@ class Supervisor:
     def _until_next(self) -> float:
         """Seconds until there is something to do without being told."""
         now = time.monotonic()
-        moments = [self._next_beat, self._next_look, *(place.due for place in self._wanted())]
-        if self._reports:
-            moments.append(self._next_retry)
+        moments = [self._next_beat, self._next_look, self._reports.next_moment]
+        moments += [self._due(place) for place in self._wanted()]
         if not self._keeper.lives:
             moments.append(self._keeper.due)
         if self._stop_at is not None and self._stop_at > now:
@@ -332,7 +329,8 @@ class Supervisor:
                 code = os.waitstatus_to_exitcode(status)
                 self._see_to_group(child, code)
                 self._buried(child, code, _bytes(usage.ru_maxrss))
-        groups.reap_orphans([self._keeper.pid, *(child.pid for child in self._children())])
+        self._reports.hear()
+        groups.reap_orphans([self._keeper.pid, *self._reports.pids, *(child.pid for child in self._children())])
 
     def _see_to_group(self, child: Child, code: int) -> None:
         """What its handlers had started must not be at work beside the next delivery of their items."""
@@ -355,6 +353,8 @@ class Supervisor:
         elif _died(child, code) and not child.killed_for:
             logger.error("child died consumer=%s pid=%d how=%s", child.id, child.pid, _how(code))
         self._account_for(child, child.killed_for or _how(code), memory, code)
+        if place is not None:
+            place.died = time.monotonic()
         self._keeper.give_back_table(child.hands)
         self._send_reports()
 
@@ -471,33 +471,15 @@ class Supervisor:
     # -- telling the servers, and whoever watches
 
     def _send_reports(self) -> None:
-        away: set[object] = set()
-        self._next_retry = time.monotonic() + RETRY
-        for report in list(self._reports):
-            link = report.queue.link
-            if link in away:
-                continue
-            try:
-                reply = link.call(report.call, queue=report.queue.label, timeout=1, slot=report.slot)
-            except (QueueUnavailable, OutcomeUnknown) as error:
-                away.add(link)
-                self._unheard[link] = f"queue={report.queue.label} error={error}"
-                continue
-            except SRQError as error:  # it will not be taken later either, and others wait behind it
-                logger.error("cannot say what became of the items of a dead child: %s", error)
-            else:
-                report.then(reply)
-            self._unheard.pop(link, None)
-            slots.give_back(report.slot)
-            self._reports.remove(report)
+        """Have the servers told what is due; what they say is heard later."""
+        self._reports.send()
 
     def _tend(self) -> None:
         now = time.monotonic()
         if now >= self._next_look:
             self._next_look = now + LOOK
             self._withdraw()
-        if self._reports and now >= self._next_retry:
-            self._send_reports()
+        self._send_reports()
         troubles = [child.hands.words for child in self._children() if not child.hands.fatal]
         self._outage.report(next(filter(None, [self._trouble, *troubles]), ""))
         self._pass_on_events()
@@ -510,7 +492,7 @@ class Supervisor:
     @property
     def _trouble(self) -> str:
         """With a server, while it lasts."""
-        return self._keeper.trouble or next(iter(self._unheard.values()), "")
+        return self._keeper.trouble or self._reports.trouble
 
     def _pass_on_events(self) -> None:
         """As many as the children have room for; a STOP that did not fit goes before."""
