@@ -938,6 +938,24 @@ def test_heartbeat_file(project, told):
     assert not beat.exists()
 
 
+@pytest.mark.parametrize("deed", ["wait", "leave a thread"])
+def test_a_consumer_is_well_while_it_waits_within_a_long_grace(project, told, deed):
+    """For its items, and for the threads of its handlers."""
+    queue = told()
+    beat = project.folder / "beat"
+    project.add_to_settings("from django_srq.consumer import probes, supervisor")
+    project.add_to_settings("probes.HEARTBEAT, supervisor.STUCK = 0.1, 0.5")
+    queue.put({"do": deed, "name": "it"})
+    process = project.start("srq_consume", "--grace", str(LONG), "--heartbeat-file", str(beat))
+    began(project, "it")
+    wait_for(lambda: beat.exists() and (deed == "wait" or empty(queue)), "the ack")
+    process.terminate()
+    stopped = time.time()
+    wait_for(lambda: beat.stat().st_mtime > stopped + 2, "heartbeats for longer than a stuck one has")
+    project.say("on")
+    assert process.wait(60) == 0
+
+
 def test_a_heartbeat_file_that_cannot_be_touched(project, told):
     queue = told()
     code, _, err = project.run("srq_consume", "--heartbeat-file", str(project.folder / "none" / "beat"))

@@ -34,7 +34,7 @@ _HEAD, _RECORD = 1024, 256  # bytes
 UID_MOST = 128  # bytes
 # At the end of the head: which process it belongs to, and the slot of its claims; the number of the claim that is asked
 # for, that of the last one whose items the supervisor wants back, and when the child heard something last.
-_PID, _SLOT_LENGTH, _SLOT = _HEAD - 136, _HEAD - 128, _HEAD - 120
+_PID, _SLOT_LENGTH, _LEAVING, _SLOT = _HEAD - 136, _HEAD - 128, _HEAD - 127, _HEAD - 120
 _CLAIM, _CLAIM_MARK, _HEARD = _HEAD - 24, _HEAD - 16, _HEAD - 8
 _WORDS_MOST = _PID - _WORDS - 2
 # state, length of uid and token, room for the supervisor's mark, source, number of this filling, number of the put,
@@ -181,6 +181,15 @@ class Hands:
         """It is ready, and looks for items now."""
         _MOMENT.pack_into(self._memory, _BEAT, time.monotonic())
         self._memory[_READY] = 1
+
+    def leave(self) -> None:
+        """It has nothing in hand any more, and waits for the threads of its handlers within the grace."""
+        _MOMENT.pack_into(self._memory, _BEAT, time.monotonic())
+        self._memory[_LEAVING] = 1
+
+    @property
+    def leaving(self) -> bool:
+        return self._memory[_LEAVING] == 1
 
     @property
     def ready(self) -> bool:

@@ -504,11 +504,17 @@ class Supervisor:
                 self._events.popleft()
 
     def _beat(self, now: float) -> None:
-        stuck = [child for child in self._children() if now - child.hands.beat > STUCK and not _is_at_work(child)]
+        stuck = [child for child in self._children() if now - child.hands.beat > self._patience(child)]
         if stuck and all(child.hands.ready for child in stuck) and not self._trouble:
             return
         notify("WATCHDOG=1")
         self._keeper.beat()
+
+    def _patience(self, child: Child) -> float:
+        """Seconds after its last look for items from which on a child is stuck."""
+        if _is_at_work(child):
+            return float("inf")
+        return STUCK + self._plan.grace if child.hands.leaving else STUCK
 
 
 def _shares(plan: Plan) -> list[int | None]:
