@@ -798,6 +798,44 @@ def test_a_process_with_too_much_memory_is_replaced(project, told):
     assert began(project, "big")[2] != began(project, "next")[2]
 
 
+@pytest.mark.parametrize("reason", ["memory", "a signal"])
+def test_the_threads_of_a_process_do_not_hold_up_its_successor(project, told, reason):
+    """They may go on for the grace."""
+    queue = told()
+    big = {"bytes": 300 << 20} if reason == "memory" else {}
+    queue.put({"do": "leave a thread", "name": "it", **big})
+    process = project.start("srq_consume", "--max-memory", "250M", "--grace", str(LONG))
+    child = int(began(project, "it")[2])
+    if reason == "a signal":
+        wait_for(lambda: empty(queue), "the ack")
+        os.kill(child, signal.SIGTERM)
+    queue.put({"do": "nothing", "name": "next"})
+    successor = int(began(project, "next")[2])
+    assert set(children(process)) == {child, successor}
+    project.say("on")
+    wait_for(lambda: children(process) == [successor], "the end of the thread")
+    process.terminate()
+    assert process.wait(60) == 0
+
+
+def test_there_are_never_more_than_two_children_for_each_place(listeners):
+    supervisor, _ = listeners()
+    first, second = (place.child for place in supervisor._places)
+    for place in supervisor._places:
+        place.child.hands.full = True
+    supervisor._make_way()
+    assert [place.child for place in supervisor._places] == [None, None]
+    supervisor._places[0].child = third = Child("c1", 0, Hands(1), first.line)
+    third.hands.full = True
+    for _ in range(2):
+        supervisor._to_replace = [third]
+        supervisor._enforce()
+        assert supervisor._children() == [third, first, second]
+    supervisor._leaving.remove(first)
+    supervisor._enforce()
+    assert supervisor._children() == [second, third]
+
+
 def test_what_exceeds_the_time_limit_is_killed(project, told):
     queue = told(MAX_CRASHES=1)
     queue.put({"do": "wait", "name": "endless", "once": False})

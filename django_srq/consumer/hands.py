@@ -259,7 +259,7 @@ class Hands:
 
     @property
     def full(self) -> bool:
-        """Whether it ended because of the memory that it had."""
+        """Whether it makes room for a successor: it has too much memory, or nobody but a signal told it to end."""
         return self._memory[_FULL] == 1
 
     @full.setter

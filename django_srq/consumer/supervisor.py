@@ -302,7 +302,8 @@ class Supervisor:
                 self._enforce_limit(child, now - self._plan.time_limit)
         for group in self._leftovers.end(float("inf") if self._stop_at is None else self._stop_at):
             logger.warning("cut, as the grace is over: what handlers had started in process group %d", group)
-        while self._to_replace and not any(child.told_to_stop for child in self._children()):
+        self._make_way()
+        while self._to_replace and self._has_room and not any(child.told_to_stop for child in self._children()):
             self._replace(self._to_replace.pop(0))
 
     def _enforce_limit(self, child: Child, latest: float) -> None:
@@ -319,6 +320,19 @@ class Supervisor:
         if place.left is None:  # else only its end shows how many are left for the next one
             self._leaving.append(child)
             place.child = None
+
+    @property
+    def _has_room(self) -> bool:
+        """Whether one more may leave its place to a successor: there are never more than twice as many children."""
+        return len(self._leaving) < self._plan.processes
+
+    def _make_way(self) -> None:
+        """Leave the places of children that take no more to their successors: their threads may go on for the grace."""
+        for place in self._places:
+            child = place.child
+            if child and child.hands.full and place.left is None and self._has_room:
+                self._leaving.append(child)
+                place.child = None
 
     def _reap(self) -> None:
         if self._keeper.reap():
