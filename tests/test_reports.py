@@ -156,9 +156,9 @@ def test_a_successor_begins_when_the_items_of_its_predecessor_are_back(project, 
     """Or it would take the next one, or find nothing and take that for the end of a burst."""
     queue = told()
     project.add_to_settings(
-        "import time\nfrom django_srq.consumer import reports\ntelling = reports.told\n"
+        "import time\nfrom django_srq.consumer import reports\ntelling = reports.tell\n"
         "def late(given):\n    time.sleep(0.4)\n    return telling(given)\n"
-        "reports.told = late"
+        "reports.tell = late"
     )
     for name, deed in (("it", "exit"), ("next", "nothing")):
         queue.put({"do": deed, "name": name})

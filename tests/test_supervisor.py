@@ -25,7 +25,7 @@ from django_srq.consumer.hands import Hands
 from django_srq.consumer.keeper import NAME
 from django_srq.consumer.leases import Leases
 from django_srq.consumer.probes import interval
-from django_srq.consumer.reports import told as reports_told
+from django_srq.consumer.reports import tell
 from django_srq.operations import Held
 from tests.proxy import Proxy
 from tests.servers import Server
@@ -225,7 +225,7 @@ def account_for(supervisor: Supervisor, child: Child, *, code: int = -9) -> None
 def reported(supervisor: Supervisor) -> bool:
     """Do in this process what the supervisor's reporters do; whether nothing is left to be told."""
     reports = list(supervisor._reports)
-    for outcome in reports_told(reports):
+    for outcome in tell(reports):
         supervisor._reports.settle(reports[outcome.place], outcome)
     return not supervisor._reports
 

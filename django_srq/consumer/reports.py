@@ -58,15 +58,15 @@ class Outcome(NamedTuple):
     error: str = ""
 
 
-def told(reports: Sequence[Report]) -> Iterator[Outcome]:
+def tell(reports: Sequence[Report]) -> Iterator[Outcome]:
     """Tell one server its reports. Those of one queue keep their order: the last ones about a child close its slots.
 
     A refusal concerns its queue alone. A server that does not answer is not asked again, for any queue.
     """
-    refused: set[SafeRedisQueue] = set()
+    refusing: set[SafeRedisQueue] = set()
     for place, report in enumerate(reports):
         queue = report.queue
-        if queue in refused:
+        if queue in refusing:
             continue
         try:
             reply = queue.link.call(report.call, queue=queue.label, timeout=PATIENCE, slot=report.slot)
@@ -74,7 +74,7 @@ def told(reports: Sequence[Report]) -> Iterator[Outcome]:
             yield Outcome(place, over=False, error=str(error))
             if not is_refusal(error):
                 return
-            refused.add(queue)
+            refusing.add(queue)
         except SRQError as error:  # it will not be taken later either, and others wait behind it
             yield Outcome(place, over=True, error=str(error))
         else:
@@ -88,20 +88,20 @@ class _Reporter:
     pid: int
     line: int  # the pipe over which it says what became of them
     reports: Sequence[Report]
-    heard_at: float = field(default_factory=time.monotonic)
-    _heard: bytes = b""
+    last_word: float = field(default_factory=time.monotonic)
+    _buffer: bytes = b""
 
-    def said(self) -> Iterator[Any]:
-        """What it said since. Does not block."""
+    def messages(self) -> Iterator[Any]:
+        """What it sent since: outcomes, and in the end the addresses of names. Does not block."""
         with suppress(BlockingIOError):
             while words := os.read(self.line, 65536):
-                self._heard += words
-                self.heard_at = time.monotonic()
-        while len(self._heard) >= _LENGTH.size:
-            end = _LENGTH.size + _LENGTH.unpack_from(self._heard)[0]
-            if len(self._heard) < end:
+                self._buffer += words
+                self.last_word = time.monotonic()
+        while len(self._buffer) >= _LENGTH.size:
+            end = _LENGTH.size + _LENGTH.unpack_from(self._buffer)[0]
+            if len(self._buffer) < end:
                 return
-            message, self._heard = self._heard[_LENGTH.size : end], self._heard[end:]
+            message, self._buffer = self._buffer[_LENGTH.size : end], self._buffer[end:]
             yield pickle.loads(message)
 
     def has_ended(self) -> bool:
@@ -164,7 +164,7 @@ class Reports:
     @property
     def next_moment(self) -> float:
         """When there is something to do without being poked."""
-        hung = [reporter.heard_at + HUNG for reporter in self._reporters()]
+        hung = [reporter.last_word + HUNG for reporter in self._reporters()]
         idle = [server.due for server in self._servers.values() if server.owed and server.reporter is None]
         return min([*hung, *idle], default=NEVER)
 
@@ -193,13 +193,13 @@ class Reports:
         for server in self._servers.values():
             if reporter := server.reporter:
                 ended = reporter.has_ended()  # before it is heard: then all that it said is there
-                for said in reporter.said():
-                    self._hear(reporter, said)
+                for message in reporter.messages():
+                    self._hear(reporter, message)
                 if ended:
                     self._bury(server, reporter)
-                elif time.monotonic() >= reporter.heard_at + HUNG:
+                elif time.monotonic() >= reporter.last_word + HUNG:
                     reporter.kill()
-                    reporter.heard_at = time.monotonic()  # it may take its time to die
+                    reporter.last_word = time.monotonic()  # it may take its time to die
 
     def end(self) -> None:
         """Nothing is to be told any more: what a server was not told of comes back when its lease ends."""
@@ -226,11 +226,11 @@ class Reports:
     def _reporters(self) -> list[_Reporter]:
         return [server.reporter for server in self._servers.values() if server.reporter]
 
-    def _hear(self, reporter: _Reporter, said: Outcome | Mapping[names.Host, list[names.Address]]) -> None:
-        if isinstance(said, Outcome):
-            self.settle(reporter.reports[said.place], said)
+    def _hear(self, reporter: _Reporter, message: Outcome | Mapping[names.Host, list[names.Address]]) -> None:
+        if isinstance(message, Outcome):
+            self.settle(reporter.reports[message.place], message)
         else:
-            names.learn(said)
+            names.learn(message)
 
     def _bury(self, server: _Server, reporter: _Reporter) -> None:
         os.close(reporter.line)
@@ -262,7 +262,7 @@ class Reports:
             for end in others:
                 os.close(end)
             name_this_process(NAME)
-            for outcome in told(reports):
+            for outcome in tell(reports):
                 self._say(line, outcome)
             # The supervisor looks up none, and whoever is forked next may find the name server silent.
             self._say(line, names.known())

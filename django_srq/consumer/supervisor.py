@@ -1,7 +1,8 @@
 """The supervisor: starts child processes, keeps their leases, and says what became of their items when they die.
 
-It runs no handler, opens no database connection, and has a single thread. The leases themselves are renewed by its
-keeper, a process beside the children: nothing that holds up the supervisor ends a lease.
+It runs no handler, opens no database connection, and has a single thread. It calls no server before its end: the
+leases are renewed by its keeper, a process beside the children, so that nothing that holds up the supervisor ends a
+lease; and servers are told of items by its reporters, so that none that is silent holds up the supervisor.
 """
 
 from __future__ import annotations
