@@ -28,7 +28,7 @@ from redis.retry import Retry
 
 from django_srq import embedded
 from django_srq.clock import monotonic
-from django_srq.exceptions import ConfigurationError, LayoutError, OutcomeUnknown, QueueUnavailable
+from django_srq.exceptions import ConfigurationError, LayoutError, OutcomeUnknown, QueueUnavailable, SRQError
 from django_srq.flow import LONGEST, CutShort
 from django_srq.lines import LOST, SPENT, Lines, NotSent
 from django_srq.operations import Call, Command
@@ -716,6 +716,13 @@ def refused(error: Exception) -> bool:
     # redis-py makes of this reply what it makes of a lost connection.
     full = str(error).endswith("max number of clients reached")
     return (isinstance(error, replies) or full) and not _raised_by_script(error)
+
+
+def is_refusal(error: SRQError) -> bool:
+    """Whether the server answered, and refuses that call for longer than a moment: it may carry out others."""
+    cause = error.__cause__
+    passing = isinstance(cause, _PASSING) or str(cause).startswith(_PASSING_REPLIES)
+    return isinstance(cause, redis.exceptions.ResponseError) and not passing
 
 
 def _raised_by_script(error: Exception) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeAlias
 
@@ -113,6 +113,16 @@ def is_unresolved(host: Host) -> bool:
 def connected(host: Host, address: Address) -> None:
     """A connection was made with an address of a host: it is the first to be tried the next time."""
     _best[host] = address
+
+
+def known() -> dict[Host, list[Address]]:
+    """The addresses that lookups found, for another process to ``learn``."""
+    return _known.copy()
+
+
+def learn(found: Mapping[Host, list[Address]]) -> None:
+    """Know addresses that lookups of another process found."""
+    _known.update(found)
 
 
 def _literal(host: Host) -> Sequence[Address] | None:

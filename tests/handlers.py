@@ -169,6 +169,12 @@ def _grow(payload: dict[str, object], item: Item) -> None:
     _HELD.append(b"x" * int(payload["bytes"]))  # type: ignore[call-overload]
 
 
+def _leave_a_thread(payload: dict[str, object], item: Item) -> None:
+    """Returns, so that the item is acked; Python waits for the thread before it ends."""
+    _grow({"bytes": payload.get("bytes", 0)}, item)
+    threading.Thread(target=_wait_for_word, args=[payload, item]).start()
+
+
 def _frozen(payload: dict[str, object], item: Item) -> None:
     modules = sum(type(one) is type(os) for one in gc.get_objects())  # frozen ones are not among them
     _say(f"frozen {gc.get_freeze_count() > 0} {modules < len(sys.modules)}")
@@ -196,6 +202,7 @@ DEEDS = {
     "retry": _retry,
     "discard": _discard,
     "grow": _grow,
+    "leave a thread": _leave_a_thread,
 }
 
 

@@ -32,13 +32,16 @@ class Resolver:
         self.conf = directory / "resolv.conf"
         self.conf.write_text(f"nameserver {address}\nsearch one.test two.test three.test\n")
 
-    def run(self, program: str, *arguments: str) -> Any:
-        """What a Python program prints, as JSON."""
+    def under(self) -> list[str]:
+        """The command under which a program runs that is to resolve names in these ways."""
         # A mount namespace: what is mounted there is seen by this program alone. Root may make one, others as "root".
         become = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
-        mounted = ["unshare", "--mount", *become, "sh", "-c", _MOUNT, str(self.conf), str(self.hosts)]
+        return ["unshare", "--mount", *become, "sh", "-c", _MOUNT, str(self.conf), str(self.hosts)]
+
+    def run(self, program: str, *arguments: str) -> Any:
+        """What a Python program prints, as JSON."""
         done = subprocess.run(
-            [*mounted, sys.executable, "-c", program, *arguments],
+            [*self.under(), sys.executable, "-c", program, *arguments],
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
             capture_output=True,

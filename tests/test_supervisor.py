@@ -25,6 +25,7 @@ from django_srq.consumer.hands import Hands
 from django_srq.consumer.keeper import NAME
 from django_srq.consumer.leases import Leases
 from django_srq.consumer.probes import interval
+from django_srq.consumer.reports import tell
 from django_srq.operations import Held
 from tests.proxy import Proxy
 from tests.servers import Server
@@ -229,7 +230,15 @@ def taken(queue, consumer: str, n: int):
 
 def account_for(supervisor: Supervisor, child: Child, *, code: int = -9) -> None:
     supervisor._account_for(child, "killed by SIGKILL", 0, code)
-    wait_for(lambda: supervisor._send_reports() or not supervisor._reports, "the reports to be taken")
+    wait_for(lambda: reported(supervisor), "the reports to be taken")
+
+
+def reported(supervisor: Supervisor) -> bool:
+    """Do in this process what the supervisor's reporters do; whether nothing is left to be told."""
+    reports = list(supervisor._reports)
+    for outcome in tell(reports):
+        supervisor._reports.settle(reports[outcome.place], outcome)
+    return not supervisor._reports
 
 
 def operations_slot(name: str):
@@ -306,10 +315,9 @@ def test_a_server_that_is_away_is_told_later_what_became_of_the_items(told):
         hands.start(0)
         server.kill()
         supervisor._account_for(Child("c1.1", 0, hands, 0), "killed by SIGKILL", 0, -9)
-        supervisor._send_reports()
-        assert supervisor._reports
+        assert not reported(supervisor)
         server.start()
-        wait_for(lambda: supervisor._send_reports() or not supervisor._reports, "the report")
+        wait_for(lambda: reported(supervisor), "the report")
         assert [item.uid for item in queue.items()] == [uid]
     finally:
         server.close()
@@ -804,6 +812,44 @@ def test_a_process_with_too_much_memory_is_replaced(project, told):
     assert began(project, "big")[2] != began(project, "next")[2]
 
 
+@pytest.mark.parametrize("reason", ["memory", "a signal"])
+def test_the_threads_of_a_process_do_not_hold_up_its_successor(project, told, reason):
+    """They may go on for the grace."""
+    queue = told()
+    big = {"bytes": 300 << 20} if reason == "memory" else {}
+    queue.put({"do": "leave a thread", "name": "it", **big})
+    process = project.start("srq_consume", "--max-memory", "250M", "--grace", str(LONG))
+    child = int(began(project, "it")[2])
+    if reason == "a signal":
+        wait_for(lambda: empty(queue), "the ack")
+        os.kill(child, signal.SIGTERM)
+    queue.put({"do": "nothing", "name": "next"})
+    successor = int(began(project, "next")[2])
+    assert set(children(process)) == {child, successor}
+    project.say("on")
+    wait_for(lambda: children(process) == [successor], "the end of the thread")
+    process.terminate()
+    assert process.wait(60) == 0
+
+
+def test_there_are_never_more_than_two_children_for_each_place(listeners):
+    supervisor, _ = listeners()
+    first, second = (place.child for place in supervisor._places)
+    for place in supervisor._places:
+        place.child.hands.full = True
+    supervisor._make_way()
+    assert [place.child for place in supervisor._places] == [None, None]
+    supervisor._places[0].child = third = Child("c1", 0, Hands(1), first.line)
+    third.hands.full = True
+    for _ in range(2):
+        supervisor._to_replace = [third]
+        supervisor._enforce()
+        assert supervisor._children() == [third, first, second]
+    supervisor._leaving.remove(first)
+    supervisor._enforce()
+    assert supervisor._children() == [second, third]
+
+
 def test_what_exceeds_the_time_limit_is_killed(project, told):
     queue = told(MAX_CRASHES=1)
     queue.put({"do": "wait", "name": "endless", "once": False})
@@ -942,6 +988,24 @@ def test_heartbeat_file(project, told):
     process.terminate()
     assert process.wait(60) == 0
     assert not beat.exists()
+
+
+@pytest.mark.parametrize("deed", ["wait", "leave a thread"])
+def test_a_consumer_is_well_while_it_waits_within_a_long_grace(project, told, deed):
+    """For its items, and for the threads of its handlers."""
+    queue = told()
+    beat = project.folder / "beat"
+    project.add_to_settings("from django_srq.consumer import probes, supervisor")
+    project.add_to_settings("probes.HEARTBEAT, supervisor.STUCK = 0.1, 0.5")
+    queue.put({"do": deed, "name": "it"})
+    process = project.start("srq_consume", "--grace", str(LONG), "--heartbeat-file", str(beat))
+    began(project, "it")
+    wait_for(lambda: beat.exists() and (deed == "wait" or empty(queue)), "the ack")
+    process.terminate()
+    stopped = time.time()
+    wait_for(lambda: beat.stat().st_mtime > stopped + 2, "heartbeats for longer than a stuck one has")
+    project.say("on")
+    assert process.wait(60) == 0
 
 
 def test_a_heartbeat_file_that_cannot_be_touched(project, told):

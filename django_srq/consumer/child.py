@@ -150,6 +150,8 @@ class ChildProcess:
             self._leave(code)
 
     def _leave(self, code: int) -> NoReturn:
+        self._hands.full = self._hands.full or (code == 0 and self._stop_at is not None)
+        self._hands.leave()
         within = self._plan.grace if self._stop_at is None else self._stop_at - time.monotonic()
         leave(code, consumer=self._id, within=within - min(SOONER, self._plan.grace / 10))
 

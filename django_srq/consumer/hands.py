@@ -36,7 +36,7 @@ UID_MOST = 128  # bytes
 # for, that of the last one whose items the supervisor wants back, and when the child heard something last. Before these
 # the same of the claim behind a wait: its number, when that wait is over, and the last number that is wanted back.
 _PARKED, _PARKED_UNTIL, _PARKED_MARK = _HEAD - 160, _HEAD - 152, _HEAD - 144
-_PID, _SLOT_LENGTH, _SLOT = _HEAD - 136, _HEAD - 128, _HEAD - 120
+_PID, _SLOT_LENGTH, _LEAVING, _SLOT = _HEAD - 136, _HEAD - 128, _HEAD - 127, _HEAD - 120
 _CLAIM, _CLAIM_MARK, _HEARD = _HEAD - 24, _HEAD - 16, _HEAD - 8
 _WORDS_MOST = _PARKED - _WORDS - 2
 # state, length of uid and token, room for the supervisor's mark, source, number of this filling, number of the put,
@@ -195,6 +195,15 @@ class Hands:
         _MOMENT.pack_into(self._memory, _BEAT, time.monotonic())
         self._memory[_READY] = 1
 
+    def leave(self) -> None:
+        """It has nothing in hand any more, and waits for the threads of its handlers within the grace."""
+        _MOMENT.pack_into(self._memory, _BEAT, time.monotonic())
+        self._memory[_LEAVING] = 1
+
+    @property
+    def leaving(self) -> bool:
+        return self._memory[_LEAVING] == 1
+
     @property
     def ready(self) -> bool:
         return self._memory[_READY] == 1
@@ -301,7 +310,7 @@ class Hands:
 
     @property
     def full(self) -> bool:
-        """Whether it ended because of the memory that it had."""
+        """Whether it makes room for a successor: it has too much memory, or nobody but a signal told it to end."""
         return self._memory[_FULL] == 1
 
     @full.setter

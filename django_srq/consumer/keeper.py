@@ -1,9 +1,9 @@
 """The keeper: a process of the supervisor's that renews the leases of what its children have in hand.
 
-The supervisor itself may have to wait: for a log, or a server that it tells what became of items; or somebody stops it.
-And as it forks, it is to have no threads. The keeper never forks, and has a thread for each server, for the log and for
-the heartbeat file. So whatever blocks one of them, or the supervisor, no other lease ends. When the keeper itself is
-stopped or killed, the children renew for themselves until it is back.
+The supervisor itself may have to wait, such as for a fork; or somebody stops it. And as it forks, it is to have no
+threads. The keeper never forks, and has a thread for each server, for the log and for the heartbeat file. So whatever
+blocks one of them, or the supervisor, no other lease ends. When the keeper itself is stopped or killed, the children
+renew for themselves until it is back.
 """
 
 from __future__ import annotations
@@ -212,7 +212,7 @@ class Keeper:
                 signal.signal(number, signal.SIG_IGN)
             for end in others:
                 os.close(end)
-            _name_this_process(NAME)
+            name_this_process(NAME)
             os.write(beginning, UP)
             os.close(beginning)
             self.serve(line)
@@ -329,6 +329,6 @@ def _lives(pid: int) -> bool:
     return state not in (b"Z", b"X")
 
 
-def _name_this_process(name: str) -> None:
+def name_this_process(name: str) -> None:
     with suppress(OSError):  # no Linux
         Path("/proc/self/comm").write_text(name)

@@ -1,7 +1,8 @@
 """The supervisor: starts child processes, keeps their leases, and says what became of their items when they die.
 
-It runs no handler, opens no database connection, and has a single thread. The leases themselves are renewed by its
-keeper, a process beside the children: nothing that holds up the supervisor ends a lease.
+It runs no handler, opens no database connection, and has a single thread. It calls no server before its end: the
+leases are renewed by its keeper, a process beside the children, so that nothing that holds up the supervisor ends a
+lease; and servers are told of items by its reporters, so that none that is silent holds up the supervisor.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from django_srq import failure, operations
@@ -30,21 +31,20 @@ from django_srq.consumer.log import guarded
 from django_srq.consumer.outage import Outage
 from django_srq.consumer.plan import Plan
 from django_srq.consumer.probes import Heartbeat, interval, notify
+from django_srq.consumer.reports import Report, Reports
 from django_srq.consumer.signal_pipe import SignalPipe
 from django_srq.consumer.source import Source
 from django_srq.consumer.withdrawal import LOOK
 from django_srq.consumer.worker import Worker
-from django_srq.exceptions import OutcomeUnknown, QueueUnavailable, SRQError
-from django_srq.operations import Call, Held
+from django_srq.operations import Held
 from django_srq.queue import SafeRedisQueue
-from django_srq.slots import Slot, slots
 
 logger = guarded("django_srq.consumer")
 
 SOON = 5.0  # seconds; a child that dies sooner, having handled nothing, is started again less and less soon
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0  # seconds before it is started again, from the second time on
 NEVER_STARTED = 5  # times in a row that no child came to look for items: then there is no point
-RETRY = 0.5  # seconds between attempts to tell a server what became of items
+ORDER = 1.0  # seconds that a child is started later, so that its predecessor's items are back in their places
 LEFTOVERS_LOOK = 0.1  # seconds between looks at what handlers had started, and left at work
 STUCK = 60.0  # seconds without an item in hand and without a look for one
 STOPS = (signal.SIGTERM, signal.SIGINT)
@@ -56,19 +56,10 @@ class Place:
 
     child: Child | None = None
     due: float = 0.0  # the moment from which on it may be started
+    died: float = 0.0  # the moment at which the reports about its last child were made
     early: int = 0  # how often in a row it died soon
     left: int | None = None  # items that it may still handle
     over: bool = False  # its children ended of themselves, and that was all
-
-
-@dataclass
-class Report:
-    """What has to be said to a server; sent again, in the same slot, until it is taken."""
-
-    queue: SafeRedisQueue
-    call: Call[Any]
-    then: Callable[[Any], None] = lambda reply: None
-    slot: Slot = field(default_factory=slots.borrow)
 
 
 class Supervisor:
@@ -91,10 +82,9 @@ class Supervisor:
         self._leaving: list[Child] = []  # their successors are started
         self._to_replace: list[Child] = []  # one after the other
         self._outage = Outage()
-        self._reports: list[Report] = []
-        self._unheard: dict[object, str] = {}  # by link: why a server did not take what it was told
         self._events: deque[dict[str, Any]] = deque()  # signals that a child is to send
         self._signals = SignalPipe()
+        self._reports = Reports(self._fork, poke=self._signals.poke, others=self._lines)
         self._leftovers = groups.Leftovers(plan.grace)
         self._keeper = Keeper(
             self.id,
@@ -111,7 +101,7 @@ class Supervisor:
         self._stop_at: float | None = None  # the moment at which the grace is over
         self._cut = False
         self._ready = False
-        self._next_beat = self._next_retry = self._next_look = 0.0
+        self._next_beat = self._next_look = 0.0
         self.last_words = ""  # why it could not go on
 
     def run(self) -> int:
@@ -124,6 +114,7 @@ class Supervisor:
                 for child in self._children():
                     child.kill("the supervisor broke")
                 self._leftovers.end(latest=0)
+                self._reports.end()
                 self._keeper.end()
 
     @contextmanager
@@ -155,8 +146,8 @@ class Supervisor:
         give_up = time.monotonic() + LAST_WORDS
         while self._reports and time.monotonic() < give_up:
             self._send_reports()
-            if self._reports:
-                self._signals.wait(RETRY)
+            self._signals.wait(max(0.0, min(self._reports.next_moment, give_up) - time.monotonic()))
+            self._reports.hear()
             for number in self._signals.taken():
                 self._on_signal(number)
                 if number in STOPS and self._stop_at == 0:
@@ -187,18 +178,22 @@ class Supervisor:
     def _start_keeper(self) -> None:
         if not self._keeper.lives and time.monotonic() >= self._keeper.due:
             try:
-                self._keeper.start(self._fork, [child.line for child in self._children()])
+                self._keeper.start(self._fork, [*self._lines(), *self._reports.lines])
             except OSError as error:  # the children renew for themselves until then
                 logger.error("cannot start the process that renews the leases: %s", error)
 
     def _start_missing(self) -> None:
         for place in self._wanted():
-            if time.monotonic() >= place.due:
+            if time.monotonic() >= self._due(place):
                 try:
                     self._start(place)
                 except OSError as error:  # no memory, or too many processes: the other children go on
                     logger.error("cannot start a child process: %s", error)
                     self._postpone(place)
+
+    def _due(self, place: Place) -> float:
+        """The moment from which on its next child may be started."""
+        return max(place.due, place.died + ORDER) if self._reports.untried(place.died) else place.due
 
     def _start(self, place: Place) -> None:
         self._count += 1
@@ -221,9 +216,8 @@ class Supervisor:
             try:
                 groups.lead()
                 # Or they would not notice the supervisor's death: a pipe ends with its last writer.
-                for line in (writing, *(child.line for child in self._children()), self._keeper.line):
-                    if line is not None:
-                        os.close(line)
+                for line in (writing, *self._lines(), *self._reports.lines):
+                    os.close(line)
                 hands.belong_to_this_process()
                 self._child(id, hands, reading, place.left).run()
             except BaseException:
@@ -233,6 +227,11 @@ class Supervisor:
         os.close(reading)
         groups.lead(pid)  # it does so too; whichever comes first
         place.child = Child(id, pid, hands, writing)
+
+    def _lines(self) -> list[int]:
+        """The ends of the pipes over which children and keeper are told things."""
+        lines = [*(child.line for child in self._children()), self._keeper.line]
+        return [line for line in lines if line is not None]
 
     def _fork(self) -> int:
         self._before_fork()  # each time: the project's log handlers may have opened something meanwhile
@@ -279,9 +278,8 @@ class Supervisor:
     def _until_next(self) -> float:
         """Seconds until there is something to do without being told."""
         now = time.monotonic()
-        moments = [self._next_beat, self._next_look, *(place.due for place in self._wanted())]
-        if self._reports:
-            moments.append(self._next_retry)
+        moments = [self._next_beat, self._next_look, self._reports.next_moment]
+        moments += [self._due(place) for place in self._wanted()]
         if not self._keeper.lives:
             moments.append(self._keeper.due)
         if self._stop_at is not None and self._stop_at > now:
@@ -305,7 +303,8 @@ class Supervisor:
                 self._enforce_limit(child, now - self._plan.time_limit)
         for group in self._leftovers.end(float("inf") if self._stop_at is None else self._stop_at):
             logger.warning("cut, as the grace is over: what handlers had started in process group %d", group)
-        while self._to_replace and not any(child.told_to_stop for child in self._children()):
+        self._make_way()
+        while self._to_replace and self._has_room and not any(child.told_to_stop for child in self._children()):
             self._replace(self._to_replace.pop(0))
 
     def _enforce_limit(self, child: Child, latest: float) -> None:
@@ -323,6 +322,19 @@ class Supervisor:
             self._leaving.append(child)
             place.child = None
 
+    @property
+    def _has_room(self) -> bool:
+        """Whether one more may leave its place to a successor: there are never more than twice as many children."""
+        return len(self._leaving) < self._plan.processes
+
+    def _make_way(self) -> None:
+        """Leave the places of children that take no more to their successors: their threads may go on for the grace."""
+        for place in self._places:
+            child = place.child
+            if child and child.hands.full and place.left is None and self._has_room:
+                self._leaving.append(child)
+                place.child = None
+
     def _reap(self) -> None:
         if self._keeper.reap():
             logger.error("the process that renews the leases ended, and is started again")
@@ -332,7 +344,8 @@ class Supervisor:
                 code = os.waitstatus_to_exitcode(status)
                 self._see_to_group(child, code)
                 self._buried(child, code, _bytes(usage.ru_maxrss))
-        groups.reap_orphans([self._keeper.pid, *(child.pid for child in self._children())])
+        self._reports.hear()
+        groups.reap_orphans([self._keeper.pid, *self._reports.pids, *(child.pid for child in self._children())])
 
     def _see_to_group(self, child: Child, code: int) -> None:
         """What its handlers had started must not be at work beside the next delivery of their items."""
@@ -355,6 +368,8 @@ class Supervisor:
         elif _died(child, code) and not child.killed_for:
             logger.error("child died consumer=%s pid=%d how=%s", child.id, child.pid, _how(code))
         self._account_for(child, child.killed_for or _how(code), memory, code)
+        if place is not None:
+            place.died = time.monotonic()
         self._keeper.give_back_table(child.hands)
         self._send_reports()
 
@@ -478,33 +493,15 @@ class Supervisor:
     # -- telling the servers, and whoever watches
 
     def _send_reports(self) -> None:
-        away: set[object] = set()
-        self._next_retry = time.monotonic() + RETRY
-        for report in list(self._reports):
-            link = report.queue.link
-            if link in away:
-                continue
-            try:
-                reply = link.call(report.call, queue=report.queue.label, timeout=1, slot=report.slot)
-            except (QueueUnavailable, OutcomeUnknown) as error:
-                away.add(link)
-                self._unheard[link] = f"queue={report.queue.label} error={error}"
-                continue
-            except SRQError as error:  # it will not be taken later either, and others wait behind it
-                logger.error("cannot say what became of the items of a dead child: %s", error)
-            else:
-                report.then(reply)
-            self._unheard.pop(link, None)
-            slots.give_back(report.slot)
-            self._reports.remove(report)
+        """Have the servers told what is due; what they say is heard later."""
+        self._reports.send()
 
     def _tend(self) -> None:
         now = time.monotonic()
         if now >= self._next_look:
             self._next_look = now + LOOK
             self._withdraw()
-        if self._reports and now >= self._next_retry:
-            self._send_reports()
+        self._send_reports()
         troubles = [child.hands.words for child in self._children() if not child.hands.fatal]
         self._outage.report(next(filter(None, [self._trouble, *troubles]), ""))
         self._pass_on_events()
@@ -517,7 +514,7 @@ class Supervisor:
     @property
     def _trouble(self) -> str:
         """With a server, while it lasts."""
-        return self._keeper.trouble or next(iter(self._unheard.values()), "")
+        return self._keeper.trouble or self._reports.trouble
 
     def _pass_on_events(self) -> None:
         """As many as the children have room for; a STOP that did not fit goes before."""
@@ -529,11 +526,17 @@ class Supervisor:
                 self._events.popleft()
 
     def _beat(self, now: float) -> None:
-        stuck = [child for child in self._children() if now - child.hands.beat > STUCK and not _is_at_work(child)]
+        stuck = [child for child in self._children() if now - child.hands.beat > self._patience(child)]
         if stuck and all(child.hands.ready for child in stuck) and not self._trouble:
             return
         notify("WATCHDOG=1")
         self._keeper.beat()
+
+    def _patience(self, child: Child) -> float:
+        """Seconds after its last look for items from which on a child is stuck."""
+        if _is_at_work(child):
+            return float("inf")
+        return STUCK + self._plan.grace if child.hands.leaving else STUCK
 
 
 def _shares(plan: Plan) -> list[int | None]:
