@@ -20,11 +20,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from django_srq import failure, operations
-from django_srq.consumer import groups
+from django_srq.consumer import groups, postmortem
 from django_srq.consumer.child import Child, ChildProcess
 from django_srq.consumer.claims import claim_slots
 from django_srq.consumer.errands import LAST_WORDS
-from django_srq.consumer.hands import DONE, FAILED, HELD, RUNNING, SENT, Hand, Hands, Waiting
+from django_srq.consumer.hands import FAILED, RUNNING, Hand, Hands, Waiting
 from django_srq.consumer.keeper import Keeper
 from django_srq.consumer.log import guarded
 from django_srq.consumer.outage import Outage
@@ -102,6 +102,7 @@ class Supervisor:
             sources,
             [Hands(capacity) for _ in range(2 * plan.processes)],  # each child may be replaced before it has ended
             about={"processes": plan.processes, "threads": plan.threads, "concurrency": plan.concurrency},
+            plan=plan,
             heartbeat=heartbeat,
             poke=self._signals.poke,
         )
@@ -431,11 +432,7 @@ class Supervisor:
 
     def _settle(self, source: Source, hands: Sequence[Hand]) -> None:
         """Handled is acked, not started is released: a death in between must not double the one, or blame the other."""
-        queue = source.queue
-        if done := [hand.held for hand in hands if hand.state in {DONE, SENT}]:
-            self._reports.append(Report(queue, operations.ack(queue.keys, done)))
-        if unstarted := [hand.held for hand in hands if hand.state == HELD]:
-            self._reports.append(Report(queue, operations.release(queue.keys, unstarted)))
+        self._reports += [Report(source.queue, call) for call in postmortem.settling(source.queue, hands)]
 
     def _end(
         self, child: Child, source: Source, hand: Hand | None, how: str, memory: int, mode: str, slot: bytes = b""
@@ -444,15 +441,7 @@ class Supervisor:
         run_time = time.monotonic() - hand.started if hand else 0.0
         evidence = failure.of_death(how, consumer=child.id, run_time=run_time, memory=memory)
         held = [hand.held] if hand else []
-        call = operations.crashed(
-            queue.keys,
-            held,
-            evidence=evidence,
-            how=mode if queue.autoclean_interval is not None or mode == "release" else "end",
-            slot=slot,
-            max_deliveries=queue.max_deliveries,
-            max_crashes=queue.max_crashes,
-        )
+        call = postmortem.ending(queue, held, mode, evidence, slot=slot)
         if mode == "release":
             self._reports.append(Report(queue, call))
         else:
