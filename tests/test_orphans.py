@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from pathlib import Path
 
@@ -20,15 +21,18 @@ from tests.waiting import PATIENT, wait_for
 __all__ = ["told"]  # a fixture
 
 
-def deaf(project, queue, *arguments: str) -> tuple[int, int, Path]:
-    """Kill a supervisor while a handler holds the lock: the ids of child and keeper, and what the handler waits for."""
+def deaf(project, queue, *arguments: str, behind: int = 0) -> tuple[int, int, Path]:
+    """Have a handler kill the supervisor and hold the lock: ids of the child and the keeper, and what it waits for.
+
+    behind: so many items are claimed together with the one that it handles.
+    """
     fifo = project.folder / "fifo"
     os.mkfifo(fifo)
-    queue.put({"do": "hold the GIL", "until": str(fifo), "name": "it"})
-    process = project.start("srq_consume", *arguments)
+    process = project.start("srq_consume", "--prefetch", str(behind + 1), *arguments)
+    kept_by = wait_for(lambda: keeper(process), "the keeper")
+    item = {"do": "hold the GIL alone", "until": str(fifo), "name": "it"}
+    queue.put_many([item, *[{"do": "nothing", "name": "behind"}] * behind])
     child = int(began(project, "it")[2])
-    kept_by = keeper(process)
-    process.kill()
     process.wait()
     return child, kept_by, fifo
 
@@ -51,17 +55,28 @@ def test_its_lease_is_renewed_until_it_comes_to_its_end(project, told, client):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "crashes"), [(["--time-limit", "2"], 1), (["--grace", "0"], 0)], ids=["time limit", "grace"]
+    ("arguments", "crashes"), [(["--time-limit", "1"], 1), (["--grace", "0"], 0)], ids=["time limit", "grace"]
 )
 def test_it_is_held_to_its_limit(project, told, arguments, crashes):
+    """What waits behind it is given back as well, and is not even counted as delivered."""
     queue = told()
-    queue.put({"do": "nothing", "name": "before"})
-    child, kept_by, _ = deaf(project, queue, "--prefetch", "3", *arguments)
+    child, kept_by, _ = deaf(project, queue, *arguments, behind=2)
     wait_for(lambda: gone(child), "the end of the child")
     wait_for(lambda: gone(kept_by), "the end of the keeper")
-    (item,) = queue.items("ready")
-    assert (item.payload["name"], item.deliveries, item.delivery.crashes) == ("it", 1, crashes)
+    found = [(item.payload["name"], item.deliveries, item.delivery.crashes) for item in queue.items("ready")]
+    assert found == [("it", 1, crashes), ("behind", 0, 0), ("behind", 0, 0)]
     assert queue.counts()["in_flight"] == 0
+
+
+def test_without_its_keeper_too_its_item_comes_back_when_the_lease_ends(project, told):
+    queue = told(LEASE=1)
+    child, kept_by, fifo = deaf(project, queue)
+    os.kill(kept_by, signal.SIGKILL)
+    item = wait_for(lambda: queue.get(-1), "the end of its lease")
+    assert (item.payload["name"], item.deliveries, item.delivery.crashes) == ("it", 2, 1)
+    fifo.write_text("go on")
+    project.said("released lost=True")
+    wait_for(lambda: gone(child), "the end of the child")
 
 
 @pytest.fixture
