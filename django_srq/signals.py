@@ -22,7 +22,8 @@ queue_paused      ``by``, ``reason``, ``until``
 
 child_started is for clients that the project opened before the fork, such as at the import of a handler's module: their
 sockets must not be shared, and their threads do not exist in the child. A receiver closes them, or makes them anew.
-Without child processes (``--processes 0``) nothing is forked, and it is not sent.
+Without child processes (``--processes 0``) nothing is forked, and it is not sent. But where the command is the first
+process of a container (PID 1), its work is done in a child, which is forked before it imports handlers and sends this.
 """
 
 from __future__ import annotations

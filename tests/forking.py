@@ -148,6 +148,14 @@ def _orphan_program(payload: dict[str, object]) -> None:
     subprocess.run(["sh", "-c", "(sleep 0.3 &); exit 0"], check=True)
 
 
+def _status(payload: dict[str, object]) -> None:
+    """Say with what a program ended, while orphans end beside it; and with what it did when it was waited for late."""
+    program = subprocess.Popen(["sh", "-c", "(exit 4 &); (sleep 0.1 &); exit 3"])
+    if payload.get("late"):
+        time.sleep(0.5)
+    _say(f"status {program.wait()}")
+
+
 _EXECUTOR = ThreadPoolExecutor()
 DEEDS = {
     "nothing": lambda payload: None,
@@ -165,6 +173,7 @@ DEEDS = {
     "leave threads": _leave_threads,
     "leave endless": _leave_endless,
     "orphan": _orphan_program,
+    "status": _status,
     "terminal": _terminal,
 }
 signals.child_started.connect(

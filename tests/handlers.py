@@ -129,6 +129,11 @@ def _hold_the_gil_later(payload: dict[str, object], item: Item) -> None:
     threading.Thread(target=hold, daemon=True).start()
 
 
+def _hold_the_gil_alone(payload: dict[str, object], item: Item) -> None:
+    os.kill(os.getppid(), signal.SIGKILL)
+    _hold_the_gil(payload, item)
+
+
 def _kill_all(payload: dict[str, object], item: Item) -> None:
     """As what has no memory left takes its container down."""
     os.kill(os.getppid(), signal.SIGKILL)
@@ -187,6 +192,7 @@ DEEDS = {
     "wait": _wait_for_word,
     "hold the GIL": _hold_the_gil,
     "hold the GIL later": _hold_the_gil_later,
+    "hold the GIL alone": _hold_the_gil_alone,
     "suspend": lambda payload, item: os.kill(os.getpid(), signal.SIGSTOP),
     "kill all": _kill_all,
     "sleep with the GIL": _sleep_with_the_gil,

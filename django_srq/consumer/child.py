@@ -175,7 +175,7 @@ class ChildProcess:
         self._orphaned = True
         self._alone.set()
         self._stop()
-        Orphan(self._id, self._sources, self._hands, self._leases, self._plan).live()
+        Orphan(self._id, self._sources, self._hands, self._plan, self._leases.log).live(self._leases)
 
     def _renew_overdue(self) -> None:
         """Renew what the supervisor's keeper did not, which may be stopped.

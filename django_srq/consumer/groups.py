@@ -76,6 +76,25 @@ def state_of(pid: int) -> bytes:
     return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0]
 
 
+def lives(pid: int) -> bool:
+    """Whether that child does, for all that is known. The supervisor may not have noticed its death yet.
+
+    Where the system does not tell, one that is dead and was not waited for counts as well.
+    """
+    if not pid:
+        return False  # it has not begun
+    try:
+        os.kill(pid, 0)
+        if not are_told():
+            return True
+        state = state_of(pid)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it runs as another user
+        return True
+    return state not in (b"Z", b"X")
+
+
 def _descendants(pid: int) -> Iterator[int]:
     """None where the system does not tell."""
     if are_told():

@@ -4,6 +4,9 @@ The supervisor itself may have to wait, such as for a fork; or somebody stops it
 threads. The keeper never forks, and has a thread for each server, for the log and for the heartbeat file. So whatever
 blocks one of them, or the supervisor, no other lease ends. When the keeper itself is stopped or killed, the children
 renew for themselves until it is back.
+
+When the supervisor is killed, the keeper lives on as long as its children do: also one whose handler holds the
+interpreter's lock keeps its leases, and is held to its limits.
 """
 
 from __future__ import annotations
@@ -28,6 +31,8 @@ from django_srq.consumer import groups
 from django_srq.consumer.hands import Hands
 from django_srq.consumer.leases import LAST_LINES, Leases
 from django_srq.consumer.log_thread import LogThread
+from django_srq.consumer.orphan import LOOK, Orphan
+from django_srq.consumer.plan import Plan
 from django_srq.consumer.probes import Heartbeat
 from django_srq.consumer.source import Source
 
@@ -41,6 +46,7 @@ PATIENCE = 2.0  # seconds for its beginning, and for its end
 AGAIN = 1.0  # seconds at least between two starts
 _LENGTH = struct.Struct("=H")
 _WORDS_MOST = 1024  # bytes
+_PLAN = Plan()
 _CUT = 150  # characters of a message, and of an error, that are too long to be written to a pipe at once
 
 
@@ -71,13 +77,15 @@ class Keeper:
         tables: Sequence[Hands],
         *,
         about: Mapping[str, object],
+        plan: Plan = _PLAN,
         heartbeat: Heartbeat | None,
         poke: Callable[[], None],
     ) -> None:
         """tables: of all children, those to come included. poke: has the supervisor look at the trouble."""
+        self._sources, self._plan = sources, plan
         self._tables, self._free = tables, deque(tables)
         self._leases = Leases(
-            consumer, sources, lambda: [table for table in tables if _lives(table.pid)], about=self._about
+            consumer, sources, lambda: [table for table in tables if groups.lives(table.pid)], about=self._about
         )
         self._said, self._heartbeat, self._poke = dict(about), heartbeat, poke
         self._words = [Words() for _ in self._leases.servers]
@@ -101,6 +109,7 @@ class Keeper:
         return table
 
     def give_back_table(self, table: Hands) -> None:
+        table.empty(b"", 0)  # or it would tell of a process whose id another one may get
         self._free.append(table)
 
     # -- the process
@@ -221,7 +230,7 @@ class Keeper:
             os._exit(code)
 
     def serve(self, line: int) -> None:
-        """Renew until the supervisor says that it is enough, or is gone."""
+        """Renew until the supervisor says that it is enough, or is gone with all its children."""
         log = self._leases.log
         ended, pulse, heard = threading.Event(), Pulse(self._heartbeat, log), b""
         renewing = threading.Thread(target=self._renew_until, args=[ended], name="srq-keeper", daemon=True)
@@ -236,6 +245,18 @@ class Keeper:
                 pulse.end(LAST_LINES)
                 log.flush(LAST_LINES)
                 return
+        self._outlive_children()
+        ended.set()
+        renewing.join(PATIENCE)
+        log.flush(LAST_LINES)
+
+    def _outlive_children(self) -> None:
+        """The supervisor was killed."""
+        self._stopping = True
+        log = self._leases.log
+        orphans = [Orphan(table.slot.decode(), self._sources, table, self._plan, log) for table in self._tables]
+        while orphans := [orphan for orphan in orphans if orphan.look(trouble=bool(self._leases.trouble))]:
+            time.sleep(LOOK)
 
     def _hear(self, said: bytes, pulse: Pulse, log: LogThread) -> None:
         if said == BEAT:
@@ -308,25 +329,6 @@ def _packed(record: logging.LogRecord) -> bytes:
         kept = {name: about[name] for name in ("name", "levelno", "levelname", "created", "msecs", "process")}
         line = json.dumps({**kept, "msg": about["msg"][:_CUT], "exc_text": error and error[-_CUT:]}).encode()
     return line + b"\n"
-
-
-def _lives(pid: int) -> bool:
-    """Whether that child does, for all that is known. The supervisor may not have noticed its death yet.
-
-    Where the system does not tell, one that is dead and was not waited for counts as well.
-    """
-    if not pid:
-        return False  # it has not begun
-    try:
-        os.kill(pid, 0)
-        if not groups.are_told():
-            return True
-        state = groups.state_of(pid)
-    except ProcessLookupError:
-        return False
-    except OSError:  # it runs as another user
-        return True
-    return state not in (b"Z", b"X")
 
 
 def name_this_process(name: str) -> None:

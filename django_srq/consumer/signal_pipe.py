@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import select
 import signal
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 
 from django_srq.consumer import dispositions, forks
@@ -21,18 +21,22 @@ class SignalPipe:
 
     NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 
+    def __init__(self, more: Collection[int] = ()) -> None:
+        """more: signals that it takes besides the usual ones."""
+        self._numbers = {*self.NUMBERS, *more}
+
     def __enter__(self) -> SignalPipe:
         self._reading, self._writing = os.pipe()
         os.set_blocking(self._reading, False)
         os.set_blocking(self._writing, False)
-        for number in self.NUMBERS:
+        for number in self._numbers:
             dispositions.ignore(number)  # its number is in the pipe
         self._fd_before = signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
         return self
 
     def __exit__(self, *exc: object) -> None:
         signal.set_wakeup_fd(self._fd_before)
-        for number in self.NUMBERS:
+        for number in self._numbers:
             dispositions.give_back(number)
         os.close(self._reading)
         os.close(self._writing)

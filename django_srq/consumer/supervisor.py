@@ -21,11 +21,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from django_srq import failure, operations
-from django_srq.consumer import groups
+from django_srq.consumer import groups, postmortem
 from django_srq.consumer.child import Child, ChildProcess
 from django_srq.consumer.claims import claim_slots
 from django_srq.consumer.errands import LAST_WORDS
-from django_srq.consumer.hands import DONE, FAILED, HELD, RUNNING, SENT, Hand, Hands, Waiting
+from django_srq.consumer.hands import FAILED, RUNNING, Hand, Hands, Waiting
 from django_srq.consumer.keeper import Keeper
 from django_srq.consumer.log import guarded
 from django_srq.consumer.outage import Outage
@@ -92,6 +92,7 @@ class Supervisor:
             # Each child may be replaced before it has ended.
             [Worker.table(sources, plan) for _ in range(2 * plan.processes)],
             about={"processes": plan.processes, "threads": plan.threads, "concurrency": plan.concurrency},
+            plan=plan,
             heartbeat=heartbeat,
             poke=self._signals.poke,
         )
@@ -453,11 +454,8 @@ class Supervisor:
 
     def _settle(self, source: Source, hands: Sequence[Hand]) -> None:
         """Handled is acked, not started is released: a death in between must not double the one, or blame the other."""
-        queue = source.queue
-        if done := [hand.held for hand in hands if hand.state in {DONE, SENT}]:
-            self._reports.append(Report(queue, operations.ack(queue.keys, done)))
-        if unstarted := [hand.held for hand in hands if hand.state == HELD]:
-            self._reports.append(Report(queue, operations.release(queue.keys, unstarted)))
+        for call in postmortem.settling(source.queue, hands):
+            self._reports.append(Report(source.queue, call))
 
     def _end(
         self, child: Child, source: Source, hand: Hand | None, how: str, memory: int, mode: str, slot: bytes = b""
@@ -466,15 +464,7 @@ class Supervisor:
         run_time = time.monotonic() - hand.started if hand else 0.0
         evidence = failure.of_death(how, consumer=child.id, run_time=run_time, memory=memory)
         held = [hand.held] if hand else []
-        call = operations.crashed(
-            queue.keys,
-            held,
-            evidence=evidence,
-            how=mode if queue.autoclean_interval is not None or mode == "release" else "end",
-            slot=slot,
-            max_deliveries=queue.max_deliveries,
-            max_crashes=queue.max_crashes,
-        )
+        call = postmortem.ending(queue, held, mode, evidence, slot=slot)
         if mode == "release":
             self._reports.append(Report(queue, call))
         else:

@@ -20,7 +20,7 @@ from django.conf import settings
 from django.core.management.base import CommandError, CommandParser
 from django.utils import autoreload
 
-from django_srq import conf, queues
+from django_srq import SafeRedisQueue, conf, queues, signals
 from django_srq.consumer import (
     Consumer,
     Cut,
@@ -33,6 +33,7 @@ from django_srq.consumer import (
     close_connections,
     databases,
     dispositions,
+    first_process,
     forks,
     inheritance,
     is_asynchronous,
@@ -97,6 +98,7 @@ class Command(QueueCommand):
         "Handle the items of queues, in the order in which the queues are given; without names, of every queue that "
         "has a HANDLER. The items of a named queue without one are printed as 'uid payload' and acked."
     )
+    _called_from_command_line: bool  # BaseCommand has it
     requires_system_checks = ["django_srq"]  # sooner said now than by the first item
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -130,6 +132,13 @@ class Command(QueueCommand):
         )
         add("--heartbeat-file", type=Path, metavar="PATH", help="touched while all is well, for probes")
         add("--autoreload", action="store_true", help="start anew when the code changes; for development")
+
+    def execute(self, *args: Any, **options: Any) -> str | None:
+        self._forked = False
+        # With child processes the supervisor reaps, which starts nothing else. What calls us from Python is not forked.
+        if self._called_from_command_line and (options["autoreload"] or not options["processes"]):
+            self._forked = first_process.go_on_in_child()  # before the checks, which import the handlers
+        return super().execute(*args, **options)
 
     def handle(self, **options: Any) -> None:
         parallel = options["concurrency"] > 1
@@ -173,6 +182,8 @@ class Command(QueueCommand):
         code = ERROR
         stopping = _stop_on_signals(consumer, signalled)
         try:
+            if self._forked:
+                signals.send(signals.child_started, SafeRedisQueue, consumer=consumer.id)
             with databases.left_alone():
                 consumer.run()
             code = 0
