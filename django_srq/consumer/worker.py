@@ -452,7 +452,7 @@ class Worker:
         """How many items to claim while the last of these are handled; 0: none yet. Called with the lock."""
         if len(self._sources) > 1 or self._claims.left is not None or self._plan.burst or self._over:
             return 0
-        if self._leading or self._claims.asked is not None or not self._claims.plenty:
+        if self._leading or self._suspects or self._claims.asked is not None or not self._claims.plenty:
             return 0
         ahead, waiting = self._plan.prefetch or self._ahead_of(source), len(self._jobs[source.asynchronous])
         return min(ahead - waiting, operations.BATCH) if waiting <= LEAD * ahead else 0
