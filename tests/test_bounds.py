@@ -15,6 +15,7 @@ from tests.clock import now, pass_time
 from tests.waiting import PATIENT
 
 BATCH = 100  # items that housekeeping handles in one call
+PASSED = 1000  # suspects behind which a claim looks for others
 GROUPS = 200  # of dead items
 ARGUMENTS = 3999  # of a command, at most, as some services allow
 HOUR = 3_600_000  # ms
@@ -58,6 +59,23 @@ def test_get_passes_over_any_number_of_ghosts(queue):
     queue.drop(*uids[:1049])
     assert queue.get(-1).uid == uids[1049]
     assert not queue.get(-1)
+
+
+def test_a_claim_passes_over_a_bounded_number_of_suspects(queue, client):
+    """Where there are more, what is put with another priority comes before what is behind them."""
+    uids = queue.put_many(range(PASSED + 200))
+    queue.put("low", priority=-5)
+    client.hset(queue.keys["crashes"], mapping=dict.fromkeys(uids[: PASSED + 100], 1))
+
+    def found(n: int, process: str = "c1.2") -> tuple[list[bytes], float | None]:
+        reply = queue.link.call(queue.claim(process, lease=60, n=n), queue=queue.label)
+        return [one.payload for one in reply.found], reply.wait
+
+    assert found(1, "c1.1") == ([b"0"], 0)
+    assert found(1) == ([b"low"], 1)
+    assert found(1) == ([], 1)
+    client.hdel(queue.keys["crashes"], *uids[1:100])
+    assert found(PASSED) == ([b"%d" % n for n in [*range(1, 100), *range(PASSED + 100, PASSED + 200)]], 1)
 
 
 def test_groups_of_dead_items_are_bounded(make_queue, client):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import signal
+import threading
 
 import pytest
 
 from django_srq import operations, queues
+from django_srq.consumer import Consumer, Plan, Source
 from django_srq.slots import Slot
 from tests.clock import pass_time
-from tests.waiting import wait_for
+from tests.waiting import PATIENT, wait_for
 
 LEASE = 0.6  # seconds
 LONG = 600  # seconds; a lease that does not end during a test
@@ -120,6 +122,29 @@ def test_what_was_handled_beside_it_is_blamed_once(project, told, options):
     project.say("on")
     finish(project, queue, *options)
     assert {name for name, _ in begun(project)} == {"bad", *(f"n{place}" for place in range(1, 20))}
+
+
+@pytest.mark.parametrize(("handler", "batch"), [("told", 1), ("one_by_one", 2)])
+def test_items_behind_those_of_a_lost_consumer_do_not_wait_for_them(project, told, handler, batch):
+    """One of the four that it had in hand is handled after the other; idle processes go on with the rest."""
+    queue = told(HANDLER=f"tests.handlers.{handler}", HANDLER_BATCH=batch)
+    slow, others = [f"slow{place}" for place in range(4)], {f"n{place}" for place in range(6)}
+    queue.put_many([{"do": "wait", "name": name, "once": False} for name in slow])
+    options = ["--processes", str(4 // batch)]
+    process = project.start("srq_consume", *options)
+    wait_for(lambda: len(begun(project)) == 4 // batch and queue.counts()["in_flight"] == 4, "all processes at work")
+    queue.put_many([{"do": "nothing", "name": name} for name in sorted(others)])
+    project.kill(process)
+    wait_for(lambda: queue.recover() == 0 and queue.counts()["in_flight"] == 0, "the end of the leases")
+    process = project.start("srq_consume", *options)
+    wait_for(lambda: others <= {name for name, _ in begun(project)}, "the others")
+    assert [name for name, delivery in begun(project) if delivery == 2] == slow[:1]
+    project.say("on")
+    wait_for(lambda: sum(queue.counts().values()) == 0, "the end of all")
+    assert [name for name, delivery in begun(project) if delivery == 2] == slow  # in their order, each once more
+    process.terminate()
+    assert process.wait(60) == 0
+    assert queue.audit() == []
 
 
 # -- by the calls of a consumer
@@ -244,13 +269,63 @@ def test_the_crashes_are_told_with_the_item_also_when_the_claim_is_repeated(queu
 
 
 def test_a_consumer_gets_one_suspect_at_a_time_and_others_the_next(queue, client):
-    suspects(queue, client, 0, 1, of=3)
+    suspects(queue, client, 0, 1, of=2)
     (first,), _ = claimed(queue, "c1.1", 10)
     found, reply = claimed(queue, "c1.2", 10)
-    assert (found, reply.wait, reply.held_up) == ([], 1, 2)  # no end of a burst, and worth asking again
+    assert (found, reply.wait, reply.held_up) == ([], 1, 1)  # no end of a burst, and worth asking again
     (second,), _ = claimed(queue, "c2.1", 10)
     assert (first.payload, second.payload) == (b"0", b"1")
-    assert claimed(queue, "c1.2", 10)[0][0].payload == b"2"  # that is none
+
+
+def payloads(found) -> list[bytes]:
+    items, _ = found
+    return [item.payload for item in items]
+
+
+def test_a_consumer_gets_what_is_behind_a_suspect_that_it_may_not_have(queue, client):
+    suspects(queue, client, 0, 1, 3, of=7)
+    (first,), _ = claimed(queue, "c1.1", 10)
+    items, reply = claimed(queue, "c1.2", 1)
+    assert ([item.payload for item in items], reply.wait, reply.held_up) == ([b"2"], 0, 0)  # there are more
+    items, reply = claimed(queue, "c1.2", 3)
+    assert ([item.payload for item in items], reply.wait, reply.held_up) == ([b"4", b"5", b"6"], 1, 2)
+    queue.put("7")
+    # The suspects lost their place only while they had to wait.
+    assert list(told_of(queue)) == [b"1", b"3", b"7"]
+    assert payloads(claimed(queue, "c1.1", 10, acks=[queue_held(first)])) == [b"1"]
+    assert payloads(claimed(queue, "c1.2", 10)) == [b"7"]
+    assert payloads(claimed(queue, "c2.1", 10)) == [b"3"]
+
+
+@pytest.mark.parametrize("priority", [0, 5, -5])
+def test_suspects_that_wait_keep_their_place_wherever_that_is(queue, client, priority):
+    """On the list those that failed since are; they come back behind what was put before that."""
+    suspects(queue, client, 0, of=1)
+    claimed(queue, "c1.1", 1)
+    uids = queue.put_many("abcdefg", priority=priority)
+    client.hset(queue.keys["crashes"], mapping={uids[place]: 1 for place in (0, 2, 3, 5)})
+    assert payloads(claimed(queue, "c1.2", 2)) == [b"b", b"e"]
+    assert payloads(claimed(queue, "c1.2", 2)) == [b"g"]
+    assert list(told_of(queue)) == [b"a", b"c", b"d", b"f"]
+    assert queue.audit() == []
+
+
+def test_an_item_behind_a_suspect_that_does_not_fit_into_the_reply_stays_behind_it(queue, client):
+    suspects(queue, client, 0, 1, of=2)
+    claimed(queue, "c1.1", 1)
+    large = [bytes([letter]) * operations.MOST_BYTES for letter in b"ab"]
+    queue.put_many([b"small", *large])
+    items, reply = claimed(queue, "c1.2", 10)
+    assert ([item.payload for item in items], reply.wait) == ([b"small", large[0]], 0)
+    assert list(told_of(queue)) == [b"1", large[1]]
+
+
+def test_a_limit_counts_what_is_behind_a_suspect(make_queue, client):
+    queue = make_queue(max_in_flight=3)
+    suspects(queue, client, 0, 1, of=6)
+    claimed(queue, "c1.1", 10)
+    items, reply = claimed(queue, "c1.2", 10)
+    assert ([item.payload for item in items], reply.held_up) == ([b"2", b"3"], 3)
 
 
 def test_the_next_suspect_comes_when_the_last_one_is_settled(queue, client):
@@ -281,3 +356,39 @@ def test_whoever_does_not_get_a_suspect_wakes_another_but_not_itself_all_the_tim
     for _ in range(3):
         claimed(queue, "c1.2", 10)
     assert client.llen(queue.keys["wake"]) == 1
+
+
+def test_who_takes_an_item_behind_a_suspect_wakes_another_for_the_next(queue, client):
+    suspects(queue, client, 0, 1, of=5)
+    claimed(queue, "c1.1", 1)
+    pass_time(client, queue.keys, -LONG)  # so that it has just woken another consumer for the suspect
+    for rung in (1, 1, 0):  # in the end only the suspect is left
+        client.delete(queue.keys["wake"])
+        assert claimed(queue, "c1.2", 1)[0]
+        assert client.llen(queue.keys["wake"]) == rung
+
+
+def test_what_was_dropped_behind_a_suspect_keeps_nothing_from_being_handed_out(queue, client):
+    suspects(queue, client, 0, 1, of=2)
+    claimed(queue, "c1.1", 1)
+    uids = queue.put_many("abcdef")
+    queue.drop(*uids[:3])
+    assert payloads(claimed(queue, "c1.2", 3)) == [b"d", b"e", b"f"]
+
+
+def test_a_process_that_handles_a_suspect_claims_nothing_ahead(queue, client):
+    """Neither in its other threads, which go on with what is behind it, one by one."""
+    suspects(queue, client, 0, of=200)
+    over, held = threading.Event(), []
+
+    def handle(item) -> None:
+        if item.payload == b"0":
+            assert over.wait(PATIENT)
+            return consumer.stop()
+        held.append(queue.counts()["in_flight"])
+        if item.payload == b"199":
+            over.set()
+
+    consumer = Consumer([Source(queue, handle, lease=LONG)], plan=Plan(threads=4, prefetch=20))
+    consumer.run()
+    assert max(held) <= 7  # each thread has one, three of which may be handled, their acks on their way

@@ -82,6 +82,29 @@ def test_a_queue_further_ahead_has_its_turn_though_a_later_one_always_has_items(
     assert seen[4] == b"first"
 
 
+def test_a_queue_on_another_server_has_its_turn_before_those_behind_it(server, link, names, prefix):
+    """The tokens of one server are looked at together; one that was taken too early is there again for others."""
+    other = Link(client_from_url(server.url, client_name=prefix), timeout=PATIENT)
+    links = [link, other, link, link]  # each stands for a server
+    queues = [SafeRedisQueue(name=name, link=one) for name, one in zip(names, links, strict=False)]
+    seen: list[bytes] = []
+    tokens: list[int] = []
+
+    def handle(item) -> None:
+        seen.append(item.payload)
+        if item.payload == b"last 3":
+            for queue in (queues[2], queues[1]):
+                queue.put(queue.name.encode())
+        if len(seen) == 5:
+            tokens.append(client.llen(queues[2].keys["wake"]))
+
+    queues[3].put_many([b"last %d" % number for number in range(10)])
+    consumer = Consumer([Source(queue, handle) for queue in queues], plan=Plan(prefetch=1))
+    with closing(other), server.client() as client, running(consumer):
+        wait_for(lambda: len(seen) == 12, "all items")
+    assert (seen[4:6], tokens) == ([queue.name.encode() for queue in queues[1:3]], [1])
+
+
 def test_with_weights_a_queue_that_was_empty_has_its_share(server, link, names):
     busy, other = (SafeRedisQueue(name=name, link=link) for name in names[:2])
     seen: list[bytes] = []

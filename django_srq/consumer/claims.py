@@ -75,6 +75,7 @@ class Rung(NamedTuple):
 
     source: Source | None  # its token was taken
     unknown: Sequence[Source]  # these may have had one, which was lost with the reply, or were not looked at
+    later: Sequence[Source] = ()  # their tokens were taken too, but they come after it
 
 
 class Claims:
@@ -375,16 +376,16 @@ class Claims:
 
     def take_token(self, sources: Sequence[Source]) -> Rung:
         """Take the wake token of the first of these sources that has one, without waiting for it."""
-        unknown: list[Source] = []
+        unknown: Sequence[Source] = ()
+        found: list[Source] = []  # each comes before those that were found on other servers
         for link, mine in _by_link(sources).items():
-            if not self._errands.away(link):
-                command = operations.take_token([source.queue.keys for source in mine])
-                key = link.once(command, queue=mine[0].queue.label, timeout=min(ATTEMPT, link.timeout))
-                rung = _rung(mine, key, unknown)
-                if rung.source is not None:
-                    return rung
-                unknown = list(rung.unknown)
-        return Rung(None, unknown)
+            before = mine if not found else [source for source in sources[: sources.index(found[-1])] if source in mine]
+            if before and not self._errands.away(link):
+                command = operations.take_token([source.queue.keys for source in before])
+                key = link.once(command, queue=before[0].queue.label, timeout=min(ATTEMPT, link.timeout))
+                source, unknown, _ = _rung(before, key, unknown)
+                found += [source] if source else []
+        return Rung(found[-1] if found else None, unknown, found[:-1])
 
     def _wait_refused(self, seconds: float) -> None:
         """The next claim says what is wrong, unless it is allowed what the wait was not; none goes behind the next."""

@@ -414,26 +414,25 @@ class Worker:
         that always has items may keep us from waiting for a token.
         """
         order, now = self._turns.next(woken), time.monotonic()
+        later: Sequence[Source] = ()
         if len(order) == 1 or self._plan.burst:
             due = order
         else:
             due = [source for source in order if source in acks or self._timetable.is_due(source, now)]
         if woken is None and len(due) < len(order):
-            woken = self._token_before(due, order, needed)
+            woken, _, later = self._token_before(due, order, needed)
             due = [source for source in order if source in due or self._timetable.is_due(source, now)]
         if woken is not None:
             yield woken, True
-        yield from ((source, False) for source in due if source is not woken)
+        yield from ((source, source in later) for source in due if source is not woken)
 
-    def _token_before(
-        self, due: Sequence[Source], order: Sequence[Source], needed: Mapping[bool, int]
-    ) -> Source | None:
-        """The source whose wake token was taken, of those that come before all that are due; with weights: of all."""
+    def _token_before(self, due: Sequence[Source], order: Sequence[Source], needed: Mapping[bool, int]) -> Rung:
+        """Take the wake token of a source that comes before all that are due; with weights: of any."""
         before = order if self._turns.weighted or not due else order[: order.index(due[0])]
         others = [source for source in before if source not in due and needed[source.asynchronous] > 0]
         rung = self._claims.take_token(others) if others and not self._over else Rung(None, ())
-        self._ask_soon([*rung.unknown, *([rung.source] if rung.source else [])])
-        return rung.source
+        self._ask_soon([*rung.unknown, *rung.later, *([rung.source] if rung.source else [])])
+        return rung
 
     def _is_away(self, source: Source) -> bool:
         """Whether its server is away; it is asked again when that is back."""
@@ -456,7 +455,7 @@ class Worker:
         """How many items to claim while the last of these are handled; 0: none yet. Called with the lock."""
         if len(self._sources) > 1 or self._claims.left is not None or self._plan.burst or self._over:
             return 0
-        if self._leading or self._claims.asked is not None or not self._claims.plenty:
+        if self._leading or self._suspects or self._claims.asked is not None or not self._claims.plenty:
             return 0
         ahead, waiting = self._plan.prefetch or self._ahead_of(source), len(self._jobs[source.asynchronous])
         return min(ahead - waiting, operations.BATCH) if waiting <= LEAD * ahead else 0

@@ -15,7 +15,7 @@
 --   handed out: uid, token, payload, deliveries (a number, or the text "deliveries crashes"), headers ('' for none).
 -- It hands out at most MOST_BYTES of payloads and headers more than those of the first item; there may be more then (0).
 -- A suspect, which is an item that was in hand when a consumer died, is handed out alone. A consumer that holds one gets no
---   other one for a while: that counts as held up by a limit.
+--   other one for a while, but the items behind it: when only suspects are left, that counts as held up by a limit.
 -- A repeated call gets the same items again, their leases renewed, as far as the caller still holds them.
 -- include: keys call tell records most_bytes
 local GHOSTS_MOST = 100
@@ -156,7 +156,8 @@ end
 
 local reply, outcome = {'', '0', '0'}, {'', '0', '0'}   -- outcome: what a repeated call has to know
 local handed, made, left = 0, 0, 0
-local held_up, till, due, crowded = false, nil, nil, false
+local held_up, till, due = false, nil, nil
+local pass_on   -- where all that is left are suspects that this consumer may not have now: wakes another one
 local chores = is_due()
 local ended = redis.call('ZCOUNT', leases, 0, now) > 0
 
@@ -304,23 +305,46 @@ if not straight then
     end
   end
 
+  local function take_off(uid, key)
+    if key == queue then
+      redis.call('LREM', queue, -1, uid)
+    else
+      redis.call('ZREM', key, uid)
+    end
+  end
+
   local ghosts, bytes = 0, 0
+  local behind
+  if suspected and n > 0 and not held_up and holds_suspect() then
+    -- The suspects keep their place, and are handed out from there as soon as that may be.
+    local known = tonumber(redis.call('HGET', meta, 'ghosts') or 0)
+    behind = behind_suspects(room + math.min(known, GHOSTS_MOST) + 1)   -- one too many tells of more
+  end
   while not held_up and handed < room and ghosts < GHOSTS_MOST do
-    local uid, key, score = pop()
+    local uid, key, score
+    if behind then
+      uid, key, score = unpack(behind[handed + ghosts + 1] or {})
+    else
+      uid, key, score = pop()
+    end
     if not uid then
       break
     end
     local size = handed > 0 and size_of(uid) or 0
     if bytes + size > MOST_BYTES then
-      put_back(uid, key, score)
+      if not behind then
+        put_back(uid, key, score)
+      end
       break
+    end
+    if behind then
+      take_off(uid, key)
     end
     local sound, failure = pcall(function()
       local payload = redis.call('HGET', items, uid)
       if is_suspect(uid) and not is_ghost(uid, payload, key == queue, plain) then
-        crowded = handed == 0 and holds_suspect()
         room = 1   -- alone
-        if handed > 0 or crowded then
+        if handed > 0 then
           room = handed
           put_back(uid, key, score)
           return
@@ -347,6 +371,9 @@ if not straight then
       pcall(unhold, uid)
       error(failure)
     end
+  end
+  if behind and #behind == handed and ghosts == 0 then
+    pass_on = pass_on_suspect
   end
 
   if interval > 0 and handed > 0 then
@@ -394,10 +421,9 @@ elseif left == 0 or full or early then
     end
   end
 end
-if crowded and not (held_up or full or early) then
-  -- include: suspects
+if pass_on and left > 0 and not (full or early) then
   wait, reply[3] = CROWDED, left
-  pass_on_suspect()
+  pass_on()
 elseif left > 0 and not (held_up or full or early) then
   -- The baton: whoever leaves something that can be taken sees to it that somebody comes.
   ring(math.max(math.min(made - handed, left), redis.call('LLEN', wake) == 0 and 1 or 0))

@@ -148,6 +148,12 @@ class Model:
         entry.lapsed = taken
         return "ready"
 
+    def crash(self, entry: Entry) -> str:
+        """A death that was seen: nothing of that delivery is taken back."""
+        state = self.end(entry, crashed=True)
+        entry.lapsed = None
+        return state
+
     def at(self, place: str) -> list[Entry]:
         return [entry for entry in self.items.values() if entry.place == place]
 
@@ -161,6 +167,22 @@ class Model:
             *listed,
             *(entry.uid for entry in by_priority if entry.priority < 0),
         ]
+
+    def is_suspect(self, uid: str) -> bool:
+        return uid in self.items and self.items[uid].crashes > 0
+
+    def next_behind_suspects(self) -> Entry | None:
+        """The next item that is no suspect; those stay in their place, as do uids of theirs that stand for none."""
+        others = [self.items[uid] for uid in self.ready() if not self.is_suspect(uid)]
+        entry = next((entry for entry in others if entry.place != "list"), None)
+        return entry if entry and entry.priority >= 0 else self.next_on_list() or entry
+
+    def next_on_list(self) -> Entry | None:
+        for uid in [uid for uid in self.list if not self.is_suspect(uid)]:
+            self.list.remove(uid)
+            if uid in self.items and self.items[uid].place == "list":
+                return self.items[uid]
+        return None
 
     def next(self) -> Entry | None:
         """The next item that is ready; uids on the list that stand for none are dropped on the way to it."""
@@ -178,9 +200,10 @@ class Model:
         """The items that are handed out; the caller says to whom."""
         self.keep_house()
         found: list[Entry] = []
-        while len(found) < n and (entry := self.next()):
+        next_ = self.next_behind_suspects if supervised and self.has_suspect() else self.next
+        while len(found) < n and (entry := next_()):
             assert entry.holder is None
-            if entry.crashes and (found or (supervised and self.has_suspect())):
+            if entry.crashes and found:
                 if entry.place == "list":
                     self.list.insert(0, entry.uid)
                 break
@@ -424,7 +447,7 @@ class Machine(RuleBasedStateMachine):
             max_deliveries=MAX_DELIVERIES,
             max_crashes=MAX_CRASHES,
         )
-        expected = self.model.end(taken.put, crashed=True) if self.model.holds(taken) else None
+        expected = self.model.crash(taken.put) if self.model.holds(taken) else None
         assert self.link.call(call, queue="model").states == [expected]
 
     # -- for people and tools
@@ -558,6 +581,19 @@ FOUND: dict[str, list[Step]] = {
     ],
     "a suspect on the list waits for a claim of its own": [PUT_MANY, CLAIM, CRASH, GET, FAIL, CLAIM_MANY, CLAIM_MANY],
     "a consumer gets one suspect at a time": [PUT_MANY, CLAIM_MANY, *LAPSE, CLAIM, CLAIM_MANY, ACK, CLAIM, GET, CLAIM],
+    "suspects are passed over in their old place and on the list": [
+        PUT_MANY,
+        CLAIM_MANY,
+        *LAPSE,
+        GET,
+        FAIL,
+        CLAIM,
+        PUT_MANY,
+        put(priority=-5),
+        *[CLAIM_MANY] * 3,
+        GET,
+    ],
+    "a delivery whose crash was seen takes nothing back": [put(), CLAIM, CRASH, extend(), CLAIM],
     "a lease that is taken back leaves no suspect": [PUT_MANY, CLAIM, *LAPSE, extend(), RELEASE, CLAIM_MANY],
     "late ack of an older put": [PUT_OWN, GET, ACK, PUT_OWN, ACK, GET],
 }
