@@ -24,8 +24,8 @@ NAME_MOST = 200  # characters of a class's or a function's name
 ERRORS_MOST = 20  # of its causes, and of a group's members, that are told of
 FRAMES_MOST = 100  # of each
 LARGE = 1_000  # entries of a container, from which on not all of it is laid out
-# Where code is that is not the project's: the standard library, which has no file of its own where it is frozen, and what
-# was installed. Not all of sys.base_prefix: for a Python of the system that is /usr, and a project may be in /usr/src.
+# Where others' code is: the standard library, which has no files where it is frozen, and what was installed. Not all of
+# sys.base_prefix: for a Python of the system that is /usr, and a project may be in /usr/src.
 _LIBRARY = (os.path.dirname(traceback.__file__) + os.sep, "<")
 _INSTALLED = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
 _NOT_DESCRIBED = b'{"type":"Failed","message":"<the error cannot be described>","fingerprint":"Failed"}'
