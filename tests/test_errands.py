@@ -408,7 +408,7 @@ def test_what_cannot_be_said_stays_in_hand(pair, monkeypatch):
 
 @pytest.mark.parametrize("way", ["ahead", "parked"])
 def test_a_claim_is_sent_again_with_its_own_number_whatever_was_claimed_meanwhile(pair, monkeypatch, way):
-    """Its slot has gone on by then: with a number of now it would take other items, and those that it took were lost."""
+    """Its slot has gone on by then: with its number of now it would take other items, and strand those that it took."""
     with closing(Proxy(pair.away.url)) as proxy:
         assert not pair.there.get(-1)  # the server knows the script now
         pair.there.put_many("ab")
