@@ -250,6 +250,53 @@ def test_without_child_processes_none_is_announced(project, forking):
     assert [line.split()[0] for line in project.lines()] == ["begin"]
 
 
+RECEIVING = """
+import asyncio
+from functools import partial
+
+from django_srq import signals
+from tests.handlers import _say
+
+
+async def renew(name, **about):
+    await asyncio.sleep(0)
+    _say(f"renewed {name}")
+
+
+async def receive(sender, **about):
+    await renew("async")
+
+
+def wrap(sender, **about):
+    return renew("wrapped")
+
+
+def wrap_twice(sender, **about):
+    async def outer():
+        return renew("wrapped twice")
+
+    return outer()
+
+
+for receiver in (receive, wrap, wrap_twice, partial(wrap)):
+    signals.child_started.connect(receiver, weak=False)
+
+
+def handle(payload):
+    _say(f"handled {payload}")
+"""
+
+
+def test_what_receivers_of_the_announcement_return_is_awaited_before_the_first_item(project):
+    (project.folder / "receiving.py").write_text(RECEIVING)
+    project.configure({"q": {"HANDLER": "receiving.handle"}}, project.settings.SRQ_DEFAULTS)
+    queues["q"].put(1)
+    assert project.run("srq_consume", "--burst")[0] == 0
+    *renewed, handled = project.lines()
+    expected = ["async", "wrapped", "wrapped", "wrapped twice"]
+    assert (sorted(renewed), handled) == ([f"renewed {name}" for name in expected], "handled 1")
+
+
 ASKING = """
 import os
 from contextlib import suppress
