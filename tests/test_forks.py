@@ -168,8 +168,10 @@ def test_what_is_at_work_for_longer_than_the_grace_is_cut_and_said(project, fork
     queue.put_many([{"do": "leave endless"}, {"do": "leave programs"}])
     code, _, err = project.run("srq_consume", "--burst", "--grace", "1")
     assert code == 0
-    assert re.search(r"cut, as the grace is over consumer=\S+ still at work: endless\n", err)
-    assert re.search(r"cut, as the grace is over: what handlers had started in process group \d+\n", err)
+    assert re.search(r"killed at the end of the grace period consumer=\S+ still running: endless\n", err)
+    assert re.search(
+        r"killed at the end of the grace period: programs that handlers started, in process group \d+\n", err
+    )
     assert empty(queue)
     wait_for(lambda: not at_work(project), "the end of the programs")
 

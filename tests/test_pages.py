@@ -177,7 +177,7 @@ def test_only_true_is_a_yes(orders, settings, caplog, rule):
     settings.SRQ_ADMIN = {"TIMEOUT": 10, "ALLOW": f"tests.odd_handlers.{rule}"}
     access._log_once.cache_clear()
     assert visitor("superuser").get(QUEUE).status_code == 403
-    assert caplog.text.count("answered neither True nor False") == 1
+    assert caplog.text.count("returned neither True nor False") == 1
 
 
 def test_a_rule_that_is_async_is_said(orders, settings):

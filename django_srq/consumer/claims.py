@@ -168,7 +168,7 @@ class Claims:
         """
         source, held = asked.source, [one.job.held for one in asked.finished]
         cut = cut or self._room == 1
-        logger.warning("the reply to a claim could not be read, giving its items back queue=%s", source.queue.label)
+        logger.warning("cannot read the reply to a claim, releasing its items queue=%s", source.queue.label)
         self._room = 1
         how = operations.UNREAD if cut else operations.GIVE_BACK
         return source.queue.claim(self._names[source], lease=source.lease, n=how, acks=held)
