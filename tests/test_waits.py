@@ -231,13 +231,6 @@ def claims(client) -> int:
 # -- the claim behind a wait
 
 
-@pytest.fixture
-def server():
-    server = Server()
-    yield server
-    server.close()
-
-
 def looks_at(client) -> tuple[int, int, int]:
     """How often the server read something, a wait ended there, and a script was run."""
     stats = client.info("all")
