@@ -10,7 +10,7 @@ ARGS ?=
 help:
 	@echo 'make demo    orders survive a killed consumer, before your eyes'
 	@echo 'make test    the whole suite, against a real server (SRQ_TEST_URL, else one of its own); ARGS goes to pytest'
-	@echo 'make services     srq_consume beside PostgreSQL and memcached, and as the first process of a container (Linux)'
+	@echo 'make services     srq_consume beside PostgreSQL and memcached, as the first process of a container, with large payloads (Linux)'
 	@echo 'make browser the status view in Chromium (SRQ_CHROMIUM, else the one on the path); make unfold: under django-unfold'
 	@echo 'make screenshots  the pictures in the README, in Chromium too'
 	@echo 'make messages     the catalogues, with gettext'

@@ -6,11 +6,23 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks import growth, latency, memory, pages, races, report, round_trips, series, throughput
+from benchmarks import (
+    connecting,
+    growth,
+    latency,
+    memory,
+    pages,
+    races,
+    report,
+    round_trips,
+    series,
+    start,
+    throughput,
+)
 from benchmarks.harness import QUICK, Bench, Row, Sizes
 from benchmarks.server import pinned_server
 
-MEASURES = (round_trips, latency, growth, series, memory, throughput, pages, races)
+MEASURES = (round_trips, latency, connecting, start, growth, series, memory, throughput, pages, races)
 KNOWN = {measure.__name__.rpartition(".")[2]: measure for measure in MEASURES}
 
 

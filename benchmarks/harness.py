@@ -29,11 +29,12 @@ class Sizes:
     waiting: Sequence[int] = (1000, 100_000, 1_000_000)
     race: int = 20_000  # items of a drain, for the fast ones; others get as many as take them as long
     race_rounds: int = 3
+    starts: int = 5  # of a process, by each contender
 
 
 QUICK = Sizes(
     rounds=3, calls=100, counted=20, idle=2, hand_offs=20, items=20_000, in_flight=(200, 500, 2000),
-    waiting=(200, 1000, 5000), race=1000, race_rounds=1,
+    waiting=(200, 1000, 5000), race=1000, race_rounds=1, starts=1,
 )  # fmt: skip
 
 

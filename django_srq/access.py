@@ -44,7 +44,7 @@ def _says_yes(answer: Any) -> bool:
 
 @cache
 def _log_once(kind: str) -> None:
-    logger.warning("SRQ_ADMIN['ALLOW'] answered neither True nor False, which counts as no type=%s", kind)
+    logger.warning("SRQ_ADMIN['ALLOW'] returned neither True nor False, denying access type=%s", kind)
 
 
 def rights(request: HttpRequest, alias: str) -> Mapping[str, bool]:

@@ -6,7 +6,7 @@ import datetime as dt
 import math
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from django_srq.exceptions import ConfigurationError, InvalidArgument, shown
@@ -67,6 +67,13 @@ def backoff(value: T) -> T:
     if callable(getattr(value, "delay", None)):
         return value
     raise ConfigurationError(f"backoff is a Backoff, not {shown(value)}")
+
+
+def without_effect(given: str, args: Sequence[object], options: Iterable[str], **others: object) -> None:
+    """Refuse what would have no effect beside the argument that is given; others: those with a default of None."""
+    named = [name for name, value in others.items() if value is not None]
+    if names := [*(["positional arguments"] if args else []), *named, *options]:
+        raise ConfigurationError(f"a queue with {given}= takes no {', '.join(names)}: it would have no effect")
 
 
 def timeout_of(timeout: float, label: str) -> float:

@@ -59,7 +59,7 @@ def delay_after(error: BaseException | None, backoff: Delays, deliveries: int) -
     except BaseException as wrong:
         if is_interruption(wrong):
             raise
-        logger.error("the delay of a failed item cannot be had, the usual one holds error=%s", type(wrong).__name__)
+        logger.error("cannot compute the delay of a failed item, using the default error=%s", type(wrong).__name__)
         return Backoff().delay(deliveries)
 
 

@@ -58,7 +58,7 @@ _PASSING = (
 )
 # The same by how the reply begins, as redis-py has no class for it, or has it only in newer versions.
 _PASSING_REPLIES = ("BUSY ", "CLUSTERDOWN ", "MASTERDOWN ", "NOREPLICAS ", "TRYAGAIN ", "UNBLOCKED ")
-_APART = re.compile(r"\beval(?:sha)?_ro\b", re.IGNORECASE)
+_READ_ONLY = re.compile(r"\beval(?:sha)?_ro\b", re.IGNORECASE)
 # How servers say that a user lacks a right for a command of a script: our scripts themselves, and Redis 7.0 and others.
 _LACKS_RIGHTS = ("SRQRIGHTS ", "ACL failure in script", "The user executing the script can't run")
 _IN_SCRIPT = re.compile(r"(?: script: (?:\w+, )?on )?@user_script(?::\d+\.?)?")  # in an error of a command of a script
@@ -194,7 +194,7 @@ class Link:
         self.passing = _error_classes(self.pool.connection_kwargs.get("retry_on_error"))
         self._prepare = prepare
         self._connections: PerProcess[_Connections] = PerProcess(partial(_Connections, self.pool, prepare))
-        self.apart = True  # scripts that only read are sent by the commands for those
+        self.read_only = True  # scripts that only read are sent by the commands for those
 
     def call(
         self, call: Call[T] | Command[T], *, queue: str, timeout: float | None = None, slot: Slot | None = None
@@ -224,7 +224,7 @@ class Link:
                 except NotSent as error:
                     yield attempts.missed(error.cause, sent=False)
                 except (redis.RedisError, OSError) as error:
-                    if not attempts.refused_apart(error):
+                    if not attempts.refused_read_only(error):
                         yield attempts.missed(error, sent=True)
         finally:
             if borrowed:
@@ -243,7 +243,7 @@ class Link:
             if any(isinstance(reply, redis.exceptions.NoScriptError) for reply in replies):
                 attempts.whole = True
                 replies = self._look(calls, attempts)
-            if any(attempts.refused_apart(reply) for reply in replies):
+            if any(attempts.refused_read_only(reply) for reply in replies):
                 attempts.whole = True
                 replies = self._look(calls, attempts)
         except NotSent as error:
@@ -253,7 +253,7 @@ class Link:
         return [self._result(call, reply, queue) for (queue, call), reply in zip(asked, replies, strict=True)]
 
     def _look(self, calls: Sequence[Call[Any] | Command[Any]], attempts: _Attempts) -> list[Any]:
-        commands = b"".join(call.pack(b"", 0, whole=attempts.whole, apart=attempts.apart) for call in calls)
+        commands = b"".join(call.pack(b"", 0, whole=attempts.whole, read_only=attempts.read_only) for call in calls)
 
         def receive(wire: Wire, deadline: float) -> list[Any]:
             return [_received(wire, deadline) for _ in calls]
@@ -623,12 +623,12 @@ class _Attempts:
     def __init__(self, link: Link, call: Call[Any] | Command[Any], queue: str, seconds: float) -> None:
         self.link, self.call, self.queue, self.seconds = link, call, queue, seconds
         self.deadline = monotonic() + seconds
-        self.apart = link.apart
+        self.read_only = link.read_only
 
     def packed(self, slot: Slot) -> bytes:
-        command = self.call.pack(slot.name, slot.seq, whole=self.whole, apart=self.apart)
+        command = self.call.pack(slot.name, slot.seq, whole=self.whole, read_only=self.read_only)
         if len(command) > LARGE and not self.whole:  # to send it once more would take longer than the script's text
-            command = self.call.pack(slot.name, slot.seq, whole=True, apart=self.apart)
+            command = self.call.pack(slot.name, slot.seq, whole=True, read_only=self.read_only)
         return command
 
     def carry_out(self) -> Any:
@@ -657,14 +657,18 @@ class _Attempts:
         self.pause = min(self.pause * 2, LONGEST_PAUSE)
         return Pause(wait)
 
-    def refused_apart(self, reply: Any) -> bool:
+    def refused_read_only(self, reply: Any) -> bool:
         """Whether it refuses the way in which scripts that only read are sent; from now on they are sent as others are.
 
         A user with the older list of rights may not go that way, and look-alikes of Redis do not know it.
         """
-        if not self.apart or not isinstance(reply, redis.exceptions.ResponseError) or not _APART.search(str(reply)):
+        if (
+            not self.read_only
+            or not isinstance(reply, redis.exceptions.ResponseError)
+            or not _READ_ONLY.search(str(reply))
+        ):
             return False
-        self.apart = self.link.apart = False
+        self.read_only = self.link.read_only = False
         return True
 
     def cut_short(self, error: Exception) -> Pause:

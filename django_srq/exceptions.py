@@ -109,7 +109,7 @@ class RetryLater(Exception):
     def __init__(self, delay: float, reason: str = "") -> None:
         if isinstance(delay, bool) or not isinstance(delay, int | float) or not 0 <= delay < 10**10:
             raise InvalidArgument(f"RetryLater: delay is a number of seconds from 0 on, not {shown(delay)}")
-        super().__init__(reason or f"again in {delay:g} s")
+        super().__init__(reason or f"again in {delay:.15g} s")
         self.delay = delay
 
     def __reduce__(self) -> tuple[Any, ...]:

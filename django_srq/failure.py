@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import json
-import sys
+import os
 import traceback
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -24,7 +24,10 @@ NAME_MOST = 200  # characters of a class's or a function's name
 ERRORS_MOST = 20  # of its causes, and of a group's members, that are told of
 FRAMES_MOST = 100  # of each
 LARGE = 1_000  # entries of a container, from which on not all of it is laid out
-_NOT_THE_PROJECT = ("site-packages", "dist-packages", sys.base_prefix, "<")
+# Where others' code is: the standard library, which has no files where it is frozen, and what was installed. Not all of
+# sys.base_prefix: for a Python of the system that is /usr, and a project may be in /usr/src.
+_LIBRARY = (os.path.dirname(traceback.__file__) + os.sep, "<")
+_INSTALLED = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
 _NOT_DESCRIBED = b'{"type":"Failed","message":"<the error cannot be described>","fingerprint":"Failed"}'
 # Asked by these and not by name: the class of an error may have attributes of its own with these names.
 _CAUSE, _CONTEXT, _TRACEBACK = (
@@ -183,7 +186,7 @@ def _origin(start: TracebackType | None) -> str:
     own = last = None
     for file, function in _frames(start):
         last = file, function
-        if not any(part in file for part in _NOT_THE_PROJECT):
+        if not file.startswith(_LIBRARY) and not any(folder in file for folder in _INSTALLED):
             own = last
     if last is None:
         return ""

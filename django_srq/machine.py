@@ -107,7 +107,7 @@ def _lines(snapshot: Snapshot) -> Iterator[str]:
     yield from (f"srq_up{_label(queue)} {int(queue.ready is not None)}" for queue in snapshot.queues)
     for name, (text, value) in GAUGES.items():
         yield from _family(name, "gauge", text)
-        yield from (f"{name}{_label(queue)} {value(queue):g}" for queue in read)
+        yield from (f"{name}{_label(queue)} {value(queue):.15g}" for queue in read)
     for counter, text in COUNTERS.items():
         yield from _family(f"srq_{counter}_total", "counter", text)
         yield from (f"srq_{counter}_total{_label(queue)} {queue.totals.get(counter, 0)}" for queue in read)

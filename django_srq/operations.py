@@ -199,13 +199,13 @@ class Call(NamedTuple, Generic[T]):
     read: Callable[[Any], T]
     unknown: str = "call again: it is safe to repeat"  # what to do when the outcome is unknown
 
-    def pack(self, slot: bytes, seq: int, *, whole: bool = False, apart: bool = True) -> bytes:
+    def pack(self, slot: bytes, seq: int, *, whole: bool = False, read_only: bool = True) -> bytes:
         """The command in the wire protocol; whole: with the script's text, for a server that does not know it.
 
-        apart: a script that only reads goes by the command for those, so that the right to read the keys is enough.
+        read_only: a script that only reads goes by the command for those: then the right to read the keys is enough.
         """
         script = self.script
-        if script.writes or not apart:
+        if script.writes or not read_only:
             count, head = self.keys.head(b"EVAL", script.text) if whole else self.keys.head(b"EVALSHA", script.sha)
         else:
             count, head = self.keys.head(*((b"EVAL_RO", script.text) if whole else (b"EVALSHA_RO", script.sha)))
@@ -220,7 +220,7 @@ class Command(Generic[T]):
     args: tuple[bytes, ...]
     read: Callable[[Any], T]
 
-    def pack(self, slot: bytes = b"", seq: int = 0, *, whole: bool = False, apart: bool = True) -> bytes:
+    def pack(self, slot: bytes = b"", seq: int = 0, *, whole: bool = False, read_only: bool = True) -> bytes:
         return b"".join([_COUNTS[len(self.args)], *_packed(self.args), b"\r\n"])
 
 

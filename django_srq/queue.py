@@ -77,9 +77,10 @@ class SafeRedisQueue:
     Besides: ``max_deliveries`` and ``max_crashes`` (then an item is dead; None: never), ``max_length`` (of ready and
     delayed items), ``max_payload_bytes``, ``max_in_flight`` (items, across all consumers), ``rate`` (of handing out,
     such as ``"10/s"``, across all consumers), ``backoff`` (of ``processing``), ``timeout`` (seconds for a call that
-    does not block, repeats included, until its answer begins; at most 900. What is on its way is not cut, but by so
-    many seconds of silence, or where it is slower than 32 KiB a second), ``cluster`` (keys ``srq:{<name>}:…``),
-    ``client`` (a redis client to use) or ``link``.
+    does not block, repeats included, until its answer begins; 5 by default, at most 900. What is on its way is not cut,
+    but by so many seconds of silence, or where it is slower than 32 KiB a second), ``cluster`` (keys
+    ``srq:{<name>}:…``), ``client`` (a redis client to use; it has its options already) or ``link`` (which has its time
+    limit, too).
 
     The object holds no state of the queue: any number of threads may share it, and it may be used after fork. Making it
     opens no connection. Every method may raise ``QueueUnavailable`` (nothing happened), ``OutcomeUnknown`` (sent, no
@@ -100,7 +101,7 @@ class SafeRedisQueue:
         max_in_flight: int | None = None,
         rate: Rate | str | None = None,
         backoff: Backoff = Backoff(),  # noqa: B008 (frozen)
-        timeout: float = TIMEOUT,
+        timeout: float | None = None,
         cluster: bool = False,
         client: redis.Redis | None = None,
         link: Link | None = None,
@@ -118,7 +119,7 @@ class SafeRedisQueue:
         self.max_in_flight = arguments.limit("max_in_flight", max_in_flight)
         self.rate = arguments.rate(rate)
         self.backoff = arguments.backoff(backoff)
-        self.link = link or _link(args, url, client, arguments.positive("timeout", timeout) or TIMEOUT, kwargs)
+        self.link = _link(args, link, client, url, arguments.positive("timeout", timeout), kwargs)
         options = self.link.pool.connection_kwargs
         decode, encoding = options.get("decode_responses", False), options.get("encoding", "utf-8")
         self.serializer = serializer or Raw(decode=decode, encoding=encoding)
@@ -898,15 +899,26 @@ class Processing(AbstractContextManager[Item]):
 
 
 def _link(
-    args: Sequence[Any], url: str | None, client: redis.Redis | None, timeout: float, options: dict[str, Any]
+    args: Sequence[Any],
+    link: Link | None,
+    client: redis.Redis | None,
+    url: str | None,
+    timeout: float | None,
+    options: dict[str, Any],
 ) -> Link:
+    if link is not None:
+        arguments.without_effect("link", args, options, client=client, url=url, timeout=timeout)
+        return link
+    seconds = timeout or TIMEOUT
     if client is not None:
-        return Link(client, timeout=timeout)
+        arguments.without_effect("client", args, options, url=url)
+        return Link(client, timeout=seconds)
     if url is None:
-        return Link(client_from_arguments(*args, **options), timeout=timeout)
+        return Link(client_from_arguments(*args, **options), timeout=seconds)
+    arguments.without_effect("url", args, ())
     if is_embedded(url):
-        return embedded_link(url, timeout=timeout, **options)
-    return Link(client_from_url(url, **options), timeout=timeout)
+        return embedded_link(url, timeout=seconds, **options)
+    return Link(client_from_url(url, **options), timeout=seconds)
 
 
 class _Completion:

@@ -12,8 +12,6 @@ call that is given up burns its number, so that nothing has to be undone.
 from __future__ import annotations
 
 import itertools
-import os
-import secrets
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -33,11 +31,10 @@ class _Pool:
 
     def __init__(self, inherited: _Pool | None) -> None:
         self.free: deque[Slot] = deque()
-        self._process = f"{os.getpid()}-{secrets.token_hex(5)}"
         self._numbers = itertools.count(1)
 
     def make(self) -> Slot:
-        return Slot(f"{self._process}-{next(self._numbers)}".encode(), home=self.free)
+        return Slot(f"{process.name()}-{next(self._numbers)}".encode(), home=self.free)
 
 
 class Slots:

@@ -12,6 +12,7 @@ import re
 import socket
 import ssl
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import redis
@@ -20,6 +21,7 @@ import redis.asyncio.connection as asynchronous
 from django_srq import names
 from django_srq.clock import monotonic
 from django_srq.names import Address, Host, NameUnresolved
+from django_srq.steps import Steps, arun, run
 
 _FILES = {"ssl_ca_certs": "ca_certs", "ssl_ca_path": "ca_path", "ssl_certfile": "certfile", "ssl_keyfile": "keyfile"}
 _CONNECTING = ("_connect", "_wrap_socket_with_ssl")  # redis-py 5.0.0 has the first alone
@@ -60,7 +62,7 @@ def opened(connection: Any, deadline: float, tls: Tls) -> socket.socket:
     if isinstance(connection, redis.UnixDomainSocketConnection):
         return _connected_locally(connection, deadline)
     context = _context_for(connection, tls)
-    plain = _connected(connection, deadline)
+    plain = run(_connecting(connection, deadline))
     if context is None:
         return plain
     plain.settimeout(_left(deadline))
@@ -74,7 +76,7 @@ def opened(connection: Any, deadline: float, tls: Tls) -> socket.socket:
 async def aopened(connection: Any, deadline: float, tls: Tls) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """The same in an event loop, for an asynchronous connection, as streams."""
     context = _context_for(connection, tls)
-    plain = await _aconnected(connection, deadline)
+    plain = await arun(_connecting(connection, deadline))
     # From here on the stream's transport closes the socket.
     if context is None:
         return await asyncio.open_connection(sock=plain)
@@ -100,35 +102,45 @@ def _connected_locally(connection: Any, deadline: float) -> socket.socket:
     return made
 
 
-def _connected(connection: Any, deadline: float) -> socket.socket:
-    host = _host(connection)
-    problem: OSError | None = None
-    for address, until in _turns(names.addresses(host, deadline - monotonic()), deadline):
-        made = _socket(connection, address)
-        try:
-            made.settimeout(_left(until))
-            made.connect(address[-1])
-        except OSError as error:
-            made.close()
-            problem = error
-        except BaseException:
-            made.close()
-            raise
-        else:
-            names.connected(host, address)
-            return made
-    raise problem or OSError("the name has no address")
+@dataclass
+class _Lookup:
+    """The addresses of a host; a request of steps."""
+
+    host: Host
+    seconds: float
+
+    def carry_out(self) -> Sequence[Address]:
+        return names.addresses(self.host, self.seconds)
+
+    async def acarry_out(self) -> Sequence[Address]:
+        return await names.aaddresses(self.host, self.seconds)
 
 
-async def _aconnected(connection: Any, deadline: float) -> socket.socket:
+@dataclass
+class _Connect:
+    """A socket is connected to an address; a request of steps."""
+
+    socket: socket.socket
+    address: Address
+    deadline: float
+
+    def carry_out(self) -> None:
+        self.socket.settimeout(_left(self.deadline))
+        self.socket.connect(self.address[-1])
+
+    async def acarry_out(self) -> None:
+        self.socket.setblocking(False)
+        async with asyncio.timeout(_left(self.deadline)):
+            await asyncio.get_running_loop().sock_connect(self.socket, self.address[-1])
+
+
+def _connecting(connection: Any, deadline: float) -> Steps[socket.socket]:
     host = _host(connection)
     problem: OSError | None = None
-    for address, until in _turns(await names.aaddresses(host, deadline - monotonic()), deadline):
+    for address, until in _turns((yield _Lookup(host, deadline - monotonic())), deadline):
         made = _socket(connection, address)
-        made.setblocking(False)
         try:
-            async with asyncio.timeout(_left(until)):
-                await asyncio.get_running_loop().sock_connect(made, address[-1])
+            yield _Connect(made, address, until)
         except OSError as error:
             made.close()
             problem = error

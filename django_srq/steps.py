@@ -70,7 +70,7 @@ async def arun(steps: Steps[T], request: Request | None = None) -> T:
             try:
                 result = await request.acarry_out()
             except asyncio.CancelledError as cancelled:
-                return await _apart(arun(steps, steps.throw(cancelled)))
+                return await _in_own_task(arun(steps, steps.throw(cancelled)))
             except BaseException as error:
                 request = steps.throw(error)
             else:
@@ -79,7 +79,7 @@ async def arun(steps: Steps[T], request: Request | None = None) -> T:
         return end.value  # type: ignore[no-any-return]
 
 
-async def _apart(rest: Coroutine[Any, Any, T]) -> T:
+async def _in_own_task(rest: Coroutine[Any, Any, T]) -> T:
     task = asyncio.create_task(rest)
     _partings.add(task)
     task.add_done_callback(_partings.discard)

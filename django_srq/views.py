@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import wraps
@@ -41,6 +42,8 @@ EVERY = 5  # seconds between two updates of a page
 ENTRIES = 50  # of what people did, on a page
 SAMPLES = 5  # items on a page that asks for confirmation
 LIVE = "X-SRQ-Live"  # the header of a request that wants only the part of the page that changes
+# After or before an item, by its score as the server writes it, and its uid: see list.lua.
+_PLACE = re.compile(r"[ab]-?[0-9]{1,20}(\.[0-9]{1,20})?(e[+-]?[0-9]{1,2})? [!-~]{1,128}")
 # The permission of each action, and what it is called.
 ACTIONS = {
     "requeue": ("requeue", gettext_lazy("Requeue")),
@@ -533,14 +536,9 @@ def _may_be_uid(text: str) -> bool:
 def _anchor(asked: Mapping[str, str]) -> str:
     """Where a page begins; whatever is no such place is the beginning."""
     at = asked.get("at", "")
-    if at.isdecimal():
+    if at.isascii() and at.isdecimal():
         return at[:15]
-    how, _space, uid = at.partition(" ")
-    try:
-        float(how[1:])
-    except ValueError:
-        how = ""
-    if how[:1] in ("a", "b") and _may_be_uid(uid):
+    if _PLACE.fullmatch(at):
         return at
     return str((_page_number(asked.get("page"), 10**9) - 1) * inspection.PAGE)
 

@@ -43,6 +43,28 @@ def dead_port() -> Iterator[int]:
         yield port
 
 
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """A server of the test's own, which it may stop, fill or lock."""
+    server = Server()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def at() -> Iterator[MakeQueue]:
+    """Makes queues named orders at a URL, each with connections of its own; options: of the client."""
+    links = []
+
+    def make(url: str, timeout: float = PATIENT, **options: object) -> SafeRedisQueue:
+        links.append(Link(client_from_url(url, **options), timeout=timeout))
+        return SafeRedisQueue(name="orders", link=links[-1])
+
+    yield make
+    for link in links:
+        link.close()
+
+
 @pytest.fixture(scope="session")
 def client(server_url: str) -> Iterator[redis.Redis]:
     """A bare client, for looking behind the curtain."""

@@ -6,6 +6,7 @@ import datetime as dt
 from decimal import Decimal
 
 import pytest
+import redis
 
 from django_srq import ConfigurationError, InvalidArgument, SafeRedisQueue, queues
 from django_srq.backoff import Backoff
@@ -103,6 +104,31 @@ def test_what_does_not_fit_as_an_option_of_a_queue_is_a_configuration_error(name
     for value in values:
         with pytest.raises(ConfigurationError, match=name):
             SafeRedisQueue(**{name: value})
+
+
+# What a queue's connections come from, and what has no effect beside it.
+IN_VAIN = {
+    "link": {"client": redis.Redis(), "url": "redis://localhost", "timeout": 3, "password": "x", "max_delivery": None},
+    "client": {"url": "redis://localhost", "password": "x", "max_delivery": 3},
+}
+
+
+@pytest.mark.parametrize(("given", "name"), [(given, name) for given, names in IN_VAIN.items() for name in names])
+def test_an_argument_without_effect_is_a_configuration_error(link, client, given, name):
+    existing = {"link": link, "client": client}[given]
+    with pytest.raises(ConfigurationError, match=f"a queue with {given}= takes no {name}: it would have no effect"):
+        SafeRedisQueue(**{given: existing, name: IN_VAIN[given][name]})
+
+
+@pytest.mark.parametrize("given", ["link", "client", "url"])
+def test_a_positional_argument_without_effect_is_a_configuration_error(link, client, server_url, given):
+    existing = {"link": link, "client": client, "url": server_url}[given]
+    with pytest.raises(ConfigurationError, match=f"a queue with {given}= takes no positional arguments"):
+        SafeRedisQueue("localhost", **{given: existing})
+
+
+def test_a_client_may_have_a_time_limit_beside_it(client):
+    assert SafeRedisQueue(client=client, timeout=3).link.timeout == 3
 
 
 @pytest.mark.parametrize("name", ["base", "factor", "max"])

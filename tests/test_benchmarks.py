@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import pages, peers, races, report
+from benchmarks import pages, peers, races, report, start
 from benchmarks.harness import QUICK, Bench, Row, Sizes, Target, alternate
 from benchmarks.server import Meter
 from tests.servers import Server
@@ -28,6 +28,7 @@ PROMISED = {
     "idle consumer": 0.5,
     "put to handler, median": 1.3,
     "put to handler, a consumer of 200 queues, median": 5,
+    "put on a new connection with TLS": 5,
     **{
         f"{what}, {many} {state}": 1.2
         for state, sizes in {"in flight": ["500", "2,000"], "waiting": ["1,000", "5,000"]}.items()
@@ -62,7 +63,7 @@ REPORTED = {
     "get + ack, in two calls",
     "bytes of the puts, raw socket",
 }
-OF_ITSELF = ["round_trips", "latency", "growth", "series", "memory", "throughput", "pages"]
+OF_ITSELF = ["round_trips", "latency", "connecting", "growth", "series", "memory", "throughput", "pages"]
 TIMED = Row("timed", [3.0, 1.0, 2.0], "ms", "bare", [1.0, 1.0, 1.0], Target(1.5))
 COUNTED = Row("counted", [2.0], "round trips", target=Target(1, timed=False))
 
@@ -166,6 +167,19 @@ def test_meter_counts_round_trips():
     finally:
         meter.close()
         server.close()
+
+
+def test_the_start_of_commands_with_many_queues(monkeypatch):
+    """Not in the quick run, as that starts many processes."""
+    monkeypatch.setattr(start, "MANY", 3)
+    monkeypatch.setattr(start, "alternate", lambda starts, rounds: {name: [begin()] for name, begin in starts.items()})
+    server = Server()
+    try:
+        rows = list(start.measure(Bench(server, QUICK)))
+    finally:
+        server.close()
+    assert [row.measure for row in rows] == [f"{command}, 3 queues" for command in start.COMMANDS]
+    assert all(value > 0 for row in rows for value in (*row.values, *row.reference))
 
 
 # -- the peers

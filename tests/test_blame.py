@@ -89,7 +89,7 @@ def test_a_handler_that_opens_files_until_there_are_no_more(project, one, handle
     assert (dead.payload, dead.delivery.error["type"]) == ("bad", "OSError")
     assert "Too many open files" in dead.delivery.error["message"]
     assert f"in {handler}" in dead.delivery.error["traceback"]
-    assert "making room for a successor" in err
+    assert "restarting the process" in err
 
 
 @pytest.mark.parametrize(("spare", "kind", "times"), [(4, "OSError", 1), (0, "Crashed", 2)])

@@ -56,27 +56,6 @@ BUDGET = 0.3  # seconds; TIMEOUT of the queues that meet a black hole
 SOCKET_LIMITS = {"socket_timeout": 3600, "socket_connect_timeout": 3600}  # redis-py's own, which are not to be met
 
 
-@pytest.fixture
-def server() -> Iterator[Server]:
-    server = Server()
-    yield server
-    server.close()
-
-
-@pytest.fixture
-def at() -> Iterator[Callable[..., SafeRedisQueue]]:
-    """Queues named orders at a URL."""
-    links = []
-
-    def make(url: str, timeout: float = PATIENT, **options: object) -> SafeRedisQueue:
-        links.append(Link(client_from_url(url, **options), timeout=timeout))
-        return SafeRedisQueue(name="orders", link=links[-1])
-
-    yield make
-    for link in links:
-        link.close()
-
-
 def connection_id(queue: SafeRedisQueue) -> int:
     """The server's number of the connection that the next call takes."""
     return queue.link.call(Command((b"CLIENT", b"ID"), int), queue=queue.label)

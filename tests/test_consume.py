@@ -506,7 +506,9 @@ def test_an_output_that_takes_nothing_makes_no_item_fail(project, output, why, p
         process = project.start("srq_consume", "raw", "--burst", "--processes", processes, **stream)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert err.splitlines()[-1].startswith(f"CommandError: standard output: {why}. The item that it did not take stays")
+    assert err.splitlines()[-1].startswith(
+        f"CommandError: standard output: {why}. The item that could not be printed stays"
+    )
     assert "Traceback" not in err
     assert queues["raw"].counts() == {"ready": 3, "in_flight": 0, "delayed": 0, "dead": 0}
     assert [item.deliveries for item in queues["raw"].items()] == [0, 0, 0]
@@ -579,7 +581,7 @@ def test_settled_elsewhere_is_no_error(queue, caplog):
         queue.ack(item)
 
     Consumer([Source(queue, handle)], burst=True).run()
-    assert "was settled already" in caplog.text
+    assert "was already settled" in caplog.text
 
 
 def test_stop_from_another_thread(queue):

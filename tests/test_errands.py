@@ -411,6 +411,36 @@ def test_what_cannot_be_said_stays_in_hand(pair, monkeypatch):
     assert [hand.state for hand in consumer._hands] == [FAILED, HELD, HELD, HELD, HELD]
 
 
+@pytest.mark.parametrize("way", ["ahead", "parked"])
+def test_a_claim_is_sent_again_with_its_own_number_whatever_was_claimed_meanwhile(pair, monkeypatch, way):
+    """Its slot has gone on by then: with its number of now it would take other items, and strand those that it took."""
+    with closing(Proxy(pair.away.url)) as proxy:
+        assert not pair.there.get(-1)  # the server knows the script now
+        pair.there.put_many("ab")
+        there = SafeRedisQueue(name="q", url=proxy.url)
+        sources = Source(there, print, lease=LONG), Source(pair.here, print, lease=LONG)
+        claims, late = worker(*sources)._claims, []
+        monkeypatch.setattr(claims, "_late", late.append)
+        fault = proxy.arm("lose reply", b"$2\r\nc1" if way == "ahead" else b"$4\r\nc1.w", times=1000)
+        if way == "ahead":
+            claims.send(sources[0], (), 1)
+            claims.claim(sources[1], 1, (), Answer())
+            claims.collect(Answer())
+        else:
+            claims.park(sources[0], 1, 1)
+            claims.recall(Answer())
+            claims._parking.seq += 1  # as the next one begins
+        fault.wait()
+        wait_for(lambda: claims._errands.away(there.link), "a claim that is owed")
+        claims.claim(sources[1], 1, (), Answer())
+        proxy.disarm()
+        wait_for(lambda: late, "what it took")
+        assert [job.found.payload for job in late[0].jobs] == [b"a"]
+        assert pair.there.counts()["in_flight"] == 1
+        claims.close()
+        there.link.close()
+
+
 def test_a_claim_that_was_given_up_is_left_to_the_supervisor(pair, monkeypatch):
     """It may have taken something, which only its slot tells: a later claim there would hide it."""
     monkeypatch.setattr("django_srq.consumer.errands.LAST_WORDS", 0.1)

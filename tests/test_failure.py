@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -54,6 +57,31 @@ def test_names_the_consumer_only_where_there_is_one():
 def test_groups_by_the_last_frame_of_the_projects_own_code():
     assert described(caught(one_way))["fingerprint"] == "ValueError test_failure.py:one_way"
     assert described(caught(another_way))["fingerprint"] == "json.decoder.JSONDecodeError test_failure.py:another_way"
+
+
+@pytest.mark.parametrize(
+    "folder",
+    [
+        Path(sys.base_prefix) / "src" / "shop",  # such as /usr/src, with a Python of the system
+        Path(sys.base_prefix) / "local" / "shop",
+        Path("/srv/site-packages-index/shop"),
+        Path("/srv/<shop>"),
+    ],
+)
+def test_a_project_may_lie_anywhere(folder):
+    names: dict[str, Callable[[], object]] = {}
+    code = compile("import json\ndef handle():\n    json.loads('{')", str(folder / "handlers.py"), "exec")
+    exec(code, names)
+    assert described(caught(names["handle"]))["fingerprint"] == "json.decoder.JSONDecodeError handlers.py:handle"
+
+
+@pytest.mark.parametrize("folder", ["/usr/lib/python3/dist-packages", "/srv/shop/.venv/lib/python3.13/site-packages"])
+def test_installed_code_is_not_the_projects_own(folder):
+    names: dict[str, Callable[..., object]] = {}
+    exec(compile("def call(function):\n    return function()", f"{folder}/library/calls.py", "exec"), names)
+    exec(compile("def fail():\n    raise ValueError", f"{folder}/library/failing.py", "exec"), names)
+    kept = described(caught(lambda: names["call"](names["fail"])))
+    assert kept["fingerprint"].startswith("ValueError test_failure.py:")
 
 
 def test_what_differs_in_its_message_only_is_one_group():

@@ -168,8 +168,10 @@ def test_what_is_at_work_for_longer_than_the_grace_is_cut_and_said(project, fork
     queue.put_many([{"do": "leave endless"}, {"do": "leave programs"}])
     code, _, err = project.run("srq_consume", "--burst", "--grace", "1")
     assert code == 0
-    assert re.search(r"cut, as the grace is over consumer=\S+ still at work: endless\n", err)
-    assert re.search(r"cut, as the grace is over: what handlers had started in process group \d+\n", err)
+    assert re.search(r"killed at the end of the grace period consumer=\S+ still running: endless\n", err)
+    assert re.search(
+        r"killed at the end of the grace period: programs that handlers started, in process group \d+\n", err
+    )
     assert empty(queue)
     wait_for(lambda: not at_work(project), "the end of the programs")
 
@@ -248,6 +250,53 @@ def test_without_child_processes_none_is_announced(project, forking):
     forking().put({"do": "nothing"})
     assert project.run("srq_consume", "--burst", "--processes", "0")[0] == 0
     assert [line.split()[0] for line in project.lines()] == ["begin"]
+
+
+RECEIVING = """
+import asyncio
+from functools import partial
+
+from django_srq import signals
+from tests.handlers import _say
+
+
+async def renew(name, **about):
+    await asyncio.sleep(0)
+    _say(f"renewed {name}")
+
+
+async def receive(sender, **about):
+    await renew("async")
+
+
+def wrap(sender, **about):
+    return renew("wrapped")
+
+
+def wrap_twice(sender, **about):
+    async def outer():
+        return renew("wrapped twice")
+
+    return outer()
+
+
+for receiver in (receive, wrap, wrap_twice, partial(wrap)):
+    signals.child_started.connect(receiver, weak=False)
+
+
+def handle(payload):
+    _say(f"handled {payload}")
+"""
+
+
+def test_what_receivers_of_the_announcement_return_is_awaited_before_the_first_item(project):
+    (project.folder / "receiving.py").write_text(RECEIVING)
+    project.configure({"q": {"HANDLER": "receiving.handle"}}, project.settings.SRQ_DEFAULTS)
+    queues["q"].put(1)
+    assert project.run("srq_consume", "--burst")[0] == 0
+    *renewed, handled = project.lines()
+    expected = ["async", "wrapped", "wrapped", "wrapped twice"]
+    assert (sorted(renewed), handled) == ([f"renewed {name}" for name in expected], "handled 1")
 
 
 ASKING = """

@@ -243,7 +243,7 @@ def test_a_supervisor_that_is_stopped_ends_no_lease(project, told, client, alone
     process.terminate()
     _, err = process.communicate(timeout=60)
     assert process.returncode == 0
-    assert ("which this process does now queue=told" in err) is not alone
+    assert ("renewing them in the child queue=told" in err) is not alone
 
 
 def test_the_lease_of_a_dead_child_ends_although_its_supervisor_is_stopped(project, told):
@@ -484,7 +484,7 @@ def test_a_child_renews_only_what_is_overdue_and_is_no_consumer(queue, client, c
     assert client.zscore(queue.keys["leases"], uid) > 1
     assert hands.lapsed(hand.index, hand.filling) is False
     assert queue.snapshot().consumers == {}
-    wait_for(lambda: "which this process does now" in caplog.text, "a word about it")
+    wait_for(lambda: "renewing them in the child" in caplog.text, "a word about it")
 
 
 def test_keeper_and_child_may_renew_at_one_time(queue, client):

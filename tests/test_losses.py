@@ -10,7 +10,7 @@ from django_srq import queues
 from tests.servers import Server
 from tests.waiting import wait_for
 
-NO_FILE, EVICTS = "server keeps no append-only file", "server may drop items"
+NO_FILE, EVICTS = "the server has no append-only file", "the server may evict items"
 
 
 @pytest.fixture

@@ -96,13 +96,17 @@ def test_a_rule_that_cannot_be_imported_is_said(orders, settings):
             assert "'not.there' cannot be imported" in response.json()["sentence"]
 
 
+def samples_of(response) -> dict[str, str]:
+    lines = response.content.decode().splitlines()
+    return dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+
+
 def test_metrics(orders):
     orders.put_many([1, 2, 3])
     orders.ack(orders.get(-1))
     response = with_token("metrics")
     assert response.headers["Content-Type"].startswith("text/plain; version=0.0.4")
-    text = response.content.decode()
-    samples = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+    samples = samples_of(response)
     assert samples['srq_up{queue="orders"}'] == "1"
     assert samples['srq_ready{queue="orders"}'] == "2"
     assert samples['srq_put_total{queue="orders"}'] == "3"
@@ -112,10 +116,23 @@ def test_metrics(orders):
     buckets = [int(value) for name, value in samples.items() if name.startswith("srq_wait_seconds_bucket")]
     assert buckets == sorted(buckets)
     # Each family is announced once, before its samples.
-    families = re.findall(r"^# TYPE (\w+) ", text, re.MULTILINE)
+    families = re.findall(r"^# TYPE (\w+) ", response.content.decode(), re.MULTILINE)
     assert len(families) == len(set(families))
     for name in samples:
         assert re.sub(r"(_bucket|_count)?\{.*", "", name) in families, name
+
+
+def test_large_gauges_keep_all_their_digits(orders, client):
+    """In short form, 1234567 is 1.23457e+06."""
+    many = 1_234_567
+    queue, items = orders.keys["queue"], orders.keys["items"]
+    client.eval("for i = 1, ARGV[1] do redis.call('RPUSH', KEYS[1], i) end", 1, queue, many - 1)
+    uid = f"{(client.time()[0] - many) * 1000:012x}7000800{0:013}"  # that of the oldest, with its time
+    client.hset(items, uid, "1")
+    client.rpush(queue, uid)
+    samples = samples_of(with_token("metrics"))
+    assert samples['srq_ready{queue="orders"}'] == str(many)
+    assert many <= float(samples['srq_oldest_age_seconds{queue="orders"}']) < many + 60
 
 
 def test_labels_are_escaped(orders, settings):

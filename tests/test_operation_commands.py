@@ -433,7 +433,7 @@ def test_without_a_terminal_nothing_is_done(project, client, command, filled):
     process = project.start(command, "orders")
     out, err = process.communicate("y\n", timeout=60)
     assert (process.returncode, out) == (2, "")
-    assert "Nothing was done: there is no terminal to ask on. Say --no-input" in err
+    assert "Nothing was done: there is no terminal to ask for confirmation on. Give --no-input" in err
     assert states("orders") == before
 
 
@@ -487,7 +487,7 @@ def test_errors_in_colour_unless_not_wanted(project, terminal, monkeypatch, colo
     # Django looks at stdout to decide about colours.
     code, _ = terminal.run(project, "srq_pause", "orders", "--until", "2001-01-01", stdout=terminal.theirs)
     assert code == 2
-    assert "--until is over already" in terminal.text
+    assert "--until is in the past" in terminal.text
     assert bool(CODES.search(terminal.text)) == coloured
 
 
@@ -504,7 +504,7 @@ def test_errors_in_colour_unless_not_wanted(project, terminal, monkeypatch, colo
         (["srq_purge", "orders", "--state", "ready", "--limit", "1"], "go with --state dead"),
         (["srq_purge", "orders", "--state", "in_flight"], "invalid choice"),
         (["srq_pause", "orders", "--until", "soon"], "or a duration such as 30m, not 'soon'"),
-        (["srq_pause", "orders", "--until", "2001-01-01T00:00Z"], "--until is over already"),
+        (["srq_pause", "orders", "--until", "2001-01-01T00:00Z"], "--until is in the past"),
     ],
 )
 def test_wrong_arguments_change_nothing(project, arguments, says):
@@ -672,7 +672,7 @@ def test_what_fails_does_not_undo_what_was_done(project, client):
     ("arguments", "closed", "code", "says"),
     [
         (["srq_put", "orders"], 0, 2, "Standard input is closed: name payloads."),
-        (["srq_purge", "orders"], 0, 2, "there is no terminal to ask on"),
+        (["srq_purge", "orders"], 0, 2, "there is no terminal to ask for confirmation on"),
         (["srq_status", "orders"], 1, 1, "standard output: Bad file descriptor"),
         (["srq_requeue", "orders", "--no-input"], 1, 1, "standard output: Bad file descriptor"),
         (["srq_put", "orders", "x"], 1, 1, "standard output: Bad file descriptor; put before that: 1"),

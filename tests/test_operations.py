@@ -336,8 +336,8 @@ def test_whole_call_carries_the_script(call, command):
 def test_script_that_only_reads_can_go_as_all_others():
     call = operations.counts(KEYS)
     for whole, command in ((False, b"EVALSHA"), (True, b"EVAL")):
-        apart, like_others = (parsed(call.pack(b"", 0, whole=whole, apart=way)) for way in (True, False))
-        assert (like_others[0], like_others[1:]) == (command, apart[1:])
+        own, like_others = (parsed(call.pack(b"", 0, whole=whole, read_only=way)) for way in (True, False))
+        assert (like_others[0], like_others[1:]) == (command, own[1:])
 
 
 @pytest.mark.parametrize("payload", [b"", b"\r\n$3\r\n*1\r\n", bytes(range(256)), "Ž".encode() * 1000])

@@ -177,7 +177,7 @@ def test_only_true_is_a_yes(orders, settings, caplog, rule):
     settings.SRQ_ADMIN = {"TIMEOUT": 10, "ALLOW": f"tests.odd_handlers.{rule}"}
     access._log_once.cache_clear()
     assert visitor("superuser").get(QUEUE).status_code == 403
-    assert caplog.text.count("answered neither True nor False") == 1
+    assert caplog.text.count("returned neither True nor False") == 1
 
 
 def test_a_rule_that_is_async_is_said(orders, settings):
@@ -232,11 +232,26 @@ def test_page_numbers_are_brought_into_range(orders, page):
     assert said(visitor("superuser"), f"{QUEUE}?page=999").count("51 to 60") == 1
 
 
-@pytest.mark.parametrize("at", ["x", "a1", "anan x", "b5 ", "a1 ä", "-5", "9" * 400, "a" + "9" * 400 + " x"])
-def test_odd_places_to_go_on_from(orders, at):
-    orders.put(1, delay=60)
-    for state in ("ready", "delayed", "dead&all=1", "in_flight"):
-        read(visitor_once(), f"{QUEUE}?state={state}&at={at}")
+# Numbers to Python, and not to the server.
+NO_NUMBERS = ["anan x", "a1_0 x", "b+nan x", "aNaN x", "a\u0663 x", "\u0663", "\u0663\u0661"]
+
+
+@pytest.mark.parametrize("at", ["x", "a1", "b5 ", "a1 ä", "-5", "a" + "9" * 400 + " x", "ainf x", *NO_NUMBERS])
+def test_an_odd_place_to_go_on_from_is_the_beginning(orders, at):
+    orders.put("first", uid="later-1", delay=60)
+    orders.put("second", uid="ready-1")
+    orders.put("third", uid="held-1", priority=1)
+    assert orders.get(-1).uid == "held-1"
+    for state, uid in {"ready": "ready-1", "delayed": "later-1", "in_flight": "held-1"}.items():
+        response = visitor_once().get(QUEUE, {"state": state, "at": at})
+        assert (response.status_code, response.context["listing"].first) == (200, 0)
+        assert uid in response.content.decode()
+
+
+def test_a_place_beyond_the_end_is_the_last_page(orders):
+    for number in range(60):
+        orders.put(number)
+    assert "Looked at 51 to 60 of 60" in said(visitor("view"), f"{QUEUE}?state=ready&at={'9' * 400}")
 
 
 def visitor_once() -> Client:

@@ -20,6 +20,7 @@ from django_srq.flow import SLOWEST, Flow
 from django_srq.operations import GIVE_BACK, MOST_BYTES, UNREAD
 from django_srq.slots import slots
 from tests.proxy import Proxy
+from tests.servers import Server
 from tests.waiting import PATIENT, wait_for
 
 KB, MB = 1000, 1_000_000
@@ -246,6 +247,38 @@ def test_puts_of_more_than_the_line_carries_in_time(queue, behind, relay, header
     given = payloads(5, 500 * KB if headers is None else 10)
     assert remote.put_many(given, headers=headers) == [item.uid for item in queue.items()]
     assert [item.payload for item in queue.items()] == given
+
+
+def put_beside_another_client(server: Server, at: MakeQueue, number: int) -> None:
+    """Put so many payloads of 1 MB in one call: another client's puts go between its batches."""
+    large, other = at(server.url), at(server.url)
+    payload, over = bytes(1 * MB), threading.Event()
+    small: list[str] = []
+
+    def put_small() -> None:
+        while not over.is_set():
+            small.append(other.put("small"))
+
+    thread = threading.Thread(target=put_small)
+    thread.start()
+    try:
+        uids = large.put_many([payload] * number)
+    finally:
+        over.set()
+        thread.join(PATIENT)
+    with server.client(decode_responses=True) as client:
+        order = client.lrange(large.keys["queue"], 0, -1)[::-1]
+        lengths = {client.hstrlen(large.keys["items"], uid) for uid in uids}
+    others = set(small)
+    assert [uid for uid in order if uid not in others] == uids
+    assert lengths == {len(payload)}
+    first, last = order.index(uids[0]), order.index(uids[-1])
+    assert sum(uid in others for uid in order[first:last]) > number / 50
+
+
+def test_other_clients_are_served_between_the_batches_of_large_puts(server, at):
+    """As many payloads as there may be in one batch take too much memory here: tests/services has them."""
+    put_beside_another_client(server, at, 300)
 
 
 def test_what_is_in_doubt_is_a_batch_that_can_be_put_again(queue, behind, relay):

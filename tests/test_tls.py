@@ -44,19 +44,6 @@ def front(server: Server) -> Iterator[Front]:
 
 
 @pytest.fixture
-def at() -> Iterator[Callable[..., SafeRedisQueue]]:
-    made = []
-
-    def make(url: str, timeout: float = PATIENT) -> SafeRedisQueue:
-        made.append(SafeRedisQueue(name="orders", url=url, timeout=timeout))
-        return made[-1]
-
-    yield make
-    for queue in made:
-        queue.link.close()
-
-
-@pytest.fixture
 def contexts(monkeypatch: pytest.MonkeyPatch) -> list[ssl.SSLContext]:
     """The TLS contexts that are made."""
     made: list[ssl.SSLContext] = []

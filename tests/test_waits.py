@@ -230,13 +230,6 @@ def claims(client) -> int:
 # -- the claim behind a wait
 
 
-@pytest.fixture
-def server():
-    server = Server()
-    yield server
-    server.close()
-
-
 def looks_at(client) -> tuple[int, int, int]:
     """How often the server read something, a wait ended there, and a script was run."""
     stats = client.info("all")
@@ -532,6 +525,7 @@ def test_an_alarm_rings_whatever_the_number_of_open_files():
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2000), hard))
     with open(os.devnull) as nothing, ExitStack() as opened:
+        opened.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))  # once these files are closed
         for _ in range(1100):
             opened.callback(os.close, os.dup(nothing.fileno()))
         alarm = Alarm()

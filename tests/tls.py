@@ -35,6 +35,9 @@ class Front:
     def url(self) -> str:
         return f"rediss://127.0.0.1:{self.port}?ssl_ca_certs={CERTIFICATE}"
 
+    def _secured(self, raw: socket.socket) -> socket.socket:
+        return self._context.wrap_socket(raw, server_side=True)
+
     def close(self) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
@@ -49,8 +52,9 @@ class Front:
             while True:
                 raw, _ = self._listener.accept()
                 raw.settimeout(30)  # for the handshake
+                raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as servers do: its end waits for no ack
                 try:
-                    near = self._context.wrap_socket(raw, server_side=True)
+                    near = self._secured(raw)
                 except OSError:  # one of both does not accept the other
                     raw.close()
                     continue
@@ -60,6 +64,17 @@ class Front:
                 for source, target in ((near, far), (far, near)):
                     self._threads.append(threading.Thread(target=_pump, args=(source, target)))
                     self._threads[-1].start()
+
+
+class PlainFront(Front):
+    """The same without TLS, to compare with."""
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}"
+
+    def _secured(self, raw: socket.socket) -> socket.socket:
+        return raw
 
 
 def _pump(source: socket.socket, target: socket.socket) -> None:

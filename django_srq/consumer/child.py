@@ -143,7 +143,7 @@ class ChildProcess:
         except (SRQError, StopConsuming) as error:
             self._hands.say(str(error), fatal=True)
         except BaseException:
-            logger.exception("the worker broke")
+            logger.exception("the worker failed")
         finally:
             if self._orphaned:
                 self._leases.sign_off()

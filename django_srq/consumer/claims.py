@@ -176,7 +176,7 @@ class Claims:
         """
         source, held = asked.source, [one.job.held for one in asked.finished]
         cut = cut or self._room == 1
-        logger.warning("the reply to a claim could not be read, giving its items back queue=%s", source.queue.label)
+        logger.warning("cannot read the reply to a claim, releasing its items queue=%s", source.queue.label)
         self._room = 1
         how = operations.UNREAD if cut else operations.GIVE_BACK
         return source.queue.claim(self._names[source], lease=source.lease, n=how, acks=held)
@@ -277,7 +277,8 @@ class Claims:
             call = queue.claim(self._names[source], lease=source.lease, n=n, acks=held)
             self._hands.ask(self._sources.index(source), self._slot.seq)
             about = _Asked(source, n, finished, number=self._slot.seq)
-            self.asked = stream.send(call, queue=queue.label, slot=self._slot, about=about)
+            # A copy: it may be sent again with this number, after later claims.
+            self.asked = stream.send(call, queue=queue.label, slot=replace(self._slot), about=about)
         else:
             stream.send(operations.ack(queue.keys, held), queue=queue.label, about=(source, finished))
 
@@ -353,7 +354,7 @@ class Claims:
             self._arriving()
             call = source.queue.claim(self._names[source], lease=source.lease, n=0)
             asked = _Asked(source, 0, share=1, parked=True, number=self._parking.seq)
-            self._make(call, self._parking, asked, answer)  # the same number: it is carried out once
+            self._make(call, replace(self._parking), asked, answer)  # the same number: it is carried out once
 
     def _arriving(self) -> None:
         self._hands.arriving = True

@@ -20,6 +20,6 @@ def possible_losses(queue: SafeRedisQueue, seconds: float) -> Iterator[tuple[str
     except SRQError:
         return
     if keeps_no_file(info):
-        yield "server keeps no append-only file, its end loses items server=%s", queue.link.address
+        yield "the server has no append-only file: a restart loses items server=%s", queue.link.address
     if may_evict(info):
-        yield "server may drop items server=%s maxmemory-policy=%s", queue.link.address, info["maxmemory_policy"]
+        yield "the server may evict items server=%s maxmemory-policy=%s", queue.link.address, info["maxmemory_policy"]

@@ -45,7 +45,9 @@ def _say_what_is_cut(code: int, consumer: str) -> None:
     try:
         names = [thread.name for thread in threading.enumerate() if not thread.daemon and thread.is_alive()]
         names = [name for name in names if name != threading.main_thread().name] or ["exit functions"]
-        logger.warning("cut, as the grace is over consumer=%s still at work: %s", consumer, ", ".join(names))
+        logger.warning(
+            "killed at the end of the grace period consumer=%s still running: %s", consumer, ", ".join(names)
+        )
     finally:
         _end(code)
 

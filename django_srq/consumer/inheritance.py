@@ -22,7 +22,7 @@ def close_all() -> None:
         try:
             close()
         except Exception:  # the others are to be closed all the same
-            logger.exception("cannot close what the child processes would share")
+            logger.exception("cannot close a connection that the child processes would share")
 
 
 def _open() -> Iterator[Callable[[], None]]:

@@ -180,7 +180,7 @@ class ServerLeases:
             if not any(_left(hand, source) < OVERDUE for _, hand in late):
                 self._tardy.discard(place)
                 continue
-            self._say_late(place, f"leases not renewed in time, which this process does now queue={source.queue.label}")
+            self._say_late(place, f"leases overdue, renewing them in the child queue={source.queue.label}")
             try:
                 self._extend(source, late, [slot for asked, slot in _claims(self._tables()) if asked == place], b"")
             except SRQError:  # which the worker meets itself

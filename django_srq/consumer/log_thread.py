@@ -56,4 +56,4 @@ class LogThread:
             self._calls.get()()
             if self.dropped:
                 dropped, self.dropped = self.dropped, 0
-                self._logger.warning("log records dropped, as the log did not take them count=%d", dropped)
+                self._logger.warning("log records dropped, because the log was blocked count=%d", dropped)

@@ -29,7 +29,7 @@ class Outcomes:
         """removed: by this ack; else it was settled before."""
         job = one.job
         if not removed:
-            logger.warning("was settled already queue=%s uid=%s", job.source.queue.label, job.found.uid)
+            logger.warning("item was already settled queue=%s uid=%s", job.source.queue.label, job.found.uid)
         elif one.discarded is not None:
             self._log(logging.WARNING, "discarded", one, reason=one.discarded)
         else:

@@ -222,7 +222,7 @@ class Supervisor:
                 hands.belong_to_this_process()
                 self._child(id, hands, reading, place.left).run()
             except BaseException:
-                logger.exception("the child process did not begin")
+                logger.exception("the child process failed to start")
             finally:
                 os._exit(1)  # whatever happened, this is not the place to return from
         os.close(reading)
@@ -268,7 +268,7 @@ class Supervisor:
             self._stopped_by, self._stop_at = number, 0  # the grace is over at once
             return
         self._stopped_by, self._stop_at = number, time.monotonic() + self._plan.grace
-        logger.info("stopping: what is in hand is finished within %g s; a second signal cuts it", self._plan.grace)
+        logger.info("stopping: running handlers have %g s to finish; a second signal stops at once", self._plan.grace)
         self._keeper.stop()
         for child in self._children():
             child.stop()
@@ -303,7 +303,9 @@ class Supervisor:
             for child in self._children():
                 self._enforce_limit(child, now - self._plan.time_limit)
         for group in self._leftovers.end(float("inf") if self._stop_at is None else self._stop_at):
-            logger.warning("cut, as the grace is over: what handlers had started in process group %d", group)
+            logger.warning(
+                "killed at the end of the grace period: programs that handlers started, in process group %d", group
+            )
         self._make_way()
         while self._to_replace and self._has_room and not any(child.told_to_stop for child in self._children()):
             self._replace(self._to_replace.pop(0))
@@ -338,7 +340,7 @@ class Supervisor:
 
     def _reap(self) -> None:
         if self._keeper.reap():
-            logger.error("the process that renews the leases ended, and is started again")
+            logger.error("the process that renews the leases ended, restarting it")
         for child in self._children():
             pid, status, usage = os.wait4(child.pid, os.WNOHANG)
             if pid:

@@ -565,10 +565,10 @@ class Worker:
 
     def _look_at_itself(self) -> None:
         if self._plan.max_memory is not None and _memory() > self._plan.max_memory:
-            logger.info("memory limit reached, making room for a successor consumer=%s", self.id)
+            logger.info("memory limit reached, restarting the process consumer=%s", self.id)
             self._make_room()
         elif self._replaced and self._errands.exhausted and not self._hands.full:
-            logger.warning("out of memory, files or threads, making room for a successor consumer=%s", self.id)
+            logger.warning("out of memory, files or threads, restarting the process consumer=%s", self.id)
             self._make_room()
 
     def _make_room(self) -> None:

@@ -49,9 +49,9 @@ class OperationCommand(QueueCommand):
     def chosen(self, aliases: Sequence[str], all_queues: bool = False) -> list[Queue]:
         """The queues that were named, each once. All are known before anything is done to the first."""
         if all_queues and aliases:
-            raise CommandError("Name queues, or say --all; not both.", returncode=USAGE)
+            raise CommandError("Name queues, or give --all, but not both.", returncode=USAGE)
         if not all_queues and not aliases:
-            otherwise = ", or say --all" if self.offers_all else ""
+            otherwise = ", or give --all" if self.offers_all else ""
             known = ", ".join(conf.aliases()) or "none"
             raise CommandError(f"Name queues{otherwise} (known: {known}).", returncode=USAGE)
         return [self.queue(alias) for alias in dict.fromkeys(conf.aliases() if all_queues else aliases)]
@@ -119,15 +119,15 @@ class BulkCommand(OperationCommand):
         super().add_arguments(parser)
         parser.add_argument("--dry-run", action="store_true", help="only count")
         parser.add_argument(
-            "--no-input", "--noinput", action="store_false", dest="interactive", help="do it without asking"
+            "--no-input", "--noinput", action="store_false", dest="interactive", help="do not ask for confirmation"
         )
 
     def bulk(self, queues: Sequence[Queue], *, format: str, dry_run: bool, interactive: bool) -> None:
         asks = interactive and not dry_run
         if asks and not (sys.stdin is not None and sys.stdin.isatty() and self.stderr.isatty()):
             raise CommandError(
-                "Nothing was done: there is no terminal to ask on. Say --no-input to do it without being asked, or "
-                "--dry-run to count.",
+                "Nothing was done: there is no terminal to ask for confirmation on. Give --no-input to go ahead "
+                "without, or --dry-run to count.",
                 returncode=USAGE,
             )
         outcome = Outcome()

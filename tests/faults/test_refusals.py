@@ -8,7 +8,7 @@ import socket
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +17,7 @@ import pytest
 import redis
 
 from django_srq import LayoutError, OutcomeUnknown, QueueUnavailable, SafeRedisQueue, operations, wires
-from django_srq.connections import Link, _Attempts, client_from_url, refused
+from django_srq.connections import _Attempts, refused
 from django_srq.operations import Put
 from tests.servers import Server
 from tests.waiting import PATIENT, wait_for
@@ -27,27 +27,6 @@ PUTS: list[Callable[[SafeRedisQueue, str], object]] = [
     lambda queue, item: asyncio.run(queue.aput(item)),
 ]
 both = pytest.mark.parametrize("put", PUTS, ids=["put", "aput"])
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    server = Server()
-    yield server
-    server.close()
-
-
-@pytest.fixture
-def at() -> Iterator[Callable[..., SafeRedisQueue]]:
-    """Queues named orders on a server."""
-    links = []
-
-    def make(server: Server, timeout: float = PATIENT, **options: object) -> SafeRedisQueue:
-        links.append(Link(client_from_url(server.url, **options), timeout=timeout))
-        return SafeRedisQueue(name="orders", link=links[-1])
-
-    yield make
-    for link in links:
-        link.close()
 
 
 def lock_out(server: Server) -> redis.Redis:
@@ -62,7 +41,7 @@ def lock_out(server: Server) -> redis.Redis:
 def test_a_password_that_was_set_under_way_refuses_a_put(at, server, monkeypatch, look):
     """Its connection was closed before it was sent, which is seen in either way."""
     monkeypatch.setattr(wires, "LULL", look)
-    queue = at(server)
+    queue = at(server.url)
     queue.put("x")
     with lock_out(server) as client:
         with pytest.raises(QueueUnavailable, match="the server refuses the user or password"):
@@ -74,7 +53,7 @@ def test_a_password_that_was_set_under_way_refuses_a_put(at, server, monkeypatch
 
 @pytest.mark.parametrize("look", [True, False], ids=["seen before it is sent", "seen after it is sent"])
 def test_a_password_that_was_set_under_way_refuses_an_aput(at, server, look):
-    queue = at(server)
+    queue = at(server.url)
 
     async def puts() -> None:
         await queue.aput("x")
@@ -130,7 +109,7 @@ def no_replicas(client: redis.Redis) -> None:
     ],
 )
 def test_what_the_server_refuses_is_unavailable_with_the_reason(at, server, put, hinder, reason):
-    queue = at(server, timeout=PATIENT)
+    queue = at(server.url, timeout=PATIENT)
     put(queue, "x")
     with server.client() as client:
         hinder(client)
@@ -142,7 +121,7 @@ def test_what_the_server_refuses_is_unavailable_with_the_reason(at, server, put,
 
 @both
 def test_a_put_waits_for_replicas_within_its_time(at, server, put):
-    queue = at(server)
+    queue = at(server.url)
     with server.client() as client, ThreadPoolExecutor(1) as pool:
         no_replicas(client)
         putting = pool.submit(put, queue, "x")
@@ -159,7 +138,7 @@ def without(command: str, *but: str) -> Callable[[redis.Redis], object]:
 @both
 def test_an_error_in_the_middle_of_a_script_leaves_open_what_it_did(at, server, put):
     """A right for some of the keys: a script that asks for its rights at its beginning asks for one key."""
-    queue = at(server)
+    queue = at(server.url)
     with server.client() as client:
         without("lpush", "(+lpush ~*:meta)")(client)
         with pytest.raises(OutcomeUnknown, match=r"put ended in the middle .*; it may be there; put it again"):
@@ -167,7 +146,7 @@ def test_an_error_in_the_middle_of_a_script_leaves_open_what_it_did(at, server, 
 
 
 def test_an_error_in_the_middle_of_a_script_that_only_reads_leaves_nothing_open(at, server):
-    queue = at(server)
+    queue = at(server.url)
     with server.client() as client:
         without("zcard")(client)
         with pytest.raises(QueueUnavailable):
@@ -178,7 +157,7 @@ def test_a_foreign_key_is_still_said_to_be_one(at, server):
     with server.client() as client:
         client.set("srq:orders:queue", "foreign")
         with pytest.raises(LayoutError):
-            at(server).put("x")
+            at(server.url).put("x")
 
 
 def talk_nonsense(listener: socket.socket, reply: bytes) -> None:
@@ -211,7 +190,7 @@ def test_a_reply_that_is_none_leaves_open_what_was_done(put, reply):
 
 def test_a_large_put_that_is_not_sent_to_its_end_leaves_nothing_open(at, server):
     """A server that stops reading: what it has of the call is no call."""
-    queue = at(server)
+    queue = at(server.url)
     queue.put("x")
     queue.link.timeout = 0.5
     server.process.send_signal(signal.SIGSTOP)
@@ -232,7 +211,7 @@ def receiving() -> bool:
 
 def test_a_call_that_was_lost_and_is_refused_when_repeated_says_both(at, server):
     """What the first attempt did is not known."""
-    queue = at(server, timeout=PATIENT)
+    queue = at(server.url, timeout=PATIENT)
     queue.put("x")
     server.process.send_signal(signal.SIGSTOP)
     with ThreadPoolExecutor(1) as pool:
@@ -282,8 +261,8 @@ def test_a_node_of_a_cluster_is_said_to_be_one(at):
             client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
             wait_for(lambda: "cluster_state:ok" in str(client.execute_command("CLUSTER", "INFO")), "the cluster")
             with pytest.raises(QueueUnavailable, match="a node of a cluster, where a queue's keys must be in one slot"):
-                at(server, timeout=1).put("x")
-            tagged = SafeRedisQueue(name="orders", cluster=True, link=at(server).link)
+                at(server.url, timeout=1).put("x")
+            tagged = SafeRedisQueue(name="orders", cluster=True, link=at(server.url).link)
             assert tagged.put("x")
     finally:
         server.close()
@@ -292,7 +271,7 @@ def test_a_node_of_a_cluster_is_said_to_be_one(at):
 @pytest.mark.parametrize("reply", ["MOVED 7450 127.0.0.1:7301", "ASK 7450 127.0.0.1:7301"])
 def test_the_wrong_node_of_a_cluster_is_said_to_be_one(at, server, reply):
     """By each version of redis-py, of which some have a class for it."""
-    queue = at(server, timeout=1)
+    queue = at(server.url, timeout=1)
     parse = queue.link.pool.connection_class(port=server.port)._parser.parse_error
     error = parse(reply)
     call = operations.put(queue.keys, [Put("uid", b"x", b"")], own=True)
@@ -303,7 +282,7 @@ def test_the_wrong_node_of_a_cluster_is_said_to_be_one(at, server, reply):
 
 
 def test_an_error_that_the_client_s_owner_takes_for_passing_is_waited_out(at, server):
-    queue = at(server, retry_on_error=[redis.exceptions.NoPermissionError, redis.exceptions.OutOfMemoryError])
+    queue = at(server.url, retry_on_error=[redis.exceptions.NoPermissionError, redis.exceptions.OutOfMemoryError])
     with server.client() as client, ThreadPoolExecutor(1) as pool:
         full(client)
         for put in PUTS:

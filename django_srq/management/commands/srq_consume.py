@@ -95,11 +95,11 @@ def _weighted(text: str) -> tuple[str, int | None]:
 
 class Command(QueueCommand):
     help = (
-        "Handle the items of queues, in the order in which the queues are given; without names, of every queue that "
-        "has a HANDLER. The items of a named queue without one are printed as 'uid payload' and acked."
+        "Handle the items of the named queues, in that order; without names, of every queue that has a HANDLER. The "
+        "items of a named queue without a HANDLER are printed as 'uid payload' and acked."
     )
     _called_from_command_line: bool  # BaseCommand has it
-    requires_system_checks = ["django_srq"]  # sooner said now than by the first item
+    requires_system_checks = ["django_srq"]  # fail at the start rather than at the first item
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
@@ -111,27 +111,45 @@ class Command(QueueCommand):
         )
         add = parser.add_argument
         add("--processes", type=_number, default=1, help="child processes; 0: none, handle the items in this process")
-        add("--threads", type=_count, default=1, help="items in hand at one time in each process")
-        add("--concurrency", type=_count, default=1, help="the same for async handlers")
+        add("--threads", type=_count, default=1, help="how many items each process handles at once")
+        add(
+            "--concurrency",
+            type=_count,
+            default=1,
+            help="how many items of async handlers each process handles at once",
+        )
         add(
             "--prefetch",
             type=_prefetch,
             metavar="N",
-            help="items claimed at one time (by default one, and more while they take less than 5 ms together)",
+            help="items to claim at once (default: one, or more while together they take less than 5 ms)",
         )
-        add("--burst", action="store_true", help="end when nothing is ready")
-        add("--max-items", type=_count, help="end after so many items")
-        add("--max-memory", type=_bytes, metavar="SIZE", help="replace a process that has more, between two items")
-        add("--time-limit", type=_seconds, metavar="SECONDS", help="kill what takes longer; counts as a crash")
+        add("--burst", action="store_true", help="exit when no item is ready")
+        add("--max-items", type=_count, help="exit after this many items")
+        add(
+            "--max-memory",
+            type=_bytes,
+            metavar="SIZE",
+            help="restart a child process that uses more memory, between two items",
+        )
+        add(
+            "--time-limit",
+            type=_seconds,
+            metavar="SECONDS",
+            help="kill the child process of an item that takes longer; counts as a crash",
+        )
         add(
             "--grace",
             type=_patience,
             default=25.0,
             metavar="SECONDS",
-            help="time to finish when stopped (25); less than the platform waits before it kills (docker stop: 10)",
+            help="how long running handlers may take to finish after SIGTERM (default: 25); set it below the time "
+            "after which the platform kills the process (docker stop: 10)",
         )
-        add("--heartbeat-file", type=Path, metavar="PATH", help="touched while all is well, for probes")
-        add("--autoreload", action="store_true", help="start anew when the code changes; for development")
+        add(
+            "--heartbeat-file", type=Path, metavar="PATH", help="a file to touch while all is well, for liveness probes"
+        )
+        add("--autoreload", action="store_true", help="restart when the code changes; for development")
 
     def execute(self, *args: Any, **options: Any) -> str | None:
         self._forked = False
@@ -240,12 +258,12 @@ class Command(QueueCommand):
             self.stdout.write(_escaped(line) if self.stdout.isatty() else line)
             self.stdout.flush()
         except OSError as error:
-            text = f"{error.strerror or error}. The item that it did not take stays in the queue."
+            text = f"{error.strerror or error}. The item that could not be printed stays in the queue."
             raise StopConsuming(text) from None
 
 
 def _touch(heartbeat: Path) -> None:
-    """Sooner said now than by the probe."""
+    """Fail at the start rather than at the first probe."""
     try:
         heartbeat.touch()
     except OSError as error:
@@ -290,7 +308,7 @@ def _consume_beside() -> None:
     atexit.register(consumer.wait)
     atexit.register(consumer.terminate)
     if (code := consumer.wait()) > 0:
-        logger.error("the consumer ended with exit code %d; it is started again when the code changes", code)
+        logger.error("the consumer ended with exit code %d; it restarts when the code changes", code)
     threading.Event().wait()
 
 
@@ -327,7 +345,7 @@ def _stop_on_signals(consumer: Consumer, signalled: list[int]) -> Sequence[int]:
             # only where there is room: what is interrupted may hold an item.
             with contextlib.suppress(OSError):
                 if select.select([], [2], [], 0)[1]:
-                    os.write(2, b"stopping: the item in hand is finished; a second signal cuts it\n")
+                    os.write(2, b"stopping: waiting for the running handler; a second signal stops at once\n")
 
     talkative = logger.isEnabledFor(logging.INFO)
     stopping = (signal.SIGTERM, signal.SIGINT)

@@ -15,18 +15,18 @@ from django_srq.registry import Queue
 
 
 class Command(OperationCommand):
-    help = "Let consumers take no items of queues. What they hold they finish, and puts go on."
+    help = "Pause queues: consumers take no more items, and finish those that they hold. Puts go on."
 
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
-        parser.add_argument("--reason", default="", help="why, for whoever looks at the status")
-        parser.add_argument("--by", help="who; default: the login name")
+        parser.add_argument("--reason", default="", help="the reason, shown in the status")
+        parser.add_argument("--by", help="who pauses them (default: the login name)")
         parser.add_argument(
             "--until",
             type=moment,
             metavar="WHEN",
-            help="when it ends by itself: 2026-01-31T12:00 in the project's time zone, 2026-01-31T12:00+01:00, or 30m, "
-            "2h or 7d from now; without it, by srq_resume",
+            help="when the pause ends by itself: 2026-01-31T12:00 in the project's time zone, 2026-01-31T12:00+01:00, "
+            "or 30m, 2h or 7d from now; without it, srq_resume ends it",
         )
 
     def handle(
@@ -60,7 +60,7 @@ def _end(queue: Queue, until: dt.datetime | dt.timedelta | None) -> dt.datetime 
     end = now + until if isinstance(until, dt.timedelta) else until
     if end <= now:
         clock = f"{now:%Y-%m-%d %H:%M:%S} UTC"
-        raise CommandError(f"--until is over already: the server of {queue.alias} has {clock}.", returncode=USAGE)
+        raise CommandError(f"--until is in the past: the server of {queue.alias} has {clock}.", returncode=USAGE)
     return end
 
 

@@ -18,8 +18,8 @@ STATES = ("ready", "delayed", "dead")
 
 class Command(BulkCommand):
     help = (
-        "Delete the items of queues for good: those that are ready, delayed or dead. What is in flight is spared, and "
-        "so is what arrives meanwhile."
+        "Delete the ready, delayed and dead items of queues for good. Items in flight stay, and so do items that "
+        "arrive meanwhile."
     )
     offers_all = False
     doing = "purge"

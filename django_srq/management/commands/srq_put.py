@@ -41,15 +41,18 @@ def _priority(text: str) -> int:
 
 
 class Command(QueueCommand):
-    help = "Put items into a queue, and print their uids. Without payloads: one a line from standard input."
+    help = "Put items into a queue and print their uids. Without payloads, each line of standard input is one."
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("queue", help="alias of the queue")
-        parser.add_argument("payload", nargs="*", help="what to put, as text")
+        parser.add_argument("payload", nargs="*", help="a payload, as text")
         parser.add_argument("--json", action="store_true", help="the payloads are JSON")
-        parser.add_argument("--delay", type=_seconds, default=0, help="seconds before they are ready")
+        parser.add_argument("--delay", type=_seconds, default=0, help="seconds until the items are ready")
         parser.add_argument("--priority", type=_priority, default=0, help="-100 to 100; higher is served first")
-        parser.add_argument("--uid", help="a uid of your own, for a single payload: adds nothing while it is there")
+        parser.add_argument(
+            "--uid",
+            help="a uid of your own, for a single payload; adds nothing while an item of that uid is in the queue",
+        )
 
     def handle(
         self, *, queue: str, payload: list[str], json: bool, delay: float, priority: int, uid: str | None, **_: Any

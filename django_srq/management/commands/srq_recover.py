@@ -10,8 +10,8 @@ from django_srq.registry import Queue
 
 class Command(BulkCommand):
     help = (
-        "Recover by hand what ended leases hold, also where AUTOCLEAN_INTERVAL is None: the items are ready again, or "
-        "dead when their deliveries or crashes are used up."
+        "Recover items whose leases have ended, also where AUTOCLEAN_INTERVAL is None. They are ready again, or dead "
+        "if they have no deliveries or crashes left."
     )
     doing = "recover"
 

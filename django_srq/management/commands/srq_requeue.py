@@ -16,8 +16,8 @@ from django_srq.registry import Queue
 
 class Command(BulkCommand):
     help = (
-        "Make dead items ready again, at the back of their queue, their deliveries and crashes counted anew: all of "
-        "them, or those that are chosen."
+        "Make dead items ready again, at the back of their queue: all of them, or those that the options choose. Their "
+        "deliveries and crashes are counted from 0 again."
     )
     offers_all = False
     doing = "requeue"

@@ -47,8 +47,8 @@ def _seconds(text: str) -> float:
 
 class Command(QueueCommand):
     help = (
-        "Say whether anything is wrong with the queues, and what is in them. "
-        "Exits with 69 when a server cannot be reached, after saying what is known."
+        "Show whether anything is wrong with the queues, and what is in them. "
+        "Exits with 69 when a server cannot be reached, after showing what is known."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -65,7 +65,7 @@ class Command(QueueCommand):
             type=_seconds,
             const=WATCH,
             metavar="SECONDS",
-            help=f"look again and again, every {WATCH:g} seconds by default, until Ctrl-C",
+            help=f"refresh every so many seconds ({WATCH:g} by default), until Ctrl-C",
         )
 
     def handle(self, *, queues: list[str], format: str, watch: float | None, **_: Any) -> None:

@@ -1,0 +1,57 @@
+"""What a new connection costs: a put on one with TLS, and on one without."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from multiprocessing.connection import Connection
+
+from benchmarks.harness import PAYLOAD, Bench, Row, Target, alternate
+from tests.tls import Front, PlainFront
+
+FRONTS = {"TLS": Front, "plain": PlainFront}
+
+
+def measure(bench: Bench) -> Iterator[Row]:
+    """Through a relay in a process of its own, whose time is in both: not every server is built with TLS."""
+    with _front("TLS", bench.server.port) as secured, _front("plain", bench.server.port) as plain:
+        puts = {"TLS": _putting(bench, secured), "plain": _putting(bench, plain)}
+        values = alternate(puts, bench.sizes.rounds)
+    name = "put on a new connection with TLS"
+    yield Row(name, values["TLS"], "ms", "without TLS", values["plain"], Target(5))
+
+
+def _putting(bench: Bench, url: str) -> Callable[[], float]:
+    queue = bench.queue(url)
+
+    def put() -> float:
+        """Milliseconds for a put, on a connection that is opened for it."""
+        took = 0.0
+        for _ in range(bench.sizes.hand_offs):
+            queue.link.close()
+            began = time.perf_counter()
+            queue.put(PAYLOAD)
+            took += time.perf_counter() - began
+        return took / bench.sizes.hand_offs * 1000
+
+    return put
+
+
+@contextmanager
+def _front(kind: str, port: int) -> Iterator[str]:
+    context = multiprocessing.get_context("spawn")
+    said, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_listen, args=(kind, port, theirs), daemon=True)
+    process.start()
+    try:
+        with closing(said):
+            yield said.recv()
+    finally:
+        process.kill()
+        process.join()
+
+
+def _listen(kind: str, port: int, said: Connection) -> None:
+    said.send(FRONTS[kind](port).url)  # its threads go on until the process is killed
