@@ -174,6 +174,9 @@ WHERE_IT_RUNS = {
     ],
     "Containers": [
         "test_orphans_are_reaped_and_a_stop_is_heard",
+        "test_signals_are_passed_on_and_the_exit_code_is_that_of_the_work",
+        "test_handlers_keep_the_status_of_their_programs",
+        "test_the_process_that_does_the_work_is_announced",
     ],
     "Debuggers, swap": [
         "test_a_supervisor_that_is_stopped_ends_no_lease",
@@ -185,6 +188,23 @@ WHERE_IT_RUNS = {
     ],
     "A killed supervisor": [
         "test_an_orphan_that_hangs_is_ended",
+        "test_its_lease_is_renewed_until_it_comes_to_its_end",
+        "test_it_is_held_to_its_limit",
+        "test_without_its_keeper_too_its_item_comes_back_when_the_lease_ends",
+    ],
+    "A lost consumer": [
+        "test_items_behind_those_of_a_lost_consumer_do_not_wait_for_them",
+        "test_a_consumer_gets_one_suspect_at_a_time_and_others_the_next",
+    ],
+    "Servers that are silent or refuse": [
+        "test_silent_servers_hold_up_nothing_that_the_supervisor_promises",
+        "test_a_queue_that_the_server_refuses_holds_up_no_other_of_that_server",
+        "test_a_successor_begins_when_the_items_of_its_predecessor_are_back",
+    ],
+    "Long grace, large processes": [
+        "test_a_consumer_is_well_while_it_waits_within_a_long_grace",
+        "test_the_threads_of_a_process_do_not_hold_up_its_successor",
+        "test_there_are_never_more_than_two_children_for_each_place",
     ],
     "Programs and forks of handlers": [
         "test_programs_handle_signals_as_if_we_were_not_there",
@@ -208,6 +228,7 @@ WHERE_IT_RUNS = {
         "test_with_a_silent_name_server_a_call_ends_in_time",
         "test_the_address_that_is_known_is_used_while_the_name_server_is_silent",
         "test_the_addresses_of_a_name_share_the_time",
+        "test_no_lookup_of_a_name_is_under_way_when_the_supervisor_forks",
     ],
     "Firewalls, NAT": [
         "test_a_put_after_a_quiet_while",
@@ -223,13 +244,15 @@ WHERE_IT_RUNS = {
         "test_a_claim_is_bounded_by_bytes_and_keeps_the_order",
         "test_a_batch_of_puts_is_bounded_by_bytes",
         "test_srq_consume_behind_a_slow_line",
+        "test_other_clients_are_served_between_the_batches_of_large_puts",
         "test_a_consumer_goes_on_with_what_it_can_read",
     ],
     "Servers that may lose items": [
         "test_consumer_warns_once_of_each_server",
         "test_a_cache_on_the_queue_s_server_is_told_before_a_deployment",
     ],
-    "Many queues": [
+    "Many queues, several servers": [
+        "test_a_queue_on_another_server_has_its_turn_before_those_behind_it",
         "test_an_item_that_comes_alone_costs_few_scripts",
         "test_any_number_of_queues",
     ],
