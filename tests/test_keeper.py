@@ -358,7 +358,7 @@ def test_the_keeper_logs_for_the_supervisor(serving, caplog):
 
     def passed_on() -> list[str]:
         """Without what the keeper says of its server."""
-        return [message for message in caplog.messages if not message.startswith("server keeps no")]
+        return [message for message in caplog.messages if not message.startswith("the server has no append-only file")]
 
     wait_for(lambda: len(passed_on()) == 2, "both")
     assert passed_on()[0] == "it died"

@@ -23,7 +23,7 @@ from django_srq.consumer.withdrawal import Withdrawal
 from django_srq.consumer.worker import Worker
 from django_srq.operations import Held
 from django_srq.slots import Slot
-from tests.test_supervisor import LONG, PATIENT_WAITS, began, children, empty, told
+from tests.test_supervisor import LONG, PATIENT_WAITS, began, children, empty, reported, told
 from tests.waiting import count_parked, parked, wait_for
 
 __all__ = ["told"]  # a fixture
@@ -234,6 +234,7 @@ def test_what_a_claim_takes_after_it_was_withdrawn_is_given_back_too(queue, is_p
     else:
         hands.ask(0, 1)
     slot, answers = Slot(b"c1.1.w" if is_parked else b"c1.1", 1), []
+    supervisor._send_reports = lambda: reported(supervisor)
     again = child.withdrawal.again
     child.withdrawal.again = lambda claim: (answers.append(claim), again(claim))
     wait_for(lambda: supervisor._withdraw() or answers, "a withdrawal")

@@ -239,8 +239,15 @@ class Supervisor:
         with self._signals.held():  # or one that reaches the child at once would be told to us, as a second one
             pid = os.fork()
             if pid == 0:
-                self._signals.forget()
+                self._forget_signals()
         return pid
+
+    def _forget_signals(self) -> None:
+        """In a child, which must not come back to the supervisor's work, whatever happens here."""
+        try:
+            self._signals.forget()
+        except BaseException:
+            os._exit(1)
 
     def _child(self, id: str, hands: Hands, line: int, left: int | None) -> ChildProcess:
         return ChildProcess(
