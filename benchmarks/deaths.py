@@ -22,8 +22,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from django_srq import SafeRedisQueue
-from django_srq.item import Item
-from django_srq.serializers import BY_NAME
+from django_srq.queue.item import Item
+from django_srq.queue.serializers import BY_NAME
 from tests.project import kill_session
 from tests.servers import Server
 

@@ -16,8 +16,9 @@ import redis
 from benchmarks.bare import HandOff
 from benchmarks.harness import PAYLOAD, Bench, Row, Target, alternate
 from django_srq import SafeRedisQueue
-from django_srq.connections import Link, client_from_url
 from django_srq.consumer import Consumer, Source
+from django_srq.transport.clients import client_from_url
+from django_srq.transport.link import Link
 from tests.waiting import wait_for
 
 T = TypeVar("T")

@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.harness import Bench, Row, Target, alternate
 from benchmarks.server import Meter
-from django_srq.inspection import LOOK
+from django_srq.status.browse import LOOK
 from tests.servers import held_port
 
 URL = "/admin/django_srq/queuestatus/"
@@ -105,16 +105,18 @@ def _batches(bench: Bench) -> Iterator[Row]:
     from django.test import override_settings
 
     with override_settings(SRQ_QUEUES={"many": {"URL": bench.server.url}}):
-        from django_srq import bulk, inspection, queues
+        from django_srq import queues
+        from django_srq.admin import batches
+        from django_srq.status import browse
 
         queue = queues["many"]
         for action, state, group in BATCHES:
             times = []
             for _ in range(bench.sizes.rounds):
-                at = inspection.page_of(queue.config, "ready").at
-                operation = bulk.Operation.begin(bulk.Scope(action, "many", state, group), 10**6, at)
+                at = browse.page_of(queue.config, "ready").at
+                operation = batches.Operation.begin(batches.Scope(action, "many", state, group), 10**6, at)
                 began = time.perf_counter()
-                done = bulk.carry_on(operation, queue).done
+                done = batches.carry_on(operation, queue).done
                 times.append((time.perf_counter() - began) * 1000)
                 assert done or bench.sizes.waiting[-1] < 10**6
             what = f"of {group}" if group else state.replace("_", " ")

@@ -15,8 +15,8 @@ import redis
 from benchmarks.harness import PAYLOAD, Bench, Row, Target, alternate
 from django_srq import operations
 from django_srq.consumer import Consumer, Source
-from django_srq.item import new_uid
 from django_srq.operations import Put
+from django_srq.operations.identifiers import new_uid
 
 BATCH = 1000
 SEQUENCE = itertools.count(1)

@@ -17,8 +17,8 @@ from django_srq.exceptions import (
     SRQError,
     UnknownQueue,
 )
-from django_srq.item import Item
-from django_srq.queue import SafeRedisQueue
+from django_srq.queue.item import Item
+from django_srq.queue.safe_redis_queue import SafeRedisQueue
 from django_srq.registry import default_queue, queues
 from django_srq.version import __version__
 

@@ -20,17 +20,17 @@ from django.conf import settings
 from django.core.cache import DEFAULT_CACHE_ALIAS
 from django.utils.module_loading import import_string
 
-from django_srq.arguments import HUGE, LONGEST_DELAY
-from django_srq.backoff import Backoff
-from django_srq.completion import is_deferred
-from django_srq.connections import SCHEMES, client_from_url, client_option_names, is_embedded, masked
 from django_srq.exceptions import ConfigurationError, shown
-from django_srq.failure import name_of, text_of
-from django_srq.interruption import is_interruption
 from django_srq.operations import BATCH
-from django_srq.rate import Rate
-from django_srq.serializers import BY_NAME, Serializer
-from django_srq.sockets import missing
+from django_srq.queue.arguments import HUGE, LONGEST_DELAY
+from django_srq.queue.backoff import Backoff
+from django_srq.queue.failure import name_of, text_of
+from django_srq.queue.rate import Rate
+from django_srq.queue.serializers import BY_NAME, Serializer
+from django_srq.runtime.completion import is_deferred
+from django_srq.runtime.interruption import is_interruption
+from django_srq.transport.clients import SCHEMES, client_from_url, client_option_names, is_embedded, masked
+from django_srq.transport.sockets import missing
 
 DEFAULT_ALIAS = "default"
 SETTINGS = ("SRQ_QUEUES", "SRQ_DEFAULTS", "SRQ_ADMIN")

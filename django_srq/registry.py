@@ -13,9 +13,10 @@ from django.utils.connection import BaseConnectionHandler, ConnectionProxy
 
 from django_srq import conf
 from django_srq.conf import DEFAULT_ALIAS, QueueConfig
-from django_srq.connections import Link, client_from_url, close_all, embedded_link, is_embedded, shared
 from django_srq.exceptions import UnknownQueue, shown
-from django_srq.queue import SafeRedisQueue
+from django_srq.queue.safe_redis_queue import SafeRedisQueue
+from django_srq.transport.clients import client_from_url, is_embedded
+from django_srq.transport.link import Link, close_all, embedded_link, shared
 
 
 class Queue(SafeRedisQueue):

@@ -35,8 +35,8 @@ from typing import Any
 
 from django.dispatch import Signal
 
-from django_srq.completion import acompleted, completed, wait_here
-from django_srq.interruption import is_interruption
+from django_srq.runtime.completion import acompleted, completed, wait_here
+from django_srq.runtime.interruption import is_interruption
 
 logger = logging.getLogger("django_srq.signals")
 

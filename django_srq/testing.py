@@ -17,8 +17,8 @@ from django.test.utils import override_settings
 from django_srq import conf, queues
 from django_srq.consumer import adapted
 from django_srq.exceptions import ConfigurationError, InvalidArgument, shown
-from django_srq.item import Item
 from django_srq.operations import Command, Keys, key_types
+from django_srq.queue.item import Item
 from django_srq.registry import QueueHandler
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ import pytest
 import redis
 
 from django_srq import SafeRedisQueue
-from django_srq.connections import Link, client_from_url
+from django_srq.transport.clients import client_from_url
+from django_srq.transport.link import Link
 from tests.project import Project
 from tests.servers import Server, held_port
 from tests.waiting import PATIENT

@@ -11,7 +11,7 @@ import threading
 import types
 
 from django_srq import RetryLater, queues
-from django_srq.backoff import Backoff
+from django_srq.queue.backoff import Backoff
 from tests.handlers import _say
 
 # -- whose work shows only when what they return is awaited

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from django_srq import SafeRedisQueue, queues
-from django_srq.connections import Link
+from django_srq.transport.link import Link
 from tests.waiting import PATIENT, wait_for
 
 ROOT = Path(__file__).parent.parent

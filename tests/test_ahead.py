@@ -11,16 +11,18 @@ from pathlib import Path
 import pytest
 
 from django_srq import SafeRedisQueue, operations
-from django_srq.connections import Link, client_from_url
-from django_srq.consumer import Consumer, Plan, Source, Supervisor, pace
-from django_srq.consumer.child import Child
-from django_srq.consumer.claims import _Asked
-from django_srq.consumer.hands import HELD, Hands
+from django_srq.consumer import Consumer, Plan, Source, Supervisor
 from django_srq.consumer.leases import Leases
-from django_srq.consumer.worker import Worker
+from django_srq.consumer.ledger import HELD, Hands
+from django_srq.consumer.processes.child import Child
+from django_srq.consumer.worker import prefetch
+from django_srq.consumer.worker.claims import _Asked
+from django_srq.consumer.worker.worker import Worker
 from django_srq.exceptions import LayoutError
 from django_srq.operations import Held
-from django_srq.slots import Slot
+from django_srq.transport.clients import client_from_url
+from django_srq.transport.link import Link
+from django_srq.transport.slots import Slot
 from tests.project import signal_session
 from tests.proxy import Proxy
 from tests.servers import Server
@@ -39,13 +41,13 @@ EARLY = b"\r\n$2\r\nc1\r\n$1\r\n2\r\n"  # in the request: the second call in the
 @pytest.fixture
 def unread(monkeypatch):
     """No reply is read before it is needed, however long that takes."""
-    monkeypatch.setattr("django_srq.consumer.worker.WAITED", LONG)
+    monkeypatch.setattr("django_srq.consumer.worker.worker.WAITED", LONG)
 
 
 @pytest.fixture
 def quick(monkeypatch):
     """The items before were so short that ten are claimed at one time."""
-    monkeypatch.setattr(pace.Pace, "ahead", AHEAD)
+    monkeypatch.setattr(prefetch.Pace, "ahead", AHEAD)
 
 
 @pytest.fixture
@@ -146,7 +148,7 @@ def test_where_nothing_is_claimed_early(make_queue, client, unread, plan):
 @pytest.mark.parametrize("slow", [False, True])
 def test_what_was_claimed_is_not_begun_with_too_much_memory(queue, monkeypatch, slow):
     """Neither what is unread, nor what was taken over behind a slow item."""
-    monkeypatch.setattr("django_srq.consumer.worker._memory", lambda: len(handler.seen) > NINTH)
+    monkeypatch.setattr("django_srq.consumer.worker.worker._memory", lambda: len(handler.seen) > NINTH)
     taken_over = lambda: slow and wait_for(lambda: consumer._hands.asked is None, "what the claim took")  # noqa: E731
     queue.put_many(range(30))
     handler = Handler(_8=taken_over)
@@ -439,7 +441,7 @@ def test_what_is_unread_is_given_back_when_stopped(queue, make_queue, server_url
     handler = Handler(_8=lambda: end.wait(60))
     with closing(Proxy(server_url)) as proxy, closing(Link(client_from_url(proxy.url), timeout=PATIENT)) as link:
         if fault:
-            monkeypatch.setattr("django_srq.consumer.worker.WAITED", 0.05)
+            monkeypatch.setattr("django_srq.consumer.worker.worker.WAITED", 0.05)
         stalled = proxy.arm("stall request", EARLY, times=int(fault))
         one = worker(Source(make_queue(link=link), handler, lease=LONG), prefetch=AHEAD)
         queue.put_many(range(30))
@@ -566,7 +568,7 @@ def test_what_a_dead_child_had_begun_to_read_may_be_what_killed_it(queue):
 # For the settings of a command: it says when a claim's reply begins to be read, by the thread that needs the items, or
 # behind a slow item by the one that takes over.
 TELLS_WHEN_IT_READS = """
-from django_srq.consumer import worker
+from django_srq.consumer.worker import worker
 from tests.handlers import _say
 collecting = worker.Claims.collect
 

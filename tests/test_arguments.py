@@ -9,8 +9,8 @@ import pytest
 import redis
 
 from django_srq import ConfigurationError, InvalidArgument, SafeRedisQueue, queues
-from django_srq.backoff import Backoff
 from django_srq.exceptions import RetryLater, UnknownQueue, shown
+from django_srq.queue.backoff import Backoff
 from django_srq.testing import isolated_queues, run_all
 
 NOW = dt.datetime.now(dt.UTC)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from django_srq.backoff import Backoff
+from django_srq.queue.backoff import Backoff
 
 
 @pytest.mark.parametrize(("deliveries", "full"), [(0, 1), (1, 1), (2, 3), (3, 9), (4, 20), (10**6, 20)])

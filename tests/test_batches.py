@@ -9,7 +9,7 @@ import pytest
 
 from django_srq import Discard, RetryLater, queues
 from django_srq.consumer import Consumer, Plan, Source, adapted
-from django_srq.serializers import JSON
+from django_srq.queue.serializers import JSON
 from django_srq.testing import run_all
 from tests.project import Project
 from tests.waiting import wait_for

@@ -10,10 +10,10 @@ import tracemalloc
 import pytest
 
 from django_srq import PayloadError, RetryLater, queues
-from django_srq.backoff import Backoff, delay_after
 from django_srq.consumer import Consumer, Source
-from django_srq.failure import MESSAGE_MOST, TRACEBACK_MOST, describe, is_exhaustion
-from django_srq.serializers import Raw
+from django_srq.queue.backoff import Backoff, delay_after
+from django_srq.queue.failure import MESSAGE_MOST, TRACEBACK_MOST, describe, is_exhaustion
+from django_srq.queue.serializers import Raw
 from tests.odd_handlers import Breaking, Nowhere, Odd, OddSerializer, WrongDelay
 from tests.waiting import PATIENT
 

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 import pytest
 
 from django_srq import SafeRedisQueue, operations
-from django_srq.connections import Link, client_from_url
 from django_srq.consumer import Consumer, Plan, Source, adapted
 from django_srq.operations import ClaimReply
+from django_srq.transport.clients import client_from_url
+from django_srq.transport.link import Link
 from tests.clock import now, pass_time
 from tests.waiting import PATIENT
 

@@ -20,7 +20,7 @@ from redis.retry import Retry
 
 from django_srq import ConfigurationError, conf, queues
 from django_srq.conf import QueueConfig
-from django_srq.connections import client_from_url
+from django_srq.transport.clients import client_from_url
 
 pytestmark = pytest.mark.versions
 

@@ -26,25 +26,11 @@ import redis.sentinel
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from django_srq import (
-    ConfigurationError,
-    LayoutError,
-    OutcomeUnknown,
-    QueueUnavailable,
-    SafeRedisQueue,
-    operations,
-)
-from django_srq.connections import (
-    Link,
-    client_from_arguments,
-    client_from_url,
-    embedded_link,
-    is_embedded,
-    masked,
-    shared,
-)
+from django_srq import ConfigurationError, LayoutError, OutcomeUnknown, QueueUnavailable, SafeRedisQueue, operations
 from django_srq.operations import Call, Command, Keys, Put, Script
-from django_srq.slots import Slot, Slots
+from django_srq.transport.clients import client_from_arguments, client_from_url, is_embedded, masked
+from django_srq.transport.link import Link, embedded_link, shared
+from django_srq.transport.slots import Slot, Slots
 from tests.proxy import Proxy
 from tests.servers import Server
 from tests.tls import Front
@@ -648,7 +634,7 @@ def test_connection_is_used_again(queue):
 
 
 def test_slots_are_as_many_as_calls_at_one_time(at, server, monkeypatch):
-    monkeypatch.setattr("django_srq.connections.slots", Slots())
+    monkeypatch.setattr("django_srq.transport.connections.slots", Slots())
     queue = at(server.url)
     for _ in range(20):
         queue.put("x")
@@ -674,7 +660,7 @@ FORK = """
 import os, sys
 from django_srq import SafeRedisQueue
 from django_srq.operations import Command
-from django_srq.slots import slots
+from django_srq.transport.slots import slots
 
 queue = SafeRedisQueue(name="orders", url=sys.argv[1], max_connections=1, timeout=60)
 queue.put("before")
@@ -838,7 +824,7 @@ def test_server_that_is_too_old_for_our_scripts_is_told_so(link, prefix, name):
 @pytest.mark.parametrize("look", [0, PATIENT], ids=["seen before it is sent", "seen after it is sent"])
 def test_stream_whose_connection_was_closed(at, server, monkeypatch, look):
     """Before it is used again: what is sent then goes over another one, or is to be called again."""
-    monkeypatch.setattr("django_srq.wires.LULL", look)
+    monkeypatch.setattr("django_srq.transport.sync_connection.LULL", look)
     queue = at(server.url)
     stream = queue.link.stream()
 
@@ -857,7 +843,7 @@ def test_stream_whose_connection_was_closed(at, server, monkeypatch, look):
 
 @pytest.mark.parametrize("look", [0, PATIENT], ids=["seen before it is sent", "seen after it is sent"])
 def test_look_over_a_connection_that_was_closed(at, server, monkeypatch, look):
-    monkeypatch.setattr("django_srq.wires.LULL", look)
+    monkeypatch.setattr("django_srq.transport.sync_connection.LULL", look)
     queue = at(server.url)
     asked = [("orders", operations.counts(Keys("orders")))]
     with server.client() as client:

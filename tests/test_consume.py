@@ -19,8 +19,8 @@ import pytest
 from django.core.management import CommandError, call_command, load_command_class
 
 from django_srq import queues
-from django_srq.backoff import Backoff
 from django_srq.consumer import Consumer, Cut, Plan, Source
+from django_srq.queue.backoff import Backoff
 from tests.handlers import has_open
 from tests.project import LEASE
 from tests.servers import Server

@@ -24,13 +24,14 @@ from django_srq import (
     QueueFull,
     RetryLater,
     SafeRedisQueue,
-    audit,
     operations,
 )
-from django_srq.backoff import Backoff
-from django_srq.connections import Link, client_from_url
 from django_srq.operations import Held
-from django_srq.serializers import JSON
+from django_srq.queue import audit
+from django_srq.queue.backoff import Backoff
+from django_srq.queue.serializers import JSON
+from django_srq.transport.clients import client_from_url
+from django_srq.transport.link import Link
 from tests.twins import Asynchronous
 from tests.waiting import PATIENT, wait_for
 

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from django_srq import InvalidArgument, SafeRedisQueue
-from django_srq.connections import Link, client_from_url
+from django_srq.transport.clients import client_from_url
+from django_srq.transport.link import Link
 from tests.clock import now, pass_time
 from tests.waiting import PATIENT, wait_for
 

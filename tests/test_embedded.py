@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import redis
 
-from django_srq import embedded
-from django_srq.embedded import release, serve, socket_path
 from django_srq.exceptions import ConfigurationError, QueueUnavailable
+from django_srq.transport import embedded
+from django_srq.transport.embedded import release, serve, socket_path
 from tests.waiting import wait_for
 
 pytestmark = pytest.mark.versions
@@ -25,7 +25,7 @@ DEADLINE = 60  # seconds; reached only when a test fails
 
 SERVE = """
 import sys
-from django_srq.embedded import serve
+from django_srq.transport.embedded import serve
 print("ready", flush=True)
 for _ in sys.stdin:
     print(serve(sys.argv[1]), flush=True)
@@ -184,7 +184,7 @@ def server_starts(directory: Path) -> int:
 COUNT = """
 import sys
 import redis
-from django_srq.embedded import release, serve
+from django_srq.transport.embedded import release, serve
 for _ in range(20):
     with redis.Redis(unix_socket_path=serve(sys.argv[1])) as client:
         client.incr("count")
@@ -287,7 +287,7 @@ def test_server_left_behind_is_found_and_ended(directory, user):
 
 FORK = """
 import os, sys
-from django_srq.embedded import serve
+from django_srq.transport.embedded import serve
 print(serve(sys.argv[1]), flush=True)
 child = os.fork()
 """
@@ -332,7 +332,7 @@ def test_server_outlives_the_parent_of_a_fork(user, fork):
 
 FORK_DURING_START = """
 import os, sys, threading
-from django_srq import embedded
+from django_srq.transport import embedded
 
 launched, forking = threading.Event(), threading.Event()
 launch = embedded._launch
@@ -365,7 +365,7 @@ def test_fork_during_a_start_keeps_no_lock(directory, user):
 # The parent is about to start the server; its child uses that, or another server, without waiting for the parent.
 FORK_IN_C_DURING_START = """
 import ctypes, os, sys, threading, time
-from django_srq import embedded
+from django_srq.transport import embedded
 
 launched, forked = threading.Event(), threading.Event()
 launch = embedded._launch
@@ -434,7 +434,7 @@ def serve_again():
     except Exception as error:
         print(error, flush=True)
 atexit.register(serve_again)  # runs last
-from django_srq.embedded import serve
+from django_srq.transport.embedded import serve
 print(serve(sys.argv[1]), flush=True)
 """
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from django_srq import PayloadError
-from django_srq.failure import MESSAGE_MOST, TRACEBACK_MOST, describe
+from django_srq.queue.failure import MESSAGE_MOST, TRACEBACK_MOST, describe
 
 
 def described(error: BaseException | str, **kwargs: str) -> dict[str, str]:

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from django_srq.consumer.clock import lease_time
-from django_srq.consumer.hands import DONE, FAILED, HELD, RUNNING, Hands, Waiting
+from django_srq.consumer.ledger import DONE, FAILED, HELD, RUNNING, Hands, Waiting
 from django_srq.operations import Held
 
 FAR = lease_time() + 1000

@@ -10,7 +10,8 @@ import uuid
 import pytest
 
 from django_srq import Item
-from django_srq.item import Delivery, from_milliseconds, new_uid, uid_time
+from django_srq.operations.delivery import Delivery
+from django_srq.operations.identifiers import from_milliseconds, new_uid, uid_time
 
 pytestmark = pytest.mark.versions
 

@@ -17,11 +17,11 @@ import pytest
 
 from django_srq.consumer import Source
 from django_srq.consumer.clock import lease_time
-from django_srq.consumer.hands import Hands
-from django_srq.consumer.keeper import BEAT, END, STOPPING, Keeper, _packed
 from django_srq.consumer.leases import Leases
+from django_srq.consumer.ledger import Hands
 from django_srq.consumer.log_thread import MOST, LogThread
 from django_srq.consumer.probes import Heartbeat, notify
+from django_srq.consumer.processes.keeper import BEAT, END, STOPPING, Keeper, _packed
 from django_srq.operations import Held
 from tests.servers import Server
 from tests.test_supervisor import began, children, keeper, taken, told

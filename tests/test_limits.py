@@ -9,9 +9,9 @@ import pytest
 
 from django_srq import ConfigurationError
 from django_srq.consumer import Consumer, Source
-from django_srq.queue import LOOK
-from django_srq.rate import Rate
-from django_srq.slots import Slot
+from django_srq.queue.rate import Rate
+from django_srq.queue.safe_redis_queue import LOOK
+from django_srq.transport.slots import Slot
 from tests.clock import now, pass_time
 from tests.waiting import wait_for
 

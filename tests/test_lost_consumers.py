@@ -9,7 +9,7 @@ import pytest
 
 from django_srq import operations, queues
 from django_srq.consumer import Consumer, Plan, Source
-from django_srq.slots import Slot
+from django_srq.transport.slots import Slot
 from tests.clock import pass_time
 from tests.waiting import PATIENT, wait_for
 

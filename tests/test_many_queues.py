@@ -8,9 +8,10 @@ from contextlib import closing
 import pytest
 
 from django_srq import SafeRedisQueue
-from django_srq.backoff import Backoff
-from django_srq.connections import Link, client_from_url
 from django_srq.consumer import Consumer, Plan, Source
+from django_srq.queue.backoff import Backoff
+from django_srq.transport.clients import client_from_url
+from django_srq.transport.link import Link
 from tests.servers import Server
 from tests.waiting import PATIENT, parked, wait_for
 

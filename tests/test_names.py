@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from django_srq import SafeRedisQueue, names, sockets
+from django_srq import SafeRedisQueue
+from django_srq.transport import names, sockets
 from tests.resolver import Resolver
 from tests.servers import Server
 from tests.waiting import PATIENT
@@ -237,7 +238,7 @@ def test_a_lookup_is_made_anew_in_a_forked_child(resolver):
     timed(lambda: queue.put("x"))
     read, write = os.pipe()
     if not os.fork():
-        from django_srq import names
+        from django_srq.transport import names
         names._looked_up = lambda host, flags=0: (_ for _ in ()).throw(OSError("looked up again"))
         os.write(write, timed(lambda: queue.put("x"))[0].encode())
         os._exit(0)

@@ -21,9 +21,9 @@ from django.core.management import CommandError, call_command
 from django.core.management.base import OutputWrapper
 
 from django_srq import SafeRedisQueue, operations, queues
+from django_srq.management.arguments import duration, moment
 from django_srq.management.commands import srq_pause
 from django_srq.management.progress import Progress
-from django_srq.management.times import duration, moment
 from django_srq.operations import Held
 from tests.clock import now, pass_time
 from tests.project import ROOT

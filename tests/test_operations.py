@@ -12,13 +12,13 @@ import pytest
 from redis.crc import key_slot
 
 from django_srq import operations
-from django_srq.connections import Link
 from django_srq.operations import Call, Command, Held, Keys, Put, Script
-from django_srq.slots import Slot
+from django_srq.transport.link import Link
+from django_srq.transport.slots import Slot
 
 pytestmark = pytest.mark.versions
 
-LUA = Path(str(resources.files("django_srq"))) / "lua"
+LUA = Path(str(resources.files("django_srq.operations"))) / "lua"
 NAMES = sorted(path.stem for path in LUA.glob("*.lua"))
 SHARED = sorted(path.stem for path in (LUA / "shared").glob("*.lua"))
 SAFEREDISQUEUE = {"ackbuf", "backup", "backuplock", "ackbuf_aging"}  # keys that we never create

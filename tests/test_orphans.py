@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from django_srq.consumer import Plan, Source, orphan
+from django_srq.consumer import Plan, Source
 from django_srq.consumer.clock import lease_time
-from django_srq.consumer.hands import _COUNT, _PID, Hands
+from django_srq.consumer.ledger import _COUNT, _PID, Hands
 from django_srq.consumer.log_thread import LogThread, logging
-from django_srq.consumer.orphan import Orphan
+from django_srq.consumer.processes import orphan
+from django_srq.consumer.processes.orphan import Orphan
 from django_srq.operations import Held
 from tests.test_supervisor import LONG, began, empty, keeper, operations_slot, taken, told
 from tests.waiting import PATIENT, wait_for
@@ -118,7 +119,7 @@ def test_of_one_that_is_killed_only_what_ran_too_long_is_blamed(queue, process, 
 
 def test_one_that_nobody_reaps_is_given_up(queue, process, monkeypatch):
     monkeypatch.setattr(orphan, "MARGIN", 0.0)
-    monkeypatch.setattr("django_srq.consumer.groups.lives", lambda pid: True)
+    monkeypatch.setattr("django_srq.consumer.processes.groups.lives", lambda pid: True)
     hands = Hands(1)
     _COUNT.pack_into(hands._memory, _PID, process.pid)
     plan = Plan(grace=0)

@@ -99,7 +99,11 @@ def test_everything_is_in_the_wheel(wheel):
     with zipfile.ZipFile(wheel) as archive:
         found = {name for name in archive.namelist() if ".dist-info/" not in name}
     assert found == expected
-    assert {"django_srq/py.typed", "django_srq/lua/claim.lua", "django_srq/lua/shared/call.lua"} <= found
+    assert {
+        "django_srq/py.typed",
+        "django_srq/operations/lua/claim.lua",
+        "django_srq/operations/lua/shared/call.lua",
+    } <= found
     assert any(name.startswith("django_srq/templates/") for name in found)
     assert {"django_srq/static/django_srq/status.js", "django_srq/static/django_srq/status.css"} <= found
     assert "django_srq/locale/de/LC_MESSAGES/django.mo" in found

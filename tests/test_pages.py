@@ -16,9 +16,12 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
-from django_srq import access, bulk, connections, inspection, operations, queues
-from django_srq.connections import Link
+from django_srq import operations, queues
+from django_srq.admin import batches
 from django_srq.operations import Held
+from django_srq.status import access, browse
+from django_srq.transport import attempts
+from django_srq.transport.link import Link
 from tests.servers import Server
 from tests.test_admin import PERMISSIONS, URL, visitor, words
 from tests.waiting import PATIENT
@@ -50,7 +53,7 @@ def dead_item(queue, error="broken", payload=1) -> str:
     item = queue.get(-1)
     assert item.uid == uid
     failed = error if isinstance(error, Exception) else ValueError(error)
-    from django_srq import failure
+    from django_srq.queue import failure
 
     call = operations.fail(queue.keys, Held(uid, item.token), error=failure.describe(failed), bury=True)
     queue.link.call(call, queue="q")
@@ -361,7 +364,7 @@ def test_server_down(settings, dead_port):
     ],
 )
 def test_troubles_are_told_apart(settings, monkeypatch, options, prepare, words_):
-    monkeypatch.setattr(connections, "SHORTEST_ATTEMPT", 19.9)  # tries again for a tenth of a second only
+    monkeypatch.setattr(attempts, "SHORTEST_ATTEMPT", 19.9)  # tries again for a tenth of a second only
     server = Server(*options)
     try:
         if prepare:
@@ -490,8 +493,8 @@ def test_how_far_a_search_looks_tells_nothing_of_what_is_hidden(orders, client, 
 def test_payloads_are_read_for_those_who_may_see_them(orders, who, monkeypatch):
     orders.put({"n": 1})
     payloads = []
-    original = inspection._ask
-    monkeypatch.setattr(inspection, "_ask", lambda *a: payloads.append(original(*a)) or payloads[-1])
+    original = browse._ask
+    monkeypatch.setattr(browse, "_ask", lambda *a: payloads.append(original(*a)) or payloads[-1])
     read(visitor(who), f"{QUEUE}?q=n")
     assert [one.payload for listing in payloads for one in listing.items] == [b"" if who == "view" else b'{"n":1}']
 
@@ -717,7 +720,7 @@ def test_exactly_the_group(orders, action):
     for _ in range(3):
         dead_item(orders, LookupError("a"))
     spared = [dead_item(orders, error) for error in (TimeoutError("b"), ValueError('"group":"LookupError"'))]
-    (group,) = {one.name for one in inspection.groups_of(orders.config) if one.name.startswith("LookupError")}
+    (group,) = {one.name for one in browse.groups_of(orders.config) if one.name.startswith("LookupError")}
     root = visitor("superuser")
     asked = said(root, f"{QUEUE}{action}/?state=dead&group={group}")
     assert "3 " in asked
@@ -847,7 +850,7 @@ def test_an_operation_is_written_down_before_it_begins(orders, client, monkeypat
     def lose(*args):
         raise OutcomeUnknown("no reply")
 
-    monkeypatch.setattr(bulk, "carry_out", lose)
+    monkeypatch.setattr(batches, "carry_out", lose)
     response = confirmed(visitor("superuser"), "drop", state="dead", everything="1")
     html = response.content.decode()
     assert "no reply" in html
@@ -956,10 +959,10 @@ def test_purge_of_many_spares_what_is_put_meanwhile(orders):
 def test_a_purge_that_is_begun_again_spares_what_was_put_meanwhile(orders):
     """As after a lost reply, or by a page that is loaded again."""
     orders.put_many(range(3))
-    operation = bulk.Operation.begin(bulk.Scope("purge", "orders", "ready"), 3, orders.snapshot().at)
-    assert bulk.carry_on(operation, orders).done == 3
+    operation = batches.Operation.begin(batches.Scope("purge", "orders", "ready"), 3, orders.snapshot().at)
+    assert batches.carry_on(operation, orders).done == 3
     later = orders.put("later")
-    again = bulk.carry_on(operation, orders)
+    again = batches.carry_on(operation, orders)
     assert (again.done, again.over) == (3, True)
     assert [item.uid for item in orders.items()] == [later]
 
@@ -974,8 +977,8 @@ def test_the_operation_of_one_is_not_for_another(orders, client):
 def test_a_batch_is_at_most_a_thousand(orders, client, monkeypatch):
     many_dead(orders, client, 1200)
     sizes = []
-    original = bulk.carry_out
-    monkeypatch.setattr(bulk, "carry_out", lambda *a: sizes.append(len(a[3])) or original(*a))
+    original = batches.carry_out
+    monkeypatch.setattr(batches, "carry_out", lambda *a: sizes.append(len(a[3])) or original(*a))
     confirmed(visitor("superuser"), "drop", state="dead", everything="1")
     assert sizes == [1000]
 

@@ -8,15 +8,16 @@ import time
 import pytest
 
 from django_srq import SafeRedisQueue, signals
-from django_srq.backoff import Backoff
-from django_srq.connections import Stream
-from django_srq.consumer import Consumer, Plan, Source, pace
-from django_srq.consumer.claims import Claims
-from django_srq.consumer.hands import Hands
+from django_srq.consumer import Consumer, Plan, Source
 from django_srq.consumer.leases import Leases
-from django_srq.consumer.settling import Settling
-from django_srq.consumer.worker import Worker
+from django_srq.consumer.ledger import Hands
+from django_srq.consumer.worker import prefetch
+from django_srq.consumer.worker.claims import Claims
+from django_srq.consumer.worker.settler import Settling
+from django_srq.consumer.worker.worker import Worker
 from django_srq.operations import Held
+from django_srq.queue.backoff import Backoff
+from django_srq.transport.stream import Stream
 from tests.servers import Server
 from tests.test_waits import running
 from tests.waiting import wait_for
@@ -166,7 +167,7 @@ def test_slow_items_are_claimed_one_by_one(queue, burst):
 
 
 def pass_time() -> None:
-    done = time.monotonic() + 2 * pace.AHEAD
+    done = time.monotonic() + 2 * prefetch.AHEAD
     wait_for(lambda: time.monotonic() > done, "a while")
 
 
@@ -225,7 +226,7 @@ def test_limits_leave_to_others_what_is_not_begun(make_queue, limit, burst):
 @pytest.fixture
 def quick(monkeypatch):
     """The items before were so short that ten are claimed at one time."""
-    monkeypatch.setattr(pace.Pace, "ahead", 10)
+    monkeypatch.setattr(prefetch.Pace, "ahead", 10)
 
 
 def test_what_waits_behind_a_slow_item_is_given_back(queue, quick):
@@ -292,7 +293,7 @@ def test_what_is_being_given_back_belongs_to_the_burst(queue, quick, monkeypatch
 
 
 def test_a_pace_believes_slow_items_at_once():
-    paced = pace.Pace()
+    paced = prefetch.Pace()
     assert paced.ahead == 1
     for _ in range(100):
         paced.took(0.0001)
@@ -301,7 +302,7 @@ def test_a_pace_believes_slow_items_at_once():
     assert paced.ahead == 1
     for _ in range(200):
         paced.took(0)
-    assert paced.ahead == pace.MOST
+    assert paced.ahead == prefetch.MOST
 
 
 def test_the_lease_lasts_until_the_ack_is_known_to_be_there(queue, client):

@@ -13,8 +13,8 @@ from contextlib import suppress
 import pytest
 
 from django_srq import SafeRedisQueue
-from django_srq.connections import client_from_url
-from django_srq.embedded import release, socket_path
+from django_srq.transport.clients import client_from_url
+from django_srq.transport.embedded import release, socket_path
 from tests.tls import Front
 from tests.waiting import PATIENT, wait_for
 
@@ -250,7 +250,7 @@ def test_each_process_takes_items_in_its_own_name(run):
 
 
 IN_THE_MIDDLE_OF_A_CALL = """
-from django_srq.slots import slots
+from django_srq.transport.slots import slots
 
 def in_child():
     slots.give_back(slot)
@@ -271,9 +271,9 @@ def test_a_slot_that_was_borrowed_before_the_fork_stays_with_the_parent(run, que
     assert len(run(IN_THE_MIDDLE_OF_A_CALL)) == len(queue) == 12
 
 
-# The parent has idle connections, and one in use, of threads and of an event loop; it ends once its child has put.
+# The parent has idle link, and one in use, of threads and of an event loop; it ends once its child has put.
 OUTLIVED = """
-from django_srq.connections import client_from_url
+from django_srq.transport.clients import client_from_url
 
 async def many():
     await asyncio.gather(*(queue.aput("x") for _ in range(3)))
@@ -321,14 +321,14 @@ ENCRYPTED = {"after a first use": AFTER_A_FIRST_USE, "beside an event loop": BES
 def test_a_child_says_no_farewell_on_encrypted_connections_of_its_parent(run, queue, server_url, script):
     front = Front(client_from_url(server_url).connection_pool.connection_kwargs["port"])
     try:
-        answered = run(script.replace("20", "2"), url=front.url)  # connections are dear
+        answered = run(script.replace("20", "2"), url=front.url)  # link are dear
     finally:
         front.close()
     assert sorted(item.uid for item in queue.items()) == sorted(answered)
 
 
 LOCKED = """
-from django_srq import connections
+from django_srq.transport import link
 
 def hold(lock):
     held = threading.Event()
@@ -355,7 +355,7 @@ def test_a_lock_that_a_thread_of_the_parent_has_does_not_stop_a_child(run, queue
 
 ON_ONE_LOOP = """
 from django_srq.consumer.handler import adapted
-from django_srq.item import Item
+from django_srq.queue.item import Item
 
 async def handle(payload):
     await asyncio.sleep(0)
@@ -393,7 +393,7 @@ def test_on_an_embedded_server(run, queue, tmp_path, script):
 
 
 JITTER = """
-from django_srq.backoff import Backoff
+from django_srq.queue.backoff import Backoff
 
 join(*[child(lambda: tell([Backoff().delay(5)])) for _ in range(4)])
 """

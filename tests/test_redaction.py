@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from django_srq import redaction
-from django_srq.redaction import MASK, headers_shown, hex_dump, redacted, redacted_text
+from django_srq.status import redaction
+from django_srq.status.redaction import MASK, headers_shown, hex_dump, redacted, redacted_text
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from django_srq import operations
-from django_srq.consumer.reports import NAME, Report, Reports
+from django_srq.consumer.processes.reports import NAME, Report, Reports
 from tests.resolver import Resolver
 from tests.servers import Server
 from tests.test_keeper import silent_servers

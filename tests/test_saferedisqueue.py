@@ -11,8 +11,8 @@ import pytest
 import redis
 
 from django_srq import SafeRedisQueue
-from django_srq.item import Item
 from django_srq.operations import Keys
+from django_srq.queue.item import Item
 from tests.clock import pass_time
 from tests.waiting import wait_for
 

@@ -8,8 +8,9 @@ import uuid
 
 import pytest
 
-from django_srq import PayloadError, PayloadTooLarge, serializers
-from django_srq.serializers import JSON, Pickle, Raw, dump, load
+from django_srq import PayloadError, PayloadTooLarge
+from django_srq.queue import serializers
+from django_srq.queue.serializers import JSON, Pickle, Raw, dump, load
 
 pytestmark = pytest.mark.versions
 

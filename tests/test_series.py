@@ -6,8 +6,9 @@ import random
 
 import pytest
 
-from django_srq import operations, series, status
+from django_srq import operations, status
 from django_srq.operations import Held
+from django_srq.status import series
 from tests.clock import now, pass_minutes, pass_time
 from tests.waiting import wait_for
 
@@ -130,7 +131,7 @@ def test_a_repeated_call_counts_once(queue):
 
 
 def operations_slot():
-    from django_srq.slots import Slot
+    from django_srq.transport.slots import Slot
 
     return Slot(b"series-test", 1)
 

@@ -13,12 +13,13 @@ import pytest
 import redis
 
 from django_srq import OutcomeUnknown, SafeRedisQueue, operations, queues
-from django_srq.backoff import Backoff
-from django_srq.connections import Link, client_from_url
 from django_srq.consumer import Consumer, Plan, Source
-from django_srq.flow import SLOWEST, Flow
 from django_srq.operations import GIVE_BACK, MOST_BYTES, UNREAD
-from django_srq.slots import slots
+from django_srq.queue.backoff import Backoff
+from django_srq.transport.clients import client_from_url
+from django_srq.transport.flow import SLOWEST, Flow
+from django_srq.transport.link import Link
+from django_srq.transport.slots import slots
 from tests.proxy import Proxy
 from tests.servers import Server
 from tests.waiting import PATIENT, wait_for

@@ -17,9 +17,9 @@ import pytest
 import redis
 from django.core.management import call_command
 
-from django_srq import queues, status, verdicts
+from django_srq import queues, status
 from django_srq.operations import Keys
-from django_srq.status import QueueReport, Snapshot
+from django_srq.status import QueueReport, Snapshot, verdicts
 from tests.clock import now, pass_time
 from tests.servers import Server
 from tests.waiting import wait_for

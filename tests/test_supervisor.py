@@ -19,13 +19,13 @@ import pytest
 
 from django_srq import operations, queues
 from django_srq.consumer import Plan, Source, Supervisor
-from django_srq.consumer.child import STOP, Child
 from django_srq.consumer.clock import lease_time
-from django_srq.consumer.hands import Hands
-from django_srq.consumer.keeper import NAME
 from django_srq.consumer.leases import Leases
+from django_srq.consumer.ledger import Hands
 from django_srq.consumer.probes import interval
-from django_srq.consumer.reports import tell
+from django_srq.consumer.processes.child import STOP, Child
+from django_srq.consumer.processes.keeper import NAME
+from django_srq.consumer.processes.reports import tell
 from django_srq.operations import Held
 from tests.proxy import Proxy
 from tests.servers import Server
@@ -34,7 +34,7 @@ from tests.waiting import PATIENT, parked, wait_for
 LONG = 600  # seconds; a lease that does not end during a test
 # For the settings of a command: no wait on the server ends by itself.
 PATIENT_WAITS = f"""
-from django_srq.consumer.claims import Claims
+from django_srq.consumer.worker.claims import Claims
 parking = Claims.park
 Claims.park = lambda self, source, n, seconds: parking(self, source, n, {LONG})
 """
@@ -242,7 +242,7 @@ def reported(supervisor: Supervisor) -> bool:
 
 
 def operations_slot(name: str):
-    from django_srq.slots import Slot
+    from django_srq.transport.slots import Slot
 
     return Slot(name.encode(), 1)
 
@@ -447,7 +447,7 @@ def test_what_one_queue_refuses_to_hear_holds_up_no_other(make_queue, client):
     [(0, -signal.SIGSEGV, True), (1, -signal.SIGSEGV, False), (0, -signal.SIGKILL, False)],
 )
 def test_only_a_child_that_did_nothing_is_started_again_later(queue, monkeypatch, handled, code, waits):
-    monkeypatch.setattr("django_srq.consumer.supervisor.time", SimpleNamespace(monotonic=lambda: 100.0))
+    monkeypatch.setattr("django_srq.consumer.processes.supervisor.time", SimpleNamespace(monotonic=lambda: 100.0))
     supervisor = Supervisor([Source(queue, print)], Plan())
     (place,) = supervisor._places
     for _ in range(5):
@@ -1303,14 +1303,14 @@ def test_what_is_longer_than_the_line_is_not_torn_by_what_comes_after(line):
 
 
 TOLD_ONLY = f"""
-from django_srq.consumer.supervisor import Supervisor
+from django_srq.consumer.processes.supervisor import Supervisor
 until = Supervisor._until_next
 # It does nothing that it is not told to do, but for calls that a busy machine makes it repeat.
 Supervisor._until_next = lambda self: until(self) if self._reports or self._wanted() else {LONG}
 """
 # One write of more than PIPE_BUF (4096 bytes on Linux) may be cut off where the line is full.
 LONG_EVIDENCE = """
-from django_srq import failure
+from django_srq.queue import failure
 of_death = failure.of_death
 failure.of_death = lambda *args, **about: json.dumps(
     {**json.loads(of_death(*args, **about)), "more": "x" * 5000}

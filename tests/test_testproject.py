@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from django_srq.connections import client_from_url
+from django_srq.transport.clients import client_from_url
 from tests.waiting import wait_for
 
 pytestmark = pytest.mark.versions

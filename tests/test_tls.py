@@ -16,7 +16,7 @@ import pytest
 import redis
 
 from django_srq import QueueUnavailable, SafeRedisQueue
-from django_srq.rest import LULL
+from django_srq.transport.rest import LULL
 from tests.resolver import Resolver
 from tests.servers import Server
 from tests.tls import CERTIFICATE, Front

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from django_srq.consumer.source import Source, Turns
+from django_srq.consumer.subscription import Source, Turns
 
 
 def sources(make_queue, *weights):

@@ -15,17 +15,11 @@ import pytest
 import redis
 from asgiref.sync import async_to_sync, sync_to_async
 
-from django_srq import (
-    ConfigurationError,
-    Item,
-    OutcomeUnknown,
-    QueueUnavailable,
-    SafeRedisQueue,
-    embedded,
-    queues,
-)
-from django_srq.connections import Link, client_from_arguments, client_from_url, embedded_link
-from django_srq.lines import AT_ONCE
+from django_srq import ConfigurationError, Item, OutcomeUnknown, QueueUnavailable, SafeRedisQueue, queues
+from django_srq.transport import embedded
+from django_srq.transport.async_pool import AT_ONCE
+from django_srq.transport.clients import client_from_arguments, client_from_url
+from django_srq.transport.link import Link, embedded_link
 from tests.proxy import Proxy
 from tests.servers import Server
 from tests.tls import Front

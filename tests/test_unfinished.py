@@ -8,8 +8,8 @@ import warnings
 import pytest
 
 from django_srq import queues, signals
-from django_srq.backoff import Backoff
 from django_srq.consumer import Consumer, Plan, Source, is_asynchronous
+from django_srq.queue.backoff import Backoff
 from django_srq.testing import run_all
 from tests import odd_handlers
 from tests.odd_handlers import DONE, NOT_DONE, generator, working

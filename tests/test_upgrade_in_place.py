@@ -35,7 +35,7 @@ def test_a_consumer_has_read_all_scripts(project, server_url, prefix, copy, proc
     queue = queues["told"]
     queue.put({"do": "nothing", "name": "before"})
     wait_for(lambda: queue.snapshot().stats.get("acked"), "the first item")
-    (copy / "django_srq" / "lua").rename(copy / "elsewhere")
+    (copy / "django_srq" / "operations" / "lua").rename(copy / "elsewhere")
     queue.put({"do": "raise", "word": "none"})  # fails
     project.say("none")
     wait_for(lambda: queue.counts()["delayed"] == 1, "the item that failed")
@@ -77,6 +77,6 @@ def test_another_process_has_read_them_too(server_url, prefix, copy):
         cwd=copy,  # where Python looks first
     )
     process.stdout.readline()
-    (copy / "django_srq" / "lua").rename(copy / "elsewhere")
+    (copy / "django_srq" / "operations" / "lua").rename(copy / "elsewhere")
     _, err = process.communicate("\n", timeout=PATIENT)
     assert (process.returncode, err) == (0, "")

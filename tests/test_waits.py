@@ -11,14 +11,15 @@ from contextlib import ExitStack, closing, contextmanager
 
 import pytest
 
-from django_srq.connections import Link, client_from_url
 from django_srq.consumer import Consumer, Plan, Source
-from django_srq.consumer.alarm import Alarm
-from django_srq.consumer.claims import Answer, Claims
-from django_srq.consumer.hands import Hands
-from django_srq.consumer.worker import Worker
+from django_srq.consumer.ledger import Hands
+from django_srq.consumer.worker.claims import Answer, Claims
+from django_srq.consumer.worker.wakeup import Alarm
+from django_srq.consumer.worker.worker import Worker
 from django_srq.exceptions import LayoutError
-from django_srq.queue import SafeRedisQueue
+from django_srq.queue.safe_redis_queue import SafeRedisQueue
+from django_srq.transport.clients import client_from_url
+from django_srq.transport.link import Link
 from tests.clock import now
 from tests.proxy import Proxy
 from tests.servers import Server

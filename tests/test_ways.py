@@ -10,8 +10,8 @@ import pytest
 
 from django_srq import operations
 from django_srq.operations import Held, Put
-from django_srq.rate import Rate
-from django_srq.slots import Slot
+from django_srq.queue.rate import Rate
+from django_srq.transport.slots import Slot
 from tests.clock import now
 
 pytestmark = pytest.mark.versions

@@ -14,15 +14,15 @@ import pytest
 
 from django_srq import operations
 from django_srq.consumer import Plan, Source
-from django_srq.consumer.child import Child
-from django_srq.consumer.claims import Answer
 from django_srq.consumer.clock import lease_time
-from django_srq.consumer.hands import HELD, RUNNING, Hands, Waiting
-from django_srq.consumer.supervisor import Supervisor
-from django_srq.consumer.withdrawal import Withdrawal
-from django_srq.consumer.worker import Worker
+from django_srq.consumer.ledger import HELD, RUNNING, Hands, Waiting
+from django_srq.consumer.processes.child import Child
+from django_srq.consumer.processes.supervisor import Supervisor
+from django_srq.consumer.processes.withdrawal import Withdrawal
+from django_srq.consumer.worker.claims import Answer
+from django_srq.consumer.worker.worker import Worker
 from django_srq.operations import Held
-from django_srq.slots import Slot
+from django_srq.transport.slots import Slot
 from tests.test_supervisor import LONG, PATIENT_WAITS, began, children, empty, reported, told
 from tests.waiting import count_parked, parked, wait_for
 

@@ -10,7 +10,7 @@ import srq_app
 
 from django_srq import operations
 from django_srq.operations import Held
-from django_srq.slots import Slot, slots
+from django_srq.transport.slots import Slot, slots
 
 
 def work(ahead):

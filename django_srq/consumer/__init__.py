@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from django_srq.consumer.consumer import Consumer, Cut
 from django_srq.consumer.databases import close_connections
 from django_srq.consumer.handler import adapted, is_asynchronous, with_fresh_connections
-from django_srq.consumer.plan import Plan
+from django_srq.consumer.in_process import Consumer, Cut
+from django_srq.consumer.options import Plan
 from django_srq.consumer.probes import Heartbeat
-from django_srq.consumer.source import Source, StopConsuming
-from django_srq.consumer.supervisor import Supervisor
+from django_srq.consumer.processes.supervisor import Supervisor
+from django_srq.consumer.subscription import Source, StopConsuming
 
 __all__ = [
     "Consumer",

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from django_srq import operations
 from django_srq.exceptions import SRQError
-from django_srq.losses import keeps_no_file, may_evict
-from django_srq.queue import SafeRedisQueue
+from django_srq.operations.losses import keeps_no_file, may_evict
+from django_srq.queue.safe_redis_queue import SafeRedisQueue
 
 
 def possible_losses(queue: SafeRedisQueue, seconds: float) -> Iterator[tuple[str, ...]]:

@@ -14,10 +14,10 @@ from asgiref.sync import SyncToAsync, ThreadSensitiveContext, iscoroutinefunctio
 from django.db import connections
 from django.db.backends.signals import connection_created
 
-from django_srq.completion import caught, completed, result_of, wait_here
 from django_srq.consumer.databases import ours
-from django_srq.item import Item
-from django_srq.process import PerProcess
+from django_srq.queue.item import Item
+from django_srq.runtime.completion import caught, completed, result_of, wait_here
+from django_srq.runtime.process import PerProcess
 
 T = TypeVar("T")
 

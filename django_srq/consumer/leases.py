@@ -15,15 +15,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from django_srq import operations
-from django_srq.consumer.claims import claim_slots
 from django_srq.consumer.clock import lease_time
 from django_srq.consumer.durability import possible_losses
-from django_srq.consumer.hands import RUNNING, SENT, Hand, Hands
+from django_srq.consumer.ledger import RUNNING, SENT, Hand, Hands
 from django_srq.consumer.log import guarded
 from django_srq.consumer.log_thread import LogThread
-from django_srq.consumer.source import Source
+from django_srq.consumer.subscription import Source
+from django_srq.consumer.worker.claims import claim_slots
 from django_srq.exceptions import SRQError
-from django_srq.queue import SafeRedisQueue
+from django_srq.queue.safe_redis_queue import SafeRedisQueue
 from django_srq.version import __version__
 
 logger = guarded("django_srq.consumer")

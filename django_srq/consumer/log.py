@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
-from django_srq.interruption import is_interruption
+from django_srq.runtime.interruption import is_interruption
 
 _nowhere = logging.Handler()
 

@@ -8,9 +8,9 @@ from typing import TypedDict
 
 from django.core.management.base import CommandParser
 
-from django_srq.management.times import duration
+from django_srq.management.arguments import duration
 from django_srq.registry import Queue
-from django_srq.verdicts import readable
+from django_srq.status.verdicts import readable
 
 GROUPS_SHOWN = 10
 

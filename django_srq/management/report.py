@@ -12,7 +12,7 @@ from typing import Any
 
 from django.utils import timezone
 
-from django_srq.verdicts import readable
+from django_srq.status.verdicts import readable
 
 FORMATS = ("table", "json", "jsonl")
 Row = dict[str, Any]

@@ -9,8 +9,9 @@ import uuid
 
 import redis
 
-from django_srq import SafeRedisQueue, failure, operations
+from django_srq import SafeRedisQueue, operations
 from django_srq.operations import Held
+from django_srq.queue import failure
 from tests.clock import now, pass_minutes
 
 HERE = __file__.encode()  # in tracebacks; the pictures need not show where they were made

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from django_srq import SafeRedisQueue
-from django_srq.connections import Link, client_from_url
 from django_srq.operations import Script
+from django_srq.transport.clients import client_from_url
+from django_srq.transport.link import Link
 from tests.proxy import Fault, Proxy
 from tests.waiting import PATIENT, wait_for
 

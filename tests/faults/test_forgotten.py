@@ -13,11 +13,14 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from django_srq import SafeRedisQueue, lines, operations, wires
-from django_srq.connections import Link, _Attempts, client_from_url
+from django_srq import SafeRedisQueue, operations
 from django_srq.operations import Command, Put
-from django_srq.rest import LARGE, REST
-from django_srq.slots import Slot
+from django_srq.transport import async_pool, sync_connection
+from django_srq.transport.attempts import Attempts
+from django_srq.transport.clients import client_from_url
+from django_srq.transport.link import Link
+from django_srq.transport.rest import LARGE, REST
+from django_srq.transport.slots import Slot
 from tests.tls import Front
 from tests.waiting import PATIENT, wait_for
 
@@ -109,7 +112,7 @@ def queue(firewall: Firewall, prefix: str) -> Iterator[SafeRedisQueue]:
 
 @pytest.fixture
 def brief(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (wires, lines):
+    for module in (sync_connection, async_pool):
         monkeypatch.setattr(module, "REST", BRIEF)
 
 
@@ -308,7 +311,7 @@ def test_connections_of_the_same_age_cost_a_share_once(queue, firewall):
     barrier = threading.Barrier(6)
 
     def look(_: int) -> None:
-        wire = queue.link._take(_Attempts(queue.link, operations.counts(queue.keys), "q", TIMEOUT))
+        wire = queue.link._take(Attempts(queue.link, operations.counts(queue.keys), "q", TIMEOUT))
         barrier.wait(PATIENT)
         wire.home.idle.append(wire)
 

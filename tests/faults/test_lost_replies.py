@@ -18,14 +18,15 @@ import pytest
 import redis
 
 from django_srq import SafeRedisQueue, operations
-from django_srq.backoff import Backoff
-from django_srq.connections import Link, client_from_url
 from django_srq.consumer import Consumer, Plan, Source
 from django_srq.consumer.outage import Outage
 from django_srq.exceptions import OutcomeUnknown, QueueFull
-from django_srq.item import Item
 from django_srq.operations import Held, Put, Script
-from django_srq.slots import Slot
+from django_srq.queue.backoff import Backoff
+from django_srq.queue.item import Item
+from django_srq.transport.clients import client_from_url
+from django_srq.transport.link import Link
+from django_srq.transport.slots import Slot
 from tests.clock import now, pass_time
 from tests.proxy import Proxy
 from tests.twins import Asynchronous
@@ -34,7 +35,9 @@ from tests.waiting import PATIENT, wait_for
 SOON = 0.05  # seconds after which a call is given up where that is the point
 HOUR = 3_600_000  # ms
 SCRIPTS = [
-    file.name.removesuffix(".lua") for file in (resources.files("django_srq") / "lua").iterdir() if file.is_file()
+    file.name.removesuffix(".lua")
+    for file in (resources.files("django_srq.operations") / "lua").iterdir()
+    if file.is_file()
 ]
 
 

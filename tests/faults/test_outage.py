@@ -12,9 +12,9 @@ import redis
 
 from django_srq import SafeRedisQueue, operations, queues
 from django_srq.exceptions import OutcomeUnknown, QueueUnavailable
-from django_srq.item import Item
 from django_srq.operations import Held
-from django_srq.slots import Slot
+from django_srq.queue.item import Item
+from django_srq.transport.slots import Slot
 from tests.clock import now, pass_time
 from tests.servers import Server
 from tests.waiting import wait_for

@@ -16,9 +16,11 @@ from pathlib import Path
 import pytest
 import redis
 
-from django_srq import LayoutError, OutcomeUnknown, QueueUnavailable, SafeRedisQueue, operations, wires
-from django_srq.connections import _Attempts, refused
+from django_srq import LayoutError, OutcomeUnknown, QueueUnavailable, SafeRedisQueue, operations
 from django_srq.operations import Put
+from django_srq.transport import sync_connection
+from django_srq.transport.attempts import Attempts
+from django_srq.transport.refusals import refused
 from tests.servers import Server
 from tests.waiting import PATIENT, wait_for
 
@@ -40,7 +42,7 @@ def lock_out(server: Server) -> redis.Redis:
 @pytest.mark.parametrize("look", [0, PATIENT], ids=["seen before it is sent", "seen after it is sent"])
 def test_a_password_that_was_set_under_way_refuses_a_put(at, server, monkeypatch, look):
     """Its connection was closed before it was sent, which is seen in either way."""
-    monkeypatch.setattr(wires, "LULL", look)
+    monkeypatch.setattr(sync_connection, "LULL", look)
     queue = at(server.url)
     queue.put("x")
     with lock_out(server) as client:
@@ -275,7 +277,7 @@ def test_the_wrong_node_of_a_cluster_is_said_to_be_one(at, server, reply):
     parse = queue.link.pool.connection_class(port=server.port)._parser.parse_error
     error = parse(reply)
     call = operations.put(queue.keys, [Put("uid", b"x", b"")], own=True)
-    said = _Attempts(queue.link, call, "orders", 1).verdict(error)
+    said = Attempts(queue.link, call, "orders", 1).verdict(error)
     assert isinstance(said, QueueUnavailable)
     assert "this server is a node of a cluster, and the queue's keys are on another node" in str(said)
     assert "127.0.0.1:7301" in str(said)

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from django_srq import SafeRedisQueue, operations
-from django_srq.connections import Link
 from django_srq.exceptions import DuplicateItem
-from django_srq.item import Item
 from django_srq.operations import Held
+from django_srq.queue.item import Item
+from django_srq.transport.link import Link
 from tests.clock import pass_time
 
 COMMON = settings(deadline=None, suppress_health_check=list(HealthCheck))

@@ -33,15 +33,14 @@ from django_srq.consumer import (
     close_connections,
     databases,
     dispositions,
-    first_process,
     forks,
-    inheritance,
     is_asynchronous,
     with_fresh_connections,
 )
-from django_srq.item import Item
-from django_srq.management.command import ERROR, USAGE, QueueCommand
+from django_srq.consumer.processes import first_process, inheritance
+from django_srq.management.base import ERROR, USAGE, QueueCommand
 from django_srq.operations import BATCH
+from django_srq.queue.item import Item
 from django_srq.registry import Queue
 
 logger = logging.getLogger("django_srq.consumer")

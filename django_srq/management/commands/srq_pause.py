@@ -7,10 +7,10 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
-from django_srq.management.command import USAGE
-from django_srq.management.operation import OperationCommand, Outcome
+from django_srq.management.arguments import moment
+from django_srq.management.base import USAGE
+from django_srq.management.bulk import OperationCommand, Outcome
 from django_srq.management.report import Row
-from django_srq.management.times import moment
 from django_srq.registry import Queue
 
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from django.core.management.base import CommandError, CommandParser
 
 from django_srq.exceptions import PayloadError, SRQError
-from django_srq.management.command import USAGE, QueueCommand
+from django_srq.management.base import USAGE, QueueCommand
 from django_srq.operations import BATCH
 
 T = TypeVar("T")

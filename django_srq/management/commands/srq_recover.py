@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from django_srq.management.operation import BulkCommand, Plan
+from django_srq.management.bulk import BulkCommand, Plan
 from django_srq.management.report import Row
 from django_srq.registry import Queue
 

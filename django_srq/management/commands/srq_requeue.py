@@ -7,9 +7,9 @@ from typing import Any
 from django.core.management.base import CommandError, CommandParser
 
 from django_srq.management import dead
-from django_srq.management.command import USAGE
+from django_srq.management.base import USAGE
+from django_srq.management.bulk import BulkCommand, Plan
 from django_srq.management.dead import Choice
-from django_srq.management.operation import BulkCommand, Plan
 from django_srq.management.report import Row
 from django_srq.registry import Queue
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from django_srq.management.operation import OperationCommand, Outcome
+from django_srq.management.bulk import OperationCommand, Outcome
 from django_srq.management.report import Row
 from django_srq.registry import Queue
 

@@ -11,11 +11,11 @@ from django.core.management.base import CommandError, CommandParser
 from django.template.defaultfilters import filesizeformat
 
 from django_srq import conf, status
-from django_srq.connections import TIMEOUT
-from django_srq.management.command import UNREACHABLE, QueueCommand
+from django_srq.management.base import UNREACHABLE, QueueCommand
 from django_srq.management.report import aligned
 from django_srq.status import QueueReport, ServerReport, Snapshot
-from django_srq.verdicts import readable
+from django_srq.status.verdicts import readable
+from django_srq.transport.link import TIMEOUT
 
 WATCH = 2.0  # seconds between two looks
 HOME, END_OF_LINE, REST = "\x1b[H", "\x1b[K", "\x1b[J"  # to the top; delete to the end of the line, of the screen

@@ -1,0 +1,45 @@
+"""The status view, in the admin's place for a list of objects."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import admin
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed
+from django.urls import URLPattern
+
+from django_srq.admin.pages import Pages
+from django_srq.models import QueueStatus
+from django_srq.status import access
+
+
+@admin.register(QueueStatus)
+class QueueStatusAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+    """Shows; adds, changes and deletes nothing. There are no other URLs than ours."""
+
+    def get_urls(self) -> list[URLPattern]:
+        return Pages(self.admin_site, self.changelist_view).urls()
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        """The overview: the verdict, and all queues with their numbers."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        if request.method not in ("GET", "HEAD"):
+            return HttpResponseNotAllowed(["GET", "HEAD"])
+        return Pages(self.admin_site, self.changelist_view).overview(request, extra_context)
+
+    def has_view_permission(self, request: HttpRequest, obj: QueueStatus | None = None) -> bool:
+        return access.may(request, "view")
+
+    def has_module_permission(self, request: HttpRequest) -> bool:
+        return self.has_view_permission(request)
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: QueueStatus | None = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: QueueStatus | None = None) -> bool:
+        return False

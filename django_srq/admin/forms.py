@@ -1,0 +1,64 @@
+"""What people write into the status view."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from django import forms
+from django.utils import timezone
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+
+from django_srq.status.verdicts import Pause
+
+
+class PauseForm(forms.Form):
+    reason = forms.CharField(label=gettext_lazy("Reason"), max_length=200, required=False)
+    until = forms.DateTimeField(
+        label=gettext_lazy("Until"),
+        required=False,
+        widget=forms.DateTimeInput(attrs={"type": "datetime-local"}),
+    )
+
+    def __init__(self, *args: Any, present: Pause | None, **options: Any) -> None:
+        """present: the pause that there is already, which is to be changed."""
+        super().__init__(*args, **options)
+        self.initial = _initial(present) if present else {}
+        zone = timezone.get_current_timezone_name()
+        self.fields["until"].help_text = _("Empty: until it is resumed. The time zone is %s.") % zone
+
+    def clean_until(self) -> Any:
+        until = self.cleaned_data["until"]
+        if until is not None and until <= timezone.now():
+            raise forms.ValidationError(_("This moment is over."))
+        return until
+
+
+def _initial(present: Pause) -> dict[str, str]:
+    until = present.until and timezone.localtime(present.until)
+    # As browsers want it; a date without a time zone is one in the current.
+    return {"reason": present.reason, "until": f"{until:%Y-%m-%dT%H:%M}" if until else ""}
+
+
+class PutForm(forms.Form):
+    payload = forms.CharField(
+        label=gettext_lazy("Payload"), widget=forms.Textarea(attrs={"rows": 8, "spellcheck": "false"}), strip=False
+    )
+    delay = forms.FloatField(label=gettext_lazy("Delay in seconds"), min_value=0, max_value=10**9, required=False)
+
+    def __init__(self, *args: Any, raw: bool, **options: Any) -> None:
+        """raw: the payload is the text itself, else it is JSON."""
+        super().__init__(*args, **options)
+        self._raw = raw
+        if not raw:
+            self.fields["payload"].help_text = _('JSON, such as {"order": 17}')
+
+    def clean_payload(self) -> Any:
+        text: str = self.cleaned_data["payload"]
+        if self._raw:
+            return text.replace("\r\n", "\n")  # as browsers send every end of a line
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise forms.ValidationError(_("This is no JSON: %s") % error) from None

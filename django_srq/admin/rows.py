@@ -1,0 +1,280 @@
+"""Items, groups and consumers as the rows of the status view's tables: words and numbers that need only be written."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from django.contrib.admin.models import LogEntry
+from django.template.defaultfilters import filesizeformat
+from django.utils.translation import gettext as _
+from django.utils.translation import pgettext
+
+from django_srq.conf import QueueConfig
+from django_srq.operations import DeadGroup, Listed
+from django_srq.operations.identifiers import from_milliseconds
+from django_srq.queue.item import Item
+from django_srq.status import ConsumerInfo, QueueReport, Snapshot
+from django_srq.status.redaction import Shown, headers_shown, payload_shown, redacted_text
+from django_srq.status.verdicts import readable, span
+
+PREVIEW = 100  # characters
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The last error of an item."""
+
+    type: str
+    message: str
+    traceback: str
+    at: dt.datetime | None
+    consumer: str
+
+
+@dataclass(frozen=True)
+class Row:
+    uid: str
+    chosen_as: str  # what the checkbox says
+    position: int  # from 1 on
+    preview: str
+    size: str
+    put_at: dt.datetime | None
+    priority: int
+    deliveries: int
+    crashes: int
+    when: dt.datetime | None
+    failure: Failure | None
+    consumer: str
+    place: str  # of the consumer
+    running: str  # how long it has been in hand
+    left: str  # of its lease; or until it is due
+    age: str
+    dead_for: str
+
+
+@dataclass(frozen=True)
+class Group:
+    name: str
+    title: str
+    count: int
+    first: dt.datetime
+    last: dt.datetime
+    example: str
+    failure: Failure | None
+
+
+@dataclass(frozen=True)
+class Detail:
+    state: str
+    shown: Shown | None  # None: not for this user
+    size: str
+    headers: Sequence[tuple[str, str]]
+    facts: Sequence[tuple[str, object]]
+    timeline: Sequence[tuple[dt.datetime | None, str]]
+    failure: Failure | None
+    chosen_as: str
+
+
+@dataclass(frozen=True)
+class Attendant:
+    """A consumer, as all its queues know it."""
+
+    id: str
+    queues: Sequence[str]
+    host: str
+    pid: str
+    version: str
+    threads: str
+    since: dt.datetime | None
+    seen: str
+    state: str
+    live: bool
+    in_hand: Sequence[tuple[str, str]]  # uid, for how long
+
+
+def row(config: QueueConfig, one: Listed, at: dt.datetime, *, payloads: bool, report: QueueReport) -> Row:
+    delivery = one.delivery
+    places = {consumer.id: consumer.about for consumer in report.attendants}
+    # A supervisor is known for its children, which are named after it.
+    about = places.get(one.consumer) or places.get(one.consumer.rpartition(".")[0], {})
+    put_at = Item(one.uid, None, delivery).enqueued_at
+    return Row(
+        uid=one.uid,
+        chosen_as=_chosen_as(one),
+        position=(one.position or 0) + 1,
+        preview=payload_shown(config, one.payload, one.size).cut(PREVIEW) if payloads else "",
+        size=filesizeformat(one.size),
+        put_at=put_at,
+        priority=delivery.priority,
+        deliveries=delivery.deliveries,
+        crashes=delivery.crashes,
+        when=delivery.when,
+        failure=failure(delivery.error),
+        consumer=readable(one.consumer),
+        place=f"{readable(about['host'])}, {readable(about.get('pid', ''))}" if "host" in about else "",
+        running=_span(one.claimed_at, at),
+        left=_span(at, delivery.when) or _("over"),
+        age=_span(put_at, at) or span(0),
+        dead_for=_span(delivery.when, at),
+    )
+
+
+def groups(found: Iterable[DeadGroup]) -> list[Group]:
+    return [
+        Group(
+            one.name,
+            readable(one.name) if one.name != "other" else _("other errors"),
+            one.count,
+            one.first,
+            one.last,
+            one.example if one.error else "",
+            failure(one.error),
+        )
+        for one in found
+    ]
+
+
+def failure(error: Mapping[str, Any] | None) -> Failure | None:
+    if not error:
+        return None
+    return Failure(
+        readable(error.get("type", "")),
+        redacted_text(str(error.get("message", ""))),
+        redacted_text(str(error.get("traceback", ""))),
+        _moment(error.get("time")),
+        readable(error.get("consumer", "")),
+    )
+
+
+def detail(config: QueueConfig, one: Listed, entries: Iterable[LogEntry], *, payloads: bool) -> Detail:
+    delivery = one.delivery
+    return Detail(
+        state=delivery.state,
+        shown=payload_shown(config, one.payload, one.size) if payloads else None,
+        size=filesizeformat(one.size),
+        headers=headers_shown(delivery.headers),
+        facts=list(_facts(one)),
+        timeline=_timeline(one, entries),
+        failure=failure(delivery.error),
+        chosen_as=_chosen_as(one),
+    )
+
+
+def consumers(snapshot: Snapshot) -> list[Attendant]:
+    """All that any queue knows, the one heard of last first."""
+    known: dict[str, list[tuple[str, ConsumerInfo]]] = {}
+    for report in snapshot.queues:
+        for one in report.attendants:
+            known.setdefault(one.id, []).append((report.alias, one))
+    visible = [report.alias for report in snapshot.queues]
+    found = [_attendant(name, places, visible, snapshot.at) for name, places in known.items()]
+    return sorted(found, key=lambda one: (not one.live, one.id))
+
+
+def _attendant(
+    name: str, places: Sequence[tuple[str, ConsumerInfo]], visible: Collection[str], at: dt.datetime
+) -> Attendant:
+    # The entry that was written last says most.
+    _alias, one = min(places, key=lambda place: float("inf") if place[1].seen is None else place[1].seen)
+    about = one.about
+    written = max((place[1].about for place in places), key=lambda entry: _number(entry.get("seen")))
+    in_hand = list(_in_hand(written))
+    served = about.get("queues")
+    names = served if isinstance(served, list) else [alias for alias, _consumer in places]
+    return Attendant(
+        id=readable(name),
+        queues=[readable(queue) for queue in names if queue in visible],
+        host=readable(about.get("host", "")),
+        pid=readable(about.get("pid", "")),
+        version=readable(about.get("version", "")),
+        threads=readable(about.get("threads", "")),
+        since=_moment(about.get("since")),
+        seen="" if one.seen is None else span(one.seen),
+        state=_state_of(one, written, bool(in_hand)),
+        live=one.live,
+        in_hand=[(readable(uid), _span(since, at)) for uid, since in in_hand],
+    )
+
+
+def _state_of(one: ConsumerInfo, about: Mapping[str, Any], busy: bool) -> str:
+    said = "lost" if not one.live else str(about.get("state") or ("busy" if busy else ""))
+    words = {
+        "lost": pgettext("state of a consumer", "lost"),
+        "idle": pgettext("state of a consumer", "idle"),
+        "busy": pgettext("state of a consumer", "busy"),
+        "stopping": pgettext("state of a consumer", "stopping"),
+        "": pgettext("state of a consumer", "live"),
+    }
+    return words.get(said) or readable(said)
+
+
+def _in_hand(part: object) -> Iterator[tuple[str, dt.datetime | None]]:
+    """Whatever an entry says of items in hand, however deep: of each child, or of the consumer as a whole."""
+    if isinstance(part, Mapping):
+        if isinstance(part.get("uid"), str):
+            yield part["uid"], _moment(part.get("since"))
+        else:
+            for value in part.values():
+                yield from _in_hand(value)
+    elif isinstance(part, list):
+        for value in part:
+            yield from _in_hand(value)
+
+
+def _facts(one: Listed) -> Iterator[tuple[str, object]]:
+    delivery = one.delivery
+    yield _("Deliveries"), delivery.deliveries
+    if delivery.crashes:
+        yield _("Crashes"), delivery.crashes
+    if delivery.priority:
+        yield _("Priority"), delivery.priority
+    if delivery.state == "ready":
+        yield _("Served before it"), one.position if one.position is not None else _("more than 1,000")
+    if one.holder is not None:
+        yield _("Consumer"), readable(one.consumer)
+        yield _("Lease until"), delivery.when
+    if delivery.state == "delayed":
+        yield _("Due"), delivery.when
+
+
+def _timeline(one: Listed, entries: Iterable[LogEntry]) -> list[tuple[dt.datetime | None, str]]:
+    delivery = one.delivery
+    known: list[tuple[dt.datetime | None, str]] = [(Item(one.uid, None, delivery).enqueued_at, _("put"))]
+    if one.holder is not None:
+        words = {"n": delivery.deliveries, "consumer": readable(one.consumer)}
+        known.append((one.claimed_at, _("delivery %(n)s, to %(consumer)s") % words))
+    if error := delivery.error:
+        words = {"n": error.get("delivery", "?"), "error": readable(error.get("type", ""))}
+        known.append((_moment(error.get("time")), _("delivery %(n)s failed: %(error)s") % words))
+    if delivery.state == "dead":
+        known.append((delivery.when, _("set aside as dead")))
+    known += [(entry.action_time, f"{entry.user}: {readable(entry.change_message)}") for entry in entries]
+    # What is not known when stays where it belongs, at the beginning.
+    return sorted(known, key=lambda event: (event[0] is not None, event[0] or _BEGINNING))
+
+
+_BEGINNING = dt.datetime.min.replace(tzinfo=dt.UTC)
+
+
+def _chosen_as(one: Listed) -> str:
+    return f"{one.uid} {one.holder.token}" if one.holder else one.uid
+
+
+def _span(start: dt.datetime | None, end: dt.datetime | None) -> str:
+    if start is None or end is None or end < start:
+        return ""
+    return span((end - start).total_seconds())
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else 0.0
+
+
+def _moment(milliseconds: object) -> dt.datetime | None:
+    try:
+        return from_milliseconds(milliseconds)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError, OSError):
+        return None

@@ -1,0 +1,1 @@
+"""The processes of ``srq_consume``: the supervisor, its children, the keeper of their leases."""

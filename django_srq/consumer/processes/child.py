@@ -1,0 +1,213 @@
+"""A child process of the supervisor: what it does, and what the supervisor knows of it."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import queue
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import NoReturn
+
+from django_srq import signals
+from django_srq.consumer import dispositions, forks
+from django_srq.consumer.leases import Leases
+from django_srq.consumer.ledger import Hands
+from django_srq.consumer.log import guarded
+from django_srq.consumer.options import Plan
+from django_srq.consumer.processes import groups
+from django_srq.consumer.processes.farewell import leave
+from django_srq.consumer.processes.orphan import Orphan
+from django_srq.consumer.processes.withdrawal import Withdrawal
+from django_srq.consumer.subscription import Source, StopConsuming
+from django_srq.consumer.worker.worker import Worker
+from django_srq.exceptions import SRQError
+from django_srq.queue.safe_redis_queue import SafeRedisQueue
+from django_srq.runtime import interruption
+
+logger = guarded("django_srq.consumer")
+
+SOONER = 0.5  # seconds before the supervisor would kill it; then it can say itself what it cuts
+# What the supervisor says to a child; anything else is a signal to be sent, as JSON. ASK: say that you hear it.
+STOP, ASK = b"stop\n", b"ask\n"
+
+
+@dataclass
+class Child:
+    """A child as its supervisor knows it."""
+
+    id: str
+    pid: int
+    hands: Hands
+    line: int  # the pipe over which it is told things; it ends when the supervisor does
+    born: float = field(default_factory=time.monotonic)
+    told_to_stop: bool = False
+    killed_for: str = ""  # why we killed it
+    over_limit: set[int] = field(default_factory=set)  # the fillings of its hands that took too long
+    withdrawal: Withdrawal = field(init=False)
+    unsaid: bytes = b""  # what it has to be told before anything else: the rest of a line, STOP
+
+    def __post_init__(self) -> None:
+        self.withdrawal = Withdrawal(self.hands, lambda: self.tell(ASK), lambda: groups.is_stopped(self.pid))
+
+    def tell(self, line: bytes) -> bool:
+        """Whether it is told that, the rest of it by ``say_on``; False: none of it, as the pipe is full."""
+        if not self.say_on():
+            return False
+        written = self._write(line)
+        if written:
+            self.unsaid = line[written:]
+        return written > 0
+
+    def stop(self) -> None:
+        if not self.told_to_stop:
+            self.told_to_stop = True
+            self.unsaid += STOP
+            self.say_on()
+
+    def say_on(self) -> bool:
+        """Whether nothing is unsaid any more. The child pokes the supervisor when it has read: then there is room."""
+        self.unsaid = self.unsaid[self._write(self.unsaid) :]
+        return not self.unsaid
+
+    def _write(self, words: bytes) -> int:
+        """How many bytes of it there was room for."""
+        try:
+            return os.write(self.line, words) if words else 0
+        except OSError:  # it died; or it does not listen, having the interpreter's lock for long
+            return 0
+
+    def kill(self, why: str) -> None:
+        self.killed_for = self.killed_for or why
+        groups.kill(self.pid)
+
+
+class ChildProcess:
+    """The child's own side: a worker, and a thread that listens to the supervisor."""
+
+    def __init__(
+        self,
+        id: str,
+        sources: Sequence[Source],
+        hands: Hands,
+        plan: Plan,
+        *,
+        line: int,
+        poke: Callable[[], None],
+        max_items: int | None,
+        rest: Callable[[], None],
+    ) -> None:
+        """poke: has the supervisor look at the hands."""
+        self._hands, self._line, self._poke = hands, line, poke
+        self._id, self._sources, self._plan, self._rest = id, sources, plan, rest
+        self._orphaned = False
+        self._stop_at: float | None = None  # the moment at which the grace is over
+        self._alone = threading.Event()  # the supervisor is gone
+        self._events: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._leases = Leases(id, sources, lambda: [hands])
+        self._worker = Worker(
+            sources,
+            hands,
+            consumer=id,
+            plan=plan,
+            report=self._report,
+            ready=poke,  # it can be told of the signals that wait for one that listens
+            max_items=max_items,
+            rest=rest,
+            replaced=True,
+        )
+
+    def run(self) -> None:
+        """Work until there is an end, and leave the process: what called us is not to be returned to."""
+        code = 1
+        interruption.rule_out()
+        # What was loaded before the fork stays: looking through it again and again would cost time, and copy its pages.
+        gc.freeze()
+        try:
+            dispositions.take(signal.SIGTERM, lambda number: self._take_no_more())
+            dispositions.unignore()
+            groups.do_without_terminal()
+            forks.keep(self)
+            signals.send(signals.child_started, SafeRedisQueue, consumer=self._id)
+            for target, name in (
+                (self._listen, "srq-listen"),
+                (self._send, "srq-events"),
+                (self._renew_overdue, "srq-leases"),
+            ):
+                threading.Thread(target=target, name=name, daemon=True).start()
+            self._worker.run()
+            code = 0
+        except (SRQError, StopConsuming) as error:
+            self._hands.say(str(error), fatal=True)
+        except BaseException:
+            logger.exception("the worker failed")
+        finally:
+            if self._orphaned:
+                self._leases.sign_off()
+            self._leave(code)
+
+    def _leave(self, code: int) -> NoReturn:
+        self._hands.full = self._hands.full or (code == 0 and self._stop_at is not None)
+        self._hands.leave()
+        within = self._plan.grace if self._stop_at is None else self._stop_at - time.monotonic()
+        leave(code, consumer=self._id, within=within - min(SOONER, self._plan.grace / 10))
+
+    def let_go(self) -> None:
+        """In a fork that a handler made: it is not the one that is told things."""
+        os.close(self._line)
+        self._line = -1
+
+    def _report(self, trouble: str) -> None:
+        self._hands.say(trouble)
+        self._poke()
+
+    def _listen(self) -> None:
+        heard = b""
+        while words := os.read(self._line, 65536):
+            self._poke()  # there is room for more
+            *lines, heard = (heard + words).split(b"\n")
+            for line in lines:
+                self._hear(line + b"\n")
+        # The supervisor is gone: nobody renews the leases, and nobody would start another child.
+        self._orphaned = True
+        self._alone.set()
+        self._stop()
+        Orphan(self._id, self._sources, self._hands, self._plan, self._leases.log).live(self._leases)
+
+    def _renew_overdue(self) -> None:
+        """Renew what the supervisor's keeper did not, which may be stopped.
+
+        Behind a handler that holds the interpreter's lock this thread waits as well: then nobody renews. Both may renew
+        at one time: a lease is only ever made longer, for the delivery that it belongs to.
+        """
+        self._leases.renew_overdue_until(self._alone)
+
+    def _hear(self, line: bytes) -> None:
+        if line == STOP:
+            self._stop()
+        elif line == ASK:
+            self._hands.hear()
+        else:
+            self._events.put(line)
+
+    def _take_no_more(self) -> None:
+        self._stop_at = self._stop_at or time.monotonic() + self._plan.grace
+        self._worker.stop()
+
+    def _stop(self) -> None:
+        self._take_no_more()
+        with suppress(SRQError):  # which the worker says itself in the end
+            self._worker.give_back()
+
+    def _send(self) -> None:
+        """Send our signals for the supervisor, which runs no code of the project's."""
+        named = {"item_recovered": signals.item_recovered, "item_dead": signals.item_dead}
+        while True:  # in a thread of its own: receivers may take their time
+            event = json.loads(self._events.get())
+            signals.send(named[event["signal"]], SafeRedisQueue, **event["about"])
+            self._rest()

@@ -1,0 +1,282 @@
+"""What servers have to be told of items, such as those of a dead child, and the processes that tell them.
+
+A server may be silent, and so may its name server: the supervisor waits for neither, and calls no server itself. For
+each server that is to be told something it forks a reporter, which finds the reports in its memory, tells them, and
+ends. So the supervisor needs no threads either, and no lookup of a name is under way when it forks a child.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import pickle
+import signal
+import struct
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, NoReturn
+
+from django_srq.consumer.log import guarded
+from django_srq.consumer.processes.keeper import name_this_process
+from django_srq.exceptions import OutcomeUnknown, QueueUnavailable, SRQError
+from django_srq.operations import Call
+from django_srq.queue.safe_redis_queue import SafeRedisQueue
+from django_srq.transport import names
+from django_srq.transport.link import Link
+from django_srq.transport.refusals import is_refusal
+from django_srq.transport.slots import Slot, slots
+
+logger = guarded("django_srq.consumer")
+
+NAME = "srq-reporter"  # as ps and top show it
+PATIENCE = 5.0  # seconds for a call
+RETRY, LONGEST_RETRY = 0.5, 2.0  # seconds between two reporters for one server
+HUNG = 3 * PATIENCE  # seconds without a word from a reporter, which may be stopped; it is killed then
+NEVER = float("inf")
+_LENGTH = struct.Struct("=I")
+
+
+@dataclass(eq=False)
+class Report:
+    """What has to be said to a server; sent again, in the same slot, until it is taken."""
+
+    queue: SafeRedisQueue
+    call: Call[Any]
+    then: Callable[[Any], None] = lambda reply: None
+    slot: Slot = field(default_factory=slots.borrow)
+    since: float = field(default_factory=time.monotonic)
+    tried: bool = False  # at least once
+
+
+class Outcome(NamedTuple):
+    """What became of a report."""
+
+    place: int  # among the reports that were told together
+    over: bool  # False: it is to be told again
+    reply: Any = None
+    error: str = ""
+
+
+def tell(reports: Sequence[Report]) -> Iterator[Outcome]:
+    """Tell one server its reports. Those of one queue keep their order: the last ones about a child close its slots.
+
+    A refusal concerns its queue alone. A server that does not answer is not asked again, for any queue.
+    """
+    refusing: set[SafeRedisQueue] = set()
+    for place, report in enumerate(reports):
+        queue = report.queue
+        if queue in refusing:
+            continue
+        try:
+            reply = queue.link.call(report.call, queue=queue.label, timeout=PATIENCE, slot=report.slot)
+        except (QueueUnavailable, OutcomeUnknown) as error:
+            yield Outcome(place, over=False, error=str(error))
+            if not is_refusal(error):
+                return
+            refusing.add(queue)
+        except SRQError as error:  # it will not be taken later either, and others wait behind it
+            yield Outcome(place, over=True, error=str(error))
+        else:
+            yield Outcome(place, over=True, reply=reply)
+
+
+@dataclass
+class _Reporter:
+    """A process that tells one server its reports, as the supervisor knows it."""
+
+    pid: int
+    line: int  # the pipe over which it says what became of them
+    reports: Sequence[Report]
+    last_word: float = field(default_factory=time.monotonic)
+    _buffer: bytes = b""
+
+    def messages(self) -> Iterator[Any]:
+        """What it sent since: outcomes, and in the end the addresses of names. Does not block."""
+        with suppress(BlockingIOError):
+            while words := os.read(self.line, 65536):
+                self._buffer += words
+                self.last_word = time.monotonic()
+        while len(self._buffer) >= _LENGTH.size:
+            end = _LENGTH.size + _LENGTH.unpack_from(self._buffer)[0]
+            if len(self._buffer) < end:
+                return
+            message, self._buffer = self._buffer[_LENGTH.size : end], self._buffer[end:]
+            yield pickle.loads(message)
+
+    def has_ended(self) -> bool:
+        try:
+            return os.waitpid(self.pid, os.WNOHANG)[0] != 0
+        except ChildProcessError:  # somebody else waited for it
+            return True
+
+    def kill(self) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+
+
+@dataclass
+class _Server:
+    """What one server has to be told."""
+
+    owed: list[Report] = field(default_factory=list)
+    reporter: _Reporter | None = None
+    due: float = NEVER  # the moment from which on the next reporter may be started
+    pause: float = 0.0  # seconds before it, after one that left something untold
+
+    def put_off(self) -> None:
+        """Try again later what is still owed; what came meanwhile is due already."""
+        self.pause = min(max(2 * self.pause, RETRY), LONGEST_RETRY) if self.owed else 0.0
+        self.due = min(self.due, time.monotonic() + self.pause)
+
+
+class Reports:
+    """The reports that are not told yet."""
+
+    def __init__(
+        self, fork: Callable[[], int], *, poke: Callable[[], None], others: Callable[[], Iterable[int]]
+    ) -> None:
+        """poke: has the supervisor hear what a reporter says. others: ends of pipes that are none of a reporter's."""
+        self._fork, self._poke, self._others = fork, poke, others
+        self._servers: dict[Link, _Server] = {}
+        self._troubles: dict[SafeRedisQueue, str] = {}
+
+    def __iter__(self) -> Iterator[Report]:
+        return (report for server in self._servers.values() for report in server.owed)
+
+    def __bool__(self) -> bool:
+        return any(server.owed for server in self._servers.values())
+
+    @property
+    def trouble(self) -> str:
+        """With a server, while it lasts."""
+        return next(iter(self._troubles.values()), "")
+
+    @property
+    def lines(self) -> list[int]:
+        """The ends of pipes that no other process needs."""
+        return [reporter.line for reporter in self._reporters()]
+
+    @property
+    def pids(self) -> list[int]:
+        return [reporter.pid for reporter in self._reporters()]
+
+    @property
+    def next_moment(self) -> float:
+        """When there is something to do without being poked."""
+        hung = [reporter.last_word + HUNG for reporter in self._reporters()]
+        idle = [server.due for server in self._servers.values() if server.owed and server.reporter is None]
+        return min([*hung, *idle], default=NEVER)
+
+    def untried(self, moment: float) -> bool:
+        """Whether there is one from before that moment that its server was not told of."""
+        return any(not report.tried and report.since <= moment for report in self)
+
+    def append(self, report: Report) -> None:
+        """It is told as soon as ``send`` is called."""
+        server = self._servers.setdefault(report.queue.link, _Server())
+        server.owed.append(report)
+        server.due = 0.0
+
+    def send(self) -> None:
+        """Start the reporters that are due. Does not block."""
+        for server in self._servers.values():
+            if server.owed and server.reporter is None and server.due <= time.monotonic():
+                try:
+                    self._start(server)
+                except OSError as error:
+                    logger.error("cannot start a process that tells a server what became of items: %s", error)
+                    server.put_off()
+
+    def hear(self) -> None:
+        """See to what the reporters said, and to their ends. Does not block."""
+        for server in self._servers.values():
+            if reporter := server.reporter:
+                ended = reporter.has_ended()  # before it is heard: then all that it said is there
+                for message in reporter.messages():
+                    self._hear(reporter, message)
+                if ended:
+                    self._bury(server, reporter)
+                elif time.monotonic() >= reporter.last_word + HUNG:
+                    reporter.kill()
+                    reporter.last_word = time.monotonic()  # it may take its time to die
+
+    def end(self) -> None:
+        """Nothing is to be told any more: what a server was not told of comes back when its lease ends."""
+        for reporter in self._reporters():
+            reporter.kill()
+            with suppress(ChildProcessError):
+                os.waitpid(reporter.pid, 0)
+            os.close(reporter.line)
+        self._servers.clear()
+
+    def settle(self, report: Report, outcome: Outcome) -> None:
+        report.tried = True
+        if not outcome.over:
+            self._troubles[report.queue] = f"queue={report.queue.label} error={outcome.error}"
+            return
+        self._troubles.pop(report.queue, None)
+        self._servers[report.queue.link].owed.remove(report)
+        slots.give_back(report.slot)
+        if outcome.error:
+            logger.error("cannot say what became of the items of a dead child: %s", outcome.error)
+        else:
+            report.then(outcome.reply)
+
+    def _reporters(self) -> list[_Reporter]:
+        return [server.reporter for server in self._servers.values() if server.reporter]
+
+    def _hear(self, reporter: _Reporter, message: Outcome | Mapping[names.Host, list[names.Address]]) -> None:
+        if isinstance(message, Outcome):
+            self.settle(reporter.reports[message.place], message)
+        else:
+            names.learn(message)
+
+    def _bury(self, server: _Server, reporter: _Reporter) -> None:
+        os.close(reporter.line)
+        server.reporter = None
+        for report in reporter.reports:
+            report.tried = True
+        server.put_off()
+
+    def _start(self, server: _Server) -> None:
+        server.due = NEVER
+        line, writing = os.pipe()
+        try:
+            pid = self._fork()
+        except OSError:
+            os.close(line)
+            os.close(writing)
+            raise
+        if pid == 0:
+            self._be(writing, [line, *self._others(), *self.lines], server.owed)
+        os.close(writing)
+        os.set_blocking(line, False)
+        server.reporter = _Reporter(pid, line, list(server.owed))
+
+    def _be(self, line: int, others: Iterable[int], reports: Sequence[Report]) -> NoReturn:
+        """In the forked process, which ends here."""
+        code = 1
+        try:
+            gc.freeze()  # as in a child
+            for end in others:
+                os.close(end)
+            name_this_process(NAME)
+            for outcome in tell(reports):
+                self._say(line, outcome)
+            # The supervisor looks up none, and whoever is forked next may find the name server silent.
+            self._say(line, names.known())
+            code = 0
+        except Exception:
+            logger.exception("cannot say what became of the items of a dead child")
+        finally:
+            os._exit(code)
+
+    def _say(self, line: int, words: object) -> None:
+        message = pickle.dumps(words)
+        message = _LENGTH.pack(len(message)) + message
+        with suppress(BrokenPipeError):  # the supervisor is gone: the server is to be told all the same
+            while message:
+                message = message[os.write(line, message) :]
+                self._poke()

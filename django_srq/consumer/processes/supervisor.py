@@ -1,0 +1,578 @@
+"""The supervisor: starts child processes, keeps their leases, and says what became of their items when they die.
+
+It runs no handler, opens no database connection, and has a single thread. It calls no server before its end: the
+leases are renewed by its keeper, a process beside the children, so that nothing that holds up the supervisor ends a
+lease; and servers are told of items by its reporters, so that none that is silent holds up the supervisor.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import secrets
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from django_srq import operations
+from django_srq.consumer.ledger import FAILED, RUNNING, Hand, Hands, Waiting
+from django_srq.consumer.log import guarded
+from django_srq.consumer.options import Plan
+from django_srq.consumer.outage import Outage
+from django_srq.consumer.probes import Heartbeat, interval, notify
+from django_srq.consumer.processes import groups, postmortem
+from django_srq.consumer.processes.child import Child, ChildProcess
+from django_srq.consumer.processes.keeper import Keeper
+from django_srq.consumer.processes.reports import Report, Reports
+from django_srq.consumer.processes.withdrawal import LOOK
+from django_srq.consumer.signal_pipe import SignalPipe
+from django_srq.consumer.subscription import Source
+from django_srq.consumer.worker.claims import claim_slots
+from django_srq.consumer.worker.retries import LAST_WORDS
+from django_srq.consumer.worker.worker import Worker
+from django_srq.operations import Held
+from django_srq.queue import failure
+from django_srq.queue.safe_redis_queue import SafeRedisQueue
+
+logger = guarded("django_srq.consumer")
+
+SOON = 5.0  # seconds; a child that dies sooner, having handled nothing, is started again less and less soon
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0  # seconds before it is started again, from the second time on
+NEVER_STARTED = 5  # times in a row that no child came to look for items: then there is no point
+ORDER = 1.0  # seconds that a child is started later, so that its predecessor's items are back in their places
+LEFTOVERS_LOOK = 0.1  # seconds between looks at what handlers had started, and left at work
+STUCK = 60.0  # seconds without an item in hand and without a look for one
+STOPS = (signal.SIGTERM, signal.SIGINT)
+
+
+@dataclass
+class Place:
+    """Where one of the children belongs."""
+
+    child: Child | None = None
+    due: float = 0.0  # the moment from which on it may be started
+    died: float = 0.0  # the moment at which the reports about its last child were made
+    early: int = 0  # how often in a row it died soon
+    left: int | None = None  # items that it may still handle
+    over: bool = False  # its children ended of themselves, and that was all
+
+
+class Supervisor:
+    """A consumer of many processes. See ``Plan`` for what it can be told."""
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        plan: Plan,
+        *,
+        rest: Callable[[], None] = lambda: None,
+        before_fork: Callable[[], None] = lambda: None,
+        heartbeat: Heartbeat | None = None,
+    ) -> None:
+        """rest: called in each thread of a child before it waits for items. before_fork: closes what is open."""
+        self._before_fork = before_fork
+        self.id = f"c{secrets.token_hex(5)}"
+        self._sources, self._plan, self._rest = sources, plan, rest
+        self._places = [Place(left=left) for left in _shares(plan)]
+        self._leaving: list[Child] = []  # their successors are started
+        self._to_replace: list[Child] = []  # one after the other
+        self._outage = Outage()
+        self._events: deque[dict[str, Any]] = deque()  # signals that a child is to send
+        self._signals = SignalPipe()
+        self._reports = Reports(self._fork, poke=self._signals.poke, others=self._lines)
+        self._leftovers = groups.Leftovers(plan.grace)
+        self._keeper = Keeper(
+            self.id,
+            sources,
+            # Each child may be replaced before it has ended.
+            [Worker.table(sources, plan) for _ in range(2 * plan.processes)],
+            about={"processes": plan.processes, "threads": plan.threads, "concurrency": plan.concurrency},
+            plan=plan,
+            heartbeat=heartbeat,
+            poke=self._signals.poke,
+        )
+        self._count = 0
+        self._never_started = 0
+        self._stopped_by: int | None = None
+        self._stop_at: float | None = None  # the moment at which the grace is over
+        self._cut = False
+        self._ready = False
+        self._next_beat = self._next_look = 0.0
+        self.last_words = ""  # why it could not go on
+
+    def run(self) -> int:
+        """Work until stopped; returns the exit code. Blocks; must be called in the main thread."""
+        with self._signals, self._logging_beside():
+            try:
+                self._loop()
+                return self._code()
+            finally:
+                for child in self._children():
+                    child.kill("the supervisor broke")
+                self._leftovers.end(latest=0)
+                self._reports.end()
+                self._keeper.end()
+
+    @contextmanager
+    def _logging_beside(self) -> Iterator[None]:
+        """The keeper logs for us: while we waited for a log, nobody would look after the children, or hear a signal."""
+        pid = os.getpid()
+
+        def is_logged_here(record: logging.LogRecord) -> bool:
+            return os.getpid() != pid or not self._keeper.pass_on(record)
+
+        logger.addFilter(is_logged_here)
+        try:
+            yield
+        finally:
+            logger.removeFilter(is_logged_here)
+
+    def _loop(self) -> None:
+        while True:
+            self._start_keeper()
+            self._start_missing()
+            if not self._children() and not self._wanted() and not self._leftovers:
+                break
+            self._signals.wait(self._until_next())
+            for number in self._signals.taken():
+                self._on_signal(number)
+            self._reap()
+            self._enforce()
+            self._tend()
+        give_up = time.monotonic() + LAST_WORDS
+        while self._reports and time.monotonic() < give_up:
+            self._send_reports()
+            self._signals.wait(max(0.0, min(self._reports.next_moment, give_up) - time.monotonic()))
+            self._reports.hear()
+            for number in self._signals.taken():
+                self._on_signal(number)
+                if number in STOPS and self._stop_at == 0:
+                    return  # what is not said by now comes back when its lease ends
+
+    def _code(self) -> int:
+        if self.last_words:
+            return 1
+        if self._stopped_by is not None and self._stop_at == 0:  # a second signal
+            return 128 + self._stopped_by
+        return 75 if self._cut else 0
+
+    def _place_of(self, child: Child) -> Place | None:
+        """None: it has left it to its successor."""
+        return next((place for place in self._places if place.child is child), None)
+
+    def _children(self) -> list[Child]:
+        return [*(place.child for place in self._places if place.child is not None), *self._leaving]
+
+    # -- starting
+
+    def _wanted(self) -> list[Place]:
+        """The places for which a child is to be started, now or later."""
+        if self._stop_at is not None or self.last_words:
+            return []
+        return [place for place in self._places if place.child is None and not place.over]
+
+    def _start_keeper(self) -> None:
+        if not self._keeper.lives and time.monotonic() >= self._keeper.due:
+            try:
+                self._keeper.start(self._fork, [*self._lines(), *self._reports.lines])
+            except OSError as error:  # the children renew for themselves until then
+                logger.error("cannot start the process that renews the leases: %s", error)
+
+    def _start_missing(self) -> None:
+        for place in self._wanted():
+            if time.monotonic() >= self._due(place):
+                try:
+                    self._start(place)
+                except OSError as error:  # no memory, or too many processes: the other children go on
+                    logger.error("cannot start a child process: %s", error)
+                    self._postpone(place)
+
+    def _due(self, place: Place) -> float:
+        """The moment from which on its next child may be started."""
+        return max(place.due, place.died + ORDER) if self._reports.untried(place.died) else place.due
+
+    def _start(self, place: Place) -> None:
+        self._count += 1
+        id = f"{self.id}.{self._count}"
+        for stream in filter(None, (sys.stdout, sys.stderr)):  # None: closed before Python began
+            stream.flush()  # or what is in the buffers would come out twice
+        reading, writing = os.pipe()
+        os.set_blocking(writing, False)
+        hands: Hands | None = None
+        try:
+            hands = self._keeper.take_table(claim_slots(id)[0], self._count)
+            pid = self._fork()
+        except OSError:
+            os.close(reading)
+            os.close(writing)
+            if hands is not None:
+                self._keeper.give_back_table(hands)
+            raise
+        if pid == 0:
+            try:
+                groups.lead()
+                # Or they would not notice the supervisor's death: a pipe ends with its last writer.
+                for line in (writing, *self._lines(), *self._reports.lines):
+                    os.close(line)
+                hands.belong_to_this_process()
+                self._child(id, hands, reading, place.left).run()
+            except BaseException:
+                logger.exception("the child process failed to start")
+            finally:
+                os._exit(1)  # whatever happened, this is not the place to return from
+        os.close(reading)
+        groups.lead(pid)  # it does so too; whichever comes first
+        place.child = Child(id, pid, hands, writing)
+
+    def _lines(self) -> list[int]:
+        """The ends of the pipes over which children and keeper are told things."""
+        lines = [*(child.line for child in self._children()), self._keeper.line]
+        return [line for line in lines if line is not None]
+
+    def _fork(self) -> int:
+        self._before_fork()  # each time: the project's log handlers may have opened something meanwhile
+        with self._signals.held():  # or one that reaches the child at once would be told to us, as a second one
+            pid = os.fork()
+            if pid == 0:
+                self._forget_signals()
+        return pid
+
+    def _forget_signals(self) -> None:
+        """In a child, which must not come back to the supervisor's work, whatever happens here."""
+        try:
+            self._signals.forget()
+        except BaseException:
+            os._exit(1)
+
+    def _child(self, id: str, hands: Hands, line: int, left: int | None) -> ChildProcess:
+        return ChildProcess(
+            id,
+            self._sources,
+            hands,
+            self._plan,
+            line=line,
+            poke=self._signals.poke,
+            max_items=left,
+            rest=self._rest,
+        )
+
+    # -- told from outside
+
+    def _on_signal(self, number: int) -> None:
+        if number in STOPS:
+            self._stop(number)
+        elif number == signal.SIGHUP:
+            self._to_replace = [place.child for place in self._places if place.child is not None]
+
+    def _stop(self, number: int) -> None:
+        notify("STOPPING=1")
+        if self._stop_at is not None:
+            self._stopped_by, self._stop_at = number, 0  # the grace is over at once
+            return
+        self._stopped_by, self._stop_at = number, time.monotonic() + self._plan.grace
+        logger.info("stopping: running handlers have %g s to finish; a second signal stops at once", self._plan.grace)
+        self._keeper.stop()
+        for child in self._children():
+            child.stop()
+        self._leftovers.stop()
+
+    # -- looking after the children
+
+    def _until_next(self) -> float:
+        """Seconds until there is something to do without being told."""
+        now = time.monotonic()
+        moments = [self._next_beat, self._next_look, self._reports.next_moment]
+        moments += [self._due(place) for place in self._wanted()]
+        if not self._keeper.lives:
+            moments.append(self._keeper.due)
+        if self._stop_at is not None and self._stop_at > now:
+            moments.append(self._stop_at)
+        if self._leftovers:
+            moments.append(now + LEFTOVERS_LOOK)
+        if self._plan.time_limit is not None:
+            alive = [child for child in self._children() if not child.killed_for]
+            running = [hand.started for child in alive for hand in child.hands if hand.state == RUNNING]
+            moments.append(min(running, default=now) + self._plan.time_limit)
+        return max(0.0, min(moments) - now)
+
+    def _enforce(self) -> None:
+        """Kill what takes too long; replace the next child that is to be replaced."""
+        now = time.monotonic()
+        if self._stop_at is not None and now >= self._stop_at:
+            for child in self._children():
+                child.kill("stopped")
+        if self._plan.time_limit is not None:
+            for child in self._children():
+                self._enforce_limit(child, now - self._plan.time_limit)
+        for group in self._leftovers.end(float("inf") if self._stop_at is None else self._stop_at):
+            logger.warning(
+                "killed at the end of the grace period: programs that handlers started, in process group %d", group
+            )
+        self._make_way()
+        while self._to_replace and self._has_room and not any(child.told_to_stop for child in self._children()):
+            self._replace(self._to_replace.pop(0))
+
+    def _enforce_limit(self, child: Child, latest: float) -> None:
+        over = {hand.filling for hand in child.hands if hand.state == RUNNING and hand.started <= latest}
+        if over and not child.killed_for:
+            child.over_limit = over
+            child.kill(f"killed: an item took longer than the time limit of {self._plan.time_limit:g} s")
+
+    def _replace(self, child: Child) -> None:
+        place = self._place_of(child)
+        if place is None:
+            return  # it has ended meanwhile
+        child.stop()
+        if place.left is None:  # else only its end shows how many are left for the next one
+            self._leaving.append(child)
+            place.child = None
+
+    @property
+    def _has_room(self) -> bool:
+        """Whether one more may leave its place to a successor: there are never more than twice as many children."""
+        return len(self._leaving) < self._plan.processes
+
+    def _make_way(self) -> None:
+        """Leave the places of children that take no more to their successors: their threads may go on for the grace."""
+        for place in self._places:
+            child = place.child
+            if child and child.hands.full and place.left is None and self._has_room:
+                self._leaving.append(child)
+                place.child = None
+
+    def _reap(self) -> None:
+        if self._keeper.reap():
+            logger.error("the process that renews the leases ended, restarting it")
+        for child in self._children():
+            pid, status, usage = os.wait4(child.pid, os.WNOHANG)
+            if pid:
+                code = os.waitstatus_to_exitcode(status)
+                self._see_to_group(child, code)
+                self._buried(child, code, _bytes(usage.ru_maxrss))
+        self._reports.hear()
+        groups.reap_orphans([self._keeper.pid, *self._reports.pids, *(child.pid for child in self._children())])
+
+    def _see_to_group(self, child: Child, code: int) -> None:
+        """What its handlers had started must not be at work beside the next delivery of their items."""
+        if _died(child, code) or child.killed_for:
+            groups.kill_group(child.pid)
+        else:
+            self._leftovers.add(child.pid)
+
+    def _buried(self, child: Child, code: int, memory: int) -> None:
+        os.close(child.line)
+        place = self._place_of(child)
+        if place is None:
+            self._leaving.remove(child)
+        else:
+            self._vacate(place, child, code)
+        if child.hands.fatal and not self.last_words:
+            self.last_words = child.hands.words
+            for other in self._children():
+                other.stop()
+        elif _died(child, code) and not child.killed_for:
+            logger.error("child died consumer=%s pid=%d how=%s", child.id, child.pid, _how(code))
+        self._account_for(child, child.killed_for or _how(code), memory, code)
+        if place is not None:
+            place.died = time.monotonic()
+        self._keeper.give_back_table(child.hands)
+        self._send_reports()
+
+    def _vacate(self, place: Place, child: Child, code: int) -> None:
+        place.child = None
+        if place.left is not None:
+            # What it died of, or in the middle of, was handled too, and not well.
+            place.left -= child.hands.handled + sum(hand.state in {RUNNING, FAILED} for hand in child.hands)
+            place.over = place.left <= 0
+        died = _died(child, code)
+        finished = not died and not child.told_to_stop and not child.hands.full
+        place.over = place.over or (finished and self._plan.burst)
+        # SIGKILL comes from outside, and may not come again.
+        killed = code == -signal.SIGKILL
+        one_works = any(one.hands.ready for one in [child, *self._children()]) or killed
+        self._never_started = 0 if one_works else self._never_started + 1
+        if self._never_started >= NEVER_STARTED:
+            self.last_words = (
+                f"No child process comes up: {NEVER_STARTED} in a row ended at once, the last {_how(code)}."
+            )
+        # One that has handled something died of its last item, not of itself.
+        blameless = child.hands.handled or (killed and child.hands.ready)
+        at_once = died and not blameless and time.monotonic() - child.born < SOON
+        place.early = place.early if at_once else -1
+        self._postpone(place)
+
+    def _postpone(self, place: Place) -> None:
+        place.early += 1
+        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (place.early - 2)) if place.early > 1 else 0
+        place.due = time.monotonic() + pause
+
+    # -- what becomes of the items of a dead child
+
+    def _account_for(self, child: Child, how: str, memory: int, code: int) -> None:
+        hands = list(child.hands)
+        stopped = child.killed_for == "stopped"
+        unexplained = _died(child, code) and not child.killed_for
+        self._cut = self._cut or (stopped and any(hand.state == RUNNING for hand in hands))
+        for place, source in enumerate(self._sources):
+            mine = [hand for hand in hands if hand.source == place]
+            self._settle(source, mine)
+            running = [hand for hand in mine if hand.state in {RUNNING, FAILED}]
+            # Each with its own evidence; the last calls also close the slots, and end what was never written down: that
+            # was not started, but it may be what killed the child, such as a payload too large for its memory.
+            for hand in running:
+                suspect = not child.over_limit or hand.filling in child.over_limit
+                # Its failure was being told: that this may take long is the server's doing, but a death is not.
+                begun = hand.state == RUNNING or (unexplained and not child.hands.fatal)
+                blamed = not stopped and suspect and begun
+                self._end(child, source, hand, how, memory, "crash" if blamed else "cut")
+            unread = _unread_claims(child, place)
+            for slot in claim_slots(child.id):
+                mode = "crash" if unexplained and slot not in unread else "release"
+                self._end(child, source, None, how, memory, mode, slot)
+
+    def _withdraw(self) -> None:
+        """Give back what waits in a child that cannot begin it."""
+        for child in self._children():
+            if waiting := child.withdrawal.look():
+                self._report_waiting(child, waiting)
+                self._send_reports()
+
+    def _report_waiting(self, child: Child, waiting: Iterable[Waiting]) -> None:
+        found = [hand for one in waiting if (hand := child.hands.of(one))]
+        claims = [(child.hands.source_of(one), one) for one in waiting if one.record is None]
+        for place, source in enumerate(self._sources):
+            queue = source.queue
+            if held := [hand.held for hand in found if hand.source == place]:
+                self._reports.append(Report(queue, operations.release(queue.keys, held)))
+            for asked, claim in claims:
+                if asked == place:
+                    self._report_claim(child, queue, claim)
+
+    def _report_claim(self, child: Child, queue: SafeRedisQueue, claim: Waiting) -> None:
+        def given(items: int | None) -> None:
+            if items is None:
+                child.withdrawal.again(claim)
+
+        slot = claim_slots(child.id)[claim.parked]
+        self._reports.append(Report(queue, operations.withdraw(queue.keys, slot, claim.number), given))
+
+    def _settle(self, source: Source, hands: Sequence[Hand]) -> None:
+        """Handled is acked, not started is released: a death in between must not double the one, or blame the other."""
+        for call in postmortem.settling(source.queue, hands):
+            self._reports.append(Report(source.queue, call))
+
+    def _end(
+        self, child: Child, source: Source, hand: Hand | None, how: str, memory: int, mode: str, slot: bytes = b""
+    ) -> None:
+        queue = source.queue
+        run_time = time.monotonic() - hand.started if hand else 0.0
+        evidence = failure.of_death(how, consumer=child.id, run_time=run_time, memory=memory)
+        held = [hand.held] if hand else []
+        call = postmortem.ending(queue, held, mode, evidence, slot=slot)
+        if mode == "release":
+            self._reports.append(Report(queue, call))
+        else:
+            self._reports.append(Report(queue, call, lambda reply: self._ended(queue, held, reply, evidence)))
+
+    def _ended(self, queue: SafeRedisQueue, held: Sequence[Held], reply: operations.Ended, evidence: bytes) -> None:
+        ended = {one.uid: state for one, state in zip(held, reply.states, strict=True) if state} | dict(reply.found)
+        about = json.loads(evidence)
+        for uid, state in ended.items():
+            logger.warning("%s state=%s queue=%s uid=%s", about["message"], state, queue.label, uid)
+            name = {"ready": "item_recovered", "dead": "item_dead"}.get(state)
+            if name:
+                told = {"queue": queue.label, "uid": uid, "consumer": about["consumer"], "evidence": about}
+                self._events.append({"signal": name, "about": told})
+
+    # -- telling the servers, and whoever watches
+
+    def _send_reports(self) -> None:
+        """Have the servers told what is due; what they say is heard later."""
+        self._reports.send()
+
+    def _tend(self) -> None:
+        now = time.monotonic()
+        if now >= self._next_look:
+            self._next_look = now + LOOK
+            self._withdraw()
+        self._send_reports()
+        troubles = [child.hands.words for child in self._children() if not child.hands.fatal]
+        self._outage.report(next(filter(None, [self._trouble, *troubles]), ""))
+        self._pass_on_events()
+        if not self._ready and all(child.hands.ready for child in self._children()):
+            self._ready = notify("READY=1")
+        if now >= self._next_beat:
+            self._next_beat = now + interval()
+            self._beat(now)
+
+    @property
+    def _trouble(self) -> str:
+        """With a server, while it lasts."""
+        return self._keeper.trouble or self._reports.trouble
+
+    def _pass_on_events(self) -> None:
+        """As many as the children have room for; a STOP that did not fit goes before."""
+        for child in self._children():
+            child.say_on()
+        ready = [child for child in self._children() if child.hands.ready and not child.killed_for]
+        for child in [child for child in ready if not child.told_to_stop] or ready:  # one that stops may not get to it
+            while self._events and child.tell(json.dumps(self._events[0]).encode() + b"\n"):
+                self._events.popleft()
+
+    def _beat(self, now: float) -> None:
+        stuck = [child for child in self._children() if now - child.hands.beat > self._patience(child)]
+        if stuck and all(child.hands.ready for child in stuck) and not self._trouble:
+            return
+        notify("WATCHDOG=1")
+        self._keeper.beat()
+
+    def _patience(self, child: Child) -> float:
+        """Seconds after its last look for items from which on a child is stuck."""
+        if _is_at_work(child):
+            return float("inf")
+        return STUCK + self._plan.grace if child.hands.leaving else STUCK
+
+
+def _shares(plan: Plan) -> list[int | None]:
+    """How many items each child may handle."""
+    if plan.max_items is None:
+        return [None] * plan.processes
+    each, more = divmod(plan.max_items, plan.processes)
+    return [share for share in (each + (number < more) for number in range(plan.processes)) if share]
+
+
+def _died(child: Child, code: int) -> bool:
+    """Whether it did not come to its end; what calls os._exit(0) leaves an item behind."""
+    return code != 0 or any(hand.state == RUNNING for hand in child.hands)
+
+
+def _unread_claims(child: Child, place: int) -> set[bytes]:
+    """The slots of claims that may have taken items of that source, and of whose replies the child did not die."""
+    hands, (own, parking) = child.hands, claim_slots(child.id)
+    sent = hands.asked is not None and not hands.reading
+    # A child makes a claim that is owed again and again, and may be reading then. But a handler at work is likelier.
+    at_work = any(hand.state in {RUNNING, FAILED} for hand in hands)
+    unread = {own} if sent or (at_work and any(owed == place for owed, _ in hands.owed)) else set()
+    return unread | {parking} if hands.parked and not hands.arriving else unread
+
+
+def _is_at_work(child: Child) -> bool:
+    """Whether it has items in hand, or on their way, which may be long."""
+    return any(child.hands) or child.hands.asked is not None or bool(child.hands.owed) or child.hands.arriving
+
+
+def _how(code: int) -> str:
+    if code >= 0:
+        return f"ended with exit code {code}"
+    name = signal.Signals(-code).name
+    return f"killed by {name}" + (" (by hand, or for want of memory)" if name == "SIGKILL" else "")
+
+
+def _bytes(maxrss: int) -> int:
+    return maxrss if sys.platform == "darwin" else maxrss * 1024

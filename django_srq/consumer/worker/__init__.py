@@ -1,0 +1,1 @@
+"""The work within one process: claim, handle, settle."""

@@ -1,0 +1,212 @@
+"""What the commands that change whole queues have in common: which queues, what they say, when they ask and stop."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any
+
+from django.core.management.base import CommandError, CommandParser
+
+from django_srq import conf
+from django_srq.exceptions import OutcomeUnknown, QueueUnavailable, SRQError
+from django_srq.management import report
+from django_srq.management.base import ERROR, INTERRUPTED, USAGE, QueueCommand, exit_code
+from django_srq.management.progress import Progress
+from django_srq.management.report import Row
+from django_srq.registry import Queue
+from django_srq.transport.link import Link
+
+
+@dataclass
+class Outcome:
+    rows: list[Row] = field(default_factory=list)  # of the queues where anything was done or found out
+    failures: list[SRQError] = field(default_factory=list)
+
+
+class OperationCommand(QueueCommand):
+    """A command that does one thing to several queues and says, in a row for each, what it did."""
+
+    offers_all = True  # whether it may be told to take all queues
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("queues", nargs="*", metavar="queue", help="alias of a queue")
+        if self.offers_all:
+            parser.add_argument("--all", action="store_true", dest="all_queues", help="all queues of the settings")
+        parser.add_argument(
+            "--format",
+            choices=report.FORMATS,
+            default="table",
+            help="table: for people; json: one document with all; jsonl: a line for each queue",
+        )
+
+    def chosen(self, aliases: Sequence[str], all_queues: bool = False) -> list[Queue]:
+        """The queues that were named, each once. All are known before anything is done to the first."""
+        if all_queues and aliases:
+            raise CommandError("Name queues, or give --all, but not both.", returncode=USAGE)
+        if not all_queues and not aliases:
+            otherwise = ", or give --all" if self.offers_all else ""
+            known = ", ".join(conf.aliases()) or "none"
+            raise CommandError(f"Name queues{otherwise} (known: {known}).", returncode=USAGE)
+        return [self.queue(alias) for alias in dict.fromkeys(conf.aliases() if all_queues else aliases)]
+
+    def on_each(self, queues: Sequence[Queue], act: Callable[[Queue, Row], object], outcome: Outcome) -> None:
+        """Let act fill a row for each queue. A failure does not keep the other queues from their turn."""
+        away: list[Link] = []
+        for queue in queues:
+            row: Row = {"queue": queue.alias}
+            try:
+                if queue.link in away:  # nobody waits for the same server again and again
+                    raise QueueUnavailable(f"queue {queue.alias!r} is on the same server, {queue.link.address}")
+                act(queue, row)
+            except SRQError as error:
+                outcome.failures.append(error)
+                if isinstance(error, QueueUnavailable | OutcomeUnknown):
+                    away.append(queue.link)
+            finally:
+                if len(row) > 1:
+                    outcome.rows.append(row)
+
+    def finish(self, outcome: Outcome, format: str, **about: Any) -> None:
+        """Write the rows. What failed is an error, a line each; the first makes the exit code."""
+        self.say(outcome.rows, format, **about)
+        if failures := outcome.failures:
+            raise CommandError("\n".join(map(str, failures)), returncode=exit_code(failures[0])) from failures[0]
+
+    def say(self, rows: Sequence[Row], format: str, **about: Any) -> None:
+        for line in report.lines(rows, format, **about):
+            self.stdout.write(line)
+
+
+@dataclass
+class Plan:
+    """What would be done to a queue."""
+
+    queue: Queue
+    row: Row = field(default_factory=dict)
+    items: int = 0
+    details: Sequence[str] = ()  # lines for people
+
+
+class _Stopped(Exception):
+    """Ctrl-C: raised between two batches."""
+
+
+class BulkCommand(OperationCommand):
+    """A command that changes many items in batches: it counts, asks, shows progress, and can be stopped in between."""
+
+    doing = ""  # what the progress is called
+
+    @abstractmethod
+    def plan(self, plan: Plan) -> None:
+        """Count, and fill the plan."""
+
+    @abstractmethod
+    def act(self, queue: Queue, row: Row, on_batch: Callable[[int], None]) -> None:
+        """Do it, and fill the row so that it is true at any moment; on_batch is told how many items each batch had."""
+
+    @abstractmethod
+    def question(self, items: str, names: str) -> str:
+        """What the user is asked; items: their number, as in "1 item"; names: of the queues."""
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        super().add_arguments(parser)
+        parser.add_argument("--dry-run", action="store_true", help="only count")
+        parser.add_argument(
+            "--no-input", "--noinput", action="store_false", dest="interactive", help="do not ask for confirmation"
+        )
+
+    def bulk(self, queues: Sequence[Queue], *, format: str, dry_run: bool, interactive: bool) -> None:
+        asks = interactive and not dry_run
+        if asks and not (sys.stdin is not None and sys.stdin.isatty() and self.stderr.isatty()):
+            raise CommandError(
+                "Nothing was done: there is no terminal to ask for confirmation on. Give --no-input to go ahead "
+                "without, or --dry-run to count.",
+                returncode=USAGE,
+            )
+        outcome = Outcome()
+        try:
+            plans = self._plans(queues, outcome)
+            items = sum(plan.items for plan in plans)
+            if format == "table" and (asks or dry_run):
+                self._explain(plans)
+            if asks and items:
+                self._ask(plans, items)
+        except KeyboardInterrupt:
+            self.stderr.write("")  # ends the line with the question
+            raise CommandError("Stopped. Nothing was done.", returncode=INTERRUPTED) from None
+        if items and not dry_run:
+            outcome.rows = []
+            self._do([plan.queue for plan in plans], items, outcome, format)
+        if dry_run and format == "table":
+            self.stderr.write("Only counted: nothing was done.", str)
+        self.finish(outcome, format, dry_run=dry_run)
+
+    def _plans(self, queues: Sequence[Queue], outcome: Outcome) -> list[Plan]:
+        plans: list[Plan] = []
+
+        def count(queue: Queue, row: Row) -> None:
+            plan = Plan(queue, row)
+            self.plan(plan)
+            plans.append(plan)
+
+        self.on_each(queues, count, outcome)
+        return plans
+
+    def _explain(self, plans: Sequence[Plan]) -> None:
+        for plan in plans:
+            for line in plan.details:
+                self.stderr.write(f"{plan.queue.alias}: {line}", str)
+
+    def _ask(self, plans: Sequence[Plan], items: int) -> None:
+        names = ", ".join(plan.queue.alias for plan in plans if plan.items)
+        question = self.question(f"{items:,} item{'s' if items != 1 else ''}", names)
+        self.stderr.write(f"{question} [y/N] ", str, ending="")
+        self.stderr.flush()
+        answer = sys.stdin.readline()
+        if not answer:
+            self.stderr.write("")
+        if answer.strip().lower() not in {"y", "yes"}:
+            raise CommandError("Nothing was done.", returncode=ERROR)
+
+    def _do(self, queues: Sequence[Queue], items: int, outcome: Outcome, format: str) -> None:
+        try:
+            with _stop_on_ctrl_c() as stop, Progress(self.doing, items, self.stderr) as progress:
+
+                def on_batch(number: int) -> None:
+                    progress.add(number)
+                    if stop.is_set():
+                        raise _Stopped
+
+                self.on_each(queues, lambda queue, row: self.act(queue, row, on_batch), outcome)
+        except (_Stopped, KeyboardInterrupt) as stopped:
+            self.say(outcome.rows, format, dry_run=False)
+            cut = isinstance(stopped, KeyboardInterrupt)
+            how = "Stopped in the middle of a batch, which may be done too" if cut else "Stopped between two batches"
+            lines = [*map(str, outcome.failures), f"{how}; what was left is as it was."]
+            raise CommandError("\n".join(lines), returncode=INTERRUPTED) from None
+
+
+@contextmanager
+def _stop_on_ctrl_c() -> Iterator[threading.Event]:
+    """The first Ctrl-C is for the event, a second one does what the first would have done."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop  # Python lets only the main thread set handlers
+        return
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, before)
+        stop.set()
+
+    before = signal.signal(signal.SIGINT, on_signal)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,41 @@
+"""Pausing a queue, deleting items, making a consumer known."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from django_srq.operations.call import BATCH, Call, Keys
+from django_srq.operations.encoding import encode_int, encode_moment
+from django_srq.operations.replies import Held, as_text, read_flag, read_flags
+from django_srq.operations.scripts import Script
+
+
+def drop(keys: Keys, items: Iterable[Held], *, state: str = "") -> Call[list[bool]]:
+    """items: by uid, and by number where that is known."""
+    args = [part.encode() for item in items for part in (item.uid, item.number)]
+    return Call(Script.named("drop"), keys, (state.encode(), *args), read_flags)
+
+
+def purge(keys: Keys, *, marker: str, start: bool) -> Call[tuple[bool, int]]:
+    def read(reply: Any) -> tuple[bool, int]:
+        more, gone = as_text(reply).split()
+        return more == "more", int(gone)
+
+    args = (marker.encode(), encode_int(BATCH), b"1" if start else b"0")
+    return Call(Script.named("purge"), keys, args, read)
+
+
+def pause(keys: Keys, *, about: Mapping[str, str], until: dt.datetime | None = None) -> Call[bool]:
+    args = (json.dumps(dict(about), ensure_ascii=False).encode(), encode_moment(until) if until else b"0")
+    return Call(Script.named("pause"), keys, args, read_flag)
+
+
+def resume(keys: Keys) -> Call[bool]:
+    return Call(Script.named("resume"), keys, (), read_flag)
+
+
+def enlist(keys: Keys, consumer: str, about: bytes) -> Call[int]:
+    return Call(Script.named("enlist"), keys, (consumer.encode(), about), lambda reply: int(as_text(reply)))

@@ -1,0 +1,33 @@
+"""How arguments are written for the scripts."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable
+
+from django_srq.operations.replies import Held
+
+
+def milliseconds(seconds: float) -> int:
+    """Whole milliseconds; at least 1 for anything above zero, so that a short time is not taken for none."""
+    return max(1, round(seconds * 1000)) if seconds > 0 else 0
+
+
+def encode_int(value: int) -> bytes:
+    return b"%d" % value
+
+
+def encode_flag(value: bool) -> bytes:
+    return b"1" if value else b"0"
+
+
+def encode_moment(moment: dt.datetime) -> bytes:
+    return encode_int(round(moment.timestamp() * 1000))
+
+
+def encode_held(held: Iterable[Held]) -> tuple[bytes, ...]:
+    return tuple([part.encode() for one in held for part in one])
+
+
+def encode_choice(cursor: str, older_than: float, error: str) -> tuple[bytes, ...]:
+    return cursor.encode(), encode_int(milliseconds(older_than)), error.encode(errors="backslashreplace")

@@ -1,0 +1,84 @@
+"""Looking at a queue and its items; changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from django_srq.operations.call import BATCH, Call, Command, Keys
+from django_srq.operations.encoding import encode_flag, encode_int
+from django_srq.operations.replies import (
+    Counts,
+    Listed,
+    Listing,
+    Page,
+    as_text,
+    read_counts,
+    read_listing,
+    read_page,
+    read_shown,
+)
+from django_srq.operations.scripts import Script
+
+
+def peek(keys: Keys, state: str, *, offset: int = 0, count: int = 100, brief: bool = False) -> Call[Page]:
+    """brief: without payloads and errors."""
+    args = (state.encode(), encode_int(offset), encode_int(count), encode_flag(brief))
+    return Call(Script.named("peek"), keys, args, lambda reply: read_page(reply, state))
+
+
+def uids(keys: Keys, name: str, cursor: bytes, count: int) -> Call[tuple[bytes, list[str]]]:
+    """About so many uids of a hash, and the next cursor, b"0" when that was all."""
+    args = (name.encode(), cursor, encode_int(count))
+    return Call(Script.named("uids"), keys, args, lambda reply: (reply[0], list(map(as_text, reply[1:]))))
+
+
+def find(keys: Keys, uids: Iterable[str], *, deep: bool = False) -> Call[list[set[str]]]:
+    def read(reply: Any) -> list[set[str]]:
+        return [set(as_text(places).split(",")) - {""} for places in reply]
+
+    return Call(Script.named("find"), keys, (b"1" if deep else b"0", *(uid.encode() for uid in uids)), read)
+
+
+def counts(keys: Keys, *, minutes: int = 0, hours: int = 0) -> Call[Counts]:
+    """minutes, hours: how many of the time series come with it."""
+    return Call(Script.named("counts"), keys, (encode_int(minutes), encode_int(hours)), read_counts)
+
+
+def list_items(
+    keys: Keys,
+    state: str,
+    *,
+    anchor: str = "0",
+    count: int = 50,
+    look: int = BATCH,
+    newest: bool = False,
+    largest: int = 0,
+    brief: bool = False,
+    group: str = "",
+) -> Call[Listing]:
+    """anchor and the rest: as in list.lua."""
+    flags = (encode_flag(newest), encode_int(largest), encode_flag(brief))
+    args = (
+        state.encode(),
+        anchor.encode(),
+        encode_int(count),
+        encode_int(look),
+        *flags,
+        group.encode(errors="replace"),
+    )
+    return Call(Script.named("list"), keys, args, lambda reply: read_listing(reply, state))
+
+
+def show(keys: Keys, uid: str, *, largest: int) -> Call[Listed | None]:
+    return Call(Script.named("show"), keys, (uid.encode(), encode_int(largest)), lambda reply: read_shown(reply, uid))
+
+
+def info() -> Command[dict[str, str]]:
+    """The server's own account of itself."""
+
+    def read(reply: Any) -> dict[str, str]:
+        lines = (line.partition(":") for line in as_text(reply).splitlines())
+        return {name: value for name, colon, value in lines if colon}
+
+    return Command((b"INFO",), read)

@@ -1,0 +1,63 @@
+"""Putting items."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from django_srq.operations.call import Call, Keys
+from django_srq.operations.encoding import encode_flag, encode_int, encode_moment, milliseconds
+from django_srq.operations.replies import PutReply, read_put
+from django_srq.operations.scripts import Script
+
+
+class Put(NamedTuple):
+    """One item to put: payload and headers are serialised, the uid is given or generated."""
+
+    uid: str
+    payload: bytes
+    headers: bytes
+
+
+def encode_headers(headers: Mapping[str, str] | None, *, priority: int = 0) -> bytes:
+    """What goes into ``headers`` for an item; empty when there is nothing to keep: most items cost nothing."""
+    kept: dict[str, Any] = {}
+    if priority:
+        kept["priority"] = priority
+    if headers:
+        kept["headers"] = dict(headers)
+    return json.dumps(kept, ensure_ascii=False).encode() if kept else b""
+
+
+def put(
+    keys: Keys,
+    items: Sequence[tuple[str, bytes, bytes]],
+    *,
+    own: bool,
+    priority: int = 0,
+    due: float | dt.datetime = 0,
+    max_length: int | None = None,
+    attempt: int = 0,
+) -> Call[PutReply]:
+    """items: as Put. due: seconds from now, or a moment; both by the server's clock. attempt: see put.lua."""
+    args = [_put_terms(priority, _due(due), max_length, own, attempt)]
+    for uid, payload, headers in items:
+        args += (uid.encode(), payload, headers)
+    # Nobody else knows a generated uid; of a batch, the first tells which it was.
+    more = ", …" if len(items) > 1 else ""
+    unknown = f"it may be there; put it again with the same uid: {items[0][0]}{more}"
+    return Call(Script.named("put"), keys, tuple(args), read_put, unknown)
+
+
+@lru_cache(maxsize=64)
+def _put_terms(priority: int, due: bytes, max_length: int | None, own: bool, attempt: int) -> bytes:
+    """As one argument: so mostly there is one comparison to make of it, on the server."""
+    return b" ".join((encode_int(priority), due, encode_int(max_length or 0), encode_flag(own), encode_int(attempt)))
+
+
+def _due(due: float | dt.datetime) -> bytes:
+    # Not cached: the two moments of an hour that comes twice, in autumn, are equal to Python.
+    return b"@" + encode_moment(due) if isinstance(due, dt.datetime) else encode_int(milliseconds(due))

@@ -1,0 +1,290 @@
+"""What the scripts reply, and how it is read."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+from django_srq.operations.delivery import Delivery
+from django_srq.operations.identifiers import from_milliseconds, uid_time
+
+STATES = ("ready", "in_flight", "delayed", "dead")
+_TIMED = ("in_flight", "delayed", "dead")  # states whose place in the order is a moment
+
+
+class Held(NamedTuple):
+    """Names a delivery in ack, fail, extend and release: by token, or ('' as token) whoever's it is."""
+
+    uid: str
+    token: str = ""
+    number: str = ""
+
+
+class PutReply(NamedTuple):
+    states: Sequence[str]  # per item: "" when added, else the state in which the uid is there already
+    full_at: int | None  # the length, when nothing was added because the queue is full
+
+
+class Found(NamedTuple):
+    """An item as the server has it."""
+
+    uid: str
+    payload: bytes
+    delivery: Delivery
+
+
+class ClaimReply(NamedTuple):
+    acked: Sequence[bool]
+    wait: float | None  # seconds until it is worth asking again; None: no known moment; 0: at once
+    held_up: int  # ready items that only the limits hold up
+    found: Sequence[Found]
+
+
+@dataclass(frozen=True)
+class Ended:
+    states: Sequence[str | None]  # per item: where it went; None: that delivery was over
+    found: Mapping[str, str]  # what the last claim took besides: uid to where it went
+
+
+@dataclass(frozen=True)
+class Page:
+    found: Sequence[Found]
+    offset: int | None  # where to go on; None: that was all
+
+
+@dataclass(frozen=True)
+class Listed:
+    """An item as people look at it; looking makes nobody its holder."""
+
+    uid: str
+    payload: bytes  # empty when it is larger than was asked for
+    size: int  # bytes of the payload
+    delivery: Delivery
+    holder: Held | None = None  # the delivery that has it in hand
+    consumer: str = ""
+    claimed_at: dt.datetime | None = None
+    position: int | None = None  # in the order of its state, from 0 on
+    score: str = ""  # as the server has it
+
+
+@dataclass(frozen=True)
+class Listing:
+    at: dt.datetime
+    total: int  # uids in that state
+    first: int  # position of the first that was looked at
+    looked: int  # how many were looked at
+    anchor: str  # where to go on; empty at the end
+    items: Sequence[Listed]
+
+
+@dataclass(frozen=True)
+class DeadGroup:
+    """Dead items with one error."""
+
+    name: str
+    count: int
+    first: dt.datetime
+    last: dt.datetime
+    example: str  # uid of one; empty when none is known
+    error: Mapping[str, Any] | None  # that of the example
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a queue holds, at one moment of the server's clock."""
+
+    at: dt.datetime
+    ready: int
+    in_flight: int
+    delayed: int
+    dead: int
+    ended: int  # in flight with an ended lease that nobody recovers automatically
+    due: int  # delayed and due, or in flight with an ended lease: the next claim makes them ready
+    layout: int | None  # None: the queue was never used
+    paused: Mapping[str, Any] | None
+    oldest: dt.datetime | None  # when the next ready item was put, where that is known
+    stats: Mapping[str, int] = field(default_factory=dict)  # counters that only grow
+    buckets: Mapping[str, int] = field(default_factory=dict)  # wait<e> and run<e>, see lua/shared/series.lua
+    minutes: Sequence[str] = ()  # of the time series, as they are stored
+    hours: Sequence[str] = ()
+    consumers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    meta: Mapping[str, str] = field(default_factory=dict)
+
+
+def as_text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def read_flag(reply: Any) -> bool:
+    return as_text(reply) == "1"
+
+
+def read_flags(reply: bytes) -> list[bool]:
+    return [flag == 49 for flag in reply]  # b"1"
+
+
+def read_states(reply: Any) -> list[str | None]:
+    return [None if state == "-" else state for state in as_text(reply).split()]
+
+
+def read_pair(reply: Any) -> tuple[int, int]:
+    made, looked = as_text(reply).split()
+    return int(made), int(looked)
+
+
+def read_swept(reply: Any) -> tuple[int, str]:
+    number, _, cursor = as_text(reply).partition(" ")
+    return int(number), cursor
+
+
+_ADDED = PutReply(("",), None)
+
+
+def read_put(reply: Any) -> PutReply:
+    if reply == b"added 1":
+        return _ADDED  # as mostly
+    verdict, *states = as_text(reply).split()
+    if verdict == "full":
+        return PutReply((), int(states[0]))
+    if verdict == "there":
+        return PutReply(states[:1], None)
+    return PutReply(["" if state == "1" else state for state in states], None)
+
+
+def read_claim(reply: Any) -> ClaimReply:
+    flags, wait, held_up, *rest = reply
+    milliseconds_ = int(wait)
+    found = []
+    parts = iter(rest)
+    for uid, token, payload, deliveries, headers in zip(parts, parts, parts, parts, parts, strict=True):
+        crashes = 0
+        if type(deliveries) is bytes:
+            deliveries, crashes = map(int, deliveries.split())
+        delivery = _delivery(headers, token.decode(), deliveries, crashes=crashes)
+        found.append(Found(uid.decode(), payload, delivery))
+    return ClaimReply(read_flags(flags), None if milliseconds_ < 0 else milliseconds_ / 1000, int(held_up), found)
+
+
+def _delivery(headers: bytes, token: str, deliveries: int, **known: Any) -> Delivery:
+    if not headers:
+        return Delivery(token, deliveries, headers={}, **known)
+    kept = json.loads(headers)
+    return Delivery(
+        token,
+        deliveries,
+        number=str(kept["number"]),
+        priority=kept.get("priority", 0),
+        headers=kept.get("headers", {}),
+        put_at=from_milliseconds(kept["time"]),
+        **known,
+    )
+
+
+def read_page(reply: Any, state: str) -> Page:
+    following, _now, *rest = reply
+    found = []
+    for i in range(0, len(rest), 8):
+        uid, payload, score, deliveries, crashes, headers, error, _token = rest[i : i + 8]
+        found.append(Found(as_text(uid), payload, _looked_at(state, score, deliveries, crashes, headers, error)))
+    offset = int(following)
+    return Page(found, None if offset < 0 else offset)
+
+
+def _looked_at(state: str, score: bytes, deliveries: bytes, crashes: bytes, headers: bytes, error: bytes) -> Delivery:
+    return _delivery(
+        headers,
+        "",
+        int(deliveries.split()[0] if deliveries else 0) + (state == "in_flight"),
+        crashes=int(crashes or 0),
+        state=state,
+        when=from_milliseconds(abs(float(score))) if state in _TIMED else None,
+        error=json.loads(error) if error else None,
+    )
+
+
+def read_listing(reply: Any, state: str) -> Listing:
+    now, total, first, looked, anchor, *rest = reply
+    items = []
+    for i in range(0, len(rest), 10):
+        uid, payload, size, score, deliveries, crashes, headers, error, token, position = rest[i : i + 10]
+        delivery = _looked_at(state, score, deliveries, crashes, headers, error)
+        one = _listed(as_text(uid), payload, int(size), delivery, as_text(token), int(position))
+        items.append(replace(one, score=as_text(score)))
+    return Listing(from_milliseconds(int(now)), int(total), int(first), int(looked), as_text(anchor), items)
+
+
+def _listed(uid: str, payload: bytes, size: int, delivery: Delivery, token: str, position: int | None) -> Listed:
+    if not token:
+        return Listed(uid, payload, size, delivery, position=position)
+    claimed = re.search(r"@(\d+)", token)
+    return Listed(
+        uid,
+        payload,
+        size,
+        delivery,
+        Held(uid, token, delivery.number),
+        token.partition("/")[0],
+        from_milliseconds(int(claimed[1])) if claimed else None,
+        position,
+    )
+
+
+def read_groups(reply: Any) -> list[DeadGroup]:
+    groups = []
+    for name, entry, error in zip(reply[::3], reply[1::3], reply[2::3], strict=True):
+        number, first, last, *example = as_text(entry).split(" ")
+        moments = from_milliseconds(int(first)), from_milliseconds(int(last))
+        text = name.decode(errors="replace")
+        groups.append(DeadGroup(text, int(number), *moments, "".join(example), json.loads(error) if error else None))
+    return groups
+
+
+def read_shown(reply: Any, uid: str) -> Listed | None:
+    if not reply:
+        return None
+    _now, state, payload, size, score, deliveries, crashes, headers, error, token, ahead = reply
+    delivery = _looked_at(as_text(state), score, deliveries, crashes, headers, error)
+    return _listed(uid, payload, int(size), delivery, as_text(token), int(ahead) if ahead != b"" else None)
+
+
+def _pairs(flat: Sequence[bytes]) -> dict[str, bytes]:
+    return {as_text(name): value for name, value in zip(flat[::2], flat[1::2], strict=True)}
+
+
+def read_counts(reply: Any) -> Counts:
+    now, ready, in_flight, delayed, dead, ended, due, layout, paused, oldest, headers, *hashes, minutes, hours = reply
+    counters, consumers, meta = map(_pairs, hashes)
+    numbers = {name: int(value) for name, value in counters.items()}
+    buckets = {name: numbers.pop(name) for name in list(numbers) if name[-1].isdigit()}
+    for total, kind in (("delivered", "wait"), ("acked", "run")):  # counted there already
+        if timed := sum(n for name, n in buckets.items() if name.startswith(kind)):
+            numbers[total] = numbers.get(total, 0) + timed
+    return Counts(
+        at=from_milliseconds(int(now)),
+        ready=int(ready),
+        in_flight=int(in_flight),
+        delayed=int(delayed),
+        dead=int(dead),
+        ended=int(ended),
+        due=int(due),
+        layout=int(layout) if layout else None,
+        paused=json.loads(paused) if paused else None,
+        oldest=_waiting_since(as_text(oldest), headers),
+        stats=numbers,
+        buckets=buckets,
+        minutes=list(map(as_text, minutes)),
+        hours=list(map(as_text, hours)),
+        consumers={name: json.loads(value) for name, value in consumers.items()},
+        meta={name: as_text(value) for name, value in meta.items()},
+    )
+
+
+def _waiting_since(uid: str, headers: bytes) -> dt.datetime | None:
+    if not headers:
+        return uid_time(uid) if uid else None
+    kept = json.loads(headers)
+    return from_milliseconds(kept.get("due", kept["time"]))

@@ -1,0 +1,116 @@
+"""The Lua files, as the server gets them: with their includes, without what a script does not use."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from importlib.resources.abc import Traversable
+
+LAYOUT = 1  # the version of the key layout; a change comes with a path for queues that hold items
+# Bytes in one call or reply at most, besides its first item, which may be as large as it likes: so much as one payload
+# has by default at most. More of them would not be faster, and hold up all others: the server copies such a reply in
+# less than 1 ms, and 10 Mbit/s carry it within 1 s.
+MOST_BYTES = 2**20
+
+
+def _read(folder: Traversable) -> dict[str, str]:
+    """The Lua files in there, by name."""
+    files = (file for file in folder.iterdir() if file.name.endswith(".lua"))
+    return {file.name.removesuffix(".lua"): file.read_text("utf-8") for file in files}
+
+
+# Read together with the code that belongs to it, and not when first needed: after an upgrade in place, a process that
+# runs would find other files, or none.
+_FOLDER = resources.files("django_srq.operations") / "lua"
+_LUA, _SHARED = _read(_FOLDER), _read(_FOLDER / "shared")
+_KEY = re.compile(r"^(?:local| {5}) (\w+),? +-- (\w+):", re.MULTILINE)
+_INCLUDE = re.compile(r"^ *-- include: (.+)\n", re.MULTILINE)
+_COMMENT = re.compile(r"^ *--.*\n", re.MULTILINE)
+_FACT = re.compile(r"\bfacts\.(\w+)")
+_COMMAND = re.compile(r"\bredis\.p?call\('([A-Z]+)'")
+_OPTIONAL = frozenset({"INFO"})  # commands that a script does without where they are refused
+_IDLE = frozenset({"claim", "enlist"})  # scripts that consumers which wait call, again and again
+_WORD = re.compile(r"\w+")
+_FUNCTION = re.compile(r"^( *)local function (\w+)\(.*?^\1end\n", re.MULTILINE | re.DOTALL)
+
+
+@cache
+def key_types() -> dict[str, str]:
+    """The keys of a queue, in the order of KEYS, with their Redis types; read from lua/shared/keys.lua."""
+    return dict(_KEY.findall(_SHARED["keys"]))
+
+
+@dataclass(frozen=True)
+class Script:
+    """One Lua file with what it includes."""
+
+    name: str
+    text: bytes
+    sha: bytes
+    writes: bool
+
+    @staticmethod
+    @cache
+    def named(name: str) -> Script:
+        source = _LUA[name]
+        idle = "true" if name in _IDLE else "false"
+        whole = _stripped(_INCLUDE.sub(_included, source)).replace("IDLE", idle)
+        text = _with_rights(_with_facts(whole)).encode()
+        # SHA-1 is how Redis names scripts; nothing depends on its strength.
+        sha = hashlib.sha1(text, usedforsecurity=False).hexdigest().encode()
+        return Script(name, text, sha, writes="no-writes" not in source.splitlines()[0])
+
+
+def _shared(name: str) -> str:
+    if name == "most_bytes":
+        return f"local MOST_BYTES = {MOST_BYTES}\n"
+    if name == "types":
+        types = ", ".join(f"'{kind}'" for kind in key_types().values())
+        return f"local types = {{{types}}}\n"
+    return _SHARED[name]
+
+
+def _included(match: re.Match[str]) -> str:
+    names = match[1].split()
+    parts = [_INCLUDE.sub(_included, _shared(name)) for name in names]
+    if "keys" in names:
+        parts.insert(0, f"local LAYOUT = '{LAYOUT}'")
+    return "\n".join(parts)
+
+
+def _stripped(text: str) -> str:
+    """Without comments, and without functions that nothing calls: a script makes all of them anew in each run."""
+    text = _COMMENT.sub("", text)
+    while unused := _unused(text):
+        for function in unused:
+            text = text.replace(function, "")
+    return text
+
+
+def _unused(text: str) -> list[str]:
+    words = Counter(_WORD.findall(text))
+    functions = Counter((match[2], match[0]) for match in _FUNCTION.finditer(text))
+    # All mentions of it are its own: its name, and calls of itself.
+    return [body for (name, body), times in functions.items() if words[name] == times * _WORD.findall(body).count(name)]
+
+
+def _with_facts(text: str) -> str:
+    """With what reads the fields of meta that the script uses: each costs time, so none is read in vain."""
+    names = sorted(set(_FACT.findall(text)))
+    fields = ", ".join(f"'{name}'" for name in names)
+    numbers = ", ".join(f"{name} = tonumber(found[{i}])" for i, name in enumerate(names, 1))
+    read = f"local found = redis.call('HMGET', meta, {fields})\nlocal facts = {{{numbers}}}"
+    return text.replace("local facts = FACTS", read)
+
+
+def _with_rights(text: str) -> str:
+    """With the commands that a user needs for the script, which asks for them before it changes anything."""
+    return text.replace("RIGHTS, ", f"'{' '.join(sorted(_commands(text) - _OPTIONAL))}', ")
+
+
+def _commands(text: str) -> set[str]:
+    return set(_COMMAND.findall(text))

@@ -1,0 +1,148 @@
+"""The end of a delivery, or of its lease."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from django_srq.operations.call import Call, Command, Keys
+from django_srq.operations.encoding import encode_held, encode_int, encode_moment, milliseconds
+from django_srq.operations.replies import Ended, Held, as_text, read_flags, read_pair, read_states
+from django_srq.operations.scripts import Script
+
+# The same for fail_many, with one error for all and with one for each: some services take at most 3,999 arguments.
+FAILED_ALIKE, FAILED = 990, 790
+
+
+class Failed(NamedTuple):
+    """A delivery that failed: of what (JSON), and for how long (seconds) the item waits before the next one."""
+
+    held: Held
+    error: bytes = b""
+    delay: float = 0
+
+
+def ack(keys: Keys, held: Iterable[Held]) -> Call[list[bool]]:
+    return Call(Script.named("ack"), keys, encode_held(held), read_flags)
+
+
+def fail(
+    keys: Keys,
+    held: Held,
+    *,
+    error: bytes = b"",
+    delay: float = 0,
+    max_deliveries: int | None = None,
+    bury: bool = False,
+) -> Call[str | None]:
+    call = fail_many(keys, [Failed(held, error, delay)], max_deliveries=max_deliveries, bury=bury)
+    return Call(call.script, keys, call.args, lambda reply: read_states(reply)[0])
+
+
+def fail_many(
+    keys: Keys, failed: Iterable[Failed], *, max_deliveries: int | None = None, bury: bool = False
+) -> Call[list[str | None]]:
+    errors: dict[bytes, int] = {b"": 0}  # error: its place; many items mostly fail of the same one
+    items: list[bytes] = []
+    for one in failed:
+        place = errors.setdefault(one.error, len(errors))
+        items += (
+            one.held.uid.encode(),
+            one.held.token.encode(),
+            encode_int(milliseconds(one.delay)),
+            encode_int(place),
+        )
+    args = [
+        encode_int(max_deliveries or 0),
+        b"1" if bury else b"0",
+        encode_int(len(errors) - 1),
+        *list(errors)[1:],
+        *items,
+    ]
+    return Call(Script.named("fail"), keys, tuple(args), read_states)
+
+
+def extend(
+    keys: Keys,
+    held: Iterable[Held],
+    *,
+    lease: float,
+    recover: bool = True,
+    consumer: str = "",
+    about: bytes = b"",
+    claims: Iterable[bytes] = (),
+) -> Call[list[bool]]:
+    """claims: see extend.lua, ARGV[6]."""
+    sign = 1 if recover else -1
+    args = [encode_int(sign * milliseconds(lease)), consumer.encode(), about, b" ".join(claims)]
+    for one in held:
+        args += (one.uid.encode(), one.token.encode())
+    return Call(Script.named("extend"), keys, tuple(args), read_flags)
+
+
+def release(keys: Keys, held: Iterable[Held]) -> Call[list[bool]]:
+    args = [part for one in held for part in (one.uid.encode(), one.token.encode())]
+    return Call(Script.named("release"), keys, tuple(args), read_flags)
+
+
+def withdraw(keys: Keys, slot: bytes, number: int) -> Call[int | None]:
+    """Give back what the claim with that number in the slot took, as far as it is still held; how many items.
+
+    None: it was not carried out yet, and may take some later.
+    """
+
+    def read(reply: Any) -> int | None:
+        given = int(as_text(reply))
+        return None if given < 0 else given
+
+    return Call(Script.named("withdraw"), keys, (slot, encode_int(number)), read)
+
+
+def crashed(
+    keys: Keys,
+    held: Sequence[Held],
+    *,
+    evidence: bytes,
+    how: str = "crash",
+    slot: bytes = b"",
+    max_deliveries: int | None = None,
+    max_crashes: int | None = None,
+) -> Call[Ended]:
+    """how, slot: see crashed.lua."""
+
+    def read(reply: Any) -> Ended:
+        states = as_text(reply).split()
+        found = states[len(held) :]
+        return Ended(
+            [None if state == "-" else state for state in states[: len(held)]],
+            dict(zip(found[::2], found[1::2], strict=True)),
+        )
+
+    args = [encode_int(max_deliveries or 0), encode_int(max_crashes or 0), how.encode(), evidence, slot]
+    for one in held:
+        args += (one.uid.encode(), one.token.encode())
+    return Call(Script.named("crashed"), keys, tuple(args), read)
+
+
+def recover(
+    keys: Keys,
+    *,
+    legacy_lease: float,
+    recover: bool = True,
+    max_deliveries: int | None = None,
+    max_crashes: int | None = None,
+) -> Call[tuple[int, int]]:
+    sign = 1 if recover else -1
+    args = (
+        encode_int(max_deliveries or 0),
+        encode_int(max_crashes or 0),
+        encode_int(sign * milliseconds(legacy_lease)),
+    )
+    return Call(Script.named("recover"), keys, args, read_pair)
+
+
+def ended(keys: Keys, at: dt.datetime) -> Command[int]:
+    """How many leases had ended at a moment of the server's clock, those that are never recovered automatically too."""
+    moment = encode_moment(at)
+    return Command((b"ZCOUNT", keys["leases"].encode(), b"-" + moment, moment), int)

@@ -1,0 +1,67 @@
+"""How long a failed item waits."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+from random import SystemRandom
+from typing import Any, Protocol
+
+from django_srq.exceptions import ConfigurationError, RetryLater, shown
+from django_srq.runtime.completion import drop
+from django_srq.runtime.interruption import is_interruption
+
+logger = logging.getLogger("django_srq.queue")
+MOST = 10**10  # seconds
+_HUGE = 10**300  # beyond it a whole number is no float
+_DICE = SystemRandom()  # the usual one goes on alike in all children that were forked in C
+
+
+@dataclass(frozen=True)
+class Backoff:
+    base: float = 1.0  # seconds after the first failure
+    factor: float = 2.0  # times as long after each further one
+    max: float = 3600.0  # seconds at most
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < _HUGE:
+                raise ConfigurationError(f"Backoff: {name} is a number from 0 on, not {shown(value)}")
+
+    def delay(self, deliveries: int) -> float:
+        """Seconds to wait after that many deliveries: exponential, the upper half of it at random.
+
+        Jitter spreads items that failed together ("Exponential Backoff And Jitter", AWS Architecture Blog, 2015).
+        """
+        try:
+            full = min(self.max, self.base * float(self.factor) ** (max(deliveries, 1) - 1))
+        except OverflowError:
+            full = self.max
+        return full * _DICE.uniform(0.5, 1)
+
+
+class Delays(Protocol):
+    def delay(self, deliveries: int) -> float: ...
+
+
+def delay_after(error: BaseException | None, backoff: Delays, deliveries: int) -> float:
+    """Seconds until an item that failed with this is ready again: as a RetryLater says, else by the backoff.
+
+    Where the project's own is wrong, by the usual one: the item has failed in any case.
+    """
+    try:
+        seconds = error.delay if isinstance(error, RetryLater) else backoff.delay(deliveries)
+        if not _is_delay(seconds):
+            drop(seconds)
+            raise TypeError(f"a delay is a number of seconds from 0 on, not of type {type(seconds).__name__}")
+        return float(seconds)
+    except BaseException as wrong:
+        if is_interruption(wrong):
+            raise
+        logger.error("cannot compute the delay of a failed item, using the default error=%s", type(wrong).__name__)
+        return Backoff().delay(deliveries)
+
+
+def _is_delay(seconds: Any) -> bool:
+    return type(seconds) in (int, float) and math.isfinite(seconds) and 0 <= seconds < MOST

@@ -1,0 +1,217 @@
+"""What is kept of an error: enough to see what went wrong and to group what went wrong alike.
+
+To describe an error may run code of its class, which can do anything: so it is done before anything is said of the item
+to the server, and whatever goes wrong with it leaves less of a description, but one. Its length, and the work, are
+bounded.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import traceback
+from collections.abc import Callable, Iterator
+from itertools import islice
+from types import TracebackType
+from typing import Any, cast
+
+from django_srq.runtime.interruption import is_interruption
+
+MESSAGE_MOST = 1_000  # characters
+TRACEBACK_MOST = 8_000  # characters; of a longer one the end is kept
+NAME_MOST = 200  # characters of a class's or a function's name
+ERRORS_MOST = 20  # of its causes, and of a group's members, that are told of
+FRAMES_MOST = 100  # of each
+LARGE = 1_000  # entries of a container, from which on not all of it is laid out
+# Where others' code is: the standard library, which has no files where it is frozen, and what was installed. Not all of
+# sys.base_prefix: for a Python of the system that is /usr, and a project may be in /usr/src.
+_LIBRARY = (os.path.dirname(traceback.__file__) + os.sep, "<")
+_INSTALLED = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
+_NOT_DESCRIBED = b'{"type":"Failed","message":"<the error cannot be described>","fingerprint":"Failed"}'
+# Asked by these and not by name: the class of an error may have attributes of its own with these names.
+_CAUSE, _CONTEXT, _TRACEBACK = (
+    BaseException.__dict__[name].__get__ for name in ("__cause__", "__context__", "__traceback__")
+)
+_SUPPRESSED = BaseException.__dict__["__suppress_context__"].__get__
+_MODULE, _QUALNAME = (type.__dict__[name].__get__ for name in ("__module__", "__qualname__"))
+
+
+def describe(error: BaseException | str, *, consumer: str = "") -> bytes:
+    """The error as the JSON object that ``fail`` stores; the script adds time and delivery."""
+    described: bytes = _or_else(lambda: _described(error, consumer), _NOT_DESCRIBED)
+    return described
+
+
+def _described(error: BaseException | str, consumer: str) -> bytes:
+    if not issubclass(type(error), BaseException):  # asked of the type: its own __class__ may run code
+        message = _exact(cast(str, error), MESSAGE_MOST)
+        kept = {"type": "Failed", "message": message, "fingerprint": f"Failed: {message[:100]}"}
+    else:
+        raised = cast(BaseException, error)
+        name = name_of(raised)
+        origin = _or_else(lambda: _origin(_TRACEBACK(raised)), "")
+        kept = {
+            "type": name,
+            "message": text_of(raised),
+            "traceback": _or_else(lambda: _traceback(raised), "<its traceback cannot be had>"),
+            "fingerprint": f"{name} {origin}".strip(),
+        }
+    if consumer:
+        kept["consumer"] = consumer
+    return json.dumps({name: _encodable(text) for name, text in kept.items()}, ensure_ascii=False).encode()
+
+
+def name_of(error: BaseException) -> str:
+    """The name of its class, with the module if it is not built in."""
+    kind = type(error)
+    module = _or_else(lambda: _MODULE(kind), "")
+    name = _exact(_QUALNAME(kind), NAME_MOST)
+    return f"{_exact(module, NAME_MOST)}.{name}".removeprefix("builtins.") if isinstance(module, str) else name
+
+
+def text_of(error: BaseException) -> str:
+    """What it says, or the beginning of that; some exceptions of others raise when they are asked."""
+    try:
+        return _exact(_large_text(error) or str(error), MESSAGE_MOST)
+    except BaseException as failure:
+        if is_interruption(failure):
+            raise
+        return f"<its text cannot be had: {_exact(_QUALNAME(type(failure)), NAME_MOST)}>"
+
+
+def is_exhaustion(error: BaseException) -> bool:
+    """Whether this process is at its end, so that it would fail with others too: of its memory, files or threads."""
+    return any(
+        issubclass(type(one), MemoryError)
+        or _number_of(one) in (errno.EMFILE, errno.ENOMEM)
+        or (type(one) is RuntimeError and one.args == ("can't start new thread",))
+        for one in _chain(error)
+    )
+
+
+def _number_of(error: BaseException) -> Any:
+    return OSError.__dict__["errno"].__get__(error) if issubclass(type(error), OSError) else None
+
+
+def _or_else(make: Callable[[], Any], less: str | bytes) -> Any:
+    try:
+        return make()
+    except BaseException as failure:
+        if is_interruption(failure):
+            raise
+        return less
+
+
+def _exact(text: str, most: int) -> str:
+    """The beginning of it as a plain string: one of a class of its own may do anything when it is used."""
+    return str.__getitem__(text, slice(0, most))
+
+
+def _large_text(error: BaseException) -> str:
+    """For an error that says what it was given, where that is large: it would be laid out whole. "" for any other."""
+    args: tuple[Any, ...] = BaseException.__dict__["args"].__get__(error)
+    if type(error).__str__ is not BaseException.__str__ or len(args) != 1:
+        return ""
+    (given,) = args
+    if type(given) not in (list, tuple, dict, set, frozenset, bytes, bytearray) or len(given) < LARGE:
+        return ""
+    start = bytes(given[:LARGE]) if isinstance(given, bytes | bytearray) else list(islice(given, 20))
+    return f"{type(given).__name__} of {len(given)}: {start!r}"
+
+
+def _encodable(text: str) -> str:
+    """Half of a surrogate pair, which an error's text may have, is spelled out: the server's JSON knows none."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The error, what caused it, and so on."""
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen and len(seen) < ERRORS_MOST:
+        yield current
+        seen.add(id(current))
+        current = _CAUSE(current) or (None if _SUPPRESSED(current) else _CONTEXT(current))
+
+
+def _traceback(error: BaseException) -> str:
+    """As Python prints it; of many causes, frames and members of groups, some."""
+    parts: list[str] = []
+    chain = list(_chain(error))
+    for one, caused in zip(reversed(chain), [*reversed(chain[:-1]), None], strict=True):
+        parts += _told(one)
+        if caused is not None:
+            by = "was the direct cause of" if _CAUSE(caused) is one else "was handled during"
+            parts.append(f"\nThe error above {by} the following one:\n\n")
+    return "".join(parts)[-TRACEBACK_MOST:]
+
+
+def _told(error: BaseException) -> list[str]:
+    parts = []
+    if start := _TRACEBACK(error):
+        frames = _or_else(lambda: traceback.format_tb(start, limit=-FRAMES_MOST), "  <its frames cannot be had>\n")
+        parts = ["Traceback (most recent call last):\n", "".join(frames)[-TRACEBACK_MOST:]]
+    parts.append(f"{_line(error)}\n")
+    parts += [f"{note}\n" for note in _or_else(lambda: _notes(error), "")]
+    return parts + [f"  | {_line(member)}\n" for member in _members(error)]
+
+
+def _line(error: BaseException) -> str:
+    text = text_of(error)
+    return f"{name_of(error)}: {text}" if text else name_of(error)
+
+
+def _notes(error: BaseException) -> list[str]:
+    notes = getattr(error, "__notes__", None)
+    if not isinstance(notes, list | tuple):
+        return []
+    return [_exact(note, MESSAGE_MOST) for note in notes[:ERRORS_MOST] if isinstance(note, str)]
+
+
+def _members(error: BaseException) -> Iterator[BaseException]:
+    """Those of a group, and of groups in it, as far as there is room."""
+    waiting, left = [error], ERRORS_MOST
+    while waiting and left:
+        group = waiting.pop()
+        if issubclass(type(group), BaseExceptionGroup):
+            members = BaseExceptionGroup.__dict__["exceptions"].__get__(group)[:left]
+            yield from members
+            left -= len(members)
+            waiting += members
+
+
+def _origin(start: TracebackType | None) -> str:
+    """The last frame in the project's own code, else the last of all."""
+    own = last = None
+    for file, function in _frames(start):
+        last = file, function
+        if not file.startswith(_LIBRARY) and not any(folder in file for folder in _INSTALLED):
+            own = last
+    if last is None:
+        return ""
+    file, function = own or last
+    return f"{file.rpartition('/')[2]}:{function}"[-NAME_MOST:]
+
+
+def _frames(step: TracebackType | None) -> Iterator[tuple[str, str]]:
+    while step is not None:
+        code = step.tb_frame.f_code
+        yield code.co_filename, code.co_qualname
+        step = step.tb_next
+
+
+def of_death(how: str, *, consumer: str, run_time: float, memory: int) -> bytes:
+    """The evidence of a consumer process that died in mid-item, as the JSON object that ``crashed`` stores.
+
+    how: such as "killed by SIGKILL"; run_time: seconds that the item had been handled; memory: bytes at most.
+    """
+    kept = {
+        "type": "Crashed",
+        "message": f"the process was {how} after {run_time:.1f} s of this item, at most {memory >> 20} MiB large",
+        "fingerprint": f"Crashed: {how}",
+        "consumer": consumer,
+        "run_time": round(run_time, 3),
+        "memory": memory,
+    }
+    return json.dumps(kept).encode()

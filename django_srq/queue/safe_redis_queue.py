@@ -1,0 +1,987 @@
+"""SafeRedisQueue: put, get, ack, fail and what belongs to them. Free of Django settings."""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+import warnings
+from asyncio import CancelledError
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
+from functools import partial, wraps
+from typing import Any, TypeVar
+
+import redis
+
+from django_srq import operations, signals
+from django_srq.exceptions import (
+    Discard,
+    DuplicateItem,
+    InvalidArgument,
+    LayoutError,
+    OutcomeUnknown,
+    PayloadError,
+    QueueFull,
+    RetryLater,
+    SRQError,
+    shown,
+)
+from django_srq.operations import (
+    BATCH,
+    GIVE_BACK,
+    LAYOUT,
+    STATES,
+    UNREAD,
+    Call,
+    ClaimReply,
+    Command,
+    Counts,
+    Failed,
+    Found,
+    Held,
+    Keys,
+    Put,
+    PutReply,
+)
+from django_srq.operations.identifiers import new_uid
+from django_srq.queue import arguments, failure
+from django_srq.queue.audit import audit
+from django_srq.queue.backoff import Backoff, delay_after
+from django_srq.queue.item import Item
+from django_srq.queue.rate import Rate
+from django_srq.queue.serializers import Raw, Serializer, dump, load
+from django_srq.runtime.clock import monotonic
+from django_srq.runtime.completion import acompleted, completed, wait_here
+from django_srq.signals import Announcement
+from django_srq.transport.clients import client_from_arguments, client_from_url, is_embedded
+from django_srq.transport.link import TIMEOUT, Link, embedded_link
+from django_srq.transport.sansio import Steps, arun, operation, run, twin
+from django_srq.transport.slots import Slot, slots
+
+logger = logging.getLogger("django_srq.queue")
+T = TypeVar("T")
+
+AUTOCLEAN_INTERVAL = 60.0  # seconds
+PARTING = 1.0  # seconds for what a cancelled call still has to say
+LOOK = 5.0  # seconds after which an idle caller looks by itself: producers may be too old to ring
+# Where purge looks besides the list, and the state of what is there.
+_PLACES_TO_PURGE = {"returned": "ready", "priority": "ready", "delayed": "delayed", "dead": "dead"}
+
+
+class SafeRedisQueue:
+    """A crash-safe FIFO queue on Redis or Valkey.
+
+    Takes what saferedisqueue's constructor took: ``name`` (the keys are ``srq:<name>:…``), ``url`` or the arguments of
+    ``redis.Redis``, ``autoclean_interval`` (seconds after which an item that was got and never settled is ready again;
+    None: never by itself), ``serializer`` (an object with ``dumps`` and ``loads``; None: bytes out, or ``str`` with
+    ``decode_responses``). What it does not know goes to the redis client.
+
+    Besides: ``max_deliveries`` and ``max_crashes`` (then an item is dead; None: never), ``max_length`` (of ready and
+    delayed items), ``max_payload_bytes``, ``max_in_flight`` (items, across all consumers), ``rate`` (of handing out,
+    such as ``"10/s"``, across all consumers), ``backoff`` (of ``processing``), ``timeout`` (seconds for a call that
+    does not block, repeats included, until its answer begins; 5 by default, at most 900. What is on its way is not cut,
+    but by so many seconds of silence, or where it is slower than 32 KiB a second), ``cluster`` (keys
+    ``srq:{<name>}:…``), ``client`` (a redis client to use; it has its options already) or ``link`` (which has its time
+    limit, too).
+
+    The object holds no state of the queue: any number of threads may share it, and it may be used after fork. Making it
+    opens no connection. Every method may raise ``QueueUnavailable`` (nothing happened), ``OutcomeUnknown`` (sent, no
+    reply in time) and ``LayoutError``.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        name: str = "0",
+        url: str | None = None,
+        autoclean_interval: float | None = AUTOCLEAN_INTERVAL,
+        serializer: Serializer | None = None,
+        max_deliveries: int | None = None,
+        max_crashes: int | None = None,
+        max_length: int | None = None,
+        max_payload_bytes: int | None = None,
+        max_in_flight: int | None = None,
+        rate: Rate | str | None = None,
+        backoff: Backoff = Backoff(),  # noqa: B008 (frozen)
+        timeout: float | None = None,
+        cluster: bool = False,
+        client: redis.Redis | None = None,
+        link: Link | None = None,
+        label: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.name = arguments.name_of(name)
+        self.label = name if label is None else label  # what messages call it: the alias
+        self.keys = Keys(name, cluster)
+        self.autoclean_interval = arguments.positive("autoclean_interval", autoclean_interval)
+        self.max_deliveries = arguments.limit("max_deliveries", max_deliveries)
+        self.max_crashes = arguments.limit("max_crashes", max_crashes)
+        self.max_length = arguments.limit("max_length", max_length)
+        self.max_payload_bytes = arguments.limit("max_payload_bytes", max_payload_bytes)
+        self.max_in_flight = arguments.limit("max_in_flight", max_in_flight)
+        self.rate = arguments.rate(rate)
+        self.backoff = arguments.backoff(backoff)
+        self.link = _link(args, link, client, url, arguments.positive("timeout", timeout), kwargs)
+        options = self.link.pool.connection_kwargs
+        decode, encoding = options.get("decode_responses", False), options.get("encoding", "utf-8")
+        self.serializer = serializer or Raw(decode=decode, encoding=encoding)
+        self.lease = self.autoclean_interval or AUTOCLEAN_INTERVAL  # seconds; of a plain get
+
+    def __repr__(self) -> str:
+        return f"<SafeRedisQueue {self.label!r} {self.keys} at {self.link.address}>"
+
+    # -- put
+
+    @operation
+    def put(
+        self,
+        item: Any,
+        *,
+        uid: str | None = None,
+        strict: bool = False,
+        delay: float | dt.timedelta = 0,
+        eta: dt.datetime | None = None,
+        priority: int = 0,
+        headers: Mapping[str, str] | None = None,
+    ) -> Steps[str]:
+        """Put a payload; return its uid. Once it returned, the item is safe.
+
+        ``uid``: 1 to 128 visible ASCII characters of your own; while it is in the queue in any state, putting it again
+        adds nothing (``strict``: raises ``DuplicateItem``). ``delay`` (seconds) or ``eta`` (aware datetime): not ready
+        before. ``priority``: -100 to 100, higher is served first. ``headers``: str to str, for the consumer.
+
+        Raises PayloadError, PayloadTooLarge, QueueFull, InvalidArgument: nothing was put. OutcomeUnknown: it may be
+        there; put it again with the same uid.
+        """
+        chosen, calls = self.prepare(item, uid=uid, delay=delay, eta=eta, priority=priority, headers=headers)
+        (state,) = yield from self._add(calls, [chosen])
+        if strict and state:
+            raise DuplicateItem(f"queue {self.label!r}: {chosen} is there already ({state})", uid=chosen, state=state)
+        return chosen
+
+    @operation
+    def put_many(
+        self,
+        items: Iterable[Any],
+        *,
+        uids: Iterable[str] | None = None,
+        delay: float | dt.timedelta = 0,
+        eta: dt.datetime | None = None,
+        priority: int = 0,
+        headers: Mapping[str, str] | None = None,
+    ) -> Steps[list[str]]:
+        """Put payloads in batches, each in one round trip and entirely or not at all; return their uids.
+
+        A batch has at most 1,000 items, and at most 1 MiB more than its first one. All are serialised before the first
+        is sent. ``uids``: of your own, as in ``put``, one for each.
+
+        When a batch is refused, the earlier ones stay: the error's ``put`` has their uids. OutcomeUnknown: its
+        ``in_doubt`` has the uids of the batch that may be there; put that again with ``uids=error.in_doubt``, and what
+        follows anew. With uids of your own, the whole call can be repeated.
+        """
+        payloads = [self._dump(item) for item in arguments.listed(items, "items", self.label)]
+        chosen = [new_uid() for _ in payloads] if uids is None else self._chosen(uids, len(payloads))
+        due, extra = self._terms(delay, eta, priority, headers)
+        puts = [(uid, payload, extra) for uid, payload in zip(chosen, payloads, strict=True)]
+        done = 0
+        # By bytes, too: others use the server meanwhile.
+        for batch in operations.cut(puts, (sum(map(len, put)) for put in puts), BATCH):
+            following = chosen[done : done + len(batch)]
+            try:
+                yield from self._add([self._putting(batch, priority, due, own=uids is not None)], following)
+            except SRQError as error:
+                _tell_of_all(error, chosen[:done], following, len(chosen))
+                raise
+            done += len(batch)
+        return chosen
+
+    def _chosen(self, uids: Iterable[str], number: int) -> list[str]:
+        chosen = self._checked(arguments.listed(uids, "uids", self.label))
+        if len(chosen) != number:
+            raise InvalidArgument(f"queue {self.label!r}: {number} items need as many uids, not {len(chosen)}")
+        return chosen
+
+    def prepare(
+        self,
+        item: Any,
+        *,
+        uid: str | None = None,
+        delay: float | dt.timedelta = 0,
+        eta: dt.datetime | None = None,
+        priority: int = 0,
+        headers: Mapping[str, str] | None = None,
+    ) -> tuple[str, list[Call[PutReply]]]:
+        """The uid, and what ``put`` would send, serialised and checked; for ``send_puts``, now or later."""
+        chosen = new_uid() if uid is None else arguments.uid_of(uid, self.label)
+        payload = self._dump(item)
+        due, extra = self._terms(delay, eta, priority, headers)
+        return chosen, [self._putting([(chosen, payload, extra)], priority, due, own=uid is not None)]
+
+    @operation
+    def send_puts(self, calls: Iterable[Call[PutReply]], uids: Sequence[str]) -> Steps[list[str]]:
+        """Send what ``prepare`` made; per item "" when it was added, else the state in which it was there already."""
+        return (yield from self._add(calls, uids))
+
+    def _add(self, calls: Iterable[Call[PutReply]], uids: Sequence[str]) -> Steps[list[str]]:
+        states: list[str] = []
+        for call in calls:
+            reply = yield from self._send(call)
+            if reply.full_at is not None:
+                length = f"{reply.full_at} items ready and delayed"
+                raise QueueFull(f"queue {self.label!r} is full: {length}, the limit is {self.max_length}")
+            if signals.item_put.receivers:  # mostly there are none, which is all that Django's own check would find
+                yield from self._announce(uids[len(states) :], reply.states)
+            states += reply.states
+        return states
+
+    def _announce(self, uids: Sequence[str], states: Sequence[str]) -> Steps[None]:
+        if signals.item_put.has_listeners(type(self)):
+            for uid, state in zip(uids, states, strict=False):
+                if not state:
+                    yield Announcement(signals.item_put, type(self), queue=self.label, uid=uid)
+
+    def _terms(
+        self, delay: float | dt.timedelta, eta: dt.datetime | None, priority: int, headers: Mapping[str, str] | None
+    ) -> tuple[float | dt.datetime, bytes]:
+        """When items are due, and what goes with them into ``headers``."""
+        due = arguments.due_of(delay, eta, self.label)
+        if headers is None and priority == 0 and type(priority) is int:
+            return due, b""
+        level = arguments.priority_of(priority, self.label)
+        return due, operations.encode_headers(arguments.headers_of(headers, self.label), priority=level)
+
+    def _putting(
+        self, puts: Sequence[tuple[str, bytes, bytes]], priority: int, due: float | dt.datetime, own: bool = False
+    ) -> Call[PutReply]:
+        return operations.put(self.keys, puts, own=own, priority=priority, due=due, max_length=self.max_length)
+
+    # -- get
+
+    @operation
+    def get(self, timeout: float = 0) -> Steps[Item]:
+        """Take the next item; ``(None, None)``, which is falsy, when there is none.
+
+        ``timeout``: 0 blocks for ever, a positive number so many seconds, a negative one not at all. The item is in
+        flight until it is settled (ack, fail, release) or its lease ends: after a crash it comes back by itself. What
+        cannot be decoded is set aside in ``dead``, and the next item is served. An item whose reply cannot be read to
+        its end has failed: it goes to the back, and OutcomeUnknown is raised with ``cut_short``.
+        """
+        found = yield from self._take(1, timeout)
+        return found[0] if found else Item()
+
+    @operation
+    def get_many(self, n: int, timeout: float = -1) -> Steps[list[Item]]:
+        """Take up to ``n`` items (at most 1,000) in one round trip; waits as ``get`` does while there is none.
+
+        They have at most 1 MiB more than the first of them: of large ones it brings fewer than there are. When a reply
+        cannot be read to its end, all of them go back to their places, and one is taken alone.
+        """
+        return (yield from self._take(arguments.number_of(n, BATCH, self.label), timeout))
+
+    def _take(self, n: int, timeout: float) -> Steps[list[Item]]:
+        deadline = monotonic() + arguments.timeout_of(timeout, self.label)
+        while True:
+            found, wait = yield from self._claim(n)
+            left = deadline - monotonic()
+            if found or (wait != 0 and (timeout < 0 or (timeout > 0 and left <= 0))):
+                return found
+            if wait != 0:
+                limit = LOOK if timeout == 0 else min(LOOK, left)
+                yield from self._wait(min(limit, self.lease, LOOK if wait is None else wait))
+
+    def _claim(self, n: int) -> Steps[tuple[list[Item], float | None]]:
+        """Up to n items, and the seconds until it is worth asking again (0: at once; None: no known moment)."""
+        reply, found = yield from self._claimed(n, self._decode)
+        return found, 0 if reply.found and not found else reply.wait
+
+    def _claimed(
+        self, n: int, read: Callable[[Sequence[Found]], Steps[T]], *, limited: bool = True
+    ) -> Steps[tuple[ClaimReply, T]]:
+        """Claim, and read what was found; when that is cancelled, what was claimed is given back at once."""
+        slot = slots.borrow()
+        try:
+            reply = yield from self._asked(n, limited, slot)
+            return reply, (yield from read(reply.found))
+        except CancelledError:
+            yield from self._give_back(slot, GIVE_BACK)
+            raise
+        finally:
+            slots.give_back(slot)
+
+    def _asked(self, n: int, limited: bool, slot: Slot) -> Steps[ClaimReply]:
+        """The reply to a claim; when it cannot be read to its end all goes back, and one item is asked for alone."""
+        begun = monotonic()
+        try:
+            reply = yield from self._send(self._claiming(n, limited), slot=slot)
+        except OutcomeUnknown as error:
+            if not error.cut_short:
+                raise
+            yield from self._give_back(slot, UNREAD)
+            if n == 1:
+                raise
+            slot.seq += 1
+            return (yield from self._asked(1, limited, slot))
+        if reply.found and monotonic() - begun > self.lease / 2:
+            reply = reply._replace(found=(yield from self._kept(reply.found)))
+        return reply
+
+    def _kept(self, found: Sequence[Found]) -> Steps[Sequence[Found]]:
+        """Those of what took long to arrive that nobody else has by now; their leases begin anew."""
+        recover = self.autoclean_interval is not None
+        call = operations.extend(self.keys, list(map(_held, found)), lease=self.lease, recover=recover)
+        kept = yield from self._send(call)
+        return [one for one, ours in zip(found, kept, strict=True) if ours]
+
+    def _claiming(self, n: int, limited: bool = True) -> Call[ClaimReply]:
+        return self.claim(f"g{slots.process}", lease=self.lease, n=n, limited=limited)
+
+    def claim(
+        self, consumer: str, *, lease: float, n: int = 1, acks: Iterable[Held] = (), limited: bool = True
+    ) -> Call[ClaimReply]:
+        """What takes up to n items for a consumer, by the rules of this queue; lease in seconds."""
+        return operations.claim(
+            self.keys,
+            consumer=consumer,
+            lease=lease,
+            legacy_lease=self.lease,
+            recover=self.autoclean_interval is not None,
+            n=n,
+            max_deliveries=self.max_deliveries,
+            max_crashes=self.max_crashes,
+            max_in_flight=self.max_in_flight,
+            rate=self.rate,
+            limited=limited,
+            acks=acks,
+        )
+
+    def _give_back(self, slot: Slot, how: int) -> Steps[None]:
+        """Give back what the last claim of a slot took; if it is still on its way, it will take nothing.
+
+        Both by a call with the same number: it undoes what the first one did, or comes before it.
+        """
+        with suppress(SRQError):  # then leases see to it
+            yield from self._send(self._claiming(how), slot=slot, timeout=PARTING)
+
+    @operation
+    def decoded(self, found: Iterable[Found]) -> Steps[list[Item]]:
+        """The items that can be decoded; those that cannot are set aside with the error."""
+        return (yield from self._decode(found))
+
+    def _decode(self, found: Iterable[Found]) -> Steps[list[Item]]:
+        items = []
+        for one in found:
+            try:
+                payload = load(self.serializer, one.payload, queue=self.label, uid=one.uid)
+                items.append(Item(one.uid, payload, one.delivery))
+            except PayloadError as error:
+                logger.error("payload cannot be decoded, item set aside queue=%s uid=%s", self.label, one.uid)
+                described = failure.describe(error)
+                yield from self._send(operations.fail(self.keys, _held(one), error=described, bury=True))
+        return items
+
+    def _wait(self, seconds: float) -> Steps[None]:
+        try:
+            yield from self.link.waiting(operations.wait([self.keys], seconds), seconds, queue=self.label)
+        except CancelledError:
+            with suppress(SRQError):  # somebody else may need the token that woke this one
+                yield from self._send(operations.ring(self.keys), timeout=PARTING)
+            raise
+
+    def consume(self, timeout: float = 0) -> Iterator[Item]:
+        """Take items one after the other, until ``get(timeout)`` finds none. Settling them is the caller's."""
+        while item := self.get(timeout):
+            yield item
+
+    def processing(self, timeout: float = 0) -> Processing:
+        """Get an item for a ``with`` block: acked when the block succeeds, failed with the error when it raises.
+
+        The exception goes on to the caller, but for RetryLater and Discard, which are done with here. A failed item
+        waits by ``backoff``. Without an item the block gets a falsy one. Nobody renews the lease: a block that may
+        outlast ``autoclean_interval`` extends it.
+        """
+        return Processing(self, timeout)
+
+    @contextmanager
+    def _processing(self, timeout: float) -> Iterator[Item]:
+        item = self.get(timeout)
+        try:
+            yield item
+        except BaseException as error:
+            if not run(self._settle(item, error)):
+                raise
+        else:
+            run(self._settle(item))
+
+    def _settle(self, item: Item, error: BaseException | None = None) -> Steps[bool]:
+        """Settle an item by what its block raised; whether that is all there is to do about the error."""
+        if item and (error is None or isinstance(error, Discard)):
+            yield from self._send(operations.ack(self.keys, [self._held(item)]))
+        elif item:
+            yield from self._fail([item], error, delay_after(error, self.backoff, item.deliveries))
+        return isinstance(error, RetryLater | Discard)
+
+    # -- settle
+
+    @operation
+    def ack(self, item: Item | str) -> Steps[bool]:
+        """Remove an item: its work is done. Returns whether it was this call that removed it.
+
+        By ``Item``: wherever it is now, even if its lease ended meanwhile. By plain uid: only what is in flight.
+        """
+        return (yield from self._send(operations.ack(self.keys, [self._held(item)])))[0]
+
+    @operation
+    def ack_many(self, items: Iterable[Item | str]) -> Steps[list[bool]]:
+        """Ack items in batches of 1,000, each in one round trip; per item whether it was this call that removed it."""
+        held = [self._held(item) for item in arguments.listed(items, "items", self.label)]
+        flags: list[bool] = []
+        for batch in _batches(held):
+            flags += yield from self._send(operations.ack(self.keys, batch))
+        return flags
+
+    @operation
+    def fail(
+        self, item: Item | str, error: BaseException | str | None = None, delay: float | dt.timedelta = 0
+    ) -> Steps[str | None]:
+        """Give an item back as failed: ready at the back, delayed (seconds), or dead when deliveries are used up.
+
+        Returns the state it went to. None, and nothing changed, when the caller does not hold it any more (by plain
+        uid: when nobody holds it).
+        """
+        return (yield from self._fail([item], error, delay))[0]
+
+    @operation
+    def fail_many(
+        self,
+        items: Iterable[Item | str],
+        error: BaseException | str | None = None,
+        delay: float | dt.timedelta = 0,
+    ) -> Steps[list[str | None]]:
+        """Give items back as failed, in batches of 990, each in one round trip; per item what ``fail`` returns."""
+        return (yield from self._fail(items, error, delay))
+
+    def _fail(
+        self, items: Iterable[Item | str], error: BaseException | str | None, delay: float | dt.timedelta
+    ) -> Steps[list[str | None]]:
+        seconds = arguments.due_of(delay, None, self.label)
+        known = arguments.error_of(error, self.label)
+        described = b"" if known is None else failure.describe(known)
+        assert isinstance(seconds, float | int)
+        listed = arguments.listed(items, "items", self.label)
+        failed = [Failed(self._held(item), described, seconds) for item in listed]
+        states: list[str | None] = []
+        for batch in _batches(failed, operations.FAILED_ALIKE):
+            states += yield from self._send(operations.fail_many(self.keys, batch, max_deliveries=self.max_deliveries))
+        return states
+
+    @operation
+    def extend(self, item: Item | str, seconds: float | None = None) -> Steps[bool]:
+        """Make the lease of an item last so many seconds from now (default: the autoclean interval).
+
+        A lease that ended, but whose item nobody took since, is taken back. False: somebody else has the item, or it is
+        settled; stop working on it.
+        """
+        lease = self.lease if seconds is None else arguments.lease_of(seconds, self.label)
+        recover = self.autoclean_interval is not None
+        call = operations.extend(self.keys, [self._held(item)], lease=lease, recover=recover)
+        return (yield from self._send(call))[0]
+
+    @operation
+    def release(self, item: Item | str) -> Steps[bool]:
+        """Give an item back unstarted: to its old place, no delivery counted. False: the caller does not hold it."""
+        return (yield from self._send(operations.release(self.keys, [self._held(item)])))[0]
+
+    # -- look
+
+    def __len__(self) -> int:
+        """How many items are ready."""
+        return self.snapshot().ready
+
+    def __bool__(self) -> bool:
+        """Always true: a queue is there also when it is empty."""
+        return True
+
+    @operation
+    def counts(self) -> Steps[dict[str, int]]:
+        """How many items are in each state: ``ready``, ``in_flight``, ``delayed``, ``dead``."""
+        counts = yield from self._look()
+        return {state: getattr(counts, state) for state in STATES}
+
+    @operation
+    def snapshot(self) -> Steps[Counts]:
+        """All that is known of the queue as a whole, at one moment."""
+        return (yield from self._look())
+
+    def _look(self) -> Steps[Counts]:
+        counts = yield from self._send(operations.counts(self.keys))
+        if counts.layout not in (None, LAYOUT):  # the script reads any layout, so that the status can tell
+            found = f"its layout has version {counts.layout}, this package knows {LAYOUT}"
+            raise LayoutError(f"queue {self.label!r} ({self.link.address}): {found}: upgrade django-srq here")
+        return counts
+
+    def items(self, state: str = "ready") -> Iterator[Item]:
+        """Look at the items of a state without taking them, ready ones in the order in which they will be served.
+
+        The queue goes on meanwhile: what moves may be seen twice or not at all. The payload is bytes where it cannot be
+        decoded.
+        """
+        offset: int | None = 0
+        while offset is not None:
+            items, offset = self.page(state, offset)
+            yield from items
+
+    @operation
+    def page(self, state: str, offset: int = 0) -> Steps[tuple[list[Item], int | None]]:
+        """Look at up to 100 items of a state from an offset on; the items, and the next offset (None: no more).
+
+        They have at most 1 MiB more than the first of them. The next offset tells whether that was all.
+        """
+        if state not in STATES:
+            raise InvalidArgument(f"queue {self.label!r}: no state {shown(state)}; known: {', '.join(STATES)}")
+        first = arguments.offset_of(offset, self.label)
+        page = yield from self._send(operations.peek(self.keys, state, offset=first))
+        return [Item(one.uid, self._loaded(one), one.delivery) for one in page.found], page.offset
+
+    def _loaded(self, found: Found) -> Any:
+        try:
+            return load(self.serializer, found.payload, queue=self.label, uid=found.uid)
+        except PayloadError:
+            return found.payload
+
+    @operation
+    def states(self, *uids: str) -> Steps[list[str | None]]:
+        """The state of each item; None: it is not in the queue."""
+        states: list[str | None] = []
+        for batch in _batches(self._checked(uids)):
+            found = yield from self._send(operations.find(self.keys, batch))
+            states += [_state(places) for places in found]
+        return states
+
+    @operation
+    def audit(self) -> Steps[list[str]]:
+        """Check that every item is in exactly one place: a sentence per finding. O(queue), in batches."""
+        return (yield from audit(self.link, self.keys, self.label))
+
+    # -- for people and tools
+
+    @operation
+    def requeue(
+        self,
+        *uids: str,
+        error: str | None = None,
+        older_than: float | dt.timedelta = 0,
+        limit: int | None = None,
+        on_batch: Callable[[int], object] | None = None,
+    ) -> Steps[int]:
+        """Make dead items ready again, their deliveries counted anew; returns how many.
+
+        Without uids: all of them, or only those of an ``error`` (its group as in the status view, its type, or the name
+        of its class), those that died longer ago than ``older_than`` (seconds or timedelta), and at most ``limit``,
+        oldest deaths first. What dies after it began stays dead.
+
+        In batches; ``on_batch`` is called after each with how many it requeued. What it raises ends it there.
+        """
+        arguments.callback_of(on_batch, self.label)
+        if not uids:
+            return (yield from self._sweep(operations.requeue_dead, error, older_than, limit, on_batch))
+        if error or older_than or limit is not None:
+            raise InvalidArgument(f"queue {self.label!r}: requeue takes uids, or error, older_than and limit; not both")
+        return (yield from self._each(operations.requeue, self._checked(uids), on_batch))
+
+    @operation
+    def count_dead(self, *, error: str | None = None, older_than: float | dt.timedelta = 0) -> Steps[dict[str, int]]:
+        """How many items ``requeue`` or ``purge`` would take, by the group of their error. O(dead), in batches."""
+        seconds, group = (
+            arguments.seconds_of("older_than", older_than, self.label),
+            arguments.group_of(error, self.label),
+        )
+        groups: Counter[str] = Counter()
+        cursor, more = "", True
+        while more:
+            call = operations.count_dead(self.keys, error=group, older_than=seconds, cursor=cursor)
+            found, cursor = yield from self._send(call)
+            groups.update(found)
+            more = bool(cursor)
+        return dict(groups)
+
+    @operation
+    def drop(self, *uids: str) -> Steps[int]:
+        """Delete items, whatever their state but in flight; returns how many."""
+        return (yield from self._each(operations.drop, [Held(uid) for uid in self._checked(uids)]))
+
+    @operation
+    def purge(
+        self,
+        state: str | None = None,
+        *,
+        error: str | None = None,
+        older_than: float | dt.timedelta = 0,
+        limit: int | None = None,
+        on_batch: Callable[[int], object] | None = None,
+    ) -> Steps[int]:
+        """Delete the items of a state (ready, delayed, dead; None: all three) in batches; returns how many.
+
+        Spares what is in flight, and what arrives after it began. Dead items can be chosen as in ``requeue``, whose
+        ``on_batch`` it has too.
+        """
+        arguments.callback_of(on_batch, self.label)
+        if (state is not None and state not in STATES) or state == "in_flight":
+            raise InvalidArgument(
+                f"queue {self.label!r}: purge deletes ready, delayed or dead items, not {shown(state)}"
+            )
+        if state == "dead":
+            return (yield from self._sweep(operations.purge_dead, error, older_than, limit, on_batch))
+        if error or older_than or limit is not None:
+            raise InvalidArgument(f"queue {self.label!r}: error, older_than and limit choose dead items: state='dead'")
+        # Looked up before the first is deleted: what comes meanwhile, which may be long, stays.
+        places: dict[str, list[Held]] = {}
+        for place, holds in _PLACES_TO_PURGE.items():
+            if state in (None, holds):
+                places[place] = yield from self._there(place)
+        gone = (yield from self._purge_list(on_batch)) if state in (None, "ready") else 0
+        for place, there in places.items():
+            gone += yield from self._each(partial(operations.drop, state=_PLACES_TO_PURGE[place]), there, on_batch)
+        return gone
+
+    def _purge_list(self, on_batch: Callable[[int], object] | None) -> Steps[int]:
+        marker, gone, more, start = new_uid(), 0, True, True
+        while more:
+            more, count = yield from self._send(operations.purge(self.keys, marker=marker, start=start))
+            gone, start = gone + count, False
+            yield from _tell(on_batch, count)
+        return gone
+
+    def _sweep(
+        self,
+        operation: Any,
+        error: str | None,
+        older_than: float | dt.timedelta,
+        limit: int | None,
+        on_batch: Callable[[int], object] | None,
+    ) -> Steps[int]:
+        """Do something with dead items in batches; the script chooses them, so that each is still dead when it does."""
+        seconds, group = (
+            arguments.seconds_of("older_than", older_than, self.label),
+            arguments.group_of(error, self.label),
+        )
+        left = arguments.most_of(limit, self.label)
+        done, cursor, more = 0, "", True
+        while more:
+            most = int(min(left - done, BATCH))
+            number, cursor = yield from self._send(
+                operation(self.keys, error=group, older_than=seconds, most=most, cursor=cursor)
+            )
+            done += number
+            more = bool(cursor) and done < left
+            yield from _tell(on_batch, number)
+        return done
+
+    @operation
+    def recover(self, *, on_batch: Callable[[int, int], object] | None = None) -> Steps[int]:
+        """Make ready what ended leases hold, now, also with ``autoclean_interval=None``; returns how many.
+
+        In batches of 100; ``on_batch`` is called after each with how many items it made ready and at how many leases it
+        looked (the others' items are dead, their deliveries or crashes used up). What it raises ends it there.
+        """
+        arguments.callback_of(on_batch, self.label)
+        made, looked = 0, BATCH
+        while looked:
+            batch, looked = yield from self._send(
+                operations.recover(
+                    self.keys,
+                    legacy_lease=self.lease,
+                    recover=self.autoclean_interval is not None,
+                    max_deliveries=self.max_deliveries,
+                    max_crashes=self.max_crashes,
+                )
+            )
+            made += batch
+            yield from _tell(on_batch, batch, looked)
+        return made
+
+    @operation
+    def ended_leases(self) -> Steps[int]:
+        """How many leases have ended without being recovered: what ``recover`` would look at now."""
+        now = yield from self._send(operations.counts(self.keys))
+        return (yield from self._send(operations.ended(self.keys, now.at)))
+
+    @operation
+    def pause(self, reason: str = "", *, by: str = "", until: dt.datetime | None = None) -> Steps[bool]:
+        """Hand out no items until ``resume()`` or ``until`` (aware datetime). False: it was paused already."""
+        arguments.aware(until, "until", self.label)
+        about = {
+            "by": arguments.text_of(by, "by", self.label),
+            "reason": arguments.text_of(reason, "reason", self.label),
+        }
+        was_running = yield from self._send(operations.pause(self.keys, about=about, until=until))
+        yield Announcement(signals.queue_paused, type(self), queue=self.label, **about, until=until)
+        return was_running
+
+    @operation
+    def resume(self) -> Steps[bool]:
+        """End a pause. Returns False when there was none."""
+        return (yield from self._send(operations.resume(self.keys)))
+
+    @operation
+    def move(self, target: SafeRedisQueue, limit: int | None = None) -> Steps[int]:
+        """Move ready items to another queue, oldest first, uids kept; returns how many.
+
+        One at a time: claimed here, put there, acked here. A crash in between leaves it in both, in flight here; moving
+        it again within the hour puts nothing there a second time, even if it was handled there meanwhile. It stops at
+        the first item for which there is no room (QueueFull), or whose uid is there already (DuplicateItem): that one
+        and those after it stay here.
+        """
+        if getattr(target, "_place", None) in (None, self._place):  # not by type: default_queue is a proxy
+            raise InvalidArgument(f"queue {self.label!r}: move takes another queue, not {shown(target)}")
+        moved, most = 0, arguments.most_of(limit, self.label)
+        while moved < most:
+            # Moved is not handled: the limits have no say.
+            _, found = yield from self._claimed(1, _as_it_is, limited=False)
+            if not found:
+                break
+            yield from self._move(found[0], target)
+            moved += 1
+        return moved
+
+    def _move(self, found: Found, target: SafeRedisQueue) -> Steps[None]:
+        # The slot belongs to the item: whoever moves it again repeats the same call, until there is room.
+        slot = Slot(f"move:{self.keys}:{found.uid}".encode(), found.delivery.order)
+        extra = operations.encode_headers(found.delivery.headers, priority=found.delivery.priority)
+        put = Put(found.uid, found.payload, extra)
+        call = operations.put(
+            target.keys,
+            [put],
+            own=True,
+            priority=found.delivery.priority,
+            max_length=target.max_length,
+            attempt=int(found.delivery.token.split("/")[1].partition("@")[0]),
+        )
+        reply = yield from target._send(call, slot=slot)
+        if refused := _refused(found.uid, reply, target.label, f"it and the rest stay in {self.label!r}"):
+            yield from self._send(operations.release(self.keys, [_held(found)]))
+            raise refused
+        yield from self._send(operations.ack(self.keys, [_held(found)]))
+
+    @property
+    def _place(self) -> tuple[object, ...]:
+        """The server, as far as its address tells, and the keys there."""
+        pool = self.link.pool
+        database, service = pool.connection_kwargs.get("db") or 0, getattr(pool, "service_name", None)
+        return self.link.address, database, service, self.keys
+
+    # -- the same in an event loop
+
+    aput = twin(put)
+    aput_many = twin(put_many)
+    aget = twin(get)
+    aget_many = twin(get_many)
+    aack = twin(ack)
+    aack_many = twin(ack_many)
+    afail = twin(fail)
+    afail_many = twin(fail_many)
+    aextend = twin(extend)
+    arelease = twin(release)
+    acounts = twin(counts)
+    asnapshot = twin(snapshot)
+    apage = twin(page)
+    astates = twin(states)
+    aaudit = twin(audit)
+    arequeue = twin(requeue)
+    acount_dead = twin(count_dead)
+    adrop = twin(drop)
+    apurge = twin(purge)
+    arecover = twin(recover)
+    aended_leases = twin(ended_leases)
+    apause = twin(pause)
+    aresume = twin(resume)
+    amove = twin(move)
+
+    async def aitems(self, state: str = "ready") -> AsyncIterator[Item]:
+        """The asynchronous twin of ``items``."""
+        offset: int | None = 0
+        while offset is not None:
+            items, offset = await self.apage(state, offset)
+            for item in items:
+                yield item
+
+    async def aconsume(self, timeout: float = 0) -> AsyncIterator[Item]:
+        """The asynchronous twin of ``consume``."""
+        while item := await self.aget(timeout):
+            yield item
+
+    @asynccontextmanager
+    async def aprocessing(self, timeout: float = 0) -> AsyncIterator[Item]:
+        """The asynchronous twin of ``processing``."""
+        item = await self.aget(timeout)
+        try:
+            yield item
+        except BaseException as error:
+            if not await arun(self._settle(item, error)):
+                raise
+        else:
+            await arun(self._settle(item))
+
+    # -- saferedisqueue's names
+
+    def push(self, item: Any) -> str:
+        """Deprecated alias of ``put``."""
+        warnings.warn("push is put now; the alias ends in django-srq 2.0", DeprecationWarning, stacklevel=2)
+        return self.put(item)
+
+    def pop(self, timeout: float = 0) -> Item:
+        """Deprecated alias of ``get``."""
+        warnings.warn("pop is get now; the alias ends in django-srq 2.0", DeprecationWarning, stacklevel=2)
+        return self.get(timeout)
+
+    # -- below
+
+    def _send(self, call: Call[T] | Command[T], *, slot: Slot | None = None, timeout: float | None = None) -> Steps[T]:
+        return self.link.calling(call, queue=self.label, slot=slot, timeout=timeout)
+
+    def _dump(self, payload: Any) -> bytes:
+        return dump(self.serializer, payload, queue=self.label, limit=self.max_payload_bytes)
+
+    def _held(self, item: Item | str) -> Held:
+        if isinstance(item, Item) and item.uid is not None:
+            delivery = item.delivery
+            return Held(item.uid, delivery.token, delivery.number)
+        if isinstance(item, bytes):
+            item = item.decode("ascii", "replace")
+        if isinstance(item, str) and not isinstance(item, Item):
+            return Held(arguments.uid_of(item, self.label))
+        raise InvalidArgument(f"queue {self.label!r}: an Item that get returned or a uid is needed, not {shown(item)}")
+
+    def _checked(self, uids: Iterable[str]) -> list[str]:
+        return [arguments.uid_of(uid, self.label) for uid in uids]
+
+    def _there(self, place: str) -> Steps[list[Held]]:
+        """The items of a state, or of one of the places of what is ready, as they are now."""
+        there: list[Held] = []
+        offset: int | None = 0
+        while offset is not None:
+            page = yield from self._send(operations.peek(self.keys, place, offset=offset, brief=True))
+            there += (Held(found.uid, number=found.delivery.number) for found in page.found)
+            offset = page.offset
+        return there
+
+    def _each(
+        self,
+        operation: Callable[..., Call[list[bool]]],
+        items: Sequence[Any],
+        on_batch: Callable[[int], object] | None = None,
+    ) -> Steps[int]:
+        done = 0
+        for batch in _batches(items):
+            number = sum((yield from self._send(operation(self.keys, batch))))
+            done += number
+            yield from _tell(on_batch, number)
+        return done
+
+
+class Processing(AbstractContextManager[Item]):
+    """What ``processing`` returns: the block, or a decorator that makes one of each call of a function."""
+
+    def __init__(self, queue: SafeRedisQueue, timeout: float) -> None:
+        self._queue, self._timeout = queue, timeout
+
+    def __enter__(self) -> Item:
+        self._block = self._queue._processing(self._timeout)
+        return self._block.__enter__()
+
+    def __exit__(self, *error: Any) -> bool | None:
+        return self._block.__exit__(*error)
+
+    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(function)
+        def in_a_block(*args: Any, **kwargs: Any) -> Any:
+            with Processing(self._queue, self._timeout):
+                return completed(function(*args, **kwargs), wait_here)
+
+        return in_a_block
+
+
+def _link(
+    args: Sequence[Any],
+    link: Link | None,
+    client: redis.Redis | None,
+    url: str | None,
+    timeout: float | None,
+    options: dict[str, Any],
+) -> Link:
+    if link is not None:
+        arguments.without_effect("link", args, options, client=client, url=url, timeout=timeout)
+        return link
+    seconds = timeout or TIMEOUT
+    if client is not None:
+        arguments.without_effect("client", args, options, url=url)
+        return Link(client, timeout=seconds)
+    if url is None:
+        return Link(client_from_arguments(*args, **options), timeout=seconds)
+    arguments.without_effect("url", args, ())
+    if is_embedded(url):
+        return embedded_link(url, timeout=seconds, **options)
+    return Link(client_from_url(url, **options), timeout=seconds)
+
+
+class _Completion:
+    """The end of a call that returned this; a request of steps."""
+
+    def __init__(self, outcome: object) -> None:
+        self.outcome = outcome
+
+    def carry_out(self) -> None:
+        completed(self.outcome, wait_here)
+
+    async def acarry_out(self) -> None:
+        await acompleted(self.outcome)
+
+
+def _tell(on_batch: Callable[..., object] | None, *numbers: int) -> Steps[None]:
+    outcome = None if on_batch is None else on_batch(*numbers)
+    if outcome is not None:
+        yield _Completion(outcome)
+
+
+def _state(places: Container[str]) -> str | None:
+    """The state of an item that is in these places."""
+    if "items" not in places:
+        return None
+    special = {"holders": "in_flight", "delayed": "delayed", "dead": "dead"}
+    return next((state for place, state in special.items() if place in places), "ready")
+
+
+def _tell_of_all(error: SRQError, put: list[str], following: list[str], number: int) -> None:
+    """Let the error of a batch say what came of the whole call."""
+    error.put = put
+    doubt = ""
+    if isinstance(error, OutcomeUnknown):
+        error.in_doubt = following
+        doubt = f", {len(following)} may have been"
+    error.args = (f"{error}; {len(put)} of {number} items were put{doubt}",)
+
+
+def _refused(uid: str, reply: PutReply, label: str, rest: str) -> SRQError | None:
+    """Why an item was not moved to the queue of that label; None: it was."""
+    if reply.full_at is not None:
+        return QueueFull(f"queue {label!r} is full: {reply.full_at} items; {rest}")
+    (state,) = reply.states
+    if state:
+        return DuplicateItem(f"queue {label!r}: {uid} is there already ({state}); {rest}", uid=uid, state=state)
+    return None
+
+
+def _as_it_is(found: Sequence[Found]) -> Steps[Sequence[Found]]:
+    return found
+    yield
+
+
+def _held(found: Found) -> Held:
+    return Held(found.uid, found.delivery.token, found.delivery.number)
+
+
+def _batches(sequence: Sequence[T], most: int | None = None) -> Sequence[Sequence[T]]:
+    most = most or BATCH
+    if 0 < len(sequence) <= most:
+        return (sequence,)
+    return [sequence[i : i + most] for i in range(0, len(sequence), most)]

@@ -1,0 +1,118 @@
+"""Reads what the pages of one queue show: pages of items, groups of dead ones, single items. Changes nothing.
+
+Each question is one round trip within the view's time limit; whatever goes wrong is an ``SRQError``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any, TypeVar
+
+from django_srq import conf, operations
+from django_srq.conf import QueueConfig
+from django_srq.exceptions import SRQError
+from django_srq.operations import Call, DeadGroup, Keys, Listed, Listing
+from django_srq.registry import link_to
+from django_srq.status.reading import by_server, read_all
+from django_srq.status.redaction import payload_shown, redacted_text
+
+T = TypeVar("T")
+
+PAGE = 50  # items
+LOOK = 1000  # uids that a search looks at in one go
+LARGEST_IN_LIST, LARGEST = 16 * 1024, 64 * 1024  # bytes of a payload
+NEWEST_FIRST = {"dead"}
+
+
+def page_of(
+    config: QueueConfig, state: str, *, anchor: str = "0", group: str = "", text: str = "", payloads: bool = False
+) -> Listing:
+    """A page of the items of a state, payloads: with these; with a text those that show it."""
+    call = operations.list_items(
+        Keys(config.prefix),
+        state,
+        anchor=anchor,
+        count=LOOK if text else PAGE,
+        look=LOOK if group or text else PAGE,
+        newest=state in NEWEST_FIRST,
+        largest=LARGEST_IN_LIST if payloads else 0,
+        group=group,
+    )
+    listing = _ask(config, call)
+    return _found(config, listing, state, text, payloads=payloads) if text else listing
+
+
+def _found(config: QueueConfig, listing: Listing, state: str, text: str, *, payloads: bool) -> Listing:
+    """Those that show the text, at most a page: how far it goes depends on nothing else."""
+    fitting = (one for one in listing.items if matches(config, one, text, payloads=payloads))
+    items = list(islice(fitting, PAGE))
+    if len(items) < PAGE or items[-1] is listing.items[-1]:
+        return replace(listing, items=items)
+    last = items[-1]
+    after = (last.position or 0) + 1
+    anchor = str(after) if state == "ready" else f"a{last.score} {last.uid}"
+    return replace(listing, items=items, looked=after - listing.first, anchor=anchor)
+
+
+def groups_of(config: QueueConfig) -> list[DeadGroup]:
+    return _ask(config, operations.dead_groups(Keys(config.prefix)))
+
+
+def item_of(config: QueueConfig, uid: str) -> Listed | None:
+    return _ask(config, operations.show(Keys(config.prefix), uid, largest=LARGEST))
+
+
+@dataclass
+class _Search:
+    """For an item, in the queues of one server."""
+
+    uid: str
+    configs: Sequence[QueueConfig]
+    replies: Sequence[Any] = ()
+    answered: Sequence[tuple[str, Any]] = ()
+
+    def read(self, timeout: float) -> None:
+        asked = [(config.alias, operations.find(Keys(config.prefix), [self.uid])) for config in self.configs]
+        with suppress(SRQError):
+            self.replies = link_to(self.configs[0]).look(asked, timeout=timeout)
+
+    def conclude(self, timeout: float) -> None:
+        aliases = [config.alias for config in self.configs]
+        self.answered = [
+            pair for pair in zip(aliases, self.replies, strict=False) if not isinstance(pair[1], Exception)
+        ]
+
+
+def places_of(uid: str, aliases: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The queues that have an item of this uid, and those that could not be asked."""
+    loaded = conf.load()
+    searches = [_Search(uid, configs) for configs in by_server(loaded, aliases).values()]
+    read_all(searches, loaded.admin.timeout)
+    answers = dict(pair for search in searches for pair in search.answered)
+    found = [alias for alias in aliases if alias in answers and "items" in answers[alias][0]]
+    return found, [alias for alias in aliases if alias not in answers]
+
+
+def matches(config: QueueConfig, one: Listed, text: str, *, payloads: bool) -> bool:
+    """Whether the text is in what may be shown of an item: nobody finds out by searching what is hidden from them."""
+    if text in one.uid or text in _words_of(one.delivery.error):
+        return True
+    return payloads and _without_blanks(text) in _without_blanks(payload_shown(config, one.payload, one.size).text)
+
+
+def _without_blanks(text: str) -> str:
+    return "".join(text.split())
+
+
+def _words_of(error: Mapping[str, Any] | None) -> str:
+    return redacted_text("\n".join(str(part) for part in error.values())) if error else ""
+
+
+def _ask(config: QueueConfig, call: Call[T]) -> T:
+    (reply,) = link_to(config).look([(config.alias, call)], timeout=conf.load().admin.timeout)
+    if isinstance(reply, Exception):
+        raise reply
+    return reply  # type: ignore[no-any-return]

@@ -1,0 +1,73 @@
+"""The views for machines: ``include("django_srq.urls")``. For staff who may look at queues, or with a bearer token."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+
+from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, JsonResponse
+from django.utils.crypto import constant_time_compare
+from django.views.decorators.cache import never_cache
+
+from django_srq import conf, status
+from django_srq.exceptions import ConfigurationError
+from django_srq.status import access
+from django_srq.status.prometheus import TEXT, lines
+from django_srq.status.reports import Snapshot
+
+View = Callable[[HttpRequest], HttpResponse]
+
+
+def _guarded(view: View) -> View:
+    @never_cache
+    @wraps(view)
+    def guarded(request: HttpRequest) -> HttpResponse:
+        if not _has_token(request) and not (request.user.is_staff and access.may(request, "view")):
+            if request.user.is_authenticated:
+                return HttpResponse(status=403)
+            return HttpResponse(status=401, headers={"WWW-Authenticate": 'Bearer realm="django_srq"'})
+        if request.method not in ("GET", "HEAD"):
+            return HttpResponseNotAllowed(["GET", "HEAD"])
+        try:
+            return view(request)
+        except ConfigurationError as wrong:  # of ALLOW, so that nobody knows who may
+            return JsonResponse({"level": "error", "sentence": str(wrong)}, status=503)
+
+    return guarded
+
+
+def _has_token(request: HttpRequest) -> bool:
+    token = conf.load().admin.token
+    scheme, _space, given = request.headers.get("Authorization", "").partition(" ")
+    return token is not None and scheme.lower() == "bearer" and constant_time_compare(given.strip(), token)
+
+
+def _snapshot(request: HttpRequest, minutes: int = status.MINUTES) -> Snapshot:
+    return status.snapshot(None if _has_token(request) else access.visible_queues(request), minutes=minutes)
+
+
+@_guarded
+def status_json(request: HttpRequest) -> HttpResponse:
+    """All that is known, as ``status.py`` describes it; 503 when a server cannot be reached."""
+    snapshot = _snapshot(request)
+    return JsonResponse(snapshot.to_dict(), status=503 if snapshot.unreachable else 200)
+
+
+@_guarded
+def health(request: HttpRequest) -> HttpResponse:
+    """Whether all is well, a warning or two aside; 503 when not."""
+    snapshot = _snapshot(request, minutes=0)
+    said = {"level": snapshot.level, "sentence": snapshot.sentence}
+    return JsonResponse(said, status=503 if snapshot.level == "error" else 200)
+
+
+@_guarded
+def live(request: HttpRequest) -> HttpResponse:
+    """That this process answers; asks no server."""
+    return HttpResponse("ok\n", content_type="text/plain; charset=utf-8")
+
+
+@_guarded
+def metrics(request: HttpRequest) -> HttpResponse:
+    """For Prometheus, from counters that lie in the queues: any process may be asked."""
+    return HttpResponse("\n".join([*lines(_snapshot(request, minutes=0)), ""]), content_type=TEXT)

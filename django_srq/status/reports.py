@@ -1,0 +1,193 @@
+"""What a snapshot consists of: plain data, and how it becomes JSON."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from django.utils.formats import localize
+from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
+
+from django_srq.status import verdicts
+from django_srq.status.series import Series
+from django_srq.status.verdicts import Finding, Pause
+
+NOTABLY = 1.1  # times as many put as acked: the queue grows
+
+
+@dataclass(frozen=True)
+class ConsumerInfo:
+    """A consumer as it described itself to a queue; what an older or newer version does not tell is empty."""
+
+    id: str
+    seen: float | None  # seconds since it was last heard of
+    live: bool
+    about: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class QueueReport:
+    """One queue; the numbers are None where it could not be read."""
+
+    alias: str
+    server: str  # its address without user and password; empty where the settings are wrong
+    state: str = "ok"  # the kind of its worst finding, its server's errors included
+    ready: int | None = None
+    in_flight: int | None = None
+    delayed: int | None = None
+    dead: int | None = None
+    oldest_wait: float | None = None  # seconds; None also when nothing is ready
+    consumers: int | None = None  # live ones
+    paused: Pause | None = None
+    totals: Mapping[str, int] = field(default_factory=dict)  # monotonic counters
+    buckets: Mapping[str, int] = field(default_factory=dict)  # of the histograms, see series.py
+    series: Series = field(default_factory=Series)
+    attendants: Sequence[ConsumerInfo] = ()  # the live ones and those not heard of for a while
+
+    @property
+    def level(self) -> str:
+        return verdicts.LEVELS.get(self.state, "ok")
+
+    @property
+    def state_label(self) -> str:
+        return str(verdicts.STATES[self.state])
+
+    @property
+    def oldest_wait_label(self) -> str:
+        return "" if self.oldest_wait is None else verdicts.span(self.oldest_wait)
+
+    @property
+    def rates(self) -> tuple[float, float]:
+        """Items put, and items acked, per minute."""
+        return self.series.rates
+
+    @property
+    def outlook(self) -> str:
+        """What becomes of the ready items at these rates: a time to empty, or "growing"; in the active language."""
+        put, acked = self.rates
+        if not self.ready or (put == 0 and acked == 0):
+            return ""
+        if acked > put:
+            return _("empty in %s") % verdicts.span(self.ready / (acked - put) * 60)
+        return _("growing") if put > acked * NOTABLY else ""
+
+
+@dataclass(frozen=True)
+class ServerReport:
+    """One server; what INFO tells is empty or None where it did not answer, or does not tell us."""
+
+    address: str
+    down_since: dt.datetime | None = None  # as far as this process knows
+    type: str = ""
+    version: str = ""
+    memory: int | None = None  # bytes
+    memory_limit: int | None = None  # bytes; None: no limit
+    latency: float | None = None  # seconds that the reading took
+
+    @property
+    def latency_ms(self) -> float | None:
+        return None if self.latency is None else self.latency * 1000
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    at: dt.datetime
+    queues: Sequence[QueueReport]
+    servers: Sequence[ServerReport]
+    findings: Sequence[Finding]  # the worst first
+
+    @property
+    def level(self) -> str:
+        """That of the worst finding; with mere notes all is well."""
+        worst = self.findings[0].level if self.findings else "ok"
+        return "ok" if worst == "note" else worst
+
+    @property
+    def unreachable(self) -> list[str]:
+        """The servers that could not be reached, and the queues that their server refuses to us."""
+        return [one.server or one.queue or "" for one in self.findings if one.kind in verdicts.UNREACHABLE]
+
+    @property
+    def sentence(self) -> str:
+        """The verdict over all, in the active language."""
+        if self.level == "ok":
+            return self.all_well
+        more = sum(finding.level != "note" for finding in self.findings) - 1
+        if not more:
+            return str(self.findings[0])
+        rest = ngettext("(%s more)", "(%s more)", more) % localize(more)
+        return f"{self.findings[0]} {rest}"
+
+    @property
+    def all_well(self) -> str:
+        if not self.queues:
+            return _("No queue is configured: add one to SRQ_QUEUES.")
+        if len(self.queues) == 1:
+            return _("The queue %s is well.") % verdicts.readable(self.queues[0].alias)
+        return _("All %s queues are well.") % localize(len(self.queues))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON, as the module's docstring describes them."""
+        return {
+            "at": _iso(self.at),
+            "level": self.level,
+            "sentence": self.sentence,
+            "findings": [_finding_data(finding) for finding in self.findings],
+            "queues": [queue_data(queue) for queue in self.queues],
+            "servers": [_server_data(server) for server in self.servers],
+        }
+
+
+def queue_data(queue: QueueReport) -> dict[str, Any]:
+    """One queue as ``to_dict`` has it."""
+    pause = queue.paused
+    return {
+        "queue": queue.alias,
+        "server": queue.server,
+        "state": queue.state,
+        "level": queue.level,
+        "ready": queue.ready,
+        "in_flight": queue.in_flight,
+        "delayed": queue.delayed,
+        "dead": queue.dead,
+        "oldest_wait": queue.oldest_wait,
+        "consumers": queue.consumers,
+        "paused": pause
+        and {"by": pause.by, "reason": pause.reason, "since": _iso(pause.since), "until": _iso(pause.until)},
+        "totals": dict(queue.totals),
+        "rates": None if queue.ready is None else dict(zip(("in", "out"), queue.rates, strict=True)),
+    }
+
+
+def _server_data(server: ServerReport) -> dict[str, Any]:
+    return {
+        "server": server.address,
+        "up": server.down_since is None,
+        "down_since": _iso(server.down_since),
+        "type": server.type,
+        "version": server.version,
+        "memory": server.memory,
+        "memory_limit": server.memory_limit,
+        "latency": server.latency,
+    }
+
+
+def _finding_data(finding: Finding) -> dict[str, Any]:
+    return {
+        "kind": finding.kind,
+        "level": finding.level,
+        "queue": finding.queue,
+        "server": finding.server,
+        "text": finding.text,
+        "advice": finding.advice,
+        "command": finding.command,
+    }
+
+
+def _iso(moment: dt.datetime | None) -> str | None:
+    return (
+        None if moment is None else moment.astimezone(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    )

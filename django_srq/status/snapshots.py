@@ -1,0 +1,148 @@
+"""One snapshot of all queues and their servers: what the page, the JSON and ``srq_status`` show.
+
+Each server is read in one round trip, all of them side by side. Nothing is written to Redis, and nothing is raised: a
+server that does not answer and a queue that is misconfigured are findings.
+
+``Snapshot.to_dict()`` is stable. Moments are ISO 8601 in UTC, durations seconds, sizes bytes; null is not known.
+
+=========  ============================================================================================================
+at         when it was read, by this process's clock
+level      ``error``, ``warning`` or ``ok``: that of the worst finding
+sentence   the verdict over all, in the active language
+findings   the worst first: ``kind`` (of ``verdicts.LEVELS``), ``level`` (also ``note``), ``queue`` or ``server`` it
+           is about (else null), ``text`` and ``advice`` in the active language, ``command`` that the advice means
+queues     in the order of the settings: ``queue``, ``server``, ``state`` (kind of its worst finding, or ``ok``),
+           ``level``, ``ready``, ``in_flight``, ``delayed``, ``dead``, ``oldest_wait``, ``consumers`` (live ones),
+           ``paused`` (null, or ``by``, ``reason``, ``since``, ``until``), ``totals`` (counter to number),
+           ``rates`` (``in`` and ``out``: items put and acked per minute, over the last five)
+servers    ``server``, ``up``, ``down_since`` (as far as this process knows), ``type``, ``version``, ``memory``,
+           ``memory_limit``, ``latency`` (of the reading)
+=========  ============================================================================================================
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from django_srq import conf
+from django_srq.conf import QueueConfig
+from django_srq.operations import Counts
+from django_srq.status import verdicts
+from django_srq.status.reading import ServerReading, by_server, read_all, seconds_since, utc_now
+from django_srq.status.reports import ConsumerInfo, QueueReport, Snapshot
+from django_srq.status.series import series_of
+from django_srq.status.verdicts import Attendance, Finding
+
+SEEN = 15.0  # seconds for which a consumer counts as live after it was seen, or three leases if that is longer
+MINUTES = 60  # of the time series that come with a snapshot
+ALL_HOURS = 14 * 24
+
+
+def snapshot(
+    aliases: Collection[str] | None = None, *, timeout: float | None = None, minutes: int = MINUTES, hours: int = 0
+) -> Snapshot:
+    """Read all queues, or those of the aliases. timeout: seconds for all servers together; by default SRQ_ADMIN's.
+
+    minutes, hours: how much of the time series is read.
+    """
+    loaded = conf.load()
+    chosen = [alias for alias in loaded.of_queue if aliases is None or alias in aliases]
+    readings = [ServerReading(target, configs, minutes, hours) for target, configs in by_server(loaded, chosen).items()]
+    read_all(readings, loaded.admin.timeout if timeout is None else timeout)
+    findings = list(verdicts.misconfigured(loaded.general))
+    queues: dict[str, QueueReport] = {}
+    youngest = _youngest(readings)
+    for reading in readings:
+        findings += reading.findings
+        for config, counts in zip(reading.configs, reading.counts, strict=True):
+            report, found = _report(config, counts, reading, youngest)
+            blocking = [finding for finding in reading.findings if finding.level == "error"]
+            queues[config.alias] = replace(report, state=_worst([*found, *blocking]))
+            findings += found
+    for alias in chosen:
+        if alias not in queues:
+            queues[alias] = QueueReport(alias, "", "misconfigured")
+            findings += verdicts.misconfigured(loaded.of_queue[alias], alias)
+    return Snapshot(
+        at=utc_now(),
+        queues=[queues[alias] for alias in chosen],
+        servers=[reading.report for reading in readings],
+        findings=sorted(findings, key=lambda finding: verdicts.SEVERITY[finding.kind]),
+    )
+
+
+def _report(
+    config: QueueConfig, counts: Counts | Exception | None, reading: ServerReading, youngest: Mapping[str, float]
+) -> tuple[QueueReport, list[Finding]]:
+    report = QueueReport(config.alias, reading.address)
+    if counts is None:
+        return report, []
+    if isinstance(counts, Exception):
+        return report, [verdicts.unreadable(config, counts)]
+    consumers = _consumers(config, counts, youngest)
+    attendance = _attendance(counts, consumers)
+    waiting_since = counts.oldest if counts.ready else None
+    oldest_wait = max(0.0, (counts.at - waiting_since).total_seconds()) if waiting_since else None
+    report = replace(
+        report,
+        ready=counts.ready,
+        in_flight=counts.in_flight,
+        delayed=counts.delayed,
+        dead=counts.dead,
+        oldest_wait=oldest_wait,
+        consumers=attendance.live,
+        paused=verdicts.pause_of(counts),
+        totals=counts.stats,
+        buckets=counts.buckets,
+        series=series_of(counts, minutes=reading.minutes, hours=reading.hours),
+        attendants=consumers,
+    )
+    findings = list(verdicts.of_queue(config, counts, attendance, report.paused, oldest_wait))
+    if back := sum(minute.recovered for minute in report.series.minutes[-MINUTES:]):
+        findings.append(verdicts.recovered(config.alias, back))
+    return report, findings
+
+
+def _consumers(config: QueueConfig, counts: Counts, youngest: Mapping[str, float]) -> list[ConsumerInfo]:
+    """Those that are known of the queue, the one heard of last first."""
+    limit = max(3 * config.lease, SEEN)
+    found = [
+        ConsumerInfo(name, seen, seen is not None and seen <= limit, about if isinstance(about, Mapping) else {})
+        for name, about in counts.consumers.items()
+        for seen in [youngest.get(name)]
+    ]
+    return sorted(found, key=lambda one: math.inf if one.seen is None else one.seen)
+
+
+def _attendance(counts: Counts, consumers: Sequence[ConsumerInfo]) -> Attendance:
+    heard = [one for one in consumers if one.seen is not None]
+    # The housekeeping that goes with claims leaves its time, at most once a second.
+    claimed = seconds_since(counts, counts.meta.get("kept"))
+    silences = [one.seen for one in heard if one.seen is not None]
+    return Attendance(
+        live=sum(one.live for one in consumers),
+        silence=min([*silences, *([] if claimed is None else [claimed])], default=None),
+        last=_place(heard[0].about) if heard else "",
+    )
+
+
+def _place(about: object) -> str:
+    return f"{about.get('host')}, pid {about.get('pid')}" if isinstance(about, Mapping) else ""
+
+
+def _youngest(readings: Iterable[ServerReading]) -> dict[str, float]:
+    """The seconds since each consumer was seen by any queue: while busy it reports to the queue of its item only."""
+    ages: dict[str, float] = {}
+    for counts in (counts for reading in readings for counts in reading.counts if isinstance(counts, Counts)):
+        for consumer, about in counts.consumers.items():
+            age = seconds_since(counts, about.get("seen")) if isinstance(about, Mapping) else None
+            if age is not None:
+                ages[consumer] = min(age, ages.get(consumer, age))
+    return ages
+
+
+def _worst(findings: Iterable[Finding]) -> str:
+    kinds = [finding.kind for finding in findings if finding.level != "note"]
+    return min(kinds, key=lambda kind: verdicts.SEVERITY[kind], default="ok")

@@ -1,0 +1,366 @@
+"""What is wrong, in words: findings about queues and servers, from what was read of them. Does no I/O.
+
+A finding says what, since when, what that means and what to do, in the active language. Its kind is a stable word.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+from django.template.defaultfilters import filesizeformat
+from django.utils import timezone
+from django.utils.formats import date_format, localize
+from django.utils.translation import gettext as _
+from django.utils.translation import ngettext, pgettext_lazy
+
+from django_srq import operations
+from django_srq.conf import Problem, QueueConfig
+from django_srq.exceptions import ConfigurationError, LayoutError
+from django_srq.operations import Counts
+from django_srq.operations.identifiers import from_milliseconds
+from django_srq.operations.losses import keeps_no_file, may_evict
+from django_srq.transport.refusals import REFUSED_CALLER, explain, lacks_rights
+
+# All kinds, the worst first; they never change meaning.
+LEVELS = {
+    "down": "error",  # the server cannot be reached
+    "refused": "error",  # it refuses the user, the password, or what this user does
+    "loading": "error",  # it is still loading its data
+    "misconfigured": "error",  # the settings are wrong
+    "layout": "error",  # the keys are somebody else's, or of a newer version of this package
+    "read_only": "error",  # the server is a replica
+    "out_of_memory": "error",  # it is full and refuses puts
+    "disk": "error",  # it cannot write its data to disk
+    "stuck": "error",  # there is something to do, and nobody does it
+    "paused": "warning",
+    "late": "warning",  # the oldest ready item waits for longer than MAX_AGE
+    "abandoned": "warning",  # leases ended that are never recovered automatically
+    "failing": "warning",  # there are dead items
+    "memory": "warning",  # the server's memory is nearly full
+    "eviction": "warning",  # it may drop items to make room
+    "no_info": "warning",  # it does not tell us how it is
+    "no_run": "warning",  # scripts are not told whether it was started anew
+    "recovered": "note",  # items came back after their consumer died or forgot them
+    "unsaved": "note",  # it keeps nothing on disk
+    "no_aof": "note",  # it keeps no append-only file
+}
+UNREACHABLE = frozenset({"down", "refused", "loading"})
+SEVERITY = {kind: place for place, kind in enumerate(LEVELS)}  # 0: the worst
+
+STATES = {
+    "down": pgettext_lazy("state of a queue", "down"),
+    "refused": pgettext_lazy("state of a queue", "refused"),
+    "loading": pgettext_lazy("state of a queue", "loading"),
+    "misconfigured": pgettext_lazy("state of a queue", "misconfigured"),
+    "layout": pgettext_lazy("state of a queue", "unknown layout"),
+    "read_only": pgettext_lazy("state of a queue", "read-only"),
+    "out_of_memory": pgettext_lazy("state of a queue", "out of memory"),
+    "disk": pgettext_lazy("state of a queue", "disk trouble"),
+    "stuck": pgettext_lazy("state of a queue", "stuck"),
+    "paused": pgettext_lazy("state of a queue", "paused"),
+    "late": pgettext_lazy("state of a queue", "late"),
+    "abandoned": pgettext_lazy("state of a queue", "abandoned"),
+    "failing": pgettext_lazy("state of a queue", "failing"),
+    "ok": pgettext_lazy("state of a queue", "ok"),
+}
+
+SILENCE = 30.0  # seconds without a claim, after which a queue without a live consumer is stuck
+NEARLY_FULL = 0.9  # of maxmemory
+UNSAVED = 2 * 3600.0  # seconds without a save while data change; what saves at all mostly does within an hour
+LONGEST_TEXT = 200  # characters of what other people wrote
+
+
+@dataclass(frozen=True)
+class Finding:
+    kind: str
+    text: str
+    advice: str = ""
+    command: str = ""  # what the advice means, for the shell or a Python prompt
+    queue: str | None = None
+    server: str | None = None
+
+    @property
+    def level(self) -> str:
+        return LEVELS[self.kind]
+
+    def __str__(self) -> str:
+        return " ".join(part for part in (self.text, self.advice, self.command) if part)
+
+
+@dataclass(frozen=True)
+class Pause:
+    by: str
+    reason: str
+    since: dt.datetime | None
+    until: dt.datetime | None  # None: until resumed
+
+
+@dataclass(frozen=True)
+class Attendance:
+    """Who serves a queue."""
+
+    live: int  # consumers
+    silence: float | None  # seconds since anybody was last heard of; None: nobody ever was
+    last: str = ""  # where the last one ran, if it never signed off
+
+    @property
+    def missing(self) -> bool:
+        return not self.live and (self.silence is None or self.silence >= SILENCE)
+
+
+def span(seconds: float) -> str:
+    """A duration, rounded down to its largest unit."""
+    for unit, text in ((86400, _("%s d")), (3600, _("%s h")), (60, _("%s min"))):
+        if seconds >= unit:
+            return text % localize(int(seconds // unit))
+    return _("%s s") % localize(int(seconds))
+
+
+def readable(text: object) -> str:
+    """What somebody else wrote, fit for a terminal too: on one line, without control characters, not too long."""
+    line = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in str(text))
+    return line if len(line) <= LONGEST_TEXT else line[: LONGEST_TEXT - 1] + "…"
+
+
+# -- servers
+
+
+def unreachable(server: str, aliases: Sequence[str], error: Exception, seconds: float) -> Finding:
+    """seconds: for how long it has been known."""
+    names = ", ".join(map(readable, aliases))
+    if isinstance(error, ConfigurationError):
+        return Finding("misconfigured", f"{names}: {readable(error)}", server=server)
+    cause = error.__cause__ or error
+    kind = _kind(cause)
+    say = (
+        _("The server %(server)s is down, noticed %(ago)s: %(cause)s.")
+        if kind == "down"
+        else _("The server %(server)s is not available, noticed %(ago)s: %(cause)s.")
+    )
+    ago = _("%s ago") % span(seconds) if seconds >= 1 else _("just now")
+    concerned = ngettext("Queue: %s.", "Queues: %s.", len(aliases)) % names
+    meanwhile = _("Consumers wait and go on by themselves when it is back; until then a put raises QueueUnavailable.")
+    text = say % {"server": server, "ago": ago, "cause": readable(explain(cause))}
+    return Finding(kind, f"{text} {concerned} {meanwhile}", server=server)
+
+
+def of_server(server: str, info: Mapping[str, str], at: dt.datetime) -> Iterator[Finding]:
+    """info: what INFO tells; at: the server's time."""
+    puts_fail = _("Until that changes, a put raises QueueUnavailable.")
+    if info.get("role") == "slave" and info.get("slave_read_only", "1") == "1":
+        text = _("The server %s is a read-only replica: nothing can be put or taken.") % server
+        yield Finding("read_only", f"{text} {puts_fail}", server=server)
+    yield from _of_memory(server, info, puts_fail)
+    if info.get("rdb_last_bgsave_status") == "err" or info.get("aof_last_write_status") == "err":
+        text = _("The server %s cannot write its data to disk, and may refuse to change them.") % server
+        yield Finding("disk", text, _("Look at its log and its disk."), server=server)
+    if keeps_no_file(info):
+        yield _of_no_file(server, info, at)
+
+
+def _of_no_file(server: str, info: Mapping[str, str], at: dt.datetime) -> Finding:
+    unsaved = at.timestamp() - _number(info, "rdb_last_save_time", at.timestamp())
+    words = {"server": server, "span": span(max(0, unsaved))}
+    if _number(info, "rdb_changes_since_last_save") and unsaved > UNSAVED:
+        text = _("The server %(server)s has saved nothing for %(span)s: when it ends, it loses what was put since.")
+        return Finding("unsaved", text % words, server=server)
+    text = _(
+        "The server %(server)s keeps no append-only file: when it ends, it loses what was put since its last save."
+    )
+    return Finding("no_aof", text % words, _("Set:"), "appendonly yes", server=server)
+
+
+def uninformed(server: str, error: Exception) -> Finding:
+    """The server answers, but not when it is asked how it is."""
+    text = _(
+        "The server %(server)s does not say how it is (INFO: %(cause)s). A full memory, a read-only replica and "
+        "settings that lose items are not seen here."
+    )
+    words = {"server": server, "cause": readable(explain(error.__cause__ or error))}
+    return Finding("no_info", text % words, _("Allow this user:"), "+info", server=server)
+
+
+def unknown_run(server: str, aliases: Sequence[str]) -> Finding:
+    """aliases: the queues whose scripts may not ask."""
+    text = _(
+        "The server %(server)s refuses INFO to scripts: its outages are only seen by the silence of the consumers, "
+        "and their silence is taken for an outage."
+    )
+    concerned = ngettext("Queue: %s.", "Queues: %s.", len(aliases)) % ", ".join(map(readable, aliases))
+    return Finding("no_run", f"{text % {'server': server}} {concerned}", _("Allow its users:"), "+info", server=server)
+
+
+def _of_memory(server: str, info: Mapping[str, str], puts_fail: str) -> Iterator[Finding]:
+    limit = _number(info, "maxmemory")
+    if not limit:
+        return
+    used = _number(info, "used_memory")
+    sizes = {"server": server, "used": filesizeformat(used), "limit": filesizeformat(limit)}
+    evicts = may_evict(info)
+    if used >= limit and not evicts:
+        text = _("The server %(server)s is out of memory (%(used)s of %(limit)s); what is there can be taken.") % sizes
+        yield Finding("out_of_memory", f"{text} {puts_fail}", server=server)
+    elif used >= limit * NEARLY_FULL:
+        text = _("The memory of the server %(server)s is nearly full: %(used)s of %(limit)s.")
+        yield Finding("memory", text % sizes, server=server)
+    if evicts:
+        text = _("The server %(server)s may drop items to make room (maxmemory-policy %(policy)s).")
+        policy = {"server": server, "policy": info["maxmemory_policy"]}
+        yield Finding("eviction", text % policy, _("Set:"), "maxmemory-policy noeviction", server=server)
+
+
+def _kind(cause: BaseException) -> str:
+    if isinstance(cause, redis.exceptions.BusyLoadingError):
+        return "loading"
+    return "refused" if isinstance(cause, REFUSED_CALLER) or lacks_rights(cause) else "down"
+
+
+def _number(info: Mapping[str, str], name: str, default: float = 0) -> float:
+    try:
+        return float(info[name])
+    except (KeyError, ValueError):
+        return default
+
+
+# -- queues
+
+
+def misconfigured(problems: Iterable[Problem], alias: str | None = None) -> Iterator[Finding]:
+    """alias: None for what is wrong with the settings as a whole."""
+    for problem in problems:
+        yield Finding("misconfigured", readable(problem.message), readable(problem.hint), queue=alias)
+
+
+def unreadable(config: QueueConfig, error: Exception) -> Finding:
+    """A queue that cannot be read, though its server answers."""
+    if isinstance(error, LayoutError):
+        return Finding("layout", readable(error), queue=config.alias)
+    cause = error.__cause__ or error
+    text = f"{readable(config.alias)}: {readable(explain(cause))}"
+    return Finding(_kind(cause), text, queue=config.alias)
+
+
+def of_queue(
+    config: QueueConfig, counts: Counts, attendance: Attendance, pause: Pause | None, oldest_wait: float | None
+) -> Iterator[Finding]:
+    """oldest_wait: seconds."""
+    alias = config.alias
+    name = readable(alias)
+    if counts.layout not in (None, operations.LAYOUT):
+        text = _("%(queue)s has keys of layout %(found)s, this version knows %(known)s: upgrade django-srq here.")
+        layouts = {"queue": name, "found": counts.layout, "known": operations.LAYOUT}
+        yield Finding("layout", text % layouts, queue=alias)
+    if pause is not None:
+        yield _paused(alias, counts, pause)
+    elif counts.ready + counts.due and attendance.missing:
+        yield _stuck(config, counts, attendance)
+    elif oldest_wait is not None and oldest_wait > config.max_age:
+        yield _late(config, counts, attendance, oldest_wait)
+    if counts.ended:
+        text = ngettext(
+            "%(n)s item of %(queue)s is in flight with an ended lease, and AUTOCLEAN_INTERVAL is None.",
+            "%(n)s items of %(queue)s are in flight with ended leases, and AUTOCLEAN_INTERVAL is None.",
+            counts.ended,
+        )
+        command = f"manage.py srq_recover {shlex.quote(alias)}"
+        text %= {"n": localize(counts.ended), "queue": name}
+        yield Finding("abandoned", text, _("They come back only by hand:"), command, queue=alias)
+    if counts.dead:
+        text = ngettext(
+            "%(queue)s has %(n)s dead item, which failed or crashed too often.",
+            "%(queue)s has %(n)s dead items, which failed or crashed too often.",
+            counts.dead,
+        )
+        command = f"queues[{alias!r}].items('dead')"
+        text %= {"n": localize(counts.dead), "queue": name}
+        yield Finding("failing", text, _("Look at them:"), command, queue=alias)
+
+
+def recovered(alias: str, n: int) -> Finding:
+    """n: items in the last hour."""
+    text = ngettext(
+        "%(queue)s recovered %(n)s item in the last hour: its consumer died, or never settled it.",
+        "%(queue)s recovered %(n)s items in the last hour: their consumers died, or never settled them.",
+        n,
+    )
+    return Finding("recovered", text % {"queue": readable(alias), "n": localize(n)}, queue=alias)
+
+
+def _stuck(config: QueueConfig, counts: Counts, attendance: Attendance) -> Finding:
+    if attendance.silence is None:
+        text = _("%(queue)s is stuck: %(work)s, and no consumer was ever seen.")
+    elif attendance.last:
+        text = _("%(queue)s is stuck: %(work)s, no live consumer for %(span)s (the last one: %(last)s).")
+    else:
+        text = _("%(queue)s is stuck: %(work)s, no live consumer for %(span)s.")
+    work = (_("%s ready or due") if counts.due else _("%s ready")) % localize(counts.ready + counts.due)
+    silence = span(attendance.silence or 0)
+    words = {"queue": readable(config.alias), "work": work, "span": silence, "last": readable(attendance.last)}
+    advice = (
+        _("Start one:")
+        if config.handler
+        else _("It has no HANDLER: start the program that takes its items, or have them printed and acked:")
+    )
+    command = f"manage.py srq_consume {shlex.quote(config.alias)}"
+    return Finding("stuck", text % words, advice, command, queue=config.alias)
+
+
+def _late(config: QueueConfig, counts: Counts, attendance: Attendance, oldest_wait: float) -> Finding:
+    text = ngettext(
+        "%(queue)s is late: %(n)s ready item has waited for %(span)s (MAX_AGE: %(limit)s).",
+        "%(queue)s is late: the oldest of %(n)s ready items has waited for %(span)s (MAX_AGE: %(limit)s).",
+        counts.ready,
+    ) % {
+        "queue": readable(config.alias),
+        "n": localize(counts.ready),
+        "span": span(oldest_wait),
+        "limit": span(config.max_age),
+    }
+    live = ngettext("It has %s live consumer.", "It has %s live consumers.", attendance.live)
+    words = [text, live % localize(attendance.live)]
+    if config.rate:
+        most = {"n": localize(config.rate.count), "span": span(config.rate.seconds)}
+        words.append(_("RATE hands out at most %(n)s in %(span)s.") % most)
+    return Finding("late", " ".join(words), queue=config.alias)
+
+
+def _paused(alias: str, counts: Counts, pause: Pause) -> Finding:
+    said = [
+        _("by %s") % readable(pause.by) if pause.by else "",
+        _("for %s") % span((counts.at - pause.since).total_seconds()) if pause.since else "",
+        _("until %s") % _localised(pause.until) if pause.until else "",
+        _("reason: %s") % readable(pause.reason) if pause.reason else "",
+    ]
+    how = ", ".join(filter(None, said))
+    words = {"queue": readable(alias), "how": how, "n": localize(counts.ready)}
+    return Finding("paused", _("%(queue)s is paused (%(how)s): %(n)s ready.") % words, queue=alias)
+
+
+def pause_of(counts: Counts) -> Pause | None:
+    """The pause that holds at the moment of the counts."""
+    if counts.paused is None:
+        return None
+    about = counts.paused if isinstance(counts.paused, Mapping) else {}
+    until = _moment(about.get("until"))
+    if until is not None and until <= counts.at:
+        return None  # the next claim ends it
+    return Pause(str(about.get("by", "")), str(about.get("reason", "")), _moment(about.get("since")), until)
+
+
+def _moment(milliseconds: Any) -> dt.datetime | None:
+    try:
+        return from_milliseconds(milliseconds)
+    except (TypeError, ValueError, OverflowError, OSError):
+        return None
+
+
+def _localised(moment: dt.datetime) -> str:
+    with suppress(OverflowError):  # the end of time is out of reach in some time zones
+        moment = timezone.localtime(moment)
+    return date_format(moment, "DATETIME_FORMAT")

@@ -1,0 +1,374 @@
+"""Lines: the connections of one event loop to one server, native on redis.asyncio.
+
+A connection belongs to the event loop in which it was opened. There may be several loops in a process, and short ones:
+``async_to_sync`` makes one for each call. So every loop has its own line, closed when the loop is shut down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import inspect
+import os
+import socket
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+import redis
+import redis.asyncio.connection as asynchronous
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from django_srq.exceptions import ConfigurationError
+from django_srq.runtime.clock import monotonic
+from django_srq.transport.flow import CutShort, Flow, limit_unsent
+from django_srq.transport.rest import LARGE, REST, SIGN_OF_LIFE, share
+from django_srq.transport.sockets import Tls, aopened, explained, late
+
+PARTING = 1.0  # seconds
+PIECE = 65536  # bytes of a command that are sent at one time
+_SOONER = 0.98
+AT_ONCE = 64  # calls of one event loop; more at one time are no faster, and would use up the process's open files
+LOST = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError)
+# After these a connection is of no use: of a demoted primary, too, as its name may lead elsewhere by now.
+SPENT = (*LOST, redis.exceptions.ReadOnlyError, redis.exceptions.MasterDownError)
+_KINDS: Sequence[tuple[type, type]] = (
+    (redis.UnixDomainSocketConnection, asynchronous.UnixDomainSocketConnection),
+    (redis.SSLConnection, asynchronous.SSLConnection),
+    (redis.Connection, asynchronous.Connection),
+)
+# Options of a pool that are about its own, blocking connections; time limits are set for each call.
+_OWN = {
+    "retry",
+    "retry_on_error",
+    "parser_class",
+    "socket_timeout",
+    "socket_connect_timeout",
+    "event_dispatcher",
+    "himport_registry",
+}
+_OWN_PREFIXES = ("maint_", "maintenance_", "orig_", "oss_")
+
+
+class NotSent(Exception):
+    """No connection: whatever it was, the server did not get it."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+
+
+def closed_before(lost: Any) -> bool:
+    """Whether the server had closed a connection, which is lost now, before all was there that was sent.
+
+    It answers with a reset to what comes after that. In a connection that it closes later, or that breaks, the system
+    sees another error. lost: the connection's socket.
+    """
+    return lost is not None and bool(lost.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.EPIPE)
+
+
+class Lines:
+    """The lines to one server, by event loop."""
+
+    def __init__(self, pool: Any, prepare: Callable[[], object] | None, tls: Tls) -> None:
+        """pool: redis-py's, of which the connections are made. prepare: called before each new connection."""
+        self._pool, self._prepare, self._tls = pool, prepare, tls
+        self._lines: dict[asyncio.AbstractEventLoop, Line] = {}
+
+    async def here(self) -> Line:
+        """The line of the running event loop."""
+        loop = asyncio.get_running_loop()
+        line = self._lines.get(loop)
+        if line is None:
+            for ended in [loop for loop in list(self._lines) if loop.is_closed()]:
+                self._lines.pop(ended, None)  # it was not shut down as it should be
+            line = self._lines[loop] = Line(self._make, self._prepare, self._tls, self._pool.max_connections)
+            line.keeper = self._keep(loop, line)
+            await anext(line.keeper)
+        return line
+
+    async def close(self) -> None:
+        """Close the idle connections of the running event loop."""
+        line = self._lines.get(asyncio.get_running_loop())
+        if line is not None:
+            await line.close()
+
+    def let_go(self) -> None:
+        """Close them in this process alone: they are its parent's, as their event loops are."""
+        for line in self._lines.copy().values():
+            line.let_go()
+
+    async def _keep(self, loop: asyncio.AbstractEventLoop, line: Line) -> AsyncGenerator[None]:
+        """Close the line with its loop: on its way out, a loop closes its asynchronous generators."""
+        try:
+            yield
+        finally:
+            self._lines.pop(loop, None)
+            await line.close()
+
+    def _make(self) -> Any:
+        if service := getattr(self._pool, "service_name", None):
+            raise ConfigurationError(
+                f"asynchronous calls cannot find {service!r} by Sentinel yet; calls without await can"
+            )
+        for theirs, ours in _KINDS:
+            if issubclass(self._pool.connection_class, theirs):
+                return _connection(ours, self._pool.connection_kwargs)
+        raise ConfigurationError(f"no asynchronous connection is known for {self._pool.connection_class.__name__}")
+
+
+class Line:
+    """Connections of one event loop: as many as there are calls at one time, within limits.
+
+    Calls take turns. One that blocks on the server has a turn only until it has a connection: any number may wait.
+    """
+
+    keeper: AsyncGenerator[None]
+
+    def __init__(self, make: Callable[[], Any], prepare: Callable[[], object] | None, tls: Tls, most: int) -> None:
+        """most: connections at one time."""
+        self._make, self._prepare, self._tls, self._most = make, prepare, tls, most
+        self._turns = asyncio.Semaphore(min(most, AT_ONCE))
+        self._idle: deque[tuple[Any, float]] = deque()  # with the time of the last reply
+        self._open: set[Any] = set()
+
+    async def exchange(self, command: bytes, seconds: float, *, patience: float | None = None, silence: float) -> Any:
+        """One round trip, its reply to begin within so many seconds, of which connecting is part.
+
+        patience: seconds for the beginning of the reply alone. silence: as of a wire.
+        """
+        deadline = asyncio.get_running_loop().time() + seconds
+        await (self._turn(deadline) if self._turns.locked() else self._turns.acquire())  # the latter at once
+        try:
+            connection, rest = await self._rested() or (await self._connected(deadline), 0)
+            if patience is None:
+                return await self._round_trip(connection, rest, command, deadline, silence)
+        finally:
+            self._turns.release()
+        return await self._round_trip(connection, rest, command, deadline, silence, patience)
+
+    async def _turn(self, deadline: float) -> None:
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._turns.acquire()
+        except TimeoutError as error:
+            raise NotSent(redis.exceptions.TimeoutError("timed out behind other calls")) from error
+
+    async def _rested(self) -> tuple[Any, float] | None:
+        """An idle connection, and for how many seconds it is idle."""
+        while self._idle:
+            connection, since = self._idle.pop()
+            if not connection._reader.at_eof():
+                return connection, asyncio.get_running_loop().time() - since
+            await self._discard(connection)  # the server closed it
+        return None
+
+    async def _round_trip(
+        self,
+        connection: Any,
+        rest: float,
+        command: bytes,
+        deadline: float,
+        silence: float,
+        patience: float | None = None,
+    ) -> Any:
+        limit = asyncio.timeout_at(deadline)
+        arrivals = _Arrivals(connection, silence, limit)
+        try:
+            if rest > REST:
+                command = await self._behind_sign_of_life(connection, command, deadline)
+            async with limit:
+                if len(command) > PIECE:
+                    await _send(connection, command, limit, silence)
+                elif command:
+                    await connection.send_packed_command([command], check_health=False)
+                if patience is not None:
+                    limit.reschedule(asyncio.get_running_loop().time() + patience)
+                with arrivals:
+                    reply = await connection.read_response(disable_decoding=True, disconnect_on_error=False)
+        except (NotSent, *SPENT, redis.exceptions.InvalidResponse) as error:
+            unsent = closed_before(connection._writer and connection._writer.get_extra_info("socket"))
+            await self._discard(connection)
+            while self._idle:  # what spent one connection mostly spent the others
+                await self._discard(self._idle.pop()[0])
+            if arrivals.broke_off(error):
+                raise CutShort("the reply broke off") from error
+            if unsent and not isinstance(error, NotSent):
+                raise NotSent(error) from error
+            if isinstance(error, TimeoutError):
+                raise _telling(error) from error
+            raise
+        except redis.exceptions.ResponseError:
+            self._put_back(connection)
+            raise
+        except BaseException:
+            # Cancelled in mid-call: its reply must not become the next call's.
+            await self._discard(connection)
+            raise
+        self._put_back(connection)
+        return reply
+
+    async def _behind_sign_of_life(self, connection: Any, command: bytes, deadline: float) -> bytes:
+        """Wait for a sign of life, which has a share of the time. A small command goes along; a large is returned."""
+        along, left = (command, b"") if len(command) < LARGE else (b"", command)
+        now = asyncio.get_running_loop().time()
+        try:
+            async with asyncio.timeout_at(now + share(deadline - now)):
+                await connection.send_packed_command([SIGN_OF_LIFE + along], check_health=False)
+                with suppress(redis.exceptions.ResponseError):
+                    await connection.read_response(disable_decoding=True, disconnect_on_error=False)
+        except LOST as error:
+            if left:
+                raise NotSent(_telling(error)) from error
+            raise
+        return left
+
+    def _put_back(self, connection: Any) -> None:
+        self._idle.append((connection, asyncio.get_running_loop().time()))
+
+    async def _connected(self, deadline: float) -> Any:
+        connection = None
+        try:
+            async with asyncio.timeout_at(deadline):
+                if self._prepare is not None:
+                    await asyncio.to_thread(self._prepare)
+                connection = self._new()
+                try:
+                    await self._connect(connection, deadline)
+                    limit_unsent(connection._writer.get_extra_info("socket"))
+                except BaseException:
+                    await self._discard(connection)
+                    raise
+        except TimeoutError as error:
+            raise NotSent(late(connection)) from error
+        except (redis.RedisError, OSError) as error:
+            raise NotSent(explained(error, connection)) from error
+        return connection
+
+    async def _connect(self, connection: Any, deadline: float) -> None:
+        """Let redis-py connect and greet the server, over a socket of ours."""
+        # A little less than there is, so that it is said what took so long.
+        ends = monotonic() + (deadline - asyncio.get_running_loop().time()) * _SOONER
+
+        async def connect() -> None:
+            connection._reader, connection._writer = await aopened(connection, ends, self._tls)
+
+        if isinstance(connection, asynchronous.Connection):
+            vars(connection)["_connect"] = connect
+        try:
+            await connection.connect()
+        finally:
+            vars(connection).pop("_connect", None)
+
+    def _new(self) -> Any:
+        if len(self._open) >= self._most:
+            raise redis.exceptions.ConnectionError("Too many connections")  # as the pool says for threads
+        connection = self._make()
+        self._open.add(connection)
+        return connection
+
+    async def _discard(self, connection: Any) -> None:
+        """Without a farewell."""
+        self._open.discard(connection)
+        await connection.disconnect(nowait=True)
+        await asyncio.sleep(0)  # the loop closes the socket in its next round, which may be its last
+
+    async def close(self) -> None:
+        """Close the idle connections; the line goes on working."""
+        while self._idle:
+            connection, _ = self._idle.pop()
+            self._open.discard(connection)
+            with suppress(TimeoutError):  # a farewell of TLS that nobody answers
+                async with asyncio.timeout(PARTING):
+                    await connection.disconnect()
+
+    def let_go(self) -> None:
+        for connection in self._open.copy():
+            writer = connection._writer
+            shared = writer and writer.transport.get_extra_info("socket")
+            if shared and shared.fileno() >= 0:  # else it is closed
+                _let_go(shared.fileno())
+
+
+def _telling(error: Exception) -> Exception:
+    """The error itself, but for asyncio's own, which says nothing."""
+    return redis.exceptions.TimeoutError("timed out") if isinstance(error, TimeoutError) else error
+
+
+def _let_go(descriptor: int) -> None:
+    """Close a socket of an event loop that the parent shares, and put something harmless in its place.
+
+    Closed by its transport, it would be taken off what the parent's loop watches, as parent and child share that too;
+    and another file might get its number, and be closed in its stead.
+    """
+    nothing = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nothing, descriptor, inheritable=False)
+    os.close(nothing)
+
+
+class _Arrivals:
+    """Lets the time limit of a reply count from the last byte that came."""
+
+    __slots__ = ("_begun", "_clock", "_connection", "_feed", "_flow", "_limit", "_reader", "_silence")
+
+    def __init__(self, connection: Any, silence: float, limit: asyncio.Timeout) -> None:
+        self._connection, self._silence, self._limit = connection, silence, limit
+        self._begun = False
+        self._flow: Flow | None = None
+
+    def __enter__(self) -> None:
+        self._reader, self._clock = self._connection._reader, asyncio.get_running_loop().time
+        self._feed = self._reader.feed_data
+        self._reader.feed_data = self.feed_data
+
+    def __exit__(self, *error: object) -> None:
+        del self._reader.feed_data
+
+    def feed_data(self, data: bytes) -> None:
+        self._feed(data)
+        if self._limit.expired():
+            return
+        until = self._limit.when() or 0
+        # Mostly that is the whole reply, and the limit need not be moved, which takes longer than all else here.
+        if self._begun or until - self._clock() < self._silence / 2:
+            self._flow = self._flow or Flow(self._silence, self._clock)
+            self._flow.moved(len(data))
+            self._limit.reschedule(max(self._flow.deadline, until))
+        self._begun = True
+
+    def broke_off(self, error: Exception) -> bool:
+        """Whether an error came in the middle of a reply, and is not itself a reply."""
+        lost = type(error) is redis.exceptions.ConnectionError or isinstance(error, OSError)
+        return isinstance(error, redis.exceptions.InvalidResponse) or (lost and self._begun)
+
+
+async def _send(connection: Any, command: bytes, limit: asyncio.Timeout, silence: float) -> None:
+    """Piece by piece, so that the limit counts from the last that went."""
+    # By its writer's write: where redis-py calls writelines, Python 3.12 and 3.13 let drain wait for nothing.
+    writer, rest = connection._writer, memoryview(command)
+    flow = Flow(silence, asyncio.get_running_loop().time)
+    while rest:
+        writer.write(rest[:PIECE])
+        await writer.drain()
+        flow.moved(len(rest[:PIECE]))
+        rest = rest[PIECE:]
+        limit.reschedule(max(flow.deadline, limit.when() or 0))
+
+
+def _connection(kind: Any, options: dict[str, Any]) -> Any:
+    """An asynchronous connection by the options of a pool of blocking ones."""
+    known = {name for base in kind.__mro__ for name in inspect.signature(base.__init__).parameters}
+    kept = {name: value for name, value in options.items() if name not in _OWN and not name.startswith(_OWN_PREFIXES)}
+    # Not decoded: redis-py 5.0 does it with hiredis even where it is told not to.
+    ours = {
+        "socket_timeout": None,
+        "socket_connect_timeout": None,
+        "retry": Retry(NoBackoff(), 0),
+        "decode_responses": False,
+    }
+    try:
+        return kind(**{name: value for name, value in kept.items() if value or name in known} | ours)
+    except TypeError as error:
+        raise ConfigurationError(f"no asynchronous connection can do what the client's options say: {error}") from error

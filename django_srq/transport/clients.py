@@ -1,0 +1,85 @@
+"""Redis clients, made from URLs and options."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from django_srq.exceptions import ConfigurationError
+
+SCHEMES = {"redis": "redis", "rediss": "rediss", "unix": "unix", "valkey": "redis", "valkeys": "rediss"}
+
+
+def masked(url: str) -> str:
+    """The URL without user, password and query, which may hold a password too; for messages and the status."""
+    # By hand: of a password with an unquoted / or # in it, urlsplit takes the beginning for the host.
+    scheme, separator, rest = url.partition("://") if "://" in url else ("", "", url)
+    address, _, query = rest.partition("?")
+    if "@" in query:  # that may be a password with a ?
+        address = "..."
+    return f"{scheme}{separator}{address.rpartition('@')[2]}"
+
+
+def client_from_url(url: str, **options: Any) -> redis.Redis:
+    """A redis client for a URL; ConfigurationError when the URL is none that we know. Opens no connection."""
+    scheme, colon, rest = url.partition("://")
+    if not colon or scheme not in SCHEMES:
+        known = ", ".join(f"{name}://" for name in (*SCHEMES, "embedded"))
+        raise ConfigurationError(f"not a URL of a queue's server: {masked(url)!r}; it starts with one of {known}")
+    try:
+        client = redis.Redis.from_url(f"{SCHEMES[scheme]}://{rest}", **_client_options(options))
+        pool = client.connection_pool
+        pool.connection_class(**pool.connection_kwargs)  # refuses options that it does not know
+    except (ValueError, TypeError, redis.RedisError) as error:
+        raise ConfigurationError(f"cannot use {masked(url)!r}: {_without_url(error, url)}") from None
+    return client
+
+
+def client_option_names(url: str) -> set[str]:
+    """The options that a client with such a URL takes."""
+    pool = redis.ConnectionPool.from_url(f"{SCHEMES[url.partition('://')[0]]}://")
+    return {name for base in pool.connection_class.__mro__ for name in inspect.signature(base.__init__).parameters}
+
+
+def client_from_arguments(*args: Any, **options: Any) -> redis.Redis:
+    """A redis client from what ``redis.Redis`` takes. Opens no connection."""
+    try:
+        return redis.Redis(*args, **_client_options(options))
+    except (ValueError, TypeError, redis.RedisError) as error:
+        raise ConfigurationError(f"cannot make a redis client: {error}") from error
+
+
+def is_embedded(url: str) -> bool:
+    return url.startswith("embedded:")
+
+
+def _without_url(error: Exception, url: str) -> str:
+    text = str(error).replace(url, masked(url))
+    # "Port could not be cast to integer value as …" quotes what may be the beginning of a password with an unquoted /.
+    return text.partition(" as '")[0] if "@" in url else text
+
+
+def _client_options(options: dict[str, Any]) -> dict[str, Any]:
+    # redis-py 8 would repeat by itself, ten times from the constructor and never from a URL; we do, by one rule. And it
+    # would allow 100 connections, older ones any number.
+    ours = {"retry": Retry(NoBackoff(), 0), "max_connections": 2**31}
+    if options.get("socket_keepalive_options"):  # redis-py 5 takes them, and does nothing with them by itself
+        ours["socket_keepalive"] = True
+    return ours | options
+
+
+def address_of(pool: Any) -> str:
+    """Where a client connects to, without user and password."""
+    options = pool.connection_kwargs
+    database = options.get("db") or 0
+    if "path" in options:
+        return f"unix://{options['path']}"
+    if service := getattr(pool, "service_name", None):
+        sentinels = [address_of(sentinel.connection_pool) for sentinel in pool.sentinel_manager.sentinels]
+        places = ",".join(address.rpartition("/")[0] for address in sentinels)
+        return f"sentinel://{places}/{service}/{database}"
+    return f"{options.get('host', 'localhost')}:{options.get('port', 6379)}/{database}"

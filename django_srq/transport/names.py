@@ -1,0 +1,164 @@
+"""Names: the addresses of a server's host, looked up within a time limit.
+
+``getaddrinfo`` has none: where a name server is silent, it takes seconds for each try and search domain. So it runs in
+a thread, one for each name at a time, and the callers wait for that as long as their own time limits allow. The
+addresses that the last lookup found are kept, and used while a later one fails or takes long.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any, TypeAlias
+
+import redis
+
+from django_srq.runtime.clock import monotonic
+from django_srq.runtime.process import PerProcess
+
+PATIENCE = 1.0  # seconds that a lookup may take, at most, before the addresses that are known are used
+_SHARE = 0.25  # of the caller's time, if that is less
+
+Host: TypeAlias = tuple[str, int, int]  # name, port, address family (0: any)
+Address: TypeAlias = tuple[socket.AddressFamily, socket.SocketKind, int, Any]  # family, type, protocol, of the socket
+_Outcome: TypeAlias = "list[Address] | OSError"
+
+
+class NameUnresolved(redis.exceptions.TimeoutError):
+    """A name's addresses are not known, and the lookup takes longer than the caller has time."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"the name {name!r} could not be resolved in time")
+
+
+class _Lookup:
+    """A lookup under way, which any number of callers wait for."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.since = monotonic()
+        self.outcome: Future[_Outcome] = Future()
+        self.outcome.set_running_or_notify_cancel()  # a caller that gives up does not cancel it for the others
+
+    def start(self) -> None:
+        self.thread = threading.Thread(target=self.run, name="srq-names", daemon=True)
+        try:
+            self.thread.start()
+        except RuntimeError:  # no thread can be started, as at the end of the process
+            self.run()
+
+    def wait(self, seconds: float) -> _Outcome:
+        """The outcome; TimeoutError after so many seconds."""
+        outcome = self.outcome.result(seconds)
+        if self.thread.ident is not None:
+            self.thread.join(0.1)  # it has nothing more to do; a process that forks should have no threads
+        return outcome
+
+    def run(self) -> None:
+        outcome: _Outcome
+        try:
+            outcome = _known[self.host] = _by_merit(self.host, _looked_up(self.host))
+        except (OSError, UnicodeError) as error:  # the latter from a name that is none
+            outcome = error if isinstance(error, OSError) else OSError(str(error))
+        _under_way.get().pop(self.host, None)
+        self.outcome.set_result(outcome)
+
+    def patience(self, seconds: float) -> float:
+        """How long a caller waits for it who has so many seconds."""
+        if self.host not in _known:
+            return max(seconds, 0)
+        # From the beginning of the lookup on: one that hangs holds up the first caller, and none after it.
+        return max(min(seconds * _SHARE, PATIENCE) - (monotonic() - self.since), 0)
+
+
+_known: dict[Host, list[Address]] = {}  # by the last lookup that succeeded
+_best: dict[Host, Address] = {}  # with which a connection was made last
+# Of this process: in a forked child there is no thread that would end the lookups of its parent.
+_under_way: PerProcess[dict[Host, _Lookup]] = PerProcess(lambda inherited: {})
+
+
+def addresses(host: Host, seconds: float) -> Sequence[Address]:
+    """The addresses of a host; NameUnresolved when they are not known within so many seconds."""
+    if (found := _literal(host)) is not None:
+        return found
+    lookup = _lookup(host)
+    try:
+        outcome = lookup.wait(lookup.patience(seconds))
+    except TimeoutError:
+        outcome = NameUnresolved(host[0])  # type: ignore[assignment]
+    return _usable(host, outcome)
+
+
+async def aaddresses(host: Host, seconds: float) -> Sequence[Address]:
+    """The same in an event loop. Not by the loop's own threads: at its end, it waits for those."""
+    if (found := _literal(host)) is not None:
+        return found
+    lookup = _lookup(host)
+    try:
+        async with asyncio.timeout(lookup.patience(seconds)):
+            outcome = await asyncio.wrap_future(lookup.outcome)
+    except TimeoutError:
+        outcome = NameUnresolved(host[0])  # type: ignore[assignment]
+    return _usable(host, outcome)
+
+
+def is_unresolved(host: Host) -> bool:
+    """Whether no address of a host is known, and a lookup is under way."""
+    return host not in _known and host in _under_way.get()
+
+
+def connected(host: Host, address: Address) -> None:
+    """A connection was made with an address of a host: it is the first to be tried the next time."""
+    _best[host] = address
+
+
+def known() -> dict[Host, list[Address]]:
+    """The addresses that lookups found, for another process to ``learn``."""
+    return _known.copy()
+
+
+def learn(found: Mapping[Host, list[Address]]) -> None:
+    """Know addresses that lookups of another process found."""
+    _known.update(found)
+
+
+def _literal(host: Host) -> Sequence[Address] | None:
+    """The address that a host is written as; None for a name. Nothing is looked up."""
+    try:
+        return _looked_up(host, socket.AI_NUMERICHOST)
+    except (OSError, UnicodeError):
+        return None
+
+
+def _looked_up(host: Host, flags: int = 0) -> list[Address]:
+    name, port, family = host
+    found = socket.getaddrinfo(name, port, family, socket.SOCK_STREAM, 0, flags)
+    return [(family, kind, protocol, address) for family, kind, protocol, _, address in found]
+
+
+def _lookup(host: Host) -> _Lookup:
+    under_way = _under_way.get()
+    lookup = under_way.get(host)
+    if lookup is None:
+        mine = _Lookup(host)
+        lookup = under_way.setdefault(host, mine)  # which decides between two threads
+        if lookup is mine:
+            mine.start()
+    return lookup
+
+
+def _by_merit(host: Host, found: list[Address]) -> list[Address]:
+    return sorted(found, key=lambda address: address != _best.get(host))
+
+
+def _usable(host: Host, outcome: _Outcome) -> Sequence[Address]:
+    if not isinstance(outcome, Exception):
+        return outcome
+    if (known := _known.get(host)) is not None:
+        return _by_merit(host, known)
+    if isinstance(outcome, OSError):
+        raise type(outcome)(*outcome.args)  # each caller one of its own, with its own traceback
+    raise outcome

@@ -1,0 +1,67 @@
+"""Slots: what makes every call safe to repeat.
+
+A caller borrows a slot for one call and numbers its calls in it; the server keeps, per queue and slot, the number and
+the outcome of the last call. The same number again gets the same outcome, a lower one (an original that was overtaken
+by its repeat) is refused. The scheme is that of NFSv4.1 sessions (RFC 8881, 2.10.6.1).
+
+Slots are a process's own: as many as there are calls at one time, with ids that no other process has. Two processes
+that numbered their calls in one slot would lose calls, as the server took those of one for repeats of the other's. A
+call that is given up burns its number, so that nothing has to be undone.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from dataclasses import dataclass, field
+
+from django_srq.runtime import process
+from django_srq.runtime.process import PerProcess
+
+
+@dataclass
+class Slot:
+    name: bytes
+    seq: int = 0
+    home: deque[Slot] | None = field(default=None, repr=False, compare=False)  # the free slots of its process
+
+
+class _Pool:
+    """The slots of one process. Taking, making and giving back is atomic, so threads need no lock."""
+
+    def __init__(self, inherited: _Pool | None) -> None:
+        self.free: deque[Slot] = deque()
+        self._numbers = itertools.count(1)
+
+    def make(self) -> Slot:
+        return Slot(f"{process.name()}-{next(self._numbers)}".encode(), home=self.free)
+
+
+class Slots:
+    """The slots of this process."""
+
+    def __init__(self) -> None:
+        self._pool = PerProcess(_Pool)
+
+    @property
+    def process(self) -> str:
+        """The name of this process."""
+        return process.name()
+
+    def borrow(self) -> Slot:
+        """A free slot, its number one higher than that of any call before."""
+        pool = self._pool.get()
+        try:
+            slot = pool.free.pop()
+        except IndexError:
+            slot = pool.make()
+        slot.seq += 1
+        return slot
+
+    def give_back(self, slot: Slot) -> None:
+        # To where it came from: one that was borrowed before a fork is the parent's, also in the child.
+        if slot.home is not None:
+            slot.home.append(slot)
+
+
+slots = Slots()

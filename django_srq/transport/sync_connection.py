@@ -1,0 +1,192 @@
+"""Wires: open connections of threads, below redis-py where it costs more than all the rest of a call.
+
+redis-py connects, greets, authenticates and knows TLS. Where it parses with hiredis, a wire feeds that by itself;
+elsewhere, redis-py reads from the wire as from a socket.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+from contextlib import suppress
+from typing import Any
+
+import redis
+
+from django_srq.runtime.clock import monotonic
+from django_srq.transport.async_pool import LOST, NotSent, closed_before
+from django_srq.transport.flow import CutShort, Flow, limit_unsent
+from django_srq.transport.rest import LARGE, LULL, REST, SIGN_OF_LIFE, share
+
+CLOSE_ENOUGH = 0.01  # seconds by which a time limit may be off, so that it need not be set for each call
+READ = 65536  # bytes at a time
+
+try:
+    from hiredis import PushNotification as _Push  # what the server says unasked; known from hiredis 3.2 on
+except ImportError:
+
+    class _Push:  # type: ignore[no-redef]
+        pass
+
+
+class Wire:
+    """One open connection: sends commands, and receives the replies in their order."""
+
+    __slots__ = (
+        "_arrived", "_deadline", "_flow", "_heard", "_limit", "_nothing", "_plain", "_reader", "_rested", "_socket",
+        "_until", "connection", "home", "silence",
+    )  # fmt: skip
+
+    home: Any  # where it belongs when it is not in use
+    silence: float  # seconds without a byte that end what had begun to flow; of who uses it
+
+    def __init__(self, connection: Any) -> None:
+        """connection: redis-py's, connected."""
+        self.connection = connection
+        self._socket: socket.socket = connection._sock
+        limit_unsent(self._socket)
+        self._limit: float | None = None
+        self._flow: Flow | None = None
+        # Not one with TLS; elsewhere a socket is no file that can be written to.
+        self._plain = os.name == "posix" and type(self._socket) is socket.socket
+        self._reader = getattr(connection._parser, "_reader", None)
+        self._nothing = self._reader.gets(False) if self._reader is not None else None
+        self._deadline = self._until = 0.0
+        self._arrived = 0
+        if self._reader is None:
+            connection._parser._buffer._sock = self
+        self._heard = monotonic()  # when the server said something last
+        self._rested = False  # for so long that it may have been forgotten on the way
+
+    def wake(self) -> bool:
+        """Make ready for use after a rest, with no reply outstanding; False: the server closed it."""
+        rest = monotonic() - self._heard
+        self._rested = rest > REST
+        return rest < LULL or not self._closed()
+
+    def send(self, commands: bytes, deadline: float, *, watched: bool = False) -> None:
+        """deadline: by monotonic(). NotSent: the server got no whole command.
+
+        watched: the socket will be watched for the reply, of which nothing may be read before.
+        """
+        if self._rested:
+            self._rested = False
+            commands = self._behind_sign_of_life(commands, deadline, along=not watched and len(commands) < LARGE)
+        if commands:
+            self._write(commands, deadline)
+
+    def _behind_sign_of_life(self, commands: bytes, deadline: float, *, along: bool) -> bytes:
+        """Wait for a sign of life, which has a share of the time. What does not go along with it is returned."""
+        with_it, rest = (commands, b"") if along else (b"", commands)
+        now = monotonic()
+        until = now + share(deadline - now)
+        self._write(SIGN_OF_LIFE + with_it, until)
+        try:
+            with suppress(redis.exceptions.ResponseError):
+                self.receive(until)
+        except LOST as error:
+            if rest:
+                raise NotSent(error) from error
+            raise
+        return rest
+
+    def _closed(self) -> bool:
+        watched = select.poll()
+        watched.register(self._socket, select.POLLIN)
+        try:
+            # On one with TLS there is nothing to be read but the farewell.
+            return bool(watched.poll(0)) and not (self._plain and self._socket.recv(1, socket.MSG_PEEK))
+        except OSError:
+            return True
+
+    def _write(self, commands: bytes, deadline: float) -> None:
+        """deadline: for the first bytes."""
+        try:
+            self._limit_to(deadline)
+            self._until = 0.0
+            written = 0
+            if self._plain:
+                # With a limit a socket does not block; its own methods ask first whether there is room: often there is.
+                try:
+                    written = os.write(self._socket.fileno(), commands)
+                except BlockingIOError:
+                    written = 0
+            if written < len(commands):
+                self._write_on(memoryview(commands), written, deadline)
+        except LOST as error:  # the last of the bytes did not go out
+            raise NotSent(error) from error
+
+    def _write_on(self, commands: memoryview, sent: int, deadline: float) -> None:
+        flow, rest = Flow(self.silence), commands
+        while rest := rest[sent:]:
+            if sent:
+                self._limit_to(max(deadline, flow.deadline))
+            sent = self._socket.send(rest)
+            flow.moved(sent)
+        if sent < len(commands):  # with TLS, what is small goes at one time, too
+            self._until = flow.deadline
+
+    def receive(self, deadline: float) -> Any:
+        """The next reply, not decoded; an error that the server replies with is raised.
+
+        deadline: for its beginning, and not before that of what flowed last. NotSent: the server had closed the
+        connection before all was there that was sent.
+        """
+        self._deadline = deadline if deadline > self._until else self._until
+        self._arrived, self._flow, reader = 0, None, self._reader
+        try:
+            if reader is None:
+                return self.connection.read_response(disable_decoding=True, disconnect_on_error=False)
+            while True:
+                reply = reader.gets(False)
+                if reply is self._nothing:
+                    reader.feed(self.recv(READ))
+                elif isinstance(reply, _Push):
+                    self.connection._parser.handle_push_response(reply)
+                    self._arrived = 0  # of what is waited for, nothing may have come
+                elif isinstance(reply, redis.exceptions.RedisError):
+                    raise reply
+                else:
+                    return reply
+        except redis.exceptions.InvalidResponse as error:
+            raise CutShort(f"the reply cannot be understood: {error}") from error
+
+    def recv(self, size: int) -> bytes:
+        """What comes next of a reply."""
+        if self._arrived:
+            self._flow = self._flow or Flow(self.silence)
+            self._flow.moved(self._arrived)
+            self._until = self._flow.deadline
+            self._deadline = max(self._deadline, self._until)
+        self._limit_to(self._deadline)
+        try:
+            data = self._socket.recv(size)
+        except OSError as error:
+            if self._flow is None:
+                raise
+            raise CutShort(f"the reply broke off: {error}") from error
+        if not data:
+            raise self._closed_by_server()
+        self._arrived, self._heard = len(data), monotonic()
+        return data
+
+    def _closed_by_server(self) -> Exception:
+        if self._flow is not None:
+            return CutShort("connection closed by the server")
+        closed = redis.exceptions.ConnectionError("connection closed by the server")
+        return NotSent(closed) if closed_before(self._socket) else closed
+
+    def close(self) -> None:
+        self.connection.disconnect()
+
+    def let_go(self) -> None:
+        """Close it in this process alone: its parent goes on with it, so that the server is told nothing."""
+        self._socket.close()
+
+    def _limit_to(self, deadline: float) -> None:
+        """Set on the socket, as redis-py does itself: the time limit of a connection would cut blocking commands."""
+        seconds = deadline - monotonic()
+        if self._limit is None or abs(self._limit - seconds) > CLOSE_ENOUGH:
+            self._limit = max(seconds, 0.001)
+            self._socket.settimeout(self._limit)
