@@ -16,7 +16,7 @@ import redis
 from benchmarks.bare import HandOff
 from benchmarks.harness import PAYLOAD, Bench, Row, Target, alternate
 from django_srq import SafeRedisQueue
-from django_srq.consumer import Consumer, Source
+from django_srq.consumer import InProcessConsumer, Subscription
 from django_srq.transport.clients import client_from_url
 from django_srq.transport.link import Link
 from tests.waiting import wait_for
@@ -113,10 +113,10 @@ def _consume_queue(url: str, name: str, times: Connection) -> None:
 
 def _consume_many(url: str, names: Sequence[str], times: Connection) -> None:
     link = Link(client_from_url(url))
-    sources = [
-        Source(SafeRedisQueue(name=name, link=link), lambda item: times.send(time.monotonic())) for name in names
+    subscriptions = [
+        Subscription(SafeRedisQueue(name=name, link=link), lambda item: times.send(time.monotonic())) for name in names
     ]
-    Consumer(sources).run()
+    InProcessConsumer(subscriptions).run()
 
 
 def _consume_bare(url: str, name: str, times: Connection) -> None:

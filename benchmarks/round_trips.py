@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from benchmarks.harness import PAYLOAD, Bench, Row, Target
 from benchmarks.server import Meter
 from django_srq import SafeRedisQueue
-from django_srq.consumer import Consumer, Plan, Source
+from django_srq.consumer import ConsumerOptions, InProcessConsumer, Subscription
 from tests.waiting import wait_for
 
 ONE = Target(1, timed=False)
@@ -45,12 +45,12 @@ def _fused(queue: SafeRedisQueue, meter: Meter, n: int) -> Row:
 
     The difference leaves out its beginning and its end.
     """
-    one_by_one = Plan(burst=True, prefetch=1)
+    one_by_one = ConsumerOptions(burst=True, prefetch=1)
 
     def drain(items: int) -> int:
         queue.put_many([PAYLOAD] * items)
         before = meter.round_trips
-        Consumer([Source(queue, lambda item: None)], plan=one_by_one).run()
+        InProcessConsumer([Subscription(queue, lambda item: None)], options=one_by_one).run()
         return meter.round_trips - before
 
     drain(1)
@@ -75,4 +75,4 @@ def _idle(bench: Bench, meter: Meter, seconds: float) -> Row:
 
 
 def _consume(url: str, name: str) -> None:
-    Consumer([Source(SafeRedisQueue(name=name, url=url), lambda item: None)]).run()
+    InProcessConsumer([Subscription(SafeRedisQueue(name=name, url=url), lambda item: None)]).run()

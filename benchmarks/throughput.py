@@ -14,7 +14,7 @@ import redis
 
 from benchmarks.harness import PAYLOAD, Bench, Row, Target, alternate
 from django_srq import operations
-from django_srq.consumer import Consumer, Source
+from django_srq.consumer import InProcessConsumer, Subscription
 from django_srq.operations import Put
 from django_srq.operations.identifiers import new_uid
 
@@ -46,7 +46,7 @@ def measure(bench: Bench) -> Iterator[Row]:
 
     def consume() -> float:
         """Drains what put_many put: ack and claim in one round trip."""
-        return rate(Consumer([Source(queue, lambda item: None)], burst=True).run)
+        return rate(InProcessConsumer([Subscription(queue, lambda item: None)], burst=True).run)
 
     def bare_puts() -> float:
         """The bytes of the puts, packed before, and their replies, parsed after."""

@@ -25,7 +25,7 @@ class Queue(SafeRedisQueue):
     def __init__(self, config: QueueConfig) -> None:
         super().__init__(
             name=config.prefix,
-            label=config.alias,
+            alias=config.alias,
             link=link_to(config),
             autoclean_interval=config.autoclean_interval,
             serializer=config.load_serializer(),
@@ -37,7 +37,6 @@ class Queue(SafeRedisQueue):
             rate=config.rate,
             backoff=config.backoff,
         )
-        self.alias = config.alias
         self.config = config
 
     def put_on_commit(

@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 
 from django_srq import SafeRedisQueue, operations
-from django_srq.consumer import Consumer, Plan, Source, Supervisor
+from django_srq.consumer import ConsumerOptions, InProcessConsumer, Subscription, Supervisor
 from django_srq.consumer.leases import Leases
-from django_srq.consumer.ledger import HELD, Hands
+from django_srq.consumer.ledger import HELD, Ledger
 from django_srq.consumer.processes.child import Child
 from django_srq.consumer.worker import prefetch
 from django_srq.consumer.worker.claims import _Asked
 from django_srq.consumer.worker.worker import Worker
 from django_srq.exceptions import LayoutError
-from django_srq.operations import Held
+from django_srq.operations import DeliveryRef
 from django_srq.transport.clients import client_from_url
 from django_srq.transport.link import Link
 from django_srq.transport.slots import Slot
@@ -47,7 +47,7 @@ def unread(monkeypatch):
 @pytest.fixture
 def quick(monkeypatch):
     """The items before were so short that ten are claimed at one time."""
-    monkeypatch.setattr(prefetch.Pace, "ahead", AHEAD)
+    monkeypatch.setattr(prefetch.AdaptivePrefetch, "ahead", AHEAD)
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def test_the_next_are_claimed_with_the_ack_of_one_of_the_last(queue, client, unr
         most.append(client.hlen(queue.keys["holders"]) - 1)
         turns.append(one._claims._slot.seq)
 
-    one = worker(Source(queue, handle, lease=LONG), prefetch=AHEAD)
+    one = worker(Subscription(queue, handle, lease=LONG), prefetch=AHEAD)
     with running(one):
         wait_for(lambda: empty(queue), "all items")
     assert turns == [1] * 8 + [2] * 8 + [3] * 8 + [4] * 6
@@ -116,7 +116,9 @@ def test_no_more_than_so_many_wait_here(queue, client, threads, prefetch):
             if prefetch is not None:  # what was begun is still in flight when its ack is on its way
                 most.append(len(set(client.hkeys(queue.keys["holders"])) - begun))
 
-    consumer = Consumer([Source(queue, handle, lease=LONG)], plan=Plan(prefetch=prefetch, threads=threads))
+    consumer = InProcessConsumer(
+        [Subscription(queue, handle, lease=LONG)], options=ConsumerOptions(prefetch=prefetch, threads=threads)
+    )
     with running(consumer):
         wait_for(lambda: empty(queue), "all items")
     assert sorted(seen, key=lambda one: int(one[0])) == all_of(300)
@@ -133,9 +135,9 @@ def test_where_nothing_is_claimed_early(make_queue, client, unread, plan):
     made = [make_queue(str(number)) for number in range(plan.pop("sources", 1))]
     made[0].put_many(range(30))
     asked: list[object] = []
-    consumer = Consumer(
-        [Source(queue, lambda item: asked.append(consumer._hands.asked), lease=LONG) for queue in made],
-        plan=Plan(**plan),
+    consumer = InProcessConsumer(
+        [Subscription(queue, lambda item: asked.append(consumer._ledger.asked), lease=LONG) for queue in made],
+        options=ConsumerOptions(**plan),
     )
     handled = plan.get("max_items", 30)
     with running(consumer):
@@ -149,10 +151,12 @@ def test_where_nothing_is_claimed_early(make_queue, client, unread, plan):
 def test_what_was_claimed_is_not_begun_with_too_much_memory(queue, monkeypatch, slow):
     """Neither what is unread, nor what was taken over behind a slow item."""
     monkeypatch.setattr("django_srq.consumer.worker.worker._memory", lambda: len(handler.seen) > NINTH)
-    taken_over = lambda: slow and wait_for(lambda: consumer._hands.asked is None, "what the claim took")  # noqa: E731
+    taken_over = lambda: slow and wait_for(lambda: consumer._ledger.asked is None, "what the claim took")  # noqa: E731
     queue.put_many(range(30))
     handler = Handler(_8=taken_over)
-    consumer = Consumer([Source(queue, handler, lease=LONG)], plan=Plan(prefetch=AHEAD, max_memory=0))
+    consumer = InProcessConsumer(
+        [Subscription(queue, handler, lease=LONG)], options=ConsumerOptions(prefetch=AHEAD, max_memory=0)
+    )
     consumer.run()
     assert handler.seen == all_of(NINTH + 1)
     assert queue.counts() == {"ready": 21, "in_flight": 0, "delayed": 0, "dead": 0}
@@ -166,15 +170,15 @@ def test_a_claim_whose_reply_is_lost_is_not_being_read(make_queue, server_url, u
         proxy.arm("lose reply", EARLY)
         queue = make_queue(link=link)
         queue.put_many(range(30))
-        one = worker(Source(queue, Handler(), lease=LONG), prefetch=AHEAD)
-        insist = one._errands._insist
+        one = worker(Subscription(queue, Handler(), lease=LONG), prefetch=AHEAD)
+        insist = one._retries._insist
 
         def note(errand) -> bool:
             if (errand.slot.name, errand.slot.seq) == (b"c1", 2):
-                reading.append((one._hands.asked, one._hands.reading))
+                reading.append((one._ledger.asked, one._ledger.reading))
             return insist(errand)
 
-        one._errands._insist = note
+        one._retries._insist = note
         with running(one):
             wait_for(lambda: empty(queue), "all items")
     assert reading == [(0, False)]
@@ -185,7 +189,9 @@ def test_an_error_in_what_was_sent_ends_all_threads(named, client, prefix, threa
     named.put_many(range(100))
     handler = Handler(_20=lambda: client.hset(named.keys["meta"], "layout", "99"))
     with pytest.raises(LayoutError):
-        Consumer([Source(named, handler, lease=LONG)], plan=Plan(prefetch=AHEAD, threads=threads)).run()
+        InProcessConsumer(
+            [Subscription(named, handler, lease=LONG)], options=ConsumerOptions(prefetch=AHEAD, threads=threads)
+        ).run()
     named.link.close()
     wait_for(lambda: not any(one["name"] == prefix for one in client.client_list()), "the end of all connections")
 
@@ -194,7 +200,7 @@ def test_an_error_in_what_was_sent_ends_all_threads(named, client, prefix, threa
 def test_at_the_end_of_a_queue_it_waits(patient, queue, named, client, prefix, number):
     """As before; whether the last claim took all that there was, or nothing, or some."""
     seen = Handler()
-    one = worker(Source(named, seen, lease=LONG), prefetch=AHEAD)
+    one = worker(Subscription(named, seen, lease=LONG), prefetch=AHEAD)
     queue.put_many(range(number))
     before = claims(client)
     with running(one):
@@ -220,12 +226,12 @@ def test_there_is_room_for_all_that_is_claimed_early(queue, client, unread, thre
     def handle(items) -> None:
         seen.extend((item.payload, item.deliveries) for item in ([items] if batch == 1 else items))
 
-    one = worker(Source(queue, handle, lease=LONG, batch=batch), threads=threads, prefetch=prefetch)
+    one = worker(Subscription(queue, handle, lease=LONG, batch=batch), threads=threads, prefetch=prefetch)
     with running(one):
         wait_for(lambda: empty(queue) or one._error, "all items")
     assert one._error is None
     assert sorted(seen, key=lambda one: int(one[0])) == all_of(600)
-    assert len(one._hands._free) == Worker.capacity(one._sources, one._plan)  # all records are free again
+    assert len(one._ledger._free) == Worker.capacity(one._subscriptions, one._plan)  # all records are free again
 
 
 # -- replies that are lost, and requests that come late
@@ -244,7 +250,7 @@ def test_connections_that_break_anywhere(server, cut_at):
             with server.client() as client:
                 client.client_kill_filter(_type="normal", skipme=True)
 
-    with running(Consumer([Source(queue, handle, lease=LONG)], plan=Plan(prefetch=AHEAD))):
+    with running(InProcessConsumer([Subscription(queue, handle, lease=LONG)], options=ConsumerOptions(prefetch=AHEAD))):
         wait_for(lambda: len(seen) >= 40 and empty(queue), "all items")
     assert seen == all_of(40)
     stats = queue.snapshot().stats
@@ -257,8 +263,8 @@ def test_an_early_claim_that_gets_no_reply_is_made_once(queue, make_queue, serve
     asked: list[object] = []
     with closing(Proxy(server_url)) as proxy, closing(Link(client_from_url(proxy.url), timeout=1)) as link:
         fault = proxy.arm(kind, EARLY)
-        handler = Handler(_8=lambda: (fault.wait(), asked.append(one._hands.asked)))
-        one = worker(Source(make_queue(link=link), handler, lease=LONG), prefetch=AHEAD)
+        handler = Handler(_8=lambda: (fault.wait(), asked.append(one._ledger.asked)))
+        one = worker(Subscription(make_queue(link=link), handler, lease=LONG), prefetch=AHEAD)
         queue.put_many(range(30))
         with running(one):
             wait_for(lambda: len(handler.seen) >= 30 and empty(queue), "all items")
@@ -274,7 +280,7 @@ def test_none_is_claimed_early_while_one_is_being_read(queue, make_queue, server
     with closing(Proxy(server_url)) as proxy, closing(Link(client_from_url(proxy.url), timeout=1)) as link:
         fault = proxy.arm("stall request", EARLY, times=2)
         handler = Handler(_8=lambda: wait_for(lambda: fault.hits == 2, "the repeated call"))
-        one = worker(Source(make_queue(link=link), handler, lease=LONG), prefetch=AHEAD)
+        one = worker(Subscription(make_queue(link=link), handler, lease=LONG), prefetch=AHEAD)
         queue.put_many(range(30))
         with running(one):
             wait_for(lambda: len(handler.seen) >= 30 and empty(queue), "all items")
@@ -296,7 +302,7 @@ def test_an_early_claim_that_comes_late_takes_nothing_more(queue, make_queue, se
     with closing(Proxy(server_url)) as proxy, closing(Link(client_from_url(proxy.url), timeout=PATIENT)) as link:
         fault = proxy.arm("hold request", EARLY)
         handler = Handler(**{f"_{place}": deliver})
-        one = worker(Source(make_queue(link=link), handler, lease=LONG), prefetch=AHEAD)
+        one = worker(Subscription(make_queue(link=link), handler, lease=LONG), prefetch=AHEAD)
         queue.put_many(range(50))
         with running(one):
             wait_for(lambda: len(handler.seen) >= 50 and empty(queue), "all items")
@@ -320,10 +326,10 @@ def test_a_server_that_is_restarted_in_the_middle(server, place, away):
             server.start()
 
     handler = Handler(**{f"_{place}": restart})
-    one = worker(Source(queue, handler, lease=LONG), prefetch=AHEAD)
+    one = worker(Subscription(queue, handler, lease=LONG), prefetch=AHEAD)
     with running(one):
         if away:
-            wait_for(lambda: one._errands._troubles, "that it is noticed")
+            wait_for(lambda: one._retries._troubles, "that it is noticed")
             server.start()
         wait_for(lambda: len(handler.seen) >= 30 and empty(reading), "all items")
     assert handler.seen == all_of(30)
@@ -345,20 +351,20 @@ def test_what_a_claim_at_once_took_is_kept_and_asked_for_again_when_its_reply_is
     with closing(Proxy(server_url)) as proxy, closing(Link(client_from_url(proxy.url), timeout=PATIENT)) as link:
         fault = proxy.arm("stall reply", FIRST)
         handler = Handler()
-        one = worker(Source(make_queue(link=link), handler, lease=LONG), prefetch=AHEAD)
+        one = worker(Subscription(make_queue(link=link), handler, lease=LONG), prefetch=AHEAD)
         with running(one):
             wait_for(lambda: queue.counts()["in_flight"] == 2, "the claim")
-            assert (one._hands.asked, one._hands.reading) == (0, True)
+            assert (one._ledger.asked, one._ledger.reading) == (0, True)
             (first, _) = queue.items("in_flight")
             token = client.hget(queue.keys["holders"], first.uid).decode()
-            queue.link.call(operations.release(queue.keys, [Held(first.uid, token)]), queue="q")
+            queue.link.call(operations.release(queue.keys, [DeliveryRef(first.uid, token)]), queue="q")
             other = queue.get(-1)
             fault.deliver()
             wait_for(lambda: handler.seen, "what is still its own")
             queue.ack(other)
             wait_for(lambda: empty(queue), "the acks")
     assert [payload for payload, _ in handler.seen] == [{b"a": b"b", b"b": b"a"}[other.payload]]
-    assert one._hands.asked is None
+    assert one._ledger.asked is None
 
 
 # -- a long item while the reply is unread
@@ -368,7 +374,9 @@ def test_as_many_as_max_items_are_handled_although_one_of_them_is_slow(queue, qu
     """None are claimed ahead by the pace, as those behind it would be given back."""
     queue.put_many(range(30))
     handler = Handler(_8=lambda: wait_for(lambda: queue.counts()["in_flight"] == 1, "none but this in flight"))
-    assert Consumer([Source(queue, handler, lease=LONG)], plan=Plan(max_items=10)).run() == 10
+    assert (
+        InProcessConsumer([Subscription(queue, handler, lease=LONG)], options=ConsumerOptions(max_items=10)).run() == 10
+    )
     assert handler.seen == all_of(10)
     assert len(queue) == 20
 
@@ -377,7 +385,7 @@ def test_what_was_claimed_early_is_given_back_behind_a_slow_item(queue, quick):
     queue.put_many(range(30))
     end = threading.Event()
     handler = Handler(_8=lambda: end.wait(60))
-    with running(Consumer([Source(queue, handler, lease=LONG)])):
+    with running(InProcessConsumer([Subscription(queue, handler, lease=LONG)])):
         wait_for(lambda: queue.counts() == {"ready": 21, "in_flight": 1, "delayed": 0, "dead": 0}, "the others back")
         assert len(handler.seen) == 9
         assert {item.deliveries for item in queue.items()} == {0}
@@ -393,11 +401,11 @@ def test_what_was_claimed_early_is_taken_over_behind_a_slow_item(queue, client):
     queue.put_many(range(30))
     end = threading.Event()
     handler = Handler(_8=lambda: end.wait(60))
-    consumer = Consumer([Source(queue, handler, lease=LONG)], plan=Plan(prefetch=AHEAD))
+    consumer = InProcessConsumer([Subscription(queue, handler, lease=LONG)], options=ConsumerOptions(prefetch=AHEAD))
     with running(consumer):
         wait_for(lambda: len(handler.seen) == 9, "the ninth in hand")
-        wait_for(lambda: sum(hand.state == HELD for hand in consumer._hands) == 9, "what the claim took")
-        assert consumer._hands.asked is None
+        wait_for(lambda: sum(hand.state == HELD for hand in consumer._ledger) == 9, "what the claim took")
+        assert consumer._ledger.asked is None
         assert queue.counts() == {"ready": 12, "in_flight": 10, "delayed": 0, "dead": 0}
         end.set()
         wait_for(lambda: empty(queue), "all items")
@@ -417,9 +425,9 @@ def all_renewed(queue, client, beyond: float, number: int = 10) -> None:
 
 def test_its_lease_lasts_while_it_is_unread(queue, client, unread):
     queue.put_many(range(30))
-    handler = Handler(_8=lambda: (all_renewed(queue, client, 2), asked.append(consumer._hands.asked)))
+    handler = Handler(_8=lambda: (all_renewed(queue, client, 2), asked.append(consumer._ledger.asked)))
     asked: list[object] = []
-    consumer = Consumer([Source(queue, handler, lease=2)], plan=Plan(prefetch=AHEAD))
+    consumer = InProcessConsumer([Subscription(queue, handler, lease=2)], options=ConsumerOptions(prefetch=AHEAD))
     with running(consumer):
         wait_for(lambda: empty(queue), "all items")
     assert asked == [0]
@@ -429,7 +437,7 @@ def test_its_lease_lasts_while_it_is_unread(queue, client, unread):
 def test_its_lease_lasts_when_it_is_taken_over(queue, client):
     queue.put_many(range(30))
     handler = Handler(_8=lambda: all_renewed(queue, client, 2))
-    with running(Consumer([Source(queue, handler, lease=2)], plan=Plan(prefetch=AHEAD))):
+    with running(InProcessConsumer([Subscription(queue, handler, lease=2)], options=ConsumerOptions(prefetch=AHEAD))):
         wait_for(lambda: empty(queue), "all items")
     assert handler.seen == all_of(30)
 
@@ -443,7 +451,7 @@ def test_what_is_unread_is_given_back_when_stopped(queue, make_queue, server_url
         if fault:
             monkeypatch.setattr("django_srq.consumer.worker.worker.WAITED", 0.05)
         stalled = proxy.arm("stall request", EARLY, times=int(fault))
-        one = worker(Source(make_queue(link=link), handler, lease=LONG), prefetch=AHEAD)
+        one = worker(Subscription(make_queue(link=link), handler, lease=LONG), prefetch=AHEAD)
         queue.put_many(range(30))
         with running(one):
             wait_for(lambda: len(handler.seen) == 9, "the ninth in hand")
@@ -557,11 +565,11 @@ def test_what_is_unread_is_given_back_before_the_item_in_hand_is_done(project, n
 
 def test_what_a_dead_child_had_begun_to_read_may_be_what_killed_it(queue):
     """Such as a payload that is too large for its memory."""
-    hands, uid = Hands(1, slot=b"c1.1"), queue.put("a")
-    hands.ask(0, 1)
-    hands.read()
+    ledger, uid = Ledger(1, slot=b"c1.1"), queue.put("a")
+    ledger.ask(0, 1)
+    ledger.read()
     queue.link.call(queue.claim("c1.1", lease=LONG), queue="q", slot=Slot(b"c1.1", 1))
-    account_for(Supervisor([Source(queue, print)], Plan()), Child("c1.1", 0, hands, 0))
+    account_for(Supervisor([Subscription(queue, print)], ConsumerOptions()), Child("c1.1", 0, ledger, 0))
     assert [(item.uid, item.delivery.crashes) for item in queue.items()] == [(uid, 1)]
 
 
@@ -624,7 +632,7 @@ def lasts(queue, client) -> dict[str, int]:
 def claimed(queue, slot: Slot, n: int, lease: float):
     slot.seq += 1
     call = queue.claim("c1", lease=lease, n=n)
-    return queue.decoded(queue.link.call(call, queue=queue.label, slot=slot).found)
+    return queue.decoded(queue.link.call(call, queue=queue.alias, slot=slot).found)
 
 
 def test_a_slot_stands_for_what_its_last_claim_took_and_still_holds(queue, client):
@@ -640,7 +648,7 @@ def test_a_slot_stands_for_what_its_last_claim_took_and_still_holds(queue, clien
     assert queue.release(released)
     assert queue.link.call(operations.extend(queue.keys, [], lease=900, claims=[b"c1", b"c2"]), queue="q") == []
     assert lasts(queue, client) == {"a": 2, "b": 9, "d": 4}
-    both = operations.extend(queue.keys, [Held(other.uid, other.token)], lease=1000, claims=[b"c1"])
+    both = operations.extend(queue.keys, [DeliveryRef(other.uid, other.token)], lease=1000, claims=[b"c1"])
     assert queue.link.call(both, queue="q") == [True]  # the flags are those of the items
     assert lasts(queue, client) == {"a": 2, "b": 10, "d": 10}
     assert queue.counts()["ready"] == 1
@@ -659,18 +667,18 @@ def test_what_a_slot_stands_for_is_taken_back_when_its_lease_ended(queue, client
 def test_leases_are_renewed_by_the_slots_that_the_hands_tell(make_queue, client):
     """Of each queue those that were claimed there, until they are written down; and so the slot is not forgotten."""
     made = [make_queue(str(place)) for place in range(4)]
-    tables = [Hands(1, servers=2, slot=b"c1") for _ in made]
-    for place, (queue, hands) in enumerate(zip(made, tables, strict=True)):
+    tables = [Ledger(1, servers=2, slot=b"c1") for _ in made]
+    for place, (queue, ledger) in enumerate(zip(made, tables, strict=True)):
         queue.put("a")
         claimed(queue, Slot(b"c1"), 1, 200)
         number, _, outcome = client.hget(queue.keys["slots"], "c1").split(b" ", 2)
         client.hset(queue.keys["slots"], "c1", b"%s 1000 %s" % (number, outcome))
-        hands.ask(place, 1)
-        hands.read()
+        ledger.ask(place, 1)
+        ledger.read()
     tables[0].took(1)
     tables[3].owe(3, 1)
     tables[3].ask(1, 2)  # beside it
-    Leases("c1", [Source(queue, print, lease=900) for queue in made], lambda: tables).renew()
+    Leases("c1", [Subscription(queue, print, lease=900) for queue in made], lambda: tables).renew()
     assert [lasts(queue, client) for queue in made] == [{"a": 2}, {"a": 9}, {"a": 9}, {"a": 9}]
     used = [int(client.hget(queue.keys["slots"], "c1").split()[1]) for queue in made]
     assert used[0] == 1000 < min(used[1:])

@@ -22,7 +22,7 @@ from django_srq import (
     SafeRedisQueue,
     operations,
 )
-from django_srq.operations import Held
+from django_srq.operations import DeliveryRef
 from django_srq.queue.item import Item
 from django_srq.queue.serializers import JSON
 from django_srq.transport import attempts
@@ -252,7 +252,7 @@ def test_full_server_can_be_drained(limited, at):
     assert queue.release(released)
     assert queue.extend(extended, 90)
     evidence = b'{"type":"Crashed","message":"signal 9"}'
-    call = operations.crashed(queue.keys, [Held(crashed.uid, crashed.token)], evidence=evidence)
+    call = operations.crashed(queue.keys, [DeliveryRef(crashed.uid, crashed.token)], evidence=evidence)
     assert queue.link.call(call, queue="orders").states == ["ready"]
     assert queue.recover() == 0
     assert queue.audit() == []
@@ -327,7 +327,7 @@ def test_flushed_script_cache_does_not_double_a_call(queue, client):
 def test_unserialisable_payload(make_queue, serializer, payload):
     queue = make_queue(serializer=serializer)
     for put in (queue.put, lambda one: queue.put_many(["good", one])):
-        with pytest.raises(PayloadError, match=rf"^queue '{queue.label}': .*{type(payload).__name__}"):
+        with pytest.raises(PayloadError, match=rf"^queue '{queue.alias}': .*{type(payload).__name__}"):
             put(payload)
     assert queue.counts()["ready"] == 0
     assert queue.audit() == []
@@ -373,7 +373,7 @@ def test_too_large_payload(make_queue):
     queue = make_queue(max_payload_bytes=10)
     for put in (queue.put, lambda one: queue.put_many(["small", one])):
         with pytest.raises(
-            PayloadTooLarge, match=rf"^queue '{queue.label}': the payload has 11 bytes, the limit is 10"
+            PayloadTooLarge, match=rf"^queue '{queue.alias}': the payload has 11 bytes, the limit is 10"
         ):
             put("x" * 11)
     assert len(queue) == 0
@@ -382,9 +382,9 @@ def test_too_large_payload(make_queue):
 def test_full_queue(make_queue):
     queue = make_queue(max_length=1)
     queue.put("x", uid="own")
-    with pytest.raises(QueueFull, match=rf"^queue '{queue.label}' is full: 1 items .* the limit is 1"):
+    with pytest.raises(QueueFull, match=rf"^queue '{queue.alias}' is full: 1 items .* the limit is 1"):
         queue.put("y")
-    with pytest.raises(DuplicateItem, match=rf"^queue '{queue.label}': own is there already \(ready\)"):
+    with pytest.raises(DuplicateItem, match=rf"^queue '{queue.alias}': own is there already \(ready\)"):
         queue.put("y", uid="own", strict=True)
     assert queue.counts()["ready"] == 1
     assert queue.audit() == []
@@ -397,7 +397,7 @@ MALFORMED = ["", "x" * 129, "with blank", "tab\t", "new\nline", "naïve", "\x00"
 
 @pytest.mark.parametrize("uid", [*MALFORMED, 17, b"bytes", ("tuple",)])
 def test_malformed_uid_of_a_put(queue, uid):
-    with pytest.raises(InvalidArgument, match=rf"^queue '{queue.label}': a uid is 1 to 128 visible ASCII"):
+    with pytest.raises(InvalidArgument, match=rf"^queue '{queue.alias}': a uid is 1 to 128 visible ASCII"):
         queue.put("x", uid=uid)
     assert len(queue) == 0
 
@@ -405,13 +405,13 @@ def test_malformed_uid_of_a_put(queue, uid):
 @pytest.mark.parametrize("uid", [*MALFORMED, 17, None, (None, None), "naïve".encode(), b"\xff"])
 @pytest.mark.parametrize("verb", ["ack", "fail", "extend", "release"])
 def test_malformed_uid_of_a_settlement(queue, verb, uid):
-    with pytest.raises(InvalidArgument, match=rf"^queue '{queue.label}': "):
+    with pytest.raises(InvalidArgument, match=rf"^queue '{queue.alias}': "):
         getattr(queue, verb)(uid)
 
 
 @pytest.mark.parametrize("verb", ["ack", "fail", "extend", "release"])
 def test_empty_item_cannot_be_settled(queue, verb):
-    with pytest.raises(InvalidArgument, match=rf"^queue '{queue.label}': an Item that get returned"):
+    with pytest.raises(InvalidArgument, match=rf"^queue '{queue.alias}': an Item that get returned"):
         getattr(queue, verb)(queue.get(-1))
 
 
@@ -451,7 +451,7 @@ def test_item_of_another_queue_changes_nothing(make_queue):
 @pytest.mark.parametrize("take", [lambda queue, t: queue.get(t), lambda queue, t: queue.get_many(3, t)])
 def test_wrong_timeout_of_a_get(queue, take, timeout):
     queue.put("x")
-    with pytest.raises(InvalidArgument, match=rf"^queue '{queue.label}': timeout is a number of seconds"):
+    with pytest.raises(InvalidArgument, match=rf"^queue '{queue.alias}': timeout is a number of seconds"):
         take(queue, timeout)
     assert len(queue) == 1
 
@@ -459,7 +459,7 @@ def test_wrong_timeout_of_a_get(queue, take, timeout):
 @pytest.mark.parametrize("n", [0, 1001, 2.5, True, "3", None])
 def test_wrong_number_of_a_get(queue, n):
     queue.put("x")
-    with pytest.raises(InvalidArgument, match=rf"^queue '{queue.label}': n is a whole number from 1 to 1000"):
+    with pytest.raises(InvalidArgument, match=rf"^queue '{queue.alias}': n is a whole number from 1 to 1000"):
         queue.get_many(n)
     assert len(queue) == 1
 
@@ -468,7 +468,7 @@ def test_wrong_number_of_a_get(queue, n):
 @pytest.mark.parametrize("fail", [lambda queue, *args: queue.fail(*args), lambda queue, i, e: queue.fail_many([i], e)])
 def test_wrong_error_of_a_failure(queue, fail, error):
     queue.put("x")
-    with pytest.raises(InvalidArgument, match=rf"^queue '{queue.label}': error is an exception, text or None"):
+    with pytest.raises(InvalidArgument, match=rf"^queue '{queue.alias}': error is an exception, text or None"):
         fail(queue, queue.get(-1), error)
     assert queue.counts()["in_flight"] == 1
 
@@ -476,7 +476,7 @@ def test_wrong_error_of_a_failure(queue, fail, error):
 @pytest.mark.parametrize("verb", ["put_many", "ack_many", "fail_many"])
 @pytest.mark.parametrize("items", [5, None])
 def test_what_is_not_many(queue, verb, items):
-    with pytest.raises(InvalidArgument, match=rf"^queue '{queue.label}': items are several, such as a list"):
+    with pytest.raises(InvalidArgument, match=rf"^queue '{queue.alias}': items are several, such as a list"):
         getattr(queue, verb)(items)
 
 
@@ -503,7 +503,7 @@ def test_key_of_the_wrong_type(queue, client, key, settled):
             refusals[verb] = str(error)
     if settled or key == "meta":
         assert len(refusals) == 6
-    expected = re.compile(rf"queue '{queue.label}' \(.*\): .*; something else uses this prefix(; 0 of 2 .*)?")
+    expected = re.compile(rf"queue '{queue.alias}' \(.*\): .*; something else uses this prefix(; 0 of 2 .*)?")
     assert all(expected.fullmatch(message) for message in refusals.values())
     client.delete(name)
     if mine:
@@ -585,7 +585,7 @@ def test_newer_layout(queue, client, name):
     before = queue.snapshot().stats
     client.hset(queue.keys["meta"], "layout", 2)
     with pytest.raises(
-        LayoutError, match=rf"^queue '{queue.label}' .*version 2, this package knows 1: upgrade django-srq"
+        LayoutError, match=rf"^queue '{queue.alias}' .*version 2, this package knows 1: upgrade django-srq"
     ):
         calls(queue)[name]()
     for look in (queue.snapshot, queue.counts, queue.audit, lambda: len(queue), lambda: list(queue.items())):

@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from django_srq import Discard, RetryLater, queues
-from django_srq.consumer import Consumer, Plan, Source, adapted
+from django_srq.consumer import ConsumerOptions, InProcessConsumer, Subscription, adapted
 from django_srq.queue.serializers import JSON
 from django_srq.testing import run_all
 from tests.project import Project
@@ -19,7 +19,9 @@ LONG = 600  # seconds; a lease that is not renewed during a test: calls are coun
 
 def consume(queue, handler, *, batch=10, **plan):
     handle = adapted(handler, batch=True)
-    return Consumer([Source(queue, handle, batch=batch, lease=LONG)], plan=Plan(burst=True, **plan)).run()
+    return InProcessConsumer(
+        [Subscription(queue, handle, batch=batch, lease=LONG)], options=ConsumerOptions(burst=True, **plan)
+    ).run()
 
 
 def numbers(payloads):
@@ -130,11 +132,11 @@ def test_no_call_asks_for_more_than_a_batch_of_calls(queue):
     """However many threads there are, and items left to handle."""
     queue.put_many(range(3000))
     seen: list[int] = []
-    source = Source(queue, adapted(lambda payloads: seen.append(len(payloads)), batch=True), batch=1000)
+    subscription = Subscription(queue, adapted(lambda payloads: seen.append(len(payloads)), batch=True), batch=1000)
     claims: list[int] = []
     claim = queue.claim
     queue.claim = lambda *args, n, **named: (claims.append(n), claim(*args, n=n, **named))[1]
-    Consumer([source], plan=Plan(burst=True, threads=3, max_items=2500)).run()
+    InProcessConsumer([subscription], options=ConsumerOptions(burst=True, threads=3, max_items=2500)).run()
     assert sum(seen) == 2500
     assert max(claims) == 1000
 

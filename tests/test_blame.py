@@ -10,7 +10,7 @@ import tracemalloc
 import pytest
 
 from django_srq import PayloadError, RetryLater, queues
-from django_srq.consumer import Consumer, Source
+from django_srq.consumer import InProcessConsumer, Subscription
 from django_srq.queue.backoff import Backoff, delay_after
 from django_srq.queue.failure import MESSAGE_MOST, TRACEBACK_MOST, describe, is_exhaustion
 from django_srq.queue.serializers import Raw
@@ -202,7 +202,7 @@ def test_a_backoff_that_raises_fails_the_item_all_the_same(queue):
     def handle(item: object) -> None:
         raise LookupError
 
-    assert Consumer([Source(queue, handle, backoff=Breaking())], burst=True).run() == 2
+    assert InProcessConsumer([Subscription(queue, handle, backoff=Breaking())], burst=True).run() == 2
     assert queue.counts()["delayed"] == 2
 
 

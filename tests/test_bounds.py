@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from django_srq import SafeRedisQueue, operations
-from django_srq.consumer import Consumer, Plan, Source, adapted
+from django_srq.consumer import ConsumerOptions, InProcessConsumer, Subscription, adapted
 from django_srq.operations import ClaimReply
 from django_srq.transport.clients import client_from_url
 from django_srq.transport.link import Link
@@ -24,7 +24,7 @@ HOUR = 3_600_000  # ms
 
 def claim(queue: SafeRedisQueue) -> ClaimReply:
     """One call, whatever it brings."""
-    return queue.link.call(operations.claim(queue.keys, consumer="g1", lease=60, legacy_lease=60), queue=queue.label)
+    return queue.link.call(operations.claim(queue.keys, consumer="g1", lease=60, legacy_lease=60), queue=queue.alias)
 
 
 def test_what_is_due_is_made_ready_in_batches(queue, client):
@@ -69,7 +69,7 @@ def test_a_claim_passes_over_a_bounded_number_of_suspects(queue, client):
     client.hset(queue.keys["crashes"], mapping=dict.fromkeys(uids[: PASSED + 100], 1))
 
     def found(n: int, process: str = "c1.2") -> tuple[list[bytes], float | None]:
-        reply = queue.link.call(queue.claim(process, lease=60, n=n), queue=queue.label)
+        reply = queue.link.call(queue.claim(process, lease=60, n=n), queue=queue.alias)
         return [one.payload for one in reply.found], reply.wait
 
     assert found(1, "c1.1") == ([b"0"], 0)
@@ -114,7 +114,7 @@ def test_equal_errors_are_one_group(make_queue, client):
 @pytest.mark.parametrize(("unseen", "kept"), [(HOUR + 60_000, False), (HOUR - 60_000, True)])
 def test_consumers_that_never_said_goodbye_are_struck_off(queue, client, unseen, kept):
     def enlist(consumer: str) -> None:
-        queue.link.call(operations.enlist(queue.keys, consumer, b'{"host":"h"}'), queue=queue.label)
+        queue.link.call(operations.register(queue.keys, consumer, b'{"host":"h"}'), queue=queue.alias)
 
     enlist("c-old")
     client.hset(queue.keys["consumers"], "c-old", json.dumps({"seen": now(client) - unseen, "host": "h"}))
@@ -155,7 +155,7 @@ def test_arguments_of_a_list_of_which_each_item_has_its_own_error(make_queue, co
     def refuse(payloads):
         return {place: ValueError(f"no {payload}") for place, payload in enumerate(payloads)}
 
-    source = Source(queue, adapted(refuse, batch=True), batch=1000, lease=600)
-    assert Consumer([source], plan=Plan(burst=True)).run() == 1000
+    subscription = Subscription(queue, adapted(refuse, batch=True), batch=1000, lease=600)
+    assert InProcessConsumer([subscription], options=ConsumerOptions(burst=True)).run() == 1000
     assert queue.counts()["dead"] == 1000
     assert 3900 < max(counting.counted) <= ARGUMENTS

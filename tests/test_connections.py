@@ -44,7 +44,7 @@ SOCKET_LIMITS = {"socket_timeout": 3600, "socket_connect_timeout": 3600}  # redi
 
 def connection_id(queue: SafeRedisQueue) -> int:
     """The server's number of the connection that the next call takes."""
-    return queue.link.call(Command((b"CLIENT", b"ID"), int), queue=queue.label)
+    return queue.link.call(Command((b"CLIENT", b"ID"), int), queue=queue.alias)
 
 
 def named(client: redis.Redis, name: str) -> int:

@@ -19,7 +19,7 @@ import pytest
 from django.core.management import CommandError, call_command, load_command_class
 
 from django_srq import queues
-from django_srq.consumer import Consumer, Cut, Plan, Source
+from django_srq.consumer import ConsumerOptions, Cut, InProcessConsumer, Subscription
 from django_srq.queue.backoff import Backoff
 from tests.handlers import has_open
 from tests.project import LEASE
@@ -528,14 +528,16 @@ def test_a_payload_that_the_output_cannot_encode_is_escaped(project):
 def test_consumer_runs_inline(queue):
     queue.put_many("abc")
     seen: list[object] = []
-    assert Consumer([Source(queue, lambda item: seen.append(item.payload))], burst=True).run() == 3
+    assert InProcessConsumer([Subscription(queue, lambda item: seen.append(item.payload))], burst=True).run() == 3
     assert seen == [b"a", b"b", b"c"]
 
 
 def test_the_ack_of_one_item_goes_with_the_claim_of_the_next(queue, client):
     queue.put_many(range(10))
     before = client.info("commandstats").get("cmdstat_evalsha", {}).get("calls", 0)
-    Consumer([Source(queue, lambda item: None, lease=600)], burst=True).run()  # a lease that is not renewed meanwhile
+    InProcessConsumer(
+        [Subscription(queue, lambda item: None, lease=600)], burst=True
+    ).run()  # a lease that is not renewed meanwhile
     calls = client.info("commandstats")["cmdstat_evalsha"]["calls"] - before
     # Ten items, and the claim that finds nothing; besides it signs on, in two calls, and off.
     assert calls <= 11 + 3
@@ -549,7 +551,7 @@ def test_every_item_is_logged_with_its_fields(queue, caplog):
         if item.payload == b"ill":
             raise LookupError(item.payload)
 
-    consumer = Consumer([Source(queue, handle, backoff=Backoff(base=1000))], burst=True)
+    consumer = InProcessConsumer([Subscription(queue, handle, backoff=Backoff(base=1000))], burst=True)
     consumer.run()
     lines = {record.uid: record for record in caplog.records if hasattr(record, "uid")}
     assert {uid: (lines[uid].outcome, lines[uid].error) for uid in uids} == {
@@ -557,7 +559,7 @@ def test_every_item_is_logged_with_its_fields(queue, caplog):
         uids[1]: ("failed", "LookupError"),
     }
     for line in lines.values():
-        assert (line.queue, line.consumer, line.deliveries) == (queue.label, consumer.id, 1)
+        assert (line.queue, line.consumer, line.deliveries) == (queue.alias, consumer.id, 1)
         assert line.duration >= 0
 
 
@@ -580,13 +582,13 @@ def test_settled_elsewhere_is_no_error(queue, caplog):
     def handle(item: object) -> None:
         queue.ack(item)
 
-    Consumer([Source(queue, handle)], burst=True).run()
+    InProcessConsumer([Subscription(queue, handle)], burst=True).run()
     assert "was already settled" in caplog.text
 
 
 def test_stop_from_another_thread(queue):
     begun = threading.Event()
-    consumer = Consumer([Source(queue, lambda item: begun.set())])
+    consumer = InProcessConsumer([Subscription(queue, lambda item: begun.set())])
     thread = threading.Thread(target=consumer.run)
     thread.start()
     queue.put(json.dumps(1))
@@ -612,8 +614,8 @@ def test_what_is_no_exception_fails_its_item_too(queue, kind, threads):
             raise kind
         seen.append(item.payload)
 
-    source = Source(queue, handle, backoff=Backoff(base=1000))
-    assert Consumer([source], plan=Plan(burst=True, threads=threads)).run() == 2
+    subscription = Subscription(queue, handle, backoff=Backoff(base=1000))
+    assert InProcessConsumer([subscription], options=ConsumerOptions(burst=True, threads=threads)).run() == 2
     assert seen == [b"b"]
     (failed,) = queue.items("delayed")
     assert failed.delivery.error["type"].rpartition(".")[2] == kind.__name__
@@ -627,7 +629,7 @@ def test_an_interruption_ends_the_consumer(queue, kind):
         raise kind
 
     with pytest.raises(kind):
-        Consumer([Source(queue, handle)], burst=True).run()
+        InProcessConsumer([Subscription(queue, handle)], burst=True).run()
     assert queue.counts()["delayed"] == 0
 
 
@@ -638,8 +640,8 @@ def test_a_keyboard_interrupt_where_no_signal_can_arrive_is_a_failure(queue):
     def handle(item: object) -> None:
         raise KeyboardInterrupt
 
-    source = Source(queue, handle, backoff=Backoff(base=1000))
-    thread = threading.Thread(target=Consumer([source], burst=True).run)
+    subscription = Subscription(queue, handle, backoff=Backoff(base=1000))
+    thread = threading.Thread(target=InProcessConsumer([subscription], burst=True).run)
     thread.start()
     thread.join(60)
     assert queue.counts()["delayed"] == 3
@@ -650,7 +652,12 @@ def test_every_item_is_counted_however_many_threads_there_are(queue):
     sys.setswitchinterval(1e-6)
     try:
         queue.put_many(range(2000))
-        assert Consumer([Source(queue, lambda item: None)], plan=Plan(burst=True, threads=8)).run() == 2000
+        assert (
+            InProcessConsumer(
+                [Subscription(queue, lambda item: None)], options=ConsumerOptions(burst=True, threads=8)
+            ).run()
+            == 2000
+        )
     finally:
         sys.setswitchinterval(before)
 

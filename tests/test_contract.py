@@ -26,7 +26,7 @@ from django_srq import (
     SafeRedisQueue,
     operations,
 )
-from django_srq.operations import Held
+from django_srq.operations import DeliveryRef
 from django_srq.queue import audit
 from django_srq.queue.backoff import Backoff
 from django_srq.queue.serializers import JSON
@@ -103,19 +103,19 @@ def dead(queue: SafeRedisQueue, payload: str = "x") -> str:
     """Puts an item and has it set aside."""
     queue.put(payload)
     item = queue.get(-1)
-    call = operations.fail(queue.keys, Held(item.uid, item.token), bury=True)
-    assert queue.link.call(call, queue=queue.label) == "dead"
+    call = operations.fail(queue.keys, DeliveryRef(item.uid, item.token), bury=True)
+    assert queue.link.call(call, queue=queue.alias) == "dead"
     return item.uid
 
 
-def claim_supervised(queue: SafeRedisQueue, lease: float = 60) -> Held:
+def claim_supervised(queue: SafeRedisQueue, lease: float = 60) -> DeliveryRef:
     """Takes an item as a supervised consumer does."""
     call = operations.claim(queue.keys, consumer="c1", lease=lease, legacy_lease=60)
-    (found,) = queue.link.call(call, queue=queue.label).found
-    return Held(found.uid, found.delivery.token)
+    (found,) = queue.link.call(call, queue=queue.alias).found
+    return DeliveryRef(found.uid, found.delivery.token)
 
 
-def crash(queue: SafeRedisQueue, held: Held) -> str | None:
+def crash(queue: SafeRedisQueue, held: DeliveryRef) -> str | None:
     """Reports the death of the consumer that holds the item; the state it went to."""
     call = operations.crashed(
         queue.keys,
@@ -124,7 +124,7 @@ def crash(queue: SafeRedisQueue, held: Held) -> str | None:
         max_deliveries=queue.max_deliveries,
         max_crashes=queue.max_crashes,
     )
-    return queue.link.call(call, queue=queue.label).states[0]
+    return queue.link.call(call, queue=queue.alias).states[0]
 
 
 # -- put and get
@@ -234,7 +234,7 @@ def delayed(queue):
 
 def set_aside(queue):
     in_flight(queue)
-    queue.link.call(operations.fail(queue.keys, Held("own"), bury=True), queue=queue.label)
+    queue.link.call(operations.fail(queue.keys, DeliveryRef("own"), bury=True), queue=queue.alias)
 
 
 STATES = [(ready, "ready"), (in_flight, "in_flight"), (delayed, "delayed"), (set_aside, "dead")]
@@ -415,7 +415,7 @@ def test_put_time_is_the_servers_where_it_is_recorded(queue, client):
 )
 def test_wrong_arguments_of_put_are_refused(queue, wrong):
     for put in (queue.put, lambda item, **options: queue.put_many([item], **options)):
-        with pytest.raises(InvalidArgument, match=f"^queue '{queue.label}': "):
+        with pytest.raises(InvalidArgument, match=f"^queue '{queue.alias}': "):
             put("x", **wrong)
     assert queue.counts() == counts()
 
@@ -765,7 +765,7 @@ def test_crashed_item_is_ready_at_once_in_its_place(queue):
 
 def test_crash_of_a_delivery_that_is_over_changes_nothing(queue):
     first, _ = stale(queue)
-    assert crash(queue, Held(first.uid, first.token)) is None
+    assert crash(queue, DeliveryRef(first.uid, first.token)) is None
     assert queue.counts() == counts(in_flight=1)
 
 
@@ -1139,7 +1139,7 @@ def test_purge_spares_what_arrives_after_it_began(queue, monkeypatch):
     queue.put_many("abc")
 
     def step(start):
-        return queue.link.call(operations.purge(queue.keys, marker="marker", start=start), queue=queue.label)
+        return queue.link.call(operations.purge(queue.keys, marker="marker", start=start), queue=queue.alias)
 
     assert step(True) == (True, 2)
     uid = queue.put("late")
@@ -1349,7 +1349,7 @@ def test_move_stops_at_its_limit(queue, target):
 def test_move_to_a_full_queue_leaves_the_rest(queue, make_queue):
     target = make_queue("-target", max_length=1)
     uids = queue.put_many("abc")
-    with pytest.raises(QueueFull, match=queue.label):
+    with pytest.raises(QueueFull, match=queue.alias):
         queue.move(target)
     assert drain(target) == uids[:1]
     assert [(item.uid, item.deliveries) for item in queue.get_many(5)] == [(uids[1], 1), (uids[2], 1)]

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 from django_srq import SafeRedisQueue, operations, queues
-from django_srq.consumer import Consumer, Plan, Source
+from django_srq.consumer import ConsumerOptions, InProcessConsumer, Subscription
 from django_srq.consumer.clock import lease_time
 from django_srq.consumer.leases import Leases
 from django_srq.consumer.ledger import FAILED, HELD, RUNNING
@@ -23,7 +23,7 @@ from django_srq.consumer.processes.supervisor import Supervisor
 from django_srq.consumer.worker.claims import Answer, Claims
 from django_srq.consumer.worker.worker import Worker
 from django_srq.exceptions import LayoutError
-from django_srq.operations import Held
+from django_srq.operations import DeliveryRef
 from django_srq.queue.backoff import Backoff
 from tests.proxy import Proxy
 from tests.servers import Server
@@ -46,22 +46,22 @@ def pair() -> Iterator[SimpleNamespace]:
             server.close()
 
 
-def serve(pair: SimpleNamespace, handle, **plan: object) -> Consumer:
+def serve(pair: SimpleNamespace, handle, **plan: object) -> InProcessConsumer:
     """The one that goes is asked first."""
-    sources = [
-        Source(queue, lambda item, queue=queue: handle(queue, item), lease=LONG, backoff=Backoff(0))
+    subscriptions = [
+        Subscription(queue, lambda item, queue=queue: handle(queue, item), lease=LONG, backoff=Backoff(0))
         for queue in (pair.there, pair.here)
     ]
-    return Consumer(sources, plan=Plan(**plan))
+    return InProcessConsumer(subscriptions, options=ConsumerOptions(**plan))
 
 
 def empty(queue: SafeRedisQueue) -> bool:
     return not any(queue.counts().values())
 
 
-def owed(consumer: Consumer | Worker) -> int:
+def owed(consumer: InProcessConsumer | Worker) -> int:
     worker = consumer if isinstance(consumer, Worker) else consumer._worker
-    return len(worker._errands._owed)
+    return len(worker._retries._owed)
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -134,13 +134,13 @@ def test_a_claim_whose_reply_was_lost_is_made_once(pair):
     with closing(Proxy(pair.away.url)) as proxy:
         fault = proxy.arm("lose reply", b"$2\r\nc1\r\n$1\r\n1\r\n", times=1000)  # the first claim
         there = SafeRedisQueue(name="q", url=proxy.url)
-        sources = [
-            Source(queue, lambda item: seen.append((item.payload, item.deliveries)), lease=LONG)
+        subscriptions = [
+            Subscription(queue, lambda item: seen.append((item.payload, item.deliveries)), lease=LONG)
             for queue in (there, pair.here)
         ]
         assert not pair.there.get(-1)  # the server knows the script now, and carries out what it cannot answer
         pair.there.put_many("bc")
-        one = worker(*sources)
+        one = worker(*subscriptions)
         with running(one):
             fault.wait()
             wait_for(lambda: owed(one), "a claim that is owed")
@@ -318,9 +318,9 @@ def test_a_server_that_hangs_holds_up_no_other(pair, monkeypatch):
     in_vain: list[bool] = []
     sending = Claims.send
 
-    def send(claims: Claims, source: Source, *arguments) -> None:
-        in_vain.append(consumer._worker._errands.away(source.queue.link))
-        sending(claims, source, *arguments)
+    def send(claims: Claims, subscription: Subscription, *arguments) -> None:
+        in_vain.append(consumer._worker._retries.away(subscription.queue.link))
+        sending(claims, subscription, *arguments)
 
     monkeypatch.setattr(Claims, "send", send)
     there = SafeRedisQueue(name="q", url=pair.away.url, timeout=PATIENT)
@@ -336,7 +336,7 @@ def test_a_server_that_hangs_holds_up_no_other(pair, monkeypatch):
             seen.append(item.payload)
 
     def at_work() -> int:
-        return sum(hand.state == RUNNING and hand.source == 0 for hand in consumer._hands)
+        return sum(hand.state == RUNNING and hand.subscription == 0 for hand in consumer._ledger)
 
     there.put_many(gates)
     consumer = serve(SimpleNamespace(there=there, here=pair.here), handle, threads=5, prefetch=10)
@@ -367,15 +367,15 @@ def test_there_is_room_for_what_is_owed():
     gates = [threading.Event() for _ in servers]
     links = [SafeRedisQueue(url=server.url).link for server in servers]
     plans = [
-        Source(SafeRedisQueue(name=name, link=link), lambda item, gate=gate: gate.wait(60), lease=LONG, **kind)
+        Subscription(SafeRedisQueue(name=name, link=link), lambda item, gate=gate: gate.wait(60), lease=LONG, **kind)
         for link, gate in zip(links, gates, strict=True)
         for name, kind in (("sync", {}), ("async", {"asynchronous": True}))
     ]
-    consumer = Consumer(plans, plan=Plan(prefetch=50))
+    consumer = InProcessConsumer(plans, options=ConsumerOptions(prefetch=50))
     try:
         with running(consumer):
             for number, server in enumerate(servers):
-                mine = [source.queue for source in plans[2 * number : 2 * number + 2]]
+                mine = [subscription.queue for subscription in plans[2 * number : 2 * number + 2]]
                 for queue in mine:
                     queue.put_many(range(50))
                 wait_for(lambda: all(queue.counts()["in_flight"] == 50 for queue in mine), "claims")  # noqa: B023
@@ -385,7 +385,7 @@ def test_there_is_room_for_what_is_owed():
             wait_for(lambda: all(map(empty, mine)), "the third one's items")
             for server in servers[:2]:
                 server.start()
-            wait_for(lambda: all(empty(source.queue) for source in plans), "what was owed")
+            wait_for(lambda: all(empty(subscription.queue) for subscription in plans), "what was owed")
     finally:
         for server in servers:
             server.close()
@@ -408,7 +408,7 @@ def test_what_cannot_be_said_stays_in_hand(pair, monkeypatch):
         pair.away.kill()
         consumer.stop()
         gate.set()
-    assert [hand.state for hand in consumer._hands] == [FAILED, HELD, HELD, HELD, HELD]
+    assert [hand.state for hand in consumer._ledger] == [FAILED, HELD, HELD, HELD, HELD]
 
 
 @pytest.mark.parametrize("way", ["ahead", "parked"])
@@ -418,21 +418,21 @@ def test_a_claim_is_sent_again_with_its_own_number_whatever_was_claimed_meanwhil
         assert not pair.there.get(-1)  # the server knows the script now
         pair.there.put_many("ab")
         there = SafeRedisQueue(name="q", url=proxy.url)
-        sources = Source(there, print, lease=LONG), Source(pair.here, print, lease=LONG)
-        claims, late = worker(*sources)._claims, []
+        subscriptions = Subscription(there, print, lease=LONG), Subscription(pair.here, print, lease=LONG)
+        claims, late = worker(*subscriptions)._claims, []
         monkeypatch.setattr(claims, "_late", late.append)
         fault = proxy.arm("lose reply", b"$2\r\nc1" if way == "ahead" else b"$4\r\nc1.w", times=1000)
         if way == "ahead":
-            claims.send(sources[0], (), 1)
-            claims.claim(sources[1], 1, (), Answer())
+            claims.send(subscriptions[0], (), 1)
+            claims.claim(subscriptions[1], 1, (), Answer())
             claims.collect(Answer())
         else:
-            claims.park(sources[0], 1, 1)
+            claims.park(subscriptions[0], 1, 1)
             claims.recall(Answer())
             claims._parking.seq += 1  # as the next one begins
         fault.wait()
-        wait_for(lambda: claims._errands.away(there.link), "a claim that is owed")
-        claims.claim(sources[1], 1, (), Answer())
+        wait_for(lambda: claims._retries.away(there.link), "a claim that is owed")
+        claims.claim(subscriptions[1], 1, (), Answer())
         proxy.disarm()
         wait_for(lambda: late, "what it took")
         assert [job.found.payload for job in late[0].jobs] == [b"a"]
@@ -449,7 +449,7 @@ def test_a_claim_that_was_given_up_is_left_to_the_supervisor(pair, monkeypatch):
         pair.there.put("a")
         fault = proxy.arm("lose reply", b"$2\r\nc1\r\n$1\r\n1\r\n", times=1000)
         there = SafeRedisQueue(name="q", url=proxy.url)
-        one = worker(Source(there, print, lease=LONG), Source(pair.here, print))
+        one = worker(Subscription(there, print, lease=LONG), Subscription(pair.here, print))
         passing = one._claims.pass_on
         monkeypatch.setattr(one._claims, "pass_on", lambda: (proxy.disarm(), passing()))
         with running(one):
@@ -464,14 +464,14 @@ def test_a_claim_that_was_given_up_is_left_to_the_supervisor(pair, monkeypatch):
 def test_what_an_owed_claim_took_is_not_blamed_for_a_handler_s_death(pair, monkeypatch, is_at_work):
     """Although the child has made other claims since."""
     monkeypatch.setattr("django_srq.consumer.worker.worker.retries.LAST_WORDS", 0.1)
-    sources = [Source(pair.there, print, lease=LONG), Source(pair.here, print, lease=LONG)]
+    subscriptions = [Subscription(pair.there, print, lease=LONG), Subscription(pair.here, print, lease=LONG)]
     with closing(Proxy(pair.away.url)) as proxy:
         assert not pair.there.get(-1)  # the server knows the script now
         pair.there.put("a")
         fault = proxy.arm("lose reply", b"$2\r\nc1\r\n$1\r\n1\r\n", times=1000)
         there = SafeRedisQueue(name="q", url=proxy.url, timeout=1)
-        one = worker(Source(there, print, lease=LONG), sources[1])
-        one._hands.slot = b"c1"
+        one = worker(Subscription(there, print, lease=LONG), subscriptions[1])
+        one._ledger.slot = b"c1"
         passing = one._claims.pass_on
         monkeypatch.setattr(one._claims, "pass_on", lambda: (proxy.disarm(), passing()))
         with running(one):
@@ -479,14 +479,14 @@ def test_what_an_owed_claim_took_is_not_blamed_for_a_handler_s_death(pair, monke
             wait_for(lambda: owed(one), "a claim that is owed")
             pair.here.put("b")
             wait_for(lambda: empty(pair.here), "an item of the other")
-            assert [place for place, _ in one._hands.owed] == [0]
+            assert [place for place, _ in one._ledger.owed] == [0]
         there.link.close()
     if is_at_work:
         pair.here.put("c")
         call = pair.here.claim("c1", lease=LONG)
         (item,) = pair.here.decoded(pair.here.link.call(call, queue="q").found)
-        one._hands.start(one._hands.hold(1, Held(item.uid, item.token), until=lease_time() + LONG)[0])
-    account_for(Supervisor(sources, Plan()), Child("c1", 0, one._hands, 0))
+        one._ledger.start(one._ledger.hold(1, DeliveryRef(item.uid, item.token), until=lease_time() + LONG)[0])
+    account_for(Supervisor(subscriptions, ConsumerOptions()), Child("c1", 0, one._ledger, 0))
     assert [item.delivery.crashes for item in pair.there.items("ready")] == [int(not is_at_work)]
     assert [item.delivery.crashes for item in pair.here.items("ready")] == [1] * is_at_work
 
@@ -494,7 +494,7 @@ def test_what_an_owed_claim_took_is_not_blamed_for_a_handler_s_death(pair, monke
 def test_after_a_claim_that_is_owed_the_others_are_asked_in_the_same_round(pair):
     """That the claim before it left some behind says nothing of them."""
     pair.here.put("a")
-    one = worker(*(Source(queue, print, lease=LONG) for queue in (pair.there, pair.here)))
+    one = worker(*(Subscription(queue, print, lease=LONG) for queue in (pair.there, pair.here)))
     one._claims.plenty = True
     pair.away.kill()
     answer = Answer()
@@ -503,7 +503,7 @@ def test_after_a_claim_that_is_owed_the_others_are_asked_in_the_same_round(pair)
     pair.away.start()
     wait_for(lambda: not owed(one), "the claim")
     one._claims.close()
-    one._alarm.close()
+    one._wakeup.close()
 
 
 def test_a_queue_that_cannot_be_told_keeps_nothing_from_another_on_its_server(pair):
@@ -514,8 +514,8 @@ def test_a_queue_that_cannot_be_told_keeps_nothing_from_another_on_its_server(pa
         begun.append(item)
         gate.wait(60)
 
-    sources = [Source(queue, handle, lease=LONG) for queue in (pair.there, other, pair.here)]
-    consumer = Consumer(sources, plan=Plan(threads=2))
+    subscriptions = [Subscription(queue, handle, lease=LONG) for queue in (pair.there, other, pair.here)]
+    consumer = InProcessConsumer(subscriptions, options=ConsumerOptions(threads=2))
     pair.there.put("a")
     other.put("b")
     ended: list[BaseException] = []
@@ -549,7 +549,7 @@ def test_too_much_memory_ends_a_process_although_a_server_is_away(pair, monkeypa
     thread.start()
     thread.join(60)
     assert not thread.is_alive()
-    assert consumer._hands.full
+    assert consumer._ledger.full
 
 
 def test_nothing_rings_for_nobody(pair):
@@ -568,13 +568,13 @@ def test_nothing_rings_for_nobody(pair):
         assert owed(consumer)
         pair.away.start()
         wait_for(lambda: not owed(consumer), "what was owed")
-        assert not select.select([consumer._worker._alarm.end], [], [], 0)[0]
+        assert not select.select([consumer._worker._wakeup.end], [], [], 0)[0]
         gate.set()
 
 
 def test_a_consumer_is_struck_off_where_it_can_be(pair):
-    sources = [Source(pair.there, print), Source(pair.here, print)]
-    leases = Leases("c1", sources, list)
+    subscriptions = [Subscription(pair.there, print), Subscription(pair.here, print)]
+    leases = Leases("c1", subscriptions, list)
     leases.renew()
     assert "c1" in pair.here.snapshot().consumers
     pair.away.kill()

@@ -15,14 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from django_srq.consumer import Source
+from django_srq.consumer import Subscription
 from django_srq.consumer.clock import lease_time
 from django_srq.consumer.leases import Leases
-from django_srq.consumer.ledger import Hands
+from django_srq.consumer.ledger import Ledger
 from django_srq.consumer.log_thread import MOST, LogThread
 from django_srq.consumer.probes import Heartbeat, notify
 from django_srq.consumer.processes.keeper import BEAT, END, STOPPING, Keeper, _packed
-from django_srq.operations import Held
+from django_srq.operations import DeliveryRef
 from tests.servers import Server
 from tests.test_supervisor import began, children, keeper, taken, told
 from tests.waiting import wait_for
@@ -322,8 +322,8 @@ def serving(queue, tmp_path):
     pokes: list[int] = []
     keeper = Keeper(
         "c1",
-        [Source(queue, print, lease=LONG)],
-        [Hands(1)],
+        [Subscription(queue, print, lease=LONG)],
+        [Ledger(1)],
         about={"processes": 1},
         heartbeat=Heartbeat(tmp_path / "beat"),
         poke=lambda: pokes.append(1),
@@ -390,7 +390,7 @@ def test_a_record_for_the_keeper_is_written_as_a_whole(character):
 
 
 def test_the_keeper_ends_behind_a_line_that_was_torn(queue):
-    keeper = Keeper("c1", [Source(queue, print)], [], about={}, heartbeat=None, poke=lambda: None)
+    keeper = Keeper("c1", [Subscription(queue, print)], [], about={}, heartbeat=None, poke=lambda: None)
     reading, keeper.line = os.pipe()
     serving = threading.Thread(target=keeper.serve, args=[reading])
     serving.start()
@@ -406,7 +406,7 @@ def test_the_keeper_ends_behind_a_line_that_was_torn(queue):
 
 
 def test_what_the_keeper_has_no_room_for_is_counted(queue):
-    keeper = Keeper("c1", [Source(queue, print)], [], about={}, heartbeat=None, poke=lambda: None)
+    keeper = Keeper("c1", [Subscription(queue, print)], [], about={}, heartbeat=None, poke=lambda: None)
     record = logging.makeLogRecord({"levelno": 30, "msg": "it died"})
     assert not keeper.pass_on(record)  # nobody is there
     reading, keeper.line = os.pipe()
@@ -428,74 +428,74 @@ def test_what_the_keeper_has_no_room_for_is_counted(queue):
 
 
 def test_no_more_children_than_there_are_tables(queue):
-    tables = [Hands(1), Hands(1)]
-    keeper = Keeper("c1", [Source(queue, print)], tables, about={}, heartbeat=None, poke=lambda: None)
+    tables = [Ledger(1), Ledger(1)]
+    keeper = Keeper("c1", [Subscription(queue, print)], tables, about={}, heartbeat=None, poke=lambda: None)
     first, second = (keeper.take_table(b"s%d" % number, number) for number in (1, 2))
     with pytest.raises(OSError, match="about to end"):
         keeper.take_table(b"s3", 3)
-    index, filling = first.hold(0, Held("a", "t"), until=lease_time() + LONG)
+    index, generation = first.hold(0, DeliveryRef("a", "t"), until=lease_time() + LONG)
     (hand,) = first
     keeper.give_back_table(first)
     again = keeper.take_table(b"s3", 3)
     assert (again is first, again.slot, second.slot, list(again)) == (True, b"s3", b"s2", [])
-    same, other = again.hold(0, Held("b", "t"), until=lease_time() + LONG)
+    same, other = again.hold(0, DeliveryRef("b", "t"), until=lease_time() + LONG)
     again.renewed(hand, 0)  # the answer about what the child before had comes late
-    assert (same, other != filling, again.lapsed(same, other)) == (index, True, False)
+    assert (same, other != generation, again.lapsed(same, other)) == (index, True, False)
 
 
 # -- leases
 
 
-def held(queue, *, until: float, count: int = 1) -> Hands:
+def held(queue, *, until: float, count: int = 1) -> Ledger:
     """A table with items in hand, whose leases end then for all that it knows."""
     queue.put_many(str(number) for number in range(count))
-    hands = Hands(count)
+    ledger = Ledger(count)
     for item in taken(queue, "c1.1", count):
-        hands.start(hands.hold(0, Held(item.uid, item.token), until=until)[0])
-    return hands
+        ledger.start(ledger.hold(0, DeliveryRef(item.uid, item.token), until=until)[0])
+    return ledger
 
 
 def test_a_renewal_that_is_late_is_said_once(queue, caplog):
-    hands = held(queue, until=lease_time() + 1)
-    leases = Leases("c1", [Source(queue, print, lease=LONG)], lambda: [hands])
+    ledger = held(queue, until=lease_time() + 1)
+    leases = Leases("c1", [Subscription(queue, print, lease=LONG)], lambda: [ledger])
     leases.renew()
-    wait_for(lambda: f"leases renewed late queue={queue.label}" in caplog.text, "a word about it")
+    wait_for(lambda: f"leases renewed late queue={queue.alias}" in caplog.text, "a word about it")
     leases.renew()
     assert queue.snapshot().consumers["c1"]["renewed_late"] == 1
-    (hand,) = hands
-    hands.renewed(hand, lease_time() - 1)
+    (hand,) = ledger
+    ledger.renewed(hand, lease_time() - 1)
     leases.renew()
     wait_for(lambda: caplog.text.count("leases renewed late") == 2, "another word")
     assert queue.snapshot().consumers["c1"]["renewed_late"] == 2
 
 
 def test_a_child_renews_only_what_is_overdue_and_is_no_consumer(queue, client, caplog):
-    hands = held(queue, until=lease_time() + LONG * 0.6)
+    ledger = held(queue, until=lease_time() + LONG * 0.6)
     (uid,) = client.hkeys(queue.keys["holders"])
     client.zadd(queue.keys["leases"], {uid: 1})
-    leases = Leases("c1.1", [Source(queue, print, lease=LONG)], lambda: [hands])
+    leases = Leases("c1.1", [Subscription(queue, print, lease=LONG)], lambda: [ledger])
     (server,) = leases.servers
     server.renew_overdue()
     assert client.zscore(queue.keys["leases"], uid) == 1
-    (hand,) = hands
-    hands.renewed(hand, lease_time() + LONG * 0.4)
+    (hand,) = ledger
+    ledger.renewed(hand, lease_time() + LONG * 0.4)
     server.renew_overdue()
     server.renew_overdue()
     assert client.zscore(queue.keys["leases"], uid) > 1
-    assert hands.lapsed(hand.index, hand.filling) is False
+    assert ledger.lapsed(hand.index, hand.generation) is False
     assert queue.snapshot().consumers == {}
     wait_for(lambda: "renewing them in the child" in caplog.text, "a word about it")
 
 
 def test_keeper_and_child_may_renew_at_one_time(queue, client):
-    hands = held(queue, until=lease_time() + 1, count=20)
-    both = [Leases(name, [Source(queue, print, lease=LONG)], lambda: [hands]) for name in ("c1", "c1.1")]
+    ledger = held(queue, until=lease_time() + 1, count=20)
+    both = [Leases(name, [Subscription(queue, print, lease=LONG)], lambda: [ledger]) for name in ("c1", "c1.1")]
     threads = [threading.Thread(target=lambda one=one: [one.renew() for _ in range(50)]) for one in both]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert [hands.lapsed(hand.index, hand.filling) for hand in hands] == [False] * 20
+    assert [ledger.lapsed(hand.index, hand.generation) for hand in ledger] == [False] * 20
     assert queue.snapshot().stats["delivered"] == 20
     assert queue.audit() == []
 
@@ -505,13 +505,15 @@ def test_a_queue_that_a_server_refuses_ends_no_lease_of_another_there(make_queue
     other.put("a")
     (item,) = taken(other, "c1.1", 1)
     client.hset(broken.keys["meta"], "layout", "99")
-    hands = Hands(1)
-    hands.hold(1, Held(item.uid, item.token), until=0)
-    leases = Leases("c1", [Source(broken, print, lease=LONG), Source(other, print, lease=LONG)], lambda: [hands])
+    ledger = Ledger(1)
+    ledger.hold(1, DeliveryRef(item.uid, item.token), until=0)
+    leases = Leases(
+        "c1", [Subscription(broken, print, lease=LONG), Subscription(other, print, lease=LONG)], lambda: [ledger]
+    )
     leases.renew()
     assert "layout has version 99" in leases.trouble
-    (hand,) = hands
-    assert not hands.lapsed(hand.index, hand.filling)
+    (hand,) = ledger
+    assert not ledger.lapsed(hand.index, hand.generation)
 
 
 # -- the log
@@ -556,11 +558,11 @@ def test_renewing_does_not_wait_for_the_log(queue, client, blocked, monkeypatch)
     """As in the consumer without child processes, whose threads have one log together."""
     logger, _, _ = blocked
     monkeypatch.setattr("django_srq.consumer.leases.logger", logger)
-    hands = held(queue, until=lease_time() + 1, count=2)
-    lost, other = hands
+    ledger = held(queue, until=lease_time() + 1, count=2)
+    lost, other = ledger
     client.hset(queue.keys["holders"], lost.held.uid, "g1/99")
-    leases = Leases("c1", [Source(queue, print, lease=LONG)], lambda: [hands])
+    leases = Leases("c1", [Subscription(queue, print, lease=LONG)], lambda: [ledger])
     for _ in range(3):
         leases.renew()
-    assert hands.lapsed(lost.index, lost.filling)
-    assert not hands.lapsed(other.index, other.filling)
+    assert ledger.lapsed(lost.index, lost.generation)
+    assert not ledger.lapsed(other.index, other.generation)

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from django_srq import ConfigurationError
-from django_srq.consumer import Consumer, Source
+from django_srq.consumer import InProcessConsumer, Subscription
 from django_srq.queue.rate import Rate
 from django_srq.queue.safe_redis_queue import LOOK
 from django_srq.transport.slots import Slot
@@ -27,7 +27,7 @@ def meta(queue, client, field: str) -> float:
 def ask(queue, consumer: str, n: int = 1):
     """The reply to a claim of that consumer."""
     slot = Slot(f"{consumer}-{time.monotonic_ns()}".encode(), 1)
-    return queue.link.call(queue.claim(consumer, lease=600, n=n), queue=queue.label, slot=slot)
+    return queue.link.call(queue.claim(consumer, lease=600, n=n), queue=queue.alias, slot=slot)
 
 
 def soon(queue, client, scenario):
@@ -296,7 +296,7 @@ def test_a_consumer_asks_twice_an_item(make_queue, monkeypatch):
     asked, claim = [], queue.claim
     monkeypatch.setattr(queue, "claim", lambda *args, **terms: asked.append(terms) or claim(*args, **terms))
     queue.put_many(range(20))
-    consumer = Consumer([Source(queue, lambda item: item.payload == b"19" and consumer.stop())])
+    consumer = InProcessConsumer([Subscription(queue, lambda item: item.payload == b"19" and consumer.stop())])
     consumer.run()
     assert consumer.handled == 20
     assert len(asked) <= 2 * 20 + 2  # and at the end
@@ -332,20 +332,20 @@ def test_an_appointment_by_a_clock_that_was_ahead_keeps_nobody_asleep(make_queue
 def test_a_burst_waits_for_the_rate(make_queue):
     queue = make_queue(rate="20/s")
     queue.put_many(range(8))
-    assert Consumer([Source(queue, lambda item: None)], burst=True).run() == 8
+    assert InProcessConsumer([Subscription(queue, lambda item: None)], burst=True).run() == 8
 
 
 def test_a_burst_ends_when_the_queue_is_paused(make_queue):
     queue = make_queue(rate="20/s")
     queue.put_many(range(8))
     queue.pause()
-    assert Consumer([Source(queue, lambda item: None)], burst=True).run() == 0
+    assert InProcessConsumer([Subscription(queue, lambda item: None)], burst=True).run() == 0
 
 
 def test_consumers_of_one_queue_share_the_rate(make_queue, client):
     queue = make_queue(rate="20/s")
     begun = now(client)
-    consumers = [Consumer([Source(queue, lambda item: None)]) for _ in range(3)]
+    consumers = [InProcessConsumer([Subscription(queue, lambda item: None)]) for _ in range(3)]
     threads = [threading.Thread(target=consumer.run) for consumer in consumers]
     for thread in threads:
         thread.start()

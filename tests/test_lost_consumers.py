@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from django_srq import operations, queues
-from django_srq.consumer import Consumer, Plan, Source
+from django_srq.consumer import ConsumerOptions, InProcessConsumer, Subscription
 from django_srq.transport.slots import Slot
 from tests.clock import pass_time
 from tests.waiting import PATIENT, wait_for
@@ -153,7 +153,7 @@ def test_items_behind_those_of_a_lost_consumer_do_not_wait_for_them(project, tol
 def claimed(queue, consumer: str, n: int, *, width: int | None = 1, lease: float = LONG, acks=()):
     """What a claim brings, and the reply; width None: as an older version's."""
     name = consumer if width is None else f"{consumer}+{width}"
-    reply = queue.link.call(queue.claim(name, lease=lease, n=n, acks=acks), queue=queue.label)
+    reply = queue.link.call(queue.claim(name, lease=lease, n=n, acks=acks), queue=queue.alias)
     return queue.decoded(reply.found), reply
 
 
@@ -228,7 +228,7 @@ def test_what_is_taken_back_after_a_suspension_leaves_nobody_blamed(queue, clien
 
 
 def queue_held(item):
-    return operations.Held(item.uid, item.token, item.delivery.number)
+    return operations.DeliveryRef(item.uid, item.token, item.delivery.number)
 
 
 def suspects(queue, client, *places: int, of: int) -> None:
@@ -389,6 +389,8 @@ def test_a_process_that_handles_a_suspect_claims_nothing_ahead(queue, client):
         if item.payload == b"199":
             over.set()
 
-    consumer = Consumer([Source(queue, handle, lease=LONG)], plan=Plan(threads=4, prefetch=20))
+    consumer = InProcessConsumer(
+        [Subscription(queue, handle, lease=LONG)], options=ConsumerOptions(threads=4, prefetch=20)
+    )
     consumer.run()
     assert max(held) <= 7  # each thread has one, three of which may be handled, their acks on their way

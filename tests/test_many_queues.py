@@ -8,7 +8,7 @@ from contextlib import closing
 import pytest
 
 from django_srq import SafeRedisQueue
-from django_srq.consumer import Consumer, Plan, Source
+from django_srq.consumer import ConsumerOptions, InProcessConsumer, Subscription
 from django_srq.queue.backoff import Backoff
 from django_srq.transport.clients import client_from_url
 from django_srq.transport.link import Link
@@ -51,10 +51,12 @@ def scripts(client) -> int:
 @pytest.mark.parametrize(("threads", "place"), [(1, QUEUES - 1), (4, 0)])
 def test_an_item_that_comes_alone_costs_few_scripts(server, link, names, prefix, threads, place):
     seen: list[bytes] = []
-    sources = [Source(SafeRedisQueue(name=name, link=link), lambda item: seen.append(item.payload)) for name in names]
+    subscriptions = [
+        Subscription(SafeRedisQueue(name=name, link=link), lambda item: seen.append(item.payload)) for name in names
+    ]
     queue = SafeRedisQueue(name=names[place], url=server.url)
     costs: list[int] = []
-    with running(Consumer(sources, plan=Plan(threads=threads))), server.client() as client:
+    with running(InProcessConsumer(subscriptions, options=ConsumerOptions(threads=threads))), server.client() as client:
 
         def idle(items: int) -> bool:
             return len(seen) == items and not client.hlen(queue.keys["holders"]) and parked(client, prefix)
@@ -78,7 +80,9 @@ def test_a_queue_further_ahead_has_its_turn_though_a_later_one_always_has_items(
             queues[0].put(b"first")
 
     queues[2].put_many([b"later %d" % number for number in range(10)])
-    with running(Consumer([Source(queue, handle) for queue in queues], plan=Plan(prefetch=1))):
+    with running(
+        InProcessConsumer([Subscription(queue, handle) for queue in queues], options=ConsumerOptions(prefetch=1))
+    ):
         wait_for(lambda: len(seen) == 11, "all items")
     assert seen[4] == b"first"
 
@@ -100,7 +104,7 @@ def test_a_queue_on_another_server_has_its_turn_before_those_behind_it(server, l
             tokens.append(client.llen(queues[2].keys["wake"]))
 
     queues[3].put_many([b"last %d" % number for number in range(10)])
-    consumer = Consumer([Source(queue, handle) for queue in queues], plan=Plan(prefetch=1))
+    consumer = InProcessConsumer([Subscription(queue, handle) for queue in queues], options=ConsumerOptions(prefetch=1))
     with closing(other), server.client() as client, running(consumer):
         wait_for(lambda: len(seen) == 12, "all items")
     assert (seen[4:6], tokens) == ([queue.name.encode() for queue in queues[1:3]], [1])
@@ -116,8 +120,8 @@ def test_with_weights_a_queue_that_was_empty_has_its_share(server, link, names):
             other.put_many([b"other"] * 3)
 
     busy.put_many([b"busy %d" % number for number in range(20)])
-    sources = [Source(busy, handle, weight=1), Source(other, handle, weight=1)]
-    with running(Consumer(sources, plan=Plan(prefetch=1))):
+    subscriptions = [Subscription(busy, handle, weight=1), Subscription(other, handle, weight=1)]
+    with running(InProcessConsumer(subscriptions, options=ConsumerOptions(prefetch=1))):
         wait_for(lambda: len(seen) == 23, "all items")
     assert seen.index(b"other") == 4
     assert sorted(place for place, payload in enumerate(seen) if payload == b"other")[-1] < 12
@@ -127,7 +131,7 @@ def test_an_item_of_a_producer_that_rings_no_bell_is_found(server, link, names):
     """As of saferedisqueue, or of a token that was lost with its connection."""
     queues = [SafeRedisQueue(name=name, link=link) for name in names[:3]]
     seen: list[bytes] = []
-    with running(Consumer([Source(queue, lambda item: seen.append(item.payload)) for queue in queues])):
+    with running(InProcessConsumer([Subscription(queue, lambda item: seen.append(item.payload)) for queue in queues])):
         with server.client() as client, client.pipeline() as pipeline:
             wait_for(lambda: parked(client, link.pool.connection_kwargs["client_name"]), "an idle consumer")
             pipeline.hset(queues[1].keys["items"], "uid", b"silent").lpush(queues[1].keys["queue"], "uid").execute()
@@ -143,8 +147,8 @@ def test_what_is_delayed_in_one_of_many_comes_when_it_is_due(server, link, names
         if item.deliveries == 1:
             raise ValueError
 
-    sources = [Source(queue, fail_once, backoff=Backoff(0.3)) for queue in queues]
-    with running(Consumer(sources)):
+    subscriptions = [Subscription(queue, fail_once, backoff=Backoff(0.3)) for queue in queues]
+    with running(InProcessConsumer(subscriptions)):
         queues[3].put(b"a")
         wait_for(lambda: seen == [1, 2], "the second delivery", seconds=4)
 
@@ -152,8 +156,8 @@ def test_what_is_delayed_in_one_of_many_comes_when_it_is_due(server, link, names
 @pytest.mark.parametrize("number", [1, 20])
 def test_an_idle_consumer_seldom_looks_at_the_types_of_keys(server, link, names, prefix, number):
     # With so short a lease it asks each queue three times a second.
-    sources = [Source(SafeRedisQueue(name=name, link=link), print, lease=1) for name in names[:number]]
-    with running(Consumer(sources)), server.client() as client:
+    subscriptions = [Subscription(SafeRedisQueue(name=name, link=link), print, lease=1) for name in names[:number]]
+    with running(InProcessConsumer(subscriptions)), server.client() as client:
         wait_for(lambda: parked(client, prefix), "an idle consumer")
         looks, asked = calls(client, "type"), scripts(client)
         wait_for(lambda: scripts(client) >= asked + 4 * number, "more claims")

@@ -24,7 +24,7 @@ from django_srq import SafeRedisQueue, operations, queues
 from django_srq.management.arguments import duration, moment
 from django_srq.management.commands import srq_pause
 from django_srq.management.progress import Progress
-from django_srq.operations import Held
+from django_srq.operations import DeliveryRef
 from tests.clock import now, pass_time
 from tests.project import ROOT
 
@@ -64,7 +64,7 @@ def die_many(queue: SafeRedisQueue, number: int) -> None:
     queue.put_many(["x"] * number)
     error = b'{"type":"Lost","message":"m"}'
     for item in queue.get_many(number):
-        queue.link.call(operations.fail(queue.keys, Held(item.uid), error=error, bury=True), queue=queue.label)
+        queue.link.call(operations.fail(queue.keys, DeliveryRef(item.uid), error=error, bury=True), queue=queue.alias)
 
 
 def in_each_state(alias: str) -> None:

@@ -12,7 +12,7 @@ import pytest
 from redis.crc import key_slot
 
 from django_srq import operations
-from django_srq.operations import Call, Command, Held, Keys, Put, Script
+from django_srq.operations import Call, Command, DeliveryRef, Keys, Put, Script
 from django_srq.transport.link import Link
 from django_srq.transport.slots import Slot
 
@@ -160,23 +160,27 @@ OPERATIONS: dict[str, Callable[[Keys], Call]] = {
     "put urgent": lambda keys: operations.put(keys, [Put("urgent", b"x", b'{"priority":5}')], own=True, priority=5),
     "claim": lambda keys: operations.claim(keys, consumer="g1", **ARGUMENTS),
     "claim supervised": lambda keys: operations.claim(keys, consumer="c1", n=2, **ARGUMENTS),
-    "ack": lambda keys: operations.ack(keys, [Held("own")]),
-    "fail": lambda keys: operations.fail(keys, Held("own"), error=b'{"type":"E","message":"m"}', delay=60),
-    "bury": lambda keys: operations.fail(keys, Held("urgent"), bury=True),
-    "extend": lambda keys: operations.extend(keys, [Held("own")], lease=60, consumer="c1", about=b'{"host":"h"}'),
-    "release": lambda keys: operations.release(keys, [Held("own"), Held("generated")]),
+    "ack": lambda keys: operations.ack(keys, [DeliveryRef("own")]),
+    "fail": lambda keys: operations.fail(keys, DeliveryRef("own"), error=b'{"type":"E","message":"m"}', delay=60),
+    "bury": lambda keys: operations.fail(keys, DeliveryRef("urgent"), bury=True),
+    "extend": lambda keys: operations.extend(
+        keys, [DeliveryRef("own")], lease=60, consumer="c1", about=b'{"host":"h"}'
+    ),
+    "release": lambda keys: operations.release(keys, [DeliveryRef("own"), DeliveryRef("generated")]),
     "withdraw": lambda keys: operations.withdraw(keys, b"c1", 1),
-    "crashed": lambda keys: operations.crashed(keys, [Held("own", "c1/1")], evidence=b'{"type":"C","message":"m"}'),
+    "crashed": lambda keys: operations.crashed(
+        keys, [DeliveryRef("own", "c1/1")], evidence=b'{"type":"C","message":"m"}'
+    ),
     "recover": lambda keys: operations.recover(keys, legacy_lease=60),
     "requeue": lambda keys: operations.requeue(keys, ["own", "urgent"]),
     "requeue dead": lambda keys: operations.requeue_dead(keys),
     "purge dead": lambda keys: operations.purge_dead(keys, error="Failed"),
     "count dead": lambda keys: operations.count_dead(keys),
-    "drop": lambda keys: operations.drop(keys, [Held("late")]),
+    "drop": lambda keys: operations.drop(keys, [DeliveryRef("late")]),
     "purge": lambda keys: operations.purge(keys, marker="marker", start=True),
     "pause": lambda keys: operations.pause(keys, about={"by": "me"}),
     "resume": operations.resume,
-    "enlist": lambda keys: operations.enlist(keys, "c1", b'{"host":"h"}'),
+    "enlist": lambda keys: operations.register(keys, "c1", b'{"host":"h"}'),
     "peek": lambda keys: operations.peek(keys, "ready"),
     "uids": lambda keys: operations.uids(keys, "items", b"0", 10),
     "find": lambda keys: operations.find(keys, ["own"], deep=True),
@@ -199,7 +203,7 @@ def test_every_file_is_tried_here():
         ("extend", [False]),
         ("release", [False, False]),
         ("withdraw", None),
-        ("crashed", operations.Ended([None], {})),
+        ("crashed", operations.CrashReply([None], {})),
         ("recover", (0, 0)),
         ("requeue", [False, False]),
         ("requeue dead", (0, "")),
@@ -235,7 +239,7 @@ def test_operations_work_in_any_order(make_queue, first):
     for start in range(len(OPERATIONS)):
         names = list(OPERATIONS)
         for name in (first, *names[start:], *names[:start]):
-            queue.link.call(OPERATIONS[name](queue.keys), queue=queue.label)
+            queue.link.call(OPERATIONS[name](queue.keys), queue=queue.alias)
         assert queue.audit() == []
 
 
@@ -261,7 +265,7 @@ def test_repeated_call_is_carried_out_once_and_gets_the_same_answer(link, prefix
 def test_every_key_has_the_type_that_it_is_declared_with(client, link, make_queue):
     queue = make_queue(autoclean_interval=60, max_crashes=5)
     for name in OPERATIONS:
-        link.call(OPERATIONS[name](queue.keys), queue=queue.label)
+        link.call(OPERATIONS[name](queue.keys), queue=queue.alias)
     found: dict[str, str] = {}
 
     def look():
@@ -280,11 +284,11 @@ def test_every_key_has_the_type_that_it_is_declared_with(client, link, make_queu
     look()
     queue.resume()
     items = queue.get_many(5)
-    crash = [Held(items[1].uid, items[1].token)]
+    crash = [DeliveryRef(items[1].uid, items[1].token)]
     evidence = b'{"type":"C","message":"m"}'
     queue.fail(items[0], "error")
-    link.call(operations.crashed(queue.keys, crash, evidence=evidence), queue=queue.label)
-    link.call(operations.fail(queue.keys, Held(items[2].uid), bury=True), queue=queue.label)
+    link.call(operations.crashed(queue.keys, crash, evidence=evidence), queue=queue.alias)
+    link.call(operations.fail(queue.keys, DeliveryRef(items[2].uid), bury=True), queue=queue.alias)
     queue.release(items[3])
     look()
     assert set(found) == set(operations.key_types()) - SAFEREDISQUEUE

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from django_srq.consumer import Plan, Source
+from django_srq.consumer import ConsumerOptions, Subscription
 from django_srq.consumer.clock import lease_time
-from django_srq.consumer.ledger import _COUNT, _PID, Hands
+from django_srq.consumer.ledger import _COUNT, _PID, Ledger
 from django_srq.consumer.log_thread import LogThread, logging
 from django_srq.consumer.processes import orphan
 from django_srq.consumer.processes.orphan import Orphan
-from django_srq.operations import Held
+from django_srq.operations import DeliveryRef
 from tests.test_supervisor import LONG, began, empty, keeper, operations_slot, taken, told
 from tests.waiting import PATIENT, wait_for
 
@@ -95,18 +95,18 @@ def test_of_one_that_is_killed_only_what_ran_too_long_is_blamed(queue, process, 
     uids = queue.put_many("abcd")
     done, held, running = taken(queue, "c1.1", 3)
     slot = operations_slot("c1.1")
-    hands = Hands(3)
-    _COUNT.pack_into(hands._memory, _PID, process.pid)
+    ledger = Ledger(3)
+    _COUNT.pack_into(ledger._memory, _PID, process.pid)
     for index, item in enumerate((done, held, running)):
-        hands.hold(0, Held(item.uid, item.token), until=lease_time() + LONG)
+        ledger.hold(0, DeliveryRef(item.uid, item.token), until=lease_time() + LONG)
         if item is not held:
-            hands.start(index)
-    hands.finish(0)
+            ledger.start(index)
+    ledger.finish(0)
     if not runs:
-        hands.finish(2)
+        ledger.finish(2)
     queue.link.call(queue.claim("c1.1", lease=LONG), queue="q", slot=slot)  # whose reply was not read
-    plan = Plan(time_limit=0.5 if runs else LONG, grace=0)
-    one = Orphan("c1.1", [Source(queue, print)], hands, plan, LogThread(logging.getLogger("tests.orphans")))
+    plan = ConsumerOptions(time_limit=0.5 if runs else LONG, grace=0)
+    one = Orphan("c1.1", [Subscription(queue, print)], ledger, plan, LogThread(logging.getLogger("tests.orphans")))
     assert one.look(trouble=True)
     wait_for(lambda: not one.look(trouble=False), "its end", seconds=PATIENT)
     assert process.wait(60) == -9
@@ -120,8 +120,8 @@ def test_of_one_that_is_killed_only_what_ran_too_long_is_blamed(queue, process, 
 def test_one_that_nobody_reaps_is_given_up(queue, process, monkeypatch):
     monkeypatch.setattr(orphan, "MARGIN", 0.0)
     monkeypatch.setattr("django_srq.consumer.processes.groups.lives", lambda pid: True)
-    hands = Hands(1)
-    _COUNT.pack_into(hands._memory, _PID, process.pid)
-    plan = Plan(grace=0)
-    one = Orphan("c1.1", [Source(queue, print)], hands, plan, LogThread(logging.getLogger("tests.orphans")))
+    ledger = Ledger(1)
+    _COUNT.pack_into(ledger._memory, _PID, process.pid)
+    plan = ConsumerOptions(grace=0)
+    one = Orphan("c1.1", [Subscription(queue, print)], ledger, plan, LogThread(logging.getLogger("tests.orphans")))
     wait_for(lambda: not one.look(trouble=False), "that it is given up")

@@ -102,7 +102,7 @@ def test_everything_is_in_the_wheel(wheel):
     assert {
         "django_srq/py.typed",
         "django_srq/operations/lua/claim.lua",
-        "django_srq/operations/lua/shared/call.lua",
+        "django_srq/operations/lua/shared/begin.lua",
     } <= found
     assert any(name.startswith("django_srq/templates/") for name in found)
     assert {"django_srq/static/django_srq/status.js", "django_srq/static/django_srq/status.css"} <= found

@@ -18,7 +18,7 @@ from django.utils import timezone
 
 from django_srq import operations, queues
 from django_srq.admin import batches
-from django_srq.operations import Held
+from django_srq.operations import DeliveryRef
 from django_srq.status import access, browse
 from django_srq.transport import attempts
 from django_srq.transport.link import Link
@@ -55,7 +55,7 @@ def dead_item(queue, error="broken", payload=1) -> str:
     failed = error if isinstance(error, Exception) else ValueError(error)
     from django_srq.queue import failure
 
-    call = operations.fail(queue.keys, Held(uid, item.token), error=failure.describe(failed), bury=True)
+    call = operations.fail(queue.keys, DeliveryRef(uid, item.token), error=failure.describe(failed), bury=True)
     queue.link.call(call, queue="q")
     return uid
 
@@ -203,7 +203,7 @@ def test_consumers_of_hidden_queues_do_not_name_them(orders, settings):
     settings.SRQ_QUEUES = {"orders": options, "secret": {**options, "PREFIX": options["PREFIX"] + "s"}}
     settings.SRQ_ADMIN = {"TIMEOUT": 10, "ALLOW": "tests.test_pages.only_looking_at_orders"}
     for name in ("orders", "secret"):
-        call = operations.enlist(queues[name].keys, "c9", b'{"host":"web-1","queues":["orders","secret",["odd"]]}')
+        call = operations.register(queues[name].keys, "c9", b'{"host":"web-1","queues":["orders","secret",["odd"]]}')
         orders.link.call(call, queue="q")
     text = said(visitor("superuser"), f"{URL}consumers/")
     assert "orders" in text
@@ -408,7 +408,7 @@ def test_pages_of_the_others_go_by_cursor(orders, client, state, alike):
         items = orders.get_many(120)
         if state == "dead":
             for item in items:
-                orders.link.call(operations.fail(orders.keys, Held(item.uid, item.token), bury=True), queue="q")
+                orders.link.call(operations.fail(orders.keys, DeliveryRef(item.uid, item.token), bury=True), queue="q")
     if alike:
         key = orders.keys[{"in_flight": "leases"}.get(state, state)]
         client.zadd(key, dict.fromkeys(uids, client.zscore(key, uids[0])))
@@ -543,7 +543,7 @@ def test_in_flight_says_who_and_for_how_long(orders, client):
 @pytest.mark.parametrize("consumer", ["c77", "c77.2"], ids=["a worker", "a supervisor's child"])
 def test_in_flight_says_where(orders, consumer):
     orders.put(1)
-    orders.link.call(operations.enlist(orders.keys, "c77", b'{"host":"web-1","pid":77}'), queue="q")
+    orders.link.call(operations.register(orders.keys, "c77", b'{"host":"web-1","pid":77}'), queue="q")
     call = operations.claim(orders.keys, consumer=consumer, lease=60, legacy_lease=60)
     orders.link.call(call, queue="q")
     assert f"{consumer} web-1, 77" in said(visitor("view"), f"{QUEUE}?state=in_flight")
@@ -959,7 +959,7 @@ def test_purge_of_many_spares_what_is_put_meanwhile(orders):
 def test_a_purge_that_is_begun_again_spares_what_was_put_meanwhile(orders):
     """As after a lost reply, or by a page that is loaded again."""
     orders.put_many(range(3))
-    operation = batches.Operation.begin(batches.Scope("purge", "orders", "ready"), 3, orders.snapshot().at)
+    operation = batches.Operation.begin(batches.Selection("purge", "orders", "ready"), 3, orders.snapshot().at)
     assert batches.carry_on(operation, orders).done == 3
     later = orders.put("later")
     again = batches.carry_on(operation, orders)
@@ -1013,14 +1013,14 @@ def test_consumers(orders, client):
     from tests.clock import now
 
     moment = now(client)
-    call = operations.enlist(
+    call = operations.register(
         orders.keys, "c9", b'{"host":"web-1","pid":77,"since":%d,"version":"1.0","queues":["orders"]}' % moment
     )
     orders.link.call(call, queue="q")
     busy = b'{"host":"web-2","state":"busy","children":[{"pid":5,"items":[{"uid":"u-1","since":%d}]}]}' % (
         moment - 65_000
     )
-    orders.link.call(operations.enlist(orders.keys, "c8", busy), queue="q")
+    orders.link.call(operations.register(orders.keys, "c8", busy), queue="q")
     client.hset(orders.keys["consumers"], "c7", f'{{"seen":{moment - 10**7}}}')
     client.hset(orders.keys["consumers"], "c6", "[]")
     text = said(visitor("view"), f"{URL}consumers/")

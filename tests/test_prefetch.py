@@ -8,14 +8,14 @@ import time
 import pytest
 
 from django_srq import SafeRedisQueue, signals
-from django_srq.consumer import Consumer, Plan, Source
+from django_srq.consumer import ConsumerOptions, InProcessConsumer, Subscription
 from django_srq.consumer.leases import Leases
-from django_srq.consumer.ledger import Hands
+from django_srq.consumer.ledger import Ledger
 from django_srq.consumer.worker import prefetch
 from django_srq.consumer.worker.claims import Claims
-from django_srq.consumer.worker.settler import Settling
+from django_srq.consumer.worker.settler import Settler
 from django_srq.consumer.worker.worker import Worker
-from django_srq.operations import Held
+from django_srq.operations import DeliveryRef
 from django_srq.queue.backoff import Backoff
 from django_srq.transport.stream import Stream
 from tests.servers import Server
@@ -30,8 +30,8 @@ burst_or_not = pytest.mark.parametrize("burst", [True, False])
 
 
 def consume(queue, handle, *, burst=True, **plan):
-    source = Source(queue, handle, lease=LONG, backoff=Backoff(base=2 * LONG))
-    consumer = Consumer([source], plan=Plan(burst=burst, **{"prefetch": 10, **plan}))
+    subscription = Subscription(queue, handle, lease=LONG, backoff=Backoff(base=2 * LONG))
+    consumer = InProcessConsumer([subscription], options=ConsumerOptions(burst=burst, **{"prefetch": 10, **plan}))
     if burst:
         return consumer.run()
     with running(consumer):
@@ -86,7 +86,7 @@ def test_what_was_not_started_is_given_back_when_stopped(queue):
         begun.set()
         end.wait(60)
 
-    consumer = Consumer([Source(queue, handle)], plan=Plan(prefetch=10))
+    consumer = InProcessConsumer([Subscription(queue, handle)], options=ConsumerOptions(prefetch=10))
     thread = threading.Thread(target=consumer.run)
     thread.start()
     assert begun.wait(60)
@@ -226,7 +226,7 @@ def test_limits_leave_to_others_what_is_not_begun(make_queue, limit, burst):
 @pytest.fixture
 def quick(monkeypatch):
     """The items before were so short that ten are claimed at one time."""
-    monkeypatch.setattr(prefetch.Pace, "ahead", 10)
+    monkeypatch.setattr(prefetch.AdaptivePrefetch, "ahead", 10)
 
 
 def test_what_waits_behind_a_slow_item_is_given_back(queue, quick):
@@ -241,7 +241,7 @@ def test_what_waits_behind_a_slow_item_is_given_back(queue, quick):
             begun.set()
             assert end.wait(60)
 
-    consumer = Consumer([Source(queue, handle)], burst=True)
+    consumer = InProcessConsumer([Subscription(queue, handle)], burst=True)
     thread = threading.Thread(target=consumer.run, daemon=True)
     thread.start()
     assert begun.wait(60)
@@ -257,17 +257,17 @@ def test_what_is_being_given_back_belongs_to_the_burst(queue, quick, monkeypatch
     """Whoever is free meanwhile would find nothing, and take that for the end."""
     queue.put_many(range(20))
     claimed, giving = threading.Event(), threading.Event()
-    release, claim, unload = Settling.release, Claims.claim, Worker._unload
+    release, claim, unload = Settler.release, Claims.claim, Worker._unload
 
     def unload_when_blocked(worker):
         if blocked:  # and not sooner, on a slow machine
             unload(worker)
 
-    def slow_release(worker, source, jobs):
+    def slow_release(worker, subscription, jobs):
         if jobs:
             giving.set()
             claimed.wait(1)  # in vain
-        release(worker, source, jobs)
+        release(worker, subscription, jobs)
 
     def told_claim(*args):
         found = claim(*args)
@@ -276,7 +276,7 @@ def test_what_is_being_given_back_belongs_to_the_burst(queue, quick, monkeypatch
         return found
 
     monkeypatch.setattr(Worker, "_unload", unload_when_blocked)
-    monkeypatch.setattr(Settling, "release", slow_release)
+    monkeypatch.setattr(Settler, "release", slow_release)
     monkeypatch.setattr(Claims, "claim", told_claim)
     handled, blocked = [], []
 
@@ -287,13 +287,13 @@ def test_what_is_being_given_back_belongs_to_the_burst(queue, quick, monkeypatch
             blocked.append(item)
             assert giving.wait(60)
 
-    consumer = Consumer([Source(queue, handle)], plan=Plan(burst=True, threads=2))
+    consumer = InProcessConsumer([Subscription(queue, handle)], options=ConsumerOptions(burst=True, threads=2))
     assert consumer.run() == 20
     assert blocked
 
 
 def test_a_pace_believes_slow_items_at_once():
-    paced = prefetch.Pace()
+    paced = prefetch.AdaptivePrefetch()
     assert paced.ahead == 1
     for _ in range(100):
         paced.took(0.0001)
@@ -309,9 +309,9 @@ def test_the_lease_lasts_until_the_ack_is_known_to_be_there(queue, client):
     """An ack that was lost on its way is sent again only when the next item is done, however long that takes."""
     queue.put("a")
     item = queue.get(-1)
-    hands = Hands(1)
-    hands.hold(0, Held(item.uid, item.token), until=0)
-    hands.sent(0)
-    Leases("c1", [Source(queue, print, lease=LONG)], lambda: [hands]).renew()
+    ledger = Ledger(1)
+    ledger.hold(0, DeliveryRef(item.uid, item.token), until=0)
+    ledger.sent(0)
+    Leases("c1", [Subscription(queue, print, lease=LONG)], lambda: [ledger]).renew()
     seconds, _ = client.time()
     assert client.zscore(queue.keys["leases"], item.uid) / 1000 > seconds + LONG / 2

@@ -16,7 +16,7 @@ from django.core.management import call_command
 
 from django_srq import SafeRedisQueue, operations, queues, status
 from django_srq.exceptions import OutcomeUnknown, QueueUnavailable
-from django_srq.operations import Held, Script
+from django_srq.operations import DeliveryRef, Script
 from tests.servers import Server
 from tests.test_operations import NAMES, OPERATIONS
 from tests.waiting import PATIENT, wait_for
@@ -143,7 +143,7 @@ def test_every_script_has_a_role():
 def prepare(queue: SafeRedisQueue) -> None:
     """Items in all states."""
     for name in ("put", "put generated", "put delayed", "put urgent", "claim supervised", "bury"):
-        queue.link.call(OPERATIONS[name](queue.keys), queue=queue.label)
+        queue.link.call(OPERATIONS[name](queue.keys), queue=queue.alias)
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -153,7 +153,7 @@ def test_documented_rights_are_enough_for_the_operations_of_a_role(client, conne
     for make in OPERATIONS.values():
         if make(queue.keys).script.name in scripts:
             prepare(queue)
-            mine.link.call(make(mine.keys), queue=mine.label)
+            mine.link.call(make(mine.keys), queue=mine.alias)
     assert refused(client) == []
 
 
@@ -181,8 +181,10 @@ def live(queue: SafeRedisQueue, other: SafeRedisQueue) -> None:
     assert queue.resume()
     assert queue.get(timeout=PATIENT)
     assert queue.move(other, limit=1) == 1
-    crash = operations.crashed(queue.keys, [Held(item.uid, item.token) for item in queue.get_many(1)], evidence=b"{}")
-    assert queue.link.call(crash, queue=queue.label).states == ["ready"]
+    crash = operations.crashed(
+        queue.keys, [DeliveryRef(item.uid, item.token) for item in queue.get_many(1)], evidence=b"{}"
+    )
+    assert queue.link.call(crash, queue=queue.alias).states == ["ready"]
     assert queue.recover() == 0
     assert queue.ended_leases() == 0
     assert queue.audit() == other.audit() == []

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from django_srq import operations, status
-from django_srq.operations import Held
+from django_srq.operations import DeliveryRef
 from django_srq.status import series
 from tests.clock import now, pass_minutes, pass_time
 from tests.waiting import wait_for
@@ -22,7 +22,7 @@ def early(client) -> None:
 
 
 def read(queue):
-    counts = queue.link.call(operations.counts(queue.keys, **ALL), queue=queue.label)
+    counts = queue.link.call(operations.counts(queue.keys, **ALL), queue=queue.alias)
     return series.series_of(counts, **ALL)
 
 
@@ -126,7 +126,7 @@ def test_a_repeated_call_counts_once(queue):
     call = operations.claim(queue.keys, consumer="g1", lease=60, legacy_lease=60)
     slot = operations_slot()
     for _ in range(2):
-        queue.link.call(call, queue=queue.label, slot=slot)
+        queue.link.call(call, queue=queue.alias, slot=slot)
     assert queue.snapshot().stats["delivered"] == 1
 
 
@@ -190,7 +190,7 @@ def its_lease_ends(queue, client):
 
 def its_consumer_dies(queue, client):
     (found,) = queue.link.call(queue.claim("c1.1", lease=60, n=1), queue="q").found
-    held = [Held(found.uid, found.delivery.token)]
+    held = [DeliveryRef(found.uid, found.delivery.token)]
     queue.link.call(operations.crashed(queue.keys, held, evidence=b'{"type":"Killed","message":"m"}'), queue="q")
 
 

@@ -34,7 +34,7 @@ def heard(signal):
 
 
 def test_every_item_that_was_put_is_told(make_queue):
-    queue = make_queue(label="orders")
+    queue = make_queue(alias="orders")
     with heard(signals.item_put) as received:
         uids = [queue.put("a"), *queue.put_many(["b", "c"]), asyncio.run(queue.aput("d"))]
     assert received == [{"queue": "orders", "uid": uid} for uid in uids]
@@ -51,7 +51,7 @@ def test_what_was_not_added_is_not_told(make_queue):
 
 
 def test_a_pause_is_told(make_queue):
-    queue = make_queue(label="orders")
+    queue = make_queue(alias="orders")
     with heard(signals.queue_paused) as received:
         queue.pause("stock-taking", by="anna")
     assert received == [{"queue": "orders", "by": "anna", "reason": "stock-taking", "until": None}]
@@ -110,5 +110,5 @@ def test_async_receiver_that_cannot_run_spoils_nothing(queue, caplog):
         asyncio.run(call())
     assert (received, len(queue), queue.snapshot().paused["reason"]) == ([], 1, "stock-taking")
     assert [record.getMessage() for record in caplog.records if record.name == "django_srq.signals"] == [
-        f"a signal's receivers could not be called queue={queue.label}"
+        f"a signal's receivers could not be called queue={queue.alias}"
     ] * 2

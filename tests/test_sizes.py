@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from django_srq import OutcomeUnknown, SafeRedisQueue, operations, queues
-from django_srq.consumer import Consumer, Plan, Source
+from django_srq.consumer import ConsumerOptions, InProcessConsumer, Subscription
 from django_srq.operations import GIVE_BACK, MOST_BYTES, UNREAD
 from django_srq.queue.backoff import Backoff
 from django_srq.transport.clients import client_from_url
@@ -84,7 +84,7 @@ def bytes_sent(client: redis.Redis) -> Iterator[list[int]]:
 
 
 @contextmanager
-def consuming(consumer: Consumer) -> Iterator[None]:
+def consuming(consumer: InProcessConsumer) -> Iterator[None]:
     thread = threading.Thread(target=consumer.run)
     thread.start()
     try:
@@ -138,7 +138,7 @@ def test_a_claim_that_bytes_end_says_that_there_is_more(queue, client, way):
     way(queue, 5)
     client.delete(queue.keys["wake"])
     call = queue.claim("g1", lease=60, n=100)
-    reply = queue.link.call(call, queue=queue.label)
+    reply = queue.link.call(call, queue=queue.alias)
     assert (len(reply.found), reply.wait) == (4, 0)
     assert client.llen(queue.keys["wake"]) > 0  # the baton
 
@@ -154,7 +154,7 @@ def test_a_repeated_claim_gets_the_same(queue, way):
     way(queue, 9)
     slot = slots.borrow()
     call = queue.claim("g1", lease=60, n=100)
-    replies = [queue.link.call(call, queue=queue.label, slot=slot) for _ in range(3)]
+    replies = [queue.link.call(call, queue=queue.alias, slot=slot) for _ in range(3)]
     assert [one.uid for one in replies[0].found] == [one.uid for one in replies[2].found]
     assert [number_of(one.payload) for one in replies[1].found or ()] == [0, 1, 2, 3]
     assert queue.counts()["in_flight"] == 4
@@ -164,9 +164,9 @@ def test_a_repeated_claim_gets_the_same(queue, way):
 def test_what_a_claim_took_is_given_back_by_its_repeat(queue, n, how, deliveries):
     by_the_list(queue, 6)
     slot = slots.borrow()
-    queue.link.call(queue.claim("g1", lease=60, n=n), queue=queue.label, slot=slot)
+    queue.link.call(queue.claim("g1", lease=60, n=n), queue=queue.alias, slot=slot)
     for _ in range(2):
-        reply = queue.link.call(queue.claim("g1", lease=60, n=how), queue=queue.label, slot=slot)
+        reply = queue.link.call(queue.claim("g1", lease=60, n=how), queue=queue.alias, slot=slot)
         assert (list(reply.found), reply.wait) == ([], 0)
     assert queue.counts()["in_flight"] == 0
     items = queue.get_many(3)
@@ -179,7 +179,7 @@ def test_a_claim_that_comes_after_it_was_given_back_takes_nothing(queue, how):
     queue.put("x")
     slot = slots.borrow()
     for n in (how, 1):
-        reply = queue.link.call(queue.claim("g1", lease=60, n=n), queue=queue.label, slot=slot)
+        reply = queue.link.call(queue.claim("g1", lease=60, n=n), queue=queue.alias, slot=slot)
         assert reply.found == []
     assert queue.counts()["ready"] == 1
 
@@ -191,7 +191,7 @@ def test_a_single_item_that_nobody_can_read_goes_to_the_back_and_is_dead_in_the_
     def unread() -> None:
         slot = slots.borrow()
         for n in (1, UNREAD):
-            queue.link.call(queue.claim("g1", lease=60, n=n), queue=queue.label, slot=slot)
+            queue.link.call(queue.claim("g1", lease=60, n=n), queue=queue.alias, slot=slot)
 
     unread()
     assert [(item.payload, item.deliveries) for item in queue.items()] == [(b"small", 0), (b"large", 1)]
@@ -211,7 +211,7 @@ def test_a_burst_goes_on_where_bytes_end_a_claim(queue, plan, batch):
     def handle(items: object) -> None:
         seen.extend(number_of(item.payload) for item in ([items] if batch == 1 else items))  # type: ignore[attr-defined]
 
-    Consumer([Source(queue, handle, batch=batch)], plan=Plan(burst=True, **plan)).run()
+    InProcessConsumer([Subscription(queue, handle, batch=batch)], options=ConsumerOptions(burst=True, **plan)).run()
     assert sorted(seen) == list(range(12))
     assert "threads" in plan or seen == list(range(12))
     assert sum(queue.counts().values()) == 0
@@ -222,8 +222,10 @@ def test_a_later_queue_does_not_go_before_what_bytes_left_of_an_earlier_one(make
     first.put_many(payloads(9, 600 * KB))
     second.put_many(range(9))
     seen: list[str] = []
-    sources = [Source(queue, lambda item, name=queue.name[-1]: seen.append(name)) for queue in (first, second)]
-    Consumer(sources, plan=Plan(burst=True, threads=3)).run()
+    subscriptions = [
+        Subscription(queue, lambda item, name=queue.name[-1]: seen.append(name)) for queue in (first, second)
+    ]
+    InProcessConsumer(subscriptions, options=ConsumerOptions(burst=True, threads=3)).run()
     assert len(seen) == 18
     assert "d" not in "".join(seen)[:7]  # those that other threads have in hand may still be written down
 
@@ -450,7 +452,7 @@ def test_a_consumer_goes_on_with_what_it_can_read(make_queue, behind, relay, opt
     def handle(item: object) -> None:
         seen.append(number_of(item.payload))  # type: ignore[attr-defined]
 
-    consumer = Consumer([Source(remote, handle)], plan=Plan(**options))
+    consumer = InProcessConsumer([Subscription(remote, handle)], options=ConsumerOptions(**options))
     with consuming(consumer):
         wait_for(lambda: queue.counts() == {"ready": 0, "in_flight": 0, "delayed": 0, "dead": 1}, "all to be settled")
     assert sorted(seen) == [0, 1, 2, 3, 4, 5, 6]
@@ -471,7 +473,7 @@ def test_a_consumer_goes_on_where_long_replies_vanish(queue, behind, relay, opti
         seen.append(number_of(item.payload))  # type: ignore[attr-defined]
         deliveries.add(item.deliveries)  # type: ignore[attr-defined]
 
-    with consuming(Consumer([Source(remote, handle)], plan=Plan(**options))):
+    with consuming(InProcessConsumer([Subscription(remote, handle)], options=ConsumerOptions(**options))):
         wait_for(lambda: sum(queue.counts().values()) == 0, "all items")
     assert sorted(seen) == list(range(9))
     assert "threads" in options or seen == list(range(9))
@@ -483,7 +485,7 @@ def test_an_item_whose_reply_always_vanishes_does_not_block_those_behind_it(make
     queue.put_many([bytes(40 * KB), b"small"])
     remote = behind(relay(longest_reply=20 * KB, swallows=True), timeout=0.4, max_deliveries=1)
     seen: list[bytes] = []
-    with consuming(Consumer([Source(remote, lambda item: seen.append(item.payload))])):
+    with consuming(InProcessConsumer([Subscription(remote, lambda item: seen.append(item.payload))])):
         wait_for(lambda: seen and queue.counts()["dead"], "the other one")
     assert seen == [b"small"]
 
@@ -492,7 +494,7 @@ def test_a_claim_behind_a_wait_whose_reply_cannot_be_read(make_queue, behind, re
     queue = make_queue(max_deliveries=1)
     remote = behind(relay(longest_reply=250 * KB), timeout=0.4, max_deliveries=1)
     seen: list[bytes] = []
-    consumer = Consumer([Source(remote, lambda item: seen.append(item.payload))])
+    consumer = InProcessConsumer([Subscription(remote, lambda item: seen.append(item.payload))])
     with consuming(consumer):
         wait_for(lambda: client.info("clients")["blocked_clients"], "the consumer to wait")
         queue.put(bytes(400 * KB))
@@ -517,8 +519,8 @@ def test_what_failed_is_told_in_batches_that_are_bounded_by_bytes(queue, client)
 
         queue.put_many(range(400))
         before = scripts_run(client)
-        source = Source(queue, handle, batch=400, backoff=Backoff(base=600))
-        Consumer([source], plan=Plan(burst=True)).run()
+        subscription = Subscription(queue, handle, batch=400, backoff=Backoff(base=600))
+        InProcessConsumer([subscription], options=ConsumerOptions(burst=True)).run()
         return scripts_run(client) - before
 
     calls(0)  # the server knows the scripts
@@ -547,7 +549,9 @@ def test_a_consumer_behind_a_slow_line(queue, behind, relay, batch, plan):
             seen.append(number_of(item.payload))
             deliveries.append(item.deliveries)
 
-    with consuming(Consumer([Source(remote, handle, batch=batch, lease=1)], plan=Plan(**plan))):
+    with consuming(
+        InProcessConsumer([Subscription(remote, handle, batch=batch, lease=1)], options=ConsumerOptions(**plan))
+    ):
         wait_for(lambda: sum(queue.counts().values()) == 0, "all items")
     assert sorted(seen) == list(range(6))
     assert "threads" in plan or seen == list(range(6))
@@ -582,9 +586,11 @@ def test_another_consumer_gets_its_share_beside_one_with_a_slow_line(queue, behi
 
         return handle
 
-    with consuming(Consumer([Source(remote, handling("slow"))], plan=Plan(prefetch=10))):
+    with consuming(InProcessConsumer([Subscription(remote, handling("slow"))], options=ConsumerOptions(prefetch=10))):
         wait_for(lambda: queue.counts()["in_flight"], "its claim")
-        with consuming(Consumer([Source(queue, handling("quick"))], plan=Plan(prefetch=10))):
+        with consuming(
+            InProcessConsumer([Subscription(queue, handling("quick"))], options=ConsumerOptions(prefetch=10))
+        ):
             wait_for(lambda: sum(queue.counts().values()) == 0, "all items")
     assert seen["quick"]
     assert sorted(seen["slow"] + seen["quick"]) == list(range(8))
@@ -605,8 +611,8 @@ def test_a_reply_that_takes_longer_than_its_lease_doubles_nothing(queue, behind,
     """Of a claim behind a wait: nobody had it in hand before."""
     remote = behind(relay(rate=1 * MB), timeout=1)
     seen: list[int] = []
-    slow = Consumer([Source(remote, lambda item: seen.append(item.deliveries), lease=0.6)])
-    quick = Consumer([Source(queue, lambda item: seen.append(item.deliveries), lease=0.6)])
+    slow = InProcessConsumer([Subscription(remote, lambda item: seen.append(item.deliveries), lease=0.6)])
+    quick = InProcessConsumer([Subscription(queue, lambda item: seen.append(item.deliveries), lease=0.6)])
     with consuming(slow):
         wait_for(lambda: client.info("clients")["blocked_clients"], "the consumer to wait")
         queue.put(bytes(2 * MB))
@@ -672,7 +678,7 @@ def test_a_page_of_the_view_is_bounded_by_bytes_and_goes_on(queue):
     anchor = "0"
     while True:
         call = operations.list_items(queue.keys, "ready", anchor=anchor, count=50, largest=1000)
-        listing = queue.link.call(call, queue=queue.label)
+        listing = queue.link.call(call, queue=queue.alias)
         assert len(listing.items) <= 7
         seen += [one.uid for one in listing.items]
         if not (anchor := listing.anchor):

@@ -18,15 +18,15 @@ from types import SimpleNamespace
 import pytest
 
 from django_srq import operations, queues
-from django_srq.consumer import Plan, Source, Supervisor
+from django_srq.consumer import ConsumerOptions, Subscription, Supervisor
 from django_srq.consumer.clock import lease_time
 from django_srq.consumer.leases import Leases
-from django_srq.consumer.ledger import Hands
+from django_srq.consumer.ledger import Ledger
 from django_srq.consumer.probes import interval
 from django_srq.consumer.processes.child import STOP, Child
 from django_srq.consumer.processes.keeper import NAME
 from django_srq.consumer.processes.reports import tell
-from django_srq.operations import Held
+from django_srq.operations import DeliveryRef
 from tests.proxy import Proxy
 from tests.servers import Server
 from tests.waiting import PATIENT, parked, wait_for
@@ -139,13 +139,13 @@ def test_an_item_that_keeps_killing_is_set_aside_with_the_evidence(project, told
 def test_what_was_handled_but_not_acked_when_the_child_died_is_acked(queue):
     queue.put_many("abc")
     done, unstarted, running = taken(queue, "c1.1", 3)
-    hands, supervisor = Hands(4), Supervisor([Source(queue, print)], Plan())
+    ledger, supervisor = Ledger(4), Supervisor([Subscription(queue, print)], ConsumerOptions())
     for item in (done, unstarted, running):
-        hands.hold(0, Held(item.uid, item.token), until=lease_time() + LONG)
-    hands.start(0)
-    hands.finish(0)
-    hands.start(2)
-    account_for(supervisor, Child("c1.1", 0, hands, 0))
+        ledger.hold(0, DeliveryRef(item.uid, item.token), until=lease_time() + LONG)
+    ledger.start(0)
+    ledger.finish(0)
+    ledger.start(2)
+    account_for(supervisor, Child("c1.1", 0, ledger, 0))
     found = [*queue.get_many(3), *queue.get_many(3)]  # what was in hand comes alone
     assert [(item.uid, item.deliveries) for item in found] == [(unstarted.uid, 1), (running.uid, 2)]
     assert queue.snapshot().stats["acked"] == 1
@@ -157,32 +157,32 @@ def test_a_death_while_a_failure_is_told_is_charged_to_the_item_unless_we_caused
     """A child that came to its end could not say it, as the server was away."""
     uid = queue.put("a")
     (item,) = taken(queue, "c1.1", 1)
-    hands, supervisor = Hands(1), Supervisor([Source(queue, print)], Plan())
-    hands.hold(0, Held(item.uid, item.token), until=lease_time() + LONG)
-    hands.start(0)
-    hands.fail(0)
-    account_for(supervisor, Child("c1.1", 0, hands, 0, killed_for=why), code=code)
+    ledger, supervisor = Ledger(1), Supervisor([Subscription(queue, print)], ConsumerOptions())
+    ledger.hold(0, DeliveryRef(item.uid, item.token), until=lease_time() + LONG)
+    ledger.start(0)
+    ledger.fail(0)
+    account_for(supervisor, Child("c1.1", 0, ledger, 0, killed_for=why), code=code)
     assert [(item.uid, item.deliveries, item.delivery.crashes) for item in queue.items()] == [(uid, 1, crashes)]
 
 
 def test_what_a_child_claimed_but_had_no_time_to_write_down_comes_back(queue):
     uid = queue.put("a")
-    supervisor = Supervisor([Source(queue, print)], Plan())
+    supervisor = Supervisor([Subscription(queue, print)], ConsumerOptions())
     slot = operations_slot("c1.1")
     claim = queue.claim("c1.1", lease=LONG)
     assert queue.link.call(claim, queue="q", slot=slot).found[0].uid == uid
-    account_for(supervisor, Child("c1.1", 0, Hands(1), 0))
+    account_for(supervisor, Child("c1.1", 0, Ledger(1), 0))
     assert [(item.uid, item.delivery.crashes) for item in queue.items()] == [(uid, 1)]
 
 
 @pytest.mark.parametrize("begun", [False, True])
 def test_a_dead_child_may_have_died_of_the_reply_to_its_claim_behind_a_wait_once_it_read_that(queue, begun):
     uid = queue.put("a")
-    supervisor, hands = Supervisor([Source(queue, print)], Plan()), Hands(1, slot=b"c1.1")
-    hands.park(1, LONG)
-    hands.arriving = begun
+    supervisor, ledger = Supervisor([Subscription(queue, print)], ConsumerOptions()), Ledger(1, slot=b"c1.1")
+    ledger.park(1, LONG)
+    ledger.arriving = begun
     queue.link.call(queue.claim("c1.1", lease=LONG), queue="q", slot=operations_slot("c1.1.w"))
-    account_for(supervisor, Child("c1.1", 0, hands, 0))
+    account_for(supervisor, Child("c1.1", 0, ledger, 0))
     assert [(item.uid, item.delivery.crashes) for item in queue.items()] == [(uid, int(begun))]
 
 
@@ -190,9 +190,9 @@ def test_what_a_child_that_came_to_its_end_never_knew_of_is_released(make_queue,
     """As is what it knew of and had not begun: nothing happened to it that would have to be told."""
     queue = make_queue(max_deliveries=1)
     uid = queue.put("a")
-    supervisor = Supervisor([Source(queue, print)], Plan())
+    supervisor = Supervisor([Subscription(queue, print)], ConsumerOptions())
     queue.link.call(queue.claim("c1.1", lease=LONG), queue="q", slot=operations_slot("c1.1"))
-    account_for(supervisor, Child("c1.1", 0, Hands(1), 0), code=0)
+    account_for(supervisor, Child("c1.1", 0, Ledger(1), 0), code=0)
     assert not caplog.messages
     assert not supervisor._events
     item = queue.get(-1)
@@ -202,8 +202,8 @@ def test_what_a_child_that_came_to_its_end_never_knew_of_is_released(make_queue,
 
 def test_a_claim_that_arrives_after_the_report_is_refused(queue):
     queue.put("a")
-    supervisor = Supervisor([Source(queue, print)], Plan())
-    account_for(supervisor, Child("c1.1", 0, Hands(1), 0))
+    supervisor = Supervisor([Subscription(queue, print)], ConsumerOptions())
+    account_for(supervisor, Child("c1.1", 0, Ledger(1), 0))
     with pytest.raises(Exception, match="SRQLATE"):
         queue.link.call(queue.claim("c1.1", lease=LONG), queue="q", slot=operations_slot("c1.1"))
     assert len(queue) == 1
@@ -214,7 +214,7 @@ def test_a_renewal_that_comes_after_the_report_of_a_death_takes_nothing_back(que
     """They are made by two processes, the keeper and the supervisor."""
     uid = queue.put("a")
     (item,) = taken(queue, "c1.1", 1)
-    held = [Held(item.uid, item.token)]
+    held = [DeliveryRef(item.uid, item.token)]
     report = operations.crashed(queue.keys, held, evidence=b'{"type": "Crashed", "message": ""}', how=how)
     queue.link.call(report, queue="q")
     assert queue.link.call(operations.extend(queue.keys, held, lease=LONG), queue="q") == [False]
@@ -225,7 +225,7 @@ def test_a_renewal_that_comes_after_the_report_of_a_death_takes_nothing_back(que
 
 def taken(queue, consumer: str, n: int):
     call = queue.claim(consumer, lease=LONG, n=n)
-    return queue.decoded(queue.link.call(call, queue=queue.label).found)
+    return queue.decoded(queue.link.call(call, queue=queue.alias).found)
 
 
 def account_for(supervisor: Supervisor, child: Child, *, code: int = -9) -> None:
@@ -248,7 +248,7 @@ def operations_slot(name: str):
 
 
 def test_renewing_goes_on_whatever_happens_in_one_round(queue, monkeypatch, caplog):
-    leases, ended, rounds = Leases("c1", [Source(queue, print, lease=LONG)], list), threading.Event(), []
+    leases, ended, rounds = Leases("c1", [Subscription(queue, print, lease=LONG)], list), threading.Event(), []
 
     def renew() -> None:
         rounds.append(1)
@@ -268,11 +268,11 @@ def test_a_lease_is_counted_from_before_it_was_renewed(queue, monkeypatch):
     """The supervisor may be suspended between the server's reply and the reading of it."""
     queue.put("a")
     (item,) = taken(queue, "c1.1", 1)
-    hands = Hands(1)
-    index, filling = hands.hold(0, Held(item.uid, item.token), until=0)
-    leases = Leases("c1", [Source(queue, print, lease=LONG)], lambda: [hands])
+    ledger = Ledger(1)
+    index, generation = ledger.hold(0, DeliveryRef(item.uid, item.token), until=0)
+    leases = Leases("c1", [Subscription(queue, print, lease=LONG)], lambda: [ledger])
     leases.renew()
-    assert not hands.lapsed(index, filling)
+    assert not ledger.lapsed(index, generation)
     call, clock_gettime = queue.link.call, time.clock_gettime
 
     def suspended_after(*args: object, **kwargs: object) -> object:
@@ -283,14 +283,14 @@ def test_a_lease_is_counted_from_before_it_was_renewed(queue, monkeypatch):
     monkeypatch.setattr(queue.link, "call", suspended_after)
     leases.renew()
     assert not leases.trouble
-    assert hands.lapsed(index, filling)
+    assert ledger.lapsed(index, generation)
 
 
 def test_trouble_lasts_until_a_server_says_that_it_is_over(told):
     server = Server()
     try:
-        source = Source(told(URL=server.url, TIMEOUT=1), print, lease=LONG)
-        leases = Leases("c1", [source], list)
+        subscription = Subscription(told(URL=server.url, TIMEOUT=1), print, lease=LONG)
+        leases = Leases("c1", [subscription], list)
         wait_for(lambda: leases.renew() or not leases.trouble, "the server")
         (met,) = leases.servers
         met.trouble = "the keeper before met it"
@@ -308,13 +308,13 @@ def test_a_server_that_is_away_is_told_later_what_became_of_the_items(told):
     try:
         queue = told(URL=server.url, TIMEOUT=1)
         uid = queue.put({})
-        supervisor = Supervisor([Source(queue, print, lease=LONG)], Plan())
+        supervisor = Supervisor([Subscription(queue, print, lease=LONG)], ConsumerOptions())
         (item,) = taken(queue, "c1.1", 1)
-        hands = Hands(1)
-        hands.hold(0, Held(item.uid, item.token), until=lease_time() + LONG)
-        hands.start(0)
+        ledger = Ledger(1)
+        ledger.hold(0, DeliveryRef(item.uid, item.token), until=lease_time() + LONG)
+        ledger.start(0)
         server.kill()
-        supervisor._account_for(Child("c1.1", 0, hands, 0), "killed by SIGKILL", 0, -9)
+        supervisor._account_for(Child("c1.1", 0, ledger, 0), "killed by SIGKILL", 0, -9)
         assert not reported(supervisor)
         server.start()
         wait_for(lambda: reported(supervisor), "the report")
@@ -435,10 +435,13 @@ def test_what_one_queue_refuses_to_hear_holds_up_no_other(make_queue, client):
     uid = other.put("a")
     (item,) = taken(other, "c1.1", 1)
     client.hset(broken.keys["meta"], "layout", "99")
-    hands, supervisor = Hands(1), Supervisor([Source(broken, print), Source(other, print)], Plan())
-    hands.hold(1, Held(item.uid, item.token), until=lease_time() + LONG)
-    hands.start(0)
-    account_for(supervisor, Child("c1.1", 0, hands, 0))
+    ledger, supervisor = (
+        Ledger(1),
+        Supervisor([Subscription(broken, print), Subscription(other, print)], ConsumerOptions()),
+    )
+    ledger.hold(1, DeliveryRef(item.uid, item.token), until=lease_time() + LONG)
+    ledger.start(0)
+    account_for(supervisor, Child("c1.1", 0, ledger, 0))
     assert [item.uid for item in other.items()] == [uid]
 
 
@@ -448,12 +451,12 @@ def test_what_one_queue_refuses_to_hear_holds_up_no_other(make_queue, client):
 )
 def test_only_a_child_that_did_nothing_is_started_again_later(queue, monkeypatch, handled, code, waits):
     monkeypatch.setattr("django_srq.consumer.processes.supervisor.time", SimpleNamespace(monotonic=lambda: 100.0))
-    supervisor = Supervisor([Source(queue, print)], Plan())
+    supervisor = Supervisor([Subscription(queue, print)], ConsumerOptions())
     (place,) = supervisor._places
     for _ in range(5):
-        child = place.child = Child("c1.1", 0, Hands(1), 0, born=99.0)
-        child.hands.live()
-        child.hands.count_handled(handled)
+        child = place.child = Child("c1.1", 0, Ledger(1), 0, born=99.0)
+        child.ledger.live()
+        child.ledger.count_handled(handled)
         supervisor._vacate(place, child, code)
     assert (place.due > 100.0) is waits
 
@@ -836,11 +839,11 @@ def test_there_are_never_more_than_two_children_for_each_place(listeners):
     supervisor, _ = listeners()
     first, second = (place.child for place in supervisor._places)
     for place in supervisor._places:
-        place.child.hands.full = True
+        place.child.ledger.full = True
     supervisor._make_way()
     assert [place.child for place in supervisor._places] == [None, None]
-    supervisor._places[0].child = third = Child("c1", 0, Hands(1), first.line)
-    third.hands.full = True
+    supervisor._places[0].child = third = Child("c1", 0, Ledger(1), first.line)
+    third.ledger.full = True
     for _ in range(2):
         supervisor._to_replace = [third]
         supervisor._enforce()
@@ -887,11 +890,11 @@ def test_a_server_that_is_away_uses_up_no_time_limit(project, told):
 def test_only_what_exceeded_the_time_limit_is_blamed(queue):
     queue.put_many("ab")
     items = taken(queue, "c1.1", 2)
-    hands, supervisor = Hands(2), Supervisor([Source(queue, print)], Plan())
+    ledger, supervisor = Ledger(2), Supervisor([Subscription(queue, print)], ConsumerOptions())
     for index, item in enumerate(items):
-        hands.hold(0, Held(item.uid, item.token), until=lease_time() + LONG)
-        hands.start(index)
-    account_for(supervisor, Child("c1.1", 0, hands, 0, killed_for="killed: …", over_limit={1}))
+        ledger.hold(0, DeliveryRef(item.uid, item.token), until=lease_time() + LONG)
+        ledger.start(index)
+    account_for(supervisor, Child("c1.1", 0, ledger, 0, killed_for="killed: …", over_limit={1}))
     assert [(item.deliveries, item.delivery.crashes) for item in queue.items()] == [(1, 1), (1, 0)]
 
 
@@ -1148,7 +1151,7 @@ def test_a_stop_while_the_server_is_away(project, told, dead_port):
     wait_for(lambda: "server unavailable" in process.stderr.readline(), "a word about it")
     process.terminate()
     assert process.wait(60) == 0
-    assert queue.label == "told"
+    assert queue.alias == "told"
 
 
 # -- signals
@@ -1235,11 +1238,11 @@ def listeners(queue, line):
     """Makes a supervisor of two children that are ready, and what each of them reads of its line."""
 
     def make():
-        supervisor = Supervisor([Source(queue, print)], Plan(processes=2))
+        supervisor = Supervisor([Subscription(queue, print)], ConsumerOptions(processes=2))
         ends = [line() for _ in range(2)]
         for place, (_, writing) in zip(supervisor._places, ends, strict=True):
-            place.child = Child("c1", 0, Hands(1), writing)
-            place.child.hands.live()
+            place.child = Child("c1", 0, Ledger(1), writing)
+            place.child.ledger.live()
         return supervisor, [lambda reading=reading: heard(reading) for reading, _ in ends]
 
     return make
@@ -1286,7 +1289,7 @@ def test_signals_for_which_no_line_has_room_are_told_later(listeners):
 
 def test_what_is_longer_than_the_line_is_not_torn_by_what_comes_after(line):
     reading, writing = line()
-    child = Child("c1", 0, Hands(1), writing)
+    child = Child("c1", 0, Ledger(1), writing)
     long = b"x" * 200_000 + b"\n"
     assert child.tell(long)
     words = heard(reading)  # there is room now, for more of it

@@ -8,7 +8,7 @@ import warnings
 import pytest
 
 from django_srq import queues, signals
-from django_srq.consumer import Consumer, Plan, Source, is_asynchronous
+from django_srq.consumer import ConsumerOptions, InProcessConsumer, Subscription, is_asynchronous
 from django_srq.queue.backoff import Backoff
 from django_srq.testing import run_all
 from tests import odd_handlers
@@ -95,8 +95,8 @@ def test_run_all_in_an_event_loop_leaves_no_coroutine_behind(project, server_url
 def test_a_handle_of_a_script_s_own_source_is_looked_at_too(queue, log):
     queue.put_many(["a", "b"])
     handles = {b"a": lambda item: working("a"), b"b": lambda item: generator("b")}
-    source = Source(queue, lambda item: handles[item.payload](item), backoff=Backoff(base=1000))
-    assert Consumer([source], burst=True).run() == 2
+    subscription = Subscription(queue, lambda item: handles[item.payload](item), backoff=Backoff(base=1000))
+    assert InProcessConsumer([subscription], burst=True).run() == 2
     assert log.read_text() == "did a\n"
     assert [item.payload for item in queue.items("delayed")] == [b"b"]
 
@@ -116,7 +116,9 @@ def test_a_batch(queue, log, kind):
         "generator": generator,
         "coroutine of a generator": lambda items: deferred(items),
     }[kind]
-    Consumer([Source(queue, handle, batch=3, backoff=Backoff(base=1000))], plan=Plan(burst=True)).run()
+    InProcessConsumer(
+        [Subscription(queue, handle, batch=3, backoff=Backoff(base=1000))], options=ConsumerOptions(burst=True)
+    ).run()
     errors = [item.delivery.error["type"] for item in queue.items("delayed")]
     assert errors == (["ValueError"] if kind == "coroutine" else ["TypeError"] * 3)
 

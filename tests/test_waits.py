@@ -11,10 +11,10 @@ from contextlib import ExitStack, closing, contextmanager
 
 import pytest
 
-from django_srq.consumer import Consumer, Plan, Source
-from django_srq.consumer.ledger import Hands
+from django_srq.consumer import ConsumerOptions, InProcessConsumer, Subscription
+from django_srq.consumer.ledger import Ledger
 from django_srq.consumer.worker.claims import Answer, Claims
-from django_srq.consumer.worker.wakeup import Alarm
+from django_srq.consumer.worker.wakeup import Wakeup
 from django_srq.consumer.worker.worker import Worker
 from django_srq.exceptions import LayoutError
 from django_srq.queue.safe_redis_queue import SafeRedisQueue
@@ -32,8 +32,8 @@ LONG = 600.0  # seconds; a wait, or a lease, that does not end during a test
 def patient(monkeypatch):
     """No wait on the server ends by itself during a test."""
     waiting, parking = Claims.wait, Claims.park
-    monkeypatch.setattr(Claims, "wait", lambda self, seconds, sources: waiting(self, LONG, sources))
-    monkeypatch.setattr(Claims, "park", lambda self, source, n, seconds: parking(self, source, n, LONG))
+    monkeypatch.setattr(Claims, "wait", lambda self, seconds, subscriptions: waiting(self, LONG, subscriptions))
+    monkeypatch.setattr(Claims, "park", lambda self, subscription, n, seconds: parking(self, subscription, n, LONG))
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def named_link(url: str, name: str) -> Link:
 
 
 @contextmanager
-def running(consumer: Consumer | Worker):
+def running(consumer: InProcessConsumer | Worker):
     thread = threading.Thread(target=consumer.run)
     thread.start()
     try:
@@ -60,14 +60,18 @@ def running(consumer: Consumer | Worker):
         assert not thread.is_alive()
 
 
-def worker(*sources: Source, **plans: object) -> Worker:
-    plan = Plan(**plans)
-    return Worker(sources, Worker.table(sources, plan), consumer="c1", plan=plan, report=lambda trouble: None)
+def worker(*subscriptions: Subscription, **plans: object) -> Worker:
+    plan = ConsumerOptions(**plans)
+    return Worker(
+        subscriptions, Worker.table(subscriptions, plan), consumer="c1", options=plan, report=lambda trouble: None
+    )
 
 
 def test_the_last_of_max_items_ends_the_wait_of_another_thread(patient, queue, client):
     gate = threading.Event()
-    consumer = Consumer([Source(queue, lambda item: gate.wait(60))], plan=Plan(threads=2, max_items=2))
+    consumer = InProcessConsumer(
+        [Subscription(queue, lambda item: gate.wait(60))], options=ConsumerOptions(threads=2, max_items=2)
+    )
     with running(consumer) as thread:
         queue.put("a")
         wait_for(lambda: queue.counts()["in_flight"] == 1, "the first in hand")
@@ -88,7 +92,7 @@ def test_the_end_of_a_burst_ends_the_wait_of_another_thread(patient, make_queue)
         wait_for(lambda: consumer._worker._idler is not None, "the other thread on the server")
         queue.purge("ready")
 
-    consumer = Consumer([Source(queue, handle)], plan=Plan(burst=True, threads=2))
+    consumer = InProcessConsumer([Subscription(queue, handle)], options=ConsumerOptions(burst=True, threads=2))
     with running(consumer) as thread:
         thread.join(60)
         assert not thread.is_alive()
@@ -103,7 +107,7 @@ def test_a_moment_that_is_told_while_another_thread_waits_is_kept(patient, make_
         seen.append(item)
         gate.wait(60)
 
-    consumer = Consumer([Source(queue, handle)], plan=Plan(threads=2))
+    consumer = InProcessConsumer([Subscription(queue, handle)], options=ConsumerOptions(threads=2))
     with running(consumer):
         queue.put("a")
         wait_for(lambda: seen and consumer._worker._idler is not None, "the other thread on the server")
@@ -126,12 +130,14 @@ def test_a_moment_that_is_told_with_another_item_is_for_the_thread_that_waits(mo
 
     waiting, first = Claims.wait, [LONG]  # which does not end by itself
 
-    def wait(claims: Claims, seconds: float, sources: list[Source]) -> Source | None:
-        return waiting(claims, first.pop() if first else seconds, sources)
+    def wait(claims: Claims, seconds: float, subscriptions: list[Subscription]) -> Subscription | None:
+        return waiting(claims, first.pop() if first else seconds, subscriptions)
 
     monkeypatch.setattr(Claims, "wait", wait)
     plain.put("a")
-    consumer = Consumer([Source(limited, seen.append), Source(plain, handle)], plan=Plan(threads=2))
+    consumer = InProcessConsumer(
+        [Subscription(limited, seen.append), Subscription(plain, handle)], options=ConsumerOptions(threads=2)
+    )
     with running(consumer):
         wait_for(lambda: seen and consumer._worker._idler is not None, "the other thread on the server")
         for queue, payload in ((plain, "b"), (limited, "c")):
@@ -155,7 +161,7 @@ def test_a_thread_that_is_free_again_is_heard_for(patient, make_queue):
         seen.append(item)
         gate.wait(60)
 
-    consumer = Consumer([Source(plain, print), Source(other, handle, asynchronous=True)])
+    consumer = InProcessConsumer([Subscription(plain, print), Subscription(other, handle, asynchronous=True)])
     with running(consumer):
         other.put("a")
         wait_for(lambda: seen, "the first")
@@ -168,16 +174,16 @@ def test_a_thread_that_is_free_again_is_heard_for(patient, make_queue):
 
 
 def test_whoever_is_woken_without_room_passes_that_on(queue, client):
-    source, answer = Source(queue, print), Answer()
+    subscription, answer = Subscription(queue, print), Answer()
     queue.put("a")
     client.delete(queue.keys["wake"])
-    worker(source)._round([], {False: 0}, source, answer)
+    worker(subscription)._round([], {False: 0}, subscription, answer)
     assert client.llen(queue.keys["wake"]) == 1
     assert (answer.jobs, answer.waits, answer.dry) == ([], {}, set())
 
 
 def test_a_token_that_was_taken_at_the_end_is_passed_on(queue, client):
-    one = worker(Source(queue, print))
+    one = worker(Subscription(queue, print))
     queue.put("a")
     client.delete(queue.keys["wake"])
     one.stop()
@@ -186,8 +192,8 @@ def test_a_token_that_was_taken_at_the_end_is_passed_on(queue, client):
 
 
 def test_what_was_not_started_when_it_stops_is_released(queue):
-    source, answer = Source(queue, print), Answer()
-    one = worker(source)
+    subscription, answer = Subscription(queue, print), Answer()
+    one = worker(subscription)
     uids = queue.put_many("ab")
     one._round([], {False: 2}, None, answer)
     one._jobs[False].extend(answer.jobs)
@@ -195,13 +201,13 @@ def test_what_was_not_started_when_it_stops_is_released(queue):
     one.stop()
     one.run()
     assert [(item.uid, item.deliveries) for item in queue.get_many(2)] == [(uid, 1) for uid in uids]
-    assert not any(one._hands)
+    assert not any(one._ledger)
 
 
 def test_a_worker_that_gave_up_leaves_its_last_claim_to_the_supervisor(queue):
-    one = worker(Source(queue, print))
+    one = worker(Subscription(queue, print))
     one.stop()
-    one._errands.gave_up = True
+    one._retries.gave_up = True
     one._sign_off()
     assert one._claims._slot.seq == 0  # another call in the slot would hide what the last one took
 
@@ -212,7 +218,7 @@ def test_a_wait_that_is_refused_is_no_reason_to_hurry():
         queue = SafeRedisQueue(name="q", url=server.url, timeout=PATIENT)
         with server.client() as client:
             client.execute_command("ACL", "SETUSER", "default", "-blpop")
-            with running(Consumer([Source(queue, lambda item: None)])):
+            with running(InProcessConsumer([Subscription(queue, lambda item: None)])):
                 queue.put("a")
                 wait_for(lambda: queue.snapshot().stats.get("acked"), "the ack")
                 begun, before = time.monotonic(), claims(client)
@@ -249,7 +255,7 @@ def test_between_a_put_and_its_handler_the_server_is_asked_nothing(patient, serv
         producer = SafeRedisQueue(name="q", link=link)
         producer.put("before")
         producer.purge("ready")
-        with server.client() as client, running(worker(Source(SafeRedisQueue(name="q", link=waiting), handle))):
+        with server.client() as client, running(worker(Subscription(SafeRedisQueue(name="q", link=waiting), handle))):
             wait_for(lambda: parked(client, "worker"), "an idle worker")
             before = client.info("stats")["total_reads_processed"]
             producer.put("a")
@@ -261,7 +267,7 @@ def test_between_a_put_and_its_handler_the_server_is_asked_nothing(patient, serv
 
 def test_an_idle_worker_asks_once_a_wait(server):
     with closing(named_link(server.url, "worker")) as link, server.client() as client:
-        with running(worker(Source(SafeRedisQueue(name="q", link=link), print, lease=0.2))):
+        with running(worker(Subscription(SafeRedisQueue(name="q", link=link), print, lease=0.2))):
             wait_for(lambda: parked(client, "worker"), "an idle worker")
             looks = [looks_at(client)]
             wait_for(lambda: looks.append(looks_at(client)) or looks[-1][1] >= looks[0][1] + 10, "ten waits to end")
@@ -272,7 +278,7 @@ def test_an_idle_worker_asks_once_a_wait(server):
 
 def test_the_claim_behind_a_wait_that_timed_out_finds_what_rang_no_bell(named, client, prefix):
     claimed = []
-    one = worker(Source(named, lambda item: claimed.append((item.payload, one._claims._slot.seq)), lease=0.5))
+    one = worker(Subscription(named, lambda item: claimed.append((item.payload, one._claims._slot.seq)), lease=0.5))
     with running(one):
         wait_for(lambda: parked(client, prefix), "an idle worker")
         before = one._claims._slot.seq
@@ -289,14 +295,16 @@ def test_a_claim_behind_a_wait_whose_reply_is_lost_or_not_awaited_is_asked_again
     seen = []
     with closing(Proxy(server_url)) as proxy, closing(named_link(proxy.url, prefix)) as link:
         fault = proxy.arm(kind, b"c1.w")
-        source = Source(make_queue(link=link), lambda item: seen.append((item.payload, item.deliveries)), lease=LONG)
-        one = worker(source)
+        subscription = Subscription(
+            make_queue(link=link), lambda item: seen.append((item.payload, item.deliveries)), lease=LONG
+        )
+        one = worker(subscription)
         with running(one):
             wait_for(lambda: parked(client, prefix), "an idle worker")
             queue.put("a")
             if kind == "hold reply":
                 wait_for(lambda: fault.held, "the reply on its way")
-                one._alarm.ring()
+                one._wakeup.ring()
             wait_for(lambda: seen, "the item, although the reply did not come")
         assert seen == [(b"a", 1)]
         assert sum(queue.counts().values()) == 0
@@ -308,10 +316,10 @@ def test_a_claim_behind_a_wait_that_was_interrupted_comes_too_late(patient, serv
     queue = SafeRedisQueue(name="q", url=server.url, timeout=PATIENT)
     with closing(Proxy(server.url)) as proxy, closing(named_link(proxy.url, "worker")) as link:
         fault = proxy.arm("stall request", b"c1.w")
-        one = worker(Source(SafeRedisQueue(name="q", link=link), print, lease=LONG))
+        one = worker(Subscription(SafeRedisQueue(name="q", link=link), print, lease=LONG))
         with server.client() as client, running(one):
             fault.wait()
-            (one.stop if interrupt == "stop" else one._alarm.ring)()
+            (one.stop if interrupt == "stop" else one._wakeup.ring)()
             if interrupt == "ring":
                 # Or the one after it: an interrupt may be seen twice.
                 wait_for(lambda: one._claims._parking.seq >= 2 and one._claims._unsure is None, "the next wait")
@@ -327,7 +335,7 @@ def test_a_claim_behind_a_wait_that_was_interrupted_comes_too_late(patient, serv
 def test_what_is_put_while_a_worker_stops_is_handled_or_given_back(patient, queue, named, client, prefix):
     for number in range(30):
         seen: list[object] = []
-        consumer = Consumer([Source(named, seen.append, lease=LONG)])
+        consumer = InProcessConsumer([Subscription(named, seen.append, lease=LONG)])
         with running(consumer):
             wait_for(lambda: parked(client, prefix), "an idle consumer")
             if number % 3 == 0:
@@ -351,7 +359,7 @@ def test_a_server_that_knows_the_script_no_more_is_no_matter(patient, server, tr
     seen = []
     with closing(named_link(server.url, "worker")) as link, server.client() as client:
         queue = SafeRedisQueue(name="q", link=link)
-        one = worker(Source(queue, lambda item: seen.append((item.payload, item.deliveries)), lease=LONG))
+        one = worker(Subscription(queue, lambda item: seen.append((item.payload, item.deliveries)), lease=LONG))
         with running(one):
             wait_for(lambda: parked(client, "worker"), "an idle worker")
             if trouble == "restart":
@@ -373,7 +381,7 @@ def test_of_two_threads_one_waits_while_the_other_works(patient, queue, named, c
         if item.payload == b"first":
             gate.wait(60)
 
-    with running(worker(Source(named, handle, lease=LONG), threads=2)):
+    with running(worker(Subscription(named, handle, lease=LONG), threads=2)):
         queue.put("first")
         for number in range(50):
             wait_for(lambda: parked(client, prefix), "a thread that waits")
@@ -403,7 +411,7 @@ def test_no_claim_waits_while_a_handler_may_hold_the_interpreters_lock(patient, 
             working.clear()
 
     monkeypatch.setattr(Claims, "park", park)
-    one = worker(Source(queue, handle, lease=LONG), threads=2)
+    one = worker(Subscription(queue, handle, lease=LONG), threads=2)
     with running(one):
         wait_for(lambda: one._idler is not None, "an idle worker")
         queue.put("first")
@@ -425,16 +433,16 @@ def test_no_claim_waits_while_a_handler_may_hold_the_interpreters_lock(patient, 
 
 
 def test_a_wait_is_ended_once_however_often_it_was_to_be():
-    alarm = Alarm()
+    wakeup = Wakeup()
     for _ in range(1000):
-        alarm.ring()
-    alarm.calm()
-    assert not select.select([alarm.end], [], [], 0)[0]
-    alarm.ring(for_good=True)
-    alarm.calm()
-    assert select.select([alarm.end], [], [], 0)[0]
-    alarm.close()
-    alarm.ring()  # by whoever does not know yet that all is over
+        wakeup.ring()
+    wakeup.calm()
+    assert not select.select([wakeup.end], [], [], 0)[0]
+    wakeup.ring(for_good=True)
+    wakeup.calm()
+    assert select.select([wakeup.end], [], [], 0)[0]
+    wakeup.close()
+    wakeup.ring()  # by whoever does not know yet that all is over
 
 
 def test_what_wakes_one_thread_while_another_claims_is_not_forgotten(patient, queue, make_queue, monkeypatch):
@@ -449,8 +457,11 @@ def test_what_wakes_one_thread_while_another_claims_is_not_forgotten(patient, qu
             wait_for(lambda: self._idler is None, "the other thread, which is woken")
 
     monkeypatch.setattr(Worker, "_round", slow)
-    sources = Source(queue, lambda item: gate.wait(60)), Source(other, lambda item: seen.append(item.payload))
-    one = worker(*sources, threads=2)
+    subscriptions = (
+        Subscription(queue, lambda item: gate.wait(60)),
+        Subscription(other, lambda item: seen.append(item.payload)),
+    )
+    one = worker(*subscriptions, threads=2)
     with running(one):
         queue.put("first")
         wait_for(lambda: queue.counts()["in_flight"] and one._idler is not None, "one works, the other waits")
@@ -459,11 +470,11 @@ def test_what_wakes_one_thread_while_another_claims_is_not_forgotten(patient, qu
 
 
 def test_what_comes_of_the_last_wait_takes_the_place_of_what_was_needed(queue):
-    one, answer = worker(source := Source(queue, print)), Answer()
+    one, answer = worker(subscription := Subscription(queue, print)), Answer()
     queue.put_many("ab")
     one._claims._parking.seq += 1
-    queue.link.call(queue.claim(one.id, lease=LONG), queue=queue.label, slot=one._claims._parking)
-    one._claims._unsure = source
+    queue.link.call(queue.claim(one.id, lease=LONG), queue=queue.alias, slot=one._claims._parking)
+    one._claims._unsure = subscription
     one._round([], {False: 1}, None, answer)
     assert [job.found.payload for job in answer.jobs] == [b"a"]
     assert queue.counts()["ready"] == 1
@@ -471,39 +482,39 @@ def test_what_comes_of_the_last_wait_takes_the_place_of_what_was_needed(queue):
 
 def test_there_is_room_for_what_a_wait_brings_beside_the_claims_of_all_kinds(make_queue):
     plain, other = make_queue("plain"), make_queue("other")
-    sources = Source(plain, print), Source(other, print, asynchronous=True)
-    one = worker(*sources, threads=2, prefetch=10)
+    subscriptions = Subscription(plain, print), Subscription(other, print, asynchronous=True)
+    one = worker(*subscriptions, threads=2, prefetch=10)
     assert not plain.get(-1)  # the server has the script now, without which a wait brings nothing
     plain.put_many("0123456789" * 2)
     other.put_many("0123456789")
-    waited, claimed = one._claims.park(sources[0], 10, 1), Answer()
+    waited, claimed = one._claims.park(subscriptions[0], 10, 1), Answer()
     one._round([], {False: 1, True: 1}, None, claimed)
     assert (len(waited.jobs), len(claimed.jobs)) == (10, 20)
 
 
 def test_who_waits_and_who_leads_do_not_write_down_at_one_time(queue, monkeypatch):
-    one, holding, owned = worker(source := Source(queue, print)), Hands.hold, []
+    one, holding, owned = worker(subscription := Subscription(queue, print)), Ledger.hold, []
 
     def hold(*arguments, **more):
         owned.append(one._claims._taking.locked())
         return holding(*arguments, **more)
 
-    monkeypatch.setattr(Hands, "hold", hold)
+    monkeypatch.setattr(Ledger, "hold", hold)
     assert not queue.get(-1)  # the server has the script now, without which a wait brings nothing
     queue.put_many("ab")
-    one._claims.park(source, 1, 1)
+    one._claims.park(subscription, 1, 1)
     one._round([], {False: 1}, None, Answer())
     assert owned == [True, True]
 
 
 def test_what_was_handled_is_acked_whatever_is_wrong_with_another_queue(make_queue, client):
     broken, queue = make_queue("broken"), make_queue("queue")
-    sources, handled = (Source(broken, print), Source(queue, print)), Answer()
-    one = worker(*sources)
+    subscriptions, handled = (Subscription(broken, print), Subscription(queue, print)), Answer()
+    one = worker(*subscriptions)
     queue.put("a")
     one._round([], {False: 1}, None, handled)
-    one._handling.handle(handled.jobs)
-    one._claims._unsure = sources[0]
+    one._executor.handle(handled.jobs)
+    one._claims._unsure = subscriptions[0]
     client.hset(broken.keys["meta"], "layout", "99")
     with pytest.raises(LayoutError):
         one._sign_off()
@@ -514,7 +525,7 @@ def test_a_silence_of_idle_consumers_is_not_taken_for_an_outage_however_short_th
     """They ask again before it lasts half a lease, also when they first asked before there was any lease."""
 
     def told_to_wait(lease: float) -> float | None:
-        return queue.link.call(queue.claim("c1", lease=lease), queue=queue.label).wait
+        return queue.link.call(queue.claim("c1", lease=lease), queue=queue.alias).wait
 
     assert told_to_wait(15) is None  # as every 5 s is enough
     assert told_to_wait(9) == 3
@@ -529,7 +540,7 @@ def test_an_alarm_rings_whatever_the_number_of_open_files():
         opened.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))  # once these files are closed
         for _ in range(1100):
             opened.callback(os.close, os.dup(nothing.fileno()))
-        alarm = Alarm()
-        alarm.ring()
-        alarm.pause(PATIENT)
-        alarm.close()
+        wakeup = Wakeup()
+        wakeup.ring()
+        wakeup.pause(PATIENT)
+        wakeup.close()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from django_srq import operations
-from django_srq.operations import Held, Put
+from django_srq.operations import DeliveryRef, Put
 from django_srq.queue.rate import Rate
 from django_srq.transport.slots import Slot
 from tests.clock import now
@@ -35,13 +35,13 @@ class Way:
     def call(self, call: operations.Call) -> Any:
         self.client.hset(self.keys["meta"], "kept", now(self.client))  # so that no housekeeping is due
         self.slot.seq += 1
-        return self.queue.link.call(call, queue=self.queue.label, slot=self.slot)
+        return self.queue.link.call(call, queue=self.queue.alias, slot=self.slot)
 
     def put(self, uids: list[str]) -> Any:
         items = [Put(uid, uid.encode(), b"") for uid in uids]
         return self.call(operations.put(self.keys, items, own=False, max_length=self.limit))
 
-    def claim(self, n: int, acks: list[Held] | None = None) -> list[str]:
+    def claim(self, n: int, acks: list[DeliveryRef] | None = None) -> list[str]:
         """The reply, without the times."""
         reply = self.call(
             operations.claim(
@@ -50,18 +50,18 @@ class Way:
                 lease=600,
                 legacy_lease=600,
                 n=n,
-                rate=self.rate,
+                interval=self.rate.interval if self.rate else 0,
                 acks=acks or [],
             )
         )
         self.found = reply.found
         return [re.sub(r"@\d+", "", str(part)) for part in (reply.acked, reply.wait, reply.held_up, reply.found)]
 
-    def ack(self, held: list[Held]) -> Any:
+    def ack(self, held: list[DeliveryRef]) -> Any:
         return self.call(operations.ack(self.keys, held))
 
-    def held(self) -> list[Held]:
-        return [Held(found.uid, found.delivery.token) for found in self.found]
+    def held(self) -> list[DeliveryRef]:
+        return [DeliveryRef(found.uid, found.delivery.token) for found in self.found]
 
     def contents(self) -> dict[str, Any]:
         """All that the queue's keys hold, without the times and what makes this way careful."""
@@ -131,7 +131,7 @@ def test_there_are_two_ways(make_queue, client):
     assert "cmdstat_ltrim" in commands(careful=False)
 
 
-def odd(way: Way) -> list[Held]:
+def odd(way: Way) -> list[DeliveryRef]:
     """Six deliveries: the second was given back, the third has no payload, the fourth no holder, the last is twice."""
     way.put(UIDS[:6])
     way.claim(6)
@@ -140,7 +140,7 @@ def odd(way: Way) -> list[Held]:
     way.client.hdel(way.keys["items"], held[2].uid)
     way.client.hdel(way.keys["holders"], held[3].uid)
     way.client.zrem(way.keys["leases"], held[3].uid)
-    return [*held, held[5], Held("nobody-has-it", "c1/99@1")]
+    return [*held, held[5], DeliveryRef("nobody-has-it", "c1/99@1")]
 
 
 @pytest.mark.parametrize("fused", [False, True])

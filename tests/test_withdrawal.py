@@ -13,15 +13,15 @@ from contextlib import contextmanager, suppress
 import pytest
 
 from django_srq import operations
-from django_srq.consumer import Plan, Source
+from django_srq.consumer import ConsumerOptions, Subscription
 from django_srq.consumer.clock import lease_time
-from django_srq.consumer.ledger import HELD, RUNNING, Hands, Waiting
+from django_srq.consumer.ledger import HELD, RUNNING, Ledger, Waiting
 from django_srq.consumer.processes.child import Child
 from django_srq.consumer.processes.supervisor import Supervisor
 from django_srq.consumer.processes.withdrawal import Withdrawal
 from django_srq.consumer.worker.claims import Answer
 from django_srq.consumer.worker.worker import Worker
-from django_srq.operations import Held
+from django_srq.operations import DeliveryRef
 from django_srq.transport.slots import Slot
 from tests.test_supervisor import LONG, PATIENT_WAITS, began, children, empty, reported, told
 from tests.waiting import count_parked, parked, wait_for
@@ -32,44 +32,44 @@ __all__ = ["told"]  # a fixture
 # -- the memory that both share
 
 
-def held(number: int) -> Hands:
-    hands = Hands(number)
+def held(number: int) -> Ledger:
+    ledger = Ledger(number)
     for place in range(number):
-        hands.hold(0, Held(str(place), "t"), until=lease_time() + LONG)
-    return hands
+        ledger.hold(0, DeliveryRef(str(place), "t"), until=lease_time() + LONG)
+    return ledger
 
 
 def test_what_is_marked_is_not_begun():
-    hands = held(2)
-    first, second = sorted(hands.waiting())
-    hands.mark(first)
-    assert (hands.start(0), hands.start(1)) == (False, True)
-    assert [hand.state for hand in hands] == [HELD, RUNNING]
-    assert (hands.of(first).held.uid, hands.of(second)) == ("0", None)
+    ledger = held(2)
+    first, second = sorted(ledger.waiting())
+    ledger.mark(first)
+    assert (ledger.start(0), ledger.start(1)) == (False, True)
+    assert [hand.state for hand in ledger] == [HELD, RUNNING]
+    assert (ledger.of(first).held.uid, ledger.of(second)) == ("0", None)
 
 
 def test_a_mark_is_gone_with_the_filling_that_it_was_about():
-    hands = held(1)
-    (one,) = hands.waiting()
-    hands.mark(one)
-    hands.let_go(0)
-    hands.hold(0, Held("other", "t"), until=0)
-    assert hands.of(one) is None
-    assert hands.start(0)
+    ledger = held(1)
+    (one,) = ledger.waiting()
+    ledger.mark(one)
+    ledger.let_go(0)
+    ledger.hold(0, DeliveryRef("other", "t"), until=0)
+    assert ledger.of(one) is None
+    assert ledger.start(0)
 
 
 def test_what_is_wanted_back_of_a_batch_goes_before_any_of_it_is_begun(queue):
     """To give it back may take as long as the server is away: nothing that is begun may wait for that."""
     queue.put_many("abc")
-    hands, handled, states = Hands(3), [], []
-    source = Source(queue, handled.extend, batch=3)
-    worker = Worker([source], hands, consumer="c1", plan=Plan(), report=print)
-    settling, answer = worker._settling, Answer()
-    worker._claims.claim(source, 3, (), answer)
-    hands.mark(Waiting(answer.jobs[1].filling, answer.jobs[1].record))
-    release = settling.release
-    settling.release = lambda *args: (states.extend(hand.state for hand in hands), release(*args))
-    worker._handling.handle(answer.jobs)
+    ledger, handled, states = Ledger(3), [], []
+    subscription = Subscription(queue, handled.extend, batch=3)
+    worker = Worker([subscription], ledger, consumer="c1", options=ConsumerOptions(), report=print)
+    settler, answer = worker._settler, Answer()
+    worker._claims.claim(subscription, 3, (), answer)
+    ledger.mark(Waiting(answer.jobs[1].generation, answer.jobs[1].record))
+    release = settler.release
+    settler.release = lambda *args: (states.extend(hand.state for hand in ledger), release(*args))
+    worker._executor.handle(answer.jobs)
     assert states == [HELD] * 3
     assert [item.payload for item in handled] == [b"a", b"c"]
     (back,) = queue.items("ready")
@@ -78,34 +78,34 @@ def test_what_is_wanted_back_of_a_batch_goes_before_any_of_it_is_begun(queue):
 
 
 def test_of_a_claim_that_is_marked_nothing_may_be_begun():
-    hands = Hands(1)
+    ledger = Ledger(1)
     for number, may in ((4, True), (5, False), (6, True)):
-        hands.ask(0, number)
+        ledger.ask(0, number)
         if not may:
-            hands.mark(Waiting(number, None))
-        assert hands.waiting() == {Waiting(number, None)}
-        assert hands.took(number) is may
-    assert not hands.took(3)  # one before it that was put off
-    assert hands.waiting() == set()
+            ledger.mark(Waiting(number, None))
+        assert ledger.waiting() == {Waiting(number, None)}
+        assert ledger.took(number) is may
+    assert not ledger.took(3)  # one before it that was put off
+    assert ledger.waiting() == set()
 
 
 def test_of_a_claim_behind_a_wait_that_is_marked_nothing_may_be_begun():
-    hands = Hands(1)
-    hands.ask(0, 1)
+    ledger = Ledger(1)
+    ledger.ask(0, 1)
     for number, may in ((4, True), (5, False), (6, True)):
-        hands.park(number, LONG)
+        ledger.park(number, LONG)
         if not may:
-            hands.mark(Waiting(number, None, parked=True))
-        assert (hands.parked.number, hands.parked.until > time.monotonic()) == (number, True)
-        assert hands.took_parked(number) is may
-        assert (hands.parked, hands.arriving) == (None, False)
-    assert hands.took(1)  # a claim that is made at once has numbers of its own
+            ledger.mark(Waiting(number, None, parked=True))
+        assert (ledger.parked.number, ledger.parked.until > time.monotonic()) == (number, True)
+        assert ledger.took_parked(number) is may
+        assert (ledger.parked, ledger.arriving) == (None, False)
+    assert ledger.took(1)  # a claim that is made at once has numbers of its own
 
 
 def test_an_idle_child_is_not_asked_while_it_may_just_be_idle():
-    hands, asked, stopped = Hands(1), [], []
-    withdrawal = Withdrawal(hands, lambda: asked.append(1), lambda: bool(stopped))
-    hands.park(1, LONG)
+    ledger, asked, stopped = Ledger(1), [], []
+    withdrawal = Withdrawal(ledger, lambda: asked.append(1), lambda: bool(stopped))
+    ledger.park(1, LONG)
     assert [withdrawal.look() for _ in range(10)] == [set()] * 10
     assert asked == []
     stopped.append(1)
@@ -113,41 +113,41 @@ def test_an_idle_child_is_not_asked_while_it_may_just_be_idle():
 
 
 def test_an_idle_child_whose_wait_is_over_is_asked():
-    hands, asked = Hands(1), []
-    withdrawal = Withdrawal(hands, lambda: asked.append(1))
-    hands.park(1, -1)
+    ledger, asked = Ledger(1), []
+    withdrawal = Withdrawal(ledger, lambda: asked.append(1))
+    ledger.park(1, -1)
     assert [withdrawal.look() for _ in range(5)] == [set()] * 3 + [{Waiting(1, None, parked=True)}] + [set()]
     assert len(asked) == 1
-    hands.park(2, -1)
-    withdrawal = Withdrawal(hands, hands.hear)
+    ledger.park(2, -1)
+    withdrawal = Withdrawal(ledger, ledger.hear)
     assert [withdrawal.look() for _ in range(10)] == [set()] * 10
 
 
 def test_a_claim_that_the_server_had_not_carried_out_is_withdrawn_again():
-    hands = Hands(1)
-    withdrawal, claim = Withdrawal(hands, lambda: None, lambda: True), Waiting(1, None, parked=True)
-    hands.park(1, LONG)
+    ledger = Ledger(1)
+    withdrawal, claim = Withdrawal(ledger, lambda: None, lambda: True), Waiting(1, None, parked=True)
+    ledger.park(1, LONG)
     for _ in range(3):
         wait_for(lambda: withdrawal.look() == {claim}, "the claim")
         assert withdrawal.look() == set()
         withdrawal.again(claim)
-    assert not hands.took_parked(1)
+    assert not ledger.took_parked(1)
     assert [withdrawal.look() for _ in range(5)] == [set()] * 5
 
 
 def test_no_claim_behind_a_wait_is_both_begun_and_given_back():
     """A child reads one reply after the other, while its supervisor wants all of them back, at every moment."""
     for _ in range(5):
-        hands, begun = Hands(1), mmap.mmap(-1, 1001)
+        ledger, begun = Ledger(1), mmap.mmap(-1, 1001)
         pid = os.fork()
         if pid == 0:
             for number in range(1, 1001):
-                hands.park(number, LONG)
+                ledger.park(number, LONG)
                 if number % 30 == 0:
                     time.sleep(random.uniform(0, 0.02))
-                begun[number] = hands.took_parked(number)
+                begun[number] = ledger.took_parked(number)
             os._exit(0)
-        withdrawal, back = Withdrawal(hands, lambda: None, lambda: True), set()
+        withdrawal, back = Withdrawal(ledger, lambda: None, lambda: True), set()
         while os.waitpid(pid, os.WNOHANG) == (0, 0):
             back |= {one.number for one in withdrawal.look()}
             time.sleep(random.uniform(0.001, 0.005))  # a mark is seen much sooner
@@ -155,49 +155,49 @@ def test_no_claim_behind_a_wait_is_both_begun_and_given_back():
 
 
 def test_a_child_that_hears_keeps_what_waits_there():
-    hands = held(3)
-    withdrawal = Withdrawal(hands, hands.hear)
+    ledger = held(3)
+    withdrawal = Withdrawal(ledger, ledger.hear)
     assert [withdrawal.look() for _ in range(10)] == [set()] * 10
-    assert all(hands.start(index) for index in range(3))
+    assert all(ledger.start(index) for index in range(3))
 
 
 def test_what_waits_in_one_that_does_not_is_given_back_once():
-    hands, asked = held(3), []
-    withdrawal = Withdrawal(hands, lambda: asked.append(1))
+    ledger, asked = held(3), []
+    withdrawal = Withdrawal(ledger, lambda: asked.append(1))
     assert [withdrawal.look() for _ in range(3)] == [set()] * 3
-    hands._memory[1024] = RUNNING  # begun after all, before it saw the mark
+    ledger._memory[1024] = RUNNING  # begun after all, before it saw the mark
     assert {one.record for one in withdrawal.look()} == {1, 2}
     assert [withdrawal.look() for _ in range(5)] == [set()] * 5
     assert len(asked) == 1
 
 
 def test_one_that_hears_again_begins_with_what_is_not_given_back():
-    hands = held(2)
-    withdrawal = Withdrawal(hands, lambda: None)
+    ledger = held(2)
+    withdrawal = Withdrawal(ledger, lambda: None)
     for _ in range(4):
         withdrawal.look()
-    hands.hear()
+    ledger.hear()
     assert withdrawal.look() == set()
-    assert not any(hands.start(index) for index in range(2))
+    assert not any(ledger.start(index) for index in range(2))
 
 
 def test_nothing_is_both_begun_and_given_back():
     """A child begins one after the other, while its supervisor wants back all that waits, at every moment."""
     for _ in range(5):
-        hands = held(3000)
+        ledger = held(3000)
         pid = os.fork()
         if pid == 0:
             for index in range(3000):
-                if hands.start(index):
-                    hands.finish(index)
+                if ledger.start(index):
+                    ledger.finish(index)
                 if index % 100 == 0:
                     time.sleep(random.uniform(0, 0.002))
             os._exit(0)
-        withdrawal, back = Withdrawal(hands, lambda: None), set()
+        withdrawal, back = Withdrawal(ledger, lambda: None), set()
         while os.waitpid(pid, os.WNOHANG) == (0, 0):
-            back |= {one.record for one in withdrawal.look() if hands.of(one)}
+            back |= {one.record for one in withdrawal.look() if ledger.of(one)}
             time.sleep(random.uniform(0.001, 0.005))  # a mark is seen much sooner
-        begun = {hand.index for hand in hands if hand.state != HELD}
+        begun = {hand.index for hand in ledger if hand.state != HELD}
         assert not back & begun
         assert back | begun <= set(range(3000))
 
@@ -227,12 +227,16 @@ def test_what_a_claim_took_is_given_back_by_its_number(queue, client):
 def test_what_a_claim_takes_after_it_was_withdrawn_is_given_back_too(queue, is_parked):
     """It was on its way to the server for long, or waited there."""
     queue.put_many("ab")
-    supervisor, hands, (heard, line) = Supervisor([Source(queue, print)], Plan()), Hands(1, slot=b"c1.1"), os.pipe()
-    child = supervisor._places[0].child = Child("c1.1", os.getpid(), hands, line)
+    supervisor, ledger, (heard, line) = (
+        Supervisor([Subscription(queue, print)], ConsumerOptions()),
+        Ledger(1, slot=b"c1.1"),
+        os.pipe(),
+    )
+    child = supervisor._places[0].child = Child("c1.1", os.getpid(), ledger, line)
     if is_parked:
-        hands.park(1, -1)
+        ledger.park(1, -1)
     else:
-        hands.ask(0, 1)
+        ledger.ask(0, 1)
     slot, answers = Slot(b"c1.1.w" if is_parked else b"c1.1", 1), []
     supervisor._send_reports = lambda: reported(supervisor)
     again = child.withdrawal.again
@@ -242,7 +246,7 @@ def test_what_a_claim_takes_after_it_was_withdrawn_is_given_back_too(queue, is_p
     assert [one.uid for one in found] == [item.uid for item in queue.items("in_flight")]
     wait_for(lambda: supervisor._withdraw() or queue.counts()["ready"] == 2, "what it took")
     assert [(item.payload, item.deliveries) for item in queue.items()] == [(b"a", 0), (b"b", 0)]
-    assert not (hands.took_parked if is_parked else hands.took)(1)
+    assert not (ledger.took_parked if is_parked else ledger.took)(1)
     assert not supervisor._reports
     for end in (heard, line):
         os.close(end)

@@ -9,7 +9,7 @@ import sys
 import srq_app
 
 from django_srq import operations
-from django_srq.operations import Held
+from django_srq.operations import DeliveryRef
 from django_srq.transport.slots import Slot, slots
 
 
@@ -19,10 +19,10 @@ def work(ahead):
     while True:
         slot.seq += 1
         claim = queue.claim("c1", lease=3600, n=ahead)
-        for one in queue.link.call(claim, queue=queue.label, slot=slot).found:
+        for one in queue.link.call(claim, queue=queue.alias, slot=slot).found:
             srq_app.handle(queue.serializer.loads(one.payload))
-            held = Held(one.uid, one.delivery.token, one.delivery.number)
-            stream.send(operations.ack(queue.keys, [held]), queue=queue.label)
+            held = DeliveryRef(one.uid, one.delivery.token, one.delivery.number)
+            stream.send(operations.ack(queue.keys, [held]), queue=queue.alias)
         for sent in stream.collect():
             slots.give_back(sent.slot)
 

@@ -14,7 +14,7 @@ from typing import Any
 from django.core import signing
 
 from django_srq import operations
-from django_srq.operations import Held, Listed
+from django_srq.operations import DeliveryRef, ItemView
 from django_srq.operations.identifiers import from_milliseconds, new_uid
 from django_srq.registry import Queue
 from django_srq.status.browse import LARGEST_IN_LIST, NEWEST_FIRST, matches
@@ -37,7 +37,7 @@ _HOLDS = {"returned": "ready", "priority": "ready", "delayed": "delayed", "dead"
 
 
 @dataclass(frozen=True)
-class Scope:
+class Selection:
     """The items that an action is about: those of a state, of a group of dead ones, those with a text."""
 
     action: str
@@ -56,8 +56,8 @@ class Scope:
 
 
 @dataclass(frozen=True)
-class Operation:
-    scope: Scope
+class BulkAction:
+    scope: Selection
     total: int  # items, as counted when it began
     until: int  # ms: what became so later is spared
     place: int = 0  # index in the scope's places
@@ -70,14 +70,14 @@ class Operation:
     over: bool = False
 
     @classmethod
-    def begin(cls, scope: Scope, total: int, at: dt.datetime) -> Operation:
+    def begin(cls, scope: Selection, total: int, at: dt.datetime) -> BulkAction:
         return cls(scope, total, round(at.timestamp() * 1000), marker=new_uid())
 
     @classmethod
-    def unsigned(cls, text: str) -> Operation:
+    def unsigned(cls, text: str) -> BulkAction:
         """From what ``signed`` made; signing.BadSignature when it is not ours, or too old."""
         data: dict[str, Any] = signing.loads(text, salt=SALT, max_age=VALID)
-        return cls(**{**data, "scope": Scope(**data["scope"])})
+        return cls(**{**data, "scope": Selection(**data["scope"])})
 
     @property
     def signed(self) -> str:
@@ -88,7 +88,7 @@ class Operation:
         return 100 if self.over else min(99, 100 * (self.done + self.gone) // max(1, self.total))
 
 
-def carry_on(operation: Operation, queue: Queue) -> Operation:
+def carry_on(operation: BulkAction, queue: Queue) -> BulkAction:
     """One batch: from as many places as it takes to have looked at enough items, or at all."""
     enough = operation.looked + MOST
     while not operation.over and operation.looked < enough:
@@ -96,7 +96,7 @@ def carry_on(operation: Operation, queue: Queue) -> Operation:
     return operation
 
 
-def _part(operation: Operation, queue: Queue, most: int) -> Operation:
+def _part(operation: BulkAction, queue: Queue, most: int) -> BulkAction:
     place = operation.scope.places[operation.place]
     after = _purge_list(operation, queue) if place == "queue" else _batch(operation, queue, place, most)
     if after.anchor:
@@ -107,7 +107,7 @@ def _part(operation: Operation, queue: Queue, most: int) -> Operation:
     return replace(after, place=following, anchor="0")
 
 
-def carry_out(action: str, queue: Queue, state: str, chosen: Sequence[Held]) -> list[bool]:
+def carry_out(action: str, queue: Queue, state: str, chosen: Sequence[DeliveryRef]) -> list[bool]:
     """Do it to these items, at most a batch of them; per item whether it was there to be done."""
     keys = queue.keys
     if not chosen:
@@ -118,10 +118,10 @@ def carry_out(action: str, queue: Queue, state: str, chosen: Sequence[Held]) -> 
         call = operations.release(keys, chosen)
     else:
         call = operations.drop(keys, chosen, state=state)
-    return queue.link.call(call, queue=queue.label)
+    return queue.link.call(call, queue=queue.alias)
 
 
-def _batch(operation: Operation, queue: Queue, place: str, most: int) -> Operation:
+def _batch(operation: BulkAction, queue: Queue, place: str, most: int) -> BulkAction:
     scope = operation.scope
     call = operations.list_items(
         queue.keys,
@@ -134,7 +134,7 @@ def _batch(operation: Operation, queue: Queue, place: str, most: int) -> Operati
         brief=not scope.text and place not in ("delayed", "priority"),  # when those were put, their headers say
         group=scope.group,
     )
-    (listing,) = queue.link.look([(queue.label, call)], timeout=queue.link.timeout)
+    (listing,) = queue.link.look([(queue.alias, call)], timeout=queue.link.timeout)
     if isinstance(listing, Exception):
         raise listing
     until = from_milliseconds(operation.until)
@@ -149,26 +149,26 @@ def _batch(operation: Operation, queue: Queue, place: str, most: int) -> Operati
     )
 
 
-def _named(one: Listed) -> Held:
-    return one.holder or Held(one.uid, number=one.delivery.number)
+def _named(one: ItemView) -> DeliveryRef:
+    return one.holder or DeliveryRef(one.uid, number=one.delivery.number)
 
 
-def _existed(one: Listed, until: dt.datetime) -> bool:
+def _existed(one: ItemView, until: dt.datetime) -> bool:
     """Whether it was in its state before the operation began, as far as that is known."""
     delivery = one.delivery
     since = {"dead": delivery.when, "in_flight": one.claimed_at}.get(delivery.state, delivery.put_at)
     return since is None or since <= until
 
 
-def _fits(scope: Scope, queue: Queue, one: Listed) -> bool:
+def _fits(scope: Selection, queue: Queue, one: ItemView) -> bool:
     return not scope.text or matches(queue.config, one, scope.text, payloads=scope.payloads)
 
 
-def _purge_list(operation: Operation, queue: Queue) -> Operation:
+def _purge_list(operation: BulkAction, queue: Queue) -> BulkAction:
     start = operation.anchor == "0"
     call = operations.purge(queue.keys, marker=operation.marker, start=start)
     # Begun again, as after a lost reply, it has its first outcome again: another marker would come behind later items.
     slot = Slot(f"purge:{operation.marker}".encode(), 1) if start else None
-    more, gone = queue.link.call(call, queue=queue.label, slot=slot)
+    more, gone = queue.link.call(call, queue=queue.alias, slot=slot)
     looked = operation.looked + (MOST if more else gone)
     return replace(operation, anchor="list" if more else "", done=operation.done + gone, looked=looked)

@@ -29,12 +29,12 @@ from django.utils.translation import gettext_lazy, ngettext
 
 from django_srq import conf, status
 from django_srq.admin import batches, charts, rows
-from django_srq.admin.batches import Operation, Scope
+from django_srq.admin.batches import BulkAction, Selection
 from django_srq.admin.forms import PauseForm, PutForm
 from django_srq.conf import QueueConfig
 from django_srq.exceptions import ConfigurationError, OutcomeUnknown, SRQError
 from django_srq.models import QueueStatus
-from django_srq.operations import STATES, Held
+from django_srq.operations import STATES, DeliveryRef
 from django_srq.registry import Queue, queues
 from django_srq.status import QueueReport, access, browse, verdicts
 
@@ -43,7 +43,7 @@ EVERY = 5  # seconds between two updates of a page
 ENTRIES = 50  # of what people did, on a page
 SAMPLES = 5  # items on a page that asks for confirmation
 LIVE = "X-SRQ-Live"  # the header of a request that wants only the part of the page that changes
-# After or before an item, by its score as the server writes it, and its uid: see list.lua.
+# After or before an item, by its score as the server writes it, and its uid: see page.lua.
 _PLACE = re.compile(r"[ab]-?[0-9]{1,20}(\.[0-9]{1,20})?(e[+-]?[0-9]{1,2})? [!-~]{1,128}")
 # The permission of each action, and what it is called.
 ACTIONS = {
@@ -355,11 +355,19 @@ class Pages:
         if "everything" not in asked and "group" not in asked and "q" not in asked:
             raise BadRequest(_("No item was chosen."))
         payloads = access.may(request, "view_payload", queue.alias)
-        scope = Scope(action, queue.alias, state, asked.get("group", ""), asked.get("q", "").strip()[:200], payloads)
+        scope = Selection(
+            action, queue.alias, state, asked.get("group", ""), asked.get("q", "").strip()[:200], payloads
+        )
         return self._to_all(request, queue, scope, confirmed)
 
     def _to_chosen(
-        self, request: HttpRequest, queue: Queue, action: str, state: str, chosen: Sequence[Held], confirmed: bool
+        self,
+        request: HttpRequest,
+        queue: Queue,
+        action: str,
+        state: str,
+        chosen: Sequence[DeliveryRef],
+        confirmed: bool,
     ) -> HttpResponse:
         if confirmed:
             flags = batches.carry_out(action, queue, state, chosen)
@@ -376,7 +384,7 @@ class Pages:
         }
         return self._confirm(request, queue.alias, action, context)
 
-    def _to_all(self, request: HttpRequest, queue: Queue, scope: Scope, confirmed: bool) -> HttpResponse:
+    def _to_all(self, request: HttpRequest, queue: Queue, scope: Selection, confirmed: bool) -> HttpResponse:
         (report,) = status.snapshot([queue.alias], minutes=0).queues
         if report.ready is None:
             raise BadRequest(_("The queue cannot be read."))
@@ -387,7 +395,7 @@ class Pages:
             confirmed = False
         if confirmed:
             # Written down before it begins: what happens to the first batch may not be known.
-            operation = self._recorded(request, Operation.begin(scope, count or len(sample.items), sample.at))
+            operation = self._recorded(request, BulkAction.begin(scope, count or len(sample.items), sample.at))
             return self._step(request, queue, operation)
         context = {
             "action": scope.action,
@@ -400,7 +408,7 @@ class Pages:
         }
         return self._confirm(request, queue.alias, scope.action, context)
 
-    def _count(self, scope: Scope, report: QueueReport, queue: Queue) -> int | None:
+    def _count(self, scope: Selection, report: QueueReport, queue: Queue) -> int | None:
         """How many items it is about; None where only looking at all of them would tell."""
         if scope.text:
             return None
@@ -416,7 +424,7 @@ class Pages:
     def operation(self, request: HttpRequest) -> HttpResponse:
         """Go on with an operation by one batch, or stop it."""
         try:
-            operation = Operation.unsigned(request.POST.get("operation", ""))
+            operation = BulkAction.unsigned(request.POST.get("operation", ""))
         except (signing.BadSignature, TypeError):
             raise BadRequest(_("This operation is not known, or too old to go on with.")) from None
         scope = operation.scope
@@ -430,7 +438,7 @@ class Pages:
             return self._done(request, scope.alias, said, scope.state)
         return self._step(request, queues[scope.alias], operation)
 
-    def _step(self, request: HttpRequest, queue: Queue, operation: Operation) -> HttpResponse:
+    def _step(self, request: HttpRequest, queue: Queue, operation: BulkAction) -> HttpResponse:
         scope = operation.scope
         trouble = ""
         try:
@@ -452,7 +460,7 @@ class Pages:
         }
         return self._render(request, "operation", str(ACTIONS[scope.action][1]), context, alias=scope.alias, crumb="…")
 
-    def _recorded(self, request: HttpRequest, operation: Operation) -> Operation:
+    def _recorded(self, request: HttpRequest, operation: BulkAction) -> BulkAction:
         """One entry for all batches, so that it is there also when the next one never comes."""
         scope = operation.scope
         about = f" of {scope.group}" if scope.group else f" with {scope.text!r}" if scope.text else ""
@@ -461,7 +469,7 @@ class Pages:
             return operation
         return replace(operation, entry=self._record(request, scope.alias, said).pk)
 
-    def _stopped(self, request: HttpRequest, operation: Operation) -> None:
+    def _stopped(self, request: HttpRequest, operation: BulkAction) -> None:
         """The entry keeps its number: the page that stops may be older than the last batch."""
         under_way = _entries().filter(pk=operation.entry, user=request.user, change_message__endswith=", so far")
         for entry in under_way:
@@ -522,12 +530,12 @@ def _actions(state: str, may: Mapping[str, bool], *, whole: bool = True) -> list
     ]
 
 
-def _held(text: str) -> Held:
+def _held(text: str) -> DeliveryRef:
     """As the list's checkboxes name an item: its uid, and the token of what is in hand."""
     uid, _space, token = text.partition(" ")
     if not _may_be_uid(uid) or not token.isprintable():
         raise BadRequest(_("%s is no item.") % verdicts.readable(text))
-    return Held(uid, token)
+    return DeliveryRef(uid, token)
 
 
 def _may_be_uid(text: str) -> bool:

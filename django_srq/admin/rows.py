@@ -13,7 +13,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import pgettext
 
 from django_srq.conf import QueueConfig
-from django_srq.operations import DeadGroup, Listed
+from django_srq.operations import DeadGroup, ItemView
 from django_srq.operations.identifiers import from_milliseconds
 from django_srq.queue.item import Item
 from django_srq.status import ConsumerInfo, QueueReport, Snapshot
@@ -79,7 +79,7 @@ class Detail:
 
 
 @dataclass(frozen=True)
-class Attendant:
+class ConsumerRow:
     """A consumer, as all its queues know it."""
 
     id: str
@@ -95,7 +95,7 @@ class Attendant:
     in_hand: Sequence[tuple[str, str]]  # uid, for how long
 
 
-def row(config: QueueConfig, one: Listed, at: dt.datetime, *, payloads: bool, report: QueueReport) -> Row:
+def row(config: QueueConfig, one: ItemView, at: dt.datetime, *, payloads: bool, report: QueueReport) -> Row:
     delivery = one.delivery
     places = {consumer.id: consumer.about for consumer in report.attendants}
     # A supervisor is known for its children, which are named after it.
@@ -149,7 +149,7 @@ def failure(error: Mapping[str, Any] | None) -> Failure | None:
     )
 
 
-def detail(config: QueueConfig, one: Listed, entries: Iterable[LogEntry], *, payloads: bool) -> Detail:
+def detail(config: QueueConfig, one: ItemView, entries: Iterable[LogEntry], *, payloads: bool) -> Detail:
     delivery = one.delivery
     return Detail(
         state=delivery.state,
@@ -163,7 +163,7 @@ def detail(config: QueueConfig, one: Listed, entries: Iterable[LogEntry], *, pay
     )
 
 
-def consumers(snapshot: Snapshot) -> list[Attendant]:
+def consumers(snapshot: Snapshot) -> list[ConsumerRow]:
     """All that any queue knows, the one heard of last first."""
     known: dict[str, list[tuple[str, ConsumerInfo]]] = {}
     for report in snapshot.queues:
@@ -176,7 +176,7 @@ def consumers(snapshot: Snapshot) -> list[Attendant]:
 
 def _attendant(
     name: str, places: Sequence[tuple[str, ConsumerInfo]], visible: Collection[str], at: dt.datetime
-) -> Attendant:
+) -> ConsumerRow:
     # The entry that was written last says most.
     _alias, one = min(places, key=lambda place: float("inf") if place[1].seen is None else place[1].seen)
     about = one.about
@@ -184,7 +184,7 @@ def _attendant(
     in_hand = list(_in_hand(written))
     served = about.get("queues")
     names = served if isinstance(served, list) else [alias for alias, _consumer in places]
-    return Attendant(
+    return ConsumerRow(
         id=readable(name),
         queues=[readable(queue) for queue in names if queue in visible],
         host=readable(about.get("host", "")),
@@ -224,7 +224,7 @@ def _in_hand(part: object) -> Iterator[tuple[str, dt.datetime | None]]:
             yield from _in_hand(value)
 
 
-def _facts(one: Listed) -> Iterator[tuple[str, object]]:
+def _facts(one: ItemView) -> Iterator[tuple[str, object]]:
     delivery = one.delivery
     yield _("Deliveries"), delivery.deliveries
     if delivery.crashes:
@@ -240,7 +240,7 @@ def _facts(one: Listed) -> Iterator[tuple[str, object]]:
         yield _("Due"), delivery.when
 
 
-def _timeline(one: Listed, entries: Iterable[LogEntry]) -> list[tuple[dt.datetime | None, str]]:
+def _timeline(one: ItemView, entries: Iterable[LogEntry]) -> list[tuple[dt.datetime | None, str]]:
     delivery = one.delivery
     known: list[tuple[dt.datetime | None, str]] = [(Item(one.uid, None, delivery).enqueued_at, _("put"))]
     if one.holder is not None:
@@ -259,7 +259,7 @@ def _timeline(one: Listed, entries: Iterable[LogEntry]) -> list[tuple[dt.datetim
 _BEGINNING = dt.datetime.min.replace(tzinfo=dt.UTC)
 
 
-def _chosen_as(one: Listed) -> str:
+def _chosen_as(one: ItemView) -> str:
     return f"{one.uid} {one.holder.token}" if one.holder else one.uid
 
 

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from django_srq.consumer.databases import close_connections
 from django_srq.consumer.handler import adapted, is_asynchronous, with_fresh_connections
-from django_srq.consumer.in_process import Consumer, Cut
-from django_srq.consumer.options import Plan
+from django_srq.consumer.in_process import Cut, InProcessConsumer
+from django_srq.consumer.options import ConsumerOptions
 from django_srq.consumer.probes import Heartbeat
 from django_srq.consumer.processes.supervisor import Supervisor
-from django_srq.consumer.subscription import Source, StopConsuming
+from django_srq.consumer.subscription import StopConsuming, Subscription
 
 __all__ = [
-    "Consumer",
+    "ConsumerOptions",
     "Cut",
     "Heartbeat",
-    "Plan",
-    "Source",
+    "InProcessConsumer",
     "StopConsuming",
+    "Subscription",
     "Supervisor",
     "adapted",
     "close_connections",

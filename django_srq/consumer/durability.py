@@ -16,7 +16,7 @@ def possible_losses(queue: SafeRedisQueue, seconds: float) -> Iterator[tuple[str
     None where the server refuses to tell, or does not within so many seconds.
     """
     try:
-        info = queue.link.call(operations.info(), queue=queue.label, timeout=seconds)
+        info = queue.link.call(operations.info(), queue=queue.alias, timeout=seconds)
     except SRQError:
         return
     if keeps_no_file(info):

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 
 from django_srq.consumer.leases import Leases
 from django_srq.consumer.log import guarded
-from django_srq.consumer.options import Plan
+from django_srq.consumer.options import ConsumerOptions
 from django_srq.consumer.outage import Outage
-from django_srq.consumer.subscription import Source
+from django_srq.consumer.subscription import Subscription
 from django_srq.consumer.worker.claims import claim_slots
 from django_srq.consumer.worker.worker import Worker
 from django_srq.runtime.interruption import Interruption
@@ -22,7 +22,7 @@ class Cut(Interruption):
     """Raised in a handler's thread to end it at once: its item is given back, counted as a delivery."""
 
 
-class Consumer:
+class InProcessConsumer:
     """Handles items here, for tests, debuggers and scripts: no child processes, and a thread renews the leases.
 
     When the process dies the items come back when their leases end, with the crash counted. A handler that holds the
@@ -31,26 +31,26 @@ class Consumer:
 
     def __init__(
         self,
-        sources: Sequence[Source],
+        subscriptions: Sequence[Subscription],
         *,
         burst: bool = False,
         max_items: int | None = None,
-        plan: Plan | None = None,
+        options: ConsumerOptions | None = None,
         rest: Callable[[], None] = lambda: None,
     ) -> None:
         """burst: end when there is nothing ready. max_items: end after so many items."""
-        plan = plan or Plan(burst=burst, max_items=max_items)
+        options = options or ConsumerOptions(burst=burst, max_items=max_items)
         self.id = f"c{secrets.token_hex(5)}"
-        self._hands = Worker.table(sources, plan, claim_slots(self.id)[0])
-        about = {"processes": 0, "threads": plan.threads, "concurrency": plan.concurrency}
-        self._leases = Leases(self.id, sources, lambda: [self._hands], about=lambda: about)
+        self._ledger = Worker.table(subscriptions, options, claim_slots(self.id)[0])
+        about = {"processes": 0, "threads": options.threads, "concurrency": options.concurrency}
+        self._leases = Leases(self.id, subscriptions, lambda: [self._ledger], about=lambda: about)
         self._worker = Worker(
-            sources,
-            self._hands,
+            subscriptions,
+            self._ledger,
             consumer=self.id,
-            plan=plan,
+            options=options,
             report=Outage().report,
-            max_items=plan.max_items,
+            max_items=options.max_items,
             rest=rest,
         )
 
@@ -61,7 +61,7 @@ class Consumer:
 
     @property
     def handled(self) -> int:
-        return self._hands.handled
+        return self._ledger.handled
 
     def stop(self) -> None:
         """Finish the item in hand and return from ``run``. Safe in any thread and in a signal handler."""

@@ -17,10 +17,10 @@ from typing import Any
 from django_srq import operations
 from django_srq.consumer.clock import lease_time
 from django_srq.consumer.durability import possible_losses
-from django_srq.consumer.ledger import RUNNING, SENT, Hand, Hands
+from django_srq.consumer.ledger import RUNNING, SENT, Entry, Ledger
 from django_srq.consumer.log import guarded
 from django_srq.consumer.log_thread import LogThread
-from django_srq.consumer.subscription import Source
+from django_srq.consumer.subscription import Subscription
 from django_srq.consumer.worker.claims import claim_slots
 from django_srq.exceptions import SRQError
 from django_srq.queue.safe_redis_queue import SafeRedisQueue
@@ -49,8 +49,8 @@ class Leases:
     def __init__(
         self,
         consumer: str,
-        sources: Sequence[Source],
-        tables: Callable[[], Iterable[Hands]],
+        subscriptions: Sequence[Subscription],
+        tables: Callable[[], Iterable[Ledger]],
         *,
         about: Callable[[], Mapping[str, object]] = dict,
     ) -> None:
@@ -60,14 +60,18 @@ class Leases:
         self.servers = [
             ServerLeases(
                 consumer,
-                {place: source for place, source in enumerate(sources) if source.queue.link is link},
-                [source.queue.label for source in sources],
+                {
+                    place: subscription
+                    for place, subscription in enumerate(subscriptions)
+                    if subscription.queue.link is link
+                },
+                [subscription.queue.alias for subscription in subscriptions],
                 tables,
-                shortest=min(source.lease for source in sources),
+                shortest=min(subscription.lease for subscription in subscriptions),
                 about=about,
                 log=self.log,
             )
-            for link in dict.fromkeys(source.queue.link for source in sources)
+            for link in dict.fromkeys(subscription.queue.link for subscription in subscriptions)
         ]
 
     @property
@@ -110,9 +114,9 @@ class ServerLeases:
     def __init__(
         self,
         consumer: str,
-        sources: Mapping[int, Source],
+        subscriptions: Mapping[int, Subscription],
         labels: Sequence[str],
-        tables: Callable[[], Iterable[Hands]],
+        tables: Callable[[], Iterable[Ledger]],
         *,
         shortest: float,
         about: Callable[[], Mapping[str, object]],
@@ -125,12 +129,12 @@ class ServerLeases:
         self.late = 0  # rounds that found a lease with too little left
         self._patience = min(PATIENCE, self.interval)
         self._untold = max(UNTOLD, 2 * shortest)  # seconds
-        self._consumer, self._sources, self._labels, self._tables = consumer, sources, labels, tables
+        self._consumer, self._subscriptions, self._labels, self._tables = consumer, subscriptions, labels, tables
         self._about, self._log = about, log
         self._pid, self._born = os.getpid(), time.monotonic()
         self._since = 0  # ms by the server's clock
         self._clock = 0  # what that is ahead of time.monotonic() (ms)
-        self._told = dict.fromkeys(sources, float("-inf"))
+        self._told = dict.fromkeys(subscriptions, float("-inf"))
         self._warned: set[tuple[str, str]] = set()
         self._looked_at = False  # whether it is known how the server keeps items
         self._tardy: set[int] = set()  # places of the queues whose leases were renewed late in the last round
@@ -155,71 +159,75 @@ class ServerLeases:
         claims = _claims(tables)
         in_hand = _by_source(tables)
         trouble = ""
-        for place, source in self._sources.items():
+        for place, subscription in self._subscriptions.items():
             mine = in_hand.get(place, [])
             unread = [slot for asked, slot in claims if asked == place]
             # While there is trouble every queue is told, as only the server knows when it is over.
             if mine or unread or self.trouble or time.monotonic() - self._told[place] > self._untold:
                 began = time.monotonic()
                 try:
-                    self._tell(place, source, mine, unread)
+                    self._tell(place, subscription, mine, unread)
                 except SRQError as error:
-                    trouble = trouble or f"queue={source.queue.label} error={error}"
+                    trouble = trouble or f"queue={subscription.queue.alias} error={error}"
                     if time.monotonic() - began > self._patience / 2:
                         break  # it is away; one that refuses this queue may take the others
         if trouble != self.trouble:
             self.trouble = trouble
             self.met(trouble)
-        self._warned &= {(hand.held.uid, hand.held.token) for mine in in_hand.values() for _, hand in mine}
+        self._warned &= {(entry.held.uid, entry.held.token) for mine in in_hand.values() for _, entry in mine}
 
     def renew_overdue(self) -> None:
         """Renew what should have been renewed by now; in the consumer's entry that is not told."""
         in_hand = _by_source(self._tables())
-        for place, source in self._sources.items():
+        for place, subscription in self._subscriptions.items():
             late = in_hand.get(place, [])
-            if not any(_left(hand, source) < OVERDUE for _, hand in late):
+            if not any(_left(entry, subscription) < OVERDUE for _, entry in late):
                 self._tardy.discard(place)
                 continue
-            self._say_late(place, f"leases overdue, renewing them in the child queue={source.queue.label}")
+            self._say_late(place, f"leases overdue, renewing them in the child queue={subscription.queue.alias}")
             try:
-                self._extend(source, late, [slot for asked, slot in _claims(self._tables()) if asked == place], b"")
+                self._extend(
+                    subscription, late, [slot for asked, slot in _claims(self._tables()) if asked == place], b""
+                )
             except SRQError:  # which the worker meets itself
                 continue
 
-    def _tell(self, place: int, source: Source, mine: Sequence[tuple[Hands, Hand]], unread: Sequence[bytes]) -> None:
+    def _tell(
+        self, place: int, subscription: Subscription, mine: Sequence[tuple[Ledger, Entry]], unread: Sequence[bytes]
+    ) -> None:
         if not self._since:
-            self._sign_on(source.queue)
-        self._look_at_time(place, source, [hand for _, hand in mine])
-        about = self._entry([hand for _, hand in mine if hand.state != SENT])
+            self._sign_on(subscription.queue)
+        self._look_at_time(place, subscription, [entry for _, entry in mine])
+        about = self._entry([entry for _, entry in mine if entry.state != SENT])
         if mine or unread:
-            self._extend(source, mine, unread, about)
+            self._extend(subscription, mine, unread, about)
         else:
-            self._enlist(source.queue, about)
+            self._enlist(subscription.queue, about)
         self._told[place] = time.monotonic()
         if not self._looked_at:
             self._looked_at = True
-            for words in possible_losses(source.queue, self._patience):
+            for words in possible_losses(subscription.queue, self._patience):
                 self._log.log(logging.WARNING, *words)
 
     def _extend(
-        self, source: Source, mine: Sequence[tuple[Hands, Hand]], unread: Sequence[bytes], about: bytes
+        self, subscription: Subscription, mine: Sequence[tuple[Ledger, Entry]], unread: Sequence[bytes], about: bytes
     ) -> None:
-        queue = source.queue
+        queue = subscription.queue
         call = operations.extend(
             queue.keys,
-            [hand.held for _, hand in mine],
-            lease=source.lease,
+            [entry.held for _, entry in mine],
+            lease=subscription.lease,
             recover=queue.autoclean_interval is not None,
             consumer=self._consumer,
             about=about,
             claims=unread,
         )
-        until = lease_time() + source.lease  # at the earliest: who knows when the reply is read
-        kept = queue.link.call(call, queue=queue.label, timeout=self._patience)
-        for (table, hand), keeps in zip(mine, kept, strict=True):
-            table.renewed(hand, until if keeps else 0)
+        until = lease_time() + subscription.lease  # at the earliest: who knows when the reply is read
+        kept = queue.link.call(call, queue=queue.alias, timeout=self._patience)
+        for (table, entry), keeps in zip(mine, kept, strict=True):
+            table.renewed(entry, until if keeps else 0)
             if not keeps:
-                self._warn(queue.label, hand)
+                self._warn(queue.alias, entry)
 
     def _sign_on(self, queue: SafeRedisQueue) -> None:
         now = self._enlist(queue, b'{"state":"starting"}')
@@ -228,12 +236,12 @@ class ServerLeases:
 
     def _enlist(self, queue: SafeRedisQueue, about: bytes) -> int:
         """Make the consumer known; the server's time (ms)."""
-        call = operations.enlist(queue.keys, self._consumer, about)
-        return queue.link.call(call, queue=queue.label, timeout=self._patience)
+        call = operations.register(queue.keys, self._consumer, about)
+        return queue.link.call(call, queue=queue.alias, timeout=self._patience)
 
-    def _look_at_time(self, place: int, source: Source, in_hand: Sequence[Hand]) -> None:
-        if any(_left(hand, source) < LATE for hand in in_hand):
-            self._say_late(place, f"leases renewed late queue={source.queue.label}")
+    def _look_at_time(self, place: int, subscription: Subscription, in_hand: Sequence[Entry]) -> None:
+        if any(_left(entry, subscription) < LATE for entry in in_hand):
+            self._say_late(place, f"leases renewed late queue={subscription.queue.alias}")
         else:
             self._tardy.discard(place)
 
@@ -244,26 +252,26 @@ class ServerLeases:
             self.late += 1
             self._log.log(logging.WARNING, "%s", words)
 
-    def _warn(self, queue: str, hand: Hand) -> None:
+    def _warn(self, queue: str, entry: Entry) -> None:
         # Its table may have gone on since it was read; what is not running may just have been settled.
-        delivery = (hand.held.uid, hand.held.token)
+        delivery = (entry.held.uid, entry.held.token)
         if (
-            hand.state == RUNNING
+            entry.state == RUNNING
             and delivery not in self._warned
-            and any(one == hand for table in self._tables() for one in table)
+            and any(one == entry for table in self._tables() for one in table)
         ):
             self._warned.add(delivery)
-            self._log.log(logging.WARNING, "lease lost queue=%s uid=%s", queue, hand.held.uid)
+            self._log.log(logging.WARNING, "lease lost queue=%s uid=%s", queue, entry.held.uid)
 
     def sign_off(self) -> None:
-        for source in self._sources.values():
-            call = operations.enlist(source.queue.keys, self._consumer, b"")
+        for subscription in self._subscriptions.values():
+            call = operations.register(subscription.queue.keys, self._consumer, b"")
             try:
-                source.queue.link.call(call, queue=source.queue.label, timeout=PATIENCE)
+                subscription.queue.link.call(call, queue=subscription.queue.alias, timeout=PATIENCE)
             except SRQError:
                 return
 
-    def _entry(self, in_hand: Sequence[Hand]) -> bytes:
+    def _entry(self, in_hand: Sequence[Entry]) -> bytes:
         entry: dict[str, Any] = {
             "host": socket.gethostname(),
             "pid": self._pid,
@@ -274,14 +282,14 @@ class ServerLeases:
             **({"renewed_late": self.late} if self.late else {}),
             **self._about(),
             "in_hand": [
-                {"uid": hand.held.uid, "since": self._clock + round(hand.started * 1000) if hand.started else None}
-                for hand in in_hand[:100]
+                {"uid": entry.held.uid, "since": self._clock + round(entry.started * 1000) if entry.started else None}
+                for entry in in_hand[:100]
             ],
         }
         return json.dumps(entry).encode()
 
 
-def _claims(tables: Iterable[Hands]) -> list[tuple[int | None, bytes]]:
+def _claims(tables: Iterable[Ledger]) -> list[tuple[int | None, bytes]]:
     """The slots of claims that may hold items which are not written down yet, each with the place of its source."""
     found: list[tuple[int | None, bytes]] = []
     for table in tables:
@@ -291,14 +299,14 @@ def _claims(tables: Iterable[Hands]) -> list[tuple[int | None, bytes]]:
     return found
 
 
-def _by_source(tables: Iterable[Hands]) -> dict[int, list[tuple[Hands, Hand]]]:
-    found: dict[int, list[tuple[Hands, Hand]]] = {}
+def _by_source(tables: Iterable[Ledger]) -> dict[int, list[tuple[Ledger, Entry]]]:
+    found: dict[int, list[tuple[Ledger, Entry]]] = {}
     for table in tables:
-        for hand in table:
-            found.setdefault(hand.source, []).append((table, hand))
+        for entry in table:
+            found.setdefault(entry.subscription, []).append((table, entry))
     return found
 
 
-def _left(hand: Hand, source: Source) -> float:
+def _left(entry: Entry, subscription: Subscription) -> float:
     """How much of its lease is left, as a share; of one that was refused there is nothing to be renewed."""
-    return (hand.until - lease_time()) / source.lease if hand.until else 1.0
+    return (entry.until - lease_time()) / subscription.lease if entry.until else 1.0

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from django_srq.consumer.clock import lease_time
-from django_srq.operations import Held
+from django_srq.operations import DeliveryRef
 
 # A record's state. HELD: not started; DONE: handled, not acked yet; FAILED: its handler raised, which is being told;
 # SENT: its ack is on its way, or was lost on it, so that its lease goes on until there is a reply.
@@ -52,14 +52,14 @@ _OWED = struct.Struct("=IxxxxQ")
 
 
 @dataclass(frozen=True)
-class Hand:
+class Entry:
     """One item in hand, as it was when it was read."""
 
     index: int
-    filling: int
+    generation: int
     state: int
-    source: int  # its place in the list of sources
-    held: Held
+    subscription: int  # its place in the list of sources
+    held: DeliveryRef
     started: float  # moment; 0: not yet
     until: float = field(default=0.0, compare=False)  # lease's end, as far as it is known here; 0: refused
 
@@ -79,7 +79,7 @@ class Parked(NamedTuple):
     until: float  # the moment at which the wait is over at the latest
 
 
-class Hands:
+class Ledger:
     """The table of one child: so many records, and a head with what it says of itself."""
 
     def __init__(self, capacity: int, *, servers: int = 1, slot: bytes = b"") -> None:
@@ -122,7 +122,7 @@ class Hands:
         self._memory[_SLOT : _SLOT + len(slot)] = slot
         self._memory[_SLOT_LENGTH] = len(slot)
 
-    def hold(self, source: int, held: Held, *, until: float) -> tuple[int, int]:
+    def hold(self, subscription: int, held: DeliveryRef, *, until: float) -> tuple[int, int]:
         """Write down an item before anything is done with it; until: the end of its lease. Returns (index, filling)."""
         index = self._free.popleft()
         self._fillings += 1
@@ -131,7 +131,7 @@ class Hands:
         start, uid, token = _at(index), held.uid.encode()[:UID_MOST], held.token.encode()[:TOKEN_MOST]
         number, memory = int(held.number or 0), self._memory
         lengths = len(uid), len(token)
-        _WHOLE.pack_into(memory, start, FREE, *lengths, source, self._fillings, number, 0, until, uid, token)
+        _WHOLE.pack_into(memory, start, FREE, *lengths, subscription, self._fillings, number, 0, until, uid, token)
         memory[start] = HELD
         return index, self._fillings
 
@@ -163,13 +163,13 @@ class Hands:
         self._memory[_at(index)] = FREE
         self._free.append(index)
 
-    def lapsed(self, index: int, filling: int) -> bool:
+    def lapsed(self, index: int, generation: int) -> bool:
         """Whether the lease of that filling may have ended: it was refused, or not renewed for its length."""
-        return lease_time() > self._until(_at(index), filling)
+        return lease_time() > self._until(_at(index), generation)
 
-    def _until(self, start: int, filling: int) -> float:
+    def _until(self, start: int, generation: int) -> float:
         renewed, until = _RENEWED.unpack_from(self._memory, start + _RENEWED_AT)
-        if renewed != filling:
+        if renewed != generation:
             until = _MOMENT.unpack_from(self._memory, start + 32)[0]
         return float(until)
 
@@ -219,11 +219,11 @@ class Hands:
         """Whether the reply to that claim is being read, which may be what kills the child."""
         return self._memory[_READING] == 1
 
-    def ask(self, source: int, number: int) -> None:
+    def ask(self, subscription: int, number: int) -> None:
         """A claim, with that number in its slot, is sent whose reply is read later."""
         self._memory[_READING] = 0
         _COUNT.pack_into(self._memory, _CLAIM, number)
-        _PLACE.pack_into(self._memory, _ASKED, source + 1)
+        _PLACE.pack_into(self._memory, _ASKED, subscription + 1)
 
     def read(self) -> None:
         """Its reply is read from now on."""
@@ -238,11 +238,11 @@ class Hands:
                 _PLACE.pack_into(self._memory, start, 0)
         return number > int(_COUNT.unpack_from(self._memory, _CLAIM_MARK)[0])  # else of that claim, or one put off
 
-    def owe(self, source: int, number: int) -> None:
+    def owe(self, subscription: int, number: int) -> None:
         """That claim got no reply: its server is away, and it is made again until that is back. Others are made now."""
         for start in self._owing:  # a server that is away is asked for nothing more, so that there is one for each
             if not _OWED.unpack_from(self._memory, start)[0]:
-                _OWED.pack_into(self._memory, start, source + 1, number)
+                _OWED.pack_into(self._memory, start, subscription + 1, number)
                 _PLACE.pack_into(self._memory, _ASKED, 0)
                 return
 
@@ -319,10 +319,10 @@ class Hands:
 
     # -- the supervisor's, and its keeper's
 
-    def __iter__(self) -> Iterator[Hand]:
+    def __iter__(self) -> Iterator[Entry]:
         """The records that are not free, in the order of their filling."""
         found = [self._read(start) for start in self._records if self._memory[start] != FREE]
-        return iter(sorted(found, key=lambda hand: hand.filling))
+        return iter(sorted(found, key=lambda entry: entry.generation))
 
     def waiting(self) -> set[Waiting]:
         """All that is held and not begun, but for what a claim behind a wait may have taken: see ``parked``."""
@@ -344,12 +344,12 @@ class Hands:
         else:
             self._memory[_at(waiting.record) + _MARK_AT] = 1
 
-    def of(self, waiting: Waiting) -> Hand | None:
+    def of(self, waiting: Waiting) -> Entry | None:
         """The record of an item that waits; None: it does not any more."""
         if waiting.record is None:
             return None
-        hand = self._read(_at(waiting.record))
-        return hand if (hand.filling, hand.state) == (waiting.number, HELD) else None
+        entry = self._read(_at(waiting.record))
+        return entry if (entry.generation, entry.state) == (waiting.number, HELD) else None
 
     def source_of(self, claim: Waiting) -> int | None:
         """The source (its place) of a claim that waits; None: it does not any more."""
@@ -358,23 +358,25 @@ class Hands:
         asked = self.asked if claim.number == self._claim else None
         return next((place for place, number in self.owed if number == claim.number), asked)
 
-    def _read(self, start: int) -> Hand:
+    def _read(self, start: int) -> Entry:
         memory = self._memory
-        state, uid, token, source, filling, number, started, _ = _FILLED.unpack_from(memory, start)
+        state, uid, token, subscription, generation, number, started, _ = _FILLED.unpack_from(memory, start)
         # The child may be writing: what is torn here names no delivery, so that nothing comes of it.
-        held = Held(
+        held = DeliveryRef(
             memory[start + _UID_AT : start + _UID_AT + uid].decode(errors="replace"),
             memory[start + _TOKEN_AT : start + _TOKEN_AT + token].decode(errors="replace"),
             str(number) if number else "",
         )
-        return Hand((start - _HEAD) // _RECORD, filling, state, source, held, started, self._until(start, filling))
+        return Entry(
+            (start - _HEAD) // _RECORD, generation, state, subscription, held, started, self._until(start, generation)
+        )
 
-    def renewed(self, hand: Hand, until: float) -> None:
+    def renewed(self, entry: Entry, until: float) -> None:
         """The lease of that filling lasts until then; 0: it was refused."""
-        start = _at(hand.index) + _RENEWED_AT
+        start = _at(entry.index) + _RENEWED_AT
         _COUNT.pack_into(self._memory, start, 0)  # as keeper and child may both write, about different fillings
         _MOMENT.pack_into(self._memory, start + 8, until)
-        _COUNT.pack_into(self._memory, start, hand.filling)
+        _COUNT.pack_into(self._memory, start, entry.generation)
 
 
 def _at(index: int) -> int:

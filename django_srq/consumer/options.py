@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Plan:
+class ConsumerOptions:
     processes: int = 1
     threads: int = 1  # of each process; items of sync handlers in hand at one time
     concurrency: int = 1  # the same for async handlers

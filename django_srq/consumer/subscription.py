@@ -20,7 +20,7 @@ class StopConsuming(Exception):
 
 
 @dataclass(frozen=True, eq=False)
-class Source:
+class Subscription:
     """A queue and what is done with its items. handle returns: acked; it raises: failed with the error.
 
     With a batch above 1, handle takes a list of so many items at most. It returns the errors of those that failed, by
@@ -42,51 +42,53 @@ class Timetable:
     A queue rings its wake list when something can be taken, so that a source need not be asked before its moment.
     """
 
-    def __init__(self, sources: Sequence[Source]) -> None:
-        self._moments = dict.fromkeys(sources, 0.0)
+    def __init__(self, subscriptions: Sequence[Subscription]) -> None:
+        self._moments = dict.fromkeys(subscriptions, 0.0)
         # Several sources are asked together, a little early, rather than each at a moment of its own.
-        self._together = len(sources) > 1
+        self._together = len(subscriptions) > 1
 
     def earliest(self, asynchronous: bool) -> float:
         """The earliest moment of the sources of that kind."""
-        moments = [moment for source, moment in self._moments.items() if source.asynchronous is asynchronous]
+        moments = [
+            moment for subscription, moment in self._moments.items() if subscription.asynchronous is asynchronous
+        ]
         return min(moments, default=NEVER)
 
-    def is_due(self, source: Source, now: float) -> bool:
-        return self._moments[source] <= now
+    def is_due(self, subscription: Subscription, now: float) -> bool:
+        return self._moments[subscription] <= now
 
-    def begin(self, source: Source) -> None:
+    def begin(self, subscription: Subscription) -> None:
         """The source is asked now; the answer says when to ask again."""
-        self._moments[source] = NEVER
+        self._moments[subscription] = NEVER
 
-    def sooner(self, source: Source, moment: float) -> None:
+    def sooner(self, subscription: Subscription, moment: float) -> None:
         """Ask the source at that moment, unless it is to be asked before."""
         if self._together and moment - time.monotonic() > TOGETHER:
             moment = math.floor(moment / TOGETHER) * TOGETHER
-        self._moments[source] = min(self._moments[source], moment)
+        self._moments[subscription] = min(self._moments[subscription], moment)
 
 
-class Turns:
+class Rotation:
     """The order in which the sources are asked for items, anew each time.
 
     As given, so that a later one has its turn when the earlier ones have nothing; or, with weights, smoothly in their
     proportion (the weighted round robin of nginx), so that none starves.
     """
 
-    def __init__(self, sources: Sequence[Source]) -> None:
-        self._sources = list(sources)
-        self.weighted = any(source.weight for source in sources)
-        self._credit = [0] * len(self._sources)
+    def __init__(self, subscriptions: Sequence[Subscription]) -> None:
+        self._subscriptions = list(subscriptions)
+        self.weighted = any(subscription.weight for subscription in subscriptions)
+        self._credit = [0] * len(self._subscriptions)
 
-    def next(self, woken: Source | None = None) -> list[Source]:
+    def next(self, woken: Subscription | None = None) -> list[Subscription]:
         """woken: the source for which a wake token came; whoever took it goes there first."""
         if woken is not None:
-            return [woken, *(source for source in self._sources if source is not woken)]
-        return self._by_weight() if self.weighted else self._sources
+            return [woken, *(subscription for subscription in self._subscriptions if subscription is not woken)]
+        return self._by_weight() if self.weighted else self._subscriptions
 
-    def _by_weight(self) -> list[Source]:
-        weights = [source.weight or 1 for source in self._sources]
+    def _by_weight(self) -> list[Subscription]:
+        weights = [subscription.weight or 1 for subscription in self._subscriptions]
         self._credit = [credit + weight for credit, weight in zip(self._credit, weights, strict=True)]
         order = sorted(range(len(weights)), key=lambda place: -self._credit[place])
         self._credit[order[0]] -= sum(weights)
-        return [self._sources[place] for place in order]
+        return [self._subscriptions[place] for place in order]

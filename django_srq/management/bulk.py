@@ -25,7 +25,7 @@ from django_srq.transport.link import Link
 
 
 @dataclass
-class Outcome:
+class Results:
     rows: list[Row] = field(default_factory=list)  # of the queues where anything was done or found out
     failures: list[SRQError] = field(default_factory=list)
 
@@ -56,7 +56,7 @@ class OperationCommand(QueueCommand):
             raise CommandError(f"Name queues{otherwise} (known: {known}).", returncode=USAGE)
         return [self.queue(alias) for alias in dict.fromkeys(conf.aliases() if all_queues else aliases)]
 
-    def on_each(self, queues: Sequence[Queue], act: Callable[[Queue, Row], object], outcome: Outcome) -> None:
+    def on_each(self, queues: Sequence[Queue], act: Callable[[Queue, Row], object], outcome: Results) -> None:
         """Let act fill a row for each queue. A failure does not keep the other queues from their turn."""
         away: list[Link] = []
         for queue in queues:
@@ -73,7 +73,7 @@ class OperationCommand(QueueCommand):
                 if len(row) > 1:
                     outcome.rows.append(row)
 
-    def finish(self, outcome: Outcome, format: str, **about: Any) -> None:
+    def finish(self, outcome: Results, format: str, **about: Any) -> None:
         """Write the rows. What failed is an error, a line each; the first makes the exit code."""
         self.say(outcome.rows, format, **about)
         if failures := outcome.failures:
@@ -85,7 +85,7 @@ class OperationCommand(QueueCommand):
 
 
 @dataclass
-class Plan:
+class Preview:
     """What would be done to a queue."""
 
     queue: Queue
@@ -104,7 +104,7 @@ class BulkCommand(OperationCommand):
     doing = ""  # what the progress is called
 
     @abstractmethod
-    def plan(self, plan: Plan) -> None:
+    def plan(self, plan: Preview) -> None:
         """Count, and fill the plan."""
 
     @abstractmethod
@@ -130,42 +130,42 @@ class BulkCommand(OperationCommand):
                 "without, or --dry-run to count.",
                 returncode=USAGE,
             )
-        outcome = Outcome()
+        outcome = Results()
         try:
-            plans = self._plans(queues, outcome)
-            items = sum(plan.items for plan in plans)
+            previews = self._plans(queues, outcome)
+            items = sum(plan.items for plan in previews)
             if format == "table" and (asks or dry_run):
-                self._explain(plans)
+                self._explain(previews)
             if asks and items:
-                self._ask(plans, items)
+                self._ask(previews, items)
         except KeyboardInterrupt:
             self.stderr.write("")  # ends the line with the question
             raise CommandError("Stopped. Nothing was done.", returncode=INTERRUPTED) from None
         if items and not dry_run:
             outcome.rows = []
-            self._do([plan.queue for plan in plans], items, outcome, format)
+            self._do([plan.queue for plan in previews], items, outcome, format)
         if dry_run and format == "table":
             self.stderr.write("Only counted: nothing was done.", str)
         self.finish(outcome, format, dry_run=dry_run)
 
-    def _plans(self, queues: Sequence[Queue], outcome: Outcome) -> list[Plan]:
-        plans: list[Plan] = []
+    def _plans(self, queues: Sequence[Queue], outcome: Results) -> list[Preview]:
+        previews: list[Preview] = []
 
         def count(queue: Queue, row: Row) -> None:
-            plan = Plan(queue, row)
+            plan = Preview(queue, row)
             self.plan(plan)
-            plans.append(plan)
+            previews.append(plan)
 
         self.on_each(queues, count, outcome)
-        return plans
+        return previews
 
-    def _explain(self, plans: Sequence[Plan]) -> None:
-        for plan in plans:
+    def _explain(self, previews: Sequence[Preview]) -> None:
+        for plan in previews:
             for line in plan.details:
                 self.stderr.write(f"{plan.queue.alias}: {line}", str)
 
-    def _ask(self, plans: Sequence[Plan], items: int) -> None:
-        names = ", ".join(plan.queue.alias for plan in plans if plan.items)
+    def _ask(self, previews: Sequence[Preview], items: int) -> None:
+        names = ", ".join(plan.queue.alias for plan in previews if plan.items)
         question = self.question(f"{items:,} item{'s' if items != 1 else ''}", names)
         self.stderr.write(f"{question} [y/N] ", str, ending="")
         self.stderr.flush()
@@ -175,7 +175,7 @@ class BulkCommand(OperationCommand):
         if answer.strip().lower() not in {"y", "yes"}:
             raise CommandError("Nothing was done.", returncode=ERROR)
 
-    def _do(self, queues: Sequence[Queue], items: int, outcome: Outcome, format: str) -> None:
+    def _do(self, queues: Sequence[Queue], items: int, outcome: Results, format: str) -> None:
         try:
             with _stop_on_ctrl_c() as stop, Progress(self.doing, items, self.stderr) as progress:
 

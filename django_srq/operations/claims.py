@@ -7,9 +7,8 @@ from functools import lru_cache
 
 from django_srq.operations.call import Call, Command, Keys
 from django_srq.operations.encoding import encode_held, encode_int, milliseconds
-from django_srq.operations.replies import ClaimReply, Held, as_text, read_claim
+from django_srq.operations.replies import ClaimReply, DeliveryRef, as_text, read_claim
 from django_srq.operations.scripts import Script
-from django_srq.queue.rate import Rate
 
 GIVE_BACK, UNREAD = -1, -2  # in place of a claim's n: see claim.lua
 
@@ -25,17 +24,18 @@ def claim(
     max_deliveries: int | None = None,
     max_crashes: int | None = None,
     max_in_flight: int | None = None,
-    rate: Rate | None = None,
+    interval: float = 0,
     limited: bool = True,
-    acks: Iterable[Held] = (),
+    acks: Iterable[DeliveryRef] = (),
 ) -> Call[ClaimReply]:
     """n: items at most, or GIVE_BACK or UNREAD.
 
+    interval: milliseconds from one item to the next, where RATE limits them; 0: as fast as they are asked for.
     limited: False takes without regard to the limits, and leaves them as they are for others.
     """
     sign = 1 if recover else -1
     terms = _claim_terms(consumer, sign * lease, sign * legacy_lease, n, max_deliveries, max_crashes)
-    limits = _limit_terms(max_in_flight, rate) if limited else (b"-1", b"0")
+    limits = _limit_terms(max_in_flight, interval) if limited else (b"-1", b"0")
     unknown = "what it may have taken comes back when its lease ends"
     return Call(Script.named("claim"), keys, (*terms, *limits, *encode_held(acks)), read_claim, unknown)
 
@@ -53,8 +53,8 @@ def _claim_terms(
 
 
 @lru_cache(maxsize=64)
-def _limit_terms(max_in_flight: int | None, rate: Rate | None) -> tuple[bytes, bytes]:
-    return encode_int(max_in_flight or 0), b"%.3f" % (1000 / rate.per_second) if rate else b"0"
+def _limit_terms(max_in_flight: int | None, interval: float) -> tuple[bytes, bytes]:
+    return encode_int(max_in_flight or 0), b"%.3f" % interval if interval else b"0"
 
 
 def wait(queues: Iterable[Keys], seconds: float) -> Command[str]:

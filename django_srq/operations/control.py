@@ -9,11 +9,11 @@ from typing import Any
 
 from django_srq.operations.call import BATCH, Call, Keys
 from django_srq.operations.encoding import encode_int, encode_moment
-from django_srq.operations.replies import Held, as_text, read_flag, read_flags
+from django_srq.operations.replies import DeliveryRef, as_text, read_flag, read_flags
 from django_srq.operations.scripts import Script
 
 
-def drop(keys: Keys, items: Iterable[Held], *, state: str = "") -> Call[list[bool]]:
+def drop(keys: Keys, items: Iterable[DeliveryRef], *, state: str = "") -> Call[list[bool]]:
     """items: by uid, and by number where that is known."""
     args = [part.encode() for item in items for part in (item.uid, item.number)]
     return Call(Script.named("drop"), keys, (state.encode(), *args), read_flags)
@@ -37,5 +37,5 @@ def resume(keys: Keys) -> Call[bool]:
     return Call(Script.named("resume"), keys, (), read_flag)
 
 
-def enlist(keys: Keys, consumer: str, about: bytes) -> Call[int]:
-    return Call(Script.named("enlist"), keys, (consumer.encode(), about), lambda reply: int(as_text(reply)))
+def register(keys: Keys, consumer: str, about: bytes) -> Call[int]:
+    return Call(Script.named("register"), keys, (consumer.encode(), about), lambda reply: int(as_text(reply)))

@@ -49,4 +49,4 @@ def count_dead(
 
 
 def dead_groups(keys: Keys, *, tracebacks: int = 20) -> Call[list[DeadGroup]]:
-    return Call(Script.named("groups"), keys, (encode_int(tracebacks),), read_groups)
+    return Call(Script.named("dead_groups"), keys, (encode_int(tracebacks),), read_groups)

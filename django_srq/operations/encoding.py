@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterable
 
-from django_srq.operations.replies import Held
+from django_srq.operations.replies import DeliveryRef
 
 
 def milliseconds(seconds: float) -> int:
@@ -25,7 +25,7 @@ def encode_moment(moment: dt.datetime) -> bytes:
     return encode_int(round(moment.timestamp() * 1000))
 
 
-def encode_held(held: Iterable[Held]) -> tuple[bytes, ...]:
+def encode_held(held: Iterable[DeliveryRef]) -> tuple[bytes, ...]:
     return tuple([part.encode() for one in held for part in one])
 
 

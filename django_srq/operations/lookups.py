@@ -9,8 +9,8 @@ from django_srq.operations.call import BATCH, Call, Command, Keys
 from django_srq.operations.encoding import encode_flag, encode_int
 from django_srq.operations.replies import (
     Counts,
-    Listed,
-    Listing,
+    ItemPage,
+    ItemView,
     Page,
     as_text,
     read_counts,
@@ -56,8 +56,8 @@ def list_items(
     largest: int = 0,
     brief: bool = False,
     group: str = "",
-) -> Call[Listing]:
-    """anchor and the rest: as in list.lua."""
+) -> Call[ItemPage]:
+    """anchor and the rest: as in page.lua."""
     flags = (encode_flag(newest), encode_int(largest), encode_flag(brief))
     args = (
         state.encode(),
@@ -67,11 +67,11 @@ def list_items(
         *flags,
         group.encode(errors="replace"),
     )
-    return Call(Script.named("list"), keys, args, lambda reply: read_listing(reply, state))
+    return Call(Script.named("page"), keys, args, lambda reply: read_listing(reply, state))
 
 
-def show(keys: Keys, uid: str, *, largest: int) -> Call[Listed | None]:
-    return Call(Script.named("show"), keys, (uid.encode(), encode_int(largest)), lambda reply: read_shown(reply, uid))
+def show(keys: Keys, uid: str, *, largest: int) -> Call[ItemView | None]:
+    return Call(Script.named("item"), keys, (uid.encode(), encode_int(largest)), lambda reply: read_shown(reply, uid))
 
 
 def info() -> Command[dict[str, str]]:

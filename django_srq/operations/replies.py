@@ -16,7 +16,7 @@ STATES = ("ready", "in_flight", "delayed", "dead")
 _TIMED = ("in_flight", "delayed", "dead")  # states whose place in the order is a moment
 
 
-class Held(NamedTuple):
+class DeliveryRef(NamedTuple):
     """Names a delivery in ack, fail, extend and release: by token, or ('' as token) whoever's it is."""
 
     uid: str
@@ -29,7 +29,7 @@ class PutReply(NamedTuple):
     full_at: int | None  # the length, when nothing was added because the queue is full
 
 
-class Found(NamedTuple):
+class StoredItem(NamedTuple):
     """An item as the server has it."""
 
     uid: str
@@ -41,30 +41,30 @@ class ClaimReply(NamedTuple):
     acked: Sequence[bool]
     wait: float | None  # seconds until it is worth asking again; None: no known moment; 0: at once
     held_up: int  # ready items that only the limits hold up
-    found: Sequence[Found]
+    found: Sequence[StoredItem]
 
 
 @dataclass(frozen=True)
-class Ended:
+class CrashReply:
     states: Sequence[str | None]  # per item: where it went; None: that delivery was over
     found: Mapping[str, str]  # what the last claim took besides: uid to where it went
 
 
 @dataclass(frozen=True)
 class Page:
-    found: Sequence[Found]
+    found: Sequence[StoredItem]
     offset: int | None  # where to go on; None: that was all
 
 
 @dataclass(frozen=True)
-class Listed:
+class ItemView:
     """An item as people look at it; looking makes nobody its holder."""
 
     uid: str
     payload: bytes  # empty when it is larger than was asked for
     size: int  # bytes of the payload
     delivery: Delivery
-    holder: Held | None = None  # the delivery that has it in hand
+    holder: DeliveryRef | None = None  # the delivery that has it in hand
     consumer: str = ""
     claimed_at: dt.datetime | None = None
     position: int | None = None  # in the order of its state, from 0 on
@@ -72,13 +72,13 @@ class Listed:
 
 
 @dataclass(frozen=True)
-class Listing:
+class ItemPage:
     at: dt.datetime
     total: int  # uids in that state
     first: int  # position of the first that was looked at
     looked: int  # how many were looked at
     anchor: str  # where to go on; empty at the end
-    items: Sequence[Listed]
+    items: Sequence[ItemView]
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def read_claim(reply: Any) -> ClaimReply:
         if type(deliveries) is bytes:
             deliveries, crashes = map(int, deliveries.split())
         delivery = _delivery(headers, token.decode(), deliveries, crashes=crashes)
-        found.append(Found(uid.decode(), payload, delivery))
+        found.append(StoredItem(uid.decode(), payload, delivery))
     return ClaimReply(read_flags(flags), None if milliseconds_ < 0 else milliseconds_ / 1000, int(held_up), found)
 
 
@@ -189,7 +189,7 @@ def read_page(reply: Any, state: str) -> Page:
     found = []
     for i in range(0, len(rest), 8):
         uid, payload, score, deliveries, crashes, headers, error, _token = rest[i : i + 8]
-        found.append(Found(as_text(uid), payload, _looked_at(state, score, deliveries, crashes, headers, error)))
+        found.append(StoredItem(as_text(uid), payload, _looked_at(state, score, deliveries, crashes, headers, error)))
     offset = int(following)
     return Page(found, None if offset < 0 else offset)
 
@@ -206,7 +206,7 @@ def _looked_at(state: str, score: bytes, deliveries: bytes, crashes: bytes, head
     )
 
 
-def read_listing(reply: Any, state: str) -> Listing:
+def read_listing(reply: Any, state: str) -> ItemPage:
     now, total, first, looked, anchor, *rest = reply
     items = []
     for i in range(0, len(rest), 10):
@@ -214,19 +214,19 @@ def read_listing(reply: Any, state: str) -> Listing:
         delivery = _looked_at(state, score, deliveries, crashes, headers, error)
         one = _listed(as_text(uid), payload, int(size), delivery, as_text(token), int(position))
         items.append(replace(one, score=as_text(score)))
-    return Listing(from_milliseconds(int(now)), int(total), int(first), int(looked), as_text(anchor), items)
+    return ItemPage(from_milliseconds(int(now)), int(total), int(first), int(looked), as_text(anchor), items)
 
 
-def _listed(uid: str, payload: bytes, size: int, delivery: Delivery, token: str, position: int | None) -> Listed:
+def _listed(uid: str, payload: bytes, size: int, delivery: Delivery, token: str, position: int | None) -> ItemView:
     if not token:
-        return Listed(uid, payload, size, delivery, position=position)
+        return ItemView(uid, payload, size, delivery, position=position)
     claimed = re.search(r"@(\d+)", token)
-    return Listed(
+    return ItemView(
         uid,
         payload,
         size,
         delivery,
-        Held(uid, token, delivery.number),
+        DeliveryRef(uid, token, delivery.number),
         token.partition("/")[0],
         from_milliseconds(int(claimed[1])) if claimed else None,
         position,
@@ -243,7 +243,7 @@ def read_groups(reply: Any) -> list[DeadGroup]:
     return groups
 
 
-def read_shown(reply: Any, uid: str) -> Listed | None:
+def read_shown(reply: Any, uid: str) -> ItemView | None:
     if not reply:
         return None
     _now, state, payload, size, score, deliveries, crashes, headers, error, token, ahead = reply

@@ -33,7 +33,7 @@ _COMMENT = re.compile(r"^ *--.*\n", re.MULTILINE)
 _FACT = re.compile(r"\bfacts\.(\w+)")
 _COMMAND = re.compile(r"\bredis\.p?call\('([A-Z]+)'")
 _OPTIONAL = frozenset({"INFO"})  # commands that a script does without where they are refused
-_IDLE = frozenset({"claim", "enlist"})  # scripts that consumers which wait call, again and again
+_IDLE = frozenset({"claim", "register"})  # scripts that consumers which wait call, again and again
 _WORD = re.compile(r"\w+")
 _FUNCTION = re.compile(r"^( *)local function (\w+)\(.*?^\1end\n", re.MULTILINE | re.DOTALL)
 

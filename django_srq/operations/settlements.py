@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from django_srq.operations.call import Call, Command, Keys
 from django_srq.operations.encoding import encode_held, encode_int, encode_moment, milliseconds
-from django_srq.operations.replies import Ended, Held, as_text, read_flags, read_pair, read_states
+from django_srq.operations.replies import CrashReply, DeliveryRef, as_text, read_flags, read_pair, read_states
 from django_srq.operations.scripts import Script
 
 # The same for fail_many, with one error for all and with one for each: some services take at most 3,999 arguments.
@@ -18,18 +18,18 @@ FAILED_ALIKE, FAILED = 990, 790
 class Failed(NamedTuple):
     """A delivery that failed: of what (JSON), and for how long (seconds) the item waits before the next one."""
 
-    held: Held
+    held: DeliveryRef
     error: bytes = b""
     delay: float = 0
 
 
-def ack(keys: Keys, held: Iterable[Held]) -> Call[list[bool]]:
+def ack(keys: Keys, held: Iterable[DeliveryRef]) -> Call[list[bool]]:
     return Call(Script.named("ack"), keys, encode_held(held), read_flags)
 
 
 def fail(
     keys: Keys,
-    held: Held,
+    held: DeliveryRef,
     *,
     error: bytes = b"",
     delay: float = 0,
@@ -65,7 +65,7 @@ def fail_many(
 
 def extend(
     keys: Keys,
-    held: Iterable[Held],
+    held: Iterable[DeliveryRef],
     *,
     lease: float,
     recover: bool = True,
@@ -81,7 +81,7 @@ def extend(
     return Call(Script.named("extend"), keys, tuple(args), read_flags)
 
 
-def release(keys: Keys, held: Iterable[Held]) -> Call[list[bool]]:
+def release(keys: Keys, held: Iterable[DeliveryRef]) -> Call[list[bool]]:
     args = [part for one in held for part in (one.uid.encode(), one.token.encode())]
     return Call(Script.named("release"), keys, tuple(args), read_flags)
 
@@ -101,20 +101,20 @@ def withdraw(keys: Keys, slot: bytes, number: int) -> Call[int | None]:
 
 def crashed(
     keys: Keys,
-    held: Sequence[Held],
+    held: Sequence[DeliveryRef],
     *,
     evidence: bytes,
     how: str = "crash",
     slot: bytes = b"",
     max_deliveries: int | None = None,
     max_crashes: int | None = None,
-) -> Call[Ended]:
+) -> Call[CrashReply]:
     """how, slot: see crashed.lua."""
 
-    def read(reply: Any) -> Ended:
+    def read(reply: Any) -> CrashReply:
         states = as_text(reply).split()
         found = states[len(held) :]
-        return Ended(
+        return CrashReply(
             [None if state == "-" else state for state in states[: len(held)]],
             dict(zip(found[::2], found[1::2], strict=True)),
         )

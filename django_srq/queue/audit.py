@@ -20,21 +20,21 @@ _HASHES = ("items", "holders", "deliveries", "crashes", "errors", "headers")
 _ZSETS = ("returned", "priority", "delayed", "leases", "dead")
 
 
-def audit(link: Link, keys: Keys, label: str) -> Steps[list[str]]:
+def audit(link: Link, keys: Keys, alias: str) -> Steps[list[str]]:
     """A sentence per finding. Reads in batches while the queue goes on, and looks again, at one moment, at suspects."""
     listed: set[str] = set()
     for name in _LISTS:
-        listed |= yield from _list(link, keys[name], label)
-    uids = yield from _all_uids(link, keys, label)
+        listed |= yield from _list(link, keys[name], alias)
+    uids = yield from _all_uids(link, keys, alias)
     suspects = set()
     for batch in _batches(uids | listed):
-        found = yield from link.calling(operations.find(keys, batch), queue=label)
+        found = yield from link.calling(operations.find(keys, batch), queue=alias)
         for uid, places in zip(batch, found, strict=True):
             if _verdict(places | ({"queue"} if uid in listed else set())):
                 suspects.add(uid)
     findings = []
     for batch in _batches(sorted(suspects)):
-        found = yield from link.calling(operations.find(keys, batch, deep=True), queue=label)
+        found = yield from link.calling(operations.find(keys, batch, deep=True), queue=alias)
         for uid, places in zip(batch, found, strict=True):
             if verdict := _verdict(places):
                 findings.append(f"{uid} {verdict} ({', '.join(sorted(places)) or 'nowhere'})")
@@ -58,12 +58,12 @@ def _verdict(places: set[str]) -> str:
     return ""
 
 
-def _all_uids(link: Link, keys: Keys, label: str) -> Steps[set[str]]:
+def _all_uids(link: Link, keys: Keys, alias: str) -> Steps[set[str]]:
     uids: set[str] = set()
     for name in _HASHES:
-        uids |= yield from _scan(link, partial(operations.uids, keys, name, count=BATCH), label)
+        uids |= yield from _scan(link, partial(operations.uids, keys, name, count=BATCH), alias)
     for name in _ZSETS:
-        uids |= yield from _scan(link, partial(_zset, keys[name]), label)
+        uids |= yield from _scan(link, partial(_zset, keys[name]), alias)
     return uids
 
 
@@ -72,22 +72,22 @@ def _zset(key: str, cursor: bytes) -> Command[tuple[bytes, list[str]]]:
     return Command(args, lambda reply: (reply[0], [uid.decode() for uid in reply[1][::2]]))
 
 
-def _scan(link: Link, look: Callable[..., Call[Any] | Command[Any]], label: str) -> Steps[set[str]]:
+def _scan(link: Link, look: Callable[..., Call[Any] | Command[Any]], alias: str) -> Steps[set[str]]:
     uids: set[str] = set()
     cursor = b"0"
     while True:
-        cursor, found = yield from link.calling(look(cursor=cursor), queue=label)
+        cursor, found = yield from link.calling(look(cursor=cursor), queue=alias)
         uids |= set(found)
         if cursor == b"0":
             return uids
 
 
-def _list(link: Link, key: str, label: str) -> Steps[set[str]]:
+def _list(link: Link, key: str, alias: str) -> Steps[set[str]]:
     uids: set[str] = set()
     start = 0
     while True:
         call = Command((b"LRANGE", key.encode(), b"%d" % start, b"%d" % (start + BATCH - 1)), lambda reply: reply)
-        page = yield from link.calling(call, queue=label)
+        page = yield from link.calling(call, queue=alias)
         uids |= {uid.decode() for uid in page}
         if not page:
             return uids

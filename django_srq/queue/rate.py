@@ -20,6 +20,11 @@ class Rate:
     def per_second(self) -> float:
         return self.count / self.seconds
 
+    @property
+    def interval(self) -> float:
+        """Milliseconds from one item to the next."""
+        return 1000 / self.per_second
+
     @classmethod
     def parse(cls, written: str) -> Rate:
         """From ``"10/s"``, ``"100/m"``, ``"5000/h"``, ``"1/d"`` or ``"3/10s"``; ValueError when it is none of these."""

@@ -37,12 +37,12 @@ from django_srq.operations import (
     ClaimReply,
     Command,
     Counts,
+    DeliveryRef,
     Failed,
-    Found,
-    Held,
     Keys,
     Put,
     PutReply,
+    StoredItem,
 )
 from django_srq.operations.identifiers import new_uid
 from django_srq.queue import arguments, failure
@@ -56,7 +56,7 @@ from django_srq.runtime.completion import acompleted, completed, wait_here
 from django_srq.signals import Announcement
 from django_srq.transport.clients import client_from_arguments, client_from_url, is_embedded
 from django_srq.transport.link import TIMEOUT, Link, embedded_link
-from django_srq.transport.sansio import Steps, arun, operation, run, twin
+from django_srq.transport.sansio import Steps, arun, async_method, run, sync_method
 from django_srq.transport.slots import Slot, slots
 
 logger = logging.getLogger("django_srq.queue")
@@ -108,11 +108,11 @@ class SafeRedisQueue:
         cluster: bool = False,
         client: redis.Redis | None = None,
         link: Link | None = None,
-        label: str | None = None,
+        alias: str | None = None,
         **kwargs: Any,
     ) -> None:
         self.name = arguments.name_of(name)
-        self.label = name if label is None else label  # what messages call it: the alias
+        self.alias = name if alias is None else alias  # what messages call it: the alias
         self.keys = Keys(name, cluster)
         self.autoclean_interval = arguments.positive("autoclean_interval", autoclean_interval)
         self.max_deliveries = arguments.limit("max_deliveries", max_deliveries)
@@ -129,11 +129,11 @@ class SafeRedisQueue:
         self.lease = self.autoclean_interval or AUTOCLEAN_INTERVAL  # seconds; of a plain get
 
     def __repr__(self) -> str:
-        return f"<SafeRedisQueue {self.label!r} {self.keys} at {self.link.address}>"
+        return f"<SafeRedisQueue {self.alias!r} {self.keys} at {self.link.address}>"
 
     # -- put
 
-    @operation
+    @sync_method
     def put(
         self,
         item: Any,
@@ -157,10 +157,10 @@ class SafeRedisQueue:
         chosen, calls = self.prepare(item, uid=uid, delay=delay, eta=eta, priority=priority, headers=headers)
         (state,) = yield from self._add(calls, [chosen])
         if strict and state:
-            raise DuplicateItem(f"queue {self.label!r}: {chosen} is there already ({state})", uid=chosen, state=state)
+            raise DuplicateItem(f"queue {self.alias!r}: {chosen} is there already ({state})", uid=chosen, state=state)
         return chosen
 
-    @operation
+    @sync_method
     def put_many(
         self,
         items: Iterable[Any],
@@ -180,7 +180,7 @@ class SafeRedisQueue:
         ``in_doubt`` has the uids of the batch that may be there; put that again with ``uids=error.in_doubt``, and what
         follows anew. With uids of your own, the whole call can be repeated.
         """
-        payloads = [self._dump(item) for item in arguments.listed(items, "items", self.label)]
+        payloads = [self._dump(item) for item in arguments.listed(items, "items", self.alias)]
         chosen = [new_uid() for _ in payloads] if uids is None else self._chosen(uids, len(payloads))
         due, extra = self._terms(delay, eta, priority, headers)
         puts = [(uid, payload, extra) for uid, payload in zip(chosen, payloads, strict=True)]
@@ -197,9 +197,9 @@ class SafeRedisQueue:
         return chosen
 
     def _chosen(self, uids: Iterable[str], number: int) -> list[str]:
-        chosen = self._checked(arguments.listed(uids, "uids", self.label))
+        chosen = self._checked(arguments.listed(uids, "uids", self.alias))
         if len(chosen) != number:
-            raise InvalidArgument(f"queue {self.label!r}: {number} items need as many uids, not {len(chosen)}")
+            raise InvalidArgument(f"queue {self.alias!r}: {number} items need as many uids, not {len(chosen)}")
         return chosen
 
     def prepare(
@@ -213,12 +213,12 @@ class SafeRedisQueue:
         headers: Mapping[str, str] | None = None,
     ) -> tuple[str, list[Call[PutReply]]]:
         """The uid, and what ``put`` would send, serialised and checked; for ``send_puts``, now or later."""
-        chosen = new_uid() if uid is None else arguments.uid_of(uid, self.label)
+        chosen = new_uid() if uid is None else arguments.uid_of(uid, self.alias)
         payload = self._dump(item)
         due, extra = self._terms(delay, eta, priority, headers)
         return chosen, [self._putting([(chosen, payload, extra)], priority, due, own=uid is not None)]
 
-    @operation
+    @sync_method
     def send_puts(self, calls: Iterable[Call[PutReply]], uids: Sequence[str]) -> Steps[list[str]]:
         """Send what ``prepare`` made; per item "" when it was added, else the state in which it was there already."""
         return (yield from self._add(calls, uids))
@@ -229,7 +229,7 @@ class SafeRedisQueue:
             reply = yield from self._send(call)
             if reply.full_at is not None:
                 length = f"{reply.full_at} items ready and delayed"
-                raise QueueFull(f"queue {self.label!r} is full: {length}, the limit is {self.max_length}")
+                raise QueueFull(f"queue {self.alias!r} is full: {length}, the limit is {self.max_length}")
             if signals.item_put.receivers:  # mostly there are none, which is all that Django's own check would find
                 yield from self._announce(uids[len(states) :], reply.states)
             states += reply.states
@@ -239,17 +239,17 @@ class SafeRedisQueue:
         if signals.item_put.has_listeners(type(self)):
             for uid, state in zip(uids, states, strict=False):
                 if not state:
-                    yield Announcement(signals.item_put, type(self), queue=self.label, uid=uid)
+                    yield Announcement(signals.item_put, type(self), queue=self.alias, uid=uid)
 
     def _terms(
         self, delay: float | dt.timedelta, eta: dt.datetime | None, priority: int, headers: Mapping[str, str] | None
     ) -> tuple[float | dt.datetime, bytes]:
         """When items are due, and what goes with them into ``headers``."""
-        due = arguments.due_of(delay, eta, self.label)
+        due = arguments.due_of(delay, eta, self.alias)
         if headers is None and priority == 0 and type(priority) is int:
             return due, b""
-        level = arguments.priority_of(priority, self.label)
-        return due, operations.encode_headers(arguments.headers_of(headers, self.label), priority=level)
+        level = arguments.priority_of(priority, self.alias)
+        return due, operations.encode_headers(arguments.headers_of(headers, self.alias), priority=level)
 
     def _putting(
         self, puts: Sequence[tuple[str, bytes, bytes]], priority: int, due: float | dt.datetime, own: bool = False
@@ -258,7 +258,7 @@ class SafeRedisQueue:
 
     # -- get
 
-    @operation
+    @sync_method
     def get(self, timeout: float = 0) -> Steps[Item]:
         """Take the next item; ``(None, None)``, which is falsy, when there is none.
 
@@ -270,17 +270,17 @@ class SafeRedisQueue:
         found = yield from self._take(1, timeout)
         return found[0] if found else Item()
 
-    @operation
+    @sync_method
     def get_many(self, n: int, timeout: float = -1) -> Steps[list[Item]]:
         """Take up to ``n`` items (at most 1,000) in one round trip; waits as ``get`` does while there is none.
 
         They have at most 1 MiB more than the first of them: of large ones it brings fewer than there are. When a reply
         cannot be read to its end, all of them go back to their places, and one is taken alone.
         """
-        return (yield from self._take(arguments.number_of(n, BATCH, self.label), timeout))
+        return (yield from self._take(arguments.number_of(n, BATCH, self.alias), timeout))
 
     def _take(self, n: int, timeout: float) -> Steps[list[Item]]:
-        deadline = monotonic() + arguments.timeout_of(timeout, self.label)
+        deadline = monotonic() + arguments.timeout_of(timeout, self.alias)
         while True:
             found, wait = yield from self._claim(n)
             left = deadline - monotonic()
@@ -296,7 +296,7 @@ class SafeRedisQueue:
         return found, 0 if reply.found and not found else reply.wait
 
     def _claimed(
-        self, n: int, read: Callable[[Sequence[Found]], Steps[T]], *, limited: bool = True
+        self, n: int, read: Callable[[Sequence[StoredItem]], Steps[T]], *, limited: bool = True
     ) -> Steps[tuple[ClaimReply, T]]:
         """Claim, and read what was found; when that is cancelled, what was claimed is given back at once."""
         slot = slots.borrow()
@@ -326,7 +326,7 @@ class SafeRedisQueue:
             reply = reply._replace(found=(yield from self._kept(reply.found)))
         return reply
 
-    def _kept(self, found: Sequence[Found]) -> Steps[Sequence[Found]]:
+    def _kept(self, found: Sequence[StoredItem]) -> Steps[Sequence[StoredItem]]:
         """Those of what took long to arrive that nobody else has by now; their leases begin anew."""
         recover = self.autoclean_interval is not None
         call = operations.extend(self.keys, list(map(_held, found)), lease=self.lease, recover=recover)
@@ -337,7 +337,7 @@ class SafeRedisQueue:
         return self.claim(f"g{slots.process}", lease=self.lease, n=n, limited=limited)
 
     def claim(
-        self, consumer: str, *, lease: float, n: int = 1, acks: Iterable[Held] = (), limited: bool = True
+        self, consumer: str, *, lease: float, n: int = 1, acks: Iterable[DeliveryRef] = (), limited: bool = True
     ) -> Call[ClaimReply]:
         """What takes up to n items for a consumer, by the rules of this queue; lease in seconds."""
         return operations.claim(
@@ -350,7 +350,7 @@ class SafeRedisQueue:
             max_deliveries=self.max_deliveries,
             max_crashes=self.max_crashes,
             max_in_flight=self.max_in_flight,
-            rate=self.rate,
+            interval=self.rate.interval if self.rate else 0,
             limited=limited,
             acks=acks,
         )
@@ -363,33 +363,33 @@ class SafeRedisQueue:
         with suppress(SRQError):  # then leases see to it
             yield from self._send(self._claiming(how), slot=slot, timeout=PARTING)
 
-    @operation
-    def decoded(self, found: Iterable[Found]) -> Steps[list[Item]]:
+    @sync_method
+    def decoded(self, found: Iterable[StoredItem]) -> Steps[list[Item]]:
         """The items that can be decoded; those that cannot are set aside with the error."""
         return (yield from self._decode(found))
 
-    def _decode(self, found: Iterable[Found]) -> Steps[list[Item]]:
+    def _decode(self, found: Iterable[StoredItem]) -> Steps[list[Item]]:
         items = []
         for one in found:
             try:
-                payload = load(self.serializer, one.payload, queue=self.label, uid=one.uid)
+                payload = load(self.serializer, one.payload, queue=self.alias, uid=one.uid)
                 items.append(Item(one.uid, payload, one.delivery))
             except PayloadError as error:
-                logger.error("payload cannot be decoded, item set aside queue=%s uid=%s", self.label, one.uid)
+                logger.error("payload cannot be decoded, item set aside queue=%s uid=%s", self.alias, one.uid)
                 described = failure.describe(error)
                 yield from self._send(operations.fail(self.keys, _held(one), error=described, bury=True))
         return items
 
     def _wait(self, seconds: float) -> Steps[None]:
         try:
-            yield from self.link.waiting(operations.wait([self.keys], seconds), seconds, queue=self.label)
+            yield from self.link.waiting(operations.wait([self.keys], seconds), seconds, queue=self.alias)
         except CancelledError:
             with suppress(SRQError):  # somebody else may need the token that woke this one
                 yield from self._send(operations.ring(self.keys), timeout=PARTING)
             raise
 
     def consume(self, timeout: float = 0) -> Iterator[Item]:
-        """Take items one after the other, until ``get(timeout)`` finds none. Settling them is the caller's."""
+        """Take items one after the other, until ``get(timeout)`` finds none. Settler them is the caller's."""
         while item := self.get(timeout):
             yield item
 
@@ -423,7 +423,7 @@ class SafeRedisQueue:
 
     # -- settle
 
-    @operation
+    @sync_method
     def ack(self, item: Item | str) -> Steps[bool]:
         """Remove an item: its work is done. Returns whether it was this call that removed it.
 
@@ -431,16 +431,16 @@ class SafeRedisQueue:
         """
         return (yield from self._send(operations.ack(self.keys, [self._held(item)])))[0]
 
-    @operation
+    @sync_method
     def ack_many(self, items: Iterable[Item | str]) -> Steps[list[bool]]:
         """Ack items in batches of 1,000, each in one round trip; per item whether it was this call that removed it."""
-        held = [self._held(item) for item in arguments.listed(items, "items", self.label)]
+        held = [self._held(item) for item in arguments.listed(items, "items", self.alias)]
         flags: list[bool] = []
         for batch in _batches(held):
             flags += yield from self._send(operations.ack(self.keys, batch))
         return flags
 
-    @operation
+    @sync_method
     def fail(
         self, item: Item | str, error: BaseException | str | None = None, delay: float | dt.timedelta = 0
     ) -> Steps[str | None]:
@@ -451,7 +451,7 @@ class SafeRedisQueue:
         """
         return (yield from self._fail([item], error, delay))[0]
 
-    @operation
+    @sync_method
     def fail_many(
         self,
         items: Iterable[Item | str],
@@ -464,30 +464,30 @@ class SafeRedisQueue:
     def _fail(
         self, items: Iterable[Item | str], error: BaseException | str | None, delay: float | dt.timedelta
     ) -> Steps[list[str | None]]:
-        seconds = arguments.due_of(delay, None, self.label)
-        known = arguments.error_of(error, self.label)
+        seconds = arguments.due_of(delay, None, self.alias)
+        known = arguments.error_of(error, self.alias)
         described = b"" if known is None else failure.describe(known)
         assert isinstance(seconds, float | int)
-        listed = arguments.listed(items, "items", self.label)
+        listed = arguments.listed(items, "items", self.alias)
         failed = [Failed(self._held(item), described, seconds) for item in listed]
         states: list[str | None] = []
         for batch in _batches(failed, operations.FAILED_ALIKE):
             states += yield from self._send(operations.fail_many(self.keys, batch, max_deliveries=self.max_deliveries))
         return states
 
-    @operation
+    @sync_method
     def extend(self, item: Item | str, seconds: float | None = None) -> Steps[bool]:
         """Make the lease of an item last so many seconds from now (default: the autoclean interval).
 
         A lease that ended, but whose item nobody took since, is taken back. False: somebody else has the item, or it is
         settled; stop working on it.
         """
-        lease = self.lease if seconds is None else arguments.lease_of(seconds, self.label)
+        lease = self.lease if seconds is None else arguments.lease_of(seconds, self.alias)
         recover = self.autoclean_interval is not None
         call = operations.extend(self.keys, [self._held(item)], lease=lease, recover=recover)
         return (yield from self._send(call))[0]
 
-    @operation
+    @sync_method
     def release(self, item: Item | str) -> Steps[bool]:
         """Give an item back unstarted: to its old place, no delivery counted. False: the caller does not hold it."""
         return (yield from self._send(operations.release(self.keys, [self._held(item)])))[0]
@@ -502,13 +502,13 @@ class SafeRedisQueue:
         """Always true: a queue is there also when it is empty."""
         return True
 
-    @operation
+    @sync_method
     def counts(self) -> Steps[dict[str, int]]:
         """How many items are in each state: ``ready``, ``in_flight``, ``delayed``, ``dead``."""
         counts = yield from self._look()
         return {state: getattr(counts, state) for state in STATES}
 
-    @operation
+    @sync_method
     def snapshot(self) -> Steps[Counts]:
         """All that is known of the queue as a whole, at one moment."""
         return (yield from self._look())
@@ -517,7 +517,7 @@ class SafeRedisQueue:
         counts = yield from self._send(operations.counts(self.keys))
         if counts.layout not in (None, LAYOUT):  # the script reads any layout, so that the status can tell
             found = f"its layout has version {counts.layout}, this package knows {LAYOUT}"
-            raise LayoutError(f"queue {self.label!r} ({self.link.address}): {found}: upgrade django-srq here")
+            raise LayoutError(f"queue {self.alias!r} ({self.link.address}): {found}: upgrade django-srq here")
         return counts
 
     def items(self, state: str = "ready") -> Iterator[Item]:
@@ -531,25 +531,25 @@ class SafeRedisQueue:
             items, offset = self.page(state, offset)
             yield from items
 
-    @operation
+    @sync_method
     def page(self, state: str, offset: int = 0) -> Steps[tuple[list[Item], int | None]]:
         """Look at up to 100 items of a state from an offset on; the items, and the next offset (None: no more).
 
         They have at most 1 MiB more than the first of them. The next offset tells whether that was all.
         """
         if state not in STATES:
-            raise InvalidArgument(f"queue {self.label!r}: no state {shown(state)}; known: {', '.join(STATES)}")
-        first = arguments.offset_of(offset, self.label)
+            raise InvalidArgument(f"queue {self.alias!r}: no state {shown(state)}; known: {', '.join(STATES)}")
+        first = arguments.offset_of(offset, self.alias)
         page = yield from self._send(operations.peek(self.keys, state, offset=first))
         return [Item(one.uid, self._loaded(one), one.delivery) for one in page.found], page.offset
 
-    def _loaded(self, found: Found) -> Any:
+    def _loaded(self, found: StoredItem) -> Any:
         try:
-            return load(self.serializer, found.payload, queue=self.label, uid=found.uid)
+            return load(self.serializer, found.payload, queue=self.alias, uid=found.uid)
         except PayloadError:
             return found.payload
 
-    @operation
+    @sync_method
     def states(self, *uids: str) -> Steps[list[str | None]]:
         """The state of each item; None: it is not in the queue."""
         states: list[str | None] = []
@@ -558,14 +558,14 @@ class SafeRedisQueue:
             states += [_state(places) for places in found]
         return states
 
-    @operation
+    @sync_method
     def audit(self) -> Steps[list[str]]:
         """Check that every item is in exactly one place: a sentence per finding. O(queue), in batches."""
-        return (yield from audit(self.link, self.keys, self.label))
+        return (yield from audit(self.link, self.keys, self.alias))
 
     # -- for people and tools
 
-    @operation
+    @sync_method
     def requeue(
         self,
         *uids: str,
@@ -582,19 +582,19 @@ class SafeRedisQueue:
 
         In batches; ``on_batch`` is called after each with how many it requeued. What it raises ends it there.
         """
-        arguments.callback_of(on_batch, self.label)
+        arguments.callback_of(on_batch, self.alias)
         if not uids:
             return (yield from self._sweep(operations.requeue_dead, error, older_than, limit, on_batch))
         if error or older_than or limit is not None:
-            raise InvalidArgument(f"queue {self.label!r}: requeue takes uids, or error, older_than and limit; not both")
+            raise InvalidArgument(f"queue {self.alias!r}: requeue takes uids, or error, older_than and limit; not both")
         return (yield from self._each(operations.requeue, self._checked(uids), on_batch))
 
-    @operation
+    @sync_method
     def count_dead(self, *, error: str | None = None, older_than: float | dt.timedelta = 0) -> Steps[dict[str, int]]:
         """How many items ``requeue`` or ``purge`` would take, by the group of their error. O(dead), in batches."""
         seconds, group = (
-            arguments.seconds_of("older_than", older_than, self.label),
-            arguments.group_of(error, self.label),
+            arguments.seconds_of("older_than", older_than, self.alias),
+            arguments.group_of(error, self.alias),
         )
         groups: Counter[str] = Counter()
         cursor, more = "", True
@@ -605,12 +605,12 @@ class SafeRedisQueue:
             more = bool(cursor)
         return dict(groups)
 
-    @operation
+    @sync_method
     def drop(self, *uids: str) -> Steps[int]:
         """Delete items, whatever their state but in flight; returns how many."""
-        return (yield from self._each(operations.drop, [Held(uid) for uid in self._checked(uids)]))
+        return (yield from self._each(operations.drop, [DeliveryRef(uid) for uid in self._checked(uids)]))
 
-    @operation
+    @sync_method
     def purge(
         self,
         state: str | None = None,
@@ -625,17 +625,17 @@ class SafeRedisQueue:
         Spares what is in flight, and what arrives after it began. Dead items can be chosen as in ``requeue``, whose
         ``on_batch`` it has too.
         """
-        arguments.callback_of(on_batch, self.label)
+        arguments.callback_of(on_batch, self.alias)
         if (state is not None and state not in STATES) or state == "in_flight":
             raise InvalidArgument(
-                f"queue {self.label!r}: purge deletes ready, delayed or dead items, not {shown(state)}"
+                f"queue {self.alias!r}: purge deletes ready, delayed or dead items, not {shown(state)}"
             )
         if state == "dead":
             return (yield from self._sweep(operations.purge_dead, error, older_than, limit, on_batch))
         if error or older_than or limit is not None:
-            raise InvalidArgument(f"queue {self.label!r}: error, older_than and limit choose dead items: state='dead'")
+            raise InvalidArgument(f"queue {self.alias!r}: error, older_than and limit choose dead items: state='dead'")
         # Looked up before the first is deleted: what comes meanwhile, which may be long, stays.
-        places: dict[str, list[Held]] = {}
+        places: dict[str, list[DeliveryRef]] = {}
         for place, holds in _PLACES_TO_PURGE.items():
             if state in (None, holds):
                 places[place] = yield from self._there(place)
@@ -662,10 +662,10 @@ class SafeRedisQueue:
     ) -> Steps[int]:
         """Do something with dead items in batches; the script chooses them, so that each is still dead when it does."""
         seconds, group = (
-            arguments.seconds_of("older_than", older_than, self.label),
-            arguments.group_of(error, self.label),
+            arguments.seconds_of("older_than", older_than, self.alias),
+            arguments.group_of(error, self.alias),
         )
-        left = arguments.most_of(limit, self.label)
+        left = arguments.most_of(limit, self.alias)
         done, cursor, more = 0, "", True
         while more:
             most = int(min(left - done, BATCH))
@@ -677,14 +677,14 @@ class SafeRedisQueue:
             yield from _tell(on_batch, number)
         return done
 
-    @operation
+    @sync_method
     def recover(self, *, on_batch: Callable[[int, int], object] | None = None) -> Steps[int]:
         """Make ready what ended leases hold, now, also with ``autoclean_interval=None``; returns how many.
 
         In batches of 100; ``on_batch`` is called after each with how many items it made ready and at how many leases it
         looked (the others' items are dead, their deliveries or crashes used up). What it raises ends it there.
         """
-        arguments.callback_of(on_batch, self.label)
+        arguments.callback_of(on_batch, self.alias)
         made, looked = 0, BATCH
         while looked:
             batch, looked = yield from self._send(
@@ -700,30 +700,30 @@ class SafeRedisQueue:
             yield from _tell(on_batch, batch, looked)
         return made
 
-    @operation
+    @sync_method
     def ended_leases(self) -> Steps[int]:
         """How many leases have ended without being recovered: what ``recover`` would look at now."""
         now = yield from self._send(operations.counts(self.keys))
         return (yield from self._send(operations.ended(self.keys, now.at)))
 
-    @operation
+    @sync_method
     def pause(self, reason: str = "", *, by: str = "", until: dt.datetime | None = None) -> Steps[bool]:
-        """Hand out no items until ``resume()`` or ``until`` (aware datetime). False: it was paused already."""
-        arguments.aware(until, "until", self.label)
+        """Entry out no items until ``resume()`` or ``until`` (aware datetime). False: it was paused already."""
+        arguments.aware(until, "until", self.alias)
         about = {
-            "by": arguments.text_of(by, "by", self.label),
-            "reason": arguments.text_of(reason, "reason", self.label),
+            "by": arguments.text_of(by, "by", self.alias),
+            "reason": arguments.text_of(reason, "reason", self.alias),
         }
         was_running = yield from self._send(operations.pause(self.keys, about=about, until=until))
-        yield Announcement(signals.queue_paused, type(self), queue=self.label, **about, until=until)
+        yield Announcement(signals.queue_paused, type(self), queue=self.alias, **about, until=until)
         return was_running
 
-    @operation
+    @sync_method
     def resume(self) -> Steps[bool]:
         """End a pause. Returns False when there was none."""
         return (yield from self._send(operations.resume(self.keys)))
 
-    @operation
+    @sync_method
     def move(self, target: SafeRedisQueue, limit: int | None = None) -> Steps[int]:
         """Move ready items to another queue, oldest first, uids kept; returns how many.
 
@@ -733,8 +733,8 @@ class SafeRedisQueue:
         and those after it stay here.
         """
         if getattr(target, "_place", None) in (None, self._place):  # not by type: default_queue is a proxy
-            raise InvalidArgument(f"queue {self.label!r}: move takes another queue, not {shown(target)}")
-        moved, most = 0, arguments.most_of(limit, self.label)
+            raise InvalidArgument(f"queue {self.alias!r}: move takes another queue, not {shown(target)}")
+        moved, most = 0, arguments.most_of(limit, self.alias)
         while moved < most:
             # Moved is not handled: the limits have no say.
             _, found = yield from self._claimed(1, _as_it_is, limited=False)
@@ -744,7 +744,7 @@ class SafeRedisQueue:
             moved += 1
         return moved
 
-    def _move(self, found: Found, target: SafeRedisQueue) -> Steps[None]:
+    def _move(self, found: StoredItem, target: SafeRedisQueue) -> Steps[None]:
         # The slot belongs to the item: whoever moves it again repeats the same call, until there is room.
         slot = Slot(f"move:{self.keys}:{found.uid}".encode(), found.delivery.order)
         extra = operations.encode_headers(found.delivery.headers, priority=found.delivery.priority)
@@ -758,7 +758,7 @@ class SafeRedisQueue:
             attempt=int(found.delivery.token.split("/")[1].partition("@")[0]),
         )
         reply = yield from target._send(call, slot=slot)
-        if refused := _refused(found.uid, reply, target.label, f"it and the rest stay in {self.label!r}"):
+        if refused := _refused(found.uid, reply, target.alias, f"it and the rest stay in {self.alias!r}"):
             yield from self._send(operations.release(self.keys, [_held(found)]))
             raise refused
         yield from self._send(operations.ack(self.keys, [_held(found)]))
@@ -772,30 +772,30 @@ class SafeRedisQueue:
 
     # -- the same in an event loop
 
-    aput = twin(put)
-    aput_many = twin(put_many)
-    aget = twin(get)
-    aget_many = twin(get_many)
-    aack = twin(ack)
-    aack_many = twin(ack_many)
-    afail = twin(fail)
-    afail_many = twin(fail_many)
-    aextend = twin(extend)
-    arelease = twin(release)
-    acounts = twin(counts)
-    asnapshot = twin(snapshot)
-    apage = twin(page)
-    astates = twin(states)
-    aaudit = twin(audit)
-    arequeue = twin(requeue)
-    acount_dead = twin(count_dead)
-    adrop = twin(drop)
-    apurge = twin(purge)
-    arecover = twin(recover)
-    aended_leases = twin(ended_leases)
-    apause = twin(pause)
-    aresume = twin(resume)
-    amove = twin(move)
+    aput = async_method(put)
+    aput_many = async_method(put_many)
+    aget = async_method(get)
+    aget_many = async_method(get_many)
+    aack = async_method(ack)
+    aack_many = async_method(ack_many)
+    afail = async_method(fail)
+    afail_many = async_method(fail_many)
+    aextend = async_method(extend)
+    arelease = async_method(release)
+    acounts = async_method(counts)
+    asnapshot = async_method(snapshot)
+    apage = async_method(page)
+    astates = async_method(states)
+    aaudit = async_method(audit)
+    arequeue = async_method(requeue)
+    acount_dead = async_method(count_dead)
+    adrop = async_method(drop)
+    apurge = async_method(purge)
+    arecover = async_method(recover)
+    aended_leases = async_method(ended_leases)
+    apause = async_method(pause)
+    aresume = async_method(resume)
+    amove = async_method(move)
 
     async def aitems(self, state: str = "ready") -> AsyncIterator[Item]:
         """The asynchronous twin of ``items``."""
@@ -837,31 +837,31 @@ class SafeRedisQueue:
     # -- below
 
     def _send(self, call: Call[T] | Command[T], *, slot: Slot | None = None, timeout: float | None = None) -> Steps[T]:
-        return self.link.calling(call, queue=self.label, slot=slot, timeout=timeout)
+        return self.link.calling(call, queue=self.alias, slot=slot, timeout=timeout)
 
     def _dump(self, payload: Any) -> bytes:
-        return dump(self.serializer, payload, queue=self.label, limit=self.max_payload_bytes)
+        return dump(self.serializer, payload, queue=self.alias, limit=self.max_payload_bytes)
 
-    def _held(self, item: Item | str) -> Held:
+    def _held(self, item: Item | str) -> DeliveryRef:
         if isinstance(item, Item) and item.uid is not None:
             delivery = item.delivery
-            return Held(item.uid, delivery.token, delivery.number)
+            return DeliveryRef(item.uid, delivery.token, delivery.number)
         if isinstance(item, bytes):
             item = item.decode("ascii", "replace")
         if isinstance(item, str) and not isinstance(item, Item):
-            return Held(arguments.uid_of(item, self.label))
-        raise InvalidArgument(f"queue {self.label!r}: an Item that get returned or a uid is needed, not {shown(item)}")
+            return DeliveryRef(arguments.uid_of(item, self.alias))
+        raise InvalidArgument(f"queue {self.alias!r}: an Item that get returned or a uid is needed, not {shown(item)}")
 
     def _checked(self, uids: Iterable[str]) -> list[str]:
-        return [arguments.uid_of(uid, self.label) for uid in uids]
+        return [arguments.uid_of(uid, self.alias) for uid in uids]
 
-    def _there(self, place: str) -> Steps[list[Held]]:
+    def _there(self, place: str) -> Steps[list[DeliveryRef]]:
         """The items of a state, or of one of the places of what is ready, as they are now."""
-        there: list[Held] = []
+        there: list[DeliveryRef] = []
         offset: int | None = 0
         while offset is not None:
             page = yield from self._send(operations.peek(self.keys, place, offset=offset, brief=True))
-            there += (Held(found.uid, number=found.delivery.number) for found in page.found)
+            there += (DeliveryRef(found.uid, number=found.delivery.number) for found in page.found)
             offset = page.offset
         return there
 
@@ -961,23 +961,23 @@ def _tell_of_all(error: SRQError, put: list[str], following: list[str], number: 
     error.args = (f"{error}; {len(put)} of {number} items were put{doubt}",)
 
 
-def _refused(uid: str, reply: PutReply, label: str, rest: str) -> SRQError | None:
+def _refused(uid: str, reply: PutReply, alias: str, rest: str) -> SRQError | None:
     """Why an item was not moved to the queue of that label; None: it was."""
     if reply.full_at is not None:
-        return QueueFull(f"queue {label!r} is full: {reply.full_at} items; {rest}")
+        return QueueFull(f"queue {alias!r} is full: {reply.full_at} items; {rest}")
     (state,) = reply.states
     if state:
-        return DuplicateItem(f"queue {label!r}: {uid} is there already ({state}); {rest}", uid=uid, state=state)
+        return DuplicateItem(f"queue {alias!r}: {uid} is there already ({state}); {rest}", uid=uid, state=state)
     return None
 
 
-def _as_it_is(found: Sequence[Found]) -> Steps[Sequence[Found]]:
+def _as_it_is(found: Sequence[StoredItem]) -> Steps[Sequence[StoredItem]]:
     return found
     yield
 
 
-def _held(found: Found) -> Held:
-    return Held(found.uid, found.delivery.token, found.delivery.number)
+def _held(found: StoredItem) -> DeliveryRef:
+    return DeliveryRef(found.uid, found.delivery.token, found.delivery.number)
 
 
 def _batches(sequence: Sequence[T], most: int | None = None) -> Sequence[Sequence[T]]:

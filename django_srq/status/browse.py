@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from django_srq import conf, operations
 from django_srq.conf import QueueConfig
 from django_srq.exceptions import SRQError
-from django_srq.operations import Call, DeadGroup, Keys, Listed, Listing
+from django_srq.operations import Call, DeadGroup, ItemPage, ItemView, Keys
 from django_srq.registry import link_to
 from django_srq.status.reading import by_server, read_all
 from django_srq.status.redaction import payload_shown, redacted_text
@@ -29,7 +29,7 @@ NEWEST_FIRST = {"dead"}
 
 def page_of(
     config: QueueConfig, state: str, *, anchor: str = "0", group: str = "", text: str = "", payloads: bool = False
-) -> Listing:
+) -> ItemPage:
     """A page of the items of a state, payloads: with these; with a text those that show it."""
     call = operations.list_items(
         Keys(config.prefix),
@@ -45,7 +45,7 @@ def page_of(
     return _found(config, listing, state, text, payloads=payloads) if text else listing
 
 
-def _found(config: QueueConfig, listing: Listing, state: str, text: str, *, payloads: bool) -> Listing:
+def _found(config: QueueConfig, listing: ItemPage, state: str, text: str, *, payloads: bool) -> ItemPage:
     """Those that show the text, at most a page: how far it goes depends on nothing else."""
     fitting = (one for one in listing.items if matches(config, one, text, payloads=payloads))
     items = list(islice(fitting, PAGE))
@@ -61,7 +61,7 @@ def groups_of(config: QueueConfig) -> list[DeadGroup]:
     return _ask(config, operations.dead_groups(Keys(config.prefix)))
 
 
-def item_of(config: QueueConfig, uid: str) -> Listed | None:
+def item_of(config: QueueConfig, uid: str) -> ItemView | None:
     return _ask(config, operations.show(Keys(config.prefix), uid, largest=LARGEST))
 
 
@@ -96,7 +96,7 @@ def places_of(uid: str, aliases: Sequence[str]) -> tuple[list[str], list[str]]:
     return found, [alias for alias in aliases if alias not in answers]
 
 
-def matches(config: QueueConfig, one: Listed, text: str, *, payloads: bool) -> bool:
+def matches(config: QueueConfig, one: ItemView, text: str, *, payloads: bool) -> bool:
     """Whether the text is in what may be shown of an item: nobody finds out by searching what is hidden from them."""
     if text in one.uid or text in _words_of(one.delivery.error):
         return True

@@ -1,4 +1,4 @@
-"""Lines: the connections of one event loop to one server, native on redis.asyncio.
+"""AsyncPools: the connections of one event loop to one server, native on redis.asyncio.
 
 A connection belongs to the event loop in which it was opened. There may be several loops in a process, and short ones:
 ``async_to_sync`` makes one for each call. So every loop has its own line, closed when the loop is shut down.
@@ -69,22 +69,22 @@ def closed_before(lost: Any) -> bool:
     return lost is not None and bool(lost.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.EPIPE)
 
 
-class Lines:
+class AsyncPools:
     """The lines to one server, by event loop."""
 
     def __init__(self, pool: Any, prepare: Callable[[], object] | None, tls: Tls) -> None:
         """pool: redis-py's, of which the connections are made. prepare: called before each new connection."""
         self._pool, self._prepare, self._tls = pool, prepare, tls
-        self._lines: dict[asyncio.AbstractEventLoop, Line] = {}
+        self._lines: dict[asyncio.AbstractEventLoop, AsyncPool] = {}
 
-    async def here(self) -> Line:
+    async def here(self) -> AsyncPool:
         """The line of the running event loop."""
         loop = asyncio.get_running_loop()
         line = self._lines.get(loop)
         if line is None:
             for ended in [loop for loop in list(self._lines) if loop.is_closed()]:
                 self._lines.pop(ended, None)  # it was not shut down as it should be
-            line = self._lines[loop] = Line(self._make, self._prepare, self._tls, self._pool.max_connections)
+            line = self._lines[loop] = AsyncPool(self._make, self._prepare, self._tls, self._pool.max_connections)
             line.keeper = self._keep(loop, line)
             await anext(line.keeper)
         return line
@@ -100,7 +100,7 @@ class Lines:
         for line in self._lines.copy().values():
             line.let_go()
 
-    async def _keep(self, loop: asyncio.AbstractEventLoop, line: Line) -> AsyncGenerator[None]:
+    async def _keep(self, loop: asyncio.AbstractEventLoop, line: AsyncPool) -> AsyncGenerator[None]:
         """Close the line with its loop: on its way out, a loop closes its asynchronous generators."""
         try:
             yield
@@ -119,7 +119,7 @@ class Lines:
         raise ConfigurationError(f"no asynchronous connection is known for {self._pool.connection_class.__name__}")
 
 
-class Line:
+class AsyncPool:
     """Connections of one event loop: as many as there are calls at one time, within limits.
 
     Calls take turns. One that blocks on the server has a turn only until it has a connection: any number may wait.

@@ -13,7 +13,7 @@ from django_srq.operations import Call, Command
 from django_srq.runtime.clock import monotonic
 from django_srq.transport.async_pool import LOST, NotSent
 from django_srq.transport.flow import CutShort
-from django_srq.transport.sansio import Pause
+from django_srq.transport.sansio import Sleep
 from django_srq.transport.slots import Slot
 from django_srq.transport.sockets import TlsError
 
@@ -61,7 +61,7 @@ class Attempts:
     def left(self) -> float:
         return self.deadline - monotonic()
 
-    def missed(self, error: Exception, *, sent: bool) -> Pause:
+    def missed(self, error: Exception, *, sent: bool) -> Sleep:
         """The pause before the next attempt; raises what has to be said when there is none."""
         if sent and not refused(error):
             self.unknown = True
@@ -76,7 +76,7 @@ class Attempts:
         if not self._passes(error) or self.left() <= wait + SHORTEST_ATTEMPT:
             raise self.verdict(error) from error
         self.pause = min(self.pause * 2, LONGEST_PAUSE)
-        return Pause(wait)
+        return Sleep(wait)
 
     def refused_read_only(self, reply: Any) -> bool:
         """Whether it refuses the way in which scripts that only read are sent; from now on they are sent as others are.
@@ -92,14 +92,14 @@ class Attempts:
         self.read_only = self.link.read_only = False
         return True
 
-    def cut_short(self, error: Exception) -> Pause:
+    def cut_short(self, error: Exception) -> Sleep:
         """The pause after a wait that ended with an error; raises what has to be said of one that is none of a moment.
 
         The next call finds out what is wrong, and says so; without a pause this could become a busy loop.
         """
         if not isinstance(error, (NotSent, *LOST)) and not self._passes(error):
             raise self.verdict(error) from error
-        return Pause(_DICE.uniform(0, FIRST_PAUSE * 10))
+        return Sleep(_DICE.uniform(0, FIRST_PAUSE * 10))
 
     def _passes(self, error: Exception) -> bool:
         if isinstance(error, (*REFUSED_CALLER, TlsError)) or raised_by_script(error):

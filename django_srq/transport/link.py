@@ -27,7 +27,7 @@ from django_srq.operations import Call, Command
 from django_srq.runtime.clock import monotonic
 from django_srq.runtime.process import PerProcess
 from django_srq.transport import embedded
-from django_srq.transport.async_pool import LOST, SPENT, Lines, NotSent
+from django_srq.transport.async_pool import LOST, SPENT, AsyncPools, NotSent
 from django_srq.transport.attempts import Attempts
 from django_srq.transport.clients import address_of, client_from_arguments
 from django_srq.transport.flow import LONGEST
@@ -35,7 +35,7 @@ from django_srq.transport.sansio import Steps, run
 from django_srq.transport.slots import Slot, slots
 from django_srq.transport.sockets import Tls, explained, opened, opens_as_usual
 from django_srq.transport.stream import Stream
-from django_srq.transport.sync_connection import Wire
+from django_srq.transport.sync_connection import SyncConnection
 
 T = TypeVar("T")
 
@@ -61,10 +61,10 @@ class Connections:
 
     def __init__(self, pool: Any, prepare: Callable[[], object] | None, inherited: Connections | None) -> None:
         self.tls = Tls(pool)
-        self.lines = Lines(pool, prepare, self.tls)
-        self.idle: deque[Wire] = deque()
+        self.lines = AsyncPools(pool, prepare, self.tls)
+        self.idle: deque[SyncConnection] = deque()
         self.closed: deque[Any] = deque()
-        self.open: set[Wire] = set()
+        self.open: set[SyncConnection] = set()
         if inherited is not None:
             inherited._let_go()
         # Kept, as event loops that it shares with the parent would be told of the end of what is in there.
@@ -73,9 +73,9 @@ class Connections:
             pool._lock = threading.RLock()  # a thread of the parent's may have had the other at the fork, for ever
             pool.reset()  # the parent's connections count no more
 
-    def wire(self, connection: Any) -> Wire:
+    def wire(self, connection: Any) -> SyncConnection:
         """connection: redis-py's, connected."""
-        wire = Wire(connection)
+        wire = SyncConnection(connection)
         wire.home = self
         self.open.add(wire)
         return wire
@@ -170,7 +170,7 @@ class Link:
     def _look(self, calls: Sequence[Call[Any] | Command[Any]], attempts: Attempts) -> list[Any]:
         commands = b"".join(call.pack(b"", 0, whole=attempts.whole, read_only=attempts.read_only) for call in calls)
 
-        def receive(wire: Wire, deadline: float) -> list[Any]:
+        def receive(wire: SyncConnection, deadline: float) -> list[Any]:
             return [received(wire, deadline) for _ in calls]
 
         try:
@@ -232,7 +232,7 @@ class Link:
         is to be made again in its slot, with its number. arriving is called when the wait is over.
         """
 
-        def receive(wire: Wire, deadline: float) -> Any:
+        def receive(wire: SyncConnection, deadline: float) -> Any:
             arriving()
             return received_behind(wire, deadline)
 
@@ -276,7 +276,12 @@ class Link:
         line = await self._connections.get().lines.here()
         return await line.exchange(command, attempts.left(), patience=patience, silence=attempts.seconds)
 
-    def _exchange(self, commands: bytes, attempts: Attempts, receive: Callable[[Wire, float], T] = Wire.receive) -> T:
+    def _exchange(
+        self,
+        commands: bytes,
+        attempts: Attempts,
+        receive: Callable[[SyncConnection, float], T] = SyncConnection.receive,
+    ) -> T:
         """One round trip; receive takes what comes back, of one command if it is not given."""
         wire = self._take(attempts)
         try:
@@ -301,12 +306,12 @@ class Link:
         wire.home.idle.append(wire)
         return received
 
-    def _take(self, attempts: Attempts) -> Wire:
+    def _take(self, attempts: Attempts) -> SyncConnection:
         wire = self._idle_or_new(attempts)
         wire.silence = attempts.seconds
         return wire
 
-    def _idle_or_new(self, attempts: Attempts) -> Wire:
+    def _idle_or_new(self, attempts: Attempts) -> SyncConnection:
         mine = self._connections.get()
         # Asking first whether there is one would let another thread take it in between.
         try:
@@ -327,7 +332,7 @@ class Link:
         except redis.RedisError as error:  # the client's max_connections
             raise NotSent(error) from error
 
-    def _connected(self, connection: Any, attempts: Attempts, mine: Connections) -> Wire:
+    def _connected(self, connection: Any, attempts: Attempts, mine: Connections) -> SyncConnection:
         try:
             if self._prepare is not None:
                 self._prepare()
@@ -344,7 +349,7 @@ class Link:
             mine.closed.append(connection)
             raise
 
-    def _discard(self, wire: Wire) -> None:
+    def _discard(self, wire: SyncConnection) -> None:
         wire.home.open.discard(wire)
         wire.close()
         wire.home.closed.append(wire.connection)
@@ -383,7 +388,7 @@ def connect(connection: Any, deadline: float, tls: Tls) -> None:
         raise redis.exceptions.TimeoutError("timed out while connecting")
 
 
-def received(wire: Wire, deadline: float) -> Any:
+def received(wire: SyncConnection, deadline: float) -> Any:
     """The next reply, which may be an error."""
     try:
         return wire.receive(deadline)
@@ -391,7 +396,7 @@ def received(wire: Wire, deadline: float) -> Any:
         return error
 
 
-def received_behind(wire: Wire, deadline: float) -> Any:
+def received_behind(wire: SyncConnection, deadline: float) -> Any:
     """The second of two replies; an error that came as either is raised."""
     replies = [received(wire, deadline), received(wire, deadline)]
     for reply in replies:
@@ -400,7 +405,7 @@ def received_behind(wire: Wire, deadline: float) -> Any:
     return replies[1]
 
 
-def wait_for_reply(wire: Wire, interrupt: int, seconds: float) -> None:
+def wait_for_reply(wire: SyncConnection, interrupt: int, seconds: float) -> None:
     """Wait until a wire has something to receive; Interrupted when the other descriptor has it sooner."""
     watched = select.poll()
     watched.register(wire.connection._sock, select.POLLIN)

@@ -19,7 +19,7 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 
-class Request(Protocol):
+class Effect(Protocol):
     """Something to be done outside of the process."""
 
     def carry_out(self) -> Any: ...
@@ -27,13 +27,13 @@ class Request(Protocol):
     async def acarry_out(self) -> Any: ...
 
 
-Steps: TypeAlias = Generator[Request, Any, T]
+Steps: TypeAlias = Generator[Effect, Any, T]
 
 _partings: set[asyncio.Task[Any]] = set()  # an event loop itself keeps no hold of its tasks
 
 
 @dataclass(frozen=True)
-class Pause:
+class Sleep:
     seconds: float
 
     def carry_out(self) -> None:
@@ -58,7 +58,7 @@ def run(steps: Steps[T]) -> T:
         return end.value  # type: ignore[no-any-return]
 
 
-async def arun(steps: Steps[T], request: Request | None = None) -> T:
+async def arun(steps: Steps[T], request: Effect | None = None) -> T:
     """Carry the steps out in the running event loop, from a request on; their result.
 
     What they still ask for when they are cancelled is done in a task of its own: whoever cancels them waits for it, and
@@ -86,7 +86,7 @@ async def _in_own_task(rest: Coroutine[Any, Any, T]) -> T:
     return await asyncio.shield(task)
 
 
-def operation(steps: Callable[Concatenate[S, P], Steps[T]]) -> Callable[Concatenate[S, P], T]:
+def sync_method(steps: Callable[Concatenate[S, P], Steps[T]]) -> Callable[Concatenate[S, P], T]:
     """A method that carries out the steps in the caller's thread."""
 
     @wraps(steps)
@@ -97,7 +97,7 @@ def operation(steps: Callable[Concatenate[S, P], Steps[T]]) -> Callable[Concaten
     return method
 
 
-def twin(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], Coroutine[Any, Any, T]]:
+def async_method(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], Coroutine[Any, Any, T]]:
     """The asynchronous method that carries out the steps of a method that ``operation`` made, in the event loop."""
     steps: Callable[Concatenate[S, P], Steps[T]] = method.__wrapped__  # type: ignore[attr-defined]
 

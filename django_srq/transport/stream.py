@@ -14,7 +14,7 @@ from django_srq.runtime.clock import monotonic
 from django_srq.transport.async_pool import SPENT, NotSent
 from django_srq.transport.attempts import Attempts
 from django_srq.transport.slots import Slot, slots
-from django_srq.transport.sync_connection import Wire
+from django_srq.transport.sync_connection import SyncConnection
 
 if TYPE_CHECKING:
     from django_srq.transport.link import Link
@@ -44,7 +44,7 @@ class Stream:
         self._link, self._timeout = link, timeout
         self._lock = threading.Lock()
         self._sent: deque[Sent[Any]] = deque()
-        self._wire: Wire | None = None
+        self._wire: SyncConnection | None = None
         self._known: set[bytes] = set()  # scripts that the server has, as they went over this connection
         self._broken = False
 
@@ -94,7 +94,7 @@ class Stream:
         with self._lock:
             self._break()
 
-    def _ready(self, sent: Sent[Any]) -> Wire:
+    def _ready(self, sent: Sent[Any]) -> SyncConnection:
         """The wire to send over: the one so far if replies are outstanding there, or if it is still good."""
         if self._wire is not None and len(self._sent) == 1 and not self._wire.wake():
             self._let_go()

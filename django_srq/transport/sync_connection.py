@@ -30,7 +30,7 @@ except ImportError:
         pass
 
 
-class Wire:
+class SyncConnection:
     """One open connection: sends commands, and receives the replies in their order."""
 
     __slots__ = (

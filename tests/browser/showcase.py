@@ -10,7 +10,7 @@ import uuid
 import redis
 
 from django_srq import SafeRedisQueue, operations
-from django_srq.operations import Held
+from django_srq.operations import DeliveryRef
 from django_srq.queue import failure
 from tests.clock import now, pass_minutes
 
@@ -58,7 +58,7 @@ def _live(queue: SafeRedisQueue, client: redis.Redis) -> None:
         "queues": ["orders", "thumbnails", "imports"], "state": "busy",
         "children": [{"pid": 4243, "items": [{"uid": "order-1", "since": now(client) - 4200}]}, {"pid": 4244}],
     }  # fmt: skip
-    queue.link.call(operations.enlist(queue.keys, CONSUMER, json.dumps(about).encode()), queue="q")
+    queue.link.call(operations.register(queue.keys, CONSUMER, json.dumps(about).encode()), queue="q")
 
 
 def _die(queue: SafeRedisQueue, n: int, error: Exception) -> None:
@@ -70,7 +70,7 @@ def _die(queue: SafeRedisQueue, n: int, error: Exception) -> None:
         try:
             handle_order(item.payload, error)
         except Exception as raised:
-            held = Held(str(item.uid), item.token, item.delivery.number)
+            held = DeliveryRef(str(item.uid), item.token, item.delivery.number)
             described = failure.describe(raised.with_traceback(raised.__traceback__.tb_next), consumer=CONSUMER)
             shown = described.replace(HERE, b"/srv/shop/handlers.py").replace(b"showcase.py", b"handlers.py")
             call = operations.fail(queue.keys, held, error=shown, bury=True)

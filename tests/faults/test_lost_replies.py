@@ -18,10 +18,10 @@ import pytest
 import redis
 
 from django_srq import SafeRedisQueue, operations
-from django_srq.consumer import Consumer, Plan, Source
+from django_srq.consumer import ConsumerOptions, InProcessConsumer, Subscription
 from django_srq.consumer.outage import Outage
 from django_srq.exceptions import OutcomeUnknown, QueueFull
-from django_srq.operations import Held, Put, Script
+from django_srq.operations import DeliveryRef, Put, Script
 from django_srq.queue.backoff import Backoff
 from django_srq.queue.item import Item
 from django_srq.transport.clients import client_from_url
@@ -88,8 +88,8 @@ def target_of(queue: SafeRedisQueue) -> SafeRedisQueue:
     return SafeRedisQueue(name=f"{queue.name}-target", link=queue.link)
 
 
-def held(item: Item) -> Held:
-    return Held(str(item.uid), item.token, item.delivery.number)
+def held(item: Item) -> DeliveryRef:
+    return DeliveryRef(str(item.uid), item.token, item.delivery.number)
 
 
 # -- the operations: what there is before, and what is done
@@ -108,7 +108,7 @@ def taken(queue: SafeRedisQueue) -> Item:
 def supervised(queue: SafeRedisQueue) -> Item:
     ready(queue)
     claim = operations.claim(queue.keys, consumer="c1", lease=60, legacy_lease=60)
-    return queue.decoded(queue.link.call(claim, queue=queue.label).found)[0]
+    return queue.decoded(queue.link.call(claim, queue=queue.alias).found)[0]
 
 
 def ended(queue: SafeRedisQueue) -> None:
@@ -122,7 +122,7 @@ def end_lease(queue: SafeRedisQueue, uid: str) -> None:
 
 
 def dead(queue: SafeRedisQueue) -> None:
-    queue.link.call(operations.fail(queue.keys, held(taken(queue)), bury=True), queue=queue.label)
+    queue.link.call(operations.fail(queue.keys, held(taken(queue)), bury=True), queue=queue.alias)
 
 
 def claim(queue: SafeRedisQueue, _: object) -> list[Any]:
@@ -131,31 +131,31 @@ def claim(queue: SafeRedisQueue, _: object) -> list[Any]:
 
 def settle_and_claim(queue: SafeRedisQueue, item: Item) -> Any:
     fused = operations.claim(queue.keys, consumer="c1", lease=60, legacy_lease=60, acks=[held(item)])
-    reply = queue.link.call(fused, queue=queue.label)
+    reply = queue.link.call(fused, queue=queue.alias)
     return reply.acked, [(found.uid, timeless(found.delivery.token)) for found in reply.found]
 
 
 def claimed_in_a_slot(queue: SafeRedisQueue) -> None:
     ready(queue)
     claim = operations.claim(queue.keys, consumer="c1", lease=60, legacy_lease=60)
-    queue.link.call(claim, queue=queue.label, slot=Slot(b"c1", 1))
+    queue.link.call(claim, queue=queue.alias, slot=Slot(b"c1", 1))
 
 
 def withdraw(queue: SafeRedisQueue, _: object) -> int:
-    return queue.link.call(operations.withdraw(queue.keys, b"c1", 1), queue=queue.label)
+    return queue.link.call(operations.withdraw(queue.keys, b"c1", 1), queue=queue.alias)
 
 
 def crash(queue: SafeRedisQueue, item: Item) -> Any:
     evidence = b'{"type":"Crashed","message":"killed"}'
-    return queue.link.call(operations.crashed(queue.keys, [held(item)], evidence=evidence), queue=queue.label)
+    return queue.link.call(operations.crashed(queue.keys, [held(item)], evidence=evidence), queue=queue.alias)
 
 
 def enlist(queue: SafeRedisQueue, _: object) -> bool:
-    return queue.link.call(operations.enlist(queue.keys, "c1", b'{"host":"here"}'), queue=queue.label) > 0
+    return queue.link.call(operations.register(queue.keys, "c1", b'{"host":"here"}'), queue=queue.alias) > 0
 
 
 def close(queue: SafeRedisQueue, _: object) -> object:
-    return queue.link.call(operations.crashed(queue.keys, [], evidence=b"{}", slot=b"of-the-dead"), queue=queue.label)
+    return queue.link.call(operations.crashed(queue.keys, [], evidence=b"{}", slot=b"of-the-dead"), queue=queue.alias)
 
 
 @dataclass
@@ -420,9 +420,9 @@ def test_closed_slot_refuses_the_claim_of_a_dead_consumer(queue, link):
     ready(queue)
     claim = operations.claim(queue.keys, consumer="c1", lease=60, legacy_lease=60)
     slot = Slot(b"of-the-dead", 7)
-    link.call(operations.crashed(queue.keys, [], evidence=b"{}", slot=slot.name), queue=queue.label)
+    link.call(operations.crashed(queue.keys, [], evidence=b"{}", slot=slot.name), queue=queue.alias)
     with pytest.raises(redis.ConnectionError, match="SRQLATE"):
-        link.call(claim, queue=queue.label, slot=slot)
+        link.call(claim, queue=queue.alias, slot=slot)
     assert queue.counts()["in_flight"] == 0
 
 
@@ -457,9 +457,9 @@ def test_repeated_claim_gets_the_same_items_with_renewed_leases(client, queue, l
     ready(queue)
     claim = operations.claim(queue.keys, consumer="c1", lease=60, legacy_lease=60, n=2)
     slot = Slot(b"slot", 1)
-    first = link.call(claim, queue=queue.label, slot=slot)
+    first = link.call(claim, queue=queue.alias, slot=slot)
     client.zadd(queue.keys["leases"], dict.fromkeys(("uid-a", "uid-b"), now(client) + 1000))
-    assert link.call(claim, queue=queue.label, slot=slot) == first
+    assert link.call(claim, queue=queue.alias, slot=slot) == first
     deadlines = [score for _, score in client.zrange(queue.keys["leases"], 0, -1, withscores=True)]
     assert len(deadlines) == 2
     assert min(deadlines) > now(client) + 30_000
@@ -469,10 +469,10 @@ def test_repeated_claim_gets_no_item_that_somebody_else_has_by_now(queue, link):
     ready(queue)
     claim = operations.claim(queue.keys, consumer="g1", lease=60, legacy_lease=60, n=2)
     slot = Slot(b"slot", 1)
-    link.call(claim, queue=queue.label, slot=slot)
+    link.call(claim, queue=queue.alias, slot=slot)
     end_lease(queue, "uid-a")
     assert queue.get(-1).uid == "uid-a"
-    assert [found.uid for found in link.call(claim, queue=queue.label, slot=slot).found] == ["uid-b"]
+    assert [found.uid for found in link.call(claim, queue=queue.alias, slot=slot).found] == ["uid-b"]
 
 
 def test_consumer_gets_what_it_was_given_while_no_reply_came(proxy, queue, through, monkeypatch):
@@ -492,7 +492,7 @@ def test_consumer_gets_what_it_was_given_while_no_reply_came(proxy, queue, throu
         proxy.disarm()
 
     monkeypatch.setattr(Outage, "report", report)
-    Consumer([Source(remote, handle)], burst=True).run()
+    InProcessConsumer([Subscription(remote, handle)], burst=True).run()
     assert "no reply to claim within" in troubles[0]
     assert troubles[1:] == [""]
     assert seen == [(b"a", 1), (b"b", 1), (b"c", 1)]
@@ -550,7 +550,7 @@ def test_what_the_target_has_already_is_asked_again_by_a_later_attempt_only(queu
 
     def put(attempt: int) -> list[str]:
         call = operations.put(queue.keys, [Put("same", b"mine", b"")], own=True, attempt=attempt)
-        return list(queue.link.call(call, queue=queue.label, slot=slot).states)
+        return list(queue.link.call(call, queue=queue.alias, slot=slot).states)
 
     assert put(1) == ["ready"]
     queue.drop("same")
@@ -632,8 +632,8 @@ def test_consumer_of_many_threads_over_a_bad_line(proxy, queue, through, script,
             raise LookupError
 
     proxy.arm(kind, Script.named(script).sha, times=15)
-    plan = Plan(threads=4, max_items=40)
-    Consumer([Source(remote, handle, backoff=Backoff(base=1000))], plan=plan).run()
+    plan = ConsumerOptions(threads=4, max_items=40)
+    InProcessConsumer([Subscription(remote, handle, backoff=Backoff(base=1000))], options=plan).run()
     assert sorted(seen) == sorted(uids)
     stats = queue.snapshot().stats
     assert (stats["delivered"], stats.get("acked", 0), stats.get("failed", 0)) == (

@@ -12,7 +12,7 @@ import redis
 
 from django_srq import SafeRedisQueue, operations, queues
 from django_srq.exceptions import OutcomeUnknown, QueueUnavailable
-from django_srq.operations import Held
+from django_srq.operations import DeliveryRef
 from django_srq.queue.item import Item
 from django_srq.transport.slots import Slot
 from tests.clock import now, pass_time
@@ -53,7 +53,7 @@ def client(server: Server) -> Iterator[redis.Redis]:
 
 def claim(queue: SafeRedisQueue, consumer: str = "c1") -> list[Item]:
     call = operations.claim(queue.keys, consumer=consumer, lease=queue.lease, legacy_lease=LEASE)
-    return queue.decoded(queue.link.call(call, queue=queue.label).found)
+    return queue.decoded(queue.link.call(call, queue=queue.alias).found)
 
 
 def supervised_and_plain(queue: SafeRedisQueue, client: redis.Redis) -> tuple[Item, Item]:
@@ -239,7 +239,7 @@ def test_consumer_that_is_still_there_after_it_keeps_its_item(server, queue, cli
     away(server, queue, client)
     queue.get(-1)
     (renewed,) = queue.link.call(
-        operations.extend(queue.keys, [Held(item.uid, item.token)], lease=60), queue=queue.label
+        operations.extend(queue.keys, [DeliveryRef(item.uid, item.token)], lease=60), queue=queue.alias
     )
     assert renewed
     assert deadlines(queue, client)[item.uid] > now(client) + 30_000
@@ -281,7 +281,7 @@ def test_deadline_far_ahead_is_clipped(queue, client, consumer):
 
 def test_call_from_before_the_outage_is_not_carried_out_again(server, queue):
     call = operations.put(queue.keys, [operations.Put("uid", b"payload", b"")], own=False)
-    before = queue.link.call(call, queue=queue.label, slot=Slot(b"slot", 1))
+    before = queue.link.call(call, queue=queue.alias, slot=Slot(b"slot", 1))
     restart(server)
-    assert queue.link.call(call, queue=queue.label, slot=Slot(b"slot", 1)) == before
+    assert queue.link.call(call, queue=queue.alias, slot=Slot(b"slot", 1)) == before
     assert len(queue) == 1

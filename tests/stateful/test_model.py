@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from django_srq import SafeRedisQueue, operations
 from django_srq.exceptions import DuplicateItem
-from django_srq.operations import Held
+from django_srq.operations import DeliveryRef
 from django_srq.queue.item import Item
 from django_srq.transport.link import Link
 from tests.clock import pass_time
@@ -53,8 +53,8 @@ class Taken:
     def supervised(self) -> bool:
         return self.consumer == "c"
 
-    def held(self) -> Held:
-        return Held(str(self.item.uid), self.item.token, self.item.delivery.number)
+    def held(self) -> DeliveryRef:
+        return DeliveryRef(str(self.item.uid), self.item.token, self.item.delivery.number)
 
 
 @dataclass(eq=False)

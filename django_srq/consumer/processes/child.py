@@ -17,14 +17,14 @@ from typing import NoReturn
 from django_srq import signals
 from django_srq.consumer import dispositions, forks
 from django_srq.consumer.leases import Leases
-from django_srq.consumer.ledger import Hands
+from django_srq.consumer.ledger import Ledger
 from django_srq.consumer.log import guarded
-from django_srq.consumer.options import Plan
+from django_srq.consumer.options import ConsumerOptions
 from django_srq.consumer.processes import groups
 from django_srq.consumer.processes.farewell import leave
 from django_srq.consumer.processes.orphan import Orphan
 from django_srq.consumer.processes.withdrawal import Withdrawal
-from django_srq.consumer.subscription import Source, StopConsuming
+from django_srq.consumer.subscription import StopConsuming, Subscription
 from django_srq.consumer.worker.worker import Worker
 from django_srq.exceptions import SRQError
 from django_srq.queue.safe_redis_queue import SafeRedisQueue
@@ -43,7 +43,7 @@ class Child:
 
     id: str
     pid: int
-    hands: Hands
+    ledger: Ledger
     line: int  # the pipe over which it is told things; it ends when the supervisor does
     born: float = field(default_factory=time.monotonic)
     told_to_stop: bool = False
@@ -53,7 +53,7 @@ class Child:
     unsaid: bytes = b""  # what it has to be told before anything else: the rest of a line, STOP
 
     def __post_init__(self) -> None:
-        self.withdrawal = Withdrawal(self.hands, lambda: self.tell(ASK), lambda: groups.is_stopped(self.pid))
+        self.withdrawal = Withdrawal(self.ledger, lambda: self.tell(ASK), lambda: groups.is_stopped(self.pid))
 
     def tell(self, line: bytes) -> bool:
         """Whether it is told that, the rest of it by ``say_on``; False: none of it, as the pipe is full."""
@@ -87,15 +87,15 @@ class Child:
         groups.kill(self.pid)
 
 
-class ChildProcess:
+class ChildMain:
     """The child's own side: a worker, and a thread that listens to the supervisor."""
 
     def __init__(
         self,
         id: str,
-        sources: Sequence[Source],
-        hands: Hands,
-        plan: Plan,
+        subscriptions: Sequence[Subscription],
+        ledger: Ledger,
+        options: ConsumerOptions,
         *,
         line: int,
         poke: Callable[[], None],
@@ -103,18 +103,18 @@ class ChildProcess:
         rest: Callable[[], None],
     ) -> None:
         """poke: has the supervisor look at the hands."""
-        self._hands, self._line, self._poke = hands, line, poke
-        self._id, self._sources, self._plan, self._rest = id, sources, plan, rest
+        self._ledger, self._line, self._poke = ledger, line, poke
+        self._id, self._subscriptions, self._options, self._rest = id, subscriptions, options, rest
         self._orphaned = False
         self._stop_at: float | None = None  # the moment at which the grace is over
         self._alone = threading.Event()  # the supervisor is gone
         self._events: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-        self._leases = Leases(id, sources, lambda: [hands])
+        self._leases = Leases(id, subscriptions, lambda: [ledger])
         self._worker = Worker(
-            sources,
-            hands,
+            subscriptions,
+            ledger,
             consumer=id,
-            plan=plan,
+            options=options,
             report=self._report,
             ready=poke,  # it can be told of the signals that wait for one that listens
             max_items=max_items,
@@ -143,7 +143,7 @@ class ChildProcess:
             self._worker.run()
             code = 0
         except (SRQError, StopConsuming) as error:
-            self._hands.say(str(error), fatal=True)
+            self._ledger.say(str(error), fatal=True)
         except BaseException:
             logger.exception("the worker failed")
         finally:
@@ -152,10 +152,10 @@ class ChildProcess:
             self._leave(code)
 
     def _leave(self, code: int) -> NoReturn:
-        self._hands.full = self._hands.full or (code == 0 and self._stop_at is not None)
-        self._hands.leave()
-        within = self._plan.grace if self._stop_at is None else self._stop_at - time.monotonic()
-        leave(code, consumer=self._id, within=within - min(SOONER, self._plan.grace / 10))
+        self._ledger.full = self._ledger.full or (code == 0 and self._stop_at is not None)
+        self._ledger.leave()
+        within = self._options.grace if self._stop_at is None else self._stop_at - time.monotonic()
+        leave(code, consumer=self._id, within=within - min(SOONER, self._options.grace / 10))
 
     def let_go(self) -> None:
         """In a fork that a handler made: it is not the one that is told things."""
@@ -163,7 +163,7 @@ class ChildProcess:
         self._line = -1
 
     def _report(self, trouble: str) -> None:
-        self._hands.say(trouble)
+        self._ledger.say(trouble)
         self._poke()
 
     def _listen(self) -> None:
@@ -177,7 +177,7 @@ class ChildProcess:
         self._orphaned = True
         self._alone.set()
         self._stop()
-        Orphan(self._id, self._sources, self._hands, self._plan, self._leases.log).live(self._leases)
+        Orphan(self._id, self._subscriptions, self._ledger, self._options, self._leases.log).live(self._leases)
 
     def _renew_overdue(self) -> None:
         """Renew what the supervisor's keeper did not, which may be stopped.
@@ -191,12 +191,12 @@ class ChildProcess:
         if line == STOP:
             self._stop()
         elif line == ASK:
-            self._hands.hear()
+            self._ledger.hear()
         else:
             self._events.put(line)
 
     def _take_no_more(self) -> None:
-        self._stop_at = self._stop_at or time.monotonic() + self._plan.grace
+        self._stop_at = self._stop_at or time.monotonic() + self._options.grace
         self._worker.stop()
 
     def _stop(self) -> None:

@@ -28,13 +28,13 @@ from functools import partial
 from pathlib import Path
 
 from django_srq.consumer.leases import LAST_LINES, Leases
-from django_srq.consumer.ledger import Hands
+from django_srq.consumer.ledger import Ledger
 from django_srq.consumer.log_thread import LogThread
-from django_srq.consumer.options import Plan
+from django_srq.consumer.options import ConsumerOptions
 from django_srq.consumer.probes import Heartbeat
 from django_srq.consumer.processes import groups
 from django_srq.consumer.processes.orphan import LOOK, Orphan
-from django_srq.consumer.subscription import Source
+from django_srq.consumer.subscription import Subscription
 
 logger = logging.getLogger("django_srq.consumer")
 
@@ -46,7 +46,7 @@ PATIENCE = 2.0  # seconds for its beginning, and for its end
 AGAIN = 1.0  # seconds at least between two starts
 _LENGTH = struct.Struct("=H")
 _WORDS_MOST = 1024  # bytes
-_PLAN = Plan()
+_PLAN = ConsumerOptions()
 _CUT = 150  # characters of a message, and of an error, that are too long to be written to a pipe at once
 
 
@@ -73,19 +73,19 @@ class Keeper:
     def __init__(
         self,
         consumer: str,
-        sources: Sequence[Source],
-        tables: Sequence[Hands],
+        subscriptions: Sequence[Subscription],
+        tables: Sequence[Ledger],
         *,
         about: Mapping[str, object],
-        plan: Plan = _PLAN,
+        options: ConsumerOptions = _PLAN,
         heartbeat: Heartbeat | None,
         poke: Callable[[], None],
     ) -> None:
         """tables: of all children, those to come included. poke: has the supervisor look at the trouble."""
-        self._sources, self._plan = sources, plan
+        self._subscriptions, self._options = subscriptions, options
         self._tables, self._free = tables, deque(tables)
         self._leases = Leases(
-            consumer, sources, lambda: [table for table in tables if groups.lives(table.pid)], about=self._about
+            consumer, subscriptions, lambda: [table for table in tables if groups.lives(table.pid)], about=self._about
         )
         self._said, self._heartbeat, self._poke = dict(about), heartbeat, poke
         self._words = [Words() for _ in self._leases.servers]
@@ -100,7 +100,7 @@ class Keeper:
         """With a server, while it lasts."""
         return next(filter(None, map(str, self._words)), "")
 
-    def take_table(self, slot: bytes, number: int) -> Hands:
+    def take_table(self, slot: bytes, number: int) -> Ledger:
         """A table for a new child; OSError when none is left."""
         if not self._free:
             raise BlockingIOError("too many children are about to end")
@@ -108,7 +108,7 @@ class Keeper:
         table.empty(slot, number)
         return table
 
-    def give_back_table(self, table: Hands) -> None:
+    def give_back_table(self, table: Ledger) -> None:
         table.empty(b"", 0)  # or it would tell of a process whose id another one may get
         self._free.append(table)
 
@@ -254,7 +254,9 @@ class Keeper:
         """The supervisor was killed."""
         self._stopping = True
         log = self._leases.log
-        orphans = [Orphan(table.slot.decode(), self._sources, table, self._plan, log) for table in self._tables]
+        orphans = [
+            Orphan(table.slot.decode(), self._subscriptions, table, self._options, log) for table in self._tables
+        ]
         while orphans := [orphan for orphan in orphans if orphan.look(trouble=bool(self._leases.trouble))]:
             time.sleep(LOOK)
 

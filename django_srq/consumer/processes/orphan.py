@@ -17,11 +17,11 @@ from contextlib import suppress
 from typing import Any
 
 from django_srq.consumer.leases import LAST_LINES, PATIENCE, Leases
-from django_srq.consumer.ledger import FAILED, RUNNING, Hand, Hands
+from django_srq.consumer.ledger import FAILED, RUNNING, Entry, Ledger
 from django_srq.consumer.log_thread import LogThread
-from django_srq.consumer.options import Plan
+from django_srq.consumer.options import ConsumerOptions
 from django_srq.consumer.processes import farewell, groups, postmortem
-from django_srq.consumer.subscription import Source
+from django_srq.consumer.subscription import Subscription
 from django_srq.consumer.worker.claims import claim_slots
 from django_srq.exceptions import SRQError
 from django_srq.operations import Call
@@ -38,8 +38,21 @@ class Orphan:
     An item may take as long as the time limit says. Without one it may take the grace: nobody else could end it.
     """
 
-    def __init__(self, consumer: str, sources: Sequence[Source], hands: Hands, plan: Plan, log: LogThread) -> None:
-        self._consumer, self._sources, self._hands, self._plan, self._log = consumer, sources, hands, plan, log
+    def __init__(
+        self,
+        consumer: str,
+        subscriptions: Sequence[Subscription],
+        ledger: Ledger,
+        options: ConsumerOptions,
+        log: LogThread,
+    ) -> None:
+        self._consumer, self._subscriptions, self._ledger, self._options, self._log = (
+            consumer,
+            subscriptions,
+            ledger,
+            options,
+            log,
+        )
         self._since = self._ran = time.monotonic()
         self._killed: float | None = None  # the moment at which the keeper did so
         self._over: set[int] = set()  # the fillings of the hands that had taken too long when it was killed
@@ -68,11 +81,11 @@ class Orphan:
         if self._killed is None:
             if trouble or self._running():
                 self._ran = time.monotonic()
-            if lives := groups.lives(self._hands.pid):
+            if lives := groups.lives(self._ledger.pid):
                 self._kill_if_late()
             return lives
         # It may be listed for longer, where nobody reaps it: but it begins nothing any more.
-        if groups.lives(self._hands.pid) and time.monotonic() - self._killed < PATIENCE:
+        if groups.lives(self._ledger.pid) and time.monotonic() - self._killed < PATIENCE:
             return True
         self._report(self._over)
         self._settle()
@@ -81,46 +94,52 @@ class Orphan:
     def _kill_if_late(self) -> None:
         self._over = self._late(MARGIN)
         # With nothing running it should have ended: but something holds the interpreter's lock all the same.
-        if self._over or time.monotonic() - self._ran >= max(self._plan.grace, farewell.LEAST) + MARGIN:
+        if self._over or time.monotonic() - self._ran >= max(self._options.grace, farewell.LEAST) + MARGIN:
             self._killed = time.monotonic()
-            pid = self._hands.pid
+            pid = self._ledger.pid
             self._log.log(logging.WARNING, "child killed, as it did not end consumer=%s pid=%d", self._consumer, pid)
             groups.kill(pid)
 
     def _settle(self) -> None:
         """What ran is given back by ``_report``; of all else that it had, nothing is to be blamed."""
-        for place, source in enumerate(self._sources):
-            queue = source.queue
-            for call in postmortem.settling(queue, [hand for hand in self._hands if hand.source == place]):
+        for place, subscription in enumerate(self._subscriptions):
+            queue = subscription.queue
+            for call in postmortem.settler(queue, [entry for entry in self._ledger if entry.subscription == place]):
                 self._tell(queue, call)
             for slot in claim_slots(self._consumer):
                 self._tell(queue, postmortem.ending(queue, [], "release", b"{}", slot=slot))
 
     # -- in both
 
-    def _running(self) -> list[Hand]:
-        return [hand for hand in self._hands if hand.state in {RUNNING, FAILED}]
+    def _running(self) -> list[Entry]:
+        return [entry for entry in self._ledger if entry.state in {RUNNING, FAILED}]
 
     def _late(self, margin: float = 0.0) -> set[int]:
         """The fillings of the hands that have taken too long."""
-        limit, latest = self._plan.time_limit, time.monotonic() - margin
+        limit, latest = self._options.time_limit, time.monotonic() - margin
         if limit is None:
-            return {hand.filling for hand in self._running()} if latest - self._since >= self._plan.grace else set()
-        return {hand.filling for hand in self._running() if hand.state == RUNNING and latest - hand.started >= limit}
+            return (
+                {entry.generation for entry in self._running()}
+                if latest - self._since >= self._options.grace
+                else set()
+            )
+        return {
+            entry.generation for entry in self._running() if entry.state == RUNNING and latest - entry.started >= limit
+        }
 
     def _report(self, over: set[int]) -> None:
         """Give back what runs; what took longer than the time limit counts as a crash."""
-        for hand in self._running():
-            self._give_back(hand, blamed=self._plan.time_limit is not None and hand.filling in over)
+        for entry in self._running():
+            self._give_back(entry, blamed=self._options.time_limit is not None and entry.generation in over)
 
-    def _give_back(self, hand: Hand, *, blamed: bool) -> None:
-        queue, limit = self._sources[hand.source].queue, self._plan.time_limit
+    def _give_back(self, entry: Entry, *, blamed: bool) -> None:
+        queue, limit = self._subscriptions[entry.subscription].queue, self._options.time_limit
         how = f"killed: an item took longer than the time limit of {limit:g} s" if limit else "stopped"
-        evidence = failure.of_death(how, consumer=self._consumer, run_time=time.monotonic() - hand.started, memory=0)
+        evidence = failure.of_death(how, consumer=self._consumer, run_time=time.monotonic() - entry.started, memory=0)
         words = "%s, and its supervisor is gone queue=%s uid=%s"
-        self._log.log(logging.WARNING, words, how, queue.label, hand.held.uid)
-        self._tell(queue, postmortem.ending(queue, [hand.held], "crash" if blamed else "cut", evidence))
+        self._log.log(logging.WARNING, words, how, queue.alias, entry.held.uid)
+        self._tell(queue, postmortem.ending(queue, [entry.held], "crash" if blamed else "cut", evidence))
 
     def _tell(self, queue: SafeRedisQueue, call: Call[Any]) -> None:
         with suppress(SRQError):  # then what it is about comes back when its lease ends
-            queue.link.call(call, queue=queue.label, timeout=PATIENCE)
+            queue.link.call(call, queue=queue.alias, timeout=PATIENCE)

@@ -6,20 +6,22 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from django_srq import operations
-from django_srq.consumer.ledger import DONE, HELD, SENT, Hand
-from django_srq.operations import Call, Ended, Held
+from django_srq.consumer.ledger import DONE, HELD, SENT, Entry
+from django_srq.operations import Call, CrashReply, DeliveryRef
 from django_srq.queue.safe_redis_queue import SafeRedisQueue
 
 
-def settling(queue: SafeRedisQueue, hands: Sequence[Hand]) -> Iterator[Call[Any]]:
+def settler(queue: SafeRedisQueue, ledger: Sequence[Entry]) -> Iterator[Call[Any]]:
     """Handled is acked, not started is released: a death in between must not double the one, or blame the other."""
-    if done := [hand.held for hand in hands if hand.state in {DONE, SENT}]:
+    if done := [entry.held for entry in ledger if entry.state in {DONE, SENT}]:
         yield operations.ack(queue.keys, done)
-    if unstarted := [hand.held for hand in hands if hand.state == HELD]:
+    if unstarted := [entry.held for entry in ledger if entry.state == HELD]:
         yield operations.release(queue.keys, unstarted)
 
 
-def ending(queue: SafeRedisQueue, held: Sequence[Held], how: str, evidence: bytes, *, slot: bytes = b"") -> Call[Ended]:
+def ending(
+    queue: SafeRedisQueue, held: Sequence[DeliveryRef], how: str, evidence: bytes, *, slot: bytes = b""
+) -> Call[CrashReply]:
     """how, slot: see crashed.lua. Where nothing is recovered by itself, only the leases of what was started end."""
     return operations.crashed(
         queue.keys,

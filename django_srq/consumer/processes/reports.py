@@ -70,7 +70,7 @@ def tell(reports: Sequence[Report]) -> Iterator[Outcome]:
         if queue in refusing:
             continue
         try:
-            reply = queue.link.call(report.call, queue=queue.label, timeout=PATIENCE, slot=report.slot)
+            reply = queue.link.call(report.call, queue=queue.alias, timeout=PATIENCE, slot=report.slot)
         except (QueueUnavailable, OutcomeUnknown) as error:
             yield Outcome(place, over=False, error=str(error))
             if not is_refusal(error):
@@ -214,7 +214,7 @@ class Reports:
     def settle(self, report: Report, outcome: Outcome) -> None:
         report.tried = True
         if not outcome.over:
-            self._troubles[report.queue] = f"queue={report.queue.label} error={outcome.error}"
+            self._troubles[report.queue] = f"queue={report.queue.alias} error={outcome.error}"
             return
         self._troubles.pop(report.queue, None)
         self._servers[report.queue.link].owed.remove(report)

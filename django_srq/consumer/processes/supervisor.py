@@ -21,22 +21,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from django_srq import operations
-from django_srq.consumer.ledger import FAILED, RUNNING, Hand, Hands, Waiting
+from django_srq.consumer.ledger import FAILED, RUNNING, Entry, Ledger, Waiting
 from django_srq.consumer.log import guarded
-from django_srq.consumer.options import Plan
+from django_srq.consumer.options import ConsumerOptions
 from django_srq.consumer.outage import Outage
 from django_srq.consumer.probes import Heartbeat, interval, notify
 from django_srq.consumer.processes import groups, postmortem
-from django_srq.consumer.processes.child import Child, ChildProcess
+from django_srq.consumer.processes.child import Child, ChildMain
 from django_srq.consumer.processes.keeper import Keeper
 from django_srq.consumer.processes.reports import Report, Reports
 from django_srq.consumer.processes.withdrawal import LOOK
 from django_srq.consumer.signal_pipe import SignalPipe
-from django_srq.consumer.subscription import Source
+from django_srq.consumer.subscription import Subscription
 from django_srq.consumer.worker.claims import claim_slots
 from django_srq.consumer.worker.retries import LAST_WORDS
 from django_srq.consumer.worker.worker import Worker
-from django_srq.operations import Held
+from django_srq.operations import DeliveryRef
 from django_srq.queue import failure
 from django_srq.queue.safe_redis_queue import SafeRedisQueue
 
@@ -64,12 +64,12 @@ class Place:
 
 
 class Supervisor:
-    """A consumer of many processes. See ``Plan`` for what it can be told."""
+    """A consumer of many processes. See ``ConsumerOptions`` for what it can be told."""
 
     def __init__(
         self,
-        sources: Sequence[Source],
-        plan: Plan,
+        subscriptions: Sequence[Subscription],
+        options: ConsumerOptions,
         *,
         rest: Callable[[], None] = lambda: None,
         before_fork: Callable[[], None] = lambda: None,
@@ -78,22 +78,22 @@ class Supervisor:
         """rest: called in each thread of a child before it waits for items. before_fork: closes what is open."""
         self._before_fork = before_fork
         self.id = f"c{secrets.token_hex(5)}"
-        self._sources, self._plan, self._rest = sources, plan, rest
-        self._places = [Place(left=left) for left in _shares(plan)]
+        self._subscriptions, self._options, self._rest = subscriptions, options, rest
+        self._places = [Place(left=left) for left in _shares(options)]
         self._leaving: list[Child] = []  # their successors are started
         self._to_replace: list[Child] = []  # one after the other
         self._outage = Outage()
         self._events: deque[dict[str, Any]] = deque()  # signals that a child is to send
         self._signals = SignalPipe()
         self._reports = Reports(self._fork, poke=self._signals.poke, others=self._lines)
-        self._leftovers = groups.Leftovers(plan.grace)
+        self._leftovers = groups.Leftovers(options.grace)
         self._keeper = Keeper(
             self.id,
-            sources,
+            subscriptions,
             # Each child may be replaced before it has ended.
-            [Worker.table(sources, plan) for _ in range(2 * plan.processes)],
-            about={"processes": plan.processes, "threads": plan.threads, "concurrency": plan.concurrency},
-            plan=plan,
+            [Worker.table(subscriptions, options) for _ in range(2 * options.processes)],
+            about={"processes": options.processes, "threads": options.threads, "concurrency": options.concurrency},
+            options=options,
             heartbeat=heartbeat,
             poke=self._signals.poke,
         )
@@ -204,15 +204,15 @@ class Supervisor:
             stream.flush()  # or what is in the buffers would come out twice
         reading, writing = os.pipe()
         os.set_blocking(writing, False)
-        hands: Hands | None = None
+        ledger: Ledger | None = None
         try:
-            hands = self._keeper.take_table(claim_slots(id)[0], self._count)
+            ledger = self._keeper.take_table(claim_slots(id)[0], self._count)
             pid = self._fork()
         except OSError:
             os.close(reading)
             os.close(writing)
-            if hands is not None:
-                self._keeper.give_back_table(hands)
+            if ledger is not None:
+                self._keeper.give_back_table(ledger)
             raise
         if pid == 0:
             try:
@@ -220,15 +220,15 @@ class Supervisor:
                 # Or they would not notice the supervisor's death: a pipe ends with its last writer.
                 for line in (writing, *self._lines(), *self._reports.lines):
                     os.close(line)
-                hands.belong_to_this_process()
-                self._child(id, hands, reading, place.left).run()
+                ledger.belong_to_this_process()
+                self._child(id, ledger, reading, place.left).run()
             except BaseException:
                 logger.exception("the child process failed to start")
             finally:
                 os._exit(1)  # whatever happened, this is not the place to return from
         os.close(reading)
         groups.lead(pid)  # it does so too; whichever comes first
-        place.child = Child(id, pid, hands, writing)
+        place.child = Child(id, pid, ledger, writing)
 
     def _lines(self) -> list[int]:
         """The ends of the pipes over which children and keeper are told things."""
@@ -250,12 +250,12 @@ class Supervisor:
         except BaseException:
             os._exit(1)
 
-    def _child(self, id: str, hands: Hands, line: int, left: int | None) -> ChildProcess:
-        return ChildProcess(
+    def _child(self, id: str, ledger: Ledger, line: int, left: int | None) -> ChildMain:
+        return ChildMain(
             id,
-            self._sources,
-            hands,
-            self._plan,
+            self._subscriptions,
+            ledger,
+            self._options,
             line=line,
             poke=self._signals.poke,
             max_items=left,
@@ -275,8 +275,10 @@ class Supervisor:
         if self._stop_at is not None:
             self._stopped_by, self._stop_at = number, 0  # the grace is over at once
             return
-        self._stopped_by, self._stop_at = number, time.monotonic() + self._plan.grace
-        logger.info("stopping: running handlers have %g s to finish; a second signal stops at once", self._plan.grace)
+        self._stopped_by, self._stop_at = number, time.monotonic() + self._options.grace
+        logger.info(
+            "stopping: running handlers have %g s to finish; a second signal stops at once", self._options.grace
+        )
         self._keeper.stop()
         for child in self._children():
             child.stop()
@@ -295,10 +297,10 @@ class Supervisor:
             moments.append(self._stop_at)
         if self._leftovers:
             moments.append(now + LEFTOVERS_LOOK)
-        if self._plan.time_limit is not None:
+        if self._options.time_limit is not None:
             alive = [child for child in self._children() if not child.killed_for]
-            running = [hand.started for child in alive for hand in child.hands if hand.state == RUNNING]
-            moments.append(min(running, default=now) + self._plan.time_limit)
+            running = [entry.started for child in alive for entry in child.ledger if entry.state == RUNNING]
+            moments.append(min(running, default=now) + self._options.time_limit)
         return max(0.0, min(moments) - now)
 
     def _enforce(self) -> None:
@@ -307,9 +309,9 @@ class Supervisor:
         if self._stop_at is not None and now >= self._stop_at:
             for child in self._children():
                 child.kill("stopped")
-        if self._plan.time_limit is not None:
+        if self._options.time_limit is not None:
             for child in self._children():
-                self._enforce_limit(child, now - self._plan.time_limit)
+                self._enforce_limit(child, now - self._options.time_limit)
         for group in self._leftovers.end(float("inf") if self._stop_at is None else self._stop_at):
             logger.warning(
                 "killed at the end of the grace period: programs that handlers started, in process group %d", group
@@ -319,10 +321,10 @@ class Supervisor:
             self._replace(self._to_replace.pop(0))
 
     def _enforce_limit(self, child: Child, latest: float) -> None:
-        over = {hand.filling for hand in child.hands if hand.state == RUNNING and hand.started <= latest}
+        over = {entry.generation for entry in child.ledger if entry.state == RUNNING and entry.started <= latest}
         if over and not child.killed_for:
             child.over_limit = over
-            child.kill(f"killed: an item took longer than the time limit of {self._plan.time_limit:g} s")
+            child.kill(f"killed: an item took longer than the time limit of {self._options.time_limit:g} s")
 
     def _replace(self, child: Child) -> None:
         place = self._place_of(child)
@@ -336,13 +338,13 @@ class Supervisor:
     @property
     def _has_room(self) -> bool:
         """Whether one more may leave its place to a successor: there are never more than twice as many children."""
-        return len(self._leaving) < self._plan.processes
+        return len(self._leaving) < self._options.processes
 
     def _make_way(self) -> None:
         """Leave the places of children that take no more to their successors: their threads may go on for the grace."""
         for place in self._places:
             child = place.child
-            if child and child.hands.full and place.left is None and self._has_room:
+            if child and child.ledger.full and place.left is None and self._has_room:
                 self._leaving.append(child)
                 place.child = None
 
@@ -372,8 +374,8 @@ class Supervisor:
             self._leaving.remove(child)
         else:
             self._vacate(place, child, code)
-        if child.hands.fatal and not self.last_words:
-            self.last_words = child.hands.words
+        if child.ledger.fatal and not self.last_words:
+            self.last_words = child.ledger.words
             for other in self._children():
                 other.stop()
         elif _died(child, code) and not child.killed_for:
@@ -381,28 +383,28 @@ class Supervisor:
         self._account_for(child, child.killed_for or _how(code), memory, code)
         if place is not None:
             place.died = time.monotonic()
-        self._keeper.give_back_table(child.hands)
+        self._keeper.give_back_table(child.ledger)
         self._send_reports()
 
     def _vacate(self, place: Place, child: Child, code: int) -> None:
         place.child = None
         if place.left is not None:
             # What it died of, or in the middle of, was handled too, and not well.
-            place.left -= child.hands.handled + sum(hand.state in {RUNNING, FAILED} for hand in child.hands)
+            place.left -= child.ledger.handled + sum(entry.state in {RUNNING, FAILED} for entry in child.ledger)
             place.over = place.left <= 0
         died = _died(child, code)
-        finished = not died and not child.told_to_stop and not child.hands.full
-        place.over = place.over or (finished and self._plan.burst)
+        finished = not died and not child.told_to_stop and not child.ledger.full
+        place.over = place.over or (finished and self._options.burst)
         # SIGKILL comes from outside, and may not come again.
         killed = code == -signal.SIGKILL
-        one_works = any(one.hands.ready for one in [child, *self._children()]) or killed
+        one_works = any(one.ledger.ready for one in [child, *self._children()]) or killed
         self._never_started = 0 if one_works else self._never_started + 1
         if self._never_started >= NEVER_STARTED:
             self.last_words = (
                 f"No child process comes up: {NEVER_STARTED} in a row ended at once, the last {_how(code)}."
             )
         # One that has handled something died of its last item, not of itself.
-        blameless = child.hands.handled or (killed and child.hands.ready)
+        blameless = child.ledger.handled or (killed and child.ledger.ready)
         at_once = died and not blameless and time.monotonic() - child.born < SOON
         place.early = place.early if at_once else -1
         self._postpone(place)
@@ -415,26 +417,26 @@ class Supervisor:
     # -- what becomes of the items of a dead child
 
     def _account_for(self, child: Child, how: str, memory: int, code: int) -> None:
-        hands = list(child.hands)
+        ledger = list(child.ledger)
         stopped = child.killed_for == "stopped"
         unexplained = _died(child, code) and not child.killed_for
-        self._cut = self._cut or (stopped and any(hand.state == RUNNING for hand in hands))
-        for place, source in enumerate(self._sources):
-            mine = [hand for hand in hands if hand.source == place]
-            self._settle(source, mine)
-            running = [hand for hand in mine if hand.state in {RUNNING, FAILED}]
+        self._cut = self._cut or (stopped and any(entry.state == RUNNING for entry in ledger))
+        for place, subscription in enumerate(self._subscriptions):
+            mine = [entry for entry in ledger if entry.subscription == place]
+            self._settle(subscription, mine)
+            running = [entry for entry in mine if entry.state in {RUNNING, FAILED}]
             # Each with its own evidence; the last calls also close the slots, and end what was never written down: that
             # was not started, but it may be what killed the child, such as a payload too large for its memory.
-            for hand in running:
-                suspect = not child.over_limit or hand.filling in child.over_limit
+            for entry in running:
+                suspect = not child.over_limit or entry.generation in child.over_limit
                 # Its failure was being told: that this may take long is the server's doing, but a death is not.
-                begun = hand.state == RUNNING or (unexplained and not child.hands.fatal)
+                begun = entry.state == RUNNING or (unexplained and not child.ledger.fatal)
                 blamed = not stopped and suspect and begun
-                self._end(child, source, hand, how, memory, "crash" if blamed else "cut")
+                self._end(child, subscription, entry, how, memory, "crash" if blamed else "cut")
             unread = _unread_claims(child, place)
             for slot in claim_slots(child.id):
                 mode = "crash" if unexplained and slot not in unread else "release"
-                self._end(child, source, None, how, memory, mode, slot)
+                self._end(child, subscription, None, how, memory, mode, slot)
 
     def _withdraw(self) -> None:
         """Give back what waits in a child that cannot begin it."""
@@ -444,11 +446,11 @@ class Supervisor:
                 self._send_reports()
 
     def _report_waiting(self, child: Child, waiting: Iterable[Waiting]) -> None:
-        found = [hand for one in waiting if (hand := child.hands.of(one))]
-        claims = [(child.hands.source_of(one), one) for one in waiting if one.record is None]
-        for place, source in enumerate(self._sources):
-            queue = source.queue
-            if held := [hand.held for hand in found if hand.source == place]:
+        found = [entry for one in waiting if (entry := child.ledger.of(one))]
+        claims = [(child.ledger.source_of(one), one) for one in waiting if one.record is None]
+        for place, subscription in enumerate(self._subscriptions):
+            queue = subscription.queue
+            if held := [entry.held for entry in found if entry.subscription == place]:
                 self._reports.append(Report(queue, operations.release(queue.keys, held)))
             for asked, claim in claims:
                 if asked == place:
@@ -462,32 +464,41 @@ class Supervisor:
         slot = claim_slots(child.id)[claim.parked]
         self._reports.append(Report(queue, operations.withdraw(queue.keys, slot, claim.number), given))
 
-    def _settle(self, source: Source, hands: Sequence[Hand]) -> None:
+    def _settle(self, subscription: Subscription, ledger: Sequence[Entry]) -> None:
         """Handled is acked, not started is released: a death in between must not double the one, or blame the other."""
-        for call in postmortem.settling(source.queue, hands):
-            self._reports.append(Report(source.queue, call))
+        for call in postmortem.settler(subscription.queue, ledger):
+            self._reports.append(Report(subscription.queue, call))
 
     def _end(
-        self, child: Child, source: Source, hand: Hand | None, how: str, memory: int, mode: str, slot: bytes = b""
+        self,
+        child: Child,
+        subscription: Subscription,
+        entry: Entry | None,
+        how: str,
+        memory: int,
+        mode: str,
+        slot: bytes = b"",
     ) -> None:
-        queue = source.queue
-        run_time = time.monotonic() - hand.started if hand else 0.0
+        queue = subscription.queue
+        run_time = time.monotonic() - entry.started if entry else 0.0
         evidence = failure.of_death(how, consumer=child.id, run_time=run_time, memory=memory)
-        held = [hand.held] if hand else []
+        held = [entry.held] if entry else []
         call = postmortem.ending(queue, held, mode, evidence, slot=slot)
         if mode == "release":
             self._reports.append(Report(queue, call))
         else:
             self._reports.append(Report(queue, call, lambda reply: self._ended(queue, held, reply, evidence)))
 
-    def _ended(self, queue: SafeRedisQueue, held: Sequence[Held], reply: operations.Ended, evidence: bytes) -> None:
+    def _ended(
+        self, queue: SafeRedisQueue, held: Sequence[DeliveryRef], reply: operations.CrashReply, evidence: bytes
+    ) -> None:
         ended = {one.uid: state for one, state in zip(held, reply.states, strict=True) if state} | dict(reply.found)
         about = json.loads(evidence)
         for uid, state in ended.items():
-            logger.warning("%s state=%s queue=%s uid=%s", about["message"], state, queue.label, uid)
+            logger.warning("%s state=%s queue=%s uid=%s", about["message"], state, queue.alias, uid)
             name = {"ready": "item_recovered", "dead": "item_dead"}.get(state)
             if name:
-                told = {"queue": queue.label, "uid": uid, "consumer": about["consumer"], "evidence": about}
+                told = {"queue": queue.alias, "uid": uid, "consumer": about["consumer"], "evidence": about}
                 self._events.append({"signal": name, "about": told})
 
     # -- telling the servers, and whoever watches
@@ -502,10 +513,10 @@ class Supervisor:
             self._next_look = now + LOOK
             self._withdraw()
         self._send_reports()
-        troubles = [child.hands.words for child in self._children() if not child.hands.fatal]
+        troubles = [child.ledger.words for child in self._children() if not child.ledger.fatal]
         self._outage.report(next(filter(None, [self._trouble, *troubles]), ""))
         self._pass_on_events()
-        if not self._ready and all(child.hands.ready for child in self._children()):
+        if not self._ready and all(child.ledger.ready for child in self._children()):
             self._ready = notify("READY=1")
         if now >= self._next_beat:
             self._next_beat = now + interval()
@@ -520,14 +531,14 @@ class Supervisor:
         """As many as the children have room for; a STOP that did not fit goes before."""
         for child in self._children():
             child.say_on()
-        ready = [child for child in self._children() if child.hands.ready and not child.killed_for]
+        ready = [child for child in self._children() if child.ledger.ready and not child.killed_for]
         for child in [child for child in ready if not child.told_to_stop] or ready:  # one that stops may not get to it
             while self._events and child.tell(json.dumps(self._events[0]).encode() + b"\n"):
                 self._events.popleft()
 
     def _beat(self, now: float) -> None:
-        stuck = [child for child in self._children() if now - child.hands.beat > self._patience(child)]
-        if stuck and all(child.hands.ready for child in stuck) and not self._trouble:
+        stuck = [child for child in self._children() if now - child.ledger.beat > self._patience(child)]
+        if stuck and all(child.ledger.ready for child in stuck) and not self._trouble:
             return
         notify("WATCHDOG=1")
         self._keeper.beat()
@@ -536,35 +547,35 @@ class Supervisor:
         """Seconds after its last look for items from which on a child is stuck."""
         if _is_at_work(child):
             return float("inf")
-        return STUCK + self._plan.grace if child.hands.leaving else STUCK
+        return STUCK + self._options.grace if child.ledger.leaving else STUCK
 
 
-def _shares(plan: Plan) -> list[int | None]:
+def _shares(options: ConsumerOptions) -> list[int | None]:
     """How many items each child may handle."""
-    if plan.max_items is None:
-        return [None] * plan.processes
-    each, more = divmod(plan.max_items, plan.processes)
-    return [share for share in (each + (number < more) for number in range(plan.processes)) if share]
+    if options.max_items is None:
+        return [None] * options.processes
+    each, more = divmod(options.max_items, options.processes)
+    return [share for share in (each + (number < more) for number in range(options.processes)) if share]
 
 
 def _died(child: Child, code: int) -> bool:
     """Whether it did not come to its end; what calls os._exit(0) leaves an item behind."""
-    return code != 0 or any(hand.state == RUNNING for hand in child.hands)
+    return code != 0 or any(entry.state == RUNNING for entry in child.ledger)
 
 
 def _unread_claims(child: Child, place: int) -> set[bytes]:
     """The slots of claims that may have taken items of that source, and of whose replies the child did not die."""
-    hands, (own, parking) = child.hands, claim_slots(child.id)
-    sent = hands.asked is not None and not hands.reading
+    ledger, (own, parking) = child.ledger, claim_slots(child.id)
+    sent = ledger.asked is not None and not ledger.reading
     # A child makes a claim that is owed again and again, and may be reading then. But a handler at work is likelier.
-    at_work = any(hand.state in {RUNNING, FAILED} for hand in hands)
-    unread = {own} if sent or (at_work and any(owed == place for owed, _ in hands.owed)) else set()
-    return unread | {parking} if hands.parked and not hands.arriving else unread
+    at_work = any(entry.state in {RUNNING, FAILED} for entry in ledger)
+    unread = {own} if sent or (at_work and any(owed == place for owed, _ in ledger.owed)) else set()
+    return unread | {parking} if ledger.parked and not ledger.arriving else unread
 
 
 def _is_at_work(child: Child) -> bool:
     """Whether it has items in hand, or on their way, which may be long."""
-    return any(child.hands) or child.hands.asked is not None or bool(child.hands.owed) or child.hands.arriving
+    return any(child.ledger) or child.ledger.asked is not None or bool(child.ledger.owed) or child.ledger.arriving
 
 
 def _how(code: int) -> str:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from django_srq.consumer.ledger import Hands, Waiting
+from django_srq.consumer.ledger import Ledger, Waiting
 
 LOOK = 0.2  # seconds between two looks; what waits is given back at the fourth, within one second
 
@@ -23,9 +23,11 @@ LOOK = 0.2  # seconds between two looks; what waits is given back at the fourth,
 class Withdrawal:
     """Looks at what waits in one child."""
 
-    def __init__(self, hands: Hands, ask: Callable[[], object], is_stopped: Callable[[], bool] = lambda: False) -> None:
+    def __init__(
+        self, ledger: Ledger, ask: Callable[[], object], is_stopped: Callable[[], bool] = lambda: False
+    ) -> None:
         """ask: has the child say that it can hear. is_stopped: whether it is known to be stopped."""
-        self._hands, self._ask, self._is_stopped = hands, ask, is_stopped
+        self._ledger, self._ask, self._is_stopped = ledger, ask, is_stopped
         self._waited: set[Waiting] = set()  # at the last look
         self._marked: set[Waiting] = set()  # at the last look
         self._withdrawn: set[Waiting] = set()
@@ -38,10 +40,10 @@ class Withdrawal:
         self._withdrawn = self._withdrawn & waiting | due
         long = self._waited & waiting - self._withdrawn
         self._waited = waiting
-        deaf = self._asked is not None and self._hands.heard < self._asked
+        deaf = self._asked is not None and self._ledger.heard < self._asked
         self._marked = long if deaf else set()
         for one in self._marked:
-            self._hands.mark(one)
+            self._ledger.mark(one)
         if not long:
             self._asked = None
         elif not deaf:
@@ -54,7 +56,7 @@ class Withdrawal:
         self._withdrawn.discard(claim)
 
     def _waiting(self) -> set[Waiting]:
-        waiting, parked = self._hands.waiting(), self._hands.parked
+        waiting, parked = self._ledger.waiting(), self._ledger.parked
         if parked and (time.monotonic() > parked.until or self._is_stopped()):
             waiting.add(Waiting(parked.number, None, parked=True))
         return waiting

@@ -12,14 +12,14 @@ from typing import Any, NamedTuple, TypeVar
 
 from django_srq import operations
 from django_srq.consumer.clock import lease_time
-from django_srq.consumer.ledger import Hands
-from django_srq.consumer.subscription import Source
+from django_srq.consumer.ledger import Ledger
+from django_srq.consumer.subscription import Subscription
 from django_srq.consumer.worker.job import Finished, Job
-from django_srq.consumer.worker.retries import ATTEMPT, LONGEST_PAUSE, Errands
-from django_srq.consumer.worker.settler import Settling
-from django_srq.consumer.worker.wakeup import Alarm
+from django_srq.consumer.worker.retries import ATTEMPT, LONGEST_PAUSE, Retries
+from django_srq.consumer.worker.settler import Settler
+from django_srq.consumer.worker.wakeup import Wakeup
 from django_srq.exceptions import OutcomeUnknown, QueueUnavailable
-from django_srq.operations import Call, ClaimReply, Found, Held
+from django_srq.operations import Call, ClaimReply, DeliveryRef, StoredItem
 from django_srq.queue.safe_redis_queue import LOOK
 from django_srq.transport.link import Link
 from django_srq.transport.slots import Slot, slots
@@ -34,18 +34,18 @@ class Answer:
     """What a round over the sources brought."""
 
     jobs: list[Job] = field(default_factory=list)
-    waits: dict[Source, float] = field(default_factory=dict)  # seconds until the source is worth asking again
-    dry: set[Source] = field(default_factory=set)  # asked, and nothing is ready there
+    waits: dict[Subscription, float] = field(default_factory=dict)  # seconds until the source is worth asking again
+    dry: set[Subscription] = field(default_factory=set)  # asked, and nothing is ready there
 
-    def ask_again(self, source: Source, wait: float) -> None:
-        self.waits[source] = min(wait, self.waits.get(source, LOOK))
+    def ask_again(self, subscription: Subscription, wait: float) -> None:
+        self.waits[subscription] = min(wait, self.waits.get(subscription, LOOK))
 
 
 @dataclass(slots=True)
 class _Asked:
     """A claim whose reply is not read at once."""
 
-    source: Source
+    subscription: Subscription
     n: int
     finished: Sequence[Finished] = ()  # acked with it
     share: float = 0.5  # of the lease: later than that the reply counts as old
@@ -60,7 +60,7 @@ class _Asked:
     @property
     def until(self) -> float:
         """The moment at which the leases that it got end at the earliest."""
-        return self.begun + self.source.lease
+        return self.begun + self.subscription.lease
 
     @property
     def old(self) -> bool:
@@ -68,15 +68,15 @@ class _Asked:
 
         Asked again, the server tells which are still ours.
         """
-        return lease_time() - self.begun > self.source.lease * self.share
+        return lease_time() - self.begun > self.subscription.lease * self.share
 
 
 class Rung(NamedTuple):
     """What became known of the wake lists of some sources."""
 
-    source: Source | None  # its token was taken
-    unknown: Sequence[Source]  # these may have had one, which was lost with the reply, or were not looked at
-    later: Sequence[Source] = ()  # their tokens were taken too, but they come after it
+    subscription: Subscription | None  # its token was taken
+    unknown: Sequence[Subscription]  # these may have had one, which was lost with the reply, or were not looked at
+    later: Sequence[Subscription] = ()  # their tokens were taken too, but they come after it
 
 
 class Claims:
@@ -88,14 +88,14 @@ class Claims:
     def __init__(
         self,
         consumer: str,
-        sources: Sequence[Source],
-        hands: Hands,
-        settling: Settling,
-        errands: Errands,
-        alarm: Alarm,
+        subscriptions: Sequence[Subscription],
+        ledger: Ledger,
+        settler: Settler,
+        retries: Retries,
+        wakeup: Wakeup,
         *,
         left: int | None,
-        width: Callable[[Source], int],
+        width: Callable[[Subscription], int],
         late: Callable[[Answer], None],
     ) -> None:
         """width: how many items of a source are begun at one time, at most.
@@ -106,14 +106,16 @@ class Claims:
         self.asked: Sent[ClaimReply] | None = None  # the claim that was sent ahead, and whose reply is not read yet
         self.plenty = False  # the last claim brought items, and there may be more that may be claimed behind them
         self.refused = False  # the server carried out no wait
-        self._sources, self._hands = list(sources), hands
-        self._names = {source: f"{consumer}+{width(source)}" for source in sources}  # by which the server knows us
-        self._settling, self._errands, self._alarm, self._late = settling, errands, alarm, late
+        self._subscriptions, self._ledger = list(subscriptions), ledger
+        self._names = {
+            subscription: f"{consumer}+{width(subscription)}" for subscription in subscriptions
+        }  # by which the server knows us
+        self._settler, self._retries, self._wakeup, self._late = settler, retries, wakeup, late
         # Of all claims: those that are made at once or sent ahead, and those behind a wait.
         self._slot, self._parking = (Slot(name) for name in claim_slots(consumer))
-        links = {source.queue.link for source in sources}
+        links = {subscription.queue.link for subscription in subscriptions}
         self._streams = {link: link.stream(ATTEMPT if len(links) > 1 else None) for link in links}
-        self._unsure: Source | None = None  # whether the claim behind the last wait was carried out is not known
+        self._unsure: Subscription | None = None  # whether the claim behind the last wait was carried out is not known
         self._room = operations.BATCH  # items that one claim asks for at most
         self._taking = threading.Lock()  # whoever leads and whoever waits may take at one time
 
@@ -128,17 +130,19 @@ class Claims:
 
     # -- at once
 
-    def claim(self, source: Source, n: int, finished: Sequence[Finished], answer: Answer) -> int:
+    def claim(self, subscription: Subscription, n: int, finished: Sequence[Finished], answer: Answer) -> int:
         """Claim up to n items, and ack what is finished; how many there are now. From a server that is away: late."""
         n = min(n, self._room)
-        call = source.queue.claim(self._names[source], lease=source.lease, n=n, acks=[one.job.held for one in finished])
+        call = subscription.queue.claim(
+            self._names[subscription], lease=subscription.lease, n=n, acks=[one.job.held for one in finished]
+        )
         before = len(answer.jobs)
         self.plenty = False  # until the reply says so, which may not come now
         self._slot.seq += 1
         if n:  # until the reply is taken: another thread may have the interpreter's lock meanwhile, for long
-            self._hands.ask(self._sources.index(source), self._slot.seq)
-            self._hands.read()
-        self._make(call, replace(self._slot), _Asked(source, n, finished, number=self._slot.seq), answer)
+            self._ledger.ask(self._subscriptions.index(subscription), self._slot.seq)
+            self._ledger.read()
+        self._make(call, replace(self._slot), _Asked(subscription, n, finished, number=self._slot.seq), answer)
         return len(answer.jobs) - before
 
     def _make(self, call: Call[ClaimReply], slot: Slot, asked: _Asked, answer: Answer) -> None:
@@ -149,12 +153,14 @@ class Claims:
 
         def put_off() -> None:
             if asked.n:
-                self._hands.owe(self._sources.index(asked.source), asked.number)
+                self._ledger.owe(self._subscriptions.index(asked.subscription), asked.number)
 
         undoing = partial(self._undoing, asked)
-        self._do(asked.source, call, take, answer, slot=slot, unread=undoing, put_off=put_off)
+        self._do(asked.subscription, call, take, answer, slot=slot, unread=undoing, put_off=put_off)
 
-    def _do(self, source: Source, call: Call[T], take: Callable[[T, Answer], None], answer: Answer, **how: Any) -> None:
+    def _do(
+        self, subscription: Subscription, call: Call[T], take: Callable[[T, Answer], None], answer: Answer, **how: Any
+    ) -> None:
         """Make a call; take adds what it brings to the answer, or late to one of its own."""
 
         def now(reply: T | None) -> None:
@@ -167,7 +173,7 @@ class Claims:
                 take(reply, later)
                 self._late(later)
 
-        self._errands.do(source.queue, call, now, late=late, **how)
+        self._retries.do(subscription.queue, call, now, late=late, **how)
 
     def _undoing(self, asked: _Asked, cut: bool) -> Call[ClaimReply]:
         """What gives back the items of a reply that cannot be read. They are asked for one by one from now on.
@@ -175,12 +181,12 @@ class Claims:
         cut: it had begun; else nobody knows whether it is the server that is silent, and no item is to blame. But the
         server answers to this: so where one item is asked for, and its reply does not come again, it is that one.
         """
-        source, held = asked.source, [one.job.held for one in asked.finished]
+        subscription, held = asked.subscription, [one.job.held for one in asked.finished]
         cut = cut or self._room == 1
-        logger.warning("cannot read the reply to a claim, releasing its items queue=%s", source.queue.label)
+        logger.warning("cannot read the reply to a claim, releasing its items queue=%s", subscription.queue.alias)
         self._room = 1
         how = operations.UNREAD if cut else operations.GIVE_BACK
-        return source.queue.claim(self._names[source], lease=source.lease, n=how, acks=held)
+        return subscription.queue.claim(self._names[subscription], lease=subscription.lease, n=how, acks=held)
 
     def _take(self, asked: _Asked, reply: ClaimReply, answer: Answer) -> None:
         if reply.found and asked.old:
@@ -190,38 +196,38 @@ class Claims:
 
     def _keep(self, asked: _Asked, reply: ClaimReply, answer: Answer) -> None:
         """Take what came late, as far as it is still ours; its leases begin anew."""
-        queue, held = asked.source.queue, [_held(one) for one in reply.found]
+        queue, held = asked.subscription.queue, [_held(one) for one in reply.found]
         recover = queue.autoclean_interval is not None
 
         def take(kept: Sequence[bool], answer: Answer) -> None:
             found = [one for one, ours in zip(reply.found, kept, strict=True) if ours]
             self._took(asked, reply._replace(found=found), answer)
 
-        call = operations.extend(queue.keys, held, lease=asked.source.lease, recover=recover)
-        self._do(asked.source, call, take, answer)
+        call = operations.extend(queue.keys, held, lease=asked.subscription.lease, recover=recover)
+        self._do(asked.subscription, call, take, answer)
 
     def _took(self, asked: _Asked, reply: ClaimReply, answer: Answer) -> None:
         taken = self._add(asked, reply, answer)
-        took = self._hands.took_parked if asked.parked else self._hands.took
+        took = self._ledger.took_parked if asked.parked else self._ledger.took
         if not took(asked.number):
-            self._return(asked.source, taken, answer)
+            self._return(asked.subscription, taken, answer)
             taken = 0
-        self._settling.acked(asked.finished, reply.acked)
-        self._return_surplus(asked.source, taken, answer)
+        self._settler.acked(asked.finished, reply.acked)
+        self._return_surplus(asked.subscription, taken, answer)
 
-    def _return_surplus(self, source: Source, taken: int, answer: Answer) -> None:
+    def _return_surplus(self, subscription: Subscription, taken: int, answer: Answer) -> None:
         """Give back what is more than may be handled: a claim that came late may have brought something too."""
         if self.left is None:
             return
         with self._taking:
             surplus = min(max(0, -self.left), taken)
             self.left += surplus
-        self._return(source, surplus, answer)
+        self._return(subscription, surplus, answer)
 
-    def _return(self, source: Source, last: int, answer: Answer) -> None:
+    def _return(self, subscription: Subscription, last: int, answer: Answer) -> None:
         """Give back so many of the last jobs of an answer."""
         if last:
-            self._settling.release(source, answer.jobs[-last:])
+            self._settler.release(subscription, answer.jobs[-last:])
             del answer.jobs[-last:]
 
     def pass_on(self) -> None:
@@ -230,81 +236,81 @@ class Claims:
         Not where a claim is owed, of which the slot is to tell what it took.
         """
         silent: set[Link] = set()
-        for source in self._sources:
-            queue = source.queue
+        for subscription in self._subscriptions:
+            queue = subscription.queue
             try:
-                if queue.link not in silent and not self._errands.away(queue.link):
+                if queue.link not in silent and not self._retries.away(queue.link):
                     self._slot.seq += 1
-                    call = queue.claim(self._names[source], lease=source.lease, n=0)
-                    queue.link.call(call, queue=queue.label, timeout=1, slot=self._slot)
+                    call = queue.claim(self._names[subscription], lease=subscription.lease, n=0)
+                    queue.link.call(call, queue=queue.alias, timeout=1, slot=self._slot)
             except (QueueUnavailable, OutcomeUnknown):
                 silent.add(queue.link)  # there, others find it when they look by themselves
 
     def _add(self, asked: _Asked, reply: ClaimReply, answer: Answer) -> int:
         """Take what a claim brought; how many."""
-        source, n = asked.source, asked.n
-        jobs = self._write_down(source, reply.found, asked.until)
+        subscription, n = asked.subscription, asked.n
+        jobs = self._write_down(subscription, reply.found, asked.until)
         answer.jobs += jobs
         self.plenty = n > 0 and bool(jobs) and reply.wait == 0 and not jobs[0].suspect
         if jobs:
             self._room = min(2 * self._room, operations.BATCH)
         if n:
-            answer.ask_again(source, min(source.lease, LOOK if reply.wait is None else reply.wait))
+            answer.ask_again(subscription, min(subscription.lease, LOOK if reply.wait is None else reply.wait))
         # What only the limits hold up is not the end of a burst: they will let it through.
         if n and not jobs and reply.wait != 0 and not reply.held_up:
-            answer.dry.add(source)
+            answer.dry.add(subscription)
         return len(jobs)
 
-    def _write_down(self, source: Source, found: Iterable[Found], until: float) -> list[Job]:
-        place, jobs = self._sources.index(source), []
+    def _write_down(self, subscription: Subscription, found: Iterable[StoredItem], until: float) -> list[Job]:
+        place, jobs = self._subscriptions.index(subscription), []
         with self._taking:
             for one in found:
                 held = _held(one)
-                jobs.append(Job(source, one, held, *self._hands.hold(place, held, until=until)))
+                jobs.append(Job(subscription, one, held, *self._ledger.hold(place, held, until=until)))
             if self.left is not None:
                 self.left -= len(jobs)
         return jobs
 
     # -- sent ahead
 
-    def send(self, source: Source, finished: Sequence[Finished], n: int) -> None:
+    def send(self, subscription: Subscription, finished: Sequence[Finished], n: int) -> None:
         """Ack at once what is finished, and claim up to n items with it; 0: none. The replies are to be collected."""
-        queue, held, n = source.queue, [one.job.held for one in finished], min(n, self._room)
+        queue, held, n = subscription.queue, [one.job.held for one in finished], min(n, self._room)
         for one in finished:
-            self._hands.sent(one.job.record)
+            self._ledger.sent(one.job.record)
         stream = self._streams[queue.link]
         if n:
             self._slot.seq += 1
-            call = queue.claim(self._names[source], lease=source.lease, n=n, acks=held)
-            self._hands.ask(self._sources.index(source), self._slot.seq)
-            about = _Asked(source, n, finished, number=self._slot.seq)
+            call = queue.claim(self._names[subscription], lease=subscription.lease, n=n, acks=held)
+            self._ledger.ask(self._subscriptions.index(subscription), self._slot.seq)
+            about = _Asked(subscription, n, finished, number=self._slot.seq)
             # A copy: it may be sent again with this number, after later claims.
-            self.asked = stream.send(call, queue=queue.label, slot=replace(self._slot), about=about)
+            self.asked = stream.send(call, queue=queue.alias, slot=replace(self._slot), about=about)
         else:
-            stream.send(operations.ack(queue.keys, held), queue=queue.label, about=(source, finished))
+            stream.send(operations.ack(queue.keys, held), queue=queue.alias, about=(subscription, finished))
 
     def collect(self, answer: Answer, last: Sent[Any] | None = None) -> None:
         """Read the replies to what was sent, all or up to the last; what got none is sent again in its slot."""
-        self._hands.read()
+        self._ledger.read()
         collected = [sent for stream in self._streams.values() for sent in stream.collect(last)]
         self.asked = None  # which is among them in any case
         for sent in collected:
             if isinstance(sent.about, _Asked) and sent.result is None:
                 # Nothing of it is being read.
-                self._hands.ask(self._sources.index(sent.about.source), sent.slot.seq)
+                self._ledger.ask(self._subscriptions.index(sent.about.subscription), sent.slot.seq)
         for sent in collected:
             if isinstance(sent.about, _Asked):
                 self._claimed_ahead(sent, sent.about, answer)
             else:
                 self._acked_ahead(sent, *sent.about)
 
-    def _acked_ahead(self, sent: Sent[list[bool]], source: Source, finished: Sequence[Finished]) -> None:
+    def _acked_ahead(self, sent: Sent[list[bool]], subscription: Subscription, finished: Sequence[Finished]) -> None:
         def acked(flags: Sequence[bool] | None) -> None:
             slots.give_back(sent.slot)
-            self._settling.acked(finished, flags)
+            self._settler.acked(finished, flags)
 
         if sent.result is None:
-            self._errands.do(source.queue, sent.call, acked, slot=sent.slot)
+            self._retries.do(subscription.queue, sent.call, acked, slot=sent.slot)
         else:
             acked(sent.result)
 
@@ -316,16 +322,16 @@ class Claims:
 
     # -- behind a wait
 
-    def park(self, source: Source, n: int, seconds: float) -> Answer | None:
+    def park(self, subscription: Subscription, n: int, seconds: float) -> Answer | None:
         """Wait with a claim behind the wait: the server carries it out as soon as that ends.
 
         So an item is here with the one reply. None: what came of the claim is not known; ``recall`` finds out.
         """
         n = min(n, self._room)
         self._parking.seq += 1
-        queue, asked, answer = source.queue, _Asked(source, n, parked=True, number=self._parking.seq), None
-        call = queue.claim(self._names[source], lease=source.lease, n=n)
-        self._hands.park(asked.number, seconds)
+        queue, asked, answer = subscription.queue, _Asked(subscription, n, parked=True, number=self._parking.seq), None
+        call = queue.claim(self._names[subscription], lease=subscription.lease, n=n)
+        self._ledger.park(asked.number, seconds)
         try:
             wait = operations.wait([queue.keys], seconds)
             reply = queue.link.park(
@@ -333,84 +339,94 @@ class Claims:
                 call,
                 seconds,
                 slot=self._parking,
-                queue=queue.label,
-                interrupt=self._alarm.end,
+                queue=queue.alias,
+                interrupt=self._wakeup.end,
                 arriving=self._arriving,
             )
             if reply is not None:
-                self._hands.live()
+                self._ledger.live()
                 answer = Answer()
                 self._take(asked, reply, answer)
         except (QueueUnavailable, OutcomeUnknown):
             self._wait_refused(seconds)
         finally:
             if answer is None:
-                self._unsure = source
+                self._unsure = subscription
         return answer
 
     def recall(self, answer: Answer) -> None:
         """Take what the claim behind the last wait took; if it is still on its way: nothing."""
-        source, self._unsure = self._unsure, None
-        if source is not None:
+        subscription, self._unsure = self._unsure, None
+        if subscription is not None:
             self._arriving()
-            call = source.queue.claim(self._names[source], lease=source.lease, n=0)
-            asked = _Asked(source, 0, share=1, parked=True, number=self._parking.seq)
+            call = subscription.queue.claim(self._names[subscription], lease=subscription.lease, n=0)
+            asked = _Asked(subscription, 0, share=1, parked=True, number=self._parking.seq)
             self._make(call, replace(self._parking), asked, answer)  # the same number: it is carried out once
 
     def _arriving(self) -> None:
-        self._hands.arriving = True
+        self._ledger.arriving = True
 
-    def wait(self, seconds: float, sources: Sequence[Source]) -> Rung:
+    def wait(self, seconds: float, subscriptions: Sequence[Subscription]) -> Rung:
         """Wait for a wake token, at most so many seconds."""
-        links = _by_link(sources)
+        links = _by_link(subscriptions)
         # One blocked connection: several servers take turns.
         link, mine = random.choice(list(links.items()))
         share = seconds / len(links)
         try:
-            command = operations.wait([source.queue.keys for source in mine], share)
-            key = link.wait(command, share, queue=mine[0].queue.label, interrupt=self._alarm.end)
+            command = operations.wait([subscription.queue.keys for subscription in mine], share)
+            key = link.wait(command, share, queue=mine[0].queue.alias, interrupt=self._wakeup.end)
         except QueueUnavailable:
             self._wait_refused(share)
-            return Rung(None, sources)
+            return Rung(None, subscriptions)
         self.refused = False
-        others = [source for source in sources if source.queue.link is not link]
+        others = [subscription for subscription in subscriptions if subscription.queue.link is not link]
         return _rung(mine, key, others)
 
-    def take_token(self, sources: Sequence[Source]) -> Rung:
+    def take_token(self, subscriptions: Sequence[Subscription]) -> Rung:
         """Take the wake token of the first of these sources that has one, without waiting for it."""
-        unknown: Sequence[Source] = ()
-        found: list[Source] = []  # each comes before those that were found on other servers
-        for link, mine in _by_link(sources).items():
-            before = mine if not found else [source for source in sources[: sources.index(found[-1])] if source in mine]
-            if before and not self._errands.away(link):
-                command = operations.take_token([source.queue.keys for source in before])
-                key = link.once(command, queue=before[0].queue.label, timeout=min(ATTEMPT, link.timeout))
-                source, unknown, _ = _rung(before, key, unknown)
-                found += [source] if source else []
+        unknown: Sequence[Subscription] = ()
+        found: list[Subscription] = []  # each comes before those that were found on other servers
+        for link, mine in _by_link(subscriptions).items():
+            before = (
+                mine
+                if not found
+                else [
+                    subscription
+                    for subscription in subscriptions[: subscriptions.index(found[-1])]
+                    if subscription in mine
+                ]
+            )
+            if before and not self._retries.away(link):
+                command = operations.take_token([subscription.queue.keys for subscription in before])
+                key = link.once(command, queue=before[0].queue.alias, timeout=min(ATTEMPT, link.timeout))
+                subscription, unknown, _ = _rung(before, key, unknown)
+                found += [subscription] if subscription else []
         return Rung(found[-1] if found else None, unknown, found[:-1])
 
     def _wait_refused(self, seconds: float) -> None:
         """The next claim says what is wrong, unless it is allowed what the wait was not; none goes behind the next."""
         self.refused = True
-        self._alarm.pause(min(seconds, LONGEST_PAUSE))
+        self._wakeup.pause(min(seconds, LONGEST_PAUSE))
 
 
-def _by_link(sources: Iterable[Source]) -> dict[Link, list[Source]]:
-    links: dict[Link, list[Source]] = {}
-    for source in sources:
-        links.setdefault(source.queue.link, []).append(source)
+def _by_link(subscriptions: Iterable[Subscription]) -> dict[Link, list[Subscription]]:
+    links: dict[Link, list[Subscription]] = {}
+    for subscription in subscriptions:
+        links.setdefault(subscription.queue.link, []).append(subscription)
     return links
 
 
-def _rung(sources: Sequence[Source], key: str | None, unknown: Sequence[Source]) -> Rung:
+def _rung(subscriptions: Sequence[Subscription], key: str | None, unknown: Sequence[Subscription]) -> Rung:
     """key: the wake list of one of the sources; "": none of them has a token; None: no reply came."""
     if key is None:
-        return Rung(None, [*unknown, *sources])
-    return Rung(next((source for source in sources if source.queue.keys["wake"] == key), None), unknown)
+        return Rung(None, [*unknown, *subscriptions])
+    return Rung(
+        next((subscription for subscription in subscriptions if subscription.queue.keys["wake"] == key), None), unknown
+    )
 
 
-def _held(found: Found) -> Held:
-    return Held(found.uid, found.delivery.token, found.delivery.number)
+def _held(found: StoredItem) -> DeliveryRef:
+    return DeliveryRef(found.uid, found.delivery.token, found.delivery.number)
 
 
 def claim_slots(consumer: str) -> tuple[bytes, bytes]:

@@ -18,25 +18,25 @@ from django_srq.queue.safe_redis_queue import SafeRedisQueue
 logger = guarded("django_srq.consumer")
 
 
-class Outcomes:
+class Events:
     def __init__(self, consumer: str) -> None:
         self._consumer = consumer
 
     def started(self, job: Job, item: Item) -> None:
         if signals.item_started.receivers:  # mostly there are none
-            self._send(signals.item_started, job.source.queue, item=item)
+            self._send(signals.item_started, job.subscription.queue, item=item)
 
     def acked(self, one: Finished, removed: bool) -> None:
         """removed: by this ack; else it was settled before."""
         job = one.job
         if not removed:
-            logger.warning("item was already settled queue=%s uid=%s", job.source.queue.label, job.found.uid)
+            logger.warning("item was already settled queue=%s uid=%s", job.subscription.queue.alias, job.found.uid)
         elif one.discarded is not None:
             self._log(logging.WARNING, "discarded", one, reason=one.discarded)
         else:
             self._log(logging.INFO, "acked", one)
         if signals.item_acked.receivers:
-            self._send(signals.item_acked, job.source.queue, item=one.item, duration=one.seconds)
+            self._send(signals.item_acked, job.subscription.queue, item=one.item, duration=one.seconds)
 
     def failed(self, one: Failed, state: str | None) -> None:
         """state: where it went; None: its lease was lost."""
@@ -44,21 +44,21 @@ class Outcomes:
         level = logging.INFO if issubclass(type(error), RetryLater) and state != "dead" else logging.ERROR
         self._log(level, "failed", one, error=error, state=state or "lost")
         about = {"item": one.item, "duration": one.seconds, "error": error, "state": state}
-        self._send(signals.item_failed, one.job.source.queue, **about)
+        self._send(signals.item_failed, one.job.subscription.queue, **about)
         if state == "dead":
             self._dead(one.job, error)
 
     def buried(self, job: Job, error: PayloadError) -> None:
-        queue = job.source.queue
-        logger.error("payload cannot be decoded, item set aside queue=%s uid=%s", queue.label, job.found.uid)
+        queue = job.subscription.queue
+        logger.error("payload cannot be decoded, item set aside queue=%s uid=%s", queue.alias, job.found.uid)
         self._dead(job, error)
 
     def _dead(self, job: Job, error: BaseException) -> None:
         evidence = {"type": type(error).__name__, "message": failure.text_of(error)}
-        self._send(signals.item_dead, job.source.queue, uid=job.found.uid, evidence=evidence)
+        self._send(signals.item_dead, job.subscription.queue, uid=job.found.uid, evidence=evidence)
 
     def _send(self, signal: Signal, queue: SafeRedisQueue, **about: Any) -> None:
-        signals.send(signal, type(queue), queue=queue.label, consumer=self._consumer, **about)
+        signals.send(signal, type(queue), queue=queue.alias, consumer=self._consumer, **about)
 
     def _log(
         self, level: int, outcome: str, one: Finished | Failed, *, error: BaseException | None = None, **more: str
@@ -68,7 +68,7 @@ class Outcomes:
         name = type(error).__name__ if error else None
         if name:
             more["error"] = name
-        queue, uid, deliveries = one.job.source.queue.label, one.item.uid, one.item.deliveries
+        queue, uid, deliveries = one.job.subscription.queue.alias, one.item.uid, one.item.deliveries
         record = logger.makeRecord(  # not _log, which looks at the stack for each item; tracers extend this one
             logger.name,
             level,

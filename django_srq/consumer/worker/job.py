@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from django_srq.consumer.subscription import Source
-from django_srq.operations import Found, Held
+from django_srq.consumer.subscription import Subscription
+from django_srq.operations import DeliveryRef, StoredItem
 from django_srq.queue.item import Item
 
 
 class Job(NamedTuple):
     """An item in hand."""
 
-    source: Source
-    found: Found
-    held: Held
+    subscription: Subscription
+    found: StoredItem
+    held: DeliveryRef
     record: int  # its place in hands
-    filling: int
+    generation: int
 
     @property
     def suspect(self) -> bool:

@@ -7,7 +7,7 @@ MOST = 100  # items
 SHARE = 0.1  # of the last item in the average
 
 
-class Pace:
+class AdaptivePrefetch:
     """A slow item counts at once, quick ones little by little: after a long one it takes many that are short.
 
     What counts is the handler, and for a failure how long it took to be told. Not the sending of an ack, which is the

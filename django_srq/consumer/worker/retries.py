@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from django_srq.consumer.ledger import Hands
-from django_srq.consumer.worker.wakeup import Alarm
+from django_srq.consumer.ledger import Ledger
+from django_srq.consumer.worker.wakeup import Wakeup
 from django_srq.exceptions import OutcomeUnknown, QueueUnavailable
 from django_srq.operations import Call
 from django_srq.queue.failure import is_exhaustion
@@ -39,7 +39,7 @@ class Exhausted(Exception):
 
 
 @dataclass
-class _Errand(Generic[T]):
+class _Retry(Generic[T]):
     queue: SafeRedisQueue
     call: Call[T]
     then: Callable[[T | None], None]  # what follows from the reply; None: it could not be made before the end
@@ -64,17 +64,17 @@ class _Owed:
 
     thread: threading.Thread
     given_up: bool = False
-    errands: deque[_Errand[Any]] = field(default_factory=deque)
+    retries: deque[_Retry[Any]] = field(default_factory=deque)
 
 
-class Errands:
+class Retries:
     """Makes calls until the server took them, and sees to what follows."""
 
     def __init__(
         self,
         links: Iterable[Link],
-        hands: Hands,
-        alarm: Alarm,
+        ledger: Ledger,
+        wakeup: Wakeup,
         *,
         report: Callable[[str], None],
         beside: Callable[..., None],
@@ -92,7 +92,7 @@ class Errands:
         self._ending = False  # nothing more is begun: a server that has nothing of what is in hand is not waited for
         self.gave_up = False  # stopping, and the only server cannot be told what became of the items
         self._alone = len(set(links)) == 1
-        self._hands, self._alarm = hands, alarm
+        self._ledger, self._wakeup = ledger, wakeup
         self._report, self._beside, self._back = report, beside, back
         self._lock = threading.Lock()
         self._owed: dict[Link, _Owed] = {}
@@ -119,7 +119,7 @@ class Errands:
         even begin twice (False), which may be because of its size as well: small ones may still come through. put_off:
         called before it is left to another thread.
         """
-        errand = _Errand(queue, call, then, slot or slots.borrow(), borrowed=slot is None, unread=unread)
+        errand = _Retry(queue, call, then, slot or slots.borrow(), borrowed=slot is None, unread=unread)
         try:
             if self._alone:
                 if not self._insist(errand):
@@ -142,7 +142,7 @@ class Errands:
         for thread in threads:
             thread.join()
 
-    def _put_off(self, errand: _Errand[Any]) -> None:
+    def _put_off(self, errand: _Retry[Any]) -> None:
         link = errand.queue.link
         with self._lock:
             owed = self._owed.get(link)
@@ -151,7 +151,7 @@ class Errands:
                 thread = threading.Thread(target=self._beside, args=arguments, name="srq-errands", daemon=True)
                 thread.start()  # which waits for the lock
                 owed = self._owed[link] = _Owed(thread)
-            owed.errands.append(errand)
+            owed.retries.append(errand)
             given_up = owed.given_up
         if given_up:
             self._give_up(link)
@@ -172,10 +172,10 @@ class Errands:
             raise wrong
         self._back()
 
-    def _next_owed(self, link: Link) -> _Errand[Any] | None:
+    def _next_owed(self, link: Link) -> _Retry[Any] | None:
         with self._lock:
-            if self._owed[link].errands:
-                return self._owed[link].errands.popleft()
+            if self._owed[link].retries:
+                return self._owed[link].retries.popleft()
             del self._owed[link]
             return None
 
@@ -184,11 +184,11 @@ class Errands:
         with self._lock:
             owed = self._owed[link]
             owed.given_up = True
-            errands, owed.errands = owed.errands, deque()
-        for errand in errands:
+            retries, owed.retries = owed.retries, deque()
+        for errand in retries:
             errand.end()
 
-    def _insist(self, errand: _Errand[Any]) -> bool:
+    def _insist(self, errand: _Retry[Any]) -> bool:
         """Send a call until the server took it. False: it cannot be made, and the worker is to end."""
         give_up: float | None = None
         while True:
@@ -196,18 +196,18 @@ class Errands:
                 give_up = give_up or time.monotonic() + LAST_WORDS
             if self._say(errand, None if give_up is None else give_up - time.monotonic()):
                 return True
-            if (self.stopping or self._ending) and not any(self._hands):
+            if (self.stopping or self._ending) and not any(self._ledger):
                 return False
             if give_up is not None and (self.gave_up or time.monotonic() > give_up):
                 return False
-            self._alarm.pause(random.uniform(0, LONGEST_PAUSE))
+            self._wakeup.pause(random.uniform(0, LONGEST_PAUSE))
 
-    def _say(self, errand: _Errand[Any], seconds: float | None = None) -> bool:
+    def _say(self, errand: _Retry[Any], seconds: float | None = None) -> bool:
         """seconds: how long it may take at most, if that is less than the queue's time limit."""
         queue = errand.queue
         timeout = queue.link.timeout if seconds is None else min(queue.link.timeout, max(SHORTEST, seconds))
         try:
-            errand.reply = queue.link.call(errand.call, queue=queue.label, timeout=timeout, slot=errand.slot)
+            errand.reply = queue.link.call(errand.call, queue=queue.alias, timeout=timeout, slot=errand.slot)
         except (QueueUnavailable, OutcomeUnknown) as error:
             if self._replaced and (is_exhaustion(error) or _out_of_files()):
                 if not self.use_spare():
@@ -236,12 +236,12 @@ class Errands:
         return bool(spare)
 
     def _trouble(self, queue: SafeRedisQueue, error: str) -> None:
-        if not error and queue.label not in self._troubles:
+        if not error and queue.alias not in self._troubles:
             return
         with self._lock:  # of many threads, each tells of the same
-            self._troubles.pop(queue.label, None)
+            self._troubles.pop(queue.alias, None)
             if error:
-                self._troubles[queue.label] = f"queue={queue.label} error={error}"
+                self._troubles[queue.alias] = f"queue={queue.alias} error={error}"
             self._report(next(iter(self._troubles.values()), ""))
 
 

@@ -9,39 +9,39 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 
 from django_srq import operations
-from django_srq.consumer.ledger import FAILED, RUNNING, Hands
-from django_srq.consumer.subscription import Source
-from django_srq.consumer.worker.events import Outcomes
+from django_srq.consumer.ledger import FAILED, RUNNING, Ledger
+from django_srq.consumer.subscription import Subscription
+from django_srq.consumer.worker.events import Events
 from django_srq.consumer.worker.job import Failed, Finished, Job
-from django_srq.consumer.worker.retries import Errands
+from django_srq.consumer.worker.retries import Retries
 from django_srq.exceptions import PayloadError
 from django_srq.queue import failure
 from django_srq.queue.backoff import delay_after
 
 
-class Settling:
+class Settler:
     """Settles the items in hand."""
 
-    def __init__(self, consumer: str, hands: Hands, errands: Errands) -> None:
-        self.outcomes = Outcomes(consumer)
-        self._consumer, self._hands, self._errands = consumer, hands, errands
+    def __init__(self, consumer: str, ledger: Ledger, retries: Retries) -> None:
+        self.outcomes = Events(consumer)
+        self._consumer, self._ledger, self._retries = consumer, ledger, retries
 
-    def ack(self, source: Source, finished: Sequence[Finished]) -> None:
-        call = operations.ack(source.queue.keys, [one.job.held for one in finished])
-        self._errands.do(source.queue, call, lambda flags: self.acked(finished, flags))
+    def ack(self, subscription: Subscription, finished: Sequence[Finished]) -> None:
+        call = operations.ack(subscription.queue.keys, [one.job.held for one in finished])
+        self._retries.do(subscription.queue, call, lambda flags: self.acked(finished, flags))
 
     def acked(self, finished: Sequence[Finished], flags: Sequence[bool] | None) -> None:
         """The server acked these; flags, of each: whether it was there. None: the server could not be asked."""
         for one, removed in zip(finished, flags, strict=True) if flags is not None else ():
-            self._hands.let_go(one.job.record)
+            self._ledger.let_go(one.job.record)
             self.outcomes.acked(one, removed)
 
-    def fail(self, source: Source, failed: Sequence[Failed]) -> None:
+    def fail(self, subscription: Subscription, failed: Sequence[Failed]) -> None:
         for start in range(0, len(failed), operations.FAILED):
-            self._fail(source, failed[start : start + operations.FAILED])
+            self._fail(subscription, failed[start : start + operations.FAILED])
 
-    def _fail(self, source: Source, failed: Sequence[Failed]) -> None:
-        queue = source.queue
+    def _fail(self, subscription: Subscription, failed: Sequence[Failed]) -> None:
+        queue = subscription.queue
         described: dict[int, bytes] = {}  # of each error once: mostly all have the same
         calls, sizes = [], []
         for one in failed:  # running code of the project: it is still the item that takes its time
@@ -49,61 +49,63 @@ class Settling:
             new = id(error) not in described
             if new:
                 described[id(error)] = failure.describe(error, consumer=self._consumer)
-            delay = delay_after(error, source.backoff, item.deliveries)
+            delay = delay_after(error, subscription.backoff, item.deliveries)
             calls.append((one, operations.Failed(job.held, described[id(error)], delay)))
             sizes.append(len(described[id(error)]) if new else 0)
         if any(failure.is_exhaustion(one.error) for one in failed):
-            self._errands.use_spare()
+            self._retries.use_spare()
         for one in failed:
-            self._hands.fail(one.job.record)  # from now on it is the server
+            self._ledger.fail(one.job.record)  # from now on it is the server
         for batch in operations.cut(calls, sizes):
             call = operations.fail_many(queue.keys, [call for _, call in batch], max_deliveries=queue.max_deliveries)
-            self._errands.do(queue, call, partial(self._failed, [one for one, _ in batch]))
+            self._retries.do(queue, call, partial(self._failed, [one for one, _ in batch]))
 
     def _failed(self, failed: Sequence[Failed], states: Sequence[str | None] | None) -> None:
         if states is not None:
             for one in failed:
-                self._hands.let_go(one.job.record)
-            self._hands.count_handled(len(failed))
+                self._ledger.let_go(one.job.record)
+            self._ledger.count_handled(len(failed))
         for one, state in zip(failed, states or [None] * len(failed), strict=True):
             self.outcomes.failed(one, state)
 
     def bury(self, job: Job, error: PayloadError) -> None:
         """Set an item aside whose payload cannot be decoded."""
-        queue, described = job.source.queue, failure.describe(error, consumer=self._consumer)
-        self._hands.fail(job.record)
+        queue, described = job.subscription.queue, failure.describe(error, consumer=self._consumer)
+        self._ledger.fail(job.record)
 
         def buried(states: Sequence[str | None] | None) -> None:
             if states is not None:
-                self._hands.let_go(job.record)
-                self._hands.count_handled(1)
+                self._ledger.let_go(job.record)
+                self._ledger.count_handled(1)
                 self.outcomes.buried(job, error)
 
         call = operations.fail_many(queue.keys, [operations.Failed(job.held, described)], bury=True)
-        self._errands.do(queue, call, buried)
+        self._retries.do(queue, call, buried)
 
-    def release(self, source: Source, jobs: Sequence[Job]) -> None:
+    def release(self, subscription: Subscription, jobs: Sequence[Job]) -> None:
         """Give back what was not started."""
 
         def released(reply: object) -> None:
             for job in jobs if reply is not None else ():
-                self._hands.let_go(job.record)
+                self._ledger.let_go(job.record)
 
         if jobs:
-            call = operations.release(source.queue.keys, [job.held for job in jobs])
-            self._errands.do(source.queue, call, released)
+            call = operations.release(subscription.queue.keys, [job.held for job in jobs])
+            self._retries.do(subscription.queue, call, released)
 
-    def cut(self, sources: Iterable[Source]) -> None:
+    def cut(self, subscriptions: Iterable[Subscription]) -> None:
         """Give back what is running in threads that will not come to their end: counted as a delivery."""
-        for place, source in enumerate(sources):
-            held = [hand.held for hand in self._hands if hand.source == place and hand.state in {RUNNING, FAILED}]
+        for place, subscription in enumerate(subscriptions):
+            held = [
+                entry.held for entry in self._ledger if entry.subscription == place and entry.state in {RUNNING, FAILED}
+            ]
             if held:
                 evidence = failure.describe("cut in the middle: the consumer was stopped", consumer=self._consumer)
                 call = operations.crashed(
-                    source.queue.keys,
+                    subscription.queue.keys,
                     held,
                     evidence=evidence,
-                    how="cut" if source.queue.autoclean_interval is not None else "end",
-                    max_deliveries=source.queue.max_deliveries,
+                    how="cut" if subscription.queue.autoclean_interval is not None else "end",
+                    max_deliveries=subscription.queue.max_deliveries,
                 )
-                self._errands.do(source.queue, call, lambda ended: None)
+                self._retries.do(subscription.queue, call, lambda ended: None)

@@ -13,7 +13,7 @@ PAUSE = 0.1  # seconds at most, once it rings for good
 LONGEST_WAIT = 86400.0  # seconds; poll() takes no more than 24 days
 
 
-class Alarm:
+class Wakeup:
     """A pipe: from the moment at which it is rung until it is calmed, there is something to read from it."""
 
     def __init__(self) -> None:

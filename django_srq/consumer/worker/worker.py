@@ -11,18 +11,18 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Se
 from contextlib import contextmanager
 
 from django_srq import operations, signals
-from django_srq.consumer.ledger import Hands
+from django_srq.consumer.ledger import Ledger
 from django_srq.consumer.log import guarded
-from django_srq.consumer.options import Plan
-from django_srq.consumer.subscription import NEVER, Source, Timetable, Turns
+from django_srq.consumer.options import ConsumerOptions
+from django_srq.consumer.subscription import NEVER, Rotation, Subscription, Timetable
 from django_srq.consumer.worker import prefetch
 from django_srq.consumer.worker.claims import Answer, Claims, Rung
-from django_srq.consumer.worker.executor import Handling
+from django_srq.consumer.worker.executor import Executor
 from django_srq.consumer.worker.job import Finished, Job
-from django_srq.consumer.worker.prefetch import Pace
-from django_srq.consumer.worker.retries import Errands
-from django_srq.consumer.worker.settler import Settling
-from django_srq.consumer.worker.wakeup import Alarm
+from django_srq.consumer.worker.prefetch import AdaptivePrefetch
+from django_srq.consumer.worker.retries import Retries
+from django_srq.consumer.worker.settler import Settler
+from django_srq.consumer.worker.wakeup import Wakeup
 from django_srq.queue.safe_redis_queue import LOOK, SafeRedisQueue
 
 logger = guarded("django_srq.consumer")
@@ -58,11 +58,11 @@ class Worker:
 
     def __init__(
         self,
-        sources: Sequence[Source],
-        hands: Hands,
+        subscriptions: Sequence[Subscription],
+        ledger: Ledger,
         *,
         consumer: str,
-        plan: Plan,
+        options: ConsumerOptions,
         report: Callable[[str], None],
         ready: Callable[[], None] = lambda: None,
         max_items: int | None = None,
@@ -74,28 +74,28 @@ class Worker:
         replaced: when its process cannot go on, another one is started.
         """
         self.id = consumer
-        self._sources, self._hands, self._plan = list(sources), hands, plan
+        self._subscriptions, self._ledger, self._options = list(subscriptions), ledger, options
         self._ready, self._rest, self._replaced = ready, rest, replaced
-        self._turns, self._timetable = Turns(sources), Timetable(sources)
-        self._alarm = Alarm()
-        links = [source.queue.link for source in sources]
-        self._errands = Errands(
-            links, hands, self._alarm, report=report, beside=self._beside, back=self._back, replaced=replaced
+        self._turns, self._timetable = Rotation(subscriptions), Timetable(subscriptions)
+        self._wakeup = Wakeup()
+        links = [subscription.queue.link for subscription in subscriptions]
+        self._retries = Retries(
+            links, ledger, self._wakeup, report=report, beside=self._beside, back=self._back, replaced=replaced
         )
-        self._settling = Settling(consumer, hands, self._errands)
-        sizes = _sizes(sources, plan)
+        self._settler = Settler(consumer, ledger, self._retries)
+        sizes = _sizes(subscriptions, options)
         self._claims = Claims(
             consumer,
-            sources,
-            hands,
-            self._settling,
-            self._errands,
-            self._alarm,
+            subscriptions,
+            ledger,
+            self._settler,
+            self._retries,
+            self._wakeup,
             left=max_items,
-            width=lambda source: sizes[source.asynchronous] * source.batch,
+            width=lambda subscription: sizes[subscription.asynchronous] * subscription.batch,
             late=self._share_late,
         )
-        self._handling = Handling(hands, self._settling, self._finish)
+        self._executor = Executor(ledger, self._settler, self._finish)
         self._error: BaseException | None = None
 
         lock = threading.RLock()
@@ -112,32 +112,34 @@ class Worker:
         self._idler: bool | None = None  # the kind of the thread that waits on the server
         self._heard: set[bool] = set()  # the kinds for which it waits
         self._until = 0.0  # the moment at which the wait on the server ends
-        self._woken: Source | None = None
-        self._by_pace = plan.prefetch is None
-        self._paces = {kind: Pace() for kind in sizes}
+        self._woken: Subscription | None = None
+        self._by_pace = options.prefetch is None
+        self._paces = {kind: AdaptivePrefetch() for kind in sizes}
         self._claimed = 0.0  # the moment of the last claim
         self._ahead = threading.Event()  # items may be in hand that wait for their turn
         self._ended = threading.Event()
         self._dry: set[bool] = set()  # the kinds whose burst is over
 
     @staticmethod
-    def capacity(sources: Sequence[Source], plan: Plan) -> int:
+    def capacity(subscriptions: Sequence[Subscription], options: ConsumerOptions) -> int:
         """How many records its hands need: as many running as not acked yet, as one wait brings, and what waits.
 
         And once more what waits for each further server: it may be away when something is to be said of it.
         """
-        sizes, batch = _sizes(sources, plan), max(source.batch for source in sources)
-        return (2 + _servers(sources)) * (sum(sizes.values()) * batch + len(sizes) * (plan.prefetch or prefetch.MOST))
+        sizes, batch = _sizes(subscriptions, options), max(subscription.batch for subscription in subscriptions)
+        return (2 + _servers(subscriptions)) * (
+            sum(sizes.values()) * batch + len(sizes) * (options.prefetch or prefetch.MOST)
+        )
 
     @staticmethod
-    def table(sources: Sequence[Source], plan: Plan, slot: bytes = b"") -> Hands:
+    def table(subscriptions: Sequence[Subscription], options: ConsumerOptions, slot: bytes = b"") -> Ledger:
         """What it needs as its hands; slot: see there."""
-        return Hands(Worker.capacity(sources, plan), servers=_servers(sources), slot=slot)
+        return Ledger(Worker.capacity(subscriptions, options), servers=_servers(subscriptions), slot=slot)
 
     def stop(self) -> None:
         """Take no more, finish what is in hand, and return from ``run``. Safe in any thread and signal handler."""
-        self._errands.stopping = self._over = True
-        self._alarm.ring(for_good=True)
+        self._retries.stopping = self._over = True
+        self._wakeup.ring(for_good=True)
 
     def give_back(self) -> None:
         """Release what was claimed and not started; once stopped, nothing of it will be."""
@@ -147,12 +149,12 @@ class Worker:
             jobs = [job for waiting in self._jobs.values() for job in waiting]
             for waiting in self._jobs.values():
                 waiting.clear()
-        for source in self._sources:
-            self._settling.release(source, [job for job in jobs if job.source is source])
+        for subscription in self._subscriptions:
+            self._settler.release(subscription, [job for job in jobs if job.subscription is subscription])
 
     def run(self) -> None:
         """Handle items until stopped. Blocks."""
-        queues = [source.queue.label for source in self._sources]
+        queues = [subscription.queue.alias for subscription in self._subscriptions]
         signals.send(signals.consumer_started, SafeRedisQueue, consumer=self.id, queues=queues)
         kinds = [kind for kind, size in self._sizes.items() for _ in range(size)]
         threads = [
@@ -160,7 +162,7 @@ class Worker:
             for number, kind in enumerate(kinds[1:], 2)
         ]
         relieving = threading.Thread(target=self._beside, args=[self._relieve], name="srq-ahead", daemon=True)
-        self._hands.live()
+        self._ledger.live()
         self._ready()
         for thread in (relieving, *threads):
             thread.start()
@@ -170,7 +172,7 @@ class Worker:
                 thread.join()
         except BaseException:
             self.stop()
-            self._settling.cut(self._sources)
+            self._settler.cut(self._subscriptions)
             raise
         finally:
             with self._lock:
@@ -180,10 +182,10 @@ class Worker:
             try:
                 self._sign_off()
             finally:
-                self._errands.stopping = True  # what is owed after an error is not to be waited for without end
-                self._errands.finish()
+                self._retries.stopping = True  # what is owed after an error is not to be waited for without end
+                self._retries.finish()
                 self._claims.close()
-                self._alarm.close()
+                self._wakeup.close()
                 signals.send(signals.consumer_stopped, SafeRedisQueue, consumer=self.id, queues=queues)
         if self._error is not None:
             raise self._error
@@ -191,7 +193,7 @@ class Worker:
     def _work(self, kind: bool) -> None:
         try:
             while jobs := self._next(kind):
-                self._paces[kind].took(self._handling.handle(jobs))
+                self._paces[kind].took(self._executor.handle(jobs))
                 if jobs[0].suspect:
                     with self._lock:
                         self._suspects -= 1
@@ -220,14 +222,14 @@ class Worker:
             self._free[kind] += 1
             try:
                 while True:
-                    if self._jobs[kind] and not self._errands.stopping:
+                    if self._jobs[kind] and not self._retries.stopping:
                         if self._finished:
                             self._send_finished()
                         return self._batch(self._jobs[kind])
                     over = self._over or kind in self._dry
                     if self._leading:
                         self._changed[kind].wait()
-                    elif (self._unread and not self._errands.gave_up) or (time.monotonic() >= self._due() and not over):
+                    elif (self._unread and not self._retries.gave_up) or (time.monotonic() >= self._due() and not over):
                         self._lead()
                     elif over:
                         break
@@ -239,13 +241,13 @@ class Worker:
                         self._wait(kind)
                     else:
                         if kind not in self._heard:
-                            self._alarm.ring()  # when its wait began, no thread of this kind was free
+                            self._wakeup.ring()  # when its wait began, no thread of this kind was free
                         # Whoever led meanwhile may have been told of a moment before the end of that wait.
                         due = self._due()
                         self._changed[kind].wait(max(0, due - time.monotonic()) if due < self._until else None)
             finally:
                 self._free[kind] -= 1
-        if self._errands.stopping:
+        if self._retries.stopping:
             self.give_back()
         return []
 
@@ -255,10 +257,10 @@ class Worker:
         What was delivered before comes alone: so that one which kills its process, or fails all, is found.
         """
         jobs = [waiting.popleft()]
-        source, alone = jobs[0].source, jobs[0].found.delivery.deliveries > 1
+        subscription, alone = jobs[0].subscription, jobs[0].found.delivery.deliveries > 1
         self._suspects += jobs[0].suspect
-        while waiting and len(jobs) < source.batch and not alone:
-            if waiting[0].source is not source or waiting[0].found.delivery.deliveries > 1:
+        while waiting and len(jobs) < subscription.batch and not alone:
+            if waiting[0].subscription is not subscription or waiting[0].found.delivery.deliveries > 1:
                 break
             jobs.append(waiting.popleft())
         return jobs
@@ -294,8 +296,8 @@ class Worker:
     def _share_out(self, answer: Answer) -> None:
         # One may lead while another waits, and each may be told of a moment; the sooner one counts.
         now = time.monotonic()
-        for source, wait in answer.waits.items():
-            self._timetable.sooner(source, now + wait)
+        for subscription, wait in answer.waits.items():
+            self._timetable.sooner(subscription, now + wait)
         self._line_up(answer.jobs)
         if len(answer.jobs) > 1:
             self._claimed = time.monotonic()
@@ -308,7 +310,7 @@ class Worker:
 
     def _line_up(self, jobs: Sequence[Job]) -> None:
         for job in jobs:
-            self._jobs[job.source.asynchronous].append(job)
+            self._jobs[job.subscription.asynchronous].append(job)
 
     def _share_late(self, answer: Answer) -> None:
         """Share out what a server brought that was away, in whose thread this runs."""
@@ -322,142 +324,161 @@ class Worker:
         """A server that was away is back, and was told what it was owed, in the thread in which this runs."""
         self._rest()
         with self._lock:
-            self._ask_soon(self._sources)
+            self._ask_soon(self._subscriptions)
             self._call_up([])
             self._call_idler()
 
     def _call_idler(self) -> None:
         """End the wait on the server, if somebody is there; with nobody, what rings would end all pauses."""
         if self._idler is not None:
-            self._alarm.ring()
+            self._wakeup.ring()
 
     def _needed(self, kind: bool) -> int:
         """How many threads have nothing to do; one that waits on the server cannot be called from there."""
         return max(0, self._free[kind] - (self._idler is kind) - len(self._jobs[kind]))
 
-    def _most(self, source: Source, needed: int, *, ahead: bool = True) -> int:
+    def _most(self, subscription: Subscription, needed: int, *, ahead: bool = True) -> int:
         """How many items to ask a source for when there are threads for so many batches; ahead: more, if none wait."""
-        most = needed * source.batch
-        if ahead and not self._jobs[source.asynchronous] and not self._suspects:
-            most = max(most, self._plan.prefetch or self._ahead_of(source))
+        most = needed * subscription.batch
+        if ahead and not self._jobs[subscription.asynchronous] and not self._suspects:
+            most = max(most, self._options.prefetch or self._ahead_of(subscription))
         most = min(most, operations.BATCH)
         return most if self._claims.left is None else min(most, self._claims.left)
 
-    def _ahead_of(self, source: Source) -> int:
-        queue = source.queue
-        if source.batch > 1:
+    def _ahead_of(self, subscription: Subscription) -> int:
+        queue = subscription.queue
+        if subscription.batch > 1:
             return 1  # it has its batch
         if self._claims.left is not None:
             return 1  # what is given back would count
         if queue.max_in_flight is not None or queue.rate is not None:
             return 1  # what waits here others might begin
-        if any(one.weight for one in self._sources):
+        if any(one.weight for one in self._subscriptions):
             return 1  # each turn is for one item
-        return self._paces[source.asynchronous].ahead
+        return self._paces[subscription.asynchronous].ahead
 
     def _check_end(self, answer: Answer) -> None:
         if self._claims.left is not None and self._claims.left <= 0:
             self._over = True
-        if self._plan.burst:
+        if self._options.burst:
             for kind in self._sizes:
-                if all(source in answer.dry for source in self._sources if source.asynchronous is kind):
+                if all(
+                    subscription in answer.dry
+                    for subscription in self._subscriptions
+                    if subscription.asynchronous is kind
+                ):
                     self._dry.add(kind)
         if self._over or self._idler in self._dry:
-            self._alarm.ring(for_good=self._over)
+            self._wakeup.ring(for_good=self._over)
         if self._over or self._dry:
             self._notify_all()
 
     def _call_up(self, jobs: Sequence[Job]) -> None:
         """Wake a thread for each item, and one that leads or waits from now on."""
         for kind, changed in self._changed.items():
-            changed.notify(sum(job.source.asynchronous is kind for job in jobs) + 1)
+            changed.notify(sum(job.subscription.asynchronous is kind for job in jobs) + 1)
 
     def _notify_all(self) -> None:
         for changed in self._changed.values():
             changed.notify_all()
 
     def _round(
-        self, finished: Sequence[Finished], needed: dict[bool, int], woken: Source | None, answer: Answer
+        self, finished: Sequence[Finished], needed: dict[bool, int], woken: Subscription | None, answer: Answer
     ) -> None:
         """Ack what is finished, and claim from one source after the other until each thread has something to do."""
-        self._hands.live()
+        self._ledger.live()
         self._claims.recall(answer)
         ahead = not answer.jobs
         if answer.jobs:  # by a claim behind a wait, or sent ahead, which are made where there is but one source
-            source = answer.jobs[0].source
-            needed[source.asynchronous] -= -(-len(answer.jobs) // source.batch)
-        acks: dict[Source, list[Finished]] = {}
+            subscription = answer.jobs[0].subscription
+            needed[subscription.asynchronous] -= -(-len(answer.jobs) // subscription.batch)
+        acks: dict[Subscription, list[Finished]] = {}
         for one in finished:
-            acks.setdefault(one.job.source, []).append(one)
-        for source, has_token in self._to_ask(woken, acks, needed):
-            if self._is_away(source):
+            acks.setdefault(one.job.subscription, []).append(one)
+        for subscription, has_token in self._to_ask(woken, acks, needed):
+            if self._is_away(subscription):
                 continue
-            kind = source.asynchronous
-            n = self._most(source, needed[kind], ahead=ahead) if needed[kind] > 0 and not self._over else 0
+            kind = subscription.asynchronous
+            n = self._most(subscription, needed[kind], ahead=ahead) if needed[kind] > 0 and not self._over else 0
             # Without room, whoever was woken passes that on: a claim of nothing rings for somebody else.
             if n > 0 or has_token:
                 if n > 0:
-                    self._timetable.begin(source)
-                found = self._claims.claim(source, max(n, 0), acks.pop(source, ()), answer)
-                needed[kind] -= -(-found // source.batch)
+                    self._timetable.begin(subscription)
+                found = self._claims.claim(subscription, max(n, 0), acks.pop(subscription, ()), answer)
+                needed[kind] -= -(-found // subscription.batch)
                 if found < n and self._claims.plenty:
                     needed[kind] = 0  # the others are not to go before what is left of these large ones
-        for source, rest in acks.items():
-            self._settling.ack(source, rest)
+        for subscription, rest in acks.items():
+            self._settler.ack(subscription, rest)
 
     def _to_ask(
-        self, woken: Source | None, acks: Container[Source], needed: Mapping[bool, int]
-    ) -> Iterator[tuple[Source, bool]]:
+        self, woken: Subscription | None, acks: Container[Subscription], needed: Mapping[bool, int]
+    ) -> Iterator[tuple[Subscription, bool]]:
         """The sources that are to be asked, in their turn, and whether their wake token was taken.
 
         The others ring when there is something. Those that come first are looked at for that, in one call: a source
         that always has items may keep us from waiting for a token.
         """
         order, now = self._turns.next(woken), time.monotonic()
-        later: Sequence[Source] = ()
-        if len(order) == 1 or self._plan.burst:
+        later: Sequence[Subscription] = ()
+        if len(order) == 1 or self._options.burst:
             due = order
         else:
-            due = [source for source in order if source in acks or self._timetable.is_due(source, now)]
+            due = [
+                subscription
+                for subscription in order
+                if subscription in acks or self._timetable.is_due(subscription, now)
+            ]
         if woken is None and len(due) < len(order):
             woken, _, later = self._token_before(due, order, needed)
-            due = [source for source in order if source in due or self._timetable.is_due(source, now)]
+            due = [
+                subscription
+                for subscription in order
+                if subscription in due or self._timetable.is_due(subscription, now)
+            ]
         if woken is not None:
             yield woken, True
-        yield from ((source, source in later) for source in due if source is not woken)
+        yield from ((subscription, subscription in later) for subscription in due if subscription is not woken)
 
-    def _token_before(self, due: Sequence[Source], order: Sequence[Source], needed: Mapping[bool, int]) -> Rung:
+    def _token_before(
+        self, due: Sequence[Subscription], order: Sequence[Subscription], needed: Mapping[bool, int]
+    ) -> Rung:
         """Take the wake token of a source that comes before all that are due; with weights: of any."""
         before = order if self._turns.weighted or not due else order[: order.index(due[0])]
-        others = [source for source in before if source not in due and needed[source.asynchronous] > 0]
+        others = [
+            subscription for subscription in before if subscription not in due and needed[subscription.asynchronous] > 0
+        ]
         rung = self._claims.take_token(others) if others and not self._over else Rung(None, ())
-        self._ask_soon([*rung.unknown, *rung.later, *([rung.source] if rung.source else [])])
+        self._ask_soon([*rung.unknown, *rung.later, *([rung.subscription] if rung.subscription else [])])
         return rung
 
-    def _is_away(self, source: Source) -> bool:
+    def _is_away(self, subscription: Subscription) -> bool:
         """Whether its server is away; it is asked again when that is back."""
         with self._lock:  # so that back comes after
-            away = self._errands.away(source.queue.link)
+            away = self._retries.away(subscription.queue.link)
             if away:
-                self._timetable.begin(source)
+                self._timetable.begin(subscription)
             return away
 
-    def _ask_soon(self, sources: Iterable[Source]) -> None:
+    def _ask_soon(self, subscriptions: Iterable[Subscription]) -> None:
         with self._lock:
-            for source in sources:
-                self._timetable.sooner(source, 0)
+            for subscription in subscriptions:
+                self._timetable.sooner(subscription, 0)
 
     def _due(self) -> float:
         """The moment from which on it is worth asking for items, for a kind of threads of which one has nothing."""
         return min((self._timetable.earliest(kind) for kind in self._sizes if self._needed(kind) > 0), default=NEVER)
 
-    def _ask_ahead(self, source: Source) -> int:
+    def _ask_ahead(self, subscription: Subscription) -> int:
         """How many items to claim while the last of these are handled; 0: none yet. Called with the lock."""
-        if len(self._sources) > 1 or self._claims.left is not None or self._plan.burst or self._over:
+        if len(self._subscriptions) > 1 or self._claims.left is not None or self._options.burst or self._over:
             return 0
         if self._leading or self._suspects or self._claims.asked is not None or not self._claims.plenty:
             return 0
-        ahead, waiting = self._plan.prefetch or self._ahead_of(source), len(self._jobs[source.asynchronous])
+        ahead, waiting = (
+            self._options.prefetch or self._ahead_of(subscription),
+            len(self._jobs[subscription.asynchronous]),
+        )
         return min(ahead - waiting, operations.BATCH) if waiting <= LEAD * ahead else 0
 
     def _relieve(self) -> None:
@@ -473,7 +494,7 @@ class Worker:
                     self._ahead.clear()
                 elif not self._leading and time.monotonic() - self._claimed > WAITED:
                     self._take_over()
-                    if self._by_pace or self._errands.stopping:
+                    if self._by_pace or self._retries.stopping:
                         self._unload()
             self._rest()
             self._ahead.wait()
@@ -487,7 +508,7 @@ class Worker:
     def _unload(self) -> None:
         """As the one that leads: a claim meanwhile would find nothing, and take that for the end of a burst."""
         with self._leads():
-            waiting = {job.source for jobs in self._jobs.values() for job in jobs}
+            waiting = {job.subscription for jobs in self._jobs.values() for job in jobs}
             self.give_back()
         self._ask_soon(waiting)
         self._call_up([])
@@ -498,55 +519,55 @@ class Worker:
         """Wait for items on the server. Called with the lock, which is free meanwhile."""
         now = time.monotonic()
         seconds = min(self._due() - now, LOOK)
-        wanted = [source for source in self._sources if self._waits_for(source, kind)]
-        self._heard = {source.asynchronous for source in wanted}
-        sources = [source for source in wanted if not self._errands.away(source.queue.link)]
+        wanted = [subscription for subscription in self._subscriptions if self._waits_for(subscription, kind)]
+        self._heard = {subscription.asynchronous for subscription in wanted}
+        subscriptions = [subscription for subscription in wanted if not self._retries.away(subscription.queue.link)]
         n = self._behind()
         self._idler, self._until = kind, now + seconds
         answer: Answer | None = None
         rung = Rung(None, ())
         if n:
-            self._timetable.begin(self._sources[0])  # by the claim behind the wait
+            self._timetable.begin(self._subscriptions[0])  # by the claim behind the wait
         try:
             with self._released:
                 if n:
-                    answer = self._claims.park(self._sources[0], n, seconds)
-                    rung = Rung(None, () if answer else self._sources)
-                elif sources:
-                    rung = self._claims.wait(seconds, sources)
+                    answer = self._claims.park(self._subscriptions[0], n, seconds)
+                    rung = Rung(None, () if answer else self._subscriptions)
+                elif subscriptions:
+                    rung = self._claims.wait(seconds, subscriptions)
                 else:
-                    self._alarm.pause(seconds)  # until one of the servers is back
+                    self._wakeup.pause(seconds)  # until one of the servers is back
         finally:
-            self._idler, self._woken = None, rung.source
-            self._alarm.calm()
-            self._ask_soon([*rung.unknown, *([rung.source] if rung.source else [])])
+            self._idler, self._woken = None, rung.subscription
+            self._wakeup.calm()
+            self._ask_soon([*rung.unknown, *([rung.subscription] if rung.subscription else [])])
             if answer is not None:
                 self._share_out(answer)
 
     def _behind(self) -> int:
         """How many items to claim behind a wait; 0: that is known only after it."""
-        if len(self._sources) > 1 or self._claims.left is not None or self._plan.burst or self._claims.refused:
+        if len(self._subscriptions) > 1 or self._claims.left is not None or self._options.burst or self._claims.refused:
             return 0
         if self._free != self._sizes:
             return 0  # a handler at work may hold the interpreter's lock: nobody would know of what the claim takes
-        room = self._needed(self._sources[0].asynchronous)
-        return self._most(self._sources[0], room) if room else 0
+        room = self._needed(self._subscriptions[0].asynchronous)
+        return self._most(self._subscriptions[0], room) if room else 0
 
-    def _waits_for(self, source: Source, kind: bool) -> bool:
-        return source.asynchronous is kind or self._free[source.asynchronous] > 0
+    def _waits_for(self, subscription: Subscription, kind: bool) -> bool:
+        return subscription.asynchronous is kind or self._free[subscription.asynchronous] > 0
 
     # -- finishing
 
-    def _finish(self, source: Source, finished: Sequence[Finished]) -> None:
+    def _finish(self, subscription: Subscription, finished: Sequence[Finished]) -> None:
         """Ack at once what is finished, unless somebody is about to claim: then with that."""
         for one in finished:
-            self._hands.finish(one.job.record)
-        self._hands.count_handled(len(finished))
+            self._ledger.finish(one.job.record)
+        self._ledger.count_handled(len(finished))
         with self._lock:
-            about_to_claim = not self._jobs[source.asynchronous] and self._claims.asked is None
-            if not about_to_claim and not self._errands.away(source.queue.link):
-                n = self._ask_ahead(source)
-                self._claims.send(source, finished, n)
+            about_to_claim = not self._jobs[subscription.asynchronous] and self._claims.asked is None
+            if not about_to_claim and not self._retries.away(subscription.queue.link):
+                n = self._ask_ahead(subscription)
+                self._claims.send(subscription, finished, n)
                 if n:
                     self._ahead.set()
             else:
@@ -557,53 +578,57 @@ class Worker:
 
         So all that may have been begun is at the head of what the server knows us to hold (see last_begun in Lua).
         """
-        for source in {one.job.source for one in self._finished}:
-            if not self._errands.away(source.queue.link):
-                mine = [one for one in self._finished if one.job.source is source]
-                self._finished = [one for one in self._finished if one.job.source is not source]
-                self._claims.send(source, mine, 0)
+        for subscription in {one.job.subscription for one in self._finished}:
+            if not self._retries.away(subscription.queue.link):
+                mine = [one for one in self._finished if one.job.subscription is subscription]
+                self._finished = [one for one in self._finished if one.job.subscription is not subscription]
+                self._claims.send(subscription, mine, 0)
 
     def _look_at_itself(self) -> None:
-        if self._plan.max_memory is not None and _memory() > self._plan.max_memory:
+        if self._options.max_memory is not None and _memory() > self._options.max_memory:
             logger.info("memory limit reached, restarting the process consumer=%s", self.id)
             self._make_room()
-        elif self._replaced and self._errands.exhausted and not self._hands.full:
+        elif self._replaced and self._retries.exhausted and not self._ledger.full:
             logger.warning("out of memory, files or threads, restarting the process consumer=%s", self.id)
             self._make_room()
 
     def _make_room(self) -> None:
-        self._hands.full = True
+        self._ledger.full = True
         self.stop()
         self.give_back()
 
     def _sign_off(self) -> None:
         """Ack what is handled, release what was not started, and pass on what woke us."""
         with self._lock:
-            finished, self._finished = [] if self._errands.gave_up else self._finished, []
+            finished, self._finished = [] if self._retries.gave_up else self._finished, []
         answer = Answer()
         self._claims.collect(answer)
-        for source in self._sources:
-            mine = [one for one in finished if one.job.source is source]
+        for subscription in self._subscriptions:
+            mine = [one for one in finished if one.job.subscription is subscription]
             if mine:
-                self._settling.ack(source, mine)
-        if not self._errands.gave_up:
+                self._settler.ack(subscription, mine)
+        if not self._retries.gave_up:
             self._claims.recall(answer)
         self._line_up(answer.jobs)
         for _ in range(2):  # what is owed to a server that is away may bring more
             self.give_back()
-            self._errands.finish()
-        if self._over and not self._errands.gave_up:
+            self._retries.finish()
+        if self._over and not self._retries.gave_up:
             self._claims.pass_on()
 
 
-def _sizes(sources: Sequence[Source], plan: Plan) -> dict[bool, int]:
+def _sizes(subscriptions: Sequence[Subscription], options: ConsumerOptions) -> dict[bool, int]:
     """How many threads there are of each kind, False: for sync handlers, True: for async ones."""
-    sizes = {False: plan.threads, True: plan.concurrency}
-    return {kind: size for kind, size in sizes.items() if any(source.asynchronous is kind for source in sources)}
+    sizes = {False: options.threads, True: options.concurrency}
+    return {
+        kind: size
+        for kind, size in sizes.items()
+        if any(subscription.asynchronous is kind for subscription in subscriptions)
+    }
 
 
-def _servers(sources: Sequence[Source]) -> int:
-    return len({source.queue.link for source in sources})
+def _servers(subscriptions: Sequence[Subscription]) -> int:
+    return len({subscription.queue.link for subscription in subscriptions})
 
 
 def _memory() -> int:

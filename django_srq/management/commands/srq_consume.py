@@ -22,12 +22,12 @@ from django.utils import autoreload
 
 from django_srq import SafeRedisQueue, conf, queues, signals
 from django_srq.consumer import (
-    Consumer,
+    ConsumerOptions,
     Cut,
     Heartbeat,
-    Plan,
-    Source,
+    InProcessConsumer,
     StopConsuming,
+    Subscription,
     Supervisor,
     adapted,
     close_connections,
@@ -159,25 +159,27 @@ class Command(QueueCommand):
 
     def handle(self, **options: Any) -> None:
         parallel = options["concurrency"] > 1
-        sources = [self._source(queue, weight, parallel) for queue, weight in self._chosen(options["queues"])]
+        subscriptions = [
+            self._subscription(queue, weight, parallel) for queue, weight in self._chosen(options["queues"])
+        ]
         _log_to_stderr(LEVELS[options["verbosity"]])
         if watching := os.environ.pop(BESIDE, ""):
             _end_with(int(watching))
         if options["autoreload"]:
             autoreload.run_with_reloader(_consume_beside)
         elif options["processes"]:
-            self._supervise(sources, _plan(options), options["heartbeat_file"])
+            self._supervise(subscriptions, _plan(options), options["heartbeat_file"])
         else:
-            self._consume(sources, _plan(options), options["heartbeat_file"])
+            self._consume(subscriptions, _plan(options), options["heartbeat_file"])
 
-    def _supervise(self, sources: list[Source], plan: Plan, heartbeat: Path | None) -> None:
+    def _supervise(self, subscriptions: list[Subscription], plan: ConsumerOptions, heartbeat: Path | None) -> None:
         if threading.current_thread() is not threading.main_thread():
             raise CommandError("Child processes need the main thread: call it there, or with --processes 0.")
         if heartbeat:
             _touch(heartbeat)
         queues.close_all()  # once: the supervisor keeps its own, with which it renews the leases
         supervisor = Supervisor(
-            sources,
+            subscriptions,
             plan,
             rest=close_connections,
             before_fork=inheritance.close_all,
@@ -189,12 +191,12 @@ class Command(QueueCommand):
         if code:
             sys.exit(code)
 
-    def _consume(self, sources: list[Source], plan: Plan, heartbeat: Path | None) -> None:
+    def _consume(self, subscriptions: list[Subscription], plan: ConsumerOptions, heartbeat: Path | None) -> None:
         if plan.max_memory or plan.time_limit or heartbeat:
             raise CommandError(
                 "--max-memory, --time-limit and --heartbeat-file need child processes.", returncode=USAGE
             )
-        consumer = Consumer(sources, plan=plan, rest=close_connections)
+        consumer = InProcessConsumer(subscriptions, options=plan, rest=close_connections)
         signalled: list[int] = []
         code = ERROR
         stopping = _stop_on_signals(consumer, signalled)
@@ -227,15 +229,15 @@ class Command(QueueCommand):
             )
         return [(queue, None) for queue in chosen]
 
-    def _source(self, queue: Queue, weight: int | None, parallel: bool) -> Source:
+    def _subscription(self, queue: Queue, weight: int | None, parallel: bool) -> Subscription:
         handler = queue.config.load_handler()
         if handler is None:
             self.stderr.write(f"{queue.alias} has no HANDLER: its items are printed and acked.")
         # With one at a time the strict order holds over all queues, whatever their handlers are.
         asynchronous = parallel and handler is not None and is_asynchronous(handler)
-        return Source(
+        return Subscription(
             queue,
-            self._handling(handler, queue.config.handler_batch),
+            self._executor(handler, queue.config.handler_batch),
             lease=queue.config.lease,
             backoff=queue.backoff,
             weight=weight,
@@ -243,7 +245,7 @@ class Command(QueueCommand):
             asynchronous=asynchronous,
         )
 
-    def _handling(self, handler: Callable[..., Any] | None, batch: int) -> Callable[[Any], Any]:
+    def _executor(self, handler: Callable[..., Any] | None, batch: int) -> Callable[[Any], Any]:
         if handler is None:
             return self._print
         handler = forks.kept_out(handler, asynchronous=is_asynchronous(handler))
@@ -269,7 +271,7 @@ def _touch(heartbeat: Path) -> None:
         raise CommandError(f"--heartbeat-file: {error}", returncode=ERROR) from error
 
 
-def _plan(options: dict[str, Any]) -> Plan:
+def _plan(options: dict[str, Any]) -> ConsumerOptions:
     names = (
         "processes",
         "threads",
@@ -281,7 +283,7 @@ def _plan(options: dict[str, Any]) -> Plan:
         "time_limit",
         "grace",
     )
-    return Plan(**{name: options[name] for name in names})
+    return ConsumerOptions(**{name: options[name] for name in names})
 
 
 def _shown(payload: Any) -> str:
@@ -329,7 +331,7 @@ def _launcher() -> list[str]:
     return ["-m", spec.name.removesuffix(".__main__")] if spec else [sys.argv[0]]
 
 
-def _stop_on_signals(consumer: Consumer, signalled: list[int]) -> Sequence[int]:
+def _stop_on_signals(consumer: InProcessConsumer, signalled: list[int]) -> Sequence[int]:
     """The first SIGTERM or SIGINT finishes the item in hand, the second cuts it. Returns those that are handled so."""
     if threading.current_thread() is not threading.main_thread():
         return ()  # Python lets only the main thread set handlers

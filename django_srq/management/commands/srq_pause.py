@@ -9,7 +9,7 @@ from django.core.management.base import CommandError, CommandParser
 
 from django_srq.management.arguments import moment
 from django_srq.management.base import USAGE
-from django_srq.management.bulk import OperationCommand, Outcome
+from django_srq.management.bulk import OperationCommand, Results
 from django_srq.management.report import Row
 from django_srq.registry import Queue
 
@@ -47,7 +47,7 @@ class Command(OperationCommand):
             was_paused = not queue.pause(reason, by=who, until=end)
             row.update(paused=True, was_paused=was_paused, until=end, by=who)
 
-        outcome = Outcome()
+        outcome = Results()
         self.on_each(self.chosen(queues, all_queues), pause, outcome)
         self.finish(outcome, format)
 

@@ -8,7 +8,7 @@ from django.core.management.base import CommandError, CommandParser
 
 from django_srq.management import dead
 from django_srq.management.base import USAGE
-from django_srq.management.bulk import BulkCommand, Plan
+from django_srq.management.bulk import BulkCommand, Preview
 from django_srq.management.dead import Choice
 from django_srq.management.report import Row
 from django_srq.registry import Queue
@@ -48,7 +48,7 @@ class Command(BulkCommand):
         self.choice = Choice(error=error, older_than=older_than, limit=limit)
         self.bulk(self.chosen(queues), format=format, dry_run=dry_run, interactive=interactive)
 
-    def plan(self, plan: Plan) -> None:
+    def plan(self, plan: Preview) -> None:
         counts = plan.queue.counts()
         if self.state == "dead":
             plan.items, plan.details = dead.count(plan.queue, self.choice)

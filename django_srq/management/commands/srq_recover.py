@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from django_srq.management.bulk import BulkCommand, Plan
+from django_srq.management.bulk import BulkCommand, Preview
 from django_srq.management.report import Row
 from django_srq.registry import Queue
 
@@ -20,7 +20,7 @@ class Command(BulkCommand):
     ) -> None:
         self.bulk(self.chosen(queues, all_queues), format=format, dry_run=dry_run, interactive=interactive)
 
-    def plan(self, plan: Plan) -> None:
+    def plan(self, plan: Preview) -> None:
         plan.items = plan.queue.ended_leases()
         plan.row.update(leases=plan.items, ready=None if plan.items else 0)
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from django_srq.management.bulk import OperationCommand, Outcome
+from django_srq.management.bulk import OperationCommand, Results
 from django_srq.management.report import Row
 from django_srq.registry import Queue
 
@@ -14,6 +14,6 @@ class Command(OperationCommand):
         def resume(queue: Queue, row: Row) -> None:
             row.update(paused=False, was_paused=queue.resume())
 
-        outcome = Outcome()
+        outcome = Results()
         self.on_each(self.chosen(queues, all_queues), resume, outcome)
         self.finish(outcome, format)

@@ -17,7 +17,7 @@
 -- A suspect, which is an item that was in hand when a consumer died, is handed out alone. A consumer that holds one gets no
 --   other one for a while, but the items behind it: when only suspects are left, that counts as held up by a limit.
 -- A repeated call gets the same items again, their leases renewed, as far as the caller still holds them.
--- include: keys call tell records most_bytes
+-- include: keys begin wake records most_bytes
 local GHOSTS_MOST = 100
 local BURST = 100      -- ms of the rate that may be made up for
 local LOOK = 5000      -- ms after which an idle consumer comes by itself
@@ -55,7 +55,7 @@ end
 if repeated then
   local flags, wait, held_up, taken = string.match(repeated, '^(%S*) (%S+) (%S+)(.*)$')
   if tonumber(ARGV[6]) < 0 then
-    -- include: removal items
+    -- include: removal lifecycle
     local ours = {}
     for uid, token in string.gmatch(taken, ' (%S+) (%S+)') do
       if redis.call('HGET', holders, uid) == token and redis.call('HEXISTS', items, uid) == 1 then
@@ -211,7 +211,7 @@ if straight then
 end
 
 if not straight then
-  -- include: removal items ghosts suspects
+  -- include: removal lifecycle ghosts suspects
 
   local function is_paused()
     local text = redis.call('GET', paused)

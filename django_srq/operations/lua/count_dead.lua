@@ -5,7 +5,7 @@
 -- ARGV[3]  word: only items whose error it names (group, type, or the type's last part); '' for any
 -- Reply: the next cursor, '' when that was all, then per group its name and the number of its items among at most 250
 --   that this call looked at.
--- include: keys layout dead
+-- include: keys check_layout walk_dead
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local groups = {}

@@ -9,7 +9,7 @@
 -- ARGV[8…] per item: uid, token
 -- Reply: per item the state it went to, or - when that delivery was over; then, of what the last claim in the slot took
 --   and it still held besides, per item uid and state; separated by spaces.
--- include: keys call tell records removal items taken
+-- include: keys begin wake records removal lifecycle claimed
 if repeated then
   return repeated
 end

@@ -3,7 +3,7 @@
 -- ARGV[3]  state: only items in this state; '' for any but in flight
 -- ARGV[4…] per item: uid, number of the put ('': of any): what was put anew with a uid of the caller's own is another item
 -- Reply: per uid a flag, 1 when this call deleted it, else 0.
--- include: keys call tell records removal items
+-- include: keys begin wake records removal lifecycle
 if repeated then
   return repeated
 end

@@ -5,7 +5,7 @@
 -- ARGV[6]  slots of claims whose replies were not read yet, separated by spaces: what the last one in each took is held too
 -- ARGV[7…] per item: uid, token ('': whoever holds it)
 -- Reply: per item a flag, 1 when the lease now lasts that long, else 0: the caller does not hold it any more.
--- include: keys call tell records removal items taken
+-- include: keys begin wake records removal lifecycle claimed
 if repeated then
   return repeated
 end

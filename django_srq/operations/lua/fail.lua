@@ -6,7 +6,7 @@
 -- ARGV[6 + e…] per item: uid, token ('': by whoever holds it), delay (ms; 0: ready at once), which error (0: none)
 -- Reply: per item the state it went to, or - when the caller does not hold it: then nothing was changed; separated by
 --   spaces.
--- include: keys call tell records removal items
+-- include: keys begin wake records removal lifecycle
 if repeated then
   return repeated
 end

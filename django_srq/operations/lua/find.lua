@@ -4,7 +4,7 @@
 -- ARGV[2…] uids
 -- Reply: per uid its places, separated by commas: items, queue, ackbuf, backup, ackbuf_aging, returned, priority, delayed,
 --   holders, leases, dead, deliveries, crashes, errors, headers.
--- include: keys layout
+-- include: keys check_layout
 local reply = {}
 local function look(places, name, found)
   if found and found ~= 0 then

@@ -3,7 +3,7 @@
 -- ARGV[3]  about: JSON object with by and reason
 -- ARGV[4]  its end (ms); 0: until resumed
 -- Reply: 1 when the queue was not paused before, else 0 (then the new reason and end hold).
--- include: keys call tell
+-- include: keys begin wake
 if repeated then
   return repeated
 end

@@ -7,7 +7,7 @@
 -- Reply: the next offset (-1: no more), the time (ms), then per item: uid, payload, a number (its place in the order of
 --   claims, its due time, deadline or time of death in ms), deliveries, crashes, headers, error, token ('' for none).
 -- Ghosts are left out, so that fewer items than asked for do not mean the end.
--- include: keys layout order most_bytes
+-- include: keys check_layout order most_bytes
 local clock = redis.call('TIME')
 local offset, most = tonumber(ARGV[2]), tonumber(ARGV[3])
 local reply = {'-1', string.format('%.0f', clock[1] * 1000 + math.floor(clock[2] / 1000))}

@@ -6,7 +6,7 @@
 -- Reply: "more" or "done" and the number of items deleted, separated by a space.
 -- The marker goes on the list in the first call: what is left of it came later. It is a ghost, which a claim drops on
 -- contact, with its record in meta; a purge that finds no record is done.
--- include: keys call tell records removal items ghosts most_bytes
+-- include: keys begin wake records removal lifecycle ghosts most_bytes
 if repeated then
   return repeated
 end

@@ -9,7 +9,7 @@
 -- ARGV[4…] per item: uid, payload, headers (JSON object, or '' for none)
 -- Reply: "added" and per item 1 (added) or the state in which the uid is already there, separated by spaces;
 --   or "full", the length and the attempt, or for an attempt "there", the state and the attempt; then nothing was added.
--- include: keys call tell
+-- include: keys begin wake
 local refused = repeated and not string.find(repeated, '^added') and string.match(repeated, '%d+$')
 if refused and tonumber(string.match(ARGV[3], '%d+$')) > tonumber(refused) then
   repeated = nil
@@ -43,7 +43,7 @@ if plain then
   return finish('added' .. string.rep(' 1', number))
 end
 
--- include: records removal items
+-- include: records removal lifecycle
 local moment, delay, most, chosen, attempt = string.match(ARGV[3], '^%S+ (@?)(%S+) (%d+) (%d) (%d+)$')
 local limit, own = tonumber(most), chosen == '1'
 local due = moment == '@' and tonumber(delay) or now + tonumber(delay)

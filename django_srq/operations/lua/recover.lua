@@ -3,7 +3,7 @@
 -- ARGV[3]  max_deliveries, 0: any number; ARGV[4] max_crashes, 0: any number
 -- ARGV[5]  lease (ms) of what saferedisqueue's consumers hold; negative: never recovered automatically
 -- Reply: the number of items made ready and of leases looked at, separated by a space; 100 leases a call at most.
--- include: keys call tell records removal items housekeeping
+-- include: keys begin wake records removal lifecycle housekeeping
 if repeated then
   return repeated
 end

@@ -2,7 +2,7 @@
 -- Gives items back unstarted, to their old place; not counted as deliveries.
 -- ARGV[3…] per item: uid, token ('': by whoever holds it)
 -- Reply: per item a flag, 1 when it was given back, 0 when the caller does not hold it.
--- include: keys call tell records removal items
+-- include: keys begin wake records removal lifecycle
 if repeated then
   return repeated
 end

@@ -2,7 +2,7 @@
 -- Makes dead items ready again, at the back, their deliveries and crashes counted anew.
 -- ARGV[3…] uids
 -- Reply: per uid a flag, 1 when it was dead and is ready now, else 0.
--- include: keys call tell records removal items
+-- include: keys begin wake records removal lifecycle
 if repeated then
   return repeated
 end

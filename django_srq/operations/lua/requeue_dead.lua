@@ -5,7 +5,7 @@
 -- ARGV[5]  word: only items whose error it names (group, type, or the type's last part); '' for any
 -- ARGV[6]  most: items to make ready; at most 250 are looked at
 -- Reply: the number of items made ready, a space, and the next cursor, '' when that was all.
--- include: keys call tell records removal items dead
+-- include: keys begin wake records removal lifecycle walk_dead
 if repeated then
   return repeated
 end

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Ends a pause and wakes the consumers.
 -- Reply: 1 when the queue was paused, else 0.
--- include: keys call tell
+-- include: keys begin wake
 if repeated then
   return repeated
 end

@@ -4,7 +4,7 @@
 -- ARGV[2]  cursor: 0 to begin, then what the call before replied
 -- ARGV[3]  count: how many uids it looks for; fewer when what is held of them has more than MOST_BYTES
 -- Reply: the next cursor, 0 when that was all, then the uids. Some may come twice.
--- include: keys layout most_bytes
+-- include: keys check_layout most_bytes
 local hash = ({items = items, holders = holders, deliveries = deliveries, crashes = crashes, errors = errors, headers = headers})[ARGV[1]]
 local cursor, bytes, reply = ARGV[2], 0, {''}
 repeat

@@ -3,7 +3,7 @@
 -- deliveries.
 -- ARGV[3]  slot of the claim; ARGV[4] its number there: when another one was carried out since, nothing is given back
 -- Reply: the number of items that were given back; -1: that claim was not carried out yet.
--- include: keys call tell records removal items taken
+-- include: keys begin wake records removal lifecycle claimed
 if repeated then
   return repeated
 end

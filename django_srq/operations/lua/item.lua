@@ -4,7 +4,7 @@
 -- Reply: '' when it is not there; else the time (ms), its state, the beginning of its payload, the payload's size, its due
 --   time, deadline or time of death (ms; '' when ready), deliveries, crashes, headers, error, token ('' for none), and how
 --   many are served before it ('' when it is not ready, or there are more than 1000).
--- include: keys layout
+-- include: keys check_layout
 local uid = ARGV[1]
 local payload = redis.call('HGET', items, uid)
 if not payload then

@@ -2,7 +2,7 @@
 -- Registers a consumer, or strikes it off the list.
 -- ARGV[3]  consumer; ARGV[4] about: JSON object of it, or '' to strike it off
 -- Reply: the time (ms).
--- include: keys call
+-- include: keys begin
 local UNSEEN = 3600000   -- ms after which a consumer that never said goodbye is struck off
 if repeated then
   return repeated

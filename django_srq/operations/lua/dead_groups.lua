@@ -3,7 +3,7 @@
 -- ARGV[1]  tracebacks: for how many groups the example's error comes with its traceback
 -- Reply: per group: name, "count first last uid" (ms; the uid of an example, not with groups of an earlier version), the
 --   error of the example (JSON; '' when it is gone).
--- include: keys layout
+-- include: keys check_layout
 local groups = {}
 local all = redis.call('HGETALL', deadgroups)
 for i = 1, #all, 2 do

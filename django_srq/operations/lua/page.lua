@@ -13,7 +13,7 @@
 -- Reply: the time (ms), the number of uids in that state, the position of the first that was looked at, how many were
 --   looked at, the anchor to go on from ('' at the end), then per item: uid, payload ('' when it is too large), its size,
 --   a number (as in peek), deliveries, crashes, headers, error, token ('' for none), position.
--- include: keys layout order most_bytes
+-- include: keys check_layout order most_bytes
 local clock = redis.call('TIME')
 local count, look, newest, largest = tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5] == '1', tonumber(ARGV[6])
 local brief, in_group = ARGV[7] == '1', ARGV[8] ~= '' and '"group":' .. cjson.encode(ARGV[8])
