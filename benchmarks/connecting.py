@@ -9,7 +9,7 @@ from contextlib import closing, contextmanager
 from multiprocessing.connection import Connection
 
 from benchmarks.harness import PAYLOAD, Bench, Row, Target, alternate
-from tests.tls import Front, PlainFront
+from tests.support.tls import Front, PlainFront
 
 FRONTS = {"TLS": Front, "plain": PlainFront}
 

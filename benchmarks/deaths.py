@@ -24,8 +24,8 @@ from pathlib import Path
 from django_srq import SafeRedisQueue
 from django_srq.queue.item import Item
 from django_srq.queue.serializers import BY_NAME
-from tests.project import kill_session
-from tests.servers import Server
+from tests.support.project import kill_session
+from tests.support.servers import Server
 
 ROOT = Path(__file__).resolve().parent.parent
 DEATHS = ("SIGKILL", "SIGSEGV", "SIGABRT", "exit", "time limit", "host")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import redis
 
 from django_srq import SafeRedisQueue
-from tests.servers import Server
+from tests.support.servers import Server
 
 PAYLOAD = b"x" * 100
 

@@ -19,7 +19,7 @@ from django_srq import SafeRedisQueue
 from django_srq.consumer import InProcessConsumer, Subscription
 from django_srq.transport.clients import client_from_url
 from django_srq.transport.link import Link
-from tests.waiting import wait_for
+from tests.support.waiting import wait_for
 
 T = TypeVar("T")
 CONTENDERS = 2

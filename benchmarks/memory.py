@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 from benchmarks.bare import lay_out_as_saferedisqueue
 from benchmarks.harness import PAYLOAD, Bench, Row, Target
-from tests.waiting import wait_for
+from tests.support.waiting import wait_for
 
 AT_A_TIME = 1000
 

@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks.harness import Bench, Row, Target, alternate
 from benchmarks.server import Meter
 from django_srq.status.browse import LOOK
-from tests.servers import held_port
+from tests.support.servers import held_port
 
 URL = "/admin/django_srq/queuestatus/"
 PAGES = {

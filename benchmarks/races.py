@@ -16,8 +16,8 @@ from pathlib import Path
 from benchmarks.harness import Bench, Row, Target
 from benchmarks.memory import used
 from benchmarks.peers import APPS, OURS, PEERS, Absent, Contender
-from tests.project import kill_session
-from tests.waiting import wait_for
+from tests.support.project import kill_session
+from tests.support.waiting import wait_for
 
 FIRST, LAST = 0.3, 0.95  # of a drain: between these all processes are at work, whenever they were up
 PATIENCE = 300  # seconds for one drain

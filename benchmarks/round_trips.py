@@ -10,7 +10,7 @@ from benchmarks.harness import PAYLOAD, Bench, Row, Target
 from benchmarks.server import Meter
 from django_srq import SafeRedisQueue
 from django_srq.consumer import ConsumerOptions, InProcessConsumer, Subscription
-from tests.waiting import wait_for
+from tests.support.waiting import wait_for
 
 ONE = Target(1, timed=False)
 

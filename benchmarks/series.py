@@ -7,8 +7,9 @@ from unittest.mock import patch
 
 from benchmarks.growth import script_time
 from benchmarks.harness import PAYLOAD, Bench, Row, Target, alternate
-from django_srq import SafeRedisQueue, operations
-from django_srq.operations import Script
+from django_srq import SafeRedisQueue
+from django_srq.operations import scripts
+from django_srq.operations.scripts import Script
 
 OPERATIONS = ("put", "get", "ack")
 # The same words as in lua/shared/series.lua, without series: a counter is a field of stats, written at once.
@@ -61,8 +62,8 @@ def _cycle(bench: Bench, queue: SafeRedisQueue, calls: int, costs: dict[str, lis
 
 def _without_series(name: str) -> Script:
     """A script of which only the part that counts is another."""
-    shared = operations._shared
-    with patch.object(operations, "_shared", lambda part: _PARTS[part] if part in _PARTS else shared(part)):
+    shared = scripts._shared
+    with patch.object(scripts, "_shared", lambda part: _PARTS[part] if part in _PARTS else shared(part)):
         script: Script = Script.named.__wrapped__(name)  # type: ignore[attr-defined]
     assert script.sha != Script.named(name).sha
     return script

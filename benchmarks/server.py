@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tests.servers import Server
+from tests.support.servers import Server
 
 
 @contextmanager

@@ -14,9 +14,9 @@ import redis
 from django_srq import SafeRedisQueue
 from django_srq.transport.clients import client_from_url
 from django_srq.transport.link import Link
-from tests.project import Project
-from tests.servers import Server, held_port
-from tests.waiting import PATIENT
+from tests.support.project import Project
+from tests.support.servers import Server, held_port
+from tests.support.waiting import PATIENT
 
 MakeQueue = Callable[..., SafeRedisQueue]
 

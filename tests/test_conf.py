@@ -69,10 +69,10 @@ def problems_of(queue: object = None, **settings: object) -> list[str]:
         ({"URL": URL, "HANDLER_BATCH": 1001}, r"E003 .*must be a whole number from 1 to 1000"),
         ({"URL": URL, "HANDLER": "tests.nowhere.handle"}, r"E008 .*'tests.nowhere.handle' cannot be imported"),
         ({"URL": URL, "HANDLER": "tests.settings.USE_TZ"}, r"E008 .*not callable"),
-        ({"URL": URL, "HANDLER": "tests.breaks_on_import.handle"}, r"E008 .*RuntimeError: broken"),
-        ({"URL": URL, "HANDLER": "tests.leaves_on_import.handle"}, r"E008 .*'orders'\]\['HANDLER'\].* SystemExit: 0"),
-        ({"URL": URL, "SERIALIZER": "tests.leaves_on_import.Own"}, r"E009 .*'SERIALIZER'\].* SystemExit: 0"),
-        ({"URL": URL, "SERIALIZER": "tests.odd_handlers.AsyncSerializer"}, r"E009 .*are not to be async defs"),
+        ({"URL": URL, "HANDLER": "tests.support.breaks_on_import.handle"}, r"E008 .*RuntimeError: broken"),
+        ({"URL": URL, "HANDLER": "tests.support.leaves_on_import.handle"}, r"E008 .*'orders'\]\['HANDLER'\].* SystemExit: 0"),
+        ({"URL": URL, "SERIALIZER": "tests.support.leaves_on_import.Own"}, r"E009 .*'SERIALIZER'\].* SystemExit: 0"),
+        ({"URL": URL, "SERIALIZER": "tests.support.odd_handlers.AsyncSerializer"}, r"E009 .*are not to be async defs"),
         ({"URL": URL, "SERIALIZER": "tests.test_conf.LeavingSerializer"}, r"E009 .*cannot be used, SystemExit: 0"),
         ({"URL": URL, "SERIALIZER": "yaml"}, r"E009 .*or one of json, raw, pickle, not 'yaml'"),
         ({"URL": URL, "SERIALIZER": "tests.settings.USE_TZ"}, r"E009 .*has no dumps and loads"),
@@ -101,10 +101,10 @@ def test_unknown_option_of_the_view():
 @pytest.mark.parametrize(
     ("path", "says"),
     [
-        ("tests.odd_handlers.allows", "is not to be an async def"),
-        ("tests.odd_handlers.generator", "is not to be an async def or a generator"),
-        ("tests.odd_handlers.partial", "is not to be an async def"),
-        ("tests.leaves_on_import.allows", "cannot be imported, SystemExit: 0"),
+        ("tests.support.odd_handlers.allows", "is not to be an async def"),
+        ("tests.support.odd_handlers.generator", "is not to be an async def or a generator"),
+        ("tests.support.odd_handlers.partial", "is not to be an async def"),
+        ("tests.support.leaves_on_import.allows", "cannot be imported, SystemExit: 0"),
         ("tests.nowhere.allows", "cannot be imported"),
     ],
 )
@@ -113,7 +113,7 @@ def test_functions_of_the_view(option, path, says):
     assert re.search(rf"E010 SRQ_ADMIN\['{option}'\]: .*{says}", found)
 
 
-@pytest.mark.parametrize("path", ["tests.nowhere.handle", "tests.leaves_on_import.handle"])
+@pytest.mark.parametrize("path", ["tests.nowhere.handle", "tests.support.leaves_on_import.handle"])
 def test_a_handler_that_cannot_be_imported_stops_no_other_command(path, capsys):
     """A web process may lack what only the handlers need."""
     with override_settings(SRQ_QUEUES={"orders": {"URL": URL, "HANDLER": path}}):
@@ -250,9 +250,12 @@ def test_ids_are_unique_and_documented():
 def test_the_queue_and_all_below_it_never_read_settings():
     """They run in a script or a benchmark with a bare client; so does the consumer."""
     package = ROOT / "django_srq"
-    aware = {"conf.py", "registry.py", "checks.py", "apps.py", "testing.py", "admin.py", "models.py", "status.py"}
-    below = [path for path in package.rglob("*.py") if path.name not in aware and "management" not in path.parts]
-    assert package / "queue.py" in below
+    below = [
+        path
+        for folder in ("consumer", "queue", "transport", "operations", "runtime")
+        for path in (package / folder).rglob("*.py")
+    ]
+    assert package / "queue" / "safe_redis_queue.py" in below
     assert [path.name for path in below if "django.conf" in path.read_text()] == []
 
 

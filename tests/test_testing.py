@@ -25,10 +25,10 @@ ROOT = Path(__file__).parent.parent
 def configured(settings, server_url, prefix):
     settings.SRQ_DEFAULTS = {"URL": server_url, "PREFIX": prefix + ".{alias}"}
     settings.SRQ_QUEUES = {
-        "note": {"HANDLER": "tests.handlers.note", "PREFIX": prefix + ".own"},
-        "failing": {"HANDLER": "tests.handlers.failing"},
-        "async": {"HANDLER": "tests.handlers.asynchronous"},
-        "counting": {"HANDLER": "tests.handlers.counting"},
+        "note": {"HANDLER": "tests.support.handlers.note", "PREFIX": prefix + ".own"},
+        "failing": {"HANDLER": "tests.support.handlers.failing"},
+        "async": {"HANDLER": "tests.support.handlers.asynchronous"},
+        "counting": {"HANDLER": "tests.support.handlers.counting"},
         "plain": {},
     }
 

@@ -15,8 +15,8 @@ from django.test import Client
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from django_srq import queues
+from tests.admin.test_admin import URL
 from tests.browser import showcase
-from tests.test_admin import URL
 
 expect.set_options(timeout=30_000)  # ms; else five seconds, which a busy machine may take for a page
 AXE = Path(axe_playwright_python.__file__).with_name("axe.min.js")

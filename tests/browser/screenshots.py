@@ -33,9 +33,9 @@ def _take() -> None:
     from django.test import Client, override_settings
 
     from django_srq import queues
+    from tests.admin.test_admin import URL
     from tests.browser import showcase
-    from tests.servers import Server
-    from tests.test_admin import URL
+    from tests.support.servers import Server
 
     class Site(StaticLiveServerTestCase):
         def runTest(self) -> None: ...

@@ -12,7 +12,7 @@ import redis
 from django_srq import SafeRedisQueue, operations
 from django_srq.operations import DeliveryRef
 from django_srq.queue import failure
-from tests.clock import now, pass_minutes
+from tests.support.server_clock import now, pass_minutes
 
 HERE = __file__.encode()  # in tracebacks; the pictures need not show where they were made
 CONSUMER = "c5f3a9e2b71"
@@ -20,7 +20,7 @@ CONSUMER = "c5f3a9e2b71"
 
 def options(server_url: str, prefix: str) -> dict[str, dict[str, object]]:
     """SRQ_QUEUES."""
-    common = {"URL": server_url, "HANDLER": "tests.handlers.note"}
+    common = {"URL": server_url, "HANDLER": "tests.support.handlers.note"}
     names = ("orders", "mail", "thumbnails", "invoices", "imports")
     return {name: {**common, "PREFIX": f"{prefix}:{name}"} for name in names}
 

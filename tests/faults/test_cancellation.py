@@ -12,8 +12,8 @@ from django_srq import SafeRedisQueue
 from django_srq.operations import Script
 from django_srq.transport.clients import client_from_url
 from django_srq.transport.link import Link
-from tests.proxy import Fault, Proxy
-from tests.waiting import PATIENT, wait_for
+from tests.support.proxy import Fault, Proxy
+from tests.support.waiting import PATIENT, wait_for
 
 pytestmark = pytest.mark.versions
 

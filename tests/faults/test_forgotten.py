@@ -21,8 +21,8 @@ from django_srq.transport.clients import client_from_url
 from django_srq.transport.link import Link
 from django_srq.transport.rest import LARGE, REST
 from django_srq.transport.slots import Slot
-from tests.tls import Front
-from tests.waiting import PATIENT, wait_for
+from tests.support.tls import Front
+from tests.support.waiting import PATIENT, wait_for
 
 TIMEOUT = 6.0  # seconds; a share of it is 1.5
 IN_TIME = 5.0  # seconds; what a call takes at most that gives a share of its time to a connection that is forgotten

@@ -27,10 +27,10 @@ from django_srq.queue.item import Item
 from django_srq.transport.clients import client_from_url
 from django_srq.transport.link import Link
 from django_srq.transport.slots import Slot
-from tests.clock import now, pass_time
-from tests.proxy import Proxy
-from tests.twins import Asynchronous
-from tests.waiting import PATIENT, wait_for
+from tests.support.async_queue import Asynchronous
+from tests.support.proxy import Proxy
+from tests.support.server_clock import now, pass_time
+from tests.support.waiting import PATIENT, wait_for
 
 SOON = 0.05  # seconds after which a call is given up where that is the point
 HOUR = 3_600_000  # ms
@@ -150,7 +150,7 @@ def crash(queue: SafeRedisQueue, item: Item) -> Any:
     return queue.link.call(operations.crashed(queue.keys, [held(item)], evidence=evidence), queue=queue.alias)
 
 
-def enlist(queue: SafeRedisQueue, _: object) -> bool:
+def register(queue: SafeRedisQueue, _: object) -> bool:
     return queue.link.call(operations.register(queue.keys, "c1", b'{"host":"here"}'), queue=queue.alias) > 0
 
 
@@ -202,7 +202,7 @@ CASES = {
     "purge what is dead": Case("purge_dead", dead, lambda queue, _: queue.purge("dead")),
     "pause": Case("pause", ready, lambda queue, _: queue.pause("maintenance")),
     "resume": Case("resume", lambda queue: queue.pause(), lambda queue, _: queue.resume()),
-    "enlist": Case("enlist", ready, enlist),
+    "register": Case("register", ready, register),
     "crashed, with nothing in hand": Case("crashed", ready, close),
     "move: the claim": Case("claim", ready, move, single=False),
     "move: the put": Case("put", ready, move, single=False, own_slot=True),
@@ -501,7 +501,7 @@ def test_consumer_gets_what_it_was_given_while_no_reply_came(proxy, queue, throu
 
 @pytest.mark.parametrize("kind", ["hold request", "lose reply"])
 def test_put_many_says_what_is_in_doubt_and_that_can_be_put_again(proxy, queue, through, monkeypatch, kind):
-    monkeypatch.setattr("django_srq.queue.BATCH", 2)
+    monkeypatch.setattr("django_srq.queue.safe_redis_queue.BATCH", 2)
     remote, payloads = through(queue), ["a", "b", "marked", "d", "e"]
     proxy.arm(kind, b"marked", times=1000)
     with giving_up(proxy, remote, 20 * SOON) as caught:  # in which the first batch is carried out

@@ -15,9 +15,9 @@ from django_srq.exceptions import OutcomeUnknown, QueueUnavailable
 from django_srq.operations import DeliveryRef
 from django_srq.queue.item import Item
 from django_srq.transport.slots import Slot
-from tests.clock import now, pass_time
-from tests.servers import Server
-from tests.waiting import wait_for
+from tests.support.server_clock import now, pass_time
+from tests.support.servers import Server
+from tests.support.waiting import wait_for
 
 LEASE = 60  # seconds
 SHORT = 0.3  # seconds; of a lease that shall end in the test
@@ -193,7 +193,7 @@ def test_silence_gives_its_time_once(server, queue, client):
 def test_lone_consumer_that_is_started_again_waits_for_no_second_lease(server, project, client):
     """The first is killed with an item in hand. Nobody calls for more than half a lease, then the next one comes."""
     lease = 60
-    project.configure({"told": {"HANDLER": "tests.handlers.told"}}, {"URL": server.url, "LEASE": lease})
+    project.configure({"told": {"HANDLER": "tests.support.handlers.told"}}, {"URL": server.url, "LEASE": lease})
     queue, meta = queues["told"], queues["told"].keys["meta"]
     queue.put({"do": "suspend", "name": "item"})
     first = project.start("srq_consume")
@@ -212,7 +212,7 @@ def test_lone_consumer_that_is_started_again_waits_for_no_second_lease(server, p
 def test_server_that_is_stopped_for_longer_than_a_lease_takes_no_item_from_its_holder(server, project, client):
     """Its run goes on, and there is another consumer that would take it: promise 3."""
     lease = 3
-    project.configure({"slow": {"HANDLER": "tests.handlers.slow"}}, {"URL": server.url, "LEASE": lease})
+    project.configure({"slow": {"HANDLER": "tests.support.handlers.slow"}}, {"URL": server.url, "LEASE": lease})
     queue = queues["slow"]
     queue.put("item")
     project.start("srq_consume")

@@ -21,8 +21,8 @@ from django_srq.operations import Put
 from django_srq.transport import sync_connection
 from django_srq.transport.attempts import Attempts
 from django_srq.transport.refusals import refused
-from tests.servers import Server
-from tests.waiting import PATIENT, wait_for
+from tests.support.servers import Server
+from tests.support.waiting import PATIENT, wait_for
 
 PUTS: list[Callable[[SafeRedisQueue, str], object]] = [
     lambda queue, item: queue.put(item),

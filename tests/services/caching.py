@@ -8,7 +8,7 @@ from pathlib import Path
 
 from django.core.cache import caches
 
-from tests.handlers import _say
+from tests.support.handlers import _say
 
 
 def remember(number: int) -> None:

@@ -14,7 +14,7 @@ import psycopg
 import pytest
 from pymemcache import Client
 
-from tests.waiting import wait_for
+from tests.support.waiting import wait_for
 
 POSTGRESQL = Path("/usr/lib/postgresql")  # where Debian has its programs, by version
 

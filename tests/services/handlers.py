@@ -10,7 +10,7 @@ from pathlib import Path
 from django.db import connections
 
 from django_srq import Item
-from tests.handlers import _say
+from tests.support.handlers import _say
 
 
 def ask(alias: str, number: int) -> str:

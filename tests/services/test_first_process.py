@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_forks import begun, empty, forking
-from tests.waiting import wait_for
+from tests.consumer.test_forks import begun, empty, forking
+from tests.support.waiting import wait_for
 
 __all__ = ["forking"]
 

@@ -9,8 +9,8 @@ import signal
 import pytest
 
 from django_srq import queues
-from tests.test_supervisor import children
-from tests.waiting import wait_for
+from tests.consumer.test_supervisor import children
+from tests.support.waiting import wait_for
 
 PROCESSES = 3
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from contextlib import closing
 
-from tests.proxy import Proxy
-from tests.test_sizes import MB, put_beside_another_client
+from tests.queue.test_sizes import MB, put_beside_another_client
+from tests.support.proxy import Proxy
 
 MIB = 2**20
 
@@ -17,7 +17,7 @@ def test_a_thousand_payloads_of_1_mb_in_one_call(server, at):
 
 def test_payloads_of_8_mib_behind_a_line_of_10_mbit(project, server_url):
     """Each takes longer than the time limit, and the two of them nearly as long as a lease."""
-    options = {"HANDLER": "tests.handlers.beginning", "MAX_PAYLOAD_BYTES": 9 * MIB, "TIMEOUT": 5, "LEASE": 15}
+    options = {"HANDLER": "tests.support.handlers.beginning", "MAX_PAYLOAD_BYTES": 9 * MIB, "TIMEOUT": 5, "LEASE": 15}
     with closing(Proxy(server_url, rate=1.25 * MB)) as proxy:
         project.configure({"large": options}, project.settings.SRQ_DEFAULTS)
         project.patient("large").put_many([f"{n}{'x' * 8 * MIB}" for n in range(2)])

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from django_srq import SafeRedisQueue
-from tests.servers import hold_port
-from tests.waiting import wait_for
+from tests.support.servers import hold_port
+from tests.support.waiting import wait_for
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = Path(sys.executable).parent

@@ -21,7 +21,7 @@ from django_srq.exceptions import DuplicateItem
 from django_srq.operations import DeliveryRef
 from django_srq.queue.item import Item
 from django_srq.transport.link import Link
-from tests.clock import pass_time
+from tests.support.server_clock import pass_time
 
 COMMON = settings(deadline=None, suppress_health_check=list(HealthCheck))
 PROFILES = {

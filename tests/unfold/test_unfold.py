@@ -7,8 +7,8 @@ import re
 import pytest
 
 from django_srq import queues
+from tests.admin.test_admin import URL, visitor, words
 from tests.browser import showcase
-from tests.test_admin import URL, visitor, words
 
 pytestmark = pytest.mark.django_db
 

@@ -1,0 +1,728 @@
+"""srq_requeue, srq_purge, srq_pause, srq_resume and srq_recover as real processes, and their manners."""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import errno
+import getpass
+import io
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import termios
+import time
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.core.management.base import OutputWrapper
+
+from django_srq import SafeRedisQueue, operations, queues
+from django_srq.management.arguments import duration, moment
+from django_srq.management.commands import srq_pause
+from django_srq.management.progress import Progress
+from django_srq.operations import DeliveryRef
+from tests.support.project import ROOT
+from tests.support.server_clock import now, pass_time
+
+pytestmark = pytest.mark.versions
+
+COMMANDS = ["srq_requeue", "srq_purge", "srq_recover", "srq_pause", "srq_resume"]
+BULK = COMMANDS[:3]
+CODES = re.compile(r"\x1b\[[\d;]*m")
+
+
+@pytest.fixture
+def project(project, server_url, prefix, dead_port):
+    """Queues on the server under test, one that recovers nothing by itself, and one whose server is away."""
+    away = f"redis://:secret@127.0.0.1:{dead_port}/0"
+    project.configure(
+        {
+            "orders": {},
+            "mail": {},
+            "careful": {"AUTOCLEAN_INTERVAL": None},
+            "far": {"URL": away, "TIMEOUT": 0.3},
+            "farther": {"URL": away, "TIMEOUT": 0.3},
+        },
+        {"URL": server_url, "PREFIX": prefix + ".{alias}", "MAX_DELIVERIES": 1},
+    )
+    return project
+
+
+def die(alias: str, *errors: str) -> list[str]:
+    queue, uids = queues[alias], []
+    for error in errors:
+        uids.append(queue.put("x"))
+        assert queue.fail(queue.get(-1), error) == "dead"
+    return uids
+
+
+def die_many(queue: SafeRedisQueue, number: int) -> None:
+    queue.put_many(["x"] * number)
+    error = b'{"type":"Lost","message":"m"}'
+    for item in queue.get_many(number):
+        queue.link.call(operations.fail(queue.keys, DeliveryRef(item.uid), error=error, bury=True), queue=queue.alias)
+
+
+def in_each_state(alias: str) -> None:
+    queue = queues[alias]
+    die(alias, "a", "b")
+    queue.put_many("abc")
+    queue.get(-1)
+    queue.put("later", delay=1000)
+
+
+def states(alias: str) -> tuple[int, ...]:
+    """How many are ready, in flight, delayed, dead."""
+    return tuple(queues[alias].counts().values())
+
+
+def let_leases_end(client, alias: str, number: int) -> None:
+    queue = queues[alias]
+    queue.put_many(["x"] * number)
+    queue.get_many(number)
+    pass_time(client, queue.keys, 1000)
+
+
+def said(command: str, *arguments: str) -> list[dict[str, object]]:
+    """The rows, run in this process."""
+    out = io.StringIO()
+    options = ["--no-input"] if command in BULK and "--dry-run" not in arguments else []
+    call_command(command, *arguments, *options, "--format", "json", stdout=out, stderr=io.StringIO())
+    rows: list[dict[str, object]] = json.loads(out.getvalue())["queues"]
+    return rows
+
+
+class Terminal:
+    """What a process sees as its terminal: it types there and shows what was written."""
+
+    def __init__(self) -> None:
+        self.ours, self.theirs = pty.openpty()
+        termios.tcsetwinsize(self.theirs, (24, 80))
+        self.text = ""
+
+    def run(
+        self, project, *arguments: str, answer: str | None = None, cut: bool = False, **options: object
+    ) -> tuple[int, str]:
+        """Exit code and stdout of a command that asks on this terminal, unless no answer is given."""
+        process = project.start(*arguments, **{"stdin": self.theirs, "stderr": self.theirs, **options})
+        os.close(self.theirs)
+        if answer is not None or cut:
+            self.read_until(process, "[y/N] ")
+        if cut:
+            process.send_signal(signal.SIGINT)
+        elif answer is not None:
+            os.write(self.ours, answer.encode())
+        self.read_until(process, None)
+        out = process.stdout.read() if process.stdout else ""
+        return process.wait(60), out
+
+    def read_until(self, process: subprocess.Popen[str], text: str | None) -> None:
+        deadline = time.monotonic() + 60
+        while text is None or text not in self.text:
+            assert time.monotonic() < deadline, f"waited in vain for {text!r}: {self.text!r}"
+            try:
+                data = os.read(self.ours, 10_000)
+            except OSError as error:
+                assert error.errno == errno.EIO, error  # noqa: PT017 (the other end is closed)
+                data = b""
+            if not data:
+                assert text is None, f"ended without {text!r}: {self.text!r}"
+                return
+            self.text += data.decode()
+
+
+@pytest.fixture
+def terminal():
+    made = Terminal()
+    yield made
+    os.close(made.ours)
+
+
+# -- what they do
+
+
+def test_requeue_all(project):
+    uids = die("orders", "a", "b")
+    code, out, err = project.run("srq_requeue", "orders", "--no-input")
+    assert (code, out, err) == (0, "QUEUE   REQUEUED\norders         2\n", "")
+    assert [item.uid for item in queues["orders"].items()] == uids
+
+
+def test_requeue_by_error_age_and_limit(project, client):
+    queue = queues["orders"]
+    uids = die("orders", "a", "b", "a", "a", "a")
+    moments = [now(client) - 3_600_000 * hours for hours in (5, 5, 4, 3, 1)]
+    client.zadd(queue.keys["dead"], dict(zip(uids, moments, strict=True)))
+    assert said("srq_requeue", "orders", "--error", "Failed: a", "--older-than", "2h30m", "--limit", "2") == [
+        {"queue": "orders", "requeued": 2}
+    ]
+    assert [item.uid for item in queue.items()] == [uids[0], uids[2]]
+    assert [item.uid for item in queue.items("dead")] == [uids[1], uids[3], uids[4]]
+
+
+def test_requeue_by_uid(project):
+    uids = die("orders", "a", "b", "c")
+    ready = queues["orders"].put("x")
+    arguments = [part for uid in (uids[2], uids[2], uids[0], ready, "unknown") for part in ("--uid", uid)]
+    assert said("srq_requeue", "orders", "--dry-run", *arguments) == [{"queue": "orders", "requeued": 2}]
+    assert said("srq_requeue", "orders", *arguments) == [{"queue": "orders", "requeued": 2}]
+    assert [item.uid for item in queues["orders"].items("dead")] == [uids[1]]
+
+
+@pytest.mark.parametrize(
+    ("options", "purged", "left"),
+    [
+        ([], 5, (0, 1, 0, 0)),
+        (["--state", "ready"], 2, (0, 1, 1, 2)),
+        (["--state", "delayed"], 1, (2, 1, 0, 2)),
+        (["--state", "dead"], 2, (2, 1, 1, 0)),
+        (["--state", "dead", "--error", "Failed: b"], 1, (2, 1, 1, 1)),
+        (["--state", "dead", "--older-than", "1d"], 0, (2, 1, 1, 2)),
+        (["--state", "dead", "--limit", "1"], 1, (2, 1, 1, 1)),
+    ],
+)
+def test_purge_and_its_dry_run(project, options, purged, left):
+    in_each_state("orders")
+    before = states("orders")
+    rows = [{"queue": "orders", "purged": purged, "spared_in_flight": 1}]
+    assert said("srq_purge", "orders", "--dry-run", *options) == rows
+    assert states("orders") == before
+    assert said("srq_purge", "orders", *options) == rows
+    assert states("orders") == left
+
+
+def test_purge_says_what_it_spared(project):
+    in_each_state("orders")
+    code, out, err = project.run("srq_purge", "orders", "--no-input")
+    assert (code, err) == (0, "")
+    assert out == "QUEUE   PURGED  SPARED IN FLIGHT\norders       5                 1\n"
+
+
+def test_recover_by_hand(project, client):
+    let_leases_end(client, "careful", 2)
+    queues["careful"].put("x")
+    queues["careful"].get(-1)
+    queues["mail"].put("x")
+    assert said("srq_recover", "careful", "mail", "--dry-run") == [
+        {"queue": "careful", "leases": 2, "ready": None},
+        {"queue": "mail", "leases": 0, "ready": 0},
+    ]
+    code, out, err = project.run("srq_recover", "careful", "mail", "--no-input")
+    assert (code, err) == (0, "")
+    assert out == "QUEUE    LEASES  READY\ncareful       2      0\nmail          0      0\n"
+    # Their only delivery was used up.
+    assert states("careful") == (0, 1, 0, 2)
+
+
+def test_recover_makes_ready(project, client, server_url, prefix):
+    project.configure({"orders": {"URL": server_url, "PREFIX": prefix, "AUTOCLEAN_INTERVAL": None}}, {})
+    let_leases_end(client, "orders", 150)
+    assert queues["orders"].get(-1).uid is None
+    assert said("srq_recover", "--all") == [{"queue": "orders", "leases": 150, "ready": 150}]
+    assert states("orders") == (150, 0, 0, 0)
+
+
+def test_pause_and_resume(project):
+    code, out, err = project.run("srq_pause", "orders", "mail", "--reason", "stock-taking", "--by", "anna")
+    assert (code, err) == (0, "")
+    assert out.splitlines() == [
+        "QUEUE   PAUSED  WAS PAUSED  UNTIL  BY",
+        "orders  yes     no          -      anna",
+        "mail    yes     no          -      anna",
+    ]
+    paused = queues["orders"].snapshot().paused
+    assert (paused["by"], paused["reason"]) == ("anna", "stock-taking")
+    code, out, err = project.run("srq_resume", "mail", "orders", "careful", "--format", "jsonl")
+    assert (code, err) == (0, "")
+    assert [json.loads(line) for line in out.splitlines()] == [
+        {"queue": "mail", "paused": False, "was_paused": True},
+        {"queue": "orders", "paused": False, "was_paused": True},
+        {"queue": "careful", "paused": False, "was_paused": False},
+    ]
+    assert queues["orders"].snapshot().paused is None
+
+
+def test_pause_until(project):
+    (row,) = said("srq_pause", "orders", "--until", "2099-01-31T12:00+01:00")
+    assert row == {
+        "queue": "orders", "paused": True, "was_paused": False, "until": "2099-01-31T11:00:00.000Z",
+        "by": getpass.getuser(),
+    }  # fmt: skip
+    assert queues["orders"].snapshot().paused["until"] == 4_073_540_400_000
+
+
+def test_pause_for_a_time_counts_by_the_server_s_clock(project, client):
+    before = now(client)
+    said("srq_pause", "orders", "--until", "30m")
+    assert before + 1_800_000 <= queues["orders"].snapshot().paused["until"] <= now(client) + 1_800_000
+
+
+def test_a_naive_moment_is_of_the_project_s_time_zone(project, settings):
+    settings.TIME_ZONE = "America/New_York"
+    out = io.StringIO()
+    call_command("srq_pause", "orders", "--until", "2099-07-01T12:00", "--by", "anna", stdout=out)
+    assert queues["orders"].snapshot().paused["until"] == dt.datetime(2099, 7, 1, 16, tzinfo=dt.UTC).timestamp() * 1000
+    assert "2099-07-01 12:00:00-04:00" in out.getvalue()
+
+
+def test_who_pauses_in_a_container_without_a_name(project, monkeypatch):
+    def nobody() -> str:
+        raise KeyError("getpwuid(): uid not found: 1234")
+
+    monkeypatch.setattr(srq_pause.getpass, "getuser", nobody)
+    (row,) = said("srq_pause", "orders")
+    assert row["by"] == f"uid {os.getuid()}"
+
+
+# -- which queues
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_unknown_queue(project, command):
+    """Nothing is done to those that are known either."""
+    die("orders", "a")
+    with pytest.raises(CommandError, match=r"^Unknown queue 'maill'\. Did you mean 'mail'\? Known: orders, ") as caught:
+        said(command, "orders", "maill")
+    assert caught.value.returncode == 2
+    assert states("orders") == (0, 0, 0, 1)
+    assert queues["orders"].snapshot().paused is None
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_queue_is_taken_for_granted(project, command):
+    with pytest.raises(CommandError, match=r"^Name queues.*known: orders, mail") as caught:
+        said(command)
+    assert caught.value.returncode == 2
+    assert ("--all" in str(caught.value)) == (command not in BULK[:2])
+
+
+def test_exit_code_and_streams_when_a_queue_is_unknown(project):
+    code, out, err = project.run("srq_purge", "maill", "--no-input")
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+
+
+@pytest.mark.parametrize("command", ["srq_requeue", "srq_purge"])
+def test_items_of_all_queues_are_not_at_stake(project, command):
+    in_each_state("orders")
+    code, out, err = project.run(command, "--all", "--no-input")
+    assert (code, out, "unrecognized arguments: --all" in err) == (2, "", True)
+    assert states("orders") == (2, 1, 1, 2)
+
+
+def test_all_or_names(project):
+    code, _, err = project.run("srq_pause", "orders", "--all")
+    assert (code, "not both" in err) == (2, True)
+    assert queues["orders"].snapshot().paused is None
+
+
+@pytest.mark.parametrize("command", ["srq_pause", "srq_resume", "srq_recover"])
+def test_a_server_that_is_away_does_not_keep_the_others_waiting(project, command):
+    options = ["--no-input"] if command in BULK else []
+    code, out, err = project.run(command, "--all", "--format", "jsonl", *options)
+    assert code == 69
+    assert [json.loads(line)["queue"] for line in out.splitlines()] == ["orders", "mail", "careful"]
+    first, second = err.splitlines()
+    assert "queue 'far'" in first
+    assert second.startswith("queue 'farther' is on the same server, 127.0.0.1:")
+    assert "secret" not in err
+
+
+@pytest.mark.parametrize("command", ["srq_requeue", "srq_purge"])
+def test_server_unreachable(project, command):
+    code, out, err = project.run(command, "far", "--no-input")
+    assert (code, out, len(err.splitlines())) == (69, "", 1)
+    assert "secret" not in err
+
+
+@pytest.mark.parametrize("command", [["srq_put", "x"], ["srq_pause"], ["srq_resume"], ["srq_requeue", "--no-input"]])
+@pytest.mark.parametrize("wrong", [{"HANDLER": "nowhere.to.be.found"}, {"PREFX": "x"}, {"SERIALIZER": "not.there"}])
+def test_another_queue_s_wrong_settings_stop_no_command(project, server_url, prefix, command, wrong):
+    project.configure({"orders": {}, "mail": wrong}, {"URL": server_url, "PREFIX": prefix + ".{alias}"})
+    code, out, err = project.run(command[0], "orders", *command[1:])
+    assert (code, err) == (0, "")
+    assert out
+
+
+@pytest.mark.parametrize("command", [["srq_put", "x"], ["srq_pause"], ["srq_requeue", "--no-input"]])
+def test_wrong_settings_of_the_queue_are_one_line(project, command):
+    project.configure({"orders": {"PREFX": "x"}}, {})
+    code, out, err = project.run(command[0], "orders", *command[1:])
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert "SRQ_QUEUES['orders'] has the unknown option 'PREFX'. Did you mean 'PREFIX'?" in err
+
+
+# -- what they say
+
+
+def test_json_is_stable(project):
+    in_each_state("orders")
+    die("mail", "a")
+    code, out, err = project.run("srq_requeue", "orders", "mail", "--dry-run", "--format", "json")
+    assert (code, err) == (0, "")
+    assert json.loads(out) == {
+        "dry_run": True,
+        "queues": [{"queue": "orders", "requeued": 2}, {"queue": "mail", "requeued": 1}],
+    }
+    code, out, err = project.run("srq_purge", "orders", "mail", "--no-input", "--format", "jsonl")
+    assert (code, err) == (0, "")
+    assert [json.loads(line) for line in out.splitlines()] == [
+        {"dry_run": False, "queue": "orders", "purged": 5, "spared_in_flight": 1},
+        {"dry_run": False, "queue": "mail", "purged": 1, "spared_in_flight": 0},
+    ]
+
+
+def test_a_document_of_json_also_when_nothing_could_be_done(project):
+    code, out, _ = project.run("srq_recover", "far", "--no-input", "--format", "json")
+    assert (code, json.loads(out)) == (69, {"dry_run": False, "queues": []})
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_fields_are_those_of_the_readme(project, command):
+    readme = (ROOT / "README.md").read_text("utf-8")
+    (documented,) = re.findall(rf"^\| `{command}` \| (.*) \|$", readme, re.MULTILINE)
+    (row,) = said(command, "orders")
+    assert list(row) == ["queue", *re.findall(r"`(\w+)`", documented)]
+
+
+def test_dry_run_names_the_errors(project):
+    die("orders", "b", "a", "b", "c\x1b[2J")
+    code, out, err = project.run("srq_requeue", "orders", "--dry-run")
+    assert (code, out) == (0, "QUEUE   REQUEUED\norders         4\n")
+    assert err.splitlines() == [
+        "orders: 2 Failed: b",
+        "orders: 1 Failed: a",
+        "orders: 1 Failed: c\N{REPLACEMENT CHARACTER}[2J",
+        "Only counted: nothing was done.",
+    ]
+    assert states("orders") == (0, 0, 0, 4)
+
+
+def test_many_errors_are_cut_short(project):
+    die("orders", *(f"{n:02}" for n in range(13)))
+    err = io.StringIO()
+    call_command("srq_requeue", "orders", "--dry-run", stdout=io.StringIO(), stderr=err)
+    assert err.getvalue().splitlines()[-2:] == ["orders: 3 of other errors", "Only counted: nothing was done."]
+    assert len(err.getvalue().splitlines()) == 12
+
+
+@pytest.mark.parametrize("command", BULK)
+def test_dry_run_counts_and_does_nothing(project, client, command):
+    in_each_state("orders")
+    let_leases_end(client, "careful", 1)
+    before = [states(alias) for alias in ("orders", "careful")]
+    code, out, err = project.run(command, "orders", "careful", "--dry-run")
+    assert (code, len(out.splitlines())) == (0, 3)
+    assert err.endswith("Only counted: nothing was done.\n")
+    assert [states(alias) for alias in ("orders", "careful")] == before
+
+
+# -- asking
+
+
+@pytest.mark.parametrize("command", BULK)
+@pytest.mark.parametrize("filled", [True, False])
+def test_without_a_terminal_nothing_is_done(project, client, command, filled):
+    if filled:
+        in_each_state("orders")
+        pass_time(client, queues["orders"].keys, 100)
+    before = states("orders")
+    process = project.start(command, "orders")
+    out, err = process.communicate("y\n", timeout=60)
+    assert (process.returncode, out) == (2, "")
+    assert "Nothing was done: there is no terminal to ask for confirmation on. Give --no-input" in err
+    assert states("orders") == before
+
+
+@pytest.mark.parametrize("answer", ["y\n", " Yes\n"])
+def test_a_terminal_is_asked(project, terminal, answer):
+    die("orders", "a", "b", "b")
+    code, out = terminal.run(project, "srq_requeue", "orders", answer=answer)
+    assert (code, out) == (0, "QUEUE   REQUEUED\norders         3\n")
+    assert terminal.text.splitlines() == [
+        "orders: 2 Failed: b",
+        "orders: 1 Failed: a",
+        f"Requeue 3 items of orders? [y/N] {answer.rstrip()}",
+    ]
+    assert states("orders") == (3, 0, 0, 0)
+
+
+@pytest.mark.parametrize("answer", ["n\n", "\n", "x\n", "\x04"])
+def test_any_other_answer_does_nothing(project, terminal, answer):
+    in_each_state("orders")
+    before = states("orders")
+    assert terminal.run(project, "srq_purge", "orders", answer=answer) == (1, "")
+    assert "orders: 2 ready, 1 delayed, 2 dead" in terminal.text
+    assert "Delete 5 items of orders for good? [y/N]" in terminal.text
+    assert "Nothing was done." in CODES.sub("", terminal.text).splitlines()[-1]
+    assert states("orders") == before
+
+
+def test_ctrl_c_is_an_answer(project, client, terminal):
+    let_leases_end(client, "careful", 1)
+    before = states("careful")
+    assert terminal.run(project, "srq_recover", "careful", cut=True) == (130, "")
+    assert "Recover 1 item of careful? What a consumer still works on would be handled twice." in terminal.text
+    assert "Traceback" not in terminal.text
+    assert states("careful") == before
+
+
+def test_nobody_is_asked_when_there_is_nothing_to_do(project, terminal):
+    assert terminal.run(project, "srq_requeue", "orders", "mail") == (
+        0,
+        "QUEUE   REQUEUED\norders         0\nmail           0\n",
+    )
+    assert terminal.text == ""
+
+
+@pytest.mark.parametrize(("colour", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False)])
+def test_errors_in_colour_unless_not_wanted(project, terminal, monkeypatch, colour, coloured):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    for name, value in colour.items():
+        monkeypatch.setenv(name, value)
+    # Django looks at stdout to decide about colours.
+    code, _ = terminal.run(project, "srq_pause", "orders", "--until", "2001-01-01", stdout=terminal.theirs)
+    assert code == 2
+    assert "--until is in the past" in terminal.text
+    assert bool(CODES.search(terminal.text)) == coloured
+
+
+# -- wrong arguments
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["srq_requeue", "orders", "--uid", "u", "--limit", "1"], "--uid goes without"),
+        (["srq_requeue", "orders", "--older-than", "2"], "a duration such as 90s, 30m, 2h, 7d or 1h30m, not '2'"),
+        (["srq_requeue", "orders", "--limit", "0"], "a whole number above 0, not '0'"),
+        (["srq_purge", "orders", "--error", "x"], "go with --state dead"),
+        (["srq_purge", "orders", "--state", "ready", "--limit", "1"], "go with --state dead"),
+        (["srq_purge", "orders", "--state", "in_flight"], "invalid choice"),
+        (["srq_pause", "orders", "--until", "soon"], "or a duration such as 30m, not 'soon'"),
+        (["srq_pause", "orders", "--until", "2001-01-01T00:00Z"], "--until is in the past"),
+    ],
+)
+def test_wrong_arguments_change_nothing(project, arguments, says):
+    in_each_state("orders")
+    before = states("orders")
+    code, out, err = project.run(*arguments, *(["--no-input"] if arguments[0] in BULK else []))
+    assert (code, out) == (2, "")
+    assert says in err
+    assert "Traceback" not in err
+    assert states("orders") == before
+    assert queues["orders"].snapshot().paused is None
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90s", 90), ("30m", 1800), ("1.5h", 5400), ("7d", 604_800), ("2w", 1_209_600), ("1h30m", 5400), ("0s", 0)],
+)
+def test_duration(text, seconds):
+    assert duration(text) == dt.timedelta(seconds=seconds)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "2", "h", "-2h", "2 h", "2H", "1h 30m", "1e3s", "999999999w", "\N{ARABIC-INDIC DIGIT TWO}h"]
+)
+def test_no_duration(text):
+    with pytest.raises(argparse.ArgumentTypeError, match="a duration such as"):
+        duration(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2026-01-31T12:00+01:00", dt.datetime(2026, 1, 31, 11, tzinfo=dt.UTC)),
+        ("2026-01-31 12:00:30Z", dt.datetime(2026, 1, 31, 12, 0, 30, tzinfo=dt.UTC)),
+        ("2026-01-31T12:00", dt.datetime(2026, 1, 31, 11, tzinfo=dt.UTC)),
+        ("2026-07-31", dt.datetime(2026, 7, 30, 22, tzinfo=dt.UTC)),
+        ("2h", dt.timedelta(hours=2)),
+    ],
+)
+def test_moment(settings, text, expected):
+    settings.TIME_ZONE = "Europe/Prague"
+    assert moment(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "0s", "12:00", "tomorrow", "2026-13-01", "90"])
+def test_no_moment(text):
+    with pytest.raises(argparse.ArgumentTypeError, match="a moment such as"):
+        moment(text)
+
+
+# -- progress, and stopping
+
+
+class Stream(io.StringIO):
+    def isatty(self) -> bool:
+        return False
+
+
+def test_a_line_every_five_seconds():
+    times = iter([0.0, 1.0, 4.9, 5.0, 5.0, 9.0, 10.0, 10.0])
+    stream = Stream()
+    with Progress("requeue", 20_000, OutputWrapper(stream), clock=lambda: next(times)) as progress:
+        for _ in range(5):
+            progress.add(1000)
+    assert stream.getvalue() == "requeue: 3,000 of 20,000 so far\nrequeue: 5,000 of 20,000 so far\n"
+
+
+def test_a_bar_on_a_terminal(project, terminal):
+    die_many(queues["orders"], 1000)
+    code, out = terminal.run(project, "srq_requeue", "orders", "--no-input")
+    assert (code, out) == (0, "QUEUE   REQUEUED\norders      1000\n")
+    assert "requeue:" in terminal.text
+    assert "/1000 [" in terminal.text
+
+
+@pytest.mark.parametrize("number", [999, 1000])
+def test_no_bar_without_tqdm_or_for_what_is_done_at_once(project, terminal, number):
+    if number == 1000:
+        (project.folder / "tqdm.py").write_text("raise ImportError('not installed')\n")
+    die_many(queues["orders"], number)
+    code, out = terminal.run(project, "srq_purge", "orders", "--no-input")
+    assert (code, out.splitlines()[1].split()) == (0, ["orders", str(number), "0"])
+    assert terminal.text == ""
+
+
+def test_no_bar_without_a_terminal(project):
+    die_many(queues["orders"], 1000)
+    assert project.run("srq_requeue", "orders", "--no-input")[2] == ""
+
+
+def test_tqdm_is_imported_only_for_a_bar(project):
+    (project.folder / "tqdm.py").write_text("raise RuntimeError('imported')\n")
+    die_many(queues["orders"], 1000)
+    code, _, err = project.run("srq_requeue", "orders", "--no-input")
+    assert (code, err) == (0, "")
+
+
+def interrupting(project, signals: int) -> None:
+    """Ctrl-C, so many times, while the first batch is shown: what stands in for tqdm sends it."""
+    (project.folder / "tqdm.py").write_text(
+        "import os, signal\n"
+        "class tqdm:\n"
+        "    def __init__(self, **options): pass\n"
+        "    def update(self, number):\n"
+        f"        for _ in range({signals}): os.kill(os.getpid(), signal.SIGINT)\n"
+        "    def close(self): pass\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("command", "row", "left"),
+    [
+        (["srq_requeue", "orders"], {"queue": "orders", "requeued": 250}, (250, 0, 0, 750)),
+        (
+            ["srq_purge", "orders", "--state", "dead"],
+            {"queue": "orders", "purged": 250, "spared_in_flight": None},
+            (0, 0, 0, 750),
+        ),
+    ],
+)
+@pytest.mark.parametrize(("signals", "says"), [(1, "between two batches"), (2, "in the middle of a batch")])
+def test_ctrl_c_stops_and_says_what_was_done(project, terminal, command, row, left, signals, says):
+    interrupting(project, signals)
+    die_many(queues["orders"], 1000)
+    die("mail", "a")
+    code, out = terminal.run(project, *command, "mail", "--no-input", "--format", "json")
+    assert code == 130
+    assert json.loads(out) == {"dry_run": False, "queues": [row]}
+    assert f"Stopped {says}" in terminal.text
+    assert "Traceback" not in terminal.text
+    assert states("orders") == left
+    assert states("mail") == (0, 0, 0, 1)
+
+
+def test_ctrl_c_works_again_afterwards(project):
+    """In a process that goes on, such as a shell."""
+    die("orders", "a")
+    before = signal.getsignal(signal.SIGINT)
+    said("srq_requeue", "orders")
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_call_command_raises(project):
+    with pytest.raises(CommandError, match="Unknown queue") as caught:
+        said("srq_purge", "nowhere")
+    assert caught.value.returncode == 2
+
+
+def test_what_fails_does_not_undo_what_was_done(project, client):
+    """One queue's keys turn out to be of a later layout: the other is done all the same, and the exit code is 1."""
+    die("orders", "a")
+    die("mail", "a")
+    client.hset(queues["orders"].keys["meta"], "layout", 99)
+    code, out, err = project.run("srq_requeue", "orders", "mail", "--no-input", "--format", "jsonl")
+    assert (code, json.loads(out)) == (1, {"dry_run": False, "queue": "mail", "requeued": 1})
+    assert "queue 'orders'" in err
+    assert "99" in err
+    assert states("mail") == (1, 0, 0, 0)
+
+
+# -- standard streams that are closed, full, or of few characters
+
+
+@pytest.mark.parametrize(
+    ("arguments", "closed", "code", "says"),
+    [
+        (["srq_put", "orders"], 0, 2, "Standard input is closed: name payloads."),
+        (["srq_purge", "orders"], 0, 2, "there is no terminal to ask for confirmation on"),
+        (["srq_status", "orders"], 1, 1, "standard output: Bad file descriptor"),
+        (["srq_requeue", "orders", "--no-input"], 1, 1, "standard output: Bad file descriptor"),
+        (["srq_put", "orders", "x"], 1, 1, "standard output: Bad file descriptor; put before that: 1"),
+        (["srq_pause", "orders"], 2, 0, ""),
+        (["srq_pause", "maill"], 2, 2, ""),
+    ],
+)
+def test_a_stream_that_is_closed_is_one_line(project, arguments, closed, code, says):
+    process = project.start(*arguments, closed=closed)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, len(err.splitlines())) == (code, bool(says))
+    assert says in err
+
+
+@pytest.mark.parametrize("arguments", [["srq_status", "orders"], ["srq_pause", "orders"], ["srq_put", "orders", "x"]])
+def test_an_output_that_is_full_is_one_line(project, arguments):
+    with open("/dev/full", "w") as full:
+        process = project.start(*arguments, stdout=full)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, len(err.splitlines())) == (1, 1)
+    assert "standard output: No space left on device" in err
+
+
+def test_a_reader_that_saw_enough_is_one_line(project):
+    process = project.start("srq_status", "orders", "--watch", "0.05")
+    assert process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr.read().endswith(" standard output: Broken pipe\n")
+    assert process.wait(60) == 1
+
+
+def test_a_traceback_for_who_wants_one(project):
+    with open("/dev/full", "w") as full:
+        process = project.start("srq_status", "orders", "--traceback", stdout=full)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, "Traceback" in err, "No space left" in err) == (1, True, True)
+
+
+def test_ctrl_c_is_one_line_and_says_what_was_put(project):
+    process = project.start("srq_put", "orders")
+    process.stdin.write("x\n")
+    process.stdin.flush()
+    assert process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    assert process.stderr.read() == "CommandError: Stopped; put before that: 1\n"
+    assert process.wait(60) == 130
+
+
+def test_what_the_output_cannot_encode_is_escaped(project):
+    process = project.start("srq_pause", "orders", "--by", "jürgen", environment={"PYTHONIOENCODING": "ascii"})
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, "")
+    assert out.endswith(" j\\xfcrgen\n")

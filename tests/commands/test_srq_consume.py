@@ -1,0 +1,693 @@
+"""srq_put and srq_consume as real processes."""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import fcntl
+import io
+import json
+import os
+import pty
+import re
+import signal
+import sys
+import termios
+import threading
+
+import pytest
+from django.core.management import CommandError, call_command, load_command_class
+
+from django_srq import queues
+from django_srq.consumer import ConsumerOptions, Cut, InProcessConsumer, Subscription
+from django_srq.queue.backoff import Backoff
+from tests.support.handlers import has_open
+from tests.support.project import LEASE
+from tests.support.servers import Server
+from tests.support.waiting import PATIENT, wait_for
+
+pytestmark = pytest.mark.versions
+
+
+def idle(queue) -> bool:
+    """Whether a consumer has signed on and found nothing."""
+    return bool(queue.snapshot().consumers) and sum(queue.counts().values()) == 0
+
+
+def test_help_says_what_the_grace_has_to_be_below():
+    words = load_command_class("django_srq", "srq_consume").create_parser("manage.py", "srq_consume").format_help()
+    assert "(docker stop: 10)" in " ".join(words.split())
+
+
+# -- srq_put
+
+
+def test_put_prints_the_uids_only(project):
+    code, out, err = project.run("srq_put", "raw", "one", "two words")
+    assert (code, err) == (0, "")
+    assert [(item.uid, item.payload) for item in queues["raw"].items()] == list(
+        zip(out.split(), [b"one", b"two words"], strict=True)
+    )
+
+
+def test_put_takes_lines_from_standard_input(project):
+    """As they are, but for their ends; a blank line is one, too."""
+    _, out, _ = project.run("srq_put", "raw", stdin="Hello World\n  spaces around \n\n\ttab\r\n a\rb \r")
+    payloads = [item.payload for item in queues["raw"].items()]
+    assert payloads == [b"Hello World", b"  spaces around ", b"", b"\ttab", b" a\rb \r"]
+    assert len(out.splitlines()) == 5
+
+
+def test_put_skips_blank_lines_between_json(project):
+    _, out, _ = project.run("srq_put", "json", "--json", stdin=' 1\n\n{"a": 2}\r\n \t\n\r\nnull\n\n')
+    assert [item.payload for item in queues["json"].items()] == [1, {"a": 2}, None]
+    assert len(out.splitlines()) == 3
+
+
+def test_put_holds_no_line_back(project):
+    process = project.start("srq_put", "raw")
+    for payload in ("first", "second"):
+        process.stdin.write(f"{payload}\n")
+        process.stdin.flush()
+        # While standard input is still open.
+        wait_for(lambda text=payload: text.encode() in [item.payload for item in queues["raw"].items()], payload)
+        assert process.stdout.readline().strip() == list(queues["raw"].items())[-1].uid
+    process.stdin.write("no end of line")
+    out, _ = process.communicate(timeout=60)
+    assert len(out.split()) == 1
+    assert len(queues["raw"]) == 3
+
+
+def test_put_takes_many_lines_at_once(project, client):
+    payloads = [f"näive {number}" for number in range(20_000)]
+    _, out, _ = project.run("srq_put", "raw", stdin="\n".join(payloads))
+    assert [item.uid for item in queues["raw"].items()] == out.split()
+    assert [item.payload.decode() for item in queues["raw"].items()] == payloads
+    (slot,) = client.hvals(queues["raw"].keys["slots"])
+    assert int(slot.split()[0]) < 1000  # calls
+
+
+def test_put_stops_at_what_is_not_json(project):
+    code, out, err = project.run("srq_put", "json", "--json", stdin='1\n{"a": 2}\n{\n4\n')
+    assert code == 1
+    assert "line 3: not JSON: '{'" in err
+    assert "; put before that: 2" in err
+    assert [(item.uid, item.payload) for item in queues["json"].items()] == list(
+        zip(out.split(), [1, {"a": 2}], strict=True)
+    )
+
+
+@pytest.mark.parametrize("as_lines", [True, False])
+def test_put_prints_what_was_put_before_the_rest_was_refused(project, server_url, prefix, as_lines):
+    project.configure({"q": {"URL": server_url, "PREFIX": prefix, "MAX_LENGTH": 1500, "SERIALIZER": "raw"}}, {})
+    payloads = [str(number) for number in range(2500)]
+    arguments, stdin = ([], "\n".join(payloads)) if as_lines else (payloads, None)
+    code, out, err = project.run("srq_put", "q", *arguments, stdin=stdin)
+    assert (code, len(err.splitlines())) == (1, 1)
+    assert re.search("queue 'q' is full: .*; put before that: 1,000", err)
+    assert [item.uid for item in queues["q"].items()] == out.split()
+    assert len(queues["q"]) == 1000
+
+
+def test_put_stops_at_a_line_that_cannot_be_decoded(project):
+    process = project.start("srq_put", "raw")
+    process.stdin.buffer.write("näive\n".encode() + b"two\nth\xff\nfour\n")
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, len(err.splitlines())) == (1, 1)
+    assert re.search("line 3: .*can't decode byte 0xff .*; put before that: 2", err)
+    assert [(item.uid, item.payload) for item in queues["raw"].items()] == list(
+        zip(out.split(), ["näive".encode(), b"two"], strict=True)
+    )
+
+
+def test_put_json(project):
+    project.run("srq_put", "json", "--json", '{"order": 17}', "[]")
+    project.run("srq_put", "json", '{"order": 17}')
+    assert [item.payload for item in queues["json"].items()] == [{"order": 17}, [], '{"order": 17}']
+
+
+def test_put_options(project):
+    project.run("srq_put", "raw", "later", "--delay", "60")
+    project.run("srq_put", "raw", "soon", "--priority", "7")
+    _, out, _ = project.run("srq_put", "raw", "mine", "--uid", "my-uid")
+    assert out == "my-uid\n"
+    assert [item.payload for item in queues["raw"].items("delayed")] == [b"later"]
+    assert [item.delivery.priority for item in queues["raw"].items()] == [7, 0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["rwa", "x"], 2, "Unknown queue 'rwa'. Did you mean 'raw'? Known: note"),
+        (["raw", "x", "--delay", "-1"], 2, "a number of seconds from 0 on, not '-1'"),
+        (["raw", "x", "--priority", "101"], 2, "a whole number from -100 to 100, not '101'"),
+        (["raw", "x", "y", "--uid", "u"], 2, "--uid goes with exactly one payload"),
+        (["json", "--json", "{"], 1, "payload 1: not JSON: '{'"),
+        (["json", "--json", "[" * 100_000], 1, "payload 1: not JSON: '[[["),
+        (["raw", "x", "--uid", "a b"], 1, "a uid is 1 to 128 visible ASCII characters"),
+    ],
+)
+def test_put_says_what_is_wrong(project, arguments, code, says):
+    found, out, err = project.run("srq_put", *arguments)
+    assert (found, out) == (code, "")
+    assert says in err
+    assert "Traceback" not in err
+    assert sum(sum(queues[alias].counts().values()) for alias in ("raw", "json")) == 0
+
+
+@pytest.mark.parametrize("command", [["srq_put", "far", "x"], ["srq_consume", "far", "--burst"]])
+def test_an_unreachable_server_is_one_line(project, command, dead_port):
+    project.configure({"far": {"URL": f"redis://:secret@127.0.0.1:{dead_port}", "TIMEOUT": 0.3}}, {})
+    process = project.start(*command)
+    if command[0] == "srq_consume":  # it waits for the server, and says so once
+        line = process.stderr.readline() + process.stderr.readline()
+        assert "server unavailable" in line
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 0
+        assert "unavailable" not in err
+    else:
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 69
+        assert len(err.splitlines()) == 1
+        assert "queue 'far'" in err
+        line = ""
+    assert "secret" not in line + err
+
+
+# -- srq_consume: what it serves
+
+
+def test_every_queue_with_a_handler(project):
+    queues["note"].put("a")
+    queues["async"].put("b")
+    queues["raw"].put("c")
+    code, out, _ = project.run("srq_consume", "--burst")
+    assert (code, out) == (0, "")
+    assert sorted(project.lines()) == ["a 1", "b async"]
+    assert len(queues["raw"]) == 1
+
+
+def test_no_queue_with_a_handler(project, server_url):
+    project.configure({"raw": {"URL": server_url}}, {})
+    code, _, err = project.run("srq_consume", "--burst")
+    assert code == 2
+    assert "No queue has a HANDLER" in err
+    assert "raw" in err
+
+
+def test_a_named_queue_without_handler_is_printed_and_acked(project):
+    uids = queues["raw"].put_many(["Hello World", b"\xff"])
+    code, out, err = project.run("srq_consume", "raw", "--burst")
+    assert code == 0
+    assert out == f"{uids[0]} Hello World\n{uids[1]} \\xff\n"
+    assert "raw has no HANDLER" in err
+    assert queues["raw"].counts() == {"ready": 0, "in_flight": 0, "delayed": 0, "dead": 0}
+
+
+def test_queues_in_the_order_given(project):
+    queues["async"].put_many("ab")
+    queues["note"].put_many("xy")
+    project.run("srq_consume", "note", "async", "--burst")
+    assert project.lines() == ["x 1", "y 1", "a async", "b async"]
+
+
+def test_an_alias_with_an_equals_sign(project):
+    note = {"HANDLER": "tests.support.handlers.note"}
+    project.configure({"note=1": note, "note": note}, project.settings.SRQ_DEFAULTS)
+    queues["note=1"].put("a")
+    queues["note"].put("b")
+    assert project.run("srq_consume", "note=1", "--burst")[0] == 0
+    assert project.lines() == ["a 1"]
+    assert project.run("srq_consume", "note=1=2", "note=2", "--burst")[0] == 0
+    assert project.lines() == ["a 1", "b 1"]
+
+
+def test_max_items(project):
+    queues["note"].put_many("abc")
+    assert project.run("srq_consume", "note", "--max-items", "2")[0] == 0
+    assert project.lines() == ["a 1", "b 1"]
+    assert queues["note"].counts()["ready"] == 1
+    assert queues["note"].counts()["in_flight"] == 0
+
+
+def test_unknown_queue(project):
+    code, _, err = project.run("srq_consume", "nite")
+    assert (code, "Did you mean 'note'?" in err) == (2, True)
+
+
+@pytest.mark.parametrize("path", ["tests.support.handlers.gone", "tests.support.leaves_on_import.handle"])
+@pytest.mark.parametrize("option", ["HANDLER", "SERIALIZER"])
+def test_what_cannot_be_imported_is_named(project, server_url, path, option):
+    project.configure({"q": {"URL": server_url, "HANDLER": "tests.support.handlers.note", option: path}}, {})
+    code, _, err = project.run("srq_consume", "q", "--burst")
+    assert code == 2
+    assert f"SRQ_QUEUES['q']['{option}']: '{path}' cannot be imported" in err
+    assert "Traceback" not in err
+
+
+def test_inside_another_thread(project):
+    queues["raw"].put("x")
+    failures = []
+
+    def run() -> None:
+        try:
+            call_command("srq_consume", "raw", "--burst", processes=0, stdout=io.StringIO(), stderr=io.StringIO())
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join(60)
+    assert failures == []
+    assert len(queues["raw"]) == 0
+
+
+def test_child_processes_need_the_main_thread(project):
+    failures = []
+
+    def run() -> None:
+        try:
+            call_command("srq_consume", "raw", "--burst", stdout=io.StringIO(), stderr=io.StringIO())
+        except CommandError as error:
+            failures.append(str(error))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join(60)
+    assert "--processes 0" in failures[0]
+
+
+def test_call_command_raises(project):
+    with pytest.raises(CommandError, match="Unknown queue"):
+        call_command("srq_consume", "nowhere")
+
+
+# -- failure
+
+
+def test_an_exception_is_recorded_and_the_item_waits(project):
+    queues["failing"].put("it")
+    code, _, err = project.run("srq_consume", "failing", "--burst")
+    assert code == 0
+    (item,) = queues["failing"].items("delayed")
+    error = item.delivery.error
+    assert (error["type"], error["message"], error["delivery"]) == ("LookupError", "cannot handle it", 1)
+    assert "in failing" in error["traceback"]
+    assert "cannot handle it" not in err  # it may quote the payload
+    assert "failed queue=failing" in err
+    assert "state=delayed error=LookupError" in err
+
+
+def test_undecodable_goes_to_dead_and_the_next_is_served(project, client):
+    uid = queues["note"].put("a")
+    queues["note"].put("b")
+    client.hset(queues["note"].keys["items"], uid, b"{")
+    assert project.run("srq_consume", "note", "--burst")[0] == 0
+    assert project.lines() == ["b 1"]
+    (dead,) = queues["note"].items("dead")
+    assert (dead.uid, dead.payload) == (uid, b"{")
+
+
+def test_undecodable_counts_as_one_of_max_items(project, client):
+    uid = queues["note"].put("a")
+    queues["note"].put_many("bc")
+    client.hset(queues["note"].keys["items"], uid, b"{")
+    assert project.run("srq_consume", "note", "--max-items", "2")[0] == 0
+    assert project.lines() == ["b 1"]
+
+
+def test_sys_exit_in_a_handler_is_a_failure(project):
+    queues["leaving"].put("a")
+    assert project.run("srq_consume", "leaving", "--burst")[0] == 0
+    (item,) = queues["leaving"].items("delayed")
+    assert (item.delivery.error["type"], item.delivery.error["message"]) == ("SystemExit", "5")
+
+
+# -- leases and stopping
+
+
+def test_the_lease_is_renewed_while_the_handler_runs(project, client):
+    uid = queues["slow"].put("a")
+    process = project.start("srq_consume", "slow")
+    project.said("begin a 1")
+    key = queues["slow"].keys["leases"]
+    first = client.zscore(key, uid)
+    wait_for(lambda: client.zscore(key, uid) > first + 2 * LEASE * 1000, "renewals beyond the lease")
+    assert not queues["slow"].get(-1)
+    project.go.touch()
+    project.said("end a 1")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 0
+    assert project.lines() == ["begin a 1", "end a 1"]
+
+
+def test_sigkill_in_mid_item_redelivers_when_the_lease_ends(project, client):
+    uid = queues["slow"].put("a")
+    process = project.start("srq_consume", "slow")
+    project.said("begin a 1")
+    project.kill(process)
+    deadline = client.zscore(queues["slow"].keys["leases"], uid)
+    item = queues["slow"].get(30)
+    now, microseconds = client.time()
+    assert (item.uid, item.deliveries) == (uid, 2)
+    assert now * 1000 + microseconds / 1000 >= deadline
+    assert queues["slow"].snapshot().stats["crashed"] == 1
+    assert queues["slow"].audit() == []
+
+
+def test_a_consumer_that_keeps_dying_makes_the_item_dead(project):
+    queues["slow"].put("a")
+    for delivery in (1, 2, 3):
+        process = project.start("srq_consume", "slow")
+        project.said(f"begin a {delivery}")
+        project.kill(process)
+    recovered = project.start("srq_consume", "slow")
+    wait_for(lambda: queues["slow"].counts()["dead"] == 1, "the item in dead")
+    recovered.send_signal(signal.SIGTERM)
+    (dead,) = queues["slow"].items("dead")
+    assert (dead.delivery.crashes, dead.delivery.error["type"]) == (3, "ConsumerLost")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_an_idle_consumer(project, number):
+    process = project.start("srq_consume", "note")
+    wait_for(lambda: idle(queues["note"]), "an idle consumer")
+    process.send_signal(number)
+    assert process.wait(60) == 0
+    assert queues["note"].snapshot().consumers == {}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_finishes_the_item_in_hand(project, number):
+    project.add_to_settings(
+        "from django_srq.consumer.worker import Worker\nstop = Worker.stop\n"
+        "def stop_and_say(self):\n    from tests.support.handlers import _say\n    stop(self)\n    _say('stops')\n"
+        "Worker.stop = stop_and_say"
+    )
+    queues["slow"].put_many("ab")
+    process = project.start("srq_consume", "slow")
+    project.said("begin a 1")
+    process.send_signal(number)
+    project.said("stops")
+    project.go.touch()
+    assert process.wait(60) == 0
+    assert project.lines() == ["begin a 1", "stops", "end a 1"]
+    assert queues["slow"].counts() == {"ready": 1, "in_flight": 0, "delayed": 0, "dead": 0}
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_second_signal_cuts_the_item(project, number, code):
+    queues["slow"].put("a")
+    process = project.start("srq_consume", "slow")
+    project.said("begin a 1")
+    process.send_signal(number)
+    wait_for(lambda: "stopping" in process.stderr.readline(), "a word about the first signal")
+    process.send_signal(number)
+    assert process.wait(60) == code
+    (item,) = queues["slow"].items()
+    assert item.deliveries == 1
+
+
+def test_a_signal_in_the_middle_of_a_log_line_is_not_lost(project):
+    queues["note"].put_many(range(20_000))  # many more than it handles before it hears of the signal
+    process = project.start("srq_consume", "note")
+    seen: list[int] = []
+
+    def is_full() -> bool:
+        """The consumer waits in the middle of a line: a pipe holds 65,536 bytes, and nobody reads this one."""
+        waiting = array.array("i", [0])
+        fcntl.ioctl(process.stderr, termios.FIONREAD, waiting)
+        seen.append(waiting[0])
+        return waiting[0] > 60_000 and len(seen) > 40 and len(set(seen[-40:])) == 1
+
+    wait_for(is_full, "a full pipe")
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "stopping" in err
+    assert "Traceback" not in err
+    assert len(queues["note"]) > 0
+
+
+def test_a_consumer_is_known_while_it_runs(project):
+    process = project.start("srq_consume", "note")
+
+    def entry():  # at first it says no more than that the consumer is starting
+        return next((about for about in queues["note"].snapshot().consumers.values() if "pid" in about), None)
+
+    about = wait_for(entry, "its entry")
+    assert (about["pid"], about["queues"], about["threads"]) == (process.pid, ["note"], 1)
+
+
+def test_an_idle_consumer_wakes_on_put(project):
+    project.start("srq_consume", "note")
+    wait_for(lambda: idle(queues["note"]), "an idle consumer")
+    queues["note"].put("a")
+    project.said("a 1")
+    wait_for(lambda: queues["note"].snapshot().stats.get("acked") == 1, "the ack")
+
+
+def test_the_server_goes_and_comes_back(project):
+    server = Server("--appendonly", "yes", "--appendfsync", "always")
+    try:
+        queue = {"URL": server.url, "HANDLER": "tests.support.handlers.note", "TIMEOUT": 2}
+        project.configure({"note": queue}, {})
+        project.patient("note")
+        with (project.folder / "err").open("w") as err:
+            process = project.start("srq_consume", "note", stderr=err)
+        queues["note"].put("before")
+        project.said("before 1")
+        server.kill()
+        err = project.folder / "err"
+        wait_for(lambda: "server unavailable" in err.read_text(), "a word about it")
+        server.start()
+        wait_for(lambda: "available again" in err.read_text(), "a word about its return")
+        queues["note"].put("after")
+        project.said("after 1")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+        assert err.read_text().count("server unavailable") == 1
+        assert len(project.lines()) == len(set(project.lines())) == 2
+    finally:
+        server.close()
+
+
+def test_a_line_that_nobody_took_is_not_acked(project):
+    queues["raw"].put_many(["x"] * 3)
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = project.start("srq_consume", "raw", "--burst", stdout=writer)
+    os.close(writer)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, "standard output: Broken pipe" in err, "Traceback" in err) == (1, True, False)
+    assert queues["raw"].counts()["ready"] == 3
+    assert queues["raw"].snapshot().stats.get("acked", 0) == 0
+
+
+@pytest.mark.parametrize(("terminal", "printed"), [(True, r"a\x1b[2J\tü\nb\xff"), (False, "a\x1b[2J\tü\nb\\xff")])
+def test_a_payload_does_not_command_a_terminal(project, terminal, printed):
+    uid = queues["raw"].put("a\x1b[2J\tü\nb".encode() + b"\xff")
+    ours, theirs = pty.openpty() if terminal else os.pipe()
+    process = project.start("srq_consume", "raw", "--burst", stdout=theirs)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert os.read(ours, 1000).decode().rstrip("\r\n") == f"{uid} {printed}"
+    os.close(ours)
+    os.close(theirs)
+
+
+@pytest.mark.parametrize("processes", ["0", "1"])
+@pytest.mark.parametrize(("output", "why"), [("full", "No space left on device"), ("closed", "Bad file descriptor")])
+def test_an_output_that_takes_nothing_makes_no_item_fail(project, output, why, processes):
+    queues["raw"].put_many(["x"] * 3)
+    with open("/dev/full", "w") as full:
+        stream = {"stdout": full} if output == "full" else {"closed": 1}
+        process = project.start("srq_consume", "raw", "--burst", "--processes", processes, **stream)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert err.splitlines()[-1].startswith(
+        f"CommandError: standard output: {why}. The item that could not be printed stays"
+    )
+    assert "Traceback" not in err
+    assert queues["raw"].counts() == {"ready": 3, "in_flight": 0, "delayed": 0, "dead": 0}
+    assert [item.deliveries for item in queues["raw"].items()] == [0, 0, 0]
+
+
+def test_a_payload_that_the_output_cannot_encode_is_escaped(project):
+    uid = queues["json"].put("jürgen")
+    process = project.start("srq_consume", "json", "--burst", environment={"PYTHONIOENCODING": "ascii"})
+    out, _ = process.communicate(timeout=60)
+    assert (process.returncode, out) == (0, f"{uid} j\\xfcrgen\n")
+    assert sum(queues["json"].counts().values()) == 0
+
+
+# -- the consumer as a library
+
+
+def test_consumer_runs_inline(queue):
+    queue.put_many("abc")
+    seen: list[object] = []
+    assert InProcessConsumer([Subscription(queue, lambda item: seen.append(item.payload))], burst=True).run() == 3
+    assert seen == [b"a", b"b", b"c"]
+
+
+def test_the_ack_of_one_item_goes_with_the_claim_of_the_next(queue, client):
+    queue.put_many(range(10))
+    before = client.info("commandstats").get("cmdstat_evalsha", {}).get("calls", 0)
+    InProcessConsumer(
+        [Subscription(queue, lambda item: None, lease=600)], burst=True
+    ).run()  # a lease that is not renewed meanwhile
+    calls = client.info("commandstats")["cmdstat_evalsha"]["calls"] - before
+    # Ten items, and the claim that finds nothing; besides it signs on, in two calls, and off.
+    assert calls <= 11 + 3
+
+
+def test_every_item_is_logged_with_its_fields(queue, caplog):
+    caplog.set_level("INFO", "django_srq.consumer")
+    uids = queue.put_many(["well", "ill"])
+
+    def handle(item: object) -> None:
+        if item.payload == b"ill":
+            raise LookupError(item.payload)
+
+    consumer = InProcessConsumer([Subscription(queue, handle, backoff=Backoff(base=1000))], burst=True)
+    consumer.run()
+    lines = {record.uid: record for record in caplog.records if hasattr(record, "uid")}
+    assert {uid: (lines[uid].outcome, lines[uid].error) for uid in uids} == {
+        uids[0]: ("acked", None),
+        uids[1]: ("failed", "LookupError"),
+    }
+    for line in lines.values():
+        assert (line.queue, line.consumer, line.deliveries) == (queue.alias, consumer.id, 1)
+        assert line.duration >= 0
+
+
+def test_no_database_connection_is_open_while_idle(project):
+    project.configure({"q": {"HANDLER": "tests.support.handlers.connecting"}}, project.settings.SRQ_DEFAULTS)
+    project.add_to_settings("DATABASES['default']['CONN_MAX_AGE'] = None")  # which are else closed after each item
+    process = project.start("srq_consume", "q", "--threads", "2")
+    for payload in "AB":
+        queues["q"].put(payload)
+        said = wait_for(lambda payload=payload: [one for one in project.lines() if payload in one], "the handler")
+        child, _, connected = said[0].split()
+        assert connected == "True"
+        wait_for(lambda child=child: not has_open(int(child), project.folder / "db"), "no open database")
+    assert process.poll() is None
+
+
+def test_settled_elsewhere_is_no_error(queue, caplog):
+    queue.put("a")
+
+    def handle(item: object) -> None:
+        queue.ack(item)
+
+    InProcessConsumer([Subscription(queue, handle)], burst=True).run()
+    assert "was already settled" in caplog.text
+
+
+def test_stop_from_another_thread(queue):
+    begun = threading.Event()
+    consumer = InProcessConsumer([Subscription(queue, lambda item: begun.set())])
+    thread = threading.Thread(target=consumer.run)
+    thread.start()
+    queue.put(json.dumps(1))
+    assert begun.wait(30)
+    consumer.stop()
+    thread.join(60)
+    assert not thread.is_alive()
+    assert consumer.handled == 1
+
+
+class Odd(BaseException):
+    """As some libraries and extension modules raise."""
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("kind", [Odd, GeneratorExit, asyncio.CancelledError])
+def test_what_is_no_exception_fails_its_item_too(queue, kind, threads):
+    queue.put_many("ab")
+    seen: list[object] = []
+
+    def handle(item: object) -> None:
+        if item.payload == b"a":
+            raise kind
+        seen.append(item.payload)
+
+    subscription = Subscription(queue, handle, backoff=Backoff(base=1000))
+    assert InProcessConsumer([subscription], options=ConsumerOptions(burst=True, threads=threads)).run() == 2
+    assert seen == [b"b"]
+    (failed,) = queue.items("delayed")
+    assert failed.delivery.error["type"].rpartition(".")[2] == kind.__name__
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, Cut])
+def test_an_interruption_ends_the_consumer(queue, kind):
+    queue.put("a")
+
+    def handle(item: object) -> None:
+        raise kind
+
+    with pytest.raises(kind):
+        InProcessConsumer([Subscription(queue, handle)], burst=True).run()
+    assert queue.counts()["delayed"] == 0
+
+
+def test_a_keyboard_interrupt_where_no_signal_can_arrive_is_a_failure(queue):
+    """Python runs signal handlers in the main thread."""
+    queue.put_many(range(3))
+
+    def handle(item: object) -> None:
+        raise KeyboardInterrupt
+
+    subscription = Subscription(queue, handle, backoff=Backoff(base=1000))
+    thread = threading.Thread(target=InProcessConsumer([subscription], burst=True).run)
+    thread.start()
+    thread.join(60)
+    assert queue.counts()["delayed"] == 3
+
+
+def test_every_item_is_counted_however_many_threads_there_are(queue):
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        queue.put_many(range(2000))
+        assert (
+            InProcessConsumer(
+                [Subscription(queue, lambda item: None)], options=ConsumerOptions(burst=True, threads=8)
+            ).run()
+            == 2000
+        )
+    finally:
+        sys.setswitchinterval(before)
+
+
+def test_any_number_of_queues(project, server_url, prefix):
+    aliases = [f"q{number}" for number in range(300)]
+    options = {"HANDLER": "tests.support.handlers.note"}
+    project.configure(dict.fromkeys(aliases, options), {"URL": server_url, "PREFIX": prefix + ".{alias}"})
+    for alias in (aliases[0], aliases[254], aliases[255], aliases[-1]):
+        queues[alias].put(alias)
+    code, _, err = project.run("srq_consume", "--burst")
+    assert (code, project.lines()) == (0, ["q0 1", "q254 1", "q255 1", "q299 1"]), err
+
+
+@pytest.mark.parametrize("processes", ["1", "0"])
+def test_any_number_of_open_files(project, server_url, prefix, processes):
+    """select() knows only those below 1024."""
+    project.configure(
+        {"note": {"HANDLER": "tests.support.handlers.note"}},
+        {"URL": server_url, "PREFIX": prefix + ".{alias}", "LEASE": 0.6},
+    )
+    project.add_to_settings(
+        "import os, resource\n"
+        "most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))\n"
+        "_open = [os.dup(0) for _ in range(1100)]"
+    )
+    consumer = project.start("srq_consume", "--processes", processes)
+    for number in range(2):  # the second one after a wait
+        queues["note"].put(number)
+        project.said(f"{number} 1")
+    consumer.terminate()
+    assert consumer.wait(PATIENT) == 0

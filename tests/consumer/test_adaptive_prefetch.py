@@ -1,0 +1,317 @@
+"""Items claimed ahead: acked one by one all the same, given back when they are not started."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from django_srq import SafeRedisQueue, signals
+from django_srq.consumer import ConsumerOptions, InProcessConsumer, Subscription
+from django_srq.consumer.leases import Leases
+from django_srq.consumer.ledger import Ledger
+from django_srq.consumer.worker import prefetch
+from django_srq.consumer.worker.claims import Claims
+from django_srq.consumer.worker.settler import Settler
+from django_srq.consumer.worker.worker import Worker
+from django_srq.operations import DeliveryRef
+from django_srq.queue.backoff import Backoff
+from django_srq.transport.stream import Stream
+from tests.consumer.test_wakeups import running
+from tests.support.servers import Server
+from tests.support.waiting import wait_for
+
+LONG = 600  # seconds; during a test no lease is renewed, as calls are counted here, and no failure returns
+
+
+# With a burst nothing is claimed before the last ones are handled; without, the next ones are.
+burst_or_not = pytest.mark.parametrize("burst", [True, False])
+
+
+def consume(queue, handle, *, burst=True, **plan):
+    subscription = Subscription(queue, handle, lease=LONG, backoff=Backoff(base=2 * LONG))
+    consumer = InProcessConsumer([subscription], options=ConsumerOptions(burst=burst, **{"prefetch": 10, **plan}))
+    if burst:
+        return consumer.run()
+    with running(consumer):
+        wait_for(lambda: not any(queue.counts()[state] for state in ("ready", "in_flight")), "all items")
+    return consumer.handled
+
+
+@burst_or_not
+@pytest.mark.parametrize("threads", [1, 3])
+def test_all_are_handled_once(queue, threads, burst):
+    queue.put_many(range(95))
+    seen: list[bytes] = []
+    assert consume(queue, lambda item: seen.append(item.payload), threads=threads, burst=burst) == 95
+    assert sorted(seen, key=int) == [str(n).encode() for n in range(95)]
+    assert threads > 1 or seen == [str(n).encode() for n in range(95)]
+    assert sum(queue.counts().values()) == 0
+    assert queue.snapshot().stats["acked"] == 95
+    assert queue.audit() == []
+
+
+@burst_or_not
+def test_each_is_acked_before_the_next_is_begun(queue, client, burst):
+    """So a crash repeats no more than the item in hand; also where the server does not know the scripts yet."""
+    client.script_flush()
+    queue.put_many(range(20))
+    gone: list[int] = []
+
+    def handle(item: object) -> None:
+        done = len(gone)
+        gone.append(wait_for(lambda: 20 - client.hlen(queue.keys["items"]) == done and done + 1, "the ack before"))
+
+    consume(queue, handle, burst=burst)
+    assert gone == list(range(1, 21))
+
+
+def test_many_items_are_one_claim(queue, client):
+    queue.put_many(range(20))
+    consume(queue, lambda item: None)  # now the server knows the scripts
+    queue.put_many(range(30))
+    before = client.info("commandstats")["cmdstat_evalsha"]["calls"]
+    consume(queue, lambda item: None)
+    calls = client.info("commandstats")["cmdstat_evalsha"]["calls"] - before
+    # 27 acks by themselves and 3 with the next claim; 3 claims, and one that finds nothing; it signs on and off.
+    assert calls <= 27 + 4 + 3
+
+
+def test_what_was_not_started_is_given_back_when_stopped(queue):
+    queue.put_many(range(10))
+    begun, end = threading.Event(), threading.Event()
+
+    def handle(item: object) -> None:
+        begun.set()
+        end.wait(60)
+
+    consumer = InProcessConsumer([Subscription(queue, handle)], options=ConsumerOptions(prefetch=10))
+    thread = threading.Thread(target=consumer.run)
+    thread.start()
+    assert begun.wait(60)
+    assert queue.counts() == {"ready": 0, "in_flight": 10, "delayed": 0, "dead": 0}
+    consumer.stop()
+    end.set()
+    thread.join(60)
+    assert not thread.is_alive()
+    assert [(item.payload, item.deliveries) for item in queue.items()] == [(str(n).encode(), 0) for n in range(1, 10)]
+
+
+@burst_or_not
+def test_failures_among_them(queue, burst):
+    queue.put_many(range(30))
+
+    def handle(item: object) -> None:
+        if int(item.payload) % 2:
+            raise ValueError
+
+    assert consume(queue, handle, burst=burst) == 30
+    assert sorted(int(item.payload) for item in queue.items("delayed")) == list(range(1, 30, 2))
+    assert sum(queue.counts().values()) == 15
+
+
+@pytest.mark.parametrize("cut_at", [2, 5, 9])
+def test_acks_whose_replies_are_lost(cut_at):
+    """All connections break in the middle: each ack is carried out once, and each item handled once."""
+    server = Server()
+    try:
+        queue = SafeRedisQueue(name="cut", url=server.url, timeout=20)
+        queue.put_many(range(30))
+        seen: list[bytes] = []
+
+        def handle(item: object) -> None:
+            seen.append(item.payload)
+            if len(seen) % 10 == cut_at:
+                with server.client() as client:
+                    client.client_kill_filter(_type="normal", skipme=True)
+
+        assert consume(queue, handle) == 30
+        assert seen == [str(n).encode() for n in range(30)]
+        assert sum(queue.counts().values()) == 0
+        assert queue.snapshot().stats["acked"] == 30
+        queue.link.close()
+    finally:
+        server.close()
+
+
+# -- by the pace of the items
+
+
+def test_short_items_are_claimed_ahead_more_and_more(queue):
+    queue.put_many(range(1000))
+    seen: list[int] = []
+    looks = {0, *range(500, 1000, 50)}
+    handled = iter(range(1000))
+
+    def handle(item: object) -> None:
+        if next(handled) in looks:  # a look takes longer than an item here
+            seen.append(queue.counts()["in_flight"])
+
+    assert consume(queue, handle, prefetch=None) == 1000
+    assert seen[0] == 1
+    assert max(seen) > 1
+
+
+@burst_or_not
+def test_slow_items_are_claimed_one_by_one(queue, burst):
+    queue.put_many(range(20))
+    seen: list[int] = []
+
+    def handle(item: object) -> None:
+        seen.append(queue.counts()["in_flight"])
+        pass_time()
+
+    consume(queue, handle, prefetch=None, burst=burst)
+    assert seen == [1] * 20
+
+
+def pass_time() -> None:
+    done = time.monotonic() + 2 * prefetch.AHEAD
+    wait_for(lambda: time.monotonic() > done, "a while")
+
+
+def test_failures_that_take_long_to_be_told_count_as_slow_items(queue):
+    queue.put_many(range(20))
+    seen: list[int] = []
+
+    def handle(item: object) -> None:
+        seen.append(queue.counts()["in_flight"])
+        raise ValueError
+
+    def take_long(**about: object) -> None:
+        pass_time()
+
+    signals.item_failed.connect(take_long)
+    try:
+        consume(queue, handle, prefetch=None)
+    finally:
+        signals.item_failed.disconnect(take_long)
+    assert seen == [1] * 20
+
+
+def test_acks_that_take_long_to_be_sent_do_not_count(queue, monkeypatch):
+    """Many threads hold each other up there; that they then claimed one by one made it worse."""
+    send = Stream.send
+    monkeypatch.setattr(Stream, "send", lambda *args, **options: (pass_time(), send(*args, **options))[1])
+    queue.put_many(range(100))
+    seen: list[int] = []
+    handled = iter(range(100))
+
+    def handle(item: object) -> None:
+        if next(handled) in range(50, 100, 5):  # one of those before may have taken long, as the machine was busy
+            seen.append(queue.counts()["in_flight"])
+
+    assert consume(queue, handle, prefetch=None) == 100
+    assert max(seen) > 1
+
+
+@burst_or_not
+@pytest.mark.parametrize("limit", [{"max_in_flight": 50}, {"rate": "100000/s"}])
+def test_limits_leave_to_others_what_is_not_begun(make_queue, limit, burst):
+    queue = make_queue(**limit)
+    queue.put_many(range(300))
+    handled: list[int] = []
+    seen: list[int] = []
+
+    def handle(item: object) -> None:
+        handled.append(1)
+        if len(handled) % 50 == 0:
+            seen.append(queue.counts()["in_flight"])
+
+    assert consume(queue, handle, prefetch=None, burst=burst) == 300
+    assert seen == [1] * 6
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """The items before were so short that ten are claimed at one time."""
+    monkeypatch.setattr(prefetch.AdaptivePrefetch, "ahead", 10)
+
+
+def test_what_waits_behind_a_slow_item_is_given_back(queue, quick):
+    """The pace of those before promised something else."""
+    queue.put_many(range(20))
+    begun, end = threading.Event(), threading.Event()
+    handled: list[bytes] = []
+
+    def handle(item: object) -> None:
+        handled.append(item.payload)
+        if len(handled) == 3:
+            begun.set()
+            assert end.wait(60)
+
+    consumer = InProcessConsumer([Subscription(queue, handle)], burst=True)
+    thread = threading.Thread(target=consumer.run, daemon=True)
+    thread.start()
+    assert begun.wait(60)
+    wait_for(lambda: queue.counts() == {"ready": 17, "in_flight": 1, "delayed": 0, "dead": 0}, "the others back")
+    assert {item.deliveries for item in queue.items()} == {0}
+    end.set()
+    thread.join(60)
+    assert handled == [str(n).encode() for n in range(20)]  # in their old places
+    assert sum(queue.counts().values()) == 0
+
+
+def test_what_is_being_given_back_belongs_to_the_burst(queue, quick, monkeypatch):
+    """Whoever is free meanwhile would find nothing, and take that for the end."""
+    queue.put_many(range(20))
+    claimed, giving = threading.Event(), threading.Event()
+    release, claim, unload = Settler.release, Claims.claim, Worker._unload
+
+    def unload_when_blocked(worker):
+        if blocked:  # and not sooner, on a slow machine
+            unload(worker)
+
+    def slow_release(worker, subscription, jobs):
+        if jobs:
+            giving.set()
+            claimed.wait(1)  # in vain
+        release(worker, subscription, jobs)
+
+    def told_claim(*args):
+        found = claim(*args)
+        if giving.is_set():
+            claimed.set()
+        return found
+
+    monkeypatch.setattr(Worker, "_unload", unload_when_blocked)
+    monkeypatch.setattr(Settler, "release", slow_release)
+    monkeypatch.setattr(Claims, "claim", told_claim)
+    handled, blocked = [], []
+
+    def handle(item: object) -> None:
+        handled.append(item)
+        waiting = sum(map(len, consumer._worker._jobs.values()))
+        if blocked or (waiting > 4 and len(handled) + waiting >= 18):  # the last ones are in hand
+            blocked.append(item)
+            assert giving.wait(60)
+
+    consumer = InProcessConsumer([Subscription(queue, handle)], options=ConsumerOptions(burst=True, threads=2))
+    assert consumer.run() == 20
+    assert blocked
+
+
+def test_a_pace_believes_slow_items_at_once():
+    paced = prefetch.AdaptivePrefetch()
+    assert paced.ahead == 1
+    for _ in range(100):
+        paced.took(0.0001)
+    assert 40 < paced.ahead <= 50
+    paced.took(1.0)
+    assert paced.ahead == 1
+    for _ in range(200):
+        paced.took(0)
+    assert paced.ahead == prefetch.MOST
+
+
+def test_the_lease_lasts_until_the_ack_is_known_to_be_there(queue, client):
+    """An ack that was lost on its way is sent again only when the next item is done, however long that takes."""
+    queue.put("a")
+    item = queue.get(-1)
+    ledger = Ledger(1)
+    ledger.hold(0, DeliveryRef(item.uid, item.token), until=0)
+    ledger.sent(0)
+    Leases("c1", [Subscription(queue, print, lease=LONG)], lambda: [ledger]).renew()
+    seconds, _ = client.time()
+    assert client.zscore(queue.keys["leases"], item.uid) / 1000 > seconds + LONG / 2

@@ -1,0 +1,164 @@
+"""One consumer of many queues: it asks those that ring, and those whose moment has come."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+
+from django_srq import SafeRedisQueue
+from django_srq.consumer import ConsumerOptions, InProcessConsumer, Subscription
+from django_srq.queue.backoff import Backoff
+from django_srq.transport.clients import client_from_url
+from django_srq.transport.link import Link
+from tests.support.servers import Server
+from tests.support.waiting import PATIENT, parked, wait_for
+
+from tests.consumer.test_wakeups import running  # isort: skip
+
+QUEUES = 200
+MOST = 10  # scripts for an item that comes alone, its put included
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with closing(Server()) as server:
+        yield server
+
+
+@pytest.fixture
+def names(prefix) -> list[str]:
+    return [f"{prefix}-{number}" for number in range(QUEUES)]
+
+
+@pytest.fixture
+def link(server, prefix) -> Iterator[Link]:
+    link = Link(client_from_url(server.url, client_name=prefix), timeout=PATIENT)
+    yield link
+    link.close()
+
+
+def calls(client, *commands: str) -> int:
+    stats = client.info("commandstats")
+    return sum(stats.get(f"cmdstat_{name}", {}).get("calls", 0) for name in commands)
+
+
+def scripts(client) -> int:
+    return calls(client, "eval", "evalsha")
+
+
+@pytest.mark.parametrize(("threads", "place"), [(1, QUEUES - 1), (4, 0)])
+def test_an_item_that_comes_alone_costs_few_scripts(server, link, names, prefix, threads, place):
+    seen: list[bytes] = []
+    subscriptions = [
+        Subscription(SafeRedisQueue(name=name, link=link), lambda item: seen.append(item.payload)) for name in names
+    ]
+    queue = SafeRedisQueue(name=names[place], url=server.url)
+    costs: list[int] = []
+    with running(InProcessConsumer(subscriptions, options=ConsumerOptions(threads=threads))), server.client() as client:
+
+        def idle(items: int) -> bool:
+            return len(seen) == items and not client.hlen(queue.keys["holders"]) and parked(client, prefix)
+
+        for items in range(5):
+            wait_for(lambda: idle(items), "an idle consumer")  # noqa: B023 (used at once)
+            before = scripts(client)
+            queue.put(b"alone")
+            wait_for(lambda: idle(items + 1), "the item to be handled")  # noqa: B023
+            costs.append(scripts(client) - before)
+    assert sorted(costs)[2] <= MOST, costs  # the median: now and then the moment comes at which all are asked
+
+
+def test_a_queue_further_ahead_has_its_turn_though_a_later_one_always_has_items(server, link, names):
+    queues = [SafeRedisQueue(name=name, link=link) for name in names[:3]]
+    seen: list[bytes] = []
+
+    def handle(item) -> None:
+        seen.append(item.payload)
+        if item.payload == b"later 3":
+            queues[0].put(b"first")
+
+    queues[2].put_many([b"later %d" % number for number in range(10)])
+    with running(
+        InProcessConsumer([Subscription(queue, handle) for queue in queues], options=ConsumerOptions(prefetch=1))
+    ):
+        wait_for(lambda: len(seen) == 11, "all items")
+    assert seen[4] == b"first"
+
+
+def test_a_queue_on_another_server_has_its_turn_before_those_behind_it(server, link, names, prefix):
+    """The tokens of one server are looked at together; one that was taken too early is there again for others."""
+    other = Link(client_from_url(server.url, client_name=prefix), timeout=PATIENT)
+    links = [link, other, link, link]  # each stands for a server
+    queues = [SafeRedisQueue(name=name, link=one) for name, one in zip(names, links, strict=False)]
+    seen: list[bytes] = []
+    tokens: list[int] = []
+
+    def handle(item) -> None:
+        seen.append(item.payload)
+        if item.payload == b"last 3":
+            for queue in (queues[2], queues[1]):
+                queue.put(queue.name.encode())
+        if len(seen) == 5:
+            tokens.append(client.llen(queues[2].keys["wake"]))
+
+    queues[3].put_many([b"last %d" % number for number in range(10)])
+    consumer = InProcessConsumer([Subscription(queue, handle) for queue in queues], options=ConsumerOptions(prefetch=1))
+    with closing(other), server.client() as client, running(consumer):
+        wait_for(lambda: len(seen) == 12, "all items")
+    assert (seen[4:6], tokens) == ([queue.name.encode() for queue in queues[1:3]], [1])
+
+
+def test_with_weights_a_queue_that_was_empty_has_its_share(server, link, names):
+    busy, other = (SafeRedisQueue(name=name, link=link) for name in names[:2])
+    seen: list[bytes] = []
+
+    def handle(item) -> None:
+        seen.append(item.payload)
+        if item.payload == b"busy 3":
+            other.put_many([b"other"] * 3)
+
+    busy.put_many([b"busy %d" % number for number in range(20)])
+    subscriptions = [Subscription(busy, handle, weight=1), Subscription(other, handle, weight=1)]
+    with running(InProcessConsumer(subscriptions, options=ConsumerOptions(prefetch=1))):
+        wait_for(lambda: len(seen) == 23, "all items")
+    assert seen.index(b"other") == 4
+    assert sorted(place for place, payload in enumerate(seen) if payload == b"other")[-1] < 12
+
+
+def test_an_item_of_a_producer_that_rings_no_bell_is_found(server, link, names):
+    """As of saferedisqueue, or of a token that was lost with its connection."""
+    queues = [SafeRedisQueue(name=name, link=link) for name in names[:3]]
+    seen: list[bytes] = []
+    with running(InProcessConsumer([Subscription(queue, lambda item: seen.append(item.payload)) for queue in queues])):
+        with server.client() as client, client.pipeline() as pipeline:
+            wait_for(lambda: parked(client, link.pool.connection_kwargs["client_name"]), "an idle consumer")
+            pipeline.hset(queues[1].keys["items"], "uid", b"silent").lpush(queues[1].keys["queue"], "uid").execute()
+        wait_for(lambda: seen, "the item")
+
+
+def test_what_is_delayed_in_one_of_many_comes_when_it_is_due(server, link, names):
+    queues = [SafeRedisQueue(name=name, link=link) for name in names[:5]]
+    seen: list[int] = []
+
+    def fail_once(item) -> None:
+        seen.append(item.deliveries)
+        if item.deliveries == 1:
+            raise ValueError
+
+    subscriptions = [Subscription(queue, fail_once, backoff=Backoff(0.3)) for queue in queues]
+    with running(InProcessConsumer(subscriptions)):
+        queues[3].put(b"a")
+        wait_for(lambda: seen == [1, 2], "the second delivery", seconds=4)
+
+
+@pytest.mark.parametrize("number", [1, 20])
+def test_an_idle_consumer_seldom_looks_at_the_types_of_keys(server, link, names, prefix, number):
+    # With so short a lease it asks each queue three times a second.
+    subscriptions = [Subscription(SafeRedisQueue(name=name, link=link), print, lease=1) for name in names[:number]]
+    with running(InProcessConsumer(subscriptions)), server.client() as client:
+        wait_for(lambda: parked(client, prefix), "an idle consumer")
+        looks, asked = calls(client, "type"), scripts(client)
+        wait_for(lambda: scripts(client) >= asked + 4 * number, "more claims")
+        assert calls(client, "type") == looks

@@ -1,0 +1,127 @@
+"""Children whose supervisor was killed, and whose handlers hold the interpreter's lock: none of their threads runs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from django_srq.consumer import ConsumerOptions, Subscription
+from django_srq.consumer.clock import lease_time
+from django_srq.consumer.ledger import _COUNT, _PID, Ledger
+from django_srq.consumer.log_thread import LogThread, logging
+from django_srq.consumer.processes import orphan
+from django_srq.consumer.processes.orphan import Orphan
+from django_srq.operations import DeliveryRef
+from tests.consumer.test_supervisor import LONG, began, empty, keeper, operations_slot, taken, told
+from tests.support.waiting import PATIENT, wait_for
+
+__all__ = ["told"]  # a fixture
+
+
+def deaf(project, queue, *arguments: str, behind: int = 0) -> tuple[int, int, Path]:
+    """Have a handler kill the supervisor and hold the lock: ids of the child and the keeper, and what it waits for.
+
+    behind: so many items are claimed together with the one that it handles.
+    """
+    fifo = project.folder / "fifo"
+    os.mkfifo(fifo)
+    process = project.start("srq_consume", "--prefetch", str(behind + 1), *arguments)
+    kept_by = wait_for(lambda: keeper(process), "the keeper")
+    item = {"do": "hold the GIL alone", "until": str(fifo), "name": "it"}
+    queue.put_many([item, *[{"do": "nothing", "name": "behind"}] * behind])
+    child = int(began(project, "it")[2])
+    process.wait()
+    return child, kept_by, fifo
+
+
+def gone(*pids: int) -> bool:
+    return not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def test_its_lease_is_renewed_until_it_comes_to_its_end(project, told, client):
+    queue = told(LEASE=2)
+    child, kept_by, fifo = deaf(project, queue)
+    (uid,) = client.hkeys(queue.keys["holders"])
+    first = client.zscore(queue.keys["leases"], uid)
+    wait_for(lambda: client.zscore(queue.keys["leases"], uid) > first + 2500, "renewals beyond the lease")
+    fifo.write_text("go on")
+    project.said("released lost=False")
+    wait_for(lambda: gone(child, kept_by), "the end of the child and the keeper")
+    assert empty(queue)
+    assert (queue.snapshot().stats["acked"], queue.snapshot().stats.get("recovered", 0)) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "crashes"), [(["--time-limit", "1"], 1), (["--grace", "0"], 0)], ids=["time limit", "grace"]
+)
+def test_it_is_held_to_its_limit(project, told, arguments, crashes):
+    """What waits behind it is given back as well, and is not even counted as delivered."""
+    queue = told()
+    child, kept_by, _ = deaf(project, queue, *arguments, behind=2)
+    wait_for(lambda: gone(child), "the end of the child")
+    wait_for(lambda: gone(kept_by), "the end of the keeper")
+    found = [(item.payload["name"], item.deliveries, item.delivery.crashes) for item in queue.items("ready")]
+    assert found == [("it", 1, crashes), ("behind", 0, 0), ("behind", 0, 0)]
+    assert queue.counts()["in_flight"] == 0
+
+
+def test_without_its_keeper_too_its_item_comes_back_when_the_lease_ends(project, told):
+    queue = told(LEASE=1)
+    child, kept_by, fifo = deaf(project, queue)
+    os.kill(kept_by, signal.SIGKILL)
+    item = wait_for(lambda: queue.get(-1), "the end of its lease")
+    assert (item.payload["name"], item.deliveries, item.delivery.crashes) == ("it", 2, 1)
+    fifo.write_text("go on")
+    project.said("released lost=True")
+    wait_for(lambda: gone(child), "the end of the child")
+
+
+@pytest.fixture
+def process():
+    process = subprocess.Popen(["sleep", str(LONG)], start_new_session=True)
+    yield process
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.parametrize(("runs", "crashes"), [(True, 1), (False, 0)])
+def test_of_one_that_is_killed_only_what_ran_too_long_is_blamed(queue, process, monkeypatch, runs, crashes):
+    """Also one that runs nothing is killed in the end: it should have ended by itself."""
+    monkeypatch.setattr(orphan, "MARGIN", 0.0)
+    uids = queue.put_many("abcd")
+    done, held, running = taken(queue, "c1.1", 3)
+    slot = operations_slot("c1.1")
+    ledger = Ledger(3)
+    _COUNT.pack_into(ledger._memory, _PID, process.pid)
+    for index, item in enumerate((done, held, running)):
+        ledger.hold(0, DeliveryRef(item.uid, item.token), until=lease_time() + LONG)
+        if item is not held:
+            ledger.start(index)
+    ledger.finish(0)
+    if not runs:
+        ledger.finish(2)
+    queue.link.call(queue.claim("c1.1", lease=LONG), queue="q", slot=slot)  # whose reply was not read
+    plan = ConsumerOptions(time_limit=0.5 if runs else LONG, grace=0)
+    one = Orphan("c1.1", [Subscription(queue, print)], ledger, plan, LogThread(logging.getLogger("tests.orphans")))
+    assert one.look(trouble=True)
+    wait_for(lambda: not one.look(trouble=False), "its end", seconds=PATIENT)
+    assert process.wait(60) == -9
+    found = {item.uid: (item.deliveries, item.delivery.crashes) for item in queue.items("ready")}
+    blamed = {uids[2]: (1, crashes)} if runs else {}
+    assert found == {uids[1]: (0, 0), uids[3]: (0, 0), **blamed}
+    assert queue.counts()["in_flight"] == 0
+    assert queue.snapshot().stats["acked"] == 2 - len(blamed)
+
+
+def test_one_that_nobody_reaps_is_given_up(queue, process, monkeypatch):
+    monkeypatch.setattr(orphan, "MARGIN", 0.0)
+    monkeypatch.setattr("django_srq.consumer.processes.groups.lives", lambda pid: True)
+    ledger = Ledger(1)
+    _COUNT.pack_into(ledger._memory, _PID, process.pid)
+    plan = ConsumerOptions(grace=0)
+    one = Orphan("c1.1", [Subscription(queue, print)], ledger, plan, LogThread(logging.getLogger("tests.orphans")))
+    wait_for(lambda: not one.look(trouble=False), "that it is given up")

@@ -1,0 +1,599 @@
+"""Queues on several servers: one that is away holds up nobody, and is told what it is owed when it is back."""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from types import SimpleNamespace
+
+import pytest
+
+from django_srq import SafeRedisQueue, operations, queues
+from django_srq.consumer import ConsumerOptions, InProcessConsumer, Subscription
+from django_srq.consumer.clock import lease_time
+from django_srq.consumer.leases import Leases
+from django_srq.consumer.ledger import FAILED, HELD, RUNNING
+from django_srq.consumer.processes.child import Child
+from django_srq.consumer.processes.supervisor import Supervisor
+from django_srq.consumer.worker.claims import Answer, Claims
+from django_srq.consumer.worker.worker import Worker
+from django_srq.exceptions import LayoutError
+from django_srq.operations import DeliveryRef
+from django_srq.queue.backoff import Backoff
+from tests.consumer.test_supervisor import account_for
+from tests.consumer.test_wakeups import patient, running, worker  # noqa: F401
+from tests.support.proxy import Proxy
+from tests.support.servers import Server
+from tests.support.waiting import PATIENT, wait_for
+
+LONG = 600.0  # seconds; a lease that does not end during a test
+
+
+@pytest.fixture
+def pair() -> Iterator[SimpleNamespace]:
+    """A queue on a server that stays, and one on a server that goes and comes back with its data."""
+    servers = Server(), Server("--appendonly", "yes", "--appendfsync", "always")
+    try:
+        here, there = (SafeRedisQueue(name="q", url=server.url) for server in servers)
+        yield SimpleNamespace(here=here, there=there, stays=servers[0], away=servers[1])
+    finally:
+        for server in servers:
+            server.close()
+
+
+def serve(pair: SimpleNamespace, handle, **plan: object) -> InProcessConsumer:
+    """The one that goes is asked first."""
+    subscriptions = [
+        Subscription(queue, lambda item, queue=queue: handle(queue, item), lease=LONG, backoff=Backoff(0))
+        for queue in (pair.there, pair.here)
+    ]
+    return InProcessConsumer(subscriptions, options=ConsumerOptions(**plan))
+
+
+def empty(queue: SafeRedisQueue) -> bool:
+    return not any(queue.counts().values())
+
+
+def owed(consumer: InProcessConsumer | Worker) -> int:
+    worker = consumer if isinstance(consumer, Worker) else consumer._worker
+    return len(worker._retries._owed)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_server_that_is_away_holds_up_no_other(pair, threads):
+    seen: list[tuple[SafeRedisQueue, bytes, int]] = []
+    consumer = serve(pair, lambda queue, item: seen.append((queue, item.payload, item.deliveries)), threads=threads)
+    with running(consumer):
+        pair.there.put("before")
+        wait_for(lambda: len(seen) == 1 and empty(pair.there), "the item of the one that goes")
+        pair.away.kill()
+        for number in range(20):
+            pair.here.put(str(number))
+            wait_for(lambda: len(seen) == number + 2, "an item of the other")  # noqa: B023
+        pair.away.start()
+        pair.there.put("after")
+        wait_for(lambda: len(seen) == 22, "the item of the one that is back")
+        wait_for(lambda: empty(pair.there) and empty(pair.here), "the acks")
+    assert sorted(seen[-1:]) == [(pair.there, b"after", 1)]
+    assert {deliveries for _, _, deliveries in seen} == {1}
+
+
+@pytest.mark.parametrize("outcome", ["ack", "fail"])
+def test_what_became_of_an_item_is_said_when_its_server_is_back(pair, outcome):
+    """Meanwhile its thread goes on with what the other server has."""
+    seen: list[bytes] = []
+
+    def handle(queue: SafeRedisQueue, item) -> None:
+        seen.append(item.payload)
+        if queue is pair.there and len(seen) == 1:
+            pair.away.kill()
+            if outcome == "fail":
+                raise ValueError
+
+    pair.there.put("first")
+    consumer = serve(pair, handle)
+    with running(consumer):
+        wait_for(lambda: seen, "the first")
+        pair.here.put("second")
+        wait_for(lambda: seen == [b"first", b"second"] and empty(pair.here), "the second, and its ack")
+        pair.away.start()
+        wait_for(lambda: empty(pair.there), "what was owed")
+    assert seen == [b"first", b"second"] + ([b"first"] if outcome == "fail" else [])
+    assert consumer.handled == len(seen)
+    assert pair.there.snapshot().stats.get("failed", 0) == (outcome == "fail")
+
+
+def test_only_one_claim_is_owed_however_often_the_others_are_asked(pair):
+    pair.there.put_many(range(50))
+    pair.away.kill()
+    seen: list[bytes] = []
+    gate = threading.Event()
+
+    def handle(queue: SafeRedisQueue, item) -> None:
+        seen.append(item.payload)
+        assert queue is pair.here or gate.wait(60)
+
+    with running(serve(pair, handle)):
+        for number in range(10):
+            pair.here.put(str(number))
+            wait_for(lambda: len(seen) == number + 1, "an item of the other")  # noqa: B023
+        pair.away.start()
+        wait_for(lambda: len(seen) == 11, "the first of the one that is back")
+        assert pair.there.counts()["in_flight"] == 1
+        gate.set()
+
+
+def test_a_claim_whose_reply_was_lost_is_made_once(pair):
+    """What it took is handled when its server is back; meanwhile, others are made in the same slot elsewhere."""
+    seen: list[tuple[bytes, int]] = []
+    with closing(Proxy(pair.away.url)) as proxy:
+        fault = proxy.arm("lose reply", b"$2\r\nc1\r\n$1\r\n1\r\n", times=1000)  # the first claim
+        there = SafeRedisQueue(name="q", url=proxy.url)
+        subscriptions = [
+            Subscription(queue, lambda item: seen.append((item.payload, item.deliveries)), lease=LONG)
+            for queue in (there, pair.here)
+        ]
+        assert not pair.there.get(-1)  # the server knows the script now, and carries out what it cannot answer
+        pair.there.put_many("bc")
+        one = worker(*subscriptions)
+        with running(one):
+            fault.wait()
+            wait_for(lambda: owed(one), "a claim that is owed")
+            pair.here.put("a")
+            wait_for(lambda: len(seen) == 1 and empty(pair.here), "the item of the other")
+            proxy.disarm()
+            wait_for(lambda: len(seen) == 3, "those of the one that is back")
+        there.link.close()
+    assert seen == [(b"a", 1), (b"b", 1), (b"c", 1)]
+
+
+@pytest.mark.usefixtures("patient")
+def test_the_one_that_is_back_is_asked_at_once(pair):
+    """Not only when the wait for the other one ends."""
+    pair.there.put_many("ab")
+    seen: list[bytes] = []
+
+    def handle(queue: SafeRedisQueue, item) -> None:
+        seen.append(item.payload)
+        if seen == [b"a"]:
+            pair.away.kill()
+            raise ValueError  # that comes first, so that nothing is claimed there before it is back
+
+    consumer = serve(pair, handle)
+    with running(consumer):
+        wait_for(lambda: owed(consumer) and consumer._worker._idler is not None, "an idle worker")
+        pair.away.start()
+        wait_for(lambda: seen == [b"a", b"b", b"a"] and empty(pair.there), "the next items, and the acks")
+
+
+@pytest.mark.usefixtures("patient")
+def test_what_a_late_claim_brings_is_begun_at_once(pair, monkeypatch):
+    """Whoever waits on another server is called for it, before all that is owed is said."""
+    monkeypatch.setattr(Worker, "_back", lambda self: None)
+    pair.there.put("a")
+    pair.away.kill()
+    seen: list[bytes] = []
+    consumer = serve(pair, lambda queue, item: seen.append(item.payload))
+    with running(consumer):
+        wait_for(lambda: owed(consumer) and consumer._worker._idler is not None, "an idle worker")
+        pair.away.start()
+        wait_for(lambda: seen == [b"a"], "the item")
+
+
+def test_no_more_than_max_items_are_handled_although_a_claim_comes_late(pair):
+    pair.there.put_many("abc")
+    pair.away.kill()
+    pair.here.put_many("de")
+    seen: list[bytes] = []
+
+    def handle(queue: SafeRedisQueue, item) -> None:
+        seen.append(item.payload)
+        if item.payload == b"e":
+            pair.away.start()
+            wait_for(lambda: pair.there.snapshot().stats.get("delivered"), "the late claim")
+            wait_for(lambda: pair.there.counts()["ready"] == 3, "what it took, given back")
+
+    consumer = serve(pair, handle, max_items=2, prefetch=1)  # by its pace it would give that back anyway
+    assert consumer.run() == 2
+    assert seen == [b"d", b"e"]
+    assert pair.there.counts()["ready"] == 3
+    assert {item.deliveries for item in pair.there.items()} == {0}
+
+
+def test_it_does_not_wait_for_a_server_that_has_nothing_of_its_items(pair):
+    pair.away.kill()
+    pair.here.put("a")
+    thread = threading.Thread(target=serve(pair, lambda queue, item: None, max_items=1).run, daemon=True)
+    thread.start()
+    thread.join(60)
+    assert not thread.is_alive()
+    assert empty(pair.here)
+
+
+def test_it_does_not_end_before_it_said_what_became_of_its_items(pair):
+    pair.there.put("a")
+    consumer = serve(pair, lambda queue, item: pair.away.kill(), max_items=1)
+    thread = threading.Thread(target=consumer.run, daemon=True)
+    thread.start()
+    wait_for(lambda: owed(consumer), "an ack that is owed")
+    thread.join(1)
+    assert thread.is_alive()
+    pair.away.start()
+    thread.join(60)
+    assert not thread.is_alive()
+    assert empty(pair.there)
+
+
+def test_a_burst_does_not_end_while_a_server_is_away(pair):
+    pair.there.put_many("ab")
+    pair.here.put("c")
+    pair.away.kill()
+    seen: list[bytes] = []
+    consumer = serve(pair, lambda queue, item: seen.append(item.payload), burst=True)
+    thread = threading.Thread(target=consumer.run, daemon=True)
+    thread.start()
+    wait_for(lambda: seen == [b"c"] and empty(pair.here), "the item of the other")
+    pair.away.start()
+    thread.join(60)
+    assert seen == [b"c", b"a", b"b"]
+
+
+def test_the_trouble_is_told_once_and_its_end(pair, caplog):
+    caplog.set_level(logging.INFO, "django_srq.consumer")
+    seen: list[bytes] = []
+    told = lambda text: [record for record in caplog.records if text in record.getMessage()]  # noqa: E731
+    with running(serve(pair, lambda queue, item: seen.append(item.payload))):
+        pair.away.kill()
+        for number in range(3):
+            pair.here.put(str(number))
+            wait_for(lambda: len(seen) == number + 1, "an item of the other")  # noqa: B023
+        wait_for(lambda: told("server unavailable"), "word of the trouble")
+        pair.away.start()
+        wait_for(lambda: told("server available again"), "word of its end")
+    assert len(told("server unavailable")) == 1
+
+
+@pytest.mark.parametrize("all_away", [False, True])
+def test_an_idle_worker_does_not_keep_asking_for_a_server_that_is_away(pair, monkeypatch, all_away):
+    rounds: list[int] = []
+    rounding = Worker._round
+    monkeypatch.setattr(Worker, "_round", lambda *arguments: (rounds.append(1), rounding(*arguments))[1])
+    pair.away.kill()
+    if all_away:
+        pair.stays.kill()
+    consumer = serve(pair, lambda queue, item: None, threads=3)
+    with running(consumer):
+        wait_for(lambda: owed(consumer) == 1 + all_away and consumer._worker._idler is not None, "an idle worker")
+        before, looks = len(rounds), []
+        wait_for(lambda: looks.append(1) or len(looks) > 100, "a while")
+        assert len(rounds) - before < 10  # it has nothing to ask for 5 s
+        if all_away:
+            pair.stays.start()
+        pair.away.start()
+
+
+def test_a_stop_ends_although_a_server_stays_away(pair, monkeypatch):
+    monkeypatch.setattr("django_srq.consumer.worker.worker.retries.LAST_WORDS", 0.5)
+    pair.there.put("a")
+    begun = threading.Event()
+    gate = threading.Event()
+
+    def handle(queue: SafeRedisQueue, item) -> None:
+        begun.set()
+        gate.wait(60)
+
+    with running(serve(pair, handle, threads=2)):
+        assert begun.wait(60)
+        pair.here.put("b")
+        wait_for(lambda: pair.here.counts()["in_flight"], "the other thread at work")
+        pair.away.kill()
+        gate.set()
+    assert empty(pair.here)  # what is said to the other server is said
+
+
+def test_all_servers_away_and_back(pair):
+    servers = pair.away, Server()
+    try:
+        both = SimpleNamespace(there=pair.there, here=SafeRedisQueue(name="q", url=servers[1].url), away=pair.away)
+        seen: list[bytes] = []
+        with running(serve(both, lambda queue, item: seen.append(item.payload), threads=2)):
+            for server in servers:
+                server.kill()
+            for server in servers:
+                server.start()
+            both.here.put("a")
+            both.there.put("b")
+            wait_for(lambda: sorted(seen) == [b"a", b"b"], "both items")
+    finally:
+        servers[1].close()
+
+
+def test_a_server_that_hangs_holds_up_no_other(pair, monkeypatch):
+    """Not even by acks that are sent without waiting for the reply: none goes there once it is known to be away."""
+    in_vain: list[bool] = []
+    sending = Claims.send
+
+    def send(claims: Claims, subscription: Subscription, *arguments) -> None:
+        in_vain.append(consumer._worker._retries.away(subscription.queue.link))
+        sending(claims, subscription, *arguments)
+
+    monkeypatch.setattr(Claims, "send", send)
+    there = SafeRedisQueue(name="q", url=pair.away.url, timeout=PATIENT)
+    gates = {str(number): threading.Event() for number in range(4)}
+    go = threading.Event()
+    seen: list[bytes] = []
+
+    def handle(queue: SafeRedisQueue, item) -> None:
+        if queue is there:
+            assert gates[item.payload.decode()].wait(60)
+        else:
+            assert go.wait(60)
+            seen.append(item.payload)
+
+    def at_work() -> int:
+        return sum(hand.state == RUNNING and hand.subscription == 0 for hand in consumer._ledger)
+
+    there.put_many(gates)
+    consumer = serve(SimpleNamespace(there=there, here=pair.here), handle, threads=5, prefetch=10)
+    with running(consumer):
+        wait_for(lambda: at_work() == 4, "four handlers at work")
+        os.kill(pair.away.process.pid, signal.SIGSTOP)
+        try:
+            for number, gate in enumerate(gates.values(), 1):
+                go.clear()
+                pair.here.put_many(range(20))
+                wait_for(lambda: any(consumer._worker._jobs.values()), "items that wait for their turn")
+                gate.set()
+                wait_for(lambda: at_work() == 4 - number, "the end of one")  # noqa: B023
+                go.set()
+                wait_for(lambda: len(seen) == 20 * number and empty(pair.here), "the other's items")  # noqa: B023
+        finally:
+            go.set()
+            os.kill(pair.away.process.pid, signal.SIGCONT)
+        wait_for(lambda: empty(there), "what was owed")
+    assert in_vain
+    assert not any(in_vain)
+    there.link.close()
+
+
+def test_there_is_room_for_what_is_owed():
+    """All that was claimed of two servers, in threads of both kinds, is owed to them; the third one goes on."""
+    servers = [Server("--appendonly", "yes") for _ in range(3)]
+    gates = [threading.Event() for _ in servers]
+    links = [SafeRedisQueue(url=server.url).link for server in servers]
+    plans = [
+        Subscription(SafeRedisQueue(name=name, link=link), lambda item, gate=gate: gate.wait(60), lease=LONG, **kind)
+        for link, gate in zip(links, gates, strict=True)
+        for name, kind in (("sync", {}), ("async", {"asynchronous": True}))
+    ]
+    consumer = InProcessConsumer(plans, options=ConsumerOptions(prefetch=50))
+    try:
+        with running(consumer):
+            for number, server in enumerate(servers):
+                mine = [subscription.queue for subscription in plans[2 * number : 2 * number + 2]]
+                for queue in mine:
+                    queue.put_many(range(50))
+                wait_for(lambda: all(queue.counts()["in_flight"] == 50 for queue in mine), "claims")  # noqa: B023
+                if number < 2:
+                    server.kill()
+                gates[number].set()
+            wait_for(lambda: all(map(empty, mine)), "the third one's items")
+            for server in servers[:2]:
+                server.start()
+            wait_for(lambda: all(empty(subscription.queue) for subscription in plans), "what was owed")
+    finally:
+        for server in servers:
+            server.close()
+
+
+def test_what_cannot_be_said_stays_in_hand(pair, monkeypatch):
+    """For the supervisor, which says it when the process is gone."""
+    monkeypatch.setattr("django_srq.consumer.worker.worker.retries.LAST_WORDS", 0.5)
+    pair.there.put_many(range(5))
+    begun, gate = threading.Event(), threading.Event()
+
+    def handle(queue: SafeRedisQueue, item) -> None:
+        begun.set()
+        gate.wait(60)
+        raise ValueError
+
+    consumer = serve(pair, handle, prefetch=5)
+    with running(consumer):
+        assert begun.wait(60)
+        pair.away.kill()
+        consumer.stop()
+        gate.set()
+    assert [hand.state for hand in consumer._ledger] == [FAILED, HELD, HELD, HELD, HELD]
+
+
+@pytest.mark.parametrize("way", ["ahead", "parked"])
+def test_a_claim_is_sent_again_with_its_own_number_whatever_was_claimed_meanwhile(pair, monkeypatch, way):
+    """Its slot has gone on by then: with its number of now it would take other items, and strand those that it took."""
+    with closing(Proxy(pair.away.url)) as proxy:
+        assert not pair.there.get(-1)  # the server knows the script now
+        pair.there.put_many("ab")
+        there = SafeRedisQueue(name="q", url=proxy.url)
+        subscriptions = Subscription(there, print, lease=LONG), Subscription(pair.here, print, lease=LONG)
+        claims, late = worker(*subscriptions)._claims, []
+        monkeypatch.setattr(claims, "_late", late.append)
+        fault = proxy.arm("lose reply", b"$2\r\nc1" if way == "ahead" else b"$4\r\nc1.w", times=1000)
+        if way == "ahead":
+            claims.send(subscriptions[0], (), 1)
+            claims.claim(subscriptions[1], 1, (), Answer())
+            claims.collect(Answer())
+        else:
+            claims.park(subscriptions[0], 1, 1)
+            claims.recall(Answer())
+            claims._parking.seq += 1  # as the next one begins
+        fault.wait()
+        wait_for(lambda: claims._retries.away(there.link), "a claim that is owed")
+        claims.claim(subscriptions[1], 1, (), Answer())
+        proxy.disarm()
+        wait_for(lambda: late, "what it took")
+        assert [job.found.payload for job in late[0].jobs] == [b"a"]
+        assert pair.there.counts()["in_flight"] == 1
+        claims.close()
+        there.link.close()
+
+
+def test_a_claim_that_was_given_up_is_left_to_the_supervisor(pair, monkeypatch):
+    """It may have taken something, which only its slot tells: a later claim there would hide it."""
+    monkeypatch.setattr("django_srq.consumer.worker.worker.retries.LAST_WORDS", 0.1)
+    with closing(Proxy(pair.away.url)) as proxy:
+        assert not pair.there.get(-1)  # the server knows the script now
+        pair.there.put("a")
+        fault = proxy.arm("lose reply", b"$2\r\nc1\r\n$1\r\n1\r\n", times=1000)
+        there = SafeRedisQueue(name="q", url=proxy.url)
+        one = worker(Subscription(there, print, lease=LONG), Subscription(pair.here, print))
+        passing = one._claims.pass_on
+        monkeypatch.setattr(one._claims, "pass_on", lambda: (proxy.disarm(), passing()))
+        with running(one):
+            fault.wait()
+            wait_for(lambda: owed(one), "a claim that is owed")
+        there.link.close()
+    closing_it = operations.crashed(pair.there.keys, [], evidence=b"{}", how="release", slot=b"c1")
+    assert list(pair.there.link.call(closing_it, queue="q").found.values()) == ["ready"]
+
+
+@pytest.mark.parametrize("is_at_work", [True, False])
+def test_what_an_owed_claim_took_is_not_blamed_for_a_handler_s_death(pair, monkeypatch, is_at_work):
+    """Although the child has made other claims since."""
+    monkeypatch.setattr("django_srq.consumer.worker.worker.retries.LAST_WORDS", 0.1)
+    subscriptions = [Subscription(pair.there, print, lease=LONG), Subscription(pair.here, print, lease=LONG)]
+    with closing(Proxy(pair.away.url)) as proxy:
+        assert not pair.there.get(-1)  # the server knows the script now
+        pair.there.put("a")
+        fault = proxy.arm("lose reply", b"$2\r\nc1\r\n$1\r\n1\r\n", times=1000)
+        there = SafeRedisQueue(name="q", url=proxy.url, timeout=1)
+        one = worker(Subscription(there, print, lease=LONG), subscriptions[1])
+        one._ledger.slot = b"c1"
+        passing = one._claims.pass_on
+        monkeypatch.setattr(one._claims, "pass_on", lambda: (proxy.disarm(), passing()))
+        with running(one):
+            fault.wait()
+            wait_for(lambda: owed(one), "a claim that is owed")
+            pair.here.put("b")
+            wait_for(lambda: empty(pair.here), "an item of the other")
+            assert [place for place, _ in one._ledger.owed] == [0]
+        there.link.close()
+    if is_at_work:
+        pair.here.put("c")
+        call = pair.here.claim("c1", lease=LONG)
+        (item,) = pair.here.decoded(pair.here.link.call(call, queue="q").found)
+        one._ledger.start(one._ledger.hold(1, DeliveryRef(item.uid, item.token), until=lease_time() + LONG)[0])
+    account_for(Supervisor(subscriptions, ConsumerOptions()), Child("c1", 0, one._ledger, 0))
+    assert [item.delivery.crashes for item in pair.there.items("ready")] == [int(not is_at_work)]
+    assert [item.delivery.crashes for item in pair.here.items("ready")] == [1] * is_at_work
+
+
+def test_after_a_claim_that_is_owed_the_others_are_asked_in_the_same_round(pair):
+    """That the claim before it left some behind says nothing of them."""
+    pair.here.put("a")
+    one = worker(*(Subscription(queue, print, lease=LONG) for queue in (pair.there, pair.here)))
+    one._claims.plenty = True
+    pair.away.kill()
+    answer = Answer()
+    one._round((), {False: 1}, None, answer)
+    assert [job.found.payload for job in answer.jobs] == [b"a"]
+    pair.away.start()
+    wait_for(lambda: not owed(one), "the claim")
+    one._claims.close()
+    one._wakeup.close()
+
+
+def test_a_queue_that_cannot_be_told_keeps_nothing_from_another_on_its_server(pair):
+    other = SafeRedisQueue(name="other", link=pair.there.link)
+    begun, gate = [], threading.Event()
+
+    def handle(item) -> None:
+        begun.append(item)
+        gate.wait(60)
+
+    subscriptions = [Subscription(queue, handle, lease=LONG) for queue in (pair.there, other, pair.here)]
+    consumer = InProcessConsumer(subscriptions, options=ConsumerOptions(threads=2))
+    pair.there.put("a")
+    other.put("b")
+    ended: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            consumer.run()
+        except LayoutError as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    wait_for(lambda: len(begun) == 2, "both items at work")
+    with closing(pair.away.client()) as client:
+        client.hset(pair.there.keys["meta"], "layout", "99")
+    pair.away.kill()
+    gate.set()
+    wait_for(lambda: owed(consumer), "what is owed")
+    pair.away.start()
+    thread.join(60)
+    assert len(ended) == 1
+    assert empty(other)
+
+
+def test_too_much_memory_ends_a_process_although_a_server_is_away(pair, monkeypatch):
+    """Its successor serves the others."""
+    monkeypatch.setattr("django_srq.consumer.worker.worker.retries.LAST_WORDS", 0.5)
+    pair.there.put("a")
+    consumer = serve(pair, lambda queue, item: pair.away.kill(), max_memory=1)
+    thread = threading.Thread(target=consumer.run, daemon=True)
+    thread.start()
+    thread.join(60)
+    assert not thread.is_alive()
+    assert consumer._ledger.full
+
+
+def test_nothing_rings_for_nobody(pair):
+    """It would end all pauses until somebody waits: a server that refuses at once would be asked without end."""
+    begun, gate = threading.Event(), threading.Event()
+
+    def handle(queue: SafeRedisQueue, item) -> None:
+        begun.set()
+        gate.wait(60)
+
+    pair.away.kill()
+    pair.here.put("a")
+    consumer = serve(pair, handle)
+    with running(consumer):
+        assert begun.wait(60)
+        assert owed(consumer)
+        pair.away.start()
+        wait_for(lambda: not owed(consumer), "what was owed")
+        assert not select.select([consumer._worker._wakeup.end], [], [], 0)[0]
+        gate.set()
+
+
+def test_a_consumer_is_struck_off_where_it_can_be(pair):
+    subscriptions = [Subscription(pair.there, print), Subscription(pair.here, print)]
+    leases = Leases("c1", subscriptions, list)
+    leases.renew()
+    assert "c1" in pair.here.snapshot().consumers
+    pair.away.kill()
+    leases.sign_off()
+    assert "c1" not in pair.here.snapshot().consumers
+
+
+def test_the_processes_of_a_consumer_go_on_too(pair, project):
+    handled = {"HANDLER": "tests.support.handlers.note"}
+    project.configure({"there": {**handled, "URL": pair.away.url}, "here": handled}, project.settings.SRQ_DEFAULTS)
+    process = project.start("srq_consume", "there", "here", "--processes", "2")
+    queues["there"].put("before")
+    project.said("before 1")
+    pair.away.kill()
+    for number in range(10):
+        queues["here"].put(number)
+        project.said(f"{number} 1")
+    pair.away.start()
+    queues["there"].put("after")
+    project.said("after 1")
+    process.terminate()
+    assert process.wait(60) == 0

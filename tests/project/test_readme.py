@@ -1,0 +1,282 @@
+"""The README says what the code does: its tables are those of the code, its example runs as written."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management import BaseCommand
+
+import django_srq
+from django_srq import SRQError, conf, operations, urls
+from django_srq.conf import QueueConfig
+from django_srq.management.commands import srq_consume
+from django_srq.models import QueueStatus
+
+pytestmark = pytest.mark.versions
+
+README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+
+
+def rows(heading: str, column: int = 0) -> dict[str, str]:
+    """First code words of the rows of a section's tables, with the cell of another column."""
+    section = README.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    cells = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| `")]
+    return {row[0].strip("`"): row[column] if len(row) > column else "" for row in cells}
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def test_the_first_commands_are_demo_and_test():
+    assert blocks("console")[0].split("\n")[:2] == ["$ make demo", "$ make test"]
+
+
+def test_options_and_defaults():
+    documented = rows("Settings", 2)
+    assert list(documented) == list(conf._OPTIONS)
+    defaults = {field.name.upper(): field.default for field in fields(QueueConfig)}
+    for name in ("AUTOCLEAN_INTERVAL", "LEASE", "MAX_DELIVERIES", "MAX_CRASHES", "MAX_PAYLOAD_BYTES", "MAX_AGE"):
+        assert float(documented[name].strip("`")) == defaults[name]
+
+
+def test_options_of_the_status_view():
+    documented = rows("The status view", 2)
+    options = [name for name in documented if name.isupper()]
+    assert options == list(conf._ADMIN_OPTIONS)
+    assert float(documented["TIMEOUT"].strip("`")) == conf.AdminConfig().timeout
+    assert tuple(documented["REDACT"].split(", ")) == conf.REDACT
+
+
+def test_permissions_and_views():
+    documented = list(rows("The status view"))
+    assert {name for name, _label in QueueStatus._meta.permissions} <= set(documented)
+    assert {str(pattern.pattern) for pattern in urls.urlpatterns} <= set(documented)
+
+
+def test_keys():
+    assert {name.strip(":"): kind for name, kind in rows("Keys", 1).items()} == operations.key_types()
+
+
+def test_exceptions_and_what_else_they_are():
+    named = {
+        name: getattr(django_srq, name) for name in django_srq.__all__ if isinstance(getattr(django_srq, name), type)
+    }
+    errors = {name: kind for name, kind in named.items() if issubclass(kind, SRQError) and kind is not SRQError}
+    documented = rows("Exceptions", 1)
+    assert set(documented) == set(errors)
+    assert issubclass(errors["ConfigurationError"], ImproperlyConfigured)
+    for name, also in documented.items():
+        if also.strip("` ") in errors:
+            assert issubclass(errors[name], errors[also.strip("` ")])
+
+
+def test_commands():
+    documented = {name.split()[0] for name in rows("Commands") if name.startswith("srq_")}
+    folder = Path(django_srq.__file__).parent / "management" / "commands"
+    assert documented == {path.stem for path in folder.glob("srq_*.py")}
+
+
+def test_methods_exist():
+    for cell in rows("Queues"):
+        for name in re.findall(r"(\w+)\(", cell):
+            assert name == "len" or hasattr(django_srq.registry.Queue, name), name
+
+
+@pytest.fixture
+def project(tmp_path):
+    """The example's files, in a project that has nothing else."""
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "__init__.py").touch()
+    for block in blocks("python"):
+        if match := re.match(r"# (\S+\.py)\n", block):
+            (tmp_path / match[1]).write_text(block)
+    with (tmp_path / "settings.py").open("a") as settings:
+        settings.write(
+            "\nfrom pathlib import Path\nBASE_DIR = Path(__file__).parent\nSECRET_KEY = 'x'\nUSE_TZ = True\n"
+            "SRQ_QUEUES['test'] = {'URL': 'embedded://', 'SERIALIZER': 'raw'}\nROOT_URLCONF = 'urls'\n"
+            "DATABASES = {'default': {'ENGINE': 'django.db.backends.sqlite3', 'NAME': BASE_DIR / 'db'}}\n"
+        )
+    (tmp_path / "urls.py").write_text(
+        "from django.urls import path\nfrom shop.views import order\nurlpatterns = [path('order', order)]\n"
+    )
+    (tmp_path / "manage.py").write_text(
+        "import os, sys\nos.environ['DJANGO_SETTINGS_MODULE'] = 'settings'\n"
+        "from django.core.management import execute_from_command_line\nexecute_from_command_line(sys.argv)\n"
+    )
+    return tmp_path
+
+
+def shell(project: Path, command: str) -> str:
+    root = str(Path(django_srq.__file__).parent.parent)
+    environment = {**os.environ, "PYTHONPATH": root, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    environment.pop("DJANGO_SETTINGS_MODULE", None)
+    done = subprocess.run(
+        command, shell=True, cwd=project, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_example_runs_as_written(project):
+    post = (
+        "import django; django.setup(); from django.test import Client; "
+        "print(Client(headers={'host': 'localhost'}).post('/order', {'order': 17}).content.decode())"
+    )
+    uid = shell(project, f'DJANGO_SETTINGS_MODULE=settings python -c "{post}"').strip()
+    assert len(uid) == 36
+    assert shell(project, "python manage.py srq_consume --burst") == "order 17, delivery 1\n"
+
+
+def test_the_raw_queue_s_commands_run_as_written(project):
+    put, consume = (
+        line[2:] for block in blocks("console") for line in block.splitlines() if " test" in line and "manage" in line
+    )
+    uid = shell(project, put).strip()
+    assert shell(project, consume) == f"{uid} Hello World\n"
+
+
+def test_options_of_srq_consume():
+    """Each is in the table, and so is nothing else."""
+    actions = srq_consume.Command().create_parser("manage.py", "srq_consume")._actions
+    general = {action.dest for action in BaseCommand().create_parser("manage.py", "x")._actions}
+    options = {action.option_strings[-1] for action in actions if action.option_strings and action.dest not in general}
+    documented = {name.split()[0] for name in rows("Commands") if name.startswith("--")}
+    assert documented == options
+
+
+# What holds the lines of "Where it runs".
+WHERE_IT_RUNS = {
+    "gunicorn, uWSGI, uvicorn, gevent": [
+        "test_each_put_that_was_answered_is_stored",
+        "test_every_put_that_is_answered_is_stored_once",
+        "test_no_connection_of_a_parent_outlives_it_in_a_child",
+    ],
+    "Database pools, memcached": [
+        "test_children_read_no_rows_of_each_other",
+        "test_children_get_no_replies_of_each_other_from_memcached",
+        "test_later_children_share_nothing_that_the_supervisor_opened_meanwhile",
+        "test_each_child_is_announced_before_its_first_item",
+    ],
+    "systemd, logs, mounts": [
+        "test_a_systemd_that_does_not_listen_ends_no_lease",
+        "test_a_log_that_nobody_reads_ends_no_lease",
+        "test_a_file_system_that_hangs_ends_no_lease",
+        "test_servers_that_are_silent_end_no_lease_of_another",
+        "test_a_renewal_that_is_late_is_said_once",
+    ],
+    "Containers": [
+        "test_orphans_are_reaped_and_a_stop_is_heard",
+        "test_signals_are_passed_on_and_the_exit_code_is_that_of_the_work",
+        "test_handlers_keep_the_status_of_their_programs",
+        "test_the_process_that_does_the_work_is_announced",
+    ],
+    "Debuggers, swap": [
+        "test_a_supervisor_that_is_stopped_ends_no_lease",
+        "test_another_child_handles_what_waits_behind_a_handler_that_holds_the_lock",
+        "test_a_child_that_was_stopped_begins_nothing_that_was_given_back",
+        "test_what_the_claim_of_an_idle_child_takes_while_that_is_stopped_is_given_back",
+        "test_an_idle_child_behind_a_thread_that_holds_the_lock_begins_nothing_that_was_given_back",
+        "test_a_child_that_was_suspended_leaves_alone_what_it_lost_meanwhile",
+    ],
+    "A killed supervisor": [
+        "test_an_orphan_that_hangs_is_ended",
+        "test_its_lease_is_renewed_until_it_comes_to_its_end",
+        "test_it_is_held_to_its_limit",
+        "test_without_its_keeper_too_its_item_comes_back_when_the_lease_ends",
+    ],
+    "A lost consumer": [
+        "test_items_behind_those_of_a_lost_consumer_do_not_wait_for_them",
+        "test_a_consumer_gets_one_suspect_at_a_time_and_others_the_next",
+    ],
+    "Servers that are silent or refuse": [
+        "test_silent_servers_hold_up_nothing_that_the_supervisor_promises",
+        "test_a_queue_that_the_server_refuses_holds_up_no_other_of_that_server",
+        "test_a_successor_begins_when_the_items_of_its_predecessor_are_back",
+    ],
+    "Long grace, large processes": [
+        "test_a_consumer_is_well_while_it_waits_within_a_long_grace",
+        "test_the_threads_of_a_process_do_not_hold_up_its_successor",
+        "test_there_are_never_more_than_two_children_for_each_place",
+    ],
+    "Programs and forks of handlers": [
+        "test_programs_handle_signals_as_if_we_were_not_there",
+        "test_forks_have_nothing_of_ours",
+        "test_programs_end_with_a_child_that_is_killed_or_dies",
+        "test_what_a_handler_left_at_work_comes_to_its_end",
+        "test_what_is_at_work_for_longer_than_the_grace_is_cut_and_said",
+    ],
+    "Handlers": [
+        "test_work_is_done_or_the_item_fails",
+        "test_whatever_a_handler_raises_fails_its_item",
+        "test_a_handler_that_opens_files_until_there_are_no_more",
+    ],
+    "Users with few rights": [
+        "test_whole_life_of_items_with_few_rights",
+        "test_documented_rights_are_enough_for_the_operations_of_a_role",
+        "test_nothing_is_put_without_one_of_the_rights",
+        "test_server_that_tells_scripts_nothing",
+    ],
+    "Name servers": [
+        "test_with_a_silent_name_server_a_call_ends_in_time",
+        "test_the_address_that_is_known_is_used_while_the_name_server_is_silent",
+        "test_the_addresses_of_a_name_share_the_time",
+        "test_no_lookup_of_a_name_is_under_way_when_the_supervisor_forks",
+    ],
+    "Firewalls, NAT": [
+        "test_a_put_after_a_quiet_while",
+        "test_an_aput_after_a_quiet_while",
+        "test_connections_of_the_same_age_cost_a_share_once",
+    ],
+    "TLS": [
+        "test_all_connections_have_one_context",
+        "test_a_file_that_was_renewed_is_read_again",
+        "test_what_cannot_work_is_said_at_once",
+    ],
+    "Large payloads": [
+        "test_a_claim_is_bounded_by_bytes_and_keeps_the_order",
+        "test_a_batch_of_puts_is_bounded_by_bytes",
+        "test_srq_consume_behind_a_slow_line",
+        "test_other_clients_are_served_between_the_batches_of_large_puts",
+        "test_a_consumer_goes_on_with_what_it_can_read",
+    ],
+    "Servers that may lose items": [
+        "test_consumer_warns_once_of_each_server",
+        "test_a_cache_on_the_queue_s_server_is_told_before_a_deployment",
+    ],
+    "Many queues, several servers": [
+        "test_a_queue_on_another_server_has_its_turn_before_those_behind_it",
+        "test_an_item_that_comes_alone_costs_few_scripts",
+        "test_any_number_of_queues",
+    ],
+    "Upgrades in place": [
+        "test_a_consumer_has_read_all_scripts",
+        "test_another_process_has_read_them_too",
+    ],
+    "Logging": [
+        "test_records_go_to_the_handlers_of_the_project_once",
+    ],
+    "Web images without the workers' dependencies": [
+        "test_a_handler_that_cannot_be_imported_stops_no_other_command",
+    ],
+    "Tests of your project": [
+        "test_a_consumer_in_the_process_of_a_test_closes_what_it_opened_and_nothing_else",
+        "test_a_timed_wait_ends",
+    ],
+}
+
+
+def test_each_line_of_where_it_runs_is_held_by_tests():
+    section = README.split("\n## Where it runs\n")[1].split("\n## ")[0]
+    lines = [line.strip("| ").split(" | ")[0] for line in section.splitlines() if line.startswith("| ")]
+    assert lines[1:] == list(WHERE_IT_RUNS)
+    tests = "".join(path.read_text("utf-8") for path in Path(__file__).parents[1].rglob("test_*.py"))
+    missing = [name for names in WHERE_IT_RUNS.values() for name in names if f"def {name}(" not in tests]
+    assert missing == []
