@@ -6,10 +6,9 @@ import datetime as dt
 import logging
 import warnings
 from asyncio import CancelledError
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
-from functools import partial, wraps
+from functools import wraps
 from typing import Any, TypeVar
 
 import redis
@@ -45,14 +44,14 @@ from django_srq.operations import (
     StoredItem,
 )
 from django_srq.operations.identifiers import new_uid
-from django_srq.queue import arguments, failure
+from django_srq.queue import arguments, failure, maintenance
 from django_srq.queue.audit import audit
 from django_srq.queue.backoff import Backoff, delay_after
 from django_srq.queue.item import Item
 from django_srq.queue.rate import Rate
 from django_srq.queue.serializers import Raw, Serializer, dump, load
 from django_srq.runtime.clock import monotonic
-from django_srq.runtime.completion import acompleted, completed, wait_here
+from django_srq.runtime.completion import completed, wait_here
 from django_srq.signals import Announcement
 from django_srq.transport.clients import client_from_arguments, client_from_url, is_embedded
 from django_srq.transport.link import TIMEOUT, Link, embedded_link
@@ -65,8 +64,6 @@ T = TypeVar("T")
 AUTOCLEAN_INTERVAL = 60.0  # seconds
 PARTING = 1.0  # seconds for what a cancelled call still has to say
 LOOK = 5.0  # seconds after which an idle caller looks by itself: producers may be too old to ring
-# Where purge looks besides the list, and the state of what is there.
-_PLACES_TO_PURGE = {"returned": "ready", "priority": "ready", "delayed": "delayed", "dead": "dead"}
 
 
 class SafeRedisQueue:
@@ -582,33 +579,17 @@ class SafeRedisQueue:
 
         In batches; ``on_batch`` is called after each with how many it requeued. What it raises ends it there.
         """
-        arguments.callback_of(on_batch, self.alias)
-        if not uids:
-            return (yield from self._sweep(operations.requeue_dead, error, older_than, limit, on_batch))
-        if error or older_than or limit is not None:
-            raise InvalidArgument(f"queue {self.alias!r}: requeue takes uids, or error, older_than and limit; not both")
-        return (yield from self._each(operations.requeue, self._checked(uids), on_batch))
+        return (yield from maintenance.requeue(self, uids, error, older_than, limit, on_batch))
 
     @sync_method
     def count_dead(self, *, error: str | None = None, older_than: float | dt.timedelta = 0) -> Steps[dict[str, int]]:
         """How many items ``requeue`` or ``purge`` would take, by the group of their error. O(dead), in batches."""
-        seconds, group = (
-            arguments.seconds_of("older_than", older_than, self.alias),
-            arguments.group_of(error, self.alias),
-        )
-        groups: Counter[str] = Counter()
-        cursor, more = "", True
-        while more:
-            call = operations.count_dead(self.keys, error=group, older_than=seconds, cursor=cursor)
-            found, cursor = yield from self._send(call)
-            groups.update(found)
-            more = bool(cursor)
-        return dict(groups)
+        return (yield from maintenance.count_dead(self, error, older_than))
 
     @sync_method
     def drop(self, *uids: str) -> Steps[int]:
         """Delete items, whatever their state but in flight; returns how many."""
-        return (yield from self._each(operations.drop, [DeliveryRef(uid) for uid in self._checked(uids)]))
+        return (yield from maintenance.drop(self, uids))
 
     @sync_method
     def purge(
@@ -625,57 +606,7 @@ class SafeRedisQueue:
         Spares what is in flight, and what arrives after it began. Dead items can be chosen as in ``requeue``, whose
         ``on_batch`` it has too.
         """
-        arguments.callback_of(on_batch, self.alias)
-        if (state is not None and state not in STATES) or state == "in_flight":
-            raise InvalidArgument(
-                f"queue {self.alias!r}: purge deletes ready, delayed or dead items, not {shown(state)}"
-            )
-        if state == "dead":
-            return (yield from self._sweep(operations.purge_dead, error, older_than, limit, on_batch))
-        if error or older_than or limit is not None:
-            raise InvalidArgument(f"queue {self.alias!r}: error, older_than and limit choose dead items: state='dead'")
-        # Looked up before the first is deleted: what comes meanwhile, which may be long, stays.
-        places: dict[str, list[DeliveryRef]] = {}
-        for place, holds in _PLACES_TO_PURGE.items():
-            if state in (None, holds):
-                places[place] = yield from self._there(place)
-        gone = (yield from self._purge_list(on_batch)) if state in (None, "ready") else 0
-        for place, there in places.items():
-            gone += yield from self._each(partial(operations.drop, state=_PLACES_TO_PURGE[place]), there, on_batch)
-        return gone
-
-    def _purge_list(self, on_batch: Callable[[int], object] | None) -> Steps[int]:
-        marker, gone, more, start = new_uid(), 0, True, True
-        while more:
-            more, count = yield from self._send(operations.purge(self.keys, marker=marker, start=start))
-            gone, start = gone + count, False
-            yield from _tell(on_batch, count)
-        return gone
-
-    def _sweep(
-        self,
-        operation: Any,
-        error: str | None,
-        older_than: float | dt.timedelta,
-        limit: int | None,
-        on_batch: Callable[[int], object] | None,
-    ) -> Steps[int]:
-        """Do something with dead items in batches; the script chooses them, so that each is still dead when it does."""
-        seconds, group = (
-            arguments.seconds_of("older_than", older_than, self.alias),
-            arguments.group_of(error, self.alias),
-        )
-        left = arguments.most_of(limit, self.alias)
-        done, cursor, more = 0, "", True
-        while more:
-            most = int(min(left - done, BATCH))
-            number, cursor = yield from self._send(
-                operation(self.keys, error=group, older_than=seconds, most=most, cursor=cursor)
-            )
-            done += number
-            more = bool(cursor) and done < left
-            yield from _tell(on_batch, number)
-        return done
+        return (yield from maintenance.purge(self, state, error, older_than, limit, on_batch))
 
     @sync_method
     def recover(self, *, on_batch: Callable[[int, int], object] | None = None) -> Steps[int]:
@@ -684,21 +615,7 @@ class SafeRedisQueue:
         In batches of 100; ``on_batch`` is called after each with how many items it made ready and at how many leases it
         looked (the others' items are dead, their deliveries or crashes used up). What it raises ends it there.
         """
-        arguments.callback_of(on_batch, self.alias)
-        made, looked = 0, BATCH
-        while looked:
-            batch, looked = yield from self._send(
-                operations.recover(
-                    self.keys,
-                    legacy_lease=self.lease,
-                    recover=self.autoclean_interval is not None,
-                    max_deliveries=self.max_deliveries,
-                    max_crashes=self.max_crashes,
-                )
-            )
-            made += batch
-            yield from _tell(on_batch, batch, looked)
-        return made
+        return (yield from maintenance.recover(self, on_batch))
 
     @sync_method
     def ended_leases(self) -> Steps[int]:
@@ -855,29 +772,6 @@ class SafeRedisQueue:
     def _checked(self, uids: Iterable[str]) -> list[str]:
         return [arguments.uid_of(uid, self.alias) for uid in uids]
 
-    def _there(self, place: str) -> Steps[list[DeliveryRef]]:
-        """The items of a state, or of one of the places of what is ready, as they are now."""
-        there: list[DeliveryRef] = []
-        offset: int | None = 0
-        while offset is not None:
-            page = yield from self._send(operations.peek(self.keys, place, offset=offset, brief=True))
-            there += (DeliveryRef(found.uid, number=found.delivery.number) for found in page.found)
-            offset = page.offset
-        return there
-
-    def _each(
-        self,
-        operation: Callable[..., Call[list[bool]]],
-        items: Sequence[Any],
-        on_batch: Callable[[int], object] | None = None,
-    ) -> Steps[int]:
-        done = 0
-        for batch in _batches(items):
-            number = sum((yield from self._send(operation(self.keys, batch))))
-            done += number
-            yield from _tell(on_batch, number)
-        return done
-
 
 class Processing(AbstractContextManager[Item]):
     """What ``processing`` returns: the block, or a decorator that makes one of each call of a function."""
@@ -922,25 +816,6 @@ def _link(
     if is_embedded(url):
         return embedded_link(url, timeout=seconds, **options)
     return Link(client_from_url(url, **options), timeout=seconds)
-
-
-class _Completion:
-    """The end of a call that returned this; a request of steps."""
-
-    def __init__(self, outcome: object) -> None:
-        self.outcome = outcome
-
-    def carry_out(self) -> None:
-        completed(self.outcome, wait_here)
-
-    async def acarry_out(self) -> None:
-        await acompleted(self.outcome)
-
-
-def _tell(on_batch: Callable[..., object] | None, *numbers: int) -> Steps[None]:
-    outcome = None if on_batch is None else on_batch(*numbers)
-    if outcome is not None:
-        yield _Completion(outcome)
 
 
 def _state(places: Container[str]) -> str | None:

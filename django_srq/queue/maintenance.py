@@ -1,0 +1,185 @@
+"""What people and tools do to a queue: requeue, count, drop, purge and recover items, in batches.
+
+Steps, as all that talks to a server. ``SafeRedisQueue`` has a method for each, which says what it takes and gives.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from django_srq import operations
+from django_srq.exceptions import InvalidArgument, shown
+from django_srq.operations import BATCH, STATES, Call, DeliveryRef
+from django_srq.operations.identifiers import new_uid
+from django_srq.queue import arguments
+from django_srq.runtime.completion import acompleted, completed, wait_here
+from django_srq.transport.sansio import Steps
+
+if TYPE_CHECKING:
+    from django_srq.queue.safe_redis_queue import SafeRedisQueue
+
+T = TypeVar("T")
+OnBatch = Callable[..., object] | None
+# Where purge looks besides the list, and the state of the items there.
+_PLACES = {"returned": "ready", "priority": "ready", "delayed": "delayed", "dead": "dead"}
+
+
+def requeue(
+    queue: SafeRedisQueue,
+    uids: Sequence[str],
+    error: str | None,
+    older_than: float | dt.timedelta,
+    limit: int | None,
+    on_batch: OnBatch,
+) -> Steps[int]:
+    arguments.callback_of(on_batch, queue.alias)
+    if not uids:
+        return (yield from _sweep(queue, operations.requeue_dead, error, older_than, limit, on_batch))
+    if error or older_than or limit is not None:
+        raise InvalidArgument(f"queue {queue.alias!r}: requeue takes uids, or error, older_than and limit; not both")
+    checked = [arguments.uid_of(uid, queue.alias) for uid in uids]
+    return (yield from _each(queue, operations.requeue, checked, on_batch))
+
+
+def count_dead(queue: SafeRedisQueue, error: str | None, older_than: float | dt.timedelta) -> Steps[dict[str, int]]:
+    seconds = arguments.seconds_of("older_than", older_than, queue.alias)
+    group = arguments.group_of(error, queue.alias)
+    groups: Counter[str] = Counter()
+    cursor, more = "", True
+    while more:
+        call = operations.count_dead(queue.keys, error=group, older_than=seconds, cursor=cursor)
+        found, cursor = yield from _send(queue, call)
+        groups.update(found)
+        more = bool(cursor)
+    return dict(groups)
+
+
+def drop(queue: SafeRedisQueue, uids: Iterable[str]) -> Steps[int]:
+    return (yield from _each(queue, operations.drop, [DeliveryRef(arguments.uid_of(uid, queue.alias)) for uid in uids]))
+
+
+def purge(
+    queue: SafeRedisQueue,
+    state: str | None,
+    error: str | None,
+    older_than: float | dt.timedelta,
+    limit: int | None,
+    on_batch: OnBatch,
+) -> Steps[int]:
+    arguments.callback_of(on_batch, queue.alias)
+    if (state is not None and state not in STATES) or state == "in_flight":
+        raise InvalidArgument(f"queue {queue.alias!r}: purge deletes ready, delayed or dead items, not {shown(state)}")
+    if state == "dead":
+        return (yield from _sweep(queue, operations.purge_dead, error, older_than, limit, on_batch))
+    if error or older_than or limit is not None:
+        raise InvalidArgument(f"queue {queue.alias!r}: error, older_than and limit choose dead items: state='dead'")
+    # Looked up before the first is deleted: what comes meanwhile, which may be long, stays.
+    places: dict[str, list[DeliveryRef]] = {}
+    for place, holds in _PLACES.items():
+        if state in (None, holds):
+            places[place] = yield from _items_in(queue, place)
+    gone = (yield from _purge_list(queue, on_batch)) if state in (None, "ready") else 0
+    for place, items in places.items():
+        gone += yield from _each(queue, partial(operations.drop, state=_PLACES[place]), items, on_batch)
+    return gone
+
+
+def recover(queue: SafeRedisQueue, on_batch: OnBatch) -> Steps[int]:
+    arguments.callback_of(on_batch, queue.alias)
+    made, looked = 0, BATCH
+    while looked:
+        call = operations.recover(
+            queue.keys,
+            legacy_lease=queue.lease,
+            recover=queue.autoclean_interval is not None,
+            max_deliveries=queue.max_deliveries,
+            max_crashes=queue.max_crashes,
+        )
+        batch, looked = yield from _send(queue, call)
+        made += batch
+        yield from _tell(on_batch, batch, looked)
+    return made
+
+
+def _purge_list(queue: SafeRedisQueue, on_batch: OnBatch) -> Steps[int]:
+    marker, gone, more, start = new_uid(), 0, True, True
+    while more:
+        more, count = yield from _send(queue, operations.purge(queue.keys, marker=marker, start=start))
+        gone, start = gone + count, False
+        yield from _tell(on_batch, count)
+    return gone
+
+
+def _sweep(
+    queue: SafeRedisQueue,
+    operation: Any,
+    error: str | None,
+    older_than: float | dt.timedelta,
+    limit: int | None,
+    on_batch: OnBatch,
+) -> Steps[int]:
+    """Do something with dead items in batches; the script chooses them, so that each is still dead when it does."""
+    seconds = arguments.seconds_of("older_than", older_than, queue.alias)
+    group = arguments.group_of(error, queue.alias)
+    left = arguments.most_of(limit, queue.alias)
+    done, cursor, more = 0, "", True
+    while more:
+        most = int(min(left - done, BATCH))
+        call = operation(queue.keys, error=group, older_than=seconds, most=most, cursor=cursor)
+        number, cursor = yield from _send(queue, call)
+        done += number
+        more = bool(cursor) and done < left
+        yield from _tell(on_batch, number)
+    return done
+
+
+def _items_in(queue: SafeRedisQueue, place: str) -> Steps[list[DeliveryRef]]:
+    """The items of a state, or of one of the places of ready items, as they are now."""
+    items: list[DeliveryRef] = []
+    offset: int | None = 0
+    while offset is not None:
+        page = yield from _send(queue, operations.peek(queue.keys, place, offset=offset, brief=True))
+        items += (DeliveryRef(found.uid, number=found.delivery.number) for found in page.found)
+        offset = page.offset
+    return items
+
+
+def _each(
+    queue: SafeRedisQueue,
+    operation: Callable[..., Call[list[bool]]],
+    items: Sequence[Any],
+    on_batch: OnBatch = None,
+) -> Steps[int]:
+    done = 0
+    for start in range(0, len(items), BATCH):
+        number = sum((yield from _send(queue, operation(queue.keys, items[start : start + BATCH]))))
+        done += number
+        yield from _tell(on_batch, number)
+    return done
+
+
+def _send(queue: SafeRedisQueue, call: Call[T]) -> Steps[T]:
+    return queue.link.calling(call, queue=queue.alias)
+
+
+class _Completion:
+    """An effect: the end of a call that returned ``outcome``, which may have to be awaited."""
+
+    def __init__(self, outcome: object) -> None:
+        self.outcome = outcome
+
+    def carry_out(self) -> None:
+        completed(self.outcome, wait_here)
+
+    async def acarry_out(self) -> None:
+        await acompleted(self.outcome)
+
+
+def _tell(on_batch: OnBatch, *numbers: int) -> Steps[None]:
+    outcome = None if on_batch is None else on_batch(*numbers)
+    if outcome is not None:
+        yield _Completion(outcome)
