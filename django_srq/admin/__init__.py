@@ -10,6 +10,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed
 from django.urls import URLPattern
 
 from django_srq.admin.pages import Pages
+from django_srq.admin.urls import urls
 from django_srq.models import QueueStatus
 from django_srq.status import access
 
@@ -19,7 +20,7 @@ class QueueStatusAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     """Shows; adds, changes and deletes nothing. There are no other URLs than ours."""
 
     def get_urls(self) -> list[URLPattern]:
-        return Pages(self.admin_site, self.changelist_view).urls()
+        return urls(self.admin_site, self.changelist_view)
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         """The overview: the verdict, and all queues with their numbers."""
@@ -27,7 +28,7 @@ class QueueStatusAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
             raise PermissionDenied
         if request.method not in ("GET", "HEAD"):
             return HttpResponseNotAllowed(["GET", "HEAD"])
-        return Pages(self.admin_site, self.changelist_view).overview(request, extra_context)
+        return Pages(self.admin_site).overview(request, extra_context)
 
     def has_view_permission(self, request: HttpRequest, obj: QueueStatus | None = None) -> bool:
         return access.may(request, "view")

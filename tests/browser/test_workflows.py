@@ -207,9 +207,9 @@ def test_no_copy_without_a_clipboard(visit):
 @pytest.fixture
 def quick(monkeypatch):
     """Updates in short turns."""
-    from django_srq.admin import pages
+    from django_srq.admin import frame
 
-    monkeypatch.setattr(pages, "EVERY", 0.2)
+    monkeypatch.setattr(frame, "EVERY", 0.2)
 
 
 def number(page: Page, tab: str) -> str:

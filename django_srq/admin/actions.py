@@ -1,0 +1,244 @@
+"""The actions of the status view: each is a POST, with a permission, a confirmation and an entry in the log."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from django.contrib import messages
+from django.core import signing
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.utils import timezone
+from django.utils.formats import localize
+from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
+
+from django_srq import status
+from django_srq.admin import batches, log
+from django_srq.admin.batches import BulkAction, Selection
+from django_srq.admin.forms import PauseForm, PutForm
+from django_srq.admin.frame import (
+    ACTIONS,
+    LIVE,
+    STATE_LABELS,
+    BadRequest,
+    Frame,
+    NotFound,
+    may_be_uid,
+)
+from django_srq.exceptions import OutcomeUnknown, SRQError
+from django_srq.operations import DeliveryRef
+from django_srq.registry import Queue, queues
+from django_srq.status import QueueReport, access, browse, verdicts
+
+SAMPLES = 5  # items on a page that asks for confirmation
+
+
+class Actions(Frame):
+    """Changes, each confirmed before it is carried out."""
+
+    def act(self, request: HttpRequest, alias: str, action: str) -> HttpResponse:
+        """Ask for confirmation, and with it carry out."""
+        alias, config = self.known(request, alias)
+        if action not in ACTIONS:
+            raise BadRequest(_("There is no action %s.") % verdicts.readable(action))
+        if not access.may(request, ACTIONS[action][0], alias):
+            raise PermissionDenied
+        if config is None:
+            raise BadRequest(_("The queue %s is misconfigured.") % verdicts.readable(alias))
+        confirmed = request.method == "POST" and "confirmed" in request.POST
+        try:
+            if action in ("pause", "resume"):
+                return self._pause(request, queues[alias], action, confirmed)
+            if action == "put":
+                return self._put(request, queues[alias], confirmed)
+            return self._to_items(request, queues[alias], action, confirmed)
+        except SRQError as error:
+            if isinstance(error, OutcomeUnknown):
+                log.record(request, alias, f"{action.capitalize()}: sent, and whether it was done is not known")
+            context = {"sentence": verdicts.readable(error)}
+            return self.render(request, "sentence", str(ACTIONS[action][1]), context, alias=alias, crumb="!")
+
+    def _pause(self, request: HttpRequest, queue: Queue, action: str, confirmed: bool) -> HttpResponse:
+        if action == "resume" and confirmed:
+            was = queue.resume()
+            log.record(request, queue.alias, "Resumed" if was else "Resumed, but it was not paused")
+            return self._done(request, queue.alias, _("The queue is handed out again."))
+        (report,) = status.snapshot([queue.alias], minutes=0).queues
+        form = PauseForm(request.POST if confirmed else None, present=report.paused)
+        if action == "pause" and form.is_valid():
+            reason, until = form.cleaned_data["reason"], form.cleaned_data["until"]
+            if until is not None and timezone.is_naive(until):  # of a site without time zones
+                until = timezone.make_aware(until)
+            queue.pause(reason, by=request.user.get_username(), until=until)
+            said = f"Paused{f', until {until:%Y-%m-%d %H:%M %Z}' if until else ''}{f': {reason}' if reason else ''}"
+            log.record(request, queue.alias, said)
+            return self._done(
+                request, queue.alias, _("The queue is paused: what is in flight goes on, nothing more is taken.")
+            )
+        context = {"action": action, "form": form, "report": report}
+        return self._confirm(request, queue.alias, action, context)
+
+    def _put(self, request: HttpRequest, queue: Queue, confirmed: bool) -> HttpResponse:
+        form = PutForm(request.POST if confirmed else None, raw=queue.config.serializer == "raw")
+        if form.is_valid():
+            try:
+                uid = queue.put(form.cleaned_data["payload"], delay=form.cleaned_data["delay"] or 0)
+            except (SRQError, ValueError) as error:
+                form.add_error(None, str(error))
+            else:
+                log.record(request, queue.alias, f"Put an item: {uid}")
+                return self._done(request, queue.alias, _("The item was put: %s") % uid)
+        return self._confirm(request, queue.alias, "put", {"action": "put", "form": form})
+
+    def _to_items(self, request: HttpRequest, queue: Queue, action: str, confirmed: bool) -> HttpResponse:
+        asked = request.POST if request.method == "POST" else request.GET
+        state = asked.get("state", "")
+        if state not in batches.STATES[action]:
+            raise BadRequest(_("This action does not fit items that are %s.") % verdicts.readable(state or "–"))  # noqa: RUF001
+        if "uid" in asked and action != "purge":  # which is of a whole state, with the queue's name
+            chosen = [_held(text) for text in dict.fromkeys(asked.getlist("uid"))]
+            if len(chosen) > batches.MOST_CHOSEN:
+                raise BadRequest(_("At most %s items can be chosen.") % localize(batches.MOST_CHOSEN))
+            return self._to_chosen(request, queue, action, state, chosen, confirmed)
+        if action == "drop" and state == "ready":
+            raise BadRequest(_("Choose items, or purge the queue."))
+        if "everything" not in asked and "group" not in asked and "q" not in asked:
+            raise BadRequest(_("No item was chosen."))
+        payloads = access.may(request, "view_payload", queue.alias)
+        scope = Selection(
+            action, queue.alias, state, asked.get("group", ""), asked.get("q", "").strip()[:200], payloads
+        )
+        return self._to_all(request, queue, scope, confirmed)
+
+    def _to_chosen(
+        self,
+        request: HttpRequest,
+        queue: Queue,
+        action: str,
+        state: str,
+        chosen: Sequence[DeliveryRef],
+        confirmed: bool,
+    ) -> HttpResponse:
+        if confirmed:
+            flags = batches.carry_out(action, queue, state, chosen)
+            done = [one.uid for one, flag in zip(chosen, flags, strict=True) if flag]
+            log.record(request, queue.alias, log.sentence(action, state, len(done), done))
+            return self._done(request, queue.alias, _outcome(action, len(done), len(chosen) - len(done)), state)
+        context = {
+            "action": action,
+            "state": state,
+            "count": len(chosen),
+            "chosen": [f"{one.uid} {one.token}".strip() for one in chosen],
+            "samples": [one.uid for one in chosen[:SAMPLES]],
+            "lone": action == "requeue" and self._is_lonely(queue.alias),
+        }
+        return self._confirm(request, queue.alias, action, context)
+
+    def _to_all(self, request: HttpRequest, queue: Queue, scope: Selection, confirmed: bool) -> HttpResponse:
+        (report,) = status.snapshot([queue.alias], minutes=0).queues
+        if report.ready is None:
+            raise BadRequest(_("The queue cannot be read."))
+        anywhere = "ready" if scope.state == "all" else scope.state
+        sample = browse.page_of(queue.config, anywhere, group=scope.group, text=scope.text, payloads=scope.payloads)
+        count = self._count(scope, report, queue)
+        if confirmed and scope.action == "purge" and request.POST.get("name") != queue.alias:
+            confirmed = False
+        if confirmed:
+            # Written down before it begins: what happens to the first batch may not be known.
+            operation = log.record_progress(request, BulkAction.begin(scope, count or len(sample.items), sample.at))
+            return self._step(request, queue, operation)
+        context = {
+            "action": scope.action,
+            "state": scope.state,
+            "scope": scope,
+            "count": count,
+            "samples": [one.uid for one in sample.items[:SAMPLES]],
+            "lone": scope.action == "requeue" and not report.consumers,
+            "typed_wrong": request.POST.get("name"),
+        }
+        return self._confirm(request, queue.alias, scope.action, context)
+
+    def _count(self, scope: Selection, report: QueueReport, queue: Queue) -> int | None:
+        """How many items it is about; None where only looking at all of them would tell."""
+        if scope.text:
+            return None
+        if scope.group:
+            return sum(group.count for group in browse.groups_of(queue.config) if group.name == scope.group)
+        states = ("ready", "delayed", "dead") if scope.state == "all" else (scope.state,)
+        return sum(getattr(report, state) or 0 for state in states)
+
+    def _is_lonely(self, alias: str) -> bool:
+        (report,) = status.snapshot([alias], minutes=0).queues
+        return not report.consumers
+
+    def operation(self, request: HttpRequest) -> HttpResponse:
+        """Go on with an operation by one batch, or stop it."""
+        try:
+            operation = BulkAction.unsigned(request.POST.get("operation", ""))
+        except (signing.BadSignature, TypeError):
+            raise BadRequest(_("This operation is not known, or too old to go on with.")) from None
+        scope = operation.scope
+        if scope.alias not in queues:
+            raise NotFound(_("There is no queue %s.") % verdicts.readable(scope.alias))
+        if not access.may(request, scope.action, scope.alias):
+            raise PermissionDenied
+        if "stop" in request.POST:
+            log.record_stop(request, operation)
+            said = _("Stopped.") + " " + _outcome(scope.action, operation.done, operation.gone)
+            return self._done(request, scope.alias, said, scope.state)
+        return self._step(request, queues[scope.alias], operation)
+
+    def _step(self, request: HttpRequest, queue: Queue, operation: BulkAction) -> HttpResponse:
+        scope = operation.scope
+        trouble = ""
+        try:
+            operation = batches.carry_on(operation, queue)
+        except SRQError as error:
+            trouble = verdicts.readable(error)
+        else:
+            operation = log.record_progress(request, operation)
+        if operation.over and LIVE not in request.headers:
+            return self._done(request, scope.alias, _outcome(scope.action, operation.done, operation.gone), scope.state)
+        context = {
+            "operation": operation,
+            "action": scope.action,
+            "state": scope.state,
+            "action_label": ACTIONS[scope.action][1],
+            "trouble": trouble,
+            "outcome": _outcome(scope.action, operation.done, operation.gone),
+            "state_for_link": "ready" if scope.state == "all" else scope.state,
+        }
+        return self.render(request, "operation", str(ACTIONS[scope.action][1]), context, alias=scope.alias, crumb="…")
+
+    def _confirm(self, request: HttpRequest, alias: str, action: str, context: Mapping[str, Any]) -> HttpResponse:
+        label = str(ACTIONS[action][1])
+        more = {"action_label": label, "state_label": STATE_LABELS.get(str(context.get("state")), "")}
+        return self.render(request, "confirm", label, {**context, **more}, alias=alias, crumb=label)
+
+    def _done(self, request: HttpRequest, alias: str, said: str, state: str = "ready") -> HttpResponse:
+        messages.success(request, f"{verdicts.readable(alias)}: {said}")
+        return HttpResponseRedirect(self.url("change", alias, state="ready" if state == "all" else state))
+
+
+def _held(text: str) -> DeliveryRef:
+    """As the list's checkboxes name an item: its uid, and the token of what is in hand."""
+    uid, _space, token = text.partition(" ")
+    if not may_be_uid(uid) or not token.isprintable():
+        raise BadRequest(_("%s is no item.") % verdicts.readable(text))
+    return DeliveryRef(uid, token)
+
+
+def _outcome(action: str, done: int, gone: int) -> str:
+    said = {
+        "requeue": ngettext("%s item is ready again.", "%s items are ready again.", done),
+        "release": ngettext("%s item is ready again.", "%s items are ready again.", done),
+        "drop": ngettext("%s item was deleted.", "%s items were deleted.", done),
+        "purge": ngettext("%s item was deleted.", "%s items were deleted.", done),
+    }[action] % localize(done)
+    if not gone:
+        return said
+    words = {"n": localize(gone), "all": localize(done + gone)}
+    missing = ngettext("%(n)s of %(all)s was already gone.", "%(n)s of %(all)s were already gone.", gone) % words
+    return f"{said} {missing}"

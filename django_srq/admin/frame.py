@@ -1,0 +1,153 @@
+"""What the pages of the status view share: the guard, the frame, their links."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import Any
+
+import django
+from django.contrib.admin import AdminSite
+from django.contrib.admin.utils import quote, unquote
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed
+from django.template.response import TemplateResponse
+from django.urls import reverse
+from django.utils.http import urlencode
+from django.utils.text import capfirst
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+
+from django_srq import conf
+from django_srq.conf import QueueConfig
+from django_srq.exceptions import ConfigurationError
+from django_srq.models import QueueStatus
+from django_srq.status import access, verdicts
+
+View = Callable[..., HttpResponse]
+EVERY = 5  # seconds between two updates of a page
+LIVE = "X-SRQ-Live"  # the header of a request that wants only the part of the page that changes
+# The permission of each action, and what it is called.
+ACTIONS = {
+    "requeue": ("requeue", gettext_lazy("Requeue")),
+    "drop": ("drop", gettext_lazy("Drop")),
+    "release": ("release", gettext_lazy("Return to queue")),
+    "purge": ("purge", gettext_lazy("Purge")),
+    "pause": ("pause", gettext_lazy("Pause")),
+    "resume": ("pause", gettext_lazy("Resume")),
+    "put": ("put", gettext_lazy("Put an item")),
+}
+STATE_LABELS = {
+    "ready": gettext_lazy("Ready"),
+    "in_flight": gettext_lazy("In flight"),
+    "delayed": gettext_lazy("Delayed"),
+    "dead": gettext_lazy("Dead"),
+    "all": gettext_lazy("All but what is in flight"),
+}
+
+
+class NotFound(Exception):
+    """No such queue or item; the text says so in a sentence."""
+
+
+class BadRequest(Exception):
+    """What was asked for cannot be done; the text says why."""
+
+
+class Frame:
+    """Pages in an admin site."""
+
+    def __init__(self, site: AdminSite) -> None:
+        self.site = site
+
+    def guarded(self, view: View, *methods: str) -> View:
+        """The view, for those who may look at queues; what it does not find, or refuses, is said on a page."""
+        allowed = {"GET": ["GET", "HEAD"], "POST": ["POST"]}
+        known = [method for kind in methods or ("GET",) for method in allowed[kind]]
+
+        @wraps(view)
+        def checked(request: HttpRequest, **arguments: Any) -> HttpResponse:
+            if not access.may(request, "view"):
+                raise PermissionDenied
+            if request.method not in known:
+                return HttpResponseNotAllowed(known)
+            try:
+                return view(request, **arguments)
+            except NotFound as missing:
+                return self.said(request, _("Not found"), str(missing), 404)
+            except BadRequest as bad:
+                return self.said(request, _("This cannot be done"), str(bad), 400)
+            except ConfigurationError as wrong:  # of ALLOW, so that nobody knows who may
+                return self.said(request, _("Wrong settings"), verdicts.readable(wrong), 503)
+
+        return self.site.admin_view(checked)
+
+    def said(self, request: HttpRequest, title: str, sentence: str, code: int) -> HttpResponse:
+        return self.render(request, "sentence", title, {"sentence": sentence}, status=code)
+
+    def render(
+        self,
+        request: HttpRequest,
+        template: str,
+        title: str,
+        context: Mapping[str, Any],
+        *,
+        alias: str | None = None,
+        crumb: str = "",
+        status: int = 200,
+    ) -> TemplateResponse:
+        meta = QueueStatus._meta
+        overview = str(capfirst(meta.verbose_name_plural))
+        home = reverse(f"{self.site.name}:django_srq_queuestatus_changelist")
+        crumbs = [] if template == "overview" else [(home, overview)]
+        if alias is not None and crumb:
+            crumbs.append((self.url("change", alias), alias))
+        live = LIVE in request.headers
+        return TemplateResponse(
+            request,
+            f"admin/django_srq/{template}.html",
+            {
+                **({} if live else self.site.each_context(request)),
+                "base": "admin/django_srq/live.html" if live else "admin/django_srq/base.html",
+                "title": title,
+                "opts": meta,
+                "crumbs": crumbs,
+                "crumb": crumb or title,
+                "breadcrumbs_are_a_list": django.VERSION >= (6, 1),
+                "every": EVERY,
+                "alias": alias,
+                "read_only": conf.load().admin.read_only,
+                "uses_unfold": hasattr(self.site, "get_sidebar_list"),
+                **context,
+            },
+            status=status,
+        )
+
+    def url(self, name: str, *arguments: str, **query: str) -> str:
+        quoted = [quote(argument) for argument in arguments]
+        found = reverse(f"{self.site.name}:django_srq_queuestatus_{name}", args=quoted)
+        return f"{found}?{urlencode(query)}" if query else found
+
+    def known(self, request: HttpRequest, quoted: str) -> tuple[str, QueueConfig | None]:
+        """The alias of a queue that the user may look at, and its configuration unless that is wrong."""
+        alias = unquote(quoted)
+        loaded = conf.load()
+        if alias not in loaded.of_queue:
+            known = conf.suggestion(alias, access.visible_queues(request))
+            raise NotFound(f"{_('There is no queue %s.') % verdicts.readable(alias)} {known}")
+        if not access.may(request, "view", alias):
+            raise PermissionDenied
+        wrong = loaded.general or loaded.of_queue[alias]
+        return alias, None if wrong else loaded.queues[alias]
+
+
+def may_be_uid(text: str) -> bool:
+    return 0 < len(text) <= 128 and text.isascii() and text.isprintable() and " " not in text
+
+
+def page_number(text: str | None, last: int) -> int:
+    """A number of a page, brought into its range."""
+    try:
+        return max(1, min(int(text or 1), last))
+    except ValueError:
+        return 1

@@ -1,0 +1,63 @@
+"""Who did what in the status view, as entries of the admin's log."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from django.contrib.admin.models import CHANGE, LogEntry
+from django.contrib.contenttypes.models import ContentType
+from django.db.models import Q
+from django.http import HttpRequest
+
+from django_srq.admin.batches import BulkAction
+from django_srq.models import QueueStatus
+
+ENTRIES = 50  # of what people did, on a page
+
+
+def entries() -> Any:
+    return LogEntry.objects.filter(content_type=ContentType.objects.get_for_model(QueueStatus))
+
+
+def entries_of(alias: str, uid: str) -> Any:
+    """What was done to an item: those whose list of uids has it."""
+    named = Q(change_message__endswith=f" {uid}") | Q(change_message__contains=f" {uid}, ")
+    return entries().filter(named, object_id=alias).select_related("user")[:ENTRIES]
+
+
+def sentence(action: str, state: str, n: int, uids: Sequence[str]) -> str:
+    verb = {"requeue": "Requeued", "drop": "Dropped", "release": "Returned to the queue", "purge": "Purged"}[action]
+    names = ", ".join(uids[:100]) + (", …" if len(uids) > 100 else "")
+    return f"{verb} {n} item{'' if n == 1 else 's'} ({state.replace('_', ' ')}){f': {names}' if names else ''}"
+
+
+def record(request: HttpRequest, alias: str, said: str) -> LogEntry:
+    """Who did what: in English, as a record that many may read."""
+    return LogEntry.objects.create(
+        user=request.user,  # type: ignore[misc]  # whoever changes something is logged in
+        content_type=ContentType.objects.get_for_model(QueueStatus),
+        object_id=alias,
+        object_repr=alias[:200],
+        action_flag=CHANGE,
+        change_message=said,
+    )
+
+
+def record_progress(request: HttpRequest, operation: BulkAction) -> BulkAction:
+    """One entry for all batches, so that it is there also when the next one never comes."""
+    scope = operation.scope
+    about = f" of {scope.group}" if scope.group else f" with {scope.text!r}" if scope.text else ""
+    said = sentence(scope.action, scope.state, operation.done, []) + about + ("" if operation.over else ", so far")
+    if operation.entry and entries().filter(pk=operation.entry, user=request.user).update(change_message=said):
+        return operation
+    return replace(operation, entry=record(request, scope.alias, said).pk)
+
+
+def record_stop(request: HttpRequest, operation: BulkAction) -> None:
+    """The entry keeps its number: the page that stops may be older than the last batch."""
+    under_way = entries().filter(pk=operation.entry, user=request.user, change_message__endswith=", so far")
+    for entry in under_way:
+        entry.change_message = entry.change_message.removesuffix(", so far") + ", stopped"
+        entry.save(update_fields=["change_message"])
