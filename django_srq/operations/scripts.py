@@ -57,12 +57,15 @@ class Script:
     @cache
     def named(name: str) -> Script:
         source = _LUA[name]
-        idle = "true" if name in _IDLE else "false"
-        whole = _stripped(_INCLUDE.sub(_included, source)).replace("IDLE", idle)
+        whole = _stripped(_INCLUDE.sub(_included, source)).replace("IDLE", _idle(name))
         text = _with_rights(_with_facts(whole)).encode()
         # SHA-1 is how Redis names scripts; nothing depends on its strength.
         sha = hashlib.sha1(text, usedforsecurity=False).hexdigest().encode()
         return Script(name, text, sha, writes="no-writes" not in source.splitlines()[0])
+
+
+def _idle(name: str) -> str:
+    return "true" if name in _IDLE else "false"
 
 
 def _shared(name: str) -> str:
@@ -114,3 +117,17 @@ def _with_rights(text: str) -> str:
 
 def _commands(text: str) -> set[str]:
     return set(_COMMAND.findall(text))
+
+
+def explained(name: str) -> str:
+    """A script as the server gets it, but with its comments. KeyError when there is none of that name."""
+    used = {match[2] for match in _FUNCTION.finditer(Script.named(name).text.decode())}
+    text = _INCLUDE.sub(_included, _LUA[name]).replace("IDLE", _idle(name))
+    for match in list(_FUNCTION.finditer(text)):
+        if match[2] not in used:
+            text = text.replace(match[0], "")
+    return _with_rights(_with_facts(text))
+
+
+def names() -> list[str]:
+    return sorted(_LUA)

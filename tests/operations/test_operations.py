@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import itertools
 import re
+import subprocess
+import sys
 from collections.abc import Callable
+from functools import partial
 from importlib import resources
 from pathlib import Path
 
@@ -12,7 +15,7 @@ import pytest
 from redis.crc import key_slot
 
 from django_srq import operations
-from django_srq.operations import Call, Command, DeliveryRef, Keys, Put, Script
+from django_srq.operations import Call, Command, DeliveryRef, Keys, Put, Script, scripts
 from django_srq.transport.link import Link
 from django_srq.transport.slots import Slot
 
@@ -388,3 +391,22 @@ def test_milliseconds(seconds, expected):
 )
 def test_headers_cost_nothing_when_there_are_none(headers, priority, encoded):
     assert operations.encode_headers(headers, priority=priority) == encoded
+
+
+def code_of(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("--")]
+
+
+@pytest.mark.parametrize("name", scripts.names())
+def test_a_script_can_be_read_as_the_server_gets_it(name):
+    explained = scripts.explained(name)
+    assert code_of(explained) == code_of(Script.named(name).text.decode())
+    assert explained.count("\n--") > 2  # its comments
+
+
+def test_a_command_prints_a_script():
+    run = partial(subprocess.run, capture_output=True, text=True, check=False)
+    assert run([sys.executable, "-m", "django_srq.operations", "claim"]).stdout == scripts.explained("claim")
+    wrong = run([sys.executable, "-m", "django_srq.operations", "clam"])
+    assert wrong.returncode == 2
+    assert "claim" in wrong.stderr

@@ -27,7 +27,7 @@ if known then
   end
 end
 
--- Of meta, as numbers, the fields that the script has as facts.<field>; FACTS stands for what operations.py makes of that.
+-- Of meta, as numbers, the fields that the script has as facts.<field>; FACTS stands for what scripts.py makes of that.
 --   layout, seen, kept   version of the layout; times (ms) of the last look at the server, and of the last housekeeping
 --   typed                time (ms) of the last look at the types of the keys
 --   lease_c, lease_g     leases (ms) of the last claims: supervised, and by a plain get; longest: the longest ever

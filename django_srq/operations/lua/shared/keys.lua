@@ -1,5 +1,5 @@
 -- The keys of one queue, in the order in which every script gets them, each with its type.
--- This file is the only place that knows that order and these types; operations.py reads them from here, puts LAYOUT,
+-- This file is the only place that knows that order and these types; scripts.py reads them from here, puts LAYOUT,
 -- the version of the layout, in front of it, and makes of them what "include: types" includes: the table types.
 local items,          -- hash: uid -> payload; every item that is not settled
       queue,          -- list: ready uids; put at the left, taken from the right

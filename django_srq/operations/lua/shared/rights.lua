@@ -1,5 +1,5 @@
 -- Refuses a call that its user may not carry out to the end, before it changes anything: in the middle, the server would
--- leave what was done by then. Needs keys; RIGHTS stands for the commands of the script, which operations.py finds.
+-- leave what was done by then. Needs keys; RIGHTS stands for the commands of the script, which scripts.py finds.
 -- Replies with the error SRQRIGHTS and the commands that are missing then. A service may have no such function.
 local missing = ''
 for command in string.gmatch(RIGHTS, '%u+') do
