@@ -25,6 +25,7 @@ from django_srq.transport.clients import client_from_url
 pytestmark = pytest.mark.versions
 
 URL = "redis://127.0.0.1:1/0"
+LEAVING = "tests.support.leaves_on_import"
 ROOT = Path(__file__).parent.parent
 
 
@@ -70,8 +71,8 @@ def problems_of(queue: object = None, **settings: object) -> list[str]:
         ({"URL": URL, "HANDLER": "tests.nowhere.handle"}, r"E008 .*'tests.nowhere.handle' cannot be imported"),
         ({"URL": URL, "HANDLER": "tests.settings.USE_TZ"}, r"E008 .*not callable"),
         ({"URL": URL, "HANDLER": "tests.support.breaks_on_import.handle"}, r"E008 .*RuntimeError: broken"),
-        ({"URL": URL, "HANDLER": "tests.support.leaves_on_import.handle"}, r"E008 .*'orders'\]\['HANDLER'\].* SystemExit: 0"),
-        ({"URL": URL, "SERIALIZER": "tests.support.leaves_on_import.Own"}, r"E009 .*'SERIALIZER'\].* SystemExit: 0"),
+        ({"URL": URL, "HANDLER": f"{LEAVING}.handle"}, r"E008 .*'orders'\]\['HANDLER'\].* SystemExit: 0"),
+        ({"URL": URL, "SERIALIZER": f"{LEAVING}.Own"}, r"E009 .*'SERIALIZER'\].* SystemExit: 0"),
         ({"URL": URL, "SERIALIZER": "tests.support.odd_handlers.AsyncSerializer"}, r"E009 .*are not to be async defs"),
         ({"URL": URL, "SERIALIZER": "tests.test_conf.LeavingSerializer"}, r"E009 .*cannot be used, SystemExit: 0"),
         ({"URL": URL, "SERIALIZER": "yaml"}, r"E009 .*or one of json, raw, pickle, not 'yaml'"),
@@ -113,7 +114,7 @@ def test_functions_of_the_view(option, path, says):
     assert re.search(rf"E010 SRQ_ADMIN\['{option}'\]: .*{says}", found)
 
 
-@pytest.mark.parametrize("path", ["tests.nowhere.handle", "tests.support.leaves_on_import.handle"])
+@pytest.mark.parametrize("path", ["tests.nowhere.handle", f"{LEAVING}.handle"])
 def test_a_handler_that_cannot_be_imported_stops_no_other_command(path, capsys):
     """A web process may lack what only the handlers need."""
     with override_settings(SRQ_QUEUES={"orders": {"URL": URL, "HANDLER": path}}):
