@@ -31,6 +31,7 @@ class Sent(Generic[T]):
     slot: Slot
     about: Any  # the sender's
     result: T | None = None  # None: no reply came
+    posted: bool = False  # it was sent, or could not be
 
 
 class Stream:
@@ -42,7 +43,10 @@ class Stream:
 
     def __init__(self, link: Link, timeout: float) -> None:
         self._link, self._timeout = link, timeout
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # held while something is sent or received
+        self._posted = threading.Condition(threading.Lock())  # never held for long
+        self._waiting: deque[Sent[Any]] = deque()  # to be sent by the thread that is sending now
+        self._posting = False
         self._sent: deque[Sent[Any]] = deque()
         self._wire: SyncConnection | None = None
         self._known: set[bytes] = set()  # scripts that the server has, as they went over this connection
@@ -50,31 +54,69 @@ class Stream:
 
     def send(self, call: Call[T], *, queue: str, about: Any = None, slot: Slot | None = None) -> Sent[T]:
         """slot: with the number that the call has in it; without one, the sender gives back what was borrowed."""
-        with self._lock:
-            sent = Sent(call, queue, slot or slots.borrow(), about)
-            self._sent.append(sent)
-            if self._broken:
-                return sent
-            try:
-                wire = self._ready(sent)
-                # Whole at first: that the server does not know a script would be read too late.
-                whole = call.script.sha not in self._known
-                command = call.pack(sent.slot.name, sent.slot.seq, whole=whole)
-                wire.send(command, monotonic() + self._timeout)
-                self._known.add(call.script.sha)
-            except (NotSent, redis.RedisError, OSError):
-                self._lost()
-            except BaseException:
-                self._break()  # interrupted, perhaps in the middle of a command
-                raise
-            return sent
+        sent = Sent(call, queue, slot or slots.borrow(), about)
+        self.post(sent)
+        return sent
+
+    def post(self, sent: Sent[Any]) -> None:
+        """Send a call; or leave that to the thread that is sending now, which may have to connect first."""
+        with self._posted:
+            self._waiting.append(sent)
+            if self._posting:
+                return
+            self._posting = True
+        try:
+            while (following := self._next_waiting()) is not None:
+                with self._lock:
+                    self._post(following)
+        except BaseException:
+            self._give_up_waiting()
+            raise
+
+    def _next_waiting(self) -> Sent[Any] | None:
+        with self._posted:
+            self._posted.notify_all()
+            self._posting = bool(self._waiting)
+            return self._waiting.popleft() if self._waiting else None
+
+    def _give_up_waiting(self) -> None:
+        """Nobody sends them now: they are collected without a result."""
+        with self._lock, self._posted:
+            self._broken = True
+            for sent in self._waiting:
+                sent.posted = True
+            self._sent += self._waiting
+            self._waiting.clear()
+            self._posting = False
+            self._posted.notify_all()
+
+    def _post(self, sent: Sent[Any]) -> None:
+        self._sent.append(sent)
+        sent.posted = True
+        if self._broken:
+            return
+        try:
+            wire = self._ready(sent)
+            # Whole at first: that the server does not know a script would be read too late.
+            whole = sent.call.script.sha not in self._known
+            command = sent.call.pack(sent.slot.name, sent.slot.seq, whole=whole)
+            wire.send(command, monotonic() + self._timeout)
+            self._known.add(sent.call.script.sha)
+        except (NotSent, redis.RedisError, OSError):
+            self._lost()
+        except BaseException:
+            self._break()  # interrupted, perhaps in the middle of a command
+            raise
 
     def collect(self, last: Sent[Any] | None = None) -> list[Sent[Any]]:
         """What was sent since, in that order, with the results: all, or up to the last; waits for the replies.
 
-        Once the connection is lost it is all, as nothing more will come.
+        Once the connection is lost it is all, as nothing more will come. The last may be one that is yet to be sent.
         """
         collected: list[Sent[Any]] = []
+        if last is not None:
+            with self._posted:
+                self._posted.wait_for(lambda: last.posted)
         with self._lock:
             while self._sent and (self._broken or not collected or collected[-1] is not last):
                 sent = self._sent.popleft()
@@ -88,7 +130,7 @@ class Stream:
     @property
     def unread(self) -> bool:
         """Whether something was sent that is not collected yet."""
-        return bool(self._sent)
+        return bool(self._sent or self._waiting or self._posting)
 
     def close(self) -> None:
         with self._lock:

@@ -27,6 +27,7 @@ from django_srq.operations import DeliveryRef
 from django_srq.queue.backoff import Backoff
 from tests.consumer.test_supervisor import account_for
 from tests.consumer.test_wakeups import patient, running, worker  # noqa: F401
+from tests.support.decoding import decoded
 from tests.support.proxy import Proxy
 from tests.support.servers import Server
 from tests.support.waiting import PATIENT, wait_for
@@ -423,7 +424,7 @@ def test_a_claim_is_sent_again_with_its_own_number_whatever_was_claimed_meanwhil
         monkeypatch.setattr(claims, "_late", late.append)
         fault = proxy.arm("lose reply", b"$2\r\nc1" if way == "ahead" else b"$4\r\nc1.w", times=1000)
         if way == "ahead":
-            claims.send(subscriptions[0], (), 1)
+            claims.send(subscriptions[0], claims.prepare(subscriptions[0], (), 1))
             claims.claim(subscriptions[1], 1, (), Answer())
             claims.collect(Answer())
         else:
@@ -484,7 +485,7 @@ def test_what_an_owed_claim_took_is_not_blamed_for_a_handler_s_death(pair, monke
     if is_at_work:
         pair.here.put("c")
         call = pair.here.claim("c1", lease=LONG)
-        (item,) = pair.here.decoded(pair.here.link.call(call, queue="q").found)
+        (item,) = decoded(pair.here, pair.here.link.call(call, queue="q").found)
         one._ledger.start(one._ledger.hold(1, DeliveryRef(item.uid, item.token), until=lease_time() + LONG)[0])
     account_for(Supervisor(subscriptions, ConsumerOptions()), Child("c1", 0, one._ledger, 0))
     assert [item.delivery.crashes for item in pair.there.items("ready")] == [int(not is_at_work)]

@@ -273,21 +273,24 @@ class Claims:
 
     # -- sent ahead
 
-    def send(self, subscription: Subscription, finished: Sequence[Finished], n: int) -> None:
-        """Ack at once what is finished, and claim up to n items with it; 0: none. The replies are to be collected."""
+    def prepare(self, subscription: Subscription, finished: Sequence[Finished], n: int) -> Sent[Any]:
+        """A call for ``send`` that acks what is finished, and claims up to n items with it; 0: none. Does no I/O."""
         queue, held, n = subscription.queue, [one.job.held for one in finished], min(n, self._room)
         for one in finished:
             self._ledger.sent(one.job.record)
-        stream = self._streams[queue.link]
-        if n:
-            self._slot.seq += 1
-            call = queue.claim(self._names[subscription], lease=subscription.lease, n=n, acks=held)
-            self._ledger.ask(self._subscriptions.index(subscription), self._slot.seq)
-            about = _Asked(subscription, n, finished, number=self._slot.seq)
-            # A copy: it may be sent again with this number, after later claims.
-            self.asked = stream.send(call, queue=queue.alias, slot=replace(self._slot), about=about)
-        else:
-            stream.send(operations.ack(queue.keys, held), queue=queue.alias, about=(subscription, finished))
+        if not n:
+            return Sent(operations.ack(queue.keys, held), queue.alias, slots.borrow(), (subscription, finished))
+        self._slot.seq += 1
+        call = queue.claim(self._names[subscription], lease=subscription.lease, n=n, acks=held)
+        self._ledger.ask(self._subscriptions.index(subscription), self._slot.seq)
+        about = _Asked(subscription, n, finished, number=self._slot.seq)
+        # A copy: it may be sent again with this number, after later claims.
+        self.asked = Sent(call, queue.alias, replace(self._slot), about)
+        return self.asked
+
+    def send(self, subscription: Subscription, prepared: Sent[Any]) -> None:
+        """Send it at once, or leave it to the thread that is sending now. The reply is to be collected."""
+        self._streams[subscription.queue.link].post(prepared)
 
     def collect(self, answer: Answer, last: Sent[Any] | None = None) -> None:
         """Read the replies to what was sent, all or up to the last; what got none is sent again in its slot."""

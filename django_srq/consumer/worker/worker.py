@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from django_srq import operations, signals
 from django_srq.consumer.ledger import Ledger
@@ -24,6 +25,7 @@ from django_srq.consumer.worker.retries import Retries
 from django_srq.consumer.worker.settler import Settler
 from django_srq.consumer.worker.wakeup import Wakeup
 from django_srq.queue.safe_redis_queue import LOOK, SafeRedisQueue
+from django_srq.transport.stream import Sent
 
 logger = guarded("django_srq.consumer")
 
@@ -217,15 +219,27 @@ class Worker:
 
     def _next(self, kind: bool) -> list[Job]:
         """The next items to be handled together by a thread of that kind; none: there is an end."""
+        jobs, acks = self._taken(kind)
+        try:
+            for subscription, prepared in acks:
+                self._claims.send(subscription, prepared)
+        except BaseException:
+            with self._lock:
+                self._jobs[kind].extendleft(reversed(jobs))  # to be given back
+            raise
+        if not jobs and self._retries.stopping:
+            self.give_back()
+        return jobs
+
+    def _taken(self, kind: bool) -> tuple[list[Job], list[tuple[Subscription, Sent[Any]]]]:
+        """The next items, as soon as there are some, and what is to be sent before they are begun."""
         rested = False
         with self._lock:
             self._free[kind] += 1
             try:
                 while True:
                     if self._jobs[kind] and not self._retries.stopping:
-                        if self._finished:
-                            self._send_finished()
-                        return self._batch(self._jobs[kind])
+                        return self._batch(self._jobs[kind]), self._acks() if self._finished else []
                     over = self._over or kind in self._dry
                     if self._leading:
                         self._changed[kind].wait()
@@ -247,9 +261,7 @@ class Worker:
                         self._changed[kind].wait(max(0, due - time.monotonic()) if due < self._until else None)
             finally:
                 self._free[kind] -= 1
-        if self._retries.stopping:
-            self.give_back()
-        return []
+        return [], []
 
     def _batch(self, waiting: deque[Job]) -> list[Job]:
         """Take those that are to be handled together.
@@ -565,24 +577,27 @@ class Worker:
         self._ledger.count_handled(len(finished))
         with self._lock:
             about_to_claim = not self._jobs[subscription.asynchronous] and self._claims.asked is None
-            if not about_to_claim and not self._retries.away(subscription.queue.link):
-                n = self._ask_ahead(subscription)
-                self._claims.send(subscription, finished, n)
-                if n:
-                    self._ahead.set()
-            else:
+            if about_to_claim or self._retries.away(subscription.queue.link):
                 self._finished += finished
+                return
+            n = self._ask_ahead(subscription)
+            prepared = self._claims.prepare(subscription, finished, n)
+            if n:
+                self._ahead.set()
+        self._claims.send(subscription, prepared)  # without the lock: it may have to connect
 
-    def _send_finished(self) -> None:
-        """Ack what other threads finished meanwhile, before another item is begun.
+    def _acks(self) -> list[tuple[Subscription, Sent[Any]]]:
+        """Acks of what other threads finished meanwhile, to be sent before another item is begun. Called with the lock.
 
         So all that may have been begun is at the head of what the server knows us to hold (see last_begun in Lua).
         """
+        acks = []
         for subscription in {one.job.subscription for one in self._finished}:
             if not self._retries.away(subscription.queue.link):
                 mine = [one for one in self._finished if one.job.subscription is subscription]
                 self._finished = [one for one in self._finished if one.job.subscription is not subscription]
-                self._claims.send(subscription, mine, 0)
+                acks.append((subscription, self._claims.prepare(subscription, mine, 0)))
+        return acks
 
     def _look_at_itself(self) -> None:
         if self._options.max_memory is not None and _memory() > self._options.max_memory:
