@@ -6,16 +6,9 @@ makes a ``Call``; a link (``transport``) sends it, in a thread or in an event lo
 
 from django_srq.operations.call import BATCH, Call, Command, Keys, cut
 from django_srq.operations.claims import GIVE_BACK, UNREAD, claim, ring, take_token, wait
-from django_srq.operations.control import drop, pause, purge, register, resume
+from django_srq.operations.control import drop, forget_slots, pause, purge, register, resume
 from django_srq.operations.dead_letters import count_dead, dead_groups, purge_dead, requeue, requeue_dead
-from django_srq.operations.encoding import (
-    encode_choice,
-    encode_flag,
-    encode_held,
-    encode_int,
-    encode_moment,
-    milliseconds,
-)
+from django_srq.operations.encoding import milliseconds
 from django_srq.operations.lookups import counts, find, info, list_items, peek, show, uids
 from django_srq.operations.puts import Put, encode_headers, put
 from django_srq.operations.replies import (
@@ -30,19 +23,6 @@ from django_srq.operations.replies import (
     Page,
     PutReply,
     StoredItem,
-    as_text,
-    read_claim,
-    read_counts,
-    read_flag,
-    read_flags,
-    read_groups,
-    read_listing,
-    read_page,
-    read_pair,
-    read_put,
-    read_shown,
-    read_states,
-    read_swept,
 )
 from django_srq.operations.scripts import LAYOUT, MOST_BYTES, Script, key_types
 from django_srq.operations.settlements import (
@@ -86,7 +66,6 @@ __all__ = [
     "Script",
     "StoredItem",
     "ack",
-    "as_text",
     "claim",
     "count_dead",
     "counts",
@@ -94,17 +73,13 @@ __all__ = [
     "cut",
     "dead_groups",
     "drop",
-    "encode_choice",
-    "encode_flag",
     "encode_headers",
-    "encode_held",
-    "encode_int",
-    "encode_moment",
     "ended",
     "extend",
     "fail",
     "fail_many",
     "find",
+    "forget_slots",
     "info",
     "key_types",
     "list_items",
@@ -114,18 +89,6 @@ __all__ = [
     "purge",
     "purge_dead",
     "put",
-    "read_claim",
-    "read_counts",
-    "read_flag",
-    "read_flags",
-    "read_groups",
-    "read_listing",
-    "read_page",
-    "read_pair",
-    "read_put",
-    "read_shown",
-    "read_states",
-    "read_swept",
     "recover",
     "register",
     "release",

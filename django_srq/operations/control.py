@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from django_srq.operations.call import BATCH, Call, Keys
+from django_srq.operations.call import BATCH, Call, Command, Keys
 from django_srq.operations.encoding import encode_int, encode_moment
 from django_srq.operations.replies import DeliveryRef, as_text, read_flag, read_flags
 from django_srq.operations.scripts import Script
@@ -39,3 +39,8 @@ def resume(keys: Keys) -> Call[bool]:
 
 def register(keys: Keys, consumer: str, about: bytes) -> Call[int]:
     return Call(Script.named("register"), keys, (consumer.encode(), about), lambda reply: int(as_text(reply)))
+
+
+def forget_slots(keys: Keys, names: Iterable[bytes]) -> Command[int]:
+    """Delete slots whose calls nobody will repeat; how many there were. Otherwise they are trimmed after an hour."""
+    return Command((b"HDEL", keys["slots"].encode(), *names), int)

@@ -360,12 +360,8 @@ class SafeRedisQueue:
         with suppress(SRQError):  # then leases see to it
             yield from self._send(self._claiming(how), slot=slot, timeout=PARTING)
 
-    @sync_method
-    def decoded(self, found: Iterable[StoredItem]) -> Steps[list[Item]]:
-        """The items that can be decoded; those that cannot are set aside with the error."""
-        return (yield from self._decode(found))
-
     def _decode(self, found: Iterable[StoredItem]) -> Steps[list[Item]]:
+        """The items that can be decoded; those that cannot are set aside with the error."""
         items = []
         for one in found:
             try:
@@ -651,17 +647,23 @@ class SafeRedisQueue:
         """
         if getattr(target, "_place", None) in (None, self._place):  # not by type: default_queue is a proxy
             raise InvalidArgument(f"queue {self.alias!r}: move takes another queue, not {shown(target)}")
-        moved, most = 0, arguments.most_of(limit, self.alias)
+        moved, most, used = 0, arguments.most_of(limit, self.alias), []
         while moved < most:
             # Moved is not handled: the limits have no say.
             _, found = yield from self._claimed(1, _as_it_is, limited=False)
             if not found:
                 break
-            yield from self._move(found[0], target)
+            used.append((yield from self._move(found[0], target)))
             moved += 1
+            if len(used) == BATCH:
+                yield from target._send(operations.forget_slots(target.keys, used))
+                used = []
+        if used:
+            yield from target._send(operations.forget_slots(target.keys, used))
         return moved
 
-    def _move(self, found: StoredItem, target: SafeRedisQueue) -> Steps[None]:
+    def _move(self, found: StoredItem, target: SafeRedisQueue) -> Steps[bytes]:
+        """Returns the name of the slot in the target, which nobody needs any more once the item is acked here."""
         # The slot belongs to the item: whoever moves it again repeats the same call, until there is room.
         slot = Slot(f"move:{self.keys}:{found.uid}".encode(), found.delivery.order)
         extra = operations.encode_headers(found.delivery.headers, priority=found.delivery.priority)
@@ -679,6 +681,7 @@ class SafeRedisQueue:
             yield from self._send(operations.release(self.keys, [_held(found)]))
             raise refused
         yield from self._send(operations.ack(self.keys, [_held(found)]))
+        return slot.name
 
     @property
     def _place(self) -> tuple[object, ...]:

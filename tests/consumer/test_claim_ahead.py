@@ -25,6 +25,7 @@ from django_srq.transport.link import Link
 from django_srq.transport.slots import Slot
 from tests.consumer.test_supervisor import LONG, account_for, began, children, empty, told
 from tests.consumer.test_wakeups import claims, named, patient, running, worker
+from tests.support.decoding import decoded
 from tests.support.project import signal_session
 from tests.support.proxy import Proxy
 from tests.support.servers import Server
@@ -632,7 +633,7 @@ def lasts(queue, client) -> dict[str, int]:
 def claimed(queue, slot: Slot, n: int, lease: float):
     slot.seq += 1
     call = queue.claim("c1", lease=lease, n=n)
-    return queue.decoded(queue.link.call(call, queue=queue.alias, slot=slot).found)
+    return decoded(queue, queue.link.call(call, queue=queue.alias, slot=slot).found)
 
 
 def test_a_slot_stands_for_what_its_last_claim_took_and_still_holds(queue, client):

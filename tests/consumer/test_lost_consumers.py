@@ -10,6 +10,7 @@ import pytest
 from django_srq import operations, queues
 from django_srq.consumer import ConsumerOptions, InProcessConsumer, Subscription
 from django_srq.transport.slots import Slot
+from tests.support.decoding import decoded
 from tests.support.server_clock import pass_time
 from tests.support.waiting import PATIENT, wait_for
 
@@ -154,7 +155,7 @@ def claimed(queue, consumer: str, n: int, *, width: int | None = 1, lease: float
     """What a claim brings, and the reply; width None: as an older version's."""
     name = consumer if width is None else f"{consumer}+{width}"
     reply = queue.link.call(queue.claim(name, lease=lease, n=n, acks=acks), queue=queue.alias)
-    return queue.decoded(reply.found), reply
+    return decoded(queue, reply.found), reply
 
 
 def told_of(queue) -> dict[bytes, tuple[int, int]]:

@@ -27,6 +27,7 @@ from django_srq.consumer.processes.child import STOP, Child
 from django_srq.consumer.processes.keeper import NAME
 from django_srq.consumer.processes.reports import tell
 from django_srq.operations import DeliveryRef
+from tests.support.decoding import decoded
 from tests.support.proxy import Proxy
 from tests.support.servers import Server
 from tests.support.waiting import PATIENT, parked, wait_for
@@ -225,7 +226,7 @@ def test_a_renewal_that_comes_after_the_report_of_a_death_takes_nothing_back(que
 
 def taken(queue, consumer: str, n: int):
     call = queue.claim(consumer, lease=LONG, n=n)
-    return queue.decoded(queue.link.call(call, queue=queue.alias).found)
+    return decoded(queue, queue.link.call(call, queue=queue.alias).found)
 
 
 def account_for(supervisor: Supervisor, child: Child, *, code: int = -9) -> None:

@@ -24,6 +24,7 @@ from django_srq.consumer.worker.worker import Worker
 from django_srq.operations import DeliveryRef
 from django_srq.transport.slots import Slot
 from tests.consumer.test_supervisor import LONG, PATIENT_WAITS, began, children, empty, reported, told
+from tests.support.decoding import decoded
 from tests.support.waiting import count_parked, parked, wait_for
 
 __all__ = ["told"]  # a fixture
@@ -208,8 +209,8 @@ def test_nothing_is_both_begun_and_given_back():
 def test_what_a_claim_took_is_given_back_by_its_number(queue, client):
     queue.put_many("abcd")
     slot = Slot(b"c1", 5)
-    first, second, third = queue.decoded(
-        queue.link.call(queue.claim("c1+1", lease=LONG, n=3), queue="q", slot=slot).found
+    first, second, third = decoded(
+        queue, queue.link.call(queue.claim("c1+1", lease=LONG, n=3), queue="q", slot=slot).found
     )
     assert queue.ack(first)
     withdraw = lambda number: queue.link.call(operations.withdraw(queue.keys, b"c1", number), queue="q")  # noqa: E731

@@ -28,6 +28,7 @@ from django_srq.transport.clients import client_from_url
 from django_srq.transport.link import Link
 from django_srq.transport.slots import Slot
 from tests.support.async_queue import Asynchronous
+from tests.support.decoding import decoded
 from tests.support.proxy import Proxy
 from tests.support.server_clock import now, pass_time
 from tests.support.waiting import PATIENT, wait_for
@@ -108,7 +109,7 @@ def taken(queue: SafeRedisQueue) -> Item:
 def supervised(queue: SafeRedisQueue) -> Item:
     ready(queue)
     claim = operations.claim(queue.keys, consumer="c1", lease=60, legacy_lease=60)
-    return queue.decoded(queue.link.call(claim, queue=queue.alias).found)[0]
+    return decoded(queue, queue.link.call(claim, queue=queue.alias).found)[0]
 
 
 def ended(queue: SafeRedisQueue) -> None:

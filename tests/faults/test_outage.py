@@ -15,6 +15,7 @@ from django_srq.exceptions import OutcomeUnknown, QueueUnavailable
 from django_srq.operations import DeliveryRef
 from django_srq.queue.item import Item
 from django_srq.transport.slots import Slot
+from tests.support.decoding import decoded
 from tests.support.server_clock import now, pass_time
 from tests.support.servers import Server
 from tests.support.waiting import wait_for
@@ -53,7 +54,7 @@ def client(server: Server) -> Iterator[redis.Redis]:
 
 def claim(queue: SafeRedisQueue, consumer: str = "c1") -> list[Item]:
     call = operations.claim(queue.keys, consumer=consumer, lease=queue.lease, legacy_lease=LEASE)
-    return queue.decoded(queue.link.call(call, queue=queue.alias).found)
+    return decoded(queue, queue.link.call(call, queue=queue.alias).found)
 
 
 def supervised_and_plain(queue: SafeRedisQueue, client: redis.Redis) -> tuple[Item, Item]:

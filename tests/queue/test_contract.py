@@ -1339,6 +1339,13 @@ def test_move_keeps_the_priority(queue, target):
     assert [item.delivery.priority for item in target.items()] == [0, -3]
 
 
+def test_move_leaves_no_slots_in_the_target(queue, target, client, monkeypatch):
+    monkeypatch.setattr("django_srq.queue.safe_redis_queue.BATCH", 2)
+    queue.put_many("abcde")
+    assert queue.move(target) == 5
+    assert not [slot for slot in client.hkeys(target.keys["slots"]) if b"move" in slot]
+
+
 def test_move_stops_at_its_limit(queue, target):
     uids = queue.put_many("abc")
     assert queue.move(target, limit=2) == 2

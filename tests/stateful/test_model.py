@@ -21,6 +21,7 @@ from django_srq.exceptions import DuplicateItem
 from django_srq.operations import DeliveryRef
 from django_srq.queue.item import Item
 from django_srq.transport.link import Link
+from tests.support.decoding import decoded
 from tests.support.server_clock import pass_time
 
 COMMON = settings(deadline=None, suppress_health_check=list(HealthCheck))
@@ -361,7 +362,7 @@ class Machine(RuleBasedStateMachine):
         )
         reply = self.link.call(call, queue="model")
         assert reply.acked == [self.model.ack(taken) for taken in finished]
-        found = self.queue.decoded(reply.found)
+        found = decoded(self.queue, reply.found)
         self.handed_out(found, self.model.claim(n, supervised=True), self.queue, "c", LEASE_SUPERVISED)
 
     def handed_out(

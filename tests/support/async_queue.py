@@ -10,7 +10,7 @@ from typing import Any
 
 from django_srq import Item, SafeRedisQueue
 
-ALONE = {"prepare", "claim", "decoded", "send_puts", "push", "pop"}  # below the API, or at its end
+ALONE = {"prepare", "claim", "send_puts", "push", "pop"}  # below the API, or at its end
 PUBLIC = {name for name, member in vars(SafeRedisQueue).items() if name[0] != "_" and inspect.isfunction(member)}
 TWINS = {name: f"a{name}" for name in PUBLIC if f"a{name}" in PUBLIC}
 

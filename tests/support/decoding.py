@@ -1,0 +1,14 @@
+"""Items from the reply to a claim that a test made by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from django_srq import Item, SafeRedisQueue
+from django_srq.operations import StoredItem
+from django_srq.transport.sansio import run
+
+
+def decoded(queue: SafeRedisQueue, found: Iterable[StoredItem]) -> list[Item]:
+    """Those that can be decoded; the queue sets aside the others."""
+    return run(queue._decode(found))
