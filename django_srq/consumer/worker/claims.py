@@ -31,10 +31,10 @@ T = TypeVar("T")
 
 @dataclass
 class Answer:
-    """What a round over the sources brought."""
+    """The result of a round of claims over the subscriptions."""
 
     jobs: list[Job] = field(default_factory=list)
-    waits: dict[Subscription, float] = field(default_factory=dict)  # seconds until the source is worth asking again
+    waits: dict[Subscription, float] = field(default_factory=dict)  # seconds until it is worth claiming there again
     dry: set[Subscription] = field(default_factory=set)  # asked, and nothing is ready there
 
     def ask_again(self, subscription: Subscription, wait: float) -> None:
@@ -43,46 +43,46 @@ class Answer:
 
 @dataclass(slots=True)
 class _Asked:
-    """A claim whose reply is not read at once."""
+    """A claim on its way: its reply may be read much later."""
 
     subscription: Subscription
     n: int
     finished: Sequence[Finished] = ()  # acked with it
-    share: float = 0.5  # of the lease: later than that the reply counts as old
+    share: float = 0.5  # of the lease: the reply counts as old when more time than that has gone by
     parked: bool = False  # behind a wait
     number: int = 0  # in its slot
     begun: float = field(default_factory=lease_time)
 
     def again(self) -> _Asked:
-        """The same asked once more: what is not over by the time of its reply is as good as that gets."""
+        """The same claim, sent once more now: its reply counts as old only when the whole lease may be over."""
         return replace(self, share=1, begun=lease_time())
 
     @property
     def until(self) -> float:
-        """The moment at which the leases that it got end at the earliest."""
+        """The moment at which the leases of its items end at the earliest."""
         return self.begun + self.subscription.lease
 
     @property
     def old(self) -> bool:
-        """Whether such leases may have ended, and others may have the items, as after a process was suspended.
+        """Whether the leases of its items may have ended, so that others may hold them, as after a suspension.
 
-        Asked again, the server tells which are still ours.
+        Then the server is asked which of them are still held by this worker.
         """
         return lease_time() - self.begun > self.subscription.lease * self.share
 
 
 class Rung(NamedTuple):
-    """What became known of the wake lists of some sources."""
+    """The result of a look at the wake lists of some subscriptions."""
 
     subscription: Subscription | None  # its token was taken
-    unknown: Sequence[Subscription]  # these may have had one, which was lost with the reply, or were not looked at
-    later: Sequence[Subscription] = ()  # their tokens were taken too, but they come after it
+    unknown: Sequence[Subscription]  # their tokens may have been taken and lost with a reply, or nobody looked for them
+    later: Sequence[Subscription] = ()  # their tokens were taken too, but they come after ``subscription``
 
 
 class Claims:
-    """Asks the servers for items, and acks what is finished with the same calls.
+    """Claims items from the servers, and acks finished items with the same calls.
 
-    What they bring is written down in ``hands`` before anything else, and added to an answer.
+    The items of a reply are first written into the ledger, and then added to an answer.
     """
 
     def __init__(
@@ -98,26 +98,28 @@ class Claims:
         width: Callable[[Subscription], int],
         late: Callable[[Answer], None],
     ) -> None:
-        """width: how many items of a source are begun at one time, at most.
+        """left: how many items may be claimed in all; None: any number.
 
-        late: takes, in a thread of its own, what a claim brings that was put off until the server was back.
+        width: how many items of a subscription are in handlers at one time, at most.
+
+        late: called with the items of a claim that was put off until its server was back, in the thread that made it.
         """
         self.left = left  # items that may still be claimed; None: any number
         self.asked: Sent[ClaimReply] | None = None  # the claim that was sent ahead, and whose reply is not read yet
-        self.plenty = False  # the last claim brought items, and there may be more that may be claimed behind them
-        self.refused = False  # the server carried out no wait
+        self.plenty = False  # the last claim brought items, and more may be ready behind them
+        self.refused = False  # the last wait failed: its server was away or refused it
         self._subscriptions, self._ledger = list(subscriptions), ledger
         self._names = {
             subscription: f"{consumer}+{width(subscription)}" for subscription in subscriptions
-        }  # by which the server knows us
+        }  # the consumer's name in claims: the server learns the width from it
         self._settler, self._retries, self._wakeup, self._late = settler, retries, wakeup, late
-        # Of all claims: those that are made at once or sent ahead, and those behind a wait.
+        # Two slots: one for claims that are made at once or sent ahead, one for claims behind a wait.
         self._slot, self._parking = (Slot(name) for name in claim_slots(consumer))
         links = {subscription.queue.link for subscription in subscriptions}
         self._streams = {link: link.stream(ATTEMPT if len(links) > 1 else None) for link in links}
-        self._unsure: Subscription | None = None  # whether the claim behind the last wait was carried out is not known
+        self._unsure: Subscription | None = None  # the claim behind the last wait may or may not have been carried out
         self._room = operations.BATCH  # items that one claim asks for at most
-        self._taking = threading.Lock()  # whoever leads and whoever waits may take at one time
+        self._taking = threading.Lock()  # several threads, such as the leader and the idler, may take items at one time
 
     @property
     def unread(self) -> bool:
@@ -131,22 +133,25 @@ class Claims:
     # -- at once
 
     def claim(self, subscription: Subscription, n: int, finished: Sequence[Finished], answer: Answer) -> int:
-        """Claim up to n items, and ack what is finished; how many there are now. From a server that is away: late."""
+        """Claim up to n items, and ack the finished ones. Returns how many items were added to the answer.
+
+        When the server is away, 0 is returned; the items go to ``late`` when it is back.
+        """
         n = min(n, self._room)
         call = subscription.queue.claim(
             self._names[subscription], lease=subscription.lease, n=n, acks=[one.job.held for one in finished]
         )
         before = len(answer.jobs)
-        self.plenty = False  # until the reply says so, which may not come now
+        self.plenty = False  # until a reply says otherwise, and it may not come now
         self._slot.seq += 1
-        if n:  # until the reply is taken: another thread may have the interpreter's lock meanwhile, for long
+        if n:  # in the ledger until the reply is taken: a handler may hold the interpreter's lock meanwhile, for long
             self._ledger.ask(self._subscriptions.index(subscription), self._slot.seq)
             self._ledger.read()
         self._make(call, replace(self._slot), _Asked(subscription, n, finished, number=self._slot.seq), answer)
         return len(answer.jobs) - before
 
     def _make(self, call: Call[ClaimReply], slot: Slot, asked: _Asked, answer: Answer) -> None:
-        """Make a claim, and take what it brings."""
+        """Make a claim, and take its items."""
 
         def take(reply: ClaimReply, answer: Answer) -> None:
             self._take(asked, reply, answer)
@@ -161,7 +166,10 @@ class Claims:
     def _do(
         self, subscription: Subscription, call: Call[T], take: Callable[[T, Answer], None], answer: Answer, **how: Any
     ) -> None:
-        """Make a call; take adds what it brings to the answer, or late to one of its own."""
+        """Make a call, and have ``take`` read its reply into the answer.
+
+        If the call is put off, its reply goes into an answer of its own, and to ``late``.
+        """
 
         def now(reply: T | None) -> None:
             if reply is not None:
@@ -176,10 +184,10 @@ class Claims:
         self._retries.do(subscription.queue, call, now, late=late, **how)
 
     def _undoing(self, asked: _Asked, cut: bool) -> Call[ClaimReply]:
-        """What gives back the items of a reply that cannot be read. They are asked for one by one from now on.
+        """The call that gives back the items of a reply that cannot be read. From then on items are claimed one by one.
 
-        cut: it had begun; else nobody knows whether it is the server that is silent, and no item is to blame. But the
-        server answers to this: so where one item is asked for, and its reply does not come again, it is that one.
+        cut: the reply had begun, so that its items are to blame. Else the server may just have been silent, and no item
+        is to blame; but when a claim of a single item gets no reply again, that item is to blame.
         """
         subscription, held = asked.subscription, [one.job.held for one in asked.finished]
         cut = cut or self._room == 1
@@ -195,7 +203,7 @@ class Claims:
             self._took(asked, reply, answer)
 
     def _keep(self, asked: _Asked, reply: ClaimReply, answer: Answer) -> None:
-        """Take what came late, as far as it is still ours; its leases begin anew."""
+        """Take the items of a late reply, as far as this worker still holds them, and extend their leases."""
         queue, held = asked.subscription.queue, [_held(one) for one in reply.found]
         recover = queue.autoclean_interval is not None
 
@@ -216,7 +224,7 @@ class Claims:
         self._return_surplus(asked.subscription, taken, answer)
 
     def _return_surplus(self, subscription: Subscription, taken: int, answer: Answer) -> None:
-        """Give back what is more than may be handled: a claim that came late may have brought something too."""
+        """Give back the items above ``left``: a claim that was put off may have brought items too."""
         if self.left is None:
             return
         with self._taking:
@@ -225,15 +233,15 @@ class Claims:
         self._return(subscription, surplus, answer)
 
     def _return(self, subscription: Subscription, last: int, answer: Answer) -> None:
-        """Give back so many of the last jobs of an answer."""
+        """Give back the given number of jobs at the end of an answer."""
         if last:
             self._settler.release(subscription, answer.jobs[-last:])
             del answer.jobs[-last:]
 
     def pass_on(self) -> None:
-        """A wake token that we may have taken must not be lost: a claim of nothing rings for whoever is there.
+        """Pass on the wake tokens that this worker may have taken: a claim of nothing wakes another consumer.
 
-        Not where a claim is owed, of which the slot is to tell what it took.
+        Not on a server that is away: a claim may be owed to it, and the slot must keep the record of what that took.
         """
         silent: set[Link] = set()
         for subscription in self._subscriptions:
@@ -244,10 +252,10 @@ class Claims:
                     call = queue.claim(self._names[subscription], lease=subscription.lease, n=0)
                     queue.link.call(call, queue=queue.alias, timeout=1, slot=self._slot)
             except (QueueUnavailable, OutcomeUnknown):
-                silent.add(queue.link)  # there, others find it when they look by themselves
+                silent.add(queue.link)  # there, other consumers find the items when they look by themselves
 
     def _add(self, asked: _Asked, reply: ClaimReply, answer: Answer) -> int:
-        """Take what a claim brought; how many."""
+        """Write the items of a claim into the ledger and add them to the answer. Returns how many they are."""
         subscription, n = asked.subscription, asked.n
         jobs = self._write_down(subscription, reply.found, asked.until)
         answer.jobs += jobs
@@ -256,7 +264,7 @@ class Claims:
             self._room = min(2 * self._room, operations.BATCH)
         if n:
             answer.ask_again(subscription, min(subscription.lease, LOOK if reply.wait is None else reply.wait))
-        # What only the limits hold up is not the end of a burst: they will let it through.
+        # Items that only a limit holds up are not the end of a burst: they will be handed out later.
         if n and not jobs and reply.wait != 0 and not reply.held_up:
             answer.dry.add(subscription)
         return len(jobs)
@@ -274,7 +282,7 @@ class Claims:
     # -- sent ahead
 
     def prepare(self, subscription: Subscription, finished: Sequence[Finished], n: int) -> Sent[Any]:
-        """A call for ``send`` that acks what is finished, and claims up to n items with it; 0: none. Does no I/O."""
+        """A call for ``send`` that acks the finished items, and claims up to n items (0: none). Does no I/O."""
         queue, held, n = subscription.queue, [one.job.held for one in finished], min(n, self._room)
         for one in finished:
             self._ledger.sent(one.job.record)
@@ -289,17 +297,20 @@ class Claims:
         return self.asked
 
     def send(self, subscription: Subscription, prepared: Sent[Any]) -> None:
-        """Send it at once, or leave it to the thread that is sending now. The reply is to be collected."""
+        """Send a prepared call, or leave it to the thread that is sending now. ``collect`` reads the reply."""
         self._streams[subscription.queue.link].post(prepared)
 
     def collect(self, answer: Answer, last: Sent[Any] | None = None) -> None:
-        """Read the replies to what was sent, all or up to the last; what got none is sent again in its slot."""
+        """Read the replies to all calls that were sent, or to those up to ``last``, into the answer. Blocks.
+
+        A call without a reply is made again in its slot, so that it is carried out once.
+        """
         self._ledger.read()
         collected = [sent for stream in self._streams.values() for sent in stream.collect(last)]
-        self.asked = None  # which is among them in any case
+        self.asked = None  # this claim is among the collected calls in any case
         for sent in collected:
             if isinstance(sent.about, _Asked) and sent.result is None:
-                # Nothing of it is being read.
+                # It is on its way again, and no reply is being read.
                 self._ledger.ask(self._subscriptions.index(sent.about.subscription), sent.slot.seq)
         for sent in collected:
             if isinstance(sent.about, _Asked):
@@ -326,9 +337,10 @@ class Claims:
     # -- behind a wait
 
     def park(self, subscription: Subscription, n: int, seconds: float) -> Answer | None:
-        """Wait with a claim behind the wait: the server carries it out as soon as that ends.
+        """Wait on the server, with a claim behind the wait: the server carries the claim out when the wait ends.
 
-        So an item is here with the one reply. None: what came of the claim is not known; ``recall`` finds out.
+        So an item is here one reply after its put. Blocks for so many seconds at most, or until the wakeup is rung.
+        None: whether the claim was carried out is not known; ``recall`` finds out.
         """
         n = min(n, self._room)
         self._parking.seq += 1
@@ -358,21 +370,25 @@ class Claims:
         return answer
 
     def recall(self, answer: Answer) -> None:
-        """Take what the claim behind the last wait took; if it is still on its way: nothing."""
+        """Take the items of the claim behind the last wait, if ``park`` could not.
+
+        A claim of nothing is sent with the same number. If the server has carried out the first one, it answers with
+        the items of that. If the first one is still on its way, it will take nothing any more.
+        """
         subscription, self._unsure = self._unsure, None
         if subscription is not None:
             self._arriving()
             call = subscription.queue.claim(self._names[subscription], lease=subscription.lease, n=0)
             asked = _Asked(subscription, 0, share=1, parked=True, number=self._parking.seq)
-            self._make(call, replace(self._parking), asked, answer)  # the same number: it is carried out once
+            self._make(call, replace(self._parking), asked, answer)  # with the same number: only one is carried out
 
     def _arriving(self) -> None:
         self._ledger.arriving = True
 
     def wait(self, seconds: float, subscriptions: Sequence[Subscription]) -> Rung:
-        """Wait for a wake token, at most so many seconds."""
+        """Wait for a wake token of these subscriptions, at most so many seconds, or until the wakeup is rung."""
         links = _by_link(subscriptions)
-        # One blocked connection: several servers take turns.
+        # Only one connection blocks at a time: several servers take turns, at random.
         link, mine = random.choice(list(links.items()))
         share = seconds / len(links)
         try:
@@ -386,9 +402,9 @@ class Claims:
         return _rung(mine, key, others)
 
     def take_token(self, subscriptions: Sequence[Subscription]) -> Rung:
-        """Take the wake token of the first of these sources that has one, without waiting for it."""
+        """Take the wake token of the first of these subscriptions that has one, without waiting for it."""
         unknown: Sequence[Subscription] = ()
-        found: list[Subscription] = []  # each comes before those that were found on other servers
+        found: list[Subscription] = []  # each comes before those that were found earlier, on other servers
         for link, mine in _by_link(subscriptions).items():
             before = (
                 mine
@@ -407,7 +423,10 @@ class Claims:
         return Rung(found[-1] if found else None, unknown, found[:-1])
 
     def _wait_refused(self, seconds: float) -> None:
-        """The next claim says what is wrong, unless it is allowed what the wait was not; none goes behind the next."""
+        """A wait failed. Pause, and send no claim behind the next wait.
+
+        The next claim reports the trouble, unless the server refuses only the wait.
+        """
         self.refused = True
         self._wakeup.pause(min(seconds, LONGEST_PAUSE))
 
@@ -420,7 +439,7 @@ def _by_link(subscriptions: Iterable[Subscription]) -> dict[Link, list[Subscript
 
 
 def _rung(subscriptions: Sequence[Subscription], key: str | None, unknown: Sequence[Subscription]) -> Rung:
-    """key: the wake list of one of the sources; "": none of them has a token; None: no reply came."""
+    """key: the wake list of one of the subscriptions; "": none of them has a token; None: no reply came."""
     if key is None:
         return Rung(None, [*unknown, *subscriptions])
     return Rung(
@@ -433,5 +452,5 @@ def _held(found: StoredItem) -> DeliveryRef:
 
 
 def claim_slots(consumer: str) -> tuple[bytes, bytes]:
-    """The slots of a worker's claims; its supervisor closes them when it died."""
+    """The slots of a worker's claims: at once or ahead, and behind a wait. The supervisor closes them when it died."""
     return consumer.encode(), f"{consumer}.w".encode()

@@ -1,4 +1,4 @@
-"""Takes items of one or more queues, calls their handlers, acks or fails them: in the threads of one process."""
+"""The worker: threads of one process that take items of one or more queues, call handlers, and ack or fail items."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from django_srq.transport.stream import Sent
 
 logger = guarded("django_srq.consumer")
 
-LEAD = 0.25  # share of the items ahead that are left when the next ones are claimed
-SOONER = 0.1  # seconds; a moment that comes so much before the end of a wait is worth ending it
-WAITED = 0.05  # seconds in hand after which what was claimed ahead is given back: its turn should have come
+LEAD = 0.25  # the next items are claimed ahead when this share of the items claimed ahead is left
+SOONER = 0.1  # seconds; a wait is interrupted only for a moment that is at least this much earlier than its end
+WAITED = 0.05  # seconds after a claim in which the turn of items claimed ahead should come; then they are given back
 
 
 class _Released:
-    """A lock the other way round: free within the block."""
+    """Releases a lock within the block, and takes it again at its end."""
 
     def __init__(self, lock: threading.RLock) -> None:
         self._lock = lock
@@ -48,14 +48,14 @@ class _Released:
 
 
 class Worker:
-    """Serves the sources with so many threads; the one that calls ``run`` is one of them.
+    """Serves the subscriptions with a fixed number of threads; the thread that calls ``run`` is one of them.
 
-    Whichever thread needs an item asks for as many as there are threads without one, and acks with the same call what
-    was finished meanwhile: one round trip an item, or less. Meanwhile the others wait; while there is nothing, one of
-    them waits on the server.
+    The threads follow the Leader/Followers pattern. A thread without an item becomes the leader: it claims for all
+    threads that have none, and acks the finished items with the same call. That is one round trip an item, or less.
+    Meanwhile the other threads wait for their share. While no item is ready, one of them, the idler, waits on the
+    server.
 
-    What is in hand is written down in ``hands``; somebody else renews the leases from there. ``report`` is told of a
-    trouble with a server, and with "" when that is over.
+    The worker writes the items in hand into the ledger; a keeper or another thread reads it and renews the leases.
     """
 
     def __init__(
@@ -71,9 +71,10 @@ class Worker:
         rest: Callable[[], None] = lambda: None,
         replaced: bool = False,
     ) -> None:
-        """rest is called in each thread when there is nothing to do in it for now, ready once before the first item.
+        """report: called with a description of a trouble with a server, and with "" when the trouble is over.
 
-        replaced: when its process cannot go on, another one is started.
+        rest: called in each thread when it has nothing to do for now. ready: called once before the first item.
+        replaced: when this process cannot go on, a supervisor starts another one.
         """
         self.id = consumer
         self._subscriptions, self._ledger, self._options = list(subscriptions), ledger, options
@@ -101,7 +102,7 @@ class Worker:
         self._error: BaseException | None = None
 
         lock = threading.RLock()
-        # By kind of thread: those for sync handlers, and those for async ones.
+        # Kinds of threads: False, those for sync handlers; True, those for async ones.
         self._changed = {kind: threading.Condition(lock) for kind in sizes}
         self._lock, self._released = lock, _Released(lock)
         self._sizes = sizes
@@ -109,24 +110,25 @@ class Worker:
         self._jobs: dict[bool, deque[Job]] = {kind: deque() for kind in sizes}  # claimed, not started
         self._finished: list[Finished] = []  # to be acked with the next claim
         self._suspects = 0  # threads that handle an item that was in hand when a consumer died
-        self._over = False  # takes no more
-        self._leading = False  # one of the threads is claiming
-        self._idler: bool | None = None  # the kind of the thread that waits on the server
-        self._heard: set[bool] = set()  # the kinds for which it waits
+        self._over = False  # the worker takes no more items
+        self._leading = False  # a thread is the leader: it is claiming
+        self._idler: bool | None = None  # the kind of the thread that waits on the server; None: no thread does
+        self._heard: set[bool] = set()  # the kinds for which the idler waits
         self._until = 0.0  # the moment at which the wait on the server ends
         self._woken: Subscription | None = None
         self._by_pace = options.prefetch is None
         self._paces = {kind: AdaptivePrefetch() for kind in sizes}
-        self._claimed = 0.0  # the moment of the last claim
-        self._ahead = threading.Event()  # items may be in hand that wait for their turn
+        self._claimed = 0.0  # the moment of the last claim that brought several items
+        self._ahead = threading.Event()  # items that were claimed ahead may be waiting for their turn
         self._ended = threading.Event()
-        self._dry: set[bool] = set()  # the kinds whose burst is over
+        self._dry: set[bool] = set()  # the kinds whose burst is over: none of their queues has a ready item
 
     @staticmethod
     def capacity(subscriptions: Sequence[Subscription], options: ConsumerOptions) -> int:
-        """How many records its hands need: as many running as not acked yet, as one wait brings, and what waits.
+        """How many entries the ledger needs: for running items, finished ones without an ack, and newly claimed ones.
 
-        And once more what waits for each further server: it may be away when something is to be said of it.
+        Each of these may be as many as all threads handle at one time, and as many as are claimed ahead. Each further
+        server needs as many again: their calls are owed while it is away.
         """
         sizes, batch = _sizes(subscriptions, options), max(subscription.batch for subscription in subscriptions)
         return (2 + _servers(subscriptions)) * (
@@ -135,16 +137,16 @@ class Worker:
 
     @staticmethod
     def table(subscriptions: Sequence[Subscription], options: ConsumerOptions, slot: bytes = b"") -> Ledger:
-        """What it needs as its hands; slot: see there."""
+        """The ledger that such a worker needs. slot: the slot of its claims (see ``Ledger``)."""
         return Ledger(Worker.capacity(subscriptions, options), servers=_servers(subscriptions), slot=slot)
 
     def stop(self) -> None:
-        """Take no more, finish what is in hand, and return from ``run``. Safe in any thread and signal handler."""
+        """Take no more items, finish those that run, and return from ``run``. Safe in any thread and signal handler."""
         self._retries.stopping = self._over = True
         self._wakeup.ring(for_good=True)
 
     def give_back(self) -> None:
-        """Release what was claimed and not started; once stopped, nothing of it will be."""
+        """Release the items that were claimed and not started. A stopped worker starts none of them any more."""
         with self._lock:
             if not self._leading:
                 self._take_over()
@@ -155,7 +157,10 @@ class Worker:
             self._settler.release(subscription, [job for job in jobs if job.subscription is subscription])
 
     def run(self) -> None:
-        """Handle items until stopped. Blocks."""
+        """Handle items until stopped, or until the options say so. Blocks; raises the error that ended a thread, if any.
+
+        Afterwards handled items are acked and unstarted ones released, unless the server stays away.
+        """
         queues = [subscription.queue.alias for subscription in self._subscriptions]
         signals.send(signals.consumer_started, SafeRedisQueue, consumer=self.id, queues=queues)
         kinds = [kind for kind, size in self._sizes.items() for _ in range(size)]
@@ -184,7 +189,7 @@ class Worker:
             try:
                 self._sign_off()
             finally:
-                self._retries.stopping = True  # what is owed after an error is not to be waited for without end
+                self._retries.stopping = True  # after an error, too, do not wait for a server without end
                 self._retries.finish()
                 self._claims.close()
                 self._wakeup.close()
@@ -208,7 +213,7 @@ class Worker:
                 self._notify_all()
 
     def _beside(self, work: Callable[..., None], *args: object) -> None:
-        """In a thread of ours: what ends it ends the worker, or its items would be in hand for ever."""
+        """Run work in a thread of the worker. An error ends the worker: else the thread's items would stay in hand."""
         try:
             work(*args)
         except BaseException as error:
@@ -218,7 +223,7 @@ class Worker:
     # -- taking
 
     def _next(self, kind: bool) -> list[Job]:
-        """The next items to be handled together by a thread of that kind; none: there is an end."""
+        """The next items to be handled together by a thread of that kind; none: the thread is to end. Blocks."""
         jobs, acks = self._taken(kind)
         try:
             for subscription, prepared in acks:
@@ -232,7 +237,7 @@ class Worker:
         return jobs
 
     def _taken(self, kind: bool) -> tuple[list[Job], list[tuple[Subscription, Sent[Any]]]]:
-        """The next items, as soon as there are some, and what is to be sent before they are begun."""
+        """The next items, as soon as there are some, and the acks to be sent before they are begun."""
         rested = False
         with self._lock:
             self._free[kind] += 1
@@ -255,8 +260,8 @@ class Worker:
                         self._wait(kind)
                     else:
                         if kind not in self._heard:
-                            self._wakeup.ring()  # when its wait began, no thread of this kind was free
-                        # Whoever led meanwhile may have been told of a moment before the end of that wait.
+                            self._wakeup.ring()  # the idler does not wait for this kind: no thread of it was free then
+                        # A claim made since then may have named a moment before the end of that wait.
                         due = self._due()
                         self._changed[kind].wait(max(0, due - time.monotonic()) if due < self._until else None)
             finally:
@@ -264,9 +269,10 @@ class Worker:
         return [], []
 
     def _batch(self, waiting: deque[Job]) -> list[Job]:
-        """Take those that are to be handled together.
+        """Take from the waiting jobs those that are to be handled together.
 
-        What was delivered before comes alone: so that one which kills its process, or fails all, is found.
+        An item that was delivered before is handled alone: so an item that kills its process, or makes the whole batch
+        fail, is found.
         """
         jobs = [waiting.popleft()]
         subscription, alone = jobs[0].subscription, jobs[0].found.delivery.deliveries > 1
@@ -284,7 +290,10 @@ class Worker:
 
     @contextmanager
     def _leads(self) -> Iterator[Answer]:
-        """Be the one that claims. Called with the lock, which is free meanwhile; what the answer got is shared out."""
+        """Be the leader within the block. The caller holds the lock, which is released within the block.
+
+        At the end of the block, the jobs in the answer are shared out among the threads.
+        """
         self._leading, answer = True, Answer()
         try:
             with self._released:
@@ -294,7 +303,7 @@ class Worker:
             self._share_out(answer)
 
     def _lead(self) -> None:
-        """Claim for all threads that have nothing."""
+        """Claim, as the leader, for all threads that have no item."""
         finished, self._finished = self._finished, []
         woken, self._woken = self._woken, None
         needed = {kind: self._needed(kind) for kind in self._sizes}
@@ -306,7 +315,7 @@ class Worker:
             self._round(finished, needed, woken, answer)
 
     def _share_out(self, answer: Answer) -> None:
-        # One may lead while another waits, and each may be told of a moment; the sooner one counts.
+        # One thread may lead while another waits, and both may learn of a moment to ask again; the sooner one counts.
         now = time.monotonic()
         for subscription, wait in answer.waits.items():
             self._timetable.sooner(subscription, now + wait)
@@ -316,7 +325,7 @@ class Worker:
             if self._by_pace:
                 self._ahead.set()
         if answer.jobs and now + min(answer.waits.values(), default=NEVER) < self._until - SOONER:
-            self._call_idler()  # the others may all have items by that moment
+            self._call_idler()  # by that moment all other threads may be handling items
         self._check_end(answer)
         self._call_up(answer.jobs)
 
@@ -325,7 +334,7 @@ class Worker:
             self._jobs[job.subscription.asynchronous].append(job)
 
     def _share_late(self, answer: Answer) -> None:
-        """Share out what a server brought that was away, in whose thread this runs."""
+        """Share out the items from a server that was away; called in the thread that makes the calls owed to it."""
         with self._lock:
             self._share_out(answer)
             self._claimed = time.monotonic()
@@ -333,7 +342,7 @@ class Worker:
             self._call_idler()
 
     def _back(self) -> None:
-        """A server that was away is back, and was told what it was owed, in the thread in which this runs."""
+        """A server that was away has taken all calls owed to it; called in the thread that made them."""
         self._rest()
         with self._lock:
             self._ask_soon(self._subscriptions)
@@ -341,16 +350,22 @@ class Worker:
             self._call_idler()
 
     def _call_idler(self) -> None:
-        """End the wait on the server, if somebody is there; with nobody, what rings would end all pauses."""
+        """End the idler's wait on the server, if there is an idler.
+
+        Without one, nothing would calm the wakeup, and it would end all pauses.
+        """
         if self._idler is not None:
             self._wakeup.ring()
 
     def _needed(self, kind: bool) -> int:
-        """How many threads have nothing to do; one that waits on the server cannot be called from there."""
+        """How many threads have nothing to do. The idler does not count: it takes no item before its wait ends."""
         return max(0, self._free[kind] - (self._idler is kind) - len(self._jobs[kind]))
 
     def _most(self, subscription: Subscription, needed: int, *, ahead: bool = True) -> int:
-        """How many items to ask a source for when there are threads for so many batches; ahead: more, if none wait."""
+        """How many items to claim from a subscription. needed: how many batches the threads without an item can take.
+
+        ahead: claim more, to be handled afterwards, if no item is waiting already.
+        """
         most = needed * subscription.batch
         if ahead and not self._jobs[subscription.asynchronous] and not self._suspects:
             most = max(most, self._options.prefetch or self._ahead_of(subscription))
@@ -360,13 +375,13 @@ class Worker:
     def _ahead_of(self, subscription: Subscription) -> int:
         queue = subscription.queue
         if subscription.batch > 1:
-            return 1  # it has its batch
+            return 1  # a claim brings a whole batch already
         if self._claims.left is not None:
-            return 1  # what is given back would count
+            return 1  # an item that is given back would still count towards max_items
         if queue.max_in_flight is not None or queue.rate is not None:
-            return 1  # what waits here others might begin
+            return 1  # an item that waits here uses up the limit, and another consumer might begin one instead
         if any(one.weight for one in self._subscriptions):
-            return 1  # each turn is for one item
+            return 1  # by weight, each turn is for one item
         return self._paces[subscription.asynchronous].ahead
 
     def _check_end(self, answer: Answer) -> None:
@@ -386,7 +401,7 @@ class Worker:
             self._notify_all()
 
     def _call_up(self, jobs: Sequence[Job]) -> None:
-        """Wake a thread for each item, and one that leads or waits from now on."""
+        """Wake a thread for each item, and one more: it leads or waits on the server from now on."""
         for kind, changed in self._changed.items():
             changed.notify(sum(job.subscription.asynchronous is kind for job in jobs) + 1)
 
@@ -397,11 +412,11 @@ class Worker:
     def _round(
         self, finished: Sequence[Finished], needed: dict[bool, int], woken: Subscription | None, answer: Answer
     ) -> None:
-        """Ack what is finished, and claim from one source after the other until each thread has something to do."""
+        """Ack the finished items, and claim from one subscription after the other until each thread has an item."""
         self._ledger.live()
         self._claims.recall(answer)
         ahead = not answer.jobs
-        if answer.jobs:  # by a claim behind a wait, or sent ahead, which are made where there is but one source
+        if answer.jobs:  # from a claim behind a wait or one sent ahead, which are made only with a single subscription
             subscription = answer.jobs[0].subscription
             needed[subscription.asynchronous] -= -(-len(answer.jobs) // subscription.batch)
         acks: dict[Subscription, list[Finished]] = {}
@@ -412,24 +427,25 @@ class Worker:
                 continue
             kind = subscription.asynchronous
             n = self._most(subscription, needed[kind], ahead=ahead) if needed[kind] > 0 and not self._over else 0
-            # Without room, whoever was woken passes that on: a claim of nothing rings for somebody else.
+            # With a token and no free thread, a claim of nothing passes the token on to another consumer.
             if n > 0 or has_token:
                 if n > 0:
                     self._timetable.begin(subscription)
                 found = self._claims.claim(subscription, max(n, 0), acks.pop(subscription, ()), answer)
                 needed[kind] -= -(-found // subscription.batch)
                 if found < n and self._claims.plenty:
-                    needed[kind] = 0  # the others are not to go before what is left of these large ones
+                    needed[kind] = 0  # more than one reply holds: the rest goes before the other subscriptions' items
         for subscription, rest in acks.items():
             self._settler.ack(subscription, rest)
 
     def _to_ask(
         self, woken: Subscription | None, acks: Container[Subscription], needed: Mapping[bool, int]
     ) -> Iterator[tuple[Subscription, bool]]:
-        """The sources that are to be asked, in their turn, and whether their wake token was taken.
+        """The subscriptions to ask, in their turn, and for each whether its wake token was taken.
 
-        The others ring when there is something. Those that come first are looked at for that, in one call: a source
-        that always has items may keep us from waiting for a token.
+        A subscription that is not due is not asked: its queue pushes a wake token when an item can be taken. While
+        another subscription always has items, the worker never waits for that token. So one call without a wait looks
+        for the tokens of the subscriptions that come before those that are due.
         """
         order, now = self._turns.next(woken), time.monotonic()
         later: Sequence[Subscription] = ()
@@ -455,7 +471,7 @@ class Worker:
     def _token_before(
         self, due: Sequence[Subscription], order: Sequence[Subscription], needed: Mapping[bool, int]
     ) -> Rung:
-        """Take the wake token of a source that comes before all that are due; with weights: of any."""
+        """Take a wake token of a subscription that comes before all that are due; with weights: of any other one."""
         before = order if self._turns.weighted or not due else order[: order.index(due[0])]
         others = [
             subscription for subscription in before if subscription not in due and needed[subscription.asynchronous] > 0
@@ -465,8 +481,8 @@ class Worker:
         return rung
 
     def _is_away(self, subscription: Subscription) -> bool:
-        """Whether its server is away; it is asked again when that is back."""
-        with self._lock:  # so that back comes after
+        """Whether the subscription's server is away; then the subscription is asked again when the server is back."""
+        with self._lock:  # so that _back, which makes the subscription due, comes after begin()
             away = self._retries.away(subscription.queue.link)
             if away:
                 self._timetable.begin(subscription)
@@ -478,11 +494,11 @@ class Worker:
                 self._timetable.sooner(subscription, 0)
 
     def _due(self) -> float:
-        """The moment from which on it is worth asking for items, for a kind of threads of which one has nothing."""
+        """The moment at which it is worth asking for items: the earliest of all kinds with a thread without an item."""
         return min((self._timetable.earliest(kind) for kind in self._sizes if self._needed(kind) > 0), default=NEVER)
 
     def _ask_ahead(self, subscription: Subscription) -> int:
-        """How many items to claim while the last of these are handled; 0: none yet. Called with the lock."""
+        """How many items to claim while the last waiting ones are handled; 0: none yet. The caller holds the lock."""
         if len(self._subscriptions) > 1 or self._claims.left is not None or self._options.burst or self._over:
             return 0
         if self._leading or self._suspects or self._claims.asked is not None or not self._claims.plenty:
@@ -494,14 +510,14 @@ class Worker:
         return min(ahead - waiting, operations.BATCH) if waiting <= LEAD * ahead else 0
 
     def _relieve(self) -> None:
-        """See to what was claimed ahead when its turn does not come.
+        """See to items that were claimed ahead when their turn does not come. Runs in a thread of its own.
 
-        What was claimed by the pace of the items before is given back; what ``--prefetch`` claimed waits here.
+        Items claimed by adaptive prefetch are given back. Items claimed by ``--prefetch`` stay, until the worker stops.
         """
         while not self._ended.wait(WAITED):
             with self._lock:
                 if self._ended.is_set():
-                    return  # whoever set it sets the other too, which is not to be undone
+                    return  # before clear(): run() has set both events
                 if self._claims.asked is None and not (self._by_pace and any(self._jobs.values())):
                     self._ahead.clear()
                 elif not self._leading and time.monotonic() - self._claimed > WAITED:
@@ -512,13 +528,19 @@ class Worker:
             self._ahead.wait()
 
     def _take_over(self) -> None:
-        """Take what was claimed ahead, though nobody needs it yet: from now on its leases are renewed one by one."""
+        """Read the reply to the claim sent ahead, though no thread needs its items yet.
+
+        From then on each of these items has an entry in the ledger, from which its lease is renewed.
+        """
         if self._claims.asked is not None:
             with self._leads() as answer:
                 self._claims.collect(answer, self._claims.asked)
 
     def _unload(self) -> None:
-        """As the one that leads: a claim meanwhile would find nothing, and take that for the end of a burst."""
+        """Give the waiting items back, as the leader.
+
+        If another thread claimed meanwhile, it would find nothing, and take that for the end of a burst.
+        """
         with self._leads():
             waiting = {job.subscription for jobs in self._jobs.values() for job in jobs}
             self.give_back()
@@ -528,7 +550,7 @@ class Worker:
     # -- waiting
 
     def _wait(self, kind: bool) -> None:
-        """Wait for items on the server. Called with the lock, which is free meanwhile."""
+        """Wait for items on the server, as the idler. The caller holds the lock; it is released while waiting."""
         now = time.monotonic()
         seconds = min(self._due() - now, LOOK)
         wanted = [subscription for subscription in self._subscriptions if self._waits_for(subscription, kind)]
@@ -539,7 +561,7 @@ class Worker:
         answer: Answer | None = None
         rung = Rung(None, ())
         if n:
-            self._timetable.begin(self._subscriptions[0])  # by the claim behind the wait
+            self._timetable.begin(self._subscriptions[0])  # the claim behind the wait asks it
         try:
             with self._released:
                 if n:
@@ -557,11 +579,11 @@ class Worker:
                 self._share_out(answer)
 
     def _behind(self) -> int:
-        """How many items to claim behind a wait; 0: that is known only after it."""
+        """How many items to claim behind a wait on the server; 0: none, the number is known only after the wait."""
         if len(self._subscriptions) > 1 or self._claims.left is not None or self._options.burst or self._claims.refused:
             return 0
         if self._free != self._sizes:
-            return 0  # a handler at work may hold the interpreter's lock: nobody would know of what the claim takes
+            return 0  # a handler at work may hold the interpreter's lock: no thread would read the reply
         room = self._needed(self._subscriptions[0].asynchronous)
         return self._most(self._subscriptions[0], room) if room else 0
 
@@ -571,7 +593,7 @@ class Worker:
     # -- finishing
 
     def _finish(self, subscription: Subscription, finished: Sequence[Finished]) -> None:
-        """Ack at once what is finished, unless somebody is about to claim: then with that."""
+        """Ack the finished items: with the next claim if a thread is about to make one, else at once."""
         for one in finished:
             self._ledger.finish(one.job.record)
         self._ledger.count_handled(len(finished))
@@ -584,12 +606,14 @@ class Worker:
             prepared = self._claims.prepare(subscription, finished, n)
             if n:
                 self._ahead.set()
-        self._claims.send(subscription, prepared)  # without the lock: it may have to connect
+        self._claims.send(subscription, prepared)  # outside the lock: it may have to connect
 
     def _acks(self) -> list[tuple[Subscription, Sent[Any]]]:
-        """Acks of what other threads finished meanwhile, to be sent before another item is begun. Called with the lock.
+        """The acks of items that other threads finished, to be sent before another item is begun.
 
-        So all that may have been begun is at the head of what the server knows us to hold (see last_begun in Lua).
+        If this consumer is lost, the server takes the first items that it holds for those that it may have begun
+        (``last_begun`` in housekeeping.lua). That is right only while no finished item is among them. The caller holds
+        the lock.
         """
         acks = []
         for subscription in {one.job.subscription for one in self._finished}:
@@ -613,7 +637,7 @@ class Worker:
         self.give_back()
 
     def _sign_off(self) -> None:
-        """Ack what is handled, release what was not started, and pass on what woke us."""
+        """Ack the handled items, release those not started, and pass on a wake token that was taken and not used."""
         with self._lock:
             finished, self._finished = [] if self._retries.gave_up else self._finished, []
         answer = Answer()
@@ -625,7 +649,7 @@ class Worker:
         if not self._retries.gave_up:
             self._claims.recall(answer)
         self._line_up(answer.jobs)
-        for _ in range(2):  # what is owed to a server that is away may bring more
+        for _ in range(2):  # claims owed to a server that was away may bring more items
             self.give_back()
             self._retries.finish()
         if self._over and not self._retries.gave_up:
@@ -633,7 +657,7 @@ class Worker:
 
 
 def _sizes(subscriptions: Sequence[Subscription], options: ConsumerOptions) -> dict[bool, int]:
-    """How many threads there are of each kind, False: for sync handlers, True: for async ones."""
+    """How many threads there are of each kind. False: for sync handlers, True: for async ones."""
     sizes = {False: options.threads, True: options.concurrency}
     return {
         kind: size
@@ -647,7 +671,7 @@ def _servers(subscriptions: Sequence[Subscription]) -> int:
 
 
 def _memory() -> int:
-    """The memory of this process (bytes): what it has now, or where that is not told, the most it ever had."""
+    """The memory of this process (bytes): at present, or where the system does not tell that, the most it ever had."""
     try:
         with open("/proc/self/statm", "rb") as statm:
             return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
