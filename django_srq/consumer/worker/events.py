@@ -1,4 +1,4 @@
-"""What is told of the items that a worker handles: in the log, and by signals."""
+"""The events of the items that a worker handles, as log records and signals."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Events:
         self._consumer = consumer
 
     def started(self, job: Job, item: Item) -> None:
-        if signals.item_started.receivers:  # mostly there are none
+        if signals.item_started.receivers:  # usually there are none
             self._send(signals.item_started, job.subscription.queue, item=item)
 
     def acked(self, one: Finished, removed: bool) -> None:
-        """removed: by this ack; else it was settled before."""
+        """removed: whether this ack removed the item; if not, the item was settled before."""
         job = one.job
         if not removed:
             logger.warning("item was already settled queue=%s uid=%s", job.subscription.queue.alias, job.found.uid)
@@ -39,7 +39,7 @@ class Events:
             self._send(signals.item_acked, job.subscription.queue, item=one.item, duration=one.seconds)
 
     def failed(self, one: Failed, state: str | None) -> None:
-        """state: where it went; None: its lease was lost."""
+        """state: the state that the item went to; None: none, as its lease was lost."""
         error = one.error
         level = logging.INFO if issubclass(type(error), RetryLater) and state != "dead" else logging.ERROR
         self._log(level, "failed", one, error=error, state=state or "lost")
@@ -69,7 +69,7 @@ class Events:
         if name:
             more["error"] = name
         queue, uid, deliveries = one.job.subscription.queue.alias, one.item.uid, one.item.deliveries
-        record = logger.makeRecord(  # not _log, which looks at the stack for each item; tracers extend this one
+        record = logger.makeRecord(  # not logger._log, which inspects the stack each time; tracers wrap makeRecord
             logger.name,
             level,
             __file__,
@@ -79,7 +79,7 @@ class Events:
             (type(error), error, error.__traceback__) if error and logger.isEnabledFor(logging.DEBUG) else None,
             "_log",
         )
-        record.__dict__.update(  # as extra, which would look for each name whether there is one like it
+        record.__dict__.update(  # like extra=, which would also check each name against the record's attributes
             queue=queue,
             uid=uid,
             deliveries=deliveries,

@@ -1,4 +1,4 @@
-"""The call of a handler with items in hand, and what follows from how it ended."""
+"""The executor: calls a handler with the items in hand, and sees to what follows from its success or failure."""
 
 from __future__ import annotations
 
@@ -19,17 +19,20 @@ from django_srq.runtime.interruption import is_interruption
 
 
 class Executor:
-    """Handles items together: one, or a batch for a handler that takes lists."""
+    """Handles the items of one call: a single one, or a batch for a handler that takes lists."""
 
     def __init__(
         self, ledger: Ledger, settler: Settler, finish: Callable[[Subscription, Sequence[Finished]], None]
     ) -> None:
-        """finish: sees to the acks of what was handled well."""
+        """finish: called with the items that were handled well; it acks them."""
         self._ledger, self._settler, self._finish = ledger, settler, finish
         self._context = contextvars.copy_context()
 
     def handle(self, jobs: Sequence[Job]) -> float:
-        """How long they took (seconds): the handler, and for a failure the telling of it."""
+        """Handle the items, and settle them. Returns how long they took (seconds).
+
+        That is the time of the handler; after a failure it includes the time for telling the server.
+        """
         subscription = jobs[0].subscription
         started = time.monotonic()
         begun = [(job, item) for job in self._still_ours(jobs) if (item := self._begin(job)) is not None]
@@ -41,9 +44,10 @@ class Executor:
         return seconds if all_well else time.monotonic() - started
 
     def _still_ours(self, jobs: Sequence[Job]) -> Sequence[Job]:
-        """Give back those whose leases ended while they waited here, and what the supervisor wants back.
+        """Give back the items whose leases ended while they waited here, and those that the supervisor wants back.
 
-        Before any of them is begun: to give back may take as long as the server is away, which is no time of theirs.
+        This comes before any of them is begun: giving back takes as long as the server is away, and that time must not
+        count as time of a running item.
         """
         ledger = self._ledger
         lost = [job for job in jobs if ledger.lapsed(job.record, job.generation) or ledger.is_wanted(job.record)]
@@ -53,7 +57,10 @@ class Executor:
         return [job for job in jobs if job not in lost]
 
     def _begin(self, job: Job) -> Item | None:
-        """None: it cannot be decoded, and is set aside; or the supervisor has just come to want it back."""
+        """Mark the item as running, and decode it.
+
+        None: it is not to be handled. The supervisor has just wanted it back, or it cannot be decoded and becomes dead.
+        """
         if not self._ledger.start(job.record):
             self._settler.release(job.subscription, [job])
             return None
@@ -74,7 +81,7 @@ class Executor:
         return item
 
     def _call(self, subscription: Subscription, begun: Sequence[tuple[Job, Item]]) -> Mapping[int, BaseException]:
-        """Call the handler; the errors of the items that failed, by their place."""
+        """Call the handler. Returns the errors of the items that failed, by their index."""
         context = self._context.copy()
         try:
             if subscription.batch == 1:
@@ -97,7 +104,7 @@ class Executor:
         errors: Mapping[int, BaseException],
         seconds: float,
     ) -> bool:
-        """Whether all are to be acked."""
+        """Have each item acked or failed. Returns whether none failed."""
         finished, failed = [], []
         for place, (job, item) in enumerate(begun):
             error = errors.get(place)

@@ -15,22 +15,22 @@ class Job(NamedTuple):
     subscription: Subscription
     found: StoredItem
     held: DeliveryRef
-    record: int  # its place in hands
-    generation: int
+    record: int  # index of its entry in the ledger
+    generation: int  # of that entry
 
     @property
     def suspect(self) -> bool:
-        """Whether it was in hand when a consumer died: nothing is to be claimed ahead behind it."""
+        """Whether it was in hand when a consumer died. Then nothing is claimed ahead behind it."""
         return self.found.delivery.crashes > 0
 
 
 class Finished(NamedTuple):
-    """A job whose handler is done, and that is to be acked."""
+    """A job that is to be acked: its handler returned, or discarded the item."""
 
     job: Job
     item: Item
     seconds: float
-    discarded: str | None = None  # the reason
+    discarded: str | None = None  # the reason, if the handler discarded the item
 
 
 class Failed(NamedTuple):

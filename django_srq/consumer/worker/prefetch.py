@@ -1,24 +1,24 @@
-"""How many items a thread may claim ahead, by how long they took of late."""
+"""Adaptive prefetch: how many items a thread claims at one time, by how long the last ones took."""
 
 from __future__ import annotations
 
 AHEAD = 0.005  # seconds of work that are claimed at one time
-MOST = 100  # items
-SHARE = 0.1  # of the last item in the average
+MOST = 100  # items that are claimed at one time at most
+SHARE = 0.1  # weight of the last item in the moving average
 
 
 class AdaptivePrefetch:
-    """A slow item counts at once, quick ones little by little: after a long one it takes many that are short.
+    """Estimates the time of an item. A slow item raises the estimate at once; quick ones lower it little by little.
 
-    What counts is the handler, and for a failure how long it took to be told. Not the sending of an ack, which is the
-    slower the more threads there are: they would claim the fewer items at one time.
+    The time of an item is the time of its handler, and after a failure also the time for telling the server. The time
+    for sending an ack does not count: it grows with the number of threads, so that many threads would claim few items.
 
-    It begins with one item at a time, also so that an item which kills its consumer has taken no others with it when it
-    comes back.
+    The estimate begins at one item at a time. So when an item kills its consumer and comes back, the new process has
+    claimed no other items with it.
     """
 
     def __init__(self) -> None:
-        self._seconds = AHEAD  # that an item takes
+        self._seconds = AHEAD  # estimated time of an item
 
     def took(self, seconds: float) -> None:
         self._seconds = max(seconds, self._seconds + SHARE * (seconds - self._seconds))

@@ -1,8 +1,8 @@
-"""Calls that must be made: what became of an item has to be said.
+"""Calls that are retried until the server has taken them, such as an ack: it must learn what became of an item.
 
-With queues on one server, whoever has something to say says it until that server took it: there is nothing else to do
-meanwhile. With several, one that is away holds up nobody: what it is owed is said in a thread of its own, and until
-that is done nothing more is claimed there.
+If all queues are on one server, the thread that makes the call repeats it until the server has taken it: there is
+nothing else to do meanwhile. If there are several servers, one that is away must not hold up the work with the others.
+So a thread for that server makes the calls that are owed to it, and until it has made them nothing is claimed there.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ from django_srq.transport.slots import Slot, slots
 
 T = TypeVar("T")
 
-LONGEST_PAUSE = 1.0  # seconds between looks at a server that is away
-LAST_WORDS = 10.0  # seconds in which a stopping worker must be able to say what became of its items
+LONGEST_PAUSE = 1.0  # seconds at most between two attempts at a server that is away
+LAST_WORDS = 10.0  # seconds for which a stopping worker tries to tell the server what became of its items
 ATTEMPT = 1.0  # seconds without a reply after which one of several servers counts as away
-SPARE = 4  # files that a child keeps open, to tell of an item that took all others
-SHORTEST = 0.1  # seconds; the last attempt before it is given up
+SPARE = 4  # files that a child keeps open, to close them and make a call when an item has used up all others
+SHORTEST = 0.1  # seconds for an attempt at least, also for the last one before giving up
 
 
 class Exhausted(Exception):
-    """This process cannot even reach its server, for want of memory, files or threads: only its end mends that."""
+    """This process has no memory, files or threads left to reach its server: only its end mends that."""
 
 
 @dataclass
 class _Retry(Generic[T]):
     queue: SafeRedisQueue
     call: Call[T]
-    then: Callable[[T | None], None]  # what follows from the reply; None: it could not be made before the end
-    slot: Slot  # the same all the time: it may have been carried out although no reply came
-    borrowed: bool
-    unread: Callable[[bool], Call[T]] | None = None  # makes the call that takes its place when no reply can be read
-    silent: bool = False  # no reply came in time
+    then: Callable[[T | None], None]  # called with the reply; with None if the call could not be made before the end
+    slot: Slot  # the same for all attempts: an attempt may have been carried out although no reply came
+    borrowed: bool  # the slot is to be given back
+    unread: Callable[[bool], Call[T]] | None = None  # makes the call that replaces it when its reply cannot be read
+    silent: bool = False  # an attempt got no reply in time
     reply: T | None = None
 
     def end(self) -> None:
@@ -60,15 +60,15 @@ class _Retry(Generic[T]):
 
 @dataclass
 class _Owed:
-    """What a server that is away is owed, and the thread that says it; given up: that has ended."""
+    """The calls that are owed to a server that is away, and the thread that makes them."""
 
     thread: threading.Thread
-    given_up: bool = False
+    given_up: bool = False  # the thread has ended without making them all
     retries: deque[_Retry[Any]] = field(default_factory=deque)
 
 
 class Retries:
-    """Makes calls until the server took them, and sees to what follows."""
+    """Makes calls until the server has taken them, and then does what follows from the replies."""
 
     def __init__(
         self,
@@ -81,17 +81,17 @@ class Retries:
         back: Callable[[], None],
         replaced: bool = False,
     ) -> None:
-        """report is told of a trouble with a server, and with "" when that is over. beside: runs what a thread does.
+        """report, replaced: see ``Worker``. beside: runs the work of a thread, and ends the worker if that fails.
 
-        back is called in such a thread when one of several servers has got what it was owed. replaced: see ``Worker``.
+        back: called when one of several servers has taken all calls owed to it, in the thread that made them.
         """
         self._replaced = replaced
         self.exhausted = False
         self._spare = [os.open(os.devnull, os.O_RDONLY) for _ in range(SPARE)] if replaced else []
         self.stopping = False
-        self._ending = False  # nothing more is begun: a server that has nothing of what is in hand is not waited for
+        self._ending = False  # no more items are begun: once none is in hand, a server that is away is not waited for
         self.gave_up = False  # stopping, and the only server cannot be told what became of the items
-        self._alone = len(set(links)) == 1
+        self._alone = len(set(links)) == 1  # there is a single server
         self._ledger, self._wakeup = ledger, wakeup
         self._report, self._beside, self._back = report, beside, back
         self._lock = threading.Lock()
@@ -99,7 +99,7 @@ class Retries:
         self._troubles: dict[str, str] = {}
 
     def away(self, link: Link) -> bool:
-        return link in self._owed
+        return link in self._owed  # of several servers: calls to a single one are never owed, but repeated at once
 
     def do(
         self,
@@ -112,12 +112,15 @@ class Retries:
         unread: Callable[[bool], Call[T]] | None = None,
         put_off: Callable[[], object] = lambda: None,
     ) -> None:
-        """Make a call, then what follows: now, or in another thread when the server is back (late, if that differs).
+        """Make a call, and pass its reply to ``then``, or None if it could not be made before the end.
 
-        slot: with the number that the call has in it, and that no later one gets; without one, it is borrowed. unread:
-        makes the call that takes its place, in its slot, when a reply cannot be read to its end (True), or did not
-        even begin twice (False), which may be because of its size as well: small ones may still come through. put_off:
-        called before it is left to another thread.
+        With a single server this blocks until the server has taken the call. If one of several servers is away, its
+        thread makes the call when it is back, and passes the reply to ``late``, or to ``then`` without one.
+
+        slot: with the number of this call, which no other call may get; without a slot, one is borrowed. unread: makes
+        the call that replaces this one in its slot, when a reply broke off (called with True), or when two attempts got
+        no reply at all (False): the size of the reply may be the reason, and a small one may still come through.
+        put_off: called before the call is left to the server's thread.
         """
         errand = _Retry(queue, call, then, slot or slots.borrow(), borrowed=slot is None, unread=unread)
         try:
@@ -135,7 +138,7 @@ class Retries:
         errand.end()
 
     def finish(self) -> None:
-        """Wait until what is owed now is said, or cannot be said. Blocks."""
+        """Wait until all calls that are owed now are made, or given up. Blocks."""
         self._ending = True
         with self._lock:
             threads = [owed.thread for owed in self._owed.values()]
@@ -149,7 +152,7 @@ class Retries:
             if owed is None:
                 arguments = [self._catch_up, link]
                 thread = threading.Thread(target=self._beside, args=arguments, name="srq-errands", daemon=True)
-                thread.start()  # which waits for the lock
+                thread.start()  # it waits for the lock
                 owed = self._owed[link] = _Owed(thread)
             owed.retries.append(errand)
             given_up = owed.given_up
@@ -157,7 +160,7 @@ class Retries:
             self._give_up(link)
 
     def _catch_up(self, link: Link) -> None:
-        """Say to a server that is away what it is owed."""
+        """Make the calls that are owed to a server that is away."""
         wrong: Exception | None = None
         while (errand := self._next_owed(link)) is not None:
             try:
@@ -166,7 +169,7 @@ class Retries:
                 if not said:
                     self._give_up(link)
                     return
-            except Exception as error:  # one of a single queue, such as a wrong layout; others are owed as well
+            except Exception as error:  # it may concern one queue, such as a wrong layout: make the other calls as well
                 wrong = wrong or error
         if wrong is not None:
             raise wrong
@@ -180,7 +183,10 @@ class Retries:
             return None
 
     def _give_up(self, link: Link) -> None:
-        """The server stays away, and the items in hand, for the supervisor or until their leases end."""
+        """Give up the calls owed to a server that stays away.
+
+        Its items stay in hand: the supervisor settles them when the process is gone, or their leases end.
+        """
         with self._lock:
             owed = self._owed[link]
             owed.given_up = True
@@ -189,7 +195,7 @@ class Retries:
             errand.end()
 
     def _insist(self, errand: _Retry[Any]) -> bool:
-        """Send a call until the server took it. False: it cannot be made, and the worker is to end."""
+        """Send a call until the server has taken it. False: it could not be made, and the worker is to end. Blocks."""
         give_up: float | None = None
         while True:
             if self.stopping:
@@ -203,7 +209,10 @@ class Retries:
             self._wakeup.pause(random.uniform(0, LONGEST_PAUSE))
 
     def _say(self, errand: _Retry[Any], seconds: float | None = None) -> bool:
-        """seconds: how long it may take at most, if that is less than the queue's time limit."""
+        """Make one attempt; whether the server has taken the call.
+
+        seconds: how long the attempt may take at most, if that is less than the queue's time limit.
+        """
         queue = errand.queue
         timeout = queue.link.timeout if seconds is None else min(queue.link.timeout, max(SHORTEST, seconds))
         try:
@@ -225,9 +234,9 @@ class Retries:
         return True
 
     def use_spare(self) -> bool:
-        """Let go of the spare files, so that last calls can be made; whether there were any.
+        """Close the spare files, so that the last calls can be made; whether there were any.
 
-        The next items would find no files, memory or threads either: the worker is to end.
+        The worker is to end then: the next items would find no files, memory or threads either.
         """
         with self._lock:
             spare, self._spare, self.exhausted = self._spare, [], True
@@ -238,7 +247,7 @@ class Retries:
     def _trouble(self, queue: SafeRedisQueue, error: str) -> None:
         if not error and queue.alias not in self._troubles:
             return
-        with self._lock:  # of many threads, each tells of the same
+        with self._lock:  # several threads may report the same trouble at one time
             self._troubles.pop(queue.alias, None)
             if error:
                 self._troubles[queue.alias] = f"queue={queue.alias} error={error}"
@@ -246,7 +255,7 @@ class Retries:
 
 
 def _out_of_files() -> bool:
-    """Whether this process can open nothing, which the failure of a name look-up does not say."""
+    """Whether this process can open no file: the error of a failed name look-up does not tell that."""
     try:
         os.close(os.open(os.devnull, os.O_RDONLY))
     except OSError:

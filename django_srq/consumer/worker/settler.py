@@ -1,6 +1,7 @@
-"""The end of a delivery: the server is told what became of an item, and then whoever wants to know.
+"""The end of a delivery: the server is told what became of an item, and then the log and the receivers of signals.
 
-What it could not be told before the end stays in hand: the supervisor tells it when the process is gone.
+If the server cannot be told before the worker ends, the item stays in the ledger, and the supervisor tells the server
+when the process is gone.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class Settler:
         self._retries.do(subscription.queue, call, lambda flags: self.acked(finished, flags))
 
     def acked(self, finished: Sequence[Finished], flags: Sequence[bool] | None) -> None:
-        """The server acked these; flags, of each: whether it was there. None: the server could not be asked."""
+        """See to items whose ack is over. flags: for each, whether the ack removed it; None: the ack was not made."""
         for one, removed in zip(finished, flags, strict=True) if flags is not None else ():
             self._ledger.let_go(one.job.record)
             self.outcomes.acked(one, removed)
@@ -42,9 +43,9 @@ class Settler:
 
     def _fail(self, subscription: Subscription, failed: Sequence[Failed]) -> None:
         queue = subscription.queue
-        described: dict[int, bytes] = {}  # of each error once: mostly all have the same
+        described: dict[int, bytes] = {}  # each error is described once: usually all items have the same one
         calls, sizes = [], []
-        for one in failed:  # running code of the project: it is still the item that takes its time
+        for one in failed:  # runs code of the project; the items still count as running, so the time limit holds
             job, item, _, error = one
             new = id(error) not in described
             if new:
@@ -55,7 +56,7 @@ class Settler:
         if any(failure.is_exhaustion(one.error) for one in failed):
             self._retries.use_spare()
         for one in failed:
-            self._ledger.fail(one.job.record)  # from now on it is the server
+            self._ledger.fail(one.job.record)  # from now on only the server can take long: the time limit ends here
         for batch in operations.cut(calls, sizes):
             call = operations.fail_many(queue.keys, [call for _, call in batch], max_deliveries=queue.max_deliveries)
             self._retries.do(queue, call, partial(self._failed, [one for one, _ in batch]))
@@ -69,7 +70,7 @@ class Settler:
             self.outcomes.failed(one, state)
 
     def bury(self, job: Job, error: PayloadError) -> None:
-        """Set an item aside whose payload cannot be decoded."""
+        """Make an item dead whose payload cannot be decoded."""
         queue, described = job.subscription.queue, failure.describe(error, consumer=self._consumer)
         self._ledger.fail(job.record)
 
@@ -83,7 +84,7 @@ class Settler:
         self._retries.do(queue, call, buried)
 
     def release(self, subscription: Subscription, jobs: Sequence[Job]) -> None:
-        """Give back what was not started."""
+        """Give back items that were not started."""
 
         def released(reply: object) -> None:
             for job in jobs if reply is not None else ():
@@ -94,7 +95,7 @@ class Settler:
             self._retries.do(subscription.queue, call, released)
 
     def cut(self, subscriptions: Iterable[Subscription]) -> None:
-        """Give back what is running in threads that will not come to their end: counted as a delivery."""
+        """Give back the items of threads that will not come to their end. Each counts as a delivery, not as a crash."""
         for place, subscription in enumerate(subscriptions):
             held = [
                 entry.held for entry in self._ledger if entry.subscription == place and entry.state in {RUNNING, FAILED}

@@ -1,4 +1,4 @@
-"""What ends a wait on the server, from another thread or a signal handler."""
+"""The wakeup: ends a wait on the server from another thread or a signal handler."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from contextlib import suppress
 
 from django_srq.consumer import forks
 
-PAUSE = 0.1  # seconds at most, once it rings for good
+PAUSE = 0.1  # seconds of a pause at most, once the wakeup rings for good
 LONGEST_WAIT = 86400.0  # seconds; poll() takes no more than 24 days
 
 
 class Wakeup:
-    """A pipe: from the moment at which it is rung until it is calmed, there is something to read from it."""
+    """A pipe to this process itself (the self-pipe trick): from ``ring`` until ``calm`` there is something to read.
+
+    A thread that waits on the server waits for its connection and for ``end``, the reading end, at the same time.
+    """
 
     def __init__(self) -> None:
         self.end, self._other = os.pipe()
@@ -25,23 +28,23 @@ class Wakeup:
         forks.keep(self)
 
     def ring(self, *, for_good: bool = False) -> None:
-        """for_good: all is over, and nothing is waited for any more."""
+        """End the current wait. for_good: end all later waits too, as the worker is stopping. Does not block."""
         self._for_good = self._for_good or for_good
-        with suppress(OSError):  # full, or closed: it has ended
+        with suppress(OSError):  # it is full, so it rings already; or it is closed, as the worker has ended
             os.write(self._other, b"x")
-        self._rung = True  # after the write: what is not seen now is seen after the next wait
+        self._rung = True  # after the write: a ring that calm() misses now, it sees after the next wait
 
     def calm(self) -> None:
-        """After a wait."""
+        """Empty the pipe after a wait, so that the next one is not ended by this ring."""
         if self._rung:
             self._rung = False
             with suppress(BlockingIOError):
-                os.read(self.end, 65536)  # all that a pipe holds: what remained would end every wait
+                os.read(self.end, 65536)  # all that a pipe holds: any byte that remained would end the next wait
         if self._for_good:
             self.ring()
 
     def pause(self, seconds: float) -> None:
-        """Wait for so many seconds, or until it rings."""
+        """Wait for so many seconds, or until the wakeup is rung."""
         if self._for_good:
             time.sleep(min(seconds, PAUSE))
         else:
@@ -55,6 +58,6 @@ class Wakeup:
             os.close(end)
 
     def let_go(self) -> None:
-        """In a fork: what it rang there would ring here."""
+        """Close the pipe in a fork of this process: a ring there would end the waits here."""
         if self._open:
             self.close()

@@ -157,7 +157,7 @@ class Worker:
             self._settler.release(subscription, [job for job in jobs if job.subscription is subscription])
 
     def run(self) -> None:
-        """Handle items until stopped, or until the options say so. Blocks; raises the error that ended a thread, if any.
+        """Handle items until stopped, or until the options say so. Blocks. Raises the error of a thread that failed.
 
         Afterwards handled items are acked and unstarted ones released, unless the server stays away.
         """
