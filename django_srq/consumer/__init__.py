@@ -1,4 +1,4 @@
-"""Takes items and calls their handlers: a supervisor and its child processes, or one process alone."""
+"""The consumer: takes items and calls their handlers, in a supervisor's child processes or in one process alone."""
 
 from __future__ import annotations
 

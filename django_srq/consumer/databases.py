@@ -1,7 +1,7 @@
 """The database connections of a thread that runs handlers, without those of its caller.
 
-Without child processes, the thread is the caller's: a test's, with a transaction under way, or a script's. What it had
-opened before is its own to close.
+Without child processes that thread is the caller's: of a test, with a transaction under way, or of a script. The caller
+itself closes the connections that it had opened before.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Any
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-_left = threading.local()  # alone, in this thread: the connection by its wrapper
+_left = threading.local()  # .open: the connections to leave alone in this thread, by their wrappers
 
 
 @contextmanager
 def left_alone() -> Iterator[None]:
-    """Within the block, leave the connections alone that this thread has open now; at its end, close all others."""
+    """Within the block, leave the connections alone that this thread has open now. At its end, close all others."""
     _left.open = {one: one.connection for one in connections.all(initialized_only=True) if one.connection is not None}
     try:
         yield
@@ -38,6 +38,6 @@ def ours() -> Sequence[BaseDatabaseWrapper]:
 
 
 def close_connections() -> None:
-    """Close this thread's database connections, for the time in which it has nothing to do."""
+    """Close this thread's database connections while it has nothing to do, except those to be left alone."""
     for connection in ours():
         connection.close()

@@ -1,7 +1,8 @@
-"""The signals that a process of ours handles in its own way, for itself alone.
+"""The signals that a process of the consumer handles in its own way, for itself alone.
 
-A fork of it, such as a worker of ``multiprocessing``, handles them as if we were not there, and so does a program that
-it starts: signals are handled in Python here, and never ignored, as a program would go on ignoring them.
+A fork of it, such as a worker of ``multiprocessing``, handles these signals as they were handled before. So does a
+program that it starts: signals are never set to be ignored here, as a program would inherit that; they get a handler in
+Python that does nothing.
 """
 
 from __future__ import annotations
@@ -17,20 +18,20 @@ from typing import Any
 @dataclass(frozen=True)
 class _Taken:
     handler: Callable[[int, FrameType | None], None]
-    before: Any  # what handled it before us
+    before: Any  # the handler before it, as signal.signal takes it
 
 
 _taken: dict[int, _Taken] = {}
 
 
 def take(number: int, handle: Callable[[int], object]) -> None:
-    """Handle a signal with a function of its number. Python lets only the main thread do so."""
+    """Handle a signal with a function, which gets its number. Python allows that only in the main thread."""
     process = os.getpid()
 
     def handler(number: int, frame: FrameType | None) -> None:
         if os.getpid() == process:
             handle(number)
-        else:  # a fork that Python knows nothing of, as it was made in C
+        else:  # a fork that C code made: Python has not called give_back_all there
             give_back_all()
             os.kill(os.getpid(), number)
 
@@ -46,14 +47,14 @@ def ignore(number: int) -> None:
 
 
 def unignore() -> None:
-    """Have programs not inherit what Python ignores; for this process, a signal that does nothing is the same."""
+    """Give the signals that Python ignores a handler that does nothing, so that programs do not go on ignoring them."""
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
         if signal.getsignal(number) is signal.SIG_IGN:
             ignore(number)
 
 
 def give_back(number: int) -> None:
-    """Have a signal handled as before ``take``; one that somebody else handles by now stays theirs."""
+    """Have a signal handled as before ``take``, unless other code has set a handler of its own since."""
     taken = _taken.pop(number)
     if signal.getsignal(number) is taken.handler:
         signal.signal(number, taken.before)

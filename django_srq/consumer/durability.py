@@ -1,4 +1,4 @@
-"""Says at the start of a consumer what its servers may lose."""
+"""Warnings at the start of a consumer: how its servers may lose items."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from django_srq.queue.safe_redis_queue import SafeRedisQueue
 
 
 def possible_losses(queue: SafeRedisQueue, seconds: float) -> Iterator[tuple[str, ...]]:
-    """What the server of a queue, which has just answered, may lose: log messages with their arguments.
+    """How the server of a queue may lose items: log messages with their arguments. The server has just answered a call.
 
-    None where the server refuses to tell, or does not within so many seconds.
+    There are none if the server refuses to tell, or does not answer within so many seconds.
     """
     try:
         info = queue.link.call(operations.info(), queue=queue.alias, timeout=seconds)

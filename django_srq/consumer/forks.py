@@ -1,6 +1,7 @@
-"""Processes that a handler forks: they are the handler's, and take no part in ours.
+"""Processes that a handler forks: they belong to the handler, and take no part in the consumer's work.
 
-They let go of our pipes, and do not come back from the handler: they would go on with the items of this process.
+Such a process closes the consumer's pipes. When the handler returns in it, the process ends: else it would go on with
+the items of the process that it was forked from.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any, NoReturn, Protocol
 
 
 class Private(Protocol):
-    """Something of this process that a fork of it must let go."""
+    """A resource of this process, such as a pipe, that a fork of it must close."""
 
     def let_go(self) -> None: ...
 
@@ -25,7 +26,7 @@ _private: weakref.WeakSet[Private] = weakref.WeakSet()
 
 
 def keep(thing: Private) -> None:
-    """Keep it to this process: a fork lets it go."""
+    """Keep a resource to this process: in a fork, its ``let_go`` is called. Only a weak reference is kept."""
     _private.add(thing)
 
 
@@ -39,7 +40,7 @@ os.register_at_fork(after_in_child=_let_go)
 
 
 def kept_out(handler: Callable[..., Any], *, asynchronous: bool) -> Callable[..., Any]:
-    """A handler that only this process comes back from; a fork that it made ends there."""
+    """A handler that returns in this process only; in a fork that it made, its end is the end of the process."""
 
     @functools.wraps(handler, updated=())
     def handle(*args: Any, **kwargs: Any) -> Any:
@@ -63,7 +64,7 @@ def kept_out(handler: Callable[..., Any], *, asynchronous: bool) -> Callable[...
 
 
 def _end() -> NoReturn:
-    """End this process as Python would with the error that is on its way, if there is one."""
+    """End this process as Python would: with the error that is being raised, if there is one."""
     code = 1
     try:
         code = _exit_code(sys.exc_info()[1])
@@ -78,7 +79,7 @@ def _exit_code(error: BaseException | None) -> int:
         return 0
     if isinstance(error, SystemExit) and (error.code is None or isinstance(error.code, int)):
         return (error.code or 0) & 0xFF
-    with suppress(Exception):  # what describes an error may raise one
+    with suppress(Exception):  # to describe an error may raise another one
         if isinstance(error, SystemExit):
             sys.stderr.write(f"{error.code}\n")
         else:

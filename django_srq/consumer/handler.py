@@ -1,4 +1,4 @@
-"""The call of a handler: sync or async, with a clean thread around each item."""
+"""The call of a handler, sync or async, and the care for its database connections."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ T = TypeVar("T")
 
 
 def is_asynchronous(handler: Callable[..., Any]) -> bool:
-    """Whether it is seen to need an event loop: an ``async def``, or an object whose ``__call__`` is one.
+    """Whether a handler visibly needs an event loop: an ``async def``, or an object whose ``__call__`` is one.
 
-    What a decorator hides shows only when it is called; ``adapted`` awaits that too.
+    A decorator may hide that. Then it shows only when the handler is called; ``adapted`` awaits its result too.
     """
     while isinstance(handler, partial):
         handler = handler.func
@@ -33,12 +33,13 @@ def is_asynchronous(handler: Callable[..., Any]) -> bool:
 
 
 def adapted(handler: Callable[..., Any], *, on_loop: bool = False, batch: bool = False) -> Callable[[Any], Any]:
-    """A user's handler as a function of the item: it gets the payload, and the item if its signature names that.
+    """A user's handler, as a function of the item.
 
-    Returns once the handler is done, also when it returned something to be awaited. on_loop: that is awaited on one
-    event loop of the process, side by side; else on one of its own, with the caller's thread for what is sync in it
-    (its database transaction). batch: a function of a list of items, which returns the errors of single ones, by their
-    place; the handler gets the list of payloads, and ``items`` if its signature names that.
+    The handler gets the payload, and ``item`` if its signature has such a parameter. The function returns once the
+    handler is done, also when the handler returns an awaitable. on_loop: awaitables run on the one event loop of the
+    process, concurrently. Else each runs on a loop of its own, and its sync parts run in the caller's thread, so within
+    the caller's database transaction. batch: a function of a list of items, which returns the errors of items that
+    failed, by their index; the handler gets the list of payloads, and ``items`` if its signature has such a parameter.
     """
     call = _with_list(handler) if batch else _with_one(handler)
     wait = _wait_on_loop if on_loop else wait_here
@@ -55,7 +56,7 @@ def adapted(handler: Callable[..., Any], *, on_loop: bool = False, batch: bool =
 
 
 def carry_out(handle: Callable[[Any], Any], given: Any) -> Any:
-    """Call the handle of a source; its result, once it is finished."""
+    """Call the ``handle`` of a subscription. Returns its result, once that is there; awaits it if needed. Blocks."""
     outcome = handle(given)
     return None if outcome is None else completed(outcome, _wait_on_loop)
 
@@ -73,7 +74,7 @@ def _with_list(handler: Callable[..., Any]) -> Callable[[list[Item]], Any]:
 
 
 def errors_of(outcome: Any, n: int) -> Mapping[int, Exception]:
-    """What a handler of batches returned: None, or the errors of single items, by their place in the list."""
+    """The errors that a handler of batches returned, by the index of the item. TypeError: it returned anything else."""
     if outcome is None:
         return {}
     errors = dict(outcome) if isinstance(outcome, Mapping) else None
@@ -90,17 +91,17 @@ def errors_of(outcome: Any, n: int) -> Mapping[int, Exception]:
 def with_fresh_connections(handle: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Close database connections that are broken or too old before each item, in the thread that runs the handler.
 
-    Django does so around a request. What comes after one item comes before the next; and where none follows at once,
-    all are closed (``close_connections``).
+    Django does so before and after a request. Before each item is enough here: the next item follows at once, or all
+    connections are closed (``close_connections``).
     """
 
-    # One that was only prepared, as Django does with the default one when it loads the models, needs nothing.
+    # A connection object that was never opened needs nothing; loading the models makes one for the default database.
     if any(connection.connection is not None for connection in connections.all(initialized_only=True)):
         _note_connection()
 
     def handle_with(given: Any) -> Any:
         if _opened:
-            # What Django's close_old_connections and reset_queries do, but in one go: to look for them costs the most.
+            # As Django's close_old_connections and reset_queries, but in one loop: finding the connections costs most.
             for connection in ours():
                 connection.queries_log.clear()
                 connection.close_if_unusable_or_obsolete()
@@ -109,10 +110,10 @@ def with_fresh_connections(handle: Callable[[Any], Any]) -> Callable[[Any], Any]
     return handle_with
 
 
-_opened = False  # whether this process has had a connection to a database: until then there is none to look for
+_opened = False  # whether this process has ever opened a database connection: until then there is none to look for
 
 
-# Not an Event, which has a lock: one that is held at a fork stays so in the child, for ever.
+# Not an Event, which has a lock: a lock that is held during a fork stays locked in the child for ever.
 def _note_connection(**about: object) -> None:
     global _opened
     _opened = True
@@ -122,8 +123,8 @@ connection_created.connect(_note_connection, dispatch_uid="django_srq.consumer.h
 
 
 async def _with_own_thread(handling: Awaitable[T]) -> T:
-    # What the handler does in sync_to_async, such as the ORM, runs in one thread for each item, as Django does it for
-    # each request: so no item closes another's connection.
+    # The handler's calls through sync_to_async, such as those of the ORM, run in one thread for each item, as Django
+    # has one for each request. So no item closes the connection of another one.
     async with ThreadSensitiveContext() as context:
         try:
             return await handling
@@ -140,7 +141,7 @@ class _Loop:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def wait(self, coroutine: Coroutine[Any, Any, T]) -> T | None:
-        """Run it there, and wait for its end; what it returns or raises comes out here."""
+        """Run a coroutine on the loop, and wait for its end. Returns what it returns, raises what it raises."""
         return result_of(self._result(caught(_with_own_thread(coroutine))))
 
     def _result(self, coroutine: Coroutine[Any, Any, T]) -> T:
@@ -152,16 +153,17 @@ class _Loop:
 
 
 def _run_for_good(loop: asyncio.AbstractEventLoop) -> None:
-    """SystemExit in a task that a handler started ends run_forever, and whoever waits for others would wait for ever.
+    """Run the loop, and run it again when an error ends it.
 
-    The task has that as its result all the same.
+    A SystemExit in a task that a handler started ends ``run_forever``, and threads that wait for other tasks would wait
+    for ever. That task still ends with the SystemExit as its result.
     """
     while not loop.is_closed():
         with suppress(BaseException):
             loop.run_forever()
 
 
-_loop = PerProcess(lambda inherited: _Loop())  # a child has none: only the thread that forks goes on there
+_loop = PerProcess(lambda inherited: _Loop())  # a forked process needs a new one: the loop's thread is missing there
 
 
 def _wait_on_loop(coroutine: Coroutine[Any, Any, T]) -> T | None:
@@ -173,4 +175,4 @@ def _names(handler: Callable[..., Any], name: str) -> bool:
         parameters = list(inspect.signature(handler).parameters)
     except (TypeError, ValueError):  # a builtin without a signature
         return False
-    return name in parameters[1:]  # the first is the payload, whatever its name
+    return name in parameters[1:]  # the first parameter is the payload, whatever its name

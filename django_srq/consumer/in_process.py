@@ -19,14 +19,15 @@ logger = guarded("django_srq.consumer")
 
 
 class Cut(Interruption):
-    """Raised in a handler's thread to end it at once: its item is given back, counted as a delivery."""
+    """Raised in a handler's thread to end it at once. Its item is given back, and counts as a delivery."""
 
 
 class InProcessConsumer:
-    """Handles items here, for tests, debuggers and scripts: no child processes, and a thread renews the leases.
+    """Handles items in this process, for tests, debuggers and scripts. A thread renews the leases.
 
-    When the process dies the items come back when their leases end, with the crash counted. A handler that holds the
-    interpreter's lock for longer than a lease loses it. ``plan``'s time_limit and max_memory need a supervisor.
+    If the process dies, the items come back when their leases end, and the crash is counted. A handler that holds the
+    interpreter's lock for longer than a lease loses the lease. The options ``time_limit`` and ``max_memory`` need a
+    supervisor.
     """
 
     def __init__(
@@ -38,7 +39,10 @@ class InProcessConsumer:
         options: ConsumerOptions | None = None,
         rest: Callable[[], None] = lambda: None,
     ) -> None:
-        """burst: end when there is nothing ready. max_items: end after so many items."""
+        """burst: end when no item is ready. max_items: end after so many items. Both are ignored if options are given.
+
+        rest: called in each thread when it has nothing to do for now.
+        """
         options = options or ConsumerOptions(burst=burst, max_items=max_items)
         self.id = f"c{secrets.token_hex(5)}"
         self._ledger = Worker.table(subscriptions, options, claim_slots(self.id)[0])
@@ -56,7 +60,7 @@ class InProcessConsumer:
 
     @property
     def log_hangs(self) -> bool:
-        """Whether the log did not take what was said last: Python would wait for it at its end."""
+        """Whether the log did not take its last records in time. Python would wait for it at the end of the process."""
         return self._leases.log_hangs
 
     @property
@@ -64,11 +68,11 @@ class InProcessConsumer:
         return self._ledger.handled
 
     def stop(self) -> None:
-        """Finish the item in hand and return from ``run``. Safe in any thread and in a signal handler."""
+        """Finish the running items and return from ``run``. Safe in any thread and in a signal handler."""
         self._worker.stop()
 
     def run(self) -> int:
-        """Handle items until stopped; returns how many. Blocks."""
+        """Handle items until stopped, or until the options say so. Returns how many were handled. Blocks."""
         ended = threading.Event()
         renewing = threading.Thread(target=self._leases.renew_until, args=[ended], name="srq-leases", daemon=True)
         renewing.start()

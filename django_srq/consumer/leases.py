@@ -1,6 +1,6 @@
-"""Renews the leases of what is in hand, and keeps the consumer known: each server for itself.
+"""Renews the leases of the items in hand, and keeps the consumer's entry in the queues up to date.
 
-Nothing here waits for a log, and no server waits for another.
+Each server has its own thread, so no server waits for another. Nothing here waits for a log.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ from django_srq.version import __version__
 
 logger = guarded("django_srq.consumer")
 
-# Seconds after which a queue is told that the consumer is still there, if nothing else told it; or two leases, if that
-# is longer. The status takes it for lost after 15 s, or three leases.
+# Seconds after which the consumer's entry in a queue is renewed, if nothing else has renewed it; or two leases, if that
+# is longer. The status takes a consumer for lost after 15 s, or three leases.
 UNTOLD = 12.0
-PATIENCE = 1.0  # seconds for a call; a third of the shortest lease, if that is less
+PATIENCE = 1.0  # seconds for a call; or a third of the shortest lease, if that is less
 LONGEST_INTERVAL = 5.0  # seconds between two rounds
 RETRY = 0.5  # seconds between two rounds while there is trouble
 LATE = 1 / 3  # share of a lease; with less left, its renewal is late
 OVERDUE = 1 / 2  # share of a lease; with less left, a child renews it itself
-LAST_LINES = 1.0  # seconds in which a log takes what was said last
+LAST_LINES = 1.0  # seconds that a log has for its last records at the end of a process
 
 
 class Leases:
-    """Extends the leases of all items in some tables: one call a queue, at a third of the shortest lease.
+    """Renews the leases of all items in some ledgers: one call for each queue, each third of the shortest lease.
 
-    ``renew_until`` keeps them: in a supervisor's keeper for all children, or in a thread where there is none. When that
-    dies, the leases end, and the items are ready again.
+    ``renew_until`` does so for ever: in the keeper for all children, or in a thread where there is no supervisor. When
+    that process dies, the leases end, and the items are ready again.
     """
 
     def __init__(
@@ -54,9 +54,9 @@ class Leases:
         *,
         about: Callable[[], Mapping[str, object]] = dict,
     ) -> None:
-        """about: what else the consumer's entry says."""
+        """tables: the ledgers, asked for in each round. about: further fields of the consumer's entry."""
         self.log = LogThread(logger)
-        self.log_hangs = False  # it did not take what was said last
+        self.log_hangs = False  # the log did not take its last records in time
         self.servers = [
             ServerLeases(
                 consumer,
@@ -76,7 +76,7 @@ class Leases:
 
     @property
     def trouble(self) -> str:
-        """With a server, while it lasts."""
+        """A trouble with a server, while it lasts; "" for none."""
         return next((server.trouble for server in self.servers if server.trouble), "")
 
     def renew(self) -> None:
@@ -85,12 +85,15 @@ class Leases:
             server.renew()
 
     def renew_until(self, ended: threading.Event) -> None:
-        """Renew, now and again and again, until the event is set; each server in a thread, the last one in this."""
+        """Renew the leases now and at intervals, until the event is set. Blocks.
+
+        Each server has a thread of its own, the last one the caller's.
+        """
         self._for_each(lambda server: server.keep_on(server.renew, server.pause, ended))
         self.log_hangs = not self.log.flush(LAST_LINES)
 
     def renew_overdue_until(self, ended: threading.Event) -> None:
-        """Renew only what nobody else renewed in time, until the event is set."""
+        """Renew only leases that the keeper did not renew in time, until the event is set. Blocks."""
         self._for_each(lambda server: server.keep_on(server.renew_overdue, lambda: server.interval / 2, ended))
 
     def _for_each(self, work: Callable[[ServerLeases], None]) -> None:
@@ -103,7 +106,7 @@ class Leases:
             thread.join()
 
     def sign_off(self) -> None:
-        """Strike the consumer off the lists; where a server is away its entry goes stale and is trimmed."""
+        """Remove the consumer's entries from the queues. On a server that is away the entry gets old and is trimmed."""
         for server in self.servers:
             server.sign_off()
 
@@ -122,22 +125,25 @@ class ServerLeases:
         about: Callable[[], Mapping[str, object]],
         log: LogThread,
     ) -> None:
-        """sources: by their places; labels: of all the consumer's queues; shortest: of all their leases (seconds)."""
+        """subscriptions: by their indexes, those of this server. labels: the aliases of all the consumer's queues.
+
+        shortest: the shortest lease of all its queues (seconds).
+        """
         self.interval = shortest / 3  # seconds
-        self.trouble = ""  # while it lasts
-        self.met: Callable[[str], None] = lambda trouble: None  # is told when that changes
-        self.late = 0  # rounds that found a lease with too little left
+        self.trouble = ""  # a trouble with the server, while it lasts
+        self.met: Callable[[str], None] = lambda trouble: None  # called when the trouble changes, "" at its end
+        self.late = 0  # how often renewals became late, or overdue
         self._patience = min(PATIENCE, self.interval)
         self._untold = max(UNTOLD, 2 * shortest)  # seconds
         self._consumer, self._subscriptions, self._labels, self._tables = consumer, subscriptions, labels, tables
         self._about, self._log = about, log
         self._pid, self._born = os.getpid(), time.monotonic()
-        self._since = 0  # ms by the server's clock
-        self._clock = 0  # what that is ahead of time.monotonic() (ms)
-        self._told = dict.fromkeys(subscriptions, float("-inf"))
-        self._warned: set[tuple[str, str]] = set()
-        self._looked_at = False  # whether it is known how the server keeps items
-        self._tardy: set[int] = set()  # places of the queues whose leases were renewed late in the last round
+        self._since = 0  # the moment at which this process began (ms, by the server's clock)
+        self._clock = 0  # how far the server's clock is ahead of time.monotonic() (ms)
+        self._told = dict.fromkeys(subscriptions, float("-inf"))  # when each queue last got the consumer's entry
+        self._warned: set[tuple[str, str]] = set()  # deliveries (uid, token) whose lost leases were logged
+        self._looked_at = False  # whether the server was asked what it may lose
+        self._tardy: set[int] = set()  # indexes of the queues whose leases were renewed late in the last round
 
     def pause(self) -> float:
         """Seconds until the next round."""
@@ -147,22 +153,22 @@ class ServerLeases:
         while True:
             try:
                 renew()
-            except Exception:  # whatever it is, the next round may go well; without one, all leases would end
+            except Exception:  # any error: the next round may succeed, and without one all leases would end
                 self._log.log(logging.ERROR, "cannot renew the leases of what is in hand", error=True)
             if ended.wait(pause()):
                 return
 
     def renew(self) -> None:
-        """One round over the queues; what the server does not take is tried again in the next."""
+        """One round over the queues; a call that the server does not take is made again in the next round."""
         tables = list(self._tables())
-        # Before what is in hand: what these took may be written down meanwhile.
+        # Read before the items: a claim's items may be written down meanwhile, and would be missed in the other order.
         claims = _claims(tables)
         in_hand = _by_source(tables)
         trouble = ""
         for place, subscription in self._subscriptions.items():
             mine = in_hand.get(place, [])
             unread = [slot for asked, slot in claims if asked == place]
-            # While there is trouble every queue is told, as only the server knows when it is over.
+            # While there is trouble, a call goes to every queue: only a reply shows that the trouble is over.
             if mine or unread or self.trouble or time.monotonic() - self._told[place] > self._untold:
                 began = time.monotonic()
                 try:
@@ -170,14 +176,14 @@ class ServerLeases:
                 except SRQError as error:
                     trouble = trouble or f"queue={subscription.queue.alias} error={error}"
                     if time.monotonic() - began > self._patience / 2:
-                        break  # it is away; one that refuses this queue may take the others
+                        break  # the server is away; after a quick refusal for one queue it may take the others
         if trouble != self.trouble:
             self.trouble = trouble
             self.met(trouble)
         self._warned &= {(entry.held.uid, entry.held.token) for mine in in_hand.values() for _, entry in mine}
 
     def renew_overdue(self) -> None:
-        """Renew what should have been renewed by now; in the consumer's entry that is not told."""
+        """Renew leases that should have been renewed by now. The consumer's entry stays as it is."""
         in_hand = _by_source(self._tables())
         for place, subscription in self._subscriptions.items():
             late = in_hand.get(place, [])
@@ -189,7 +195,7 @@ class ServerLeases:
                 self._extend(
                     subscription, late, [slot for asked, slot in _claims(self._tables()) if asked == place], b""
                 )
-            except SRQError:  # which the worker meets itself
+            except SRQError:  # the worker meets the same trouble, and reports it
                 continue
 
     def _tell(
@@ -222,7 +228,7 @@ class ServerLeases:
             about=about,
             claims=unread,
         )
-        until = lease_time() + subscription.lease  # at the earliest: who knows when the reply is read
+        until = lease_time() + subscription.lease  # at the earliest, as the server counts from a later moment
         kept = queue.link.call(call, queue=queue.alias, timeout=self._patience)
         for (table, entry), keeps in zip(mine, kept, strict=True):
             table.renewed(entry, until if keeps else 0)
@@ -235,7 +241,7 @@ class ServerLeases:
         self._since = self._clock + round(self._born * 1000)
 
     def _enlist(self, queue: SafeRedisQueue, about: bytes) -> int:
-        """Make the consumer known; the server's time (ms)."""
+        """Write the consumer's entry into a queue. Returns the server's time (ms)."""
         call = operations.register(queue.keys, self._consumer, about)
         return queue.link.call(call, queue=queue.alias, timeout=self._patience)
 
@@ -246,14 +252,15 @@ class ServerLeases:
             self._tardy.discard(place)
 
     def _say_late(self, place: int, words: str) -> None:
-        """Once, and again only after a round in time."""
+        """Log it once, and again only after a round in time."""
         if place not in self._tardy:
             self._tardy.add(place)
             self.late += 1
             self._log.log(logging.WARNING, "%s", words)
 
     def _warn(self, queue: str, entry: Entry) -> None:
-        # Its table may have gone on since it was read; what is not running may just have been settled.
+        # Only if the item still runs: the ledger may have changed since it was read, and an item that does not run may
+        # just have been settled.
         delivery = (entry.held.uid, entry.held.token)
         if (
             entry.state == RUNNING
@@ -290,11 +297,11 @@ class ServerLeases:
 
 
 def _claims(tables: Iterable[Ledger]) -> list[tuple[int | None, bytes]]:
-    """The slots of claims that may hold items which are not written down yet, each with the place of its source."""
+    """The slots of claims that may hold items which are not written down yet, each with the subscription's index."""
     found: list[tuple[int | None, bytes]] = []
     for table in tables:
         found += [(place, table.slot) for place in (table.asked, *(place for place, _ in table.owed))]
-        if table.arriving:  # made only where there is but one source
+        if table.arriving:  # a claim behind a wait is made only with a single subscription
             found.append((0, claim_slots(table.slot.decode())[1]))
     return found
 
@@ -308,5 +315,5 @@ def _by_source(tables: Iterable[Ledger]) -> dict[int, list[tuple[Ledger, Entry]]
 
 
 def _left(entry: Entry, subscription: Subscription) -> float:
-    """How much of its lease is left, as a share; of one that was refused there is nothing to be renewed."""
+    """How much of an item's lease is left, as a share. 1 if a renewal was refused: nothing is left to be renewed."""
     return (entry.until - lease_time()) / subscription.lease if entry.until else 1.0

@@ -13,7 +13,7 @@ _nowhere = logging.Handler()
 
 
 def guarded(name: str) -> logging.Logger:
-    """A logger whose filters and handlers, which are the project's, may raise: that is printed, and stops nothing."""
+    """A logger that survives errors of its filters and handlers, which are the project's: the error is printed."""
     logger = logging.getLogger(name)
     if not isinstance(logger.handle, partial):
         logger.handle = partial(_handle, logger.handle)  # type: ignore[method-assign]

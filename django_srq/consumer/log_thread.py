@@ -1,4 +1,4 @@
-"""Logs in a thread of its own, for those who must not wait for a log."""
+"""A thread that logs, for threads that must not wait for a log."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from collections.abc import Callable
 from functools import partial
 from queue import SimpleQueue
 
-MOST = 1000  # records that wait; those beyond are dropped
+MOST = 1000  # records that wait at one time; further ones are dropped
 
 
 class LogThread:
-    """Passes records on to a logger, whose handlers may block for ever: a full pipe, a mount that hangs."""
+    """Passes records on to a logger whose handlers may block for ever, such as on a full pipe or a hanging mount."""
 
     def __init__(self, logger: logging.Logger) -> None:
         self._logger = logger
@@ -23,21 +23,21 @@ class LogThread:
         self.dropped = 0
 
     def log(self, level: int, message: str, *args: object, error: bool = False) -> None:
-        """error: with the exception that is being handled. Does not block."""
+        """Have a record logged. error: with the exception that is being handled. Does not block."""
         if not self._logger.isEnabledFor(level):
             return
         about = sys.exc_info() if error else None
         self.handle(self._logger.makeRecord(self._logger.name, level, __file__, 0, message, args, about))
 
     def handle(self, record: logging.LogRecord) -> None:
-        """Does not block."""
+        """Have a record logged, or count it as dropped if too many wait. Does not block."""
         if self._calls.qsize() >= MOST:
             self.dropped += 1
         else:
             self._do(partial(self._logger.handle, record))
 
     def flush(self, seconds: float) -> bool:
-        """Wait until what was said is logged, at most so long; whether it is."""
+        """Wait until all records so far are logged, for so many seconds at most; whether they are."""
         if self._thread is None:
             return True
         logged = threading.Event()

@@ -1,4 +1,4 @@
-"""Says that a server is away: once, and once that it is back."""
+"""Logs once that a server is away, and once that it is back."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Outage:
         self._on = False
 
     def report(self, trouble: str) -> None:
-        """trouble: what is wrong; empty when nothing is."""
+        """Log the begin or the end of an outage. trouble: what is wrong; empty when nothing is."""
         if trouble and not self._on:
             logger.error("server unavailable, waiting %s", trouble)
         elif self._on and not trouble:

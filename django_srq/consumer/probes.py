@@ -1,4 +1,4 @@
-"""What tells those who watch a process that the consumer is well: a file, and systemd."""
+"""Signs that the consumer is well, for a monitor: the heartbeat file, and messages to systemd."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ HEARTBEAT = 5.0  # seconds between two heartbeats
 
 
 class Heartbeat:
-    """A file whose time of change says when the consumer was last found well; deleted when it ends."""
+    """A file whose modification time says when the consumer was last found well; deleted when the consumer ends."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -24,15 +24,16 @@ class Heartbeat:
 
 
 def interval() -> float:
-    """Seconds between two heartbeats: twice in the time after which systemd would miss one (sd_watchdog_enabled(3))."""
+    """Seconds between two heartbeats: at most half the time in which systemd expects one (sd_watchdog_enabled(3))."""
     watchdog = os.environ.get("WATCHDOG_USEC", "")
     return min(HEARTBEAT, int(watchdog) / 2e6) if watchdog.isdecimal() and int(watchdog) else HEARTBEAT
 
 
 def notify(state: str) -> bool:
-    """Tell systemd, where it asked for it (sd_notify(3)): ``READY=1``, ``WATCHDOG=1``, ``STOPPING=1``.
+    """Send a state to systemd, if it asked for that (sd_notify(3)): ``READY=1``, ``WATCHDOG=1`` or ``STOPPING=1``.
 
-    False: it has no room for that now. Not in the keeper, as by default it listens to the main process only.
+    Does not block. False: the socket has no room for it now. The keeper does not call this, as by default systemd
+    listens to the main process only.
     """
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:

@@ -1,4 +1,4 @@
-"""The signals of a process, for a loop that waits for them."""
+"""The self-pipe of a process: a loop waits on it for signals."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ LONGEST_WAIT = 86400.0  # seconds; poll() takes no more than 24 days
 class SignalPipe:
     """The signals that this process gets, in the order in which they come, for a loop that waits for them.
 
-    What comes is written into a pipe by the interpreter itself; children poke the loop through the same pipe.
+    This is a self-pipe: the interpreter writes the number of each signal into it (``signal.set_wakeup_fd``). Children
+    wake the loop through the same pipe.
     """
 
     NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 
     def __init__(self, more: Collection[int] = ()) -> None:
-        """more: signals that it takes besides the usual ones."""
+        """more: signals to take besides those of ``NUMBERS``."""
         self._numbers = {*self.NUMBERS, *more}
 
     def __enter__(self) -> SignalPipe:
@@ -30,7 +31,7 @@ class SignalPipe:
         os.set_blocking(self._reading, False)
         os.set_blocking(self._writing, False)
         for number in self._numbers:
-            dispositions.ignore(number)  # its number is in the pipe
+            dispositions.ignore(number)  # by a handler that does nothing: the interpreter still writes to the pipe
         self._fd_before = signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
         return self
 
@@ -47,20 +48,20 @@ class SignalPipe:
         watched.poll(min(seconds, LONGEST_WAIT) * 1000)
 
     def taken(self) -> list[int]:
-        """The signals that came since."""
+        """The signals that came since the last call. Does not block."""
         try:
             return [number for number in os.read(self._reading, 4096) if number]
         except BlockingIOError:
             return []
 
     def poke(self) -> None:
-        """End the wait, from a child process."""
-        with suppress(OSError):  # it has enough to read; or the supervisor is gone
+        """End the loop's wait, from a child process. Does not block."""
+        with suppress(OSError):  # the pipe is full, so the wait ends anyway; or the supervisor is gone
             os.write(self._writing, b"\0")
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """What comes meanwhile comes afterwards; in a child, what comes for itself."""
+        """Hold signals back within the block; they come afterwards. A child that is forked here gets only its own."""
         before = signal.pthread_sigmask(signal.SIG_BLOCK, self.NUMBERS)
         try:
             yield
@@ -68,7 +69,7 @@ class SignalPipe:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def forget(self) -> None:
-        """In a child: signals are for the supervisor, which tells its children."""
+        """In a child: ignore the signals. The supervisor gets them too, and tells its children what to do."""
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             dispositions.ignore(number)
@@ -76,6 +77,6 @@ class SignalPipe:
         forks.keep(self)
 
     def let_go(self) -> None:
-        """In a fork of a child: it has nothing to say to the supervisor."""
+        """In a fork of a child: close the pipe, as this process must not wake the supervisor."""
         os.close(self._writing)
         self._writing = -1

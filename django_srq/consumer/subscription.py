@@ -1,4 +1,4 @@
-"""Where a consumer takes its items from, and in which order it asks."""
+"""Subscriptions: the queues that a consumer takes items from, and when and in which order it asks them."""
 
 from __future__ import annotations
 
@@ -12,43 +12,44 @@ from django_srq.queue.backoff import Backoff
 from django_srq.queue.safe_redis_queue import SafeRedisQueue
 
 NEVER = float("inf")
-TOGETHER = 1.0  # seconds; sources whose moments lie within the same are asked together
+TOGETHER = 1.0  # seconds; subscriptions whose moments lie within the same such interval are asked together
 
 
 class StopConsuming(Exception):
-    """Raised by a handle: this consumer cannot go on, and the item stays in the queue."""
+    """Raised by a ``handle``: this consumer cannot go on. Its items are given back."""
 
 
 @dataclass(frozen=True, eq=False)
 class Subscription:
-    """A queue and what is done with its items. handle returns: acked; it raises: failed with the error.
+    """A queue, and how its items are handled. If ``handle`` returns, the item is acked; if it raises, the item fails.
 
-    With a batch above 1, handle takes a list of so many items at most. It returns the errors of those that failed, by
-    their place in the list; the others are acked.
+    With a batch above 1, ``handle`` takes a list of so many items at most. It returns the errors of the items that
+    failed, by their index in the list; the other items are acked.
     """
 
     queue: SafeRedisQueue
     handle: Callable[[Any], Any]
-    lease: float = 15.0  # seconds; renewed at a third
+    lease: float = 15.0  # seconds; renewed each third of it
     backoff: Backoff = field(default_factory=Backoff)
-    weight: int | None = None  # of the items taken, against those of the other sources; None: strictly in order
-    batch: int = 1  # items that handle takes at one time
-    asynchronous: bool = False  # handle waits for an event loop: as many at one time as --concurrency says
+    weight: int | None = None  # share of the items, relative to the other subscriptions'; None: strictly in order
+    batch: int = 1  # items that handle takes at one time, at most
+    asynchronous: bool = False  # handle waits for an event loop: --concurrency says how many items run at one time
 
 
 class Timetable:
-    """When each source is to be asked again for items: moments of ``time.monotonic()``.
+    """When each subscription is to be asked for items again: moments of ``time.monotonic()``.
 
-    A queue rings its wake list when something can be taken, so that a source need not be asked before its moment.
+    A queue pushes a token to its wake list when an item can be taken, so its subscription need not be asked before its
+    moment.
     """
 
     def __init__(self, subscriptions: Sequence[Subscription]) -> None:
         self._moments = dict.fromkeys(subscriptions, 0.0)
-        # Several sources are asked together, a little early, rather than each at a moment of its own.
+        # Several subscriptions are asked together, a little early, rather than each at a moment of its own.
         self._together = len(subscriptions) > 1
 
     def earliest(self, asynchronous: bool) -> float:
-        """The earliest moment of the sources of that kind."""
+        """The earliest moment of the subscriptions of that kind."""
         moments = [
             moment for subscription, moment in self._moments.items() if subscription.asynchronous is asynchronous
         ]
@@ -58,21 +59,21 @@ class Timetable:
         return self._moments[subscription] <= now
 
     def begin(self, subscription: Subscription) -> None:
-        """The source is asked now; the answer says when to ask again."""
+        """Note that the subscription is asked now; the answer will say when to ask again."""
         self._moments[subscription] = NEVER
 
     def sooner(self, subscription: Subscription, moment: float) -> None:
-        """Ask the source at that moment, unless it is to be asked before."""
+        """Ask the subscription at that moment, unless it is to be asked before."""
         if self._together and moment - time.monotonic() > TOGETHER:
             moment = math.floor(moment / TOGETHER) * TOGETHER
         self._moments[subscription] = min(self._moments[subscription], moment)
 
 
 class Rotation:
-    """The order in which the sources are asked for items, anew each time.
+    """The order in which the subscriptions are asked for items, for one round after the other.
 
-    As given, so that a later one has its turn when the earlier ones have nothing; or, with weights, smoothly in their
-    proportion (the weighted round robin of nginx), so that none starves.
+    Without weights it is the given order: a later subscription has its turn when the earlier ones have nothing. With
+    weights it is the smooth weighted round robin of nginx: turns are in proportion to the weights, and none starves.
     """
 
     def __init__(self, subscriptions: Sequence[Subscription]) -> None:
@@ -81,7 +82,7 @@ class Rotation:
         self._credit = [0] * len(self._subscriptions)
 
     def next(self, woken: Subscription | None = None) -> list[Subscription]:
-        """woken: the source for which a wake token came; whoever took it goes there first."""
+        """The order of the next round. woken: the subscription whose wake token was taken; it is asked first."""
         if woken is not None:
             return [woken, *(subscription for subscription in self._subscriptions if subscription is not woken)]
         return self._by_weight() if self.weighted else self._subscriptions

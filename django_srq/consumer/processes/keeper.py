@@ -1,12 +1,12 @@
-"""The keeper: a process of the supervisor's that renews the leases of what its children have in hand.
+"""The keeper: a process beside the children that renews the leases of the items they have in hand.
 
-The supervisor itself may have to wait, such as for a fork; or somebody stops it. And as it forks, it is to have no
-threads. The keeper never forks, and has a thread for each server, for the log and for the heartbeat file. So whatever
-blocks one of them, or the supervisor, no other lease ends. When the keeper itself is stopped or killed, the children
-renew for themselves until it is back.
+The supervisor cannot do that itself: it may have to wait, such as for a fork, or a person may stop it; and as it forks,
+it must have no threads. The keeper never forks. It has a thread for each server, for the log and for the heartbeat
+file: so if one thread or the supervisor is blocked, no other lease ends. If the keeper itself is stopped or killed, the
+children renew their leases themselves until it is back.
 
-When the supervisor is killed, the keeper lives on as long as its children do: also one whose handler holds the
-interpreter's lock keeps its leases, and is held to its limits.
+If the supervisor is killed, the keeper lives on as long as the children. So a child whose handler holds the
+interpreter's lock keeps its leases, and the keeper enforces its limits.
 """
 
 from __future__ import annotations
@@ -39,19 +39,20 @@ from django_srq.consumer.subscription import Subscription
 logger = logging.getLogger("django_srq.consumer")
 
 NAME = "srq-keeper"  # as ps and top show it
-# What the supervisor says to it; anything else is a log record, as JSON. When its line ends, the supervisor died.
+# The lines that the supervisor writes to the keeper; any other line is a log record, as JSON. When the pipe ends, the
+# supervisor has died.
 BEAT, STOPPING, END = b"beat\n", b"stopping\n", b"end\n"
-UP = b"u"  # what it says when it has begun
-PATIENCE = 2.0  # seconds for its beginning, and for its end
+UP = b"u"  # what the keeper writes when it is ready
+PATIENCE = 2.0  # seconds for its start, and for its end
 AGAIN = 1.0  # seconds at least between two starts
 _LENGTH = struct.Struct("=H")
 _WORDS_MOST = 1024  # bytes
 _PLAN = ConsumerOptions()
-_CUT = 150  # characters of a message, and of an error, that are too long to be written to a pipe at once
+_CUT = 150  # characters that are kept of a message, and of an error, if the record is too long for one write to a pipe
 
 
 class Words:
-    """A text in memory that is shared with forked processes: one writes, others read."""
+    """A text in memory that is shared with forked processes: one process writes it, others read it."""
 
     def __init__(self) -> None:
         self._memory = mmap.mmap(-1, _LENGTH.size + _WORDS_MOST)
@@ -68,7 +69,7 @@ class Words:
 
 
 class Keeper:
-    """The keeper as its supervisor knows it."""
+    """The keeper. The supervisor calls the first methods; those under "its own side" run in the forked process."""
 
     def __init__(
         self,
@@ -81,7 +82,10 @@ class Keeper:
         heartbeat: Heartbeat | None,
         poke: Callable[[], None],
     ) -> None:
-        """tables: of all children, those to come included. poke: has the supervisor look at the trouble."""
+        """tables: the ledgers of all children, including those to come. poke: has the supervisor look at ``trouble``.
+
+        about: further fields of the consumer's entry in the queues.
+        """
         self._subscriptions, self._options = subscriptions, options
         self._tables, self._free = tables, deque(tables)
         self._leases = Leases(
@@ -90,18 +94,18 @@ class Keeper:
         self._said, self._heartbeat, self._poke = dict(about), heartbeat, poke
         self._words = [Words() for _ in self._leases.servers]
         self._stopping = False
-        self._dropped = 0  # log records for which its line had no room
+        self._dropped = 0  # log records for which the pipe had no room
         self.pid = 0
-        self.line: int | None = None  # the pipe over which it is told things
+        self.line: int | None = None  # the pipe over which the supervisor talks to it; None: it does not live
         self.due = 0.0  # the moment from which on it may be started
 
     @property
     def trouble(self) -> str:
-        """With a server, while it lasts."""
+        """A trouble with a server, while it lasts; "" for none."""
         return next(filter(None, map(str, self._words)), "")
 
     def take_table(self, slot: bytes, number: int) -> Ledger:
-        """A table for a new child; OSError when none is left."""
+        """Take a ledger for a new child; OSError when none is left. slot, number: see ``Ledger.empty``."""
         if not self._free:
             raise BlockingIOError("too many children are about to end")
         table = self._free.popleft()
@@ -109,18 +113,22 @@ class Keeper:
         return table
 
     def give_back_table(self, table: Ledger) -> None:
-        table.empty(b"", 0)  # or it would tell of a process whose id another one may get
+        table.empty(b"", 0)  # it must not name a process id that the system may give to another process
         self._free.append(table)
 
     # -- the process
 
     @property
     def lives(self) -> bool:
-        """Whether it was started and has not ended since."""
+        """Whether it was started and was not found to have ended."""
         return self.line is not None
 
     def start(self, fork: Callable[[], int], others: Iterable[int]) -> None:
-        """others: lines to the children, which would not notice the supervisor's death if the keeper had them too."""
+        """Fork the keeper, and wait ``PATIENCE`` at most until it is ready. OSError: it cannot be forked.
+
+        others: the pipes to the children. The keeper closes them: else the children would not notice the supervisor's
+        death.
+        """
         self.due = time.monotonic() + AGAIN
         reading, line = os.pipe()
         try:
@@ -141,7 +149,7 @@ class Keeper:
                 self._be(reading, beginning, [self.line, begun, *others])
             os.close(beginning)
             beginning = -1
-            _wait_for(begun, PATIENCE)  # then it is known by its name, and no signal ends it
+            _wait_for(begun, PATIENCE)  # from then on it has its name, and no signal ends it
             if self._stopping:
                 self._tell(STOPPING)
         finally:
@@ -150,23 +158,26 @@ class Keeper:
                     os.close(end)
 
     def reap(self) -> bool:
-        """Whether it ended unasked just now."""
+        """Whether it has ended unasked since the last call. Then it can be started again."""
         if not self.lives or not self._ended():
             return False
         self._hang_up()
         return True
 
     def beat(self) -> None:
-        """All is well."""
+        """Tell the keeper that all is well, so that it touches the heartbeat file."""
         self._tell(BEAT)
 
     def stop(self) -> None:
-        """The consumer is stopping; the leases are renewed until ``end``."""
+        """Tell the keeper that the consumer is stopping; it renews the leases until ``end``."""
         self._stopping = True
         self._tell(STOPPING)
 
     def pass_on(self, record: logging.LogRecord) -> bool:
-        """Have a record of the supervisor's logged, which must not wait for that. False: there is nobody to do so."""
+        """Have the keeper log a record of the supervisor's. Does not block. False: there is no keeper.
+
+        If the pipe has no room, the record is dropped; their number is logged later.
+        """
         if not self.lives:
             return False
         if self._dropped:
@@ -179,9 +190,12 @@ class Keeper:
         return True
 
     def end(self) -> None:
-        """No lease is to be kept any more. Waits for its end, but not for ever; then the consumer is known no more."""
+        """Have the keeper end, wait for that (``PATIENCE`` + ``LAST_LINES`` at most, then kill it), and sign off.
+
+        From then on nobody renews the leases, and the queues do not list the consumer any more.
+        """
         if self.lives:
-            self._tell(b"\n" + END)  # behind a line that was torn, too
+            self._tell(b"\n" + END)  # a newline first, in case the line before was cut
             give_up = time.monotonic() + PATIENCE + LAST_LINES
             while not (ended := self._ended()) and time.monotonic() < give_up:
                 time.sleep(0.01)
@@ -195,7 +209,7 @@ class Keeper:
     def _ended(self) -> bool:
         try:
             return os.waitpid(self.pid, os.WNOHANG)[0] != 0
-        except ChildProcessError:  # somebody else waited for it
+        except ChildProcessError:  # other code in this process has waited for it
             return True
 
     def _hang_up(self) -> None:
@@ -206,17 +220,17 @@ class Keeper:
     def _tell(self, words: bytes) -> bool:
         try:
             return self.line is not None and os.write(self.line, words) == len(words)
-        except OSError:  # it died; or it was stopped, and has enough to read
+        except OSError:  # it died; or it was stopped, and the pipe is full
             return False
 
     # -- its own side
 
     def _be(self, line: int, beginning: int, others: Iterable[int]) -> None:
-        """In the forked process, which ends here."""
+        """Work as the keeper, in the forked process; does not return."""
         code = 1
         try:
             gc.freeze()  # as in a child
-            # A service manager and a terminal tell all processes of a consumer; this one is needed until the last.
+            # A service manager or a terminal signals all processes of a consumer; the keeper is needed until the end.
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 signal.signal(number, signal.SIG_IGN)
             for end in others:
@@ -230,7 +244,7 @@ class Keeper:
             os._exit(code)
 
     def serve(self, line: int) -> None:
-        """Renew until the supervisor says that it is enough, or is gone with all its children."""
+        """Renew leases until the supervisor says ``END``, or has died and so have all its children. Blocks."""
         log = self._leases.log
         ended, pulse, heard = threading.Event(), Pulse(self._heartbeat, log), b""
         renewing = threading.Thread(target=self._renew_until, args=[ended], name="srq-keeper", daemon=True)
@@ -251,7 +265,7 @@ class Keeper:
         log.flush(LAST_LINES)
 
     def _outlive_children(self) -> None:
-        """The supervisor was killed."""
+        """Look after the children of a supervisor that was killed, until the last of them has ended. Blocks."""
         self._stopping = True
         log = self._leases.log
         orphans = [
@@ -266,12 +280,12 @@ class Keeper:
         elif said == STOPPING:
             self._stopping = True
         elif said != END:
-            with suppress(ValueError):  # torn: its line was almost full
+            with suppress(ValueError):  # the record was cut, as the pipe was almost full
                 log.handle(logging.makeLogRecord(json.loads(said)))
 
     def _renew_until(self, ended: threading.Event) -> None:
         for server, words in zip(self._leases.servers, self._words, strict=True):
-            server.trouble = str(words)  # of the keeper before: it may be over
+            server.trouble = str(words)  # known by the keeper before this one; the server may be back
             server.met = partial(self._met, words)
         self._leases.renew_until(ended)
 
@@ -296,7 +310,7 @@ class Pulse:
         self._well.set()
 
     def end(self, seconds: float) -> None:
-        """The file is deleted, unless that takes longer."""
+        """Delete the file. Waits for that for so many seconds at most."""
         if self._heartbeat:
             self._over.set()
             self._well.set()
@@ -323,7 +337,7 @@ def _wait_for(end: int, seconds: float) -> None:
 
 
 def _packed(record: logging.LogRecord) -> bytes:
-    """A record as a line, which is short enough to be written as a whole or not at all."""
+    """A record as a line that is short enough for a pipe to take it as a whole or not at all."""
     error = logging.Formatter().formatException(record.exc_info) if record.exc_info else None
     about = {**vars(record), "msg": record.getMessage(), "args": None, "exc_info": None, "exc_text": error}
     line = json.dumps(about, default=str).encode()

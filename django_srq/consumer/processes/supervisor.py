@@ -1,8 +1,9 @@
-"""The supervisor: starts child processes, keeps their leases, and says what became of their items when they die.
+"""The supervisor: starts child processes, has their leases renewed, and settles their items when they die.
 
-It runs no handler, opens no database connection, and has a single thread. It calls no server before its end: the
-leases are renewed by its keeper, a process beside the children, so that nothing that holds up the supervisor ends a
-lease; and servers are told of items by its reporters, so that none that is silent holds up the supervisor.
+The supervisor runs no handler, opens no database connection, and has a single thread. It calls no server before its
+end. Its keeper, a process beside the children, renews the leases: so nothing that holds up the supervisor ends a lease.
+Its reporters, short-lived processes, tell the servers what became of items: so no silent server holds up the
+supervisor.
 """
 
 from __future__ import annotations
@@ -42,29 +43,29 @@ from django_srq.queue.safe_redis_queue import SafeRedisQueue
 
 logger = guarded("django_srq.consumer")
 
-SOON = 5.0  # seconds; a child that dies sooner, having handled nothing, is started again less and less soon
-FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0  # seconds before it is started again, from the second time on
-NEVER_STARTED = 5  # times in a row that no child came to look for items: then there is no point
-ORDER = 1.0  # seconds that a child is started later, so that its predecessor's items are back in their places
-LEFTOVERS_LOOK = 0.1  # seconds between looks at what handlers had started, and left at work
-STUCK = 60.0  # seconds without an item in hand and without a look for one
+SOON = 5.0  # seconds; a child that dies younger, having handled nothing, is replaced after a pause that grows
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0  # seconds of that pause, from the second such death in a row on
+NEVER_STARTED = 5  # deaths in a row of children that never looked for items, after which the supervisor gives up
+ORDER = 1.0  # seconds at most that a new child waits until its predecessor's items are back in their places
+LEFTOVERS_LOOK = 0.1  # seconds between looks at programs that handlers started and left at work
+STUCK = 60.0  # seconds without an item in hand and without a look for items, after which a child counts as stuck
 STOPS = (signal.SIGTERM, signal.SIGINT)
 
 
 @dataclass
 class Place:
-    """Where one of the children belongs."""
+    """The place of a child: when a child leaves it, a successor takes it."""
 
     child: Child | None = None
-    due: float = 0.0  # the moment from which on it may be started
+    due: float = 0.0  # the moment from which on the next child may be started
     died: float = 0.0  # the moment at which the reports about its last child were made
-    early: int = 0  # how often in a row it died soon
-    left: int | None = None  # items that it may still handle
-    over: bool = False  # its children ended of themselves, and that was all
+    early: int = 0  # how many of its children in a row died young
+    left: int | None = None  # items that its children may still handle; None: any number
+    over: bool = False  # its work is done: no further child is started
 
 
 class Supervisor:
-    """A consumer of many processes. See ``ConsumerOptions`` for what it can be told."""
+    """A consumer of several processes; ``ConsumerOptions`` says how it works."""
 
     def __init__(
         self,
@@ -75,13 +76,16 @@ class Supervisor:
         before_fork: Callable[[], None] = lambda: None,
         heartbeat: Heartbeat | None = None,
     ) -> None:
-        """rest: called in each thread of a child before it waits for items. before_fork: closes what is open."""
+        """rest: called in each thread of a child before it waits for items.
+
+        before_fork: called before each fork; closes the connections that the processes would share.
+        """
         self._before_fork = before_fork
         self.id = f"c{secrets.token_hex(5)}"
         self._subscriptions, self._options, self._rest = subscriptions, options, rest
         self._places = [Place(left=left) for left in _shares(options)]
-        self._leaving: list[Child] = []  # their successors are started
-        self._to_replace: list[Child] = []  # one after the other
+        self._leaving: list[Child] = []  # children that have left their places to successors
+        self._to_replace: list[Child] = []  # children to be replaced, one after the other
         self._outage = Outage()
         self._events: deque[dict[str, Any]] = deque()  # signals that a child is to send
         self._signals = SignalPipe()
@@ -90,7 +94,7 @@ class Supervisor:
         self._keeper = Keeper(
             self.id,
             subscriptions,
-            # Each child may be replaced before it has ended.
+            # Two for each child, as its successor may start before it has ended.
             [Worker.table(subscriptions, options) for _ in range(2 * options.processes)],
             about={"processes": options.processes, "threads": options.threads, "concurrency": options.concurrency},
             options=options,
@@ -107,7 +111,10 @@ class Supervisor:
         self.last_words = ""  # why it could not go on
 
     def run(self) -> int:
-        """Work until stopped; returns the exit code. Blocks; must be called in the main thread."""
+        """Work until stopped, or until the options say so. Returns the exit code. Blocks. Only for the main thread.
+
+        1: it could not go on (``last_words``); 128 + number: a second signal; 75: running items were cut; else 0.
+        """
         with self._signals, self._logging_beside():
             try:
                 self._loop()
@@ -121,7 +128,10 @@ class Supervisor:
 
     @contextmanager
     def _logging_beside(self) -> Iterator[None]:
-        """The keeper logs for us: while we waited for a log, nobody would look after the children, or hear a signal."""
+        """Have the keeper log the supervisor's records.
+
+        A log may block. While the supervisor waited for it, it would not look after its children or handle signals.
+        """
         pid = os.getpid()
 
         def is_logged_here(record: logging.LogRecord) -> bool:
@@ -153,7 +163,7 @@ class Supervisor:
             for number in self._signals.taken():
                 self._on_signal(number)
                 if number in STOPS and self._stop_at == 0:
-                    return  # what is not said by now comes back when its lease ends
+                    return  # the items of reports that are not made come back when their leases end
 
     def _code(self) -> int:
         if self.last_words:
@@ -163,7 +173,7 @@ class Supervisor:
         return 75 if self._cut else 0
 
     def _place_of(self, child: Child) -> Place | None:
-        """None: it has left it to its successor."""
+        """The child's place; None: it has left its place to a successor."""
         return next((place for place in self._places if place.child is child), None)
 
     def _children(self) -> list[Child]:
@@ -181,7 +191,7 @@ class Supervisor:
         if not self._keeper.lives and time.monotonic() >= self._keeper.due:
             try:
                 self._keeper.start(self._fork, [*self._lines(), *self._reports.lines])
-            except OSError as error:  # the children renew for themselves until then
+            except OSError as error:  # until a keeper can be started, the children renew their leases themselves
                 logger.error("cannot start the process that renews the leases: %s", error)
 
     def _start_missing(self) -> None:
@@ -194,14 +204,14 @@ class Supervisor:
                     self._postpone(place)
 
     def _due(self, place: Place) -> float:
-        """The moment from which on its next child may be started."""
+        """The moment from which on the next child of a place may be started."""
         return max(place.due, place.died + ORDER) if self._reports.untried(place.died) else place.due
 
     def _start(self, place: Place) -> None:
         self._count += 1
         id = f"{self.id}.{self._count}"
         for stream in filter(None, (sys.stdout, sys.stderr)):  # None: closed before Python began
-            stream.flush()  # or what is in the buffers would come out twice
+            stream.flush()  # else the child would write the contents of the buffers once more
         reading, writing = os.pipe()
         os.set_blocking(writing, False)
         ledger: Ledger | None = None
@@ -217,7 +227,8 @@ class Supervisor:
         if pid == 0:
             try:
                 groups.lead()
-                # Or they would not notice the supervisor's death: a pipe ends with its last writer.
+                # With these ends open here, the readers would not notice the supervisor's death: a pipe ends only when
+                # its last writer has closed it.
                 for line in (writing, *self._lines(), *self._reports.lines):
                     os.close(line)
                 ledger.belong_to_this_process()
@@ -225,26 +236,29 @@ class Supervisor:
             except BaseException:
                 logger.exception("the child process failed to start")
             finally:
-                os._exit(1)  # whatever happened, this is not the place to return from
+                os._exit(1)  # the child must not return into the supervisor's code
         os.close(reading)
-        groups.lead(pid)  # it does so too; whichever comes first
+        groups.lead(pid)  # the child does the same; the first of the two calls counts
         place.child = Child(id, pid, ledger, writing)
 
     def _lines(self) -> list[int]:
-        """The ends of the pipes over which children and keeper are told things."""
+        """The ends of the pipes over which the supervisor talks to the children and the keeper."""
         lines = [*(child.line for child in self._children()), self._keeper.line]
         return [line for line in lines if line is not None]
 
     def _fork(self) -> int:
-        self._before_fork()  # each time: the project's log handlers may have opened something meanwhile
-        with self._signals.held():  # or one that reaches the child at once would be told to us, as a second one
+        self._before_fork()  # each time: the project's log handlers may have opened connections since the last fork
+        with self._signals.held():  # else a signal that reaches the child at once would be written into our pipe
             pid = os.fork()
             if pid == 0:
                 self._forget_signals()
         return pid
 
     def _forget_signals(self) -> None:
-        """In a child, which must not come back to the supervisor's work, whatever happens here."""
+        """In a child: stop taking the supervisor's signals.
+
+        An error here ends the child, as it must never return into the supervisor's loop.
+        """
         try:
             self._signals.forget()
         except BaseException:
@@ -262,7 +276,7 @@ class Supervisor:
             rest=self._rest,
         )
 
-    # -- told from outside
+    # -- signals
 
     def _on_signal(self, number: int) -> None:
         if number in STOPS:
@@ -287,7 +301,7 @@ class Supervisor:
     # -- looking after the children
 
     def _until_next(self) -> float:
-        """Seconds until there is something to do without being told."""
+        """Seconds until there is something to do even if no signal or poke comes."""
         now = time.monotonic()
         moments = [self._next_beat, self._next_look, self._reports.next_moment]
         moments += [self._due(place) for place in self._wanted()]
@@ -304,7 +318,7 @@ class Supervisor:
         return max(0.0, min(moments) - now)
 
     def _enforce(self) -> None:
-        """Kill what takes too long; replace the next child that is to be replaced."""
+        """Kill children and programs that take too long; replace the next child that is to be replaced."""
         now = time.monotonic()
         if self._stop_at is not None and now >= self._stop_at:
             for child in self._children():
@@ -331,17 +345,17 @@ class Supervisor:
         if place is None:
             return  # it has ended meanwhile
         child.stop()
-        if place.left is None:  # else only its end shows how many are left for the next one
+        if place.left is None:  # else only its end shows how many items are left for its successor
             self._leaving.append(child)
             place.child = None
 
     @property
     def _has_room(self) -> bool:
-        """Whether one more may leave its place to a successor: there are never more than twice as many children."""
+        """Whether one more child may leave its place to a successor, so that children at most double in number."""
         return len(self._leaving) < self._options.processes
 
     def _make_way(self) -> None:
-        """Leave the places of children that take no more to their successors: their threads may go on for the grace."""
+        """Give the places of children that take no more items to successors: their threads may go on for the grace."""
         for place in self._places:
             child = place.child
             if child and child.ledger.full and place.left is None and self._has_room:
@@ -361,7 +375,10 @@ class Supervisor:
         groups.reap_orphans([self._keeper.pid, *self._reports.pids, *(child.pid for child in self._children())])
 
     def _see_to_group(self, child: Child, code: int) -> None:
-        """What its handlers had started must not be at work beside the next delivery of their items."""
+        """Kill the programs that the handlers of a dead child started, or let them go on if it ended normally.
+
+        After a death its items are delivered again, and these programs must not work at the same time.
+        """
         if _died(child, code) or child.killed_for:
             groups.kill_group(child.pid)
         else:
@@ -389,13 +406,13 @@ class Supervisor:
     def _vacate(self, place: Place, child: Child, code: int) -> None:
         place.child = None
         if place.left is not None:
-            # What it died of, or in the middle of, was handled too, and not well.
+            # An item that it was handling when it died counts as handled, too.
             place.left -= child.ledger.handled + sum(entry.state in {RUNNING, FAILED} for entry in child.ledger)
             place.over = place.left <= 0
         died = _died(child, code)
         finished = not died and not child.told_to_stop and not child.ledger.full
         place.over = place.over or (finished and self._options.burst)
-        # SIGKILL comes from outside, and may not come again.
+        # SIGKILL comes from outside: it does not say that the next child will not come up.
         killed = code == -signal.SIGKILL
         one_works = any(one.ledger.ready for one in [child, *self._children()]) or killed
         self._never_started = 0 if one_works else self._never_started + 1
@@ -403,7 +420,7 @@ class Supervisor:
             self.last_words = (
                 f"No child process comes up: {NEVER_STARTED} in a row ended at once, the last {_how(code)}."
             )
-        # One that has handled something died of its last item, not of itself.
+        # A child that has handled items comes up: its death is the fault of its last item.
         blameless = child.ledger.handled or (killed and child.ledger.ready)
         at_once = died and not blameless and time.monotonic() - child.born < SOON
         place.early = place.early if at_once else -1
@@ -414,7 +431,7 @@ class Supervisor:
         pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (place.early - 2)) if place.early > 1 else 0
         place.due = time.monotonic() + pause
 
-    # -- what becomes of the items of a dead child
+    # -- the items of a dead child, and items that a living one cannot begin
 
     def _account_for(self, child: Child, how: str, memory: int, code: int) -> None:
         ledger = list(child.ledger)
@@ -425,11 +442,13 @@ class Supervisor:
             mine = [entry for entry in ledger if entry.subscription == place]
             self._settle(subscription, mine)
             running = [entry for entry in mine if entry.state in {RUNNING, FAILED}]
-            # Each with its own evidence; the last calls also close the slots, and end what was never written down: that
-            # was not started, but it may be what killed the child, such as a payload too large for its memory.
+            # One call for each running item, with its own evidence. The last calls close the slots, and end the items
+            # of a claim that were never written down: they were not started, but one may have killed the child, such
+            # as a payload that is too large for its memory.
             for entry in running:
                 suspect = not child.over_limit or entry.generation in child.over_limit
-                # Its failure was being told: that this may take long is the server's doing, but a death is not.
+                # FAILED: the child was telling the server. If that took too long, the server is to blame, not the item.
+                # But if the child died of itself, the item is.
                 begun = entry.state == RUNNING or (unexplained and not child.ledger.fatal)
                 blamed = not stopped and suspect and begun
                 self._end(child, subscription, entry, how, memory, "crash" if blamed else "cut")
@@ -439,7 +458,7 @@ class Supervisor:
                 self._end(child, subscription, None, how, memory, mode, slot)
 
     def _withdraw(self) -> None:
-        """Give back what waits in a child that cannot begin it."""
+        """Give back items that wait in a child which cannot begin them."""
         for child in self._children():
             if waiting := child.withdrawal.look():
                 self._report_waiting(child, waiting)
@@ -465,7 +484,11 @@ class Supervisor:
         self._reports.append(Report(queue, operations.withdraw(queue.keys, slot, claim.number), given))
 
     def _settle(self, subscription: Subscription, ledger: Sequence[Entry]) -> None:
-        """Handled is acked, not started is released: a death in between must not double the one, or blame the other."""
+        """Report the handled items as acked, and those not started as released.
+
+        These calls come before the calls about running items: if the supervisor dies in between, no handled item is
+        delivered again, and no item that was not started is blamed.
+        """
         for call in postmortem.settler(subscription.queue, ledger):
             self._reports.append(Report(subscription.queue, call))
 
@@ -501,10 +524,10 @@ class Supervisor:
                 told = {"queue": queue.alias, "uid": uid, "consumer": about["consumer"], "evidence": about}
                 self._events.append({"signal": name, "about": told})
 
-    # -- telling the servers, and whoever watches
+    # -- reports to the servers, and signs of life for systemd and the heartbeat
 
     def _send_reports(self) -> None:
-        """Have the servers told what is due; what they say is heard later."""
+        """Start the reporters that are due; their replies are read later."""
         self._reports.send()
 
     def _tend(self) -> None:
@@ -524,15 +547,19 @@ class Supervisor:
 
     @property
     def _trouble(self) -> str:
-        """With a server, while it lasts."""
+        """A trouble with a server, while it lasts; "" for none."""
         return self._keeper.trouble or self._reports.trouble
 
     def _pass_on_events(self) -> None:
-        """As many as the children have room for; a STOP that did not fit goes before."""
+        """Have children send signals of ours, as many as their pipes have room for.
+
+        First comes the rest of a line that did not fit before, such as a STOP.
+        """
         for child in self._children():
             child.say_on()
         ready = [child for child in self._children() if child.ledger.ready and not child.killed_for]
-        for child in [child for child in ready if not child.told_to_stop] or ready:  # one that stops may not get to it
+        # A child that was told to stop may end before it sends them: it is chosen only if there is no other one.
+        for child in [child for child in ready if not child.told_to_stop] or ready:
             while self._events and child.tell(json.dumps(self._events[0]).encode() + b"\n"):
                 self._events.popleft()
 
@@ -544,14 +571,14 @@ class Supervisor:
         self._keeper.beat()
 
     def _patience(self, child: Child) -> float:
-        """Seconds after its last look for items from which on a child is stuck."""
+        """Seconds after its last look for items from which on a child counts as stuck."""
         if _is_at_work(child):
             return float("inf")
         return STUCK + self._options.grace if child.ledger.leaving else STUCK
 
 
 def _shares(options: ConsumerOptions) -> list[int | None]:
-    """How many items each child may handle."""
+    """How many items the children of each place may handle; None: any number."""
     if options.max_items is None:
         return [None] * options.processes
     each, more = divmod(options.max_items, options.processes)
@@ -559,22 +586,26 @@ def _shares(options: ConsumerOptions) -> list[int | None]:
 
 
 def _died(child: Child, code: int) -> bool:
-    """Whether it did not come to its end; what calls os._exit(0) leaves an item behind."""
+    """Whether a child died before its proper end. A handler that calls os._exit(0) leaves a running item behind."""
     return code != 0 or any(entry.state == RUNNING for entry in child.ledger)
 
 
 def _unread_claims(child: Child, place: int) -> set[bytes]:
-    """The slots of claims that may have taken items of that source, and of whose replies the child did not die."""
+    """The slots of claims that may have taken items of a subscription (its index), and whose replies are not to blame.
+
+    The child was not reading these replies when it died.
+    """
     ledger, (own, parking) = child.ledger, claim_slots(child.id)
     sent = ledger.asked is not None and not ledger.reading
-    # A child makes a claim that is owed again and again, and may be reading then. But a handler at work is likelier.
+    # A child repeats a claim that is owed, and may have been reading its reply. But if a handler was at work, that is
+    # the likelier cause.
     at_work = any(entry.state in {RUNNING, FAILED} for entry in ledger)
     unread = {own} if sent or (at_work and any(owed == place for owed, _ in ledger.owed)) else set()
     return unread | {parking} if ledger.parked and not ledger.arriving else unread
 
 
 def _is_at_work(child: Child) -> bool:
-    """Whether it has items in hand, or on their way, which may be long."""
+    """Whether it has items in hand or on their way. Both may last long."""
     return any(child.ledger) or child.ledger.asked is not None or bool(child.ledger.owed) or child.ledger.arriving
 
 

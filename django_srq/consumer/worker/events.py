@@ -69,7 +69,7 @@ class Events:
         if name:
             more["error"] = name
         queue, uid, deliveries = one.job.subscription.queue.alias, one.item.uid, one.item.deliveries
-        record = logger.makeRecord(  # not logger._log, which inspects the stack each time; tracers wrap makeRecord
+        record = logger.makeRecord(  # not logger._log, which inspects the stack each time; tracers extend makeRecord
             logger.name,
             level,
             __file__,
