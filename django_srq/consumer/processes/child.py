@@ -1,4 +1,4 @@
-"""A child process of the supervisor: what it does, and what the supervisor knows of it."""
+"""A child process of the supervisor: ``Child``, as the supervisor knows it, and ``ChildMain``, which runs in it."""
 
 from __future__ import annotations
 
@@ -32,8 +32,9 @@ from django_srq.runtime import interruption
 
 logger = guarded("django_srq.consumer")
 
-SOONER = 0.5  # seconds before the supervisor would kill it; then it can say itself what it cuts
-# What the supervisor says to a child; anything else is a signal to be sent, as JSON. ASK: say that you hear it.
+SOONER = 0.5  # seconds by which a child ends before the supervisor would kill it, so that it can log what it cuts
+# The lines that the supervisor writes to a child; any other line is a Django signal to be sent, as JSON. ASK: note in
+# the ledger that you can hear.
 STOP, ASK = b"stop\n", b"ask\n"
 
 
@@ -44,19 +45,22 @@ class Child:
     id: str
     pid: int
     ledger: Ledger
-    line: int  # the pipe over which it is told things; it ends when the supervisor does
+    line: int  # the pipe over which the supervisor talks to it; it ends when the supervisor dies
     born: float = field(default_factory=time.monotonic)
     told_to_stop: bool = False
-    killed_for: str = ""  # why we killed it
-    over_limit: set[int] = field(default_factory=set)  # the fillings of its hands that took too long
+    killed_for: str = ""  # why the supervisor killed it; "": it did not
+    over_limit: set[int] = field(default_factory=set)  # generations of the entries that took too long
     withdrawal: Withdrawal = field(init=False)
-    unsaid: bytes = b""  # what it has to be told before anything else: the rest of a line, STOP
+    unsaid: bytes = b""  # to be written to the pipe before anything else: the rest of a line, a STOP
 
     def __post_init__(self) -> None:
         self.withdrawal = Withdrawal(self.ledger, lambda: self.tell(ASK), lambda: groups.is_stopped(self.pid))
 
     def tell(self, line: bytes) -> bool:
-        """Whether it is told that, the rest of it by ``say_on``; False: none of it, as the pipe is full."""
+        """Write a line to the child; ``say_on`` writes the rest, if there is one. False: nothing was written.
+
+        Then the pipe is full or the child is dead. Does not block.
+        """
         if not self.say_on():
             return False
         written = self._write(line)
@@ -71,15 +75,18 @@ class Child:
             self.say_on()
 
     def say_on(self) -> bool:
-        """Whether nothing is unsaid any more. The child pokes the supervisor when it has read: then there is room."""
+        """Write the rest of earlier lines; whether nothing is left. Does not block.
+
+        The child pokes the supervisor when it has read: then the pipe has room again.
+        """
         self.unsaid = self.unsaid[self._write(self.unsaid) :]
         return not self.unsaid
 
     def _write(self, words: bytes) -> int:
-        """How many bytes of it there was room for."""
+        """Write as many bytes as the pipe has room for; returns their number."""
         try:
             return os.write(self.line, words) if words else 0
-        except OSError:  # it died; or it does not listen, having the interpreter's lock for long
+        except OSError:  # the child died; or the pipe is full, as a handler holds the interpreter's lock for long
             return 0
 
     def kill(self, why: str) -> None:
@@ -102,12 +109,15 @@ class ChildMain:
         max_items: int | None,
         rest: Callable[[], None],
     ) -> None:
-        """poke: has the supervisor look at the hands."""
+        """poke: has the supervisor look at the ledger. line: the pipe that the supervisor writes to.
+
+        max_items: end after so many items; None: any number. rest: called in each thread when it has nothing to do.
+        """
         self._ledger, self._line, self._poke = ledger, line, poke
         self._id, self._subscriptions, self._options, self._rest = id, subscriptions, options, rest
         self._orphaned = False
         self._stop_at: float | None = None  # the moment at which the grace is over
-        self._alone = threading.Event()  # the supervisor is gone
+        self._alone = threading.Event()  # set when the supervisor is gone
         self._events: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._leases = Leases(id, subscriptions, lambda: [ledger])
         self._worker = Worker(
@@ -116,17 +126,17 @@ class ChildMain:
             consumer=id,
             options=options,
             report=self._report,
-            ready=poke,  # it can be told of the signals that wait for one that listens
+            ready=poke,  # from now on this child can send signals for the supervisor
             max_items=max_items,
             rest=rest,
             replaced=True,
         )
 
     def run(self) -> None:
-        """Work until there is an end, and leave the process: what called us is not to be returned to."""
+        """Work until stopped, or until the options say so; then end the process. Does not return."""
         code = 1
         interruption.rule_out()
-        # What was loaded before the fork stays: looking through it again and again would cost time, and copy its pages.
+        # Objects from before the fork stay: to collect garbage among them would cost time, and copy their pages.
         gc.freeze()
         try:
             dispositions.take(signal.SIGTERM, lambda number: self._take_no_more())
@@ -158,7 +168,7 @@ class ChildMain:
         leave(code, consumer=self._id, within=within - min(SOONER, self._options.grace / 10))
 
     def let_go(self) -> None:
-        """In a fork that a handler made: it is not the one that is told things."""
+        """In a fork that a handler made: close the pipe, as the supervisor does not talk to that process."""
         os.close(self._line)
         self._line = -1
 
@@ -169,21 +179,22 @@ class ChildMain:
     def _listen(self) -> None:
         heard = b""
         while words := os.read(self._line, 65536):
-            self._poke()  # there is room for more
+            self._poke()  # the pipe has room again
             *lines, heard = (heard + words).split(b"\n")
             for line in lines:
                 self._hear(line + b"\n")
-        # The supervisor is gone: nobody renews the leases, and nobody would start another child.
+        # The supervisor is gone, perhaps with the keeper: renew the leases here. Take no more items: when this child
+        # dies, nothing starts another one.
         self._orphaned = True
         self._alone.set()
         self._stop()
         Orphan(self._id, self._subscriptions, self._ledger, self._options, self._leases.log).live(self._leases)
 
     def _renew_overdue(self) -> None:
-        """Renew what the supervisor's keeper did not, which may be stopped.
+        """Renew leases that the keeper did not renew in time; it may be stopped.
 
-        Behind a handler that holds the interpreter's lock this thread waits as well: then nobody renews. Both may renew
-        at one time: a lease is only ever made longer, for the delivery that it belongs to.
+        While a handler holds the interpreter's lock, this thread does not run either: then nobody renews. Keeper and
+        child may renew at the same time, as a renewal only makes a lease longer, and only for its own delivery.
         """
         self._leases.renew_overdue_until(self._alone)
 
@@ -201,13 +212,13 @@ class ChildMain:
 
     def _stop(self) -> None:
         self._take_no_more()
-        with suppress(SRQError):  # which the worker says itself in the end
+        with suppress(SRQError):  # the worker meets the same error, and reports it
             self._worker.give_back()
 
     def _send(self) -> None:
-        """Send our signals for the supervisor, which runs no code of the project's."""
+        """Send Django signals for the supervisor, which runs no code of the project's."""
         named = {"item_recovered": signals.item_recovered, "item_dead": signals.item_dead}
-        while True:  # in a thread of its own: receivers may take their time
+        while True:  # in a thread of its own: receivers may be slow
             event = json.loads(self._events.get())
             signals.send(named[event["signal"]], SafeRedisQueue, **event["about"])
             self._rest()

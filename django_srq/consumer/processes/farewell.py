@@ -1,4 +1,4 @@
-"""The end of a child process, which does not return to where it was forked."""
+"""The end of a child process. It must not return into the code that forked it."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from typing import NoReturn
 
 logger = logging.getLogger("django_srq.consumer")
 
-LEAST = 1.0  # seconds; exit functions are called without any grace, too
+LEAST = 1.0  # seconds that exit functions have at least, even if the grace is over
 
 
 def leave(code: int, *, consumer: str, within: float) -> NoReturn:
-    """End as Python does: jobs of executors and threads that are no daemons are waited for, then exit functions called.
+    """End this process as Python does: wait for executors' jobs and for non-daemon threads, then call exit functions.
 
-    An acked item may need them. What takes longer than ``within`` (seconds, at least one) is cut. That is said, unless
-    the log does not take it.
+    An acked item may need them. If they take longer than ``within`` (seconds, ``LEAST`` at least), the process ends
+    all the same, and a warning names them, unless the log blocks.
     """
     threading.Thread(target=_cut, args=[code, consumer, within], name="srq-leave", daemon=True).start()
     try:
         threading._shutdown()  # type: ignore[attr-defined]  # as in a process that multiprocessing forked
-        # What the project's libraries want to say at the end of a process, such as a report of errors.
+        # The project's libraries may use them, such as to send their last reports of errors.
         atexit._run_exitfuncs()
     finally:
         _end(code)
@@ -35,7 +35,7 @@ def _cut(code: int, consumer: str, within: float) -> None:
     time.sleep(max(LEAST, within))
     try:
         saying = threading.Thread(target=_say_what_is_cut, args=[code, consumer], name="srq-leave-log", daemon=True)
-        saying.start()  # the end must not wait for a log, nor for the streams that it writes to
+        saying.start()  # in a thread: the end must not wait for a log, nor for the streams that it writes to
         saying.join(LEAST)
     finally:
         os._exit(code)
@@ -55,7 +55,7 @@ def _say_what_is_cut(code: int, consumer: str) -> None:
 def _end(code: int) -> NoReturn:
     try:
         for stream in filter(None, (sys.stdout, sys.stderr)):
-            with suppress(OSError, ValueError):  # nobody reads it any more
+            with suppress(OSError, ValueError):  # the stream is closed, or its reader is gone
                 stream.flush()
     finally:
         os._exit(code)

@@ -1,6 +1,6 @@
-"""Process groups: each child leads one, with the programs and forks of its handlers, which end with it.
+"""Process groups: each child leads one. The programs and forks of its handlers are in it too, and end with the child.
 
-A terminal's Ctrl-C does not reach them: the supervisor, which it reaches, tells its children.
+A terminal's Ctrl-C does not reach these groups. It reaches the supervisor, which tells its children.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from pathlib import Path
 
 def lead(pid: int = 0) -> None:
     """Make a process, this one by default, the first of a group of its own."""
-    with suppress(OSError):  # it is that already, or has ended
+    with suppress(OSError):  # it leads a group already, or has ended
         os.setpgid(pid, pid)
 
 
 def do_without_terminal() -> None:
-    """Have what reads from the terminal fail: as the group is not in its foreground, it would be stopped for it."""
+    """Have reads from the terminal fail. Else the system would stop the group for them, as it is in the background."""
     if any(os.isatty(stream) for stream in (0, 1, 2)):
         for number in (signal.SIGTTIN, signal.SIGTTOU):
             signal.signal(number, signal.SIG_IGN)
 
 
 def kill(leader: int) -> None:
-    """Kill a child with its group, and with those of its descendants that have begun groups of their own (on Linux)."""
-    _send(leader, signal.SIGSTOP)  # or it would start others meanwhile
+    """Kill a child with its group, and on Linux also its descendants that have begun groups of their own."""
+    _send(leader, signal.SIGSTOP)  # else it could start further processes meanwhile
     _kill_descendants(leader)
     _send(leader, signal.SIGKILL)
     kill_group(leader)
 
 
 def kill_own() -> None:
-    """Kill this process, as ``kill`` does."""
+    """Kill this process with its group and its descendants, as ``kill`` does."""
     _kill_descendants(os.getpid())
     os.killpg(0, signal.SIGKILL)
 
@@ -52,17 +52,17 @@ def _kill_descendants(leader: int) -> None:
 
 
 def kill_group(group: int) -> bool:
-    """Whether there was somebody in it."""
+    """Kill all processes of a group; whether there were any."""
     return _send_all(group, signal.SIGKILL)
 
 
 def are_told() -> bool:
-    """Whether the system tells of the processes that we see, and not of those of another namespace (Linux)."""
+    """Whether /proc describes the processes that this one can signal, and not those of another namespace (Linux)."""
     return os.path.exists("/proc/self") and os.readlink("/proc/self") == str(os.getpid())
 
 
 def is_stopped(pid: int) -> bool:
-    """Whether a signal or a debugger stopped that process; where the system does not tell: no."""
+    """Whether a signal or a debugger has stopped that process. False where the system does not tell."""
     if not are_told():
         return False
     try:
@@ -72,17 +72,17 @@ def is_stopped(pid: int) -> bool:
 
 
 def state_of(pid: int) -> bytes:
-    """The letter for the state of a process's first thread, where the system tells of it."""
+    """The letter for the state of a process's first thread. OSError: the process has ended, or there is no /proc."""
     return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0]
 
 
 def lives(pid: int) -> bool:
-    """Whether that child does, for all that is known. The supervisor may not have noticed its death yet.
+    """Whether a child lives, as far as that can be found out. The supervisor may not have noticed its death yet.
 
-    Where the system does not tell, one that is dead and was not waited for counts as well.
+    Where the system does not tell, a dead process that was not waited for (a zombie) counts as living.
     """
     if not pid:
-        return False  # it has not begun
+        return False  # the child has not begun
     try:
         os.kill(pid, 0)
         if not are_told():
@@ -96,7 +96,7 @@ def lives(pid: int) -> bool:
 
 
 def _descendants(pid: int) -> Iterator[int]:
-    """None where the system does not tell."""
+    """The descendants of a process; none where the system does not tell."""
     if are_told():
         yield from _below(pid)
 
@@ -119,16 +119,16 @@ def _send_all(group: int, number: int) -> bool:
         os.killpg(group, number)
     except ProcessLookupError:
         return False
-    except PermissionError:  # they belong to other users, such as those of sudo
+    except PermissionError:  # its processes run as other users, such as those of sudo
         return True
     return True
 
 
 @dataclass
 class Leftovers:
-    """What handlers started, and left at work when their child came to its end: they may go on for the grace.
+    """The groups of programs that handlers started and that were still at work when their child ended normally.
 
-    An item that was acked may need them, so that they are treated like its threads.
+    An acked item may need these programs. So they may go on for the grace, as the threads of a handler may.
     """
 
     grace: float  # seconds
@@ -136,7 +136,7 @@ class Leftovers:
     _until: dict[int, float] = field(default_factory=dict)  # by group: the moment at which its grace is over
 
     def __bool__(self) -> bool:
-        """Whether there are any."""
+        """Whether there are any groups left."""
         return bool(self._until)
 
     def add(self, group: int) -> None:
@@ -144,13 +144,13 @@ class Leftovers:
             self._until[group] = time.monotonic() + self.grace
 
     def stop(self) -> None:
-        """The consumer was told to stop, and tells them."""
+        """Send SIGTERM to the groups, and to those added later, as the consumer was told to stop."""
         self._stopping = True
         for group in self._until:
             _send_all(group, signal.SIGTERM)
 
     def end(self, latest: float = float("inf")) -> list[int]:
-        """Kill those whose grace is over, and return their groups; latest: the moment at which that of all is."""
+        """Kill the groups whose grace is over, and return them. latest: a moment at which the grace of all is over."""
         now = time.monotonic()
         self._until = {group: until for group, until in self._until.items() if _send_all(group, 0)}
         over = [group for group, until in self._until.items() if min(until, latest) <= now]
@@ -160,9 +160,10 @@ class Leftovers:
 
 
 def reap_orphans(children: Collection[int]) -> None:
-    """As the first process of a container: reap those of others whose parents have ended, as nobody else does.
+    """In the first process of a container (PID 1): reap processes whose parents have ended, as no other process does.
 
-    This is for a process that starts only those children: it takes the exit status of any other.
+    children: all processes that the caller itself has started and waits for. This takes the exit status of any other
+    process.
     """
     if os.getpid() != 1:
         return

@@ -1,4 +1,4 @@
-"""What is open in a process, and what the processes that are forked from it would share."""
+"""Closes the connections of a process before a fork: the forked processes would share them."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ logger = logging.getLogger("django_srq.consumer")
 def close_all() -> None:
     """Close the database connections and caches of this thread, and all pools of database connections.
 
-    Two processes with one socket read each other's replies, and a fork has none of the threads that a pool needs.
+    Two processes with one socket would read each other's replies, and a fork has none of the threads that a pool needs.
     """
     for close in _open():
         try:
             close()
-        except Exception:  # the others are to be closed all the same
+        except Exception:  # close the others all the same
             logger.exception("cannot close a connection that the child processes would share")
 
 
 def _open() -> Iterator[Callable[[], None]]:
-    """What closes each of them."""
+    """For each of them, the function that closes it."""
     for connection in connections.all(initialized_only=True):
         yield connection.close
     for alias in connections:
@@ -38,16 +38,16 @@ def _open() -> Iterator[Callable[[], None]]:
 
 
 def _close_pool(alias: str) -> None:
-    """Also one that another thread opened: a pool belongs to the whole process."""
-    with suppress(ImproperlyConfigured):  # its driver is not installed: then it has no pool either
+    """Close the pool of a database, also if another thread opened it: a pool belongs to the whole process."""
+    with suppress(ImproperlyConfigured):  # the driver is not installed, so there is no pool
         connection = connections[alias]
-        # To ask the connection for its pool would make one.
+        # Not connection.pool, which would open a pool if there is none.
         if alias in getattr(connection, "_connection_pools", ()):
             connection.close_pool()  # type: ignore[attr-defined]
 
 
 def _forget_caches() -> None:
-    """Some clients, such as pylibmc's, close their sockets only when nothing refers to them any more."""
+    """Drop the references to the caches: some clients, as pylibmc's, close their sockets only when they are freed."""
     for alias in caches:
-        with suppress(AttributeError):  # this thread has not used it
+        with suppress(AttributeError):  # this thread has not used the cache
             del caches[alias]

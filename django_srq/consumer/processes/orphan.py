@@ -1,10 +1,11 @@
-"""A child whose supervisor was killed: it has to keep its leases and its limits itself.
+"""A child whose supervisor was killed: it renews its leases and enforces its limits itself.
 
-A handler that holds the interpreter's lock lets no other thread of the child run. So the supervisor's keeper, which
-lives as long as such children do, keeps both as well. It gives the child the first word.
+A handler that holds the interpreter's lock lets no other thread of the child run. So the keeper, which lives as long as
+such children do, does both as well. It acts a little later than the child would.
 
-When supervisor and keeper are killed at once, nobody can look after such a child. It does not renew: its item comes
-back when its lease ends. The process ends when the handler lets the lock go, or is killed by hand.
+If supervisor and keeper are both killed, no process can look after a child whose handler holds the lock. Its lease is
+not renewed, and its item comes back when the lease ends. The process ends when the handler releases the lock, or when a
+person kills it.
 """
 
 from __future__ import annotations
@@ -29,13 +30,14 @@ from django_srq.queue import failure
 from django_srq.queue.safe_redis_queue import SafeRedisQueue
 
 LOOK = 0.2  # seconds between looks at what runs
-MARGIN = 2.0  # seconds that the keeper waits for longer than the child itself
+MARGIN = 2.0  # seconds by which the keeper acts later than the child itself
 
 
 class Orphan:
-    """Finishes what is in hand and ends, as at a stop.
+    """Watches an orphaned child, which finishes its running items and ends, as at a stop.
 
-    An item may take as long as the time limit says. Without one it may take the grace: nobody else could end it.
+    An item may take as long as the time limit says. Without a time limit it may take the grace, as no supervisor could
+    end it later.
     """
 
     def __init__(
@@ -54,13 +56,13 @@ class Orphan:
             log,
         )
         self._since = self._ran = time.monotonic()
-        self._killed: float | None = None  # the moment at which the keeper did so
-        self._over: set[int] = set()  # the fillings of the hands that had taken too long when it was killed
+        self._killed: float | None = None  # the moment at which the keeper killed the child
+        self._over: set[int] = set()  # generations of the entries that had taken too long when the child was killed
 
     # -- in the child
 
     def live(self, leases: Leases) -> None:
-        """Renew the leases until the process ends; end it when an item takes too long."""
+        """Renew the leases until the process ends, and kill it when an item takes too long. Does not return."""
         # The event is never set: the leases are renewed as long as the process lives.
         renewing = threading.Thread(target=leases.renew_until, args=[threading.Event()], name="srq-leases")
         renewing.daemon = True
@@ -77,14 +79,17 @@ class Orphan:
     # -- in the keeper
 
     def look(self, *, trouble: bool) -> bool:
-        """Whether the child still lives; one that takes too long is killed. trouble: some server is away."""
+        """Whether the child still has to be watched. Kills a child that takes too long, and settles its items.
+
+        trouble: a server is away, so that the child may take longer to end.
+        """
         if self._killed is None:
             if trouble or self._running():
                 self._ran = time.monotonic()
             if lives := groups.lives(self._ledger.pid):
                 self._kill_if_late()
             return lives
-        # It may be listed for longer, where nobody reaps it: but it begins nothing any more.
+        # A killed child that nobody reaps stays listed; but it begins nothing any more.
         if groups.lives(self._ledger.pid) and time.monotonic() - self._killed < PATIENCE:
             return True
         self._report(self._over)
@@ -93,7 +98,7 @@ class Orphan:
 
     def _kill_if_late(self) -> None:
         self._over = self._late(MARGIN)
-        # With nothing running it should have ended: but something holds the interpreter's lock all the same.
+        # A child without a running item should have ended by now: something in it holds the interpreter's lock.
         if self._over or time.monotonic() - self._ran >= max(self._options.grace, farewell.LEAST) + MARGIN:
             self._killed = time.monotonic()
             pid = self._ledger.pid
@@ -101,7 +106,7 @@ class Orphan:
             groups.kill(pid)
 
     def _settle(self) -> None:
-        """What ran is given back by ``_report``; of all else that it had, nothing is to be blamed."""
+        """Settle the items that did not run, without blame. ``_report`` gives back those that ran."""
         for place, subscription in enumerate(self._subscriptions):
             queue = subscription.queue
             for call in postmortem.settler(queue, [entry for entry in self._ledger if entry.subscription == place]):
@@ -115,7 +120,7 @@ class Orphan:
         return [entry for entry in self._ledger if entry.state in {RUNNING, FAILED}]
 
     def _late(self, margin: float = 0.0) -> set[int]:
-        """The fillings of the hands that have taken too long."""
+        """The generations of the entries that have taken too long. margin: seconds that they may take in addition."""
         limit, latest = self._options.time_limit, time.monotonic() - margin
         if limit is None:
             return (
@@ -128,7 +133,7 @@ class Orphan:
         }
 
     def _report(self, over: set[int]) -> None:
-        """Give back what runs; what took longer than the time limit counts as a crash."""
+        """Give back the running items. Those that took longer than the time limit count as crashed."""
         for entry in self._running():
             self._give_back(entry, blamed=self._options.time_limit is not None and entry.generation in over)
 
@@ -141,5 +146,5 @@ class Orphan:
         self._tell(queue, postmortem.ending(queue, [entry.held], "crash" if blamed else "cut", evidence))
 
     def _tell(self, queue: SafeRedisQueue, call: Call[Any]) -> None:
-        with suppress(SRQError):  # then what it is about comes back when its lease ends
+        with suppress(SRQError):  # then the items come back when their leases end
             queue.link.call(call, queue=queue.alias, timeout=PATIENCE)

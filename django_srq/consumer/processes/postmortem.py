@@ -1,4 +1,4 @@
-"""What is said to a server of the items of a child that ended without saying it itself."""
+"""The calls that settle the items of a child that ended without settling them itself."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from django_srq.queue.safe_redis_queue import SafeRedisQueue
 
 
 def settler(queue: SafeRedisQueue, ledger: Sequence[Entry]) -> Iterator[Call[Any]]:
-    """Handled is acked, not started is released: a death in between must not double the one, or blame the other."""
+    """The calls that ack the handled items, and release those not started.
+
+    They come before the calls about running items: if their sender dies in between, no handled item is delivered again,
+    and no item that was not started is blamed.
+    """
     if done := [entry.held for entry in ledger if entry.state in {DONE, SENT}]:
         yield operations.ack(queue.keys, done)
     if unstarted := [entry.held for entry in ledger if entry.state == HELD]:
@@ -22,7 +26,10 @@ def settler(queue: SafeRedisQueue, ledger: Sequence[Entry]) -> Iterator[Call[Any
 def ending(
     queue: SafeRedisQueue, held: Sequence[DeliveryRef], how: str, evidence: bytes, *, slot: bytes = b""
 ) -> Call[CrashReply]:
-    """how, slot: see crashed.lua. Where nothing is recovered by itself, only the leases of what was started end."""
+    """The call about items that ran when the child ended. how, slot: see crashed.lua.
+
+    If the queue recovers nothing automatically, it only ends the leases of items that were started.
+    """
     return operations.crashed(
         queue.keys,
         held,

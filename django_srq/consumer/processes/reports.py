@@ -1,8 +1,8 @@
-"""What servers have to be told of items, such as those of a dead child, and the processes that tell them.
+"""Reports: the supervisor's calls about items, such as those of a dead child, and the processes that make them.
 
-A server may be silent, and so may its name server: the supervisor waits for neither, and calls no server itself. For
-each server that is to be told something it forks a reporter, which finds the reports in its memory, tells them, and
-ends. So the supervisor needs no threads either, and no lookup of a name is under way when it forks a child.
+A Redis server may be silent, and so may a name server. The supervisor must wait for neither, so it calls no server
+itself. For each server with reports it forks a reporter, a process that has the reports in its memory, makes these
+calls, and ends. So the supervisor needs no threads, and no name look-up is under way when it forks a child.
 """
 
 from __future__ import annotations
@@ -32,37 +32,38 @@ logger = guarded("django_srq.consumer")
 
 NAME = "srq-reporter"  # as ps and top show it
 PATIENCE = 5.0  # seconds for a call
-RETRY, LONGEST_RETRY = 0.5, 2.0  # seconds between two reporters for one server
-HUNG = 3 * PATIENCE  # seconds without a word from a reporter, which may be stopped; it is killed then
+RETRY, LONGEST_RETRY = 0.5, 2.0  # seconds between two reporters for one server: at first, and at most
+HUNG = 3 * PATIENCE  # seconds without a message from a reporter, after which it is killed; it may be stopped
 NEVER = float("inf")
 _LENGTH = struct.Struct("=I")
 
 
 @dataclass(eq=False)
 class Report:
-    """What has to be said to a server; sent again, in the same slot, until it is taken."""
+    """A call that is repeated, in the same slot, until the server has taken it."""
 
     queue: SafeRedisQueue
     call: Call[Any]
-    then: Callable[[Any], None] = lambda reply: None
+    then: Callable[[Any], None] = lambda reply: None  # called with the reply, in the supervisor
     slot: Slot = field(default_factory=slots.borrow)
     since: float = field(default_factory=time.monotonic)
-    tried: bool = False  # at least once
+    tried: bool = False  # a reporter has tried it at least once
 
 
 class Outcome(NamedTuple):
-    """What became of a report."""
+    """The outcome of an attempt at a report."""
 
-    place: int  # among the reports that were told together
-    over: bool  # False: it is to be told again
+    place: int  # index of the report among those of its reporter
+    over: bool  # False: the call is to be made again
     reply: Any = None
     error: str = ""
 
 
 def tell(reports: Sequence[Report]) -> Iterator[Outcome]:
-    """Tell one server its reports. Those of one queue keep their order: the last ones about a child close its slots.
+    """Make the calls of the reports for one server; yields their outcomes. Blocks.
 
-    A refusal concerns its queue alone. A server that does not answer is not asked again, for any queue.
+    The reports of a queue keep their order, as the last ones about a child close its slots. After a refusal, the other
+    reports of that queue are left; after a call without an answer, all others are. The next reporter tries these again.
     """
     refusing: set[SafeRedisQueue] = set()
     for place, report in enumerate(reports):
@@ -76,7 +77,7 @@ def tell(reports: Sequence[Report]) -> Iterator[Outcome]:
             if not is_refusal(error):
                 return
             refusing.add(queue)
-        except SRQError as error:  # it will not be taken later either, and others wait behind it
+        except SRQError as error:  # the server will not take it later either, and other reports wait behind it
             yield Outcome(place, over=True, error=str(error))
         else:
             yield Outcome(place, over=True, reply=reply)
@@ -84,16 +85,16 @@ def tell(reports: Sequence[Report]) -> Iterator[Outcome]:
 
 @dataclass
 class _Reporter:
-    """A process that tells one server its reports, as the supervisor knows it."""
+    """A process that makes the calls of the reports for one server, as the supervisor knows it."""
 
     pid: int
-    line: int  # the pipe over which it says what became of them
+    line: int  # the pipe over which it sends the outcomes
     reports: Sequence[Report]
     last_word: float = field(default_factory=time.monotonic)
     _buffer: bytes = b""
 
     def messages(self) -> Iterator[Any]:
-        """What it sent since: outcomes, and in the end the addresses of names. Does not block."""
+        """The messages since the last call: outcomes, and at the end the looked-up addresses. Does not block."""
         with suppress(BlockingIOError):
             while words := os.read(self.line, 65536):
                 self._buffer += words
@@ -108,7 +109,7 @@ class _Reporter:
     def has_ended(self) -> bool:
         try:
             return os.waitpid(self.pid, os.WNOHANG)[0] != 0
-        except ChildProcessError:  # somebody else waited for it
+        except ChildProcessError:  # other code in this process has waited for it
             return True
 
     def kill(self) -> None:
@@ -118,26 +119,26 @@ class _Reporter:
 
 @dataclass
 class _Server:
-    """What one server has to be told."""
+    """The reports for one server."""
 
     owed: list[Report] = field(default_factory=list)
     reporter: _Reporter | None = None
     due: float = NEVER  # the moment from which on the next reporter may be started
-    pause: float = 0.0  # seconds before it, after one that left something untold
+    pause: float = 0.0  # seconds before the next reporter, after one that left reports
 
     def put_off(self) -> None:
-        """Try again later what is still owed; what came meanwhile is due already."""
+        """Try the reports that are left again after a pause; reports that came meanwhile have made it due already."""
         self.pause = min(max(2 * self.pause, RETRY), LONGEST_RETRY) if self.owed else 0.0
         self.due = min(self.due, time.monotonic() + self.pause)
 
 
 class Reports:
-    """The reports that are not told yet."""
+    """The reports that no server has taken yet."""
 
     def __init__(
         self, fork: Callable[[], int], *, poke: Callable[[], None], others: Callable[[], Iterable[int]]
     ) -> None:
-        """poke: has the supervisor hear what a reporter says. others: ends of pipes that are none of a reporter's."""
+        """poke: has the supervisor call ``hear``. others: ends of the supervisor's pipes, which a reporter closes."""
         self._fork, self._poke, self._others = fork, poke, others
         self._servers: dict[Link, _Server] = {}
         self._troubles: dict[SafeRedisQueue, str] = {}
@@ -150,12 +151,12 @@ class Reports:
 
     @property
     def trouble(self) -> str:
-        """With a server, while it lasts."""
+        """A trouble with a server, while it lasts; "" for none."""
         return next(iter(self._troubles.values()), "")
 
     @property
     def lines(self) -> list[int]:
-        """The ends of pipes that no other process needs."""
+        """The supervisor's ends of the pipes from the reporters. No other process needs them."""
         return [reporter.line for reporter in self._reporters()]
 
     @property
@@ -164,17 +165,17 @@ class Reports:
 
     @property
     def next_moment(self) -> float:
-        """When there is something to do without being poked."""
+        """The moment at which there is something to do even if no poke comes."""
         hung = [reporter.last_word + HUNG for reporter in self._reporters()]
         idle = [server.due for server in self._servers.values() if server.owed and server.reporter is None]
         return min([*hung, *idle], default=NEVER)
 
     def untried(self, moment: float) -> bool:
-        """Whether there is one from before that moment that its server was not told of."""
+        """Whether a report from before that moment was not tried yet."""
         return any(not report.tried and report.since <= moment for report in self)
 
     def append(self, report: Report) -> None:
-        """It is told as soon as ``send`` is called."""
+        """Add a report. The next ``send`` starts a reporter for it, unless one is at work for its server."""
         server = self._servers.setdefault(report.queue.link, _Server())
         server.owed.append(report)
         server.due = 0.0
@@ -190,10 +191,10 @@ class Reports:
                     server.put_off()
 
     def hear(self) -> None:
-        """See to what the reporters said, and to their ends. Does not block."""
+        """Read the messages of the reporters, reap those that ended, kill those that hang. Does not block."""
         for server in self._servers.values():
             if reporter := server.reporter:
-                ended = reporter.has_ended()  # before it is heard: then all that it said is there
+                ended = reporter.has_ended()  # asked before reading: if it has ended, all its messages are there
                 for message in reporter.messages():
                     self._hear(reporter, message)
                 if ended:
@@ -203,7 +204,7 @@ class Reports:
                     reporter.last_word = time.monotonic()  # it may take its time to die
 
     def end(self) -> None:
-        """Nothing is to be told any more: what a server was not told of comes back when its lease ends."""
+        """Kill the reporters, and forget all reports. The items of these come back when their leases end."""
         for reporter in self._reporters():
             reporter.kill()
             with suppress(ChildProcessError):
@@ -256,7 +257,7 @@ class Reports:
         server.reporter = _Reporter(pid, line, list(server.owed))
 
     def _be(self, line: int, others: Iterable[int], reports: Sequence[Report]) -> NoReturn:
-        """In the forked process, which ends here."""
+        """Work as a reporter, in the forked process; does not return."""
         code = 1
         try:
             gc.freeze()  # as in a child
@@ -265,7 +266,8 @@ class Reports:
             name_this_process(NAME)
             for outcome in tell(reports):
                 self._say(line, outcome)
-            # The supervisor looks up none, and whoever is forked next may find the name server silent.
+            # The supervisor looks up no names, but the processes that it forks have those that it knows. They may need
+            # them: the name server may be silent later.
             self._say(line, names.known())
             code = 0
         except Exception:
@@ -276,7 +278,7 @@ class Reports:
     def _say(self, line: int, words: object) -> None:
         message = pickle.dumps(words)
         message = _LENGTH.pack(len(message)) + message
-        with suppress(BrokenPipeError):  # the supervisor is gone: the server is to be told all the same
+        with suppress(BrokenPipeError):  # the supervisor is gone: go on with the calls all the same
             while message:
                 message = message[os.write(line, message) :]
                 self._poke()

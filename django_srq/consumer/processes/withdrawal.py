@@ -1,12 +1,12 @@
-"""Finds what waits in a child that cannot begin it: the child is stopped, or a handler holds the interpreter's lock.
+"""Finds items that a child holds and cannot begin: the child is stopped, or a handler holds the interpreter's lock.
 
-The child may go on at that very moment, and nothing locks the memory that it shares with the supervisor. So the
-supervisor first marks what it wants back, and looks again after a while: what is still not begun then never will be.
-For a child says that it begins an item before it looks for the mark, and a mark is seen by then: it takes a processor
-far less than that while to make known what it wrote.
+The child may go on at any moment, and there is no lock on the ledger that it shares with the supervisor. So the
+supervisor first marks the items that it wants back, and looks again a while later. An item that is still not begun then
+never will be: the child writes that it begins an item before it reads the mark, and by then it sees the mark, as a
+processor takes far less than that while to make a write visible to the others.
 
 An idle child has a claim behind a wait on the server, which takes items as soon as the wait ends. A healthy child reads
-the reply at once. To ask it again and again whether it hears would wake it for nothing. So the supervisor asks when the
+the reply at once, and a question whether it can hear would wake it for nothing. So the supervisor asks only when the
 system says that the child is stopped, or when the wait should be over.
 """
 
@@ -17,24 +17,24 @@ from collections.abc import Callable
 
 from django_srq.consumer.ledger import Ledger, Waiting
 
-LOOK = 0.2  # seconds between two looks; what waits is given back at the fourth, within one second
+LOOK = 0.2  # seconds between two looks; an item that waits is given back at the fourth look, within one second
 
 
 class Withdrawal:
-    """Looks at what waits in one child."""
+    """Looks for items that wait in one child: asks whether the child can hear, marks them, gives them back."""
 
     def __init__(
         self, ledger: Ledger, ask: Callable[[], object], is_stopped: Callable[[], bool] = lambda: False
     ) -> None:
-        """ask: has the child say that it can hear. is_stopped: whether it is known to be stopped."""
+        """ask: asks the child to note in the ledger that it can hear. is_stopped: whether it is known to be stopped."""
         self._ledger, self._ask, self._is_stopped = ledger, ask, is_stopped
         self._waited: set[Waiting] = set()  # at the last look
         self._marked: set[Waiting] = set()  # at the last look
         self._withdrawn: set[Waiting] = set()
-        self._asked: float | None = None  # the moment of a question, while something waits for long
+        self._asked: float | None = None  # the moment of the last question, while items wait for long; else None
 
     def look(self) -> set[Waiting]:
-        """Called every ``LOOK`` seconds at most; what is to be given back now: the child will not begin it any more."""
+        """The items and claims to give back now: the child will not begin them. Not called more often than ``LOOK``."""
         waiting = self._waiting()
         due = self._marked & waiting
         self._withdrawn = self._withdrawn & waiting | due
@@ -52,7 +52,7 @@ class Withdrawal:
         return due
 
     def again(self, claim: Waiting) -> None:
-        """It was withdrawn before the server carried it out: it is to be withdrawn once more, soon."""
+        """Have a claim withdrawn once more: the server had not carried it out yet, and it may take items later."""
         self._withdrawn.discard(claim)
 
     def _waiting(self) -> set[Waiting]:
