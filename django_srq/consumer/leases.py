@@ -1,5 +1,7 @@
 """Renews the leases of the items in hand, and keeps the consumer's entry in the queues up to date.
 
+A lease is a consumer's right to an item for a limited time. When it ends, another consumer may get the item.
+
 Each server has its own thread, so no server waits for another. Nothing here waits for a log.
 """
 

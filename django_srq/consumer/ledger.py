@@ -63,7 +63,7 @@ class Entry:
     generation: int
     state: int
     subscription: int  # its index in the list of subscriptions
-    held: DeliveryRef
+    held: DeliveryRef  # the delivery reference: uid, token, number of the put
     started: float  # moment; 0: not yet
     until: float = field(default=0.0, compare=False)  # end of the lease, as far as known; 0: a renewal was refused
 
@@ -356,9 +356,9 @@ class Ledger:
         return found
 
     def mark(self, waiting: Waiting) -> None:
-        """Mark an item, or the items of a claim, as wanted back. The child sees the mark before it begins them.
+        """Mark an item, or the items of a claim, as wanted back: the child does not begin them any more.
 
-        It may be beginning one at this very moment: ``withdrawal.py`` says how that is found out.
+        Only an item that the child is beginning at this moment may still run; ``withdrawal.py`` finds that out.
         """
         if waiting.record is None:
             at = _PARKED_MARK if waiting.parked else _CLAIM_MARK

@@ -12,7 +12,7 @@ class Outage:
         self._on = False
 
     def report(self, trouble: str) -> None:
-        """Log the begin or the end of an outage. trouble: what is wrong; empty when nothing is."""
+        """Log the beginning or the end of an outage. trouble: what is wrong; empty when nothing is."""
         if trouble and not self._on:
             logger.error("server unavailable, waiting %s", trouble)
         elif self._on and not trouble:

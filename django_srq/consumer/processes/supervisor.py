@@ -227,8 +227,8 @@ class Supervisor:
         if pid == 0:
             try:
                 groups.lead()
-                # With these ends open here, the readers would not notice the supervisor's death: a pipe ends only when
-                # its last writer has closed it.
+                # With these ends open here, this process and others would not notice the supervisor's death: a pipe
+                # ends only when its last writer has closed it.
                 for line in (writing, *self._lines(), *self._reports.lines):
                     os.close(line)
                 ledger.belong_to_this_process()

@@ -28,9 +28,9 @@ class Withdrawal:
     ) -> None:
         """ask: asks the child to note in the ledger that it can hear. is_stopped: whether it is known to be stopped."""
         self._ledger, self._ask, self._is_stopped = ledger, ask, is_stopped
-        self._waited: set[Waiting] = set()  # at the last look
-        self._marked: set[Waiting] = set()  # at the last look
-        self._withdrawn: set[Waiting] = set()
+        self._waited: set[Waiting] = set()  # those that waited at the last look
+        self._marked: set[Waiting] = set()  # those that were marked at the last look
+        self._withdrawn: set[Waiting] = set()  # those that were given back and are still in the ledger
         self._asked: float | None = None  # the moment of the last question, while items wait for long; else None
 
     def look(self) -> set[Waiting]:

@@ -118,7 +118,7 @@ class Claims:
         links = {subscription.queue.link for subscription in subscriptions}
         self._streams = {link: link.stream(ATTEMPT if len(links) > 1 else None) for link in links}
         self._unsure: Subscription | None = None  # the claim behind the last wait may or may not have been carried out
-        self._room = operations.BATCH  # items that one claim asks for at most
+        self._room = operations.BATCH  # most items that a claim asks for; 1 after an unreadable reply, then it doubles
         self._taking = threading.Lock()  # several threads, such as the leader and the idler, may take items at one time
 
     @property
@@ -184,10 +184,11 @@ class Claims:
         self._retries.do(subscription.queue, call, now, late=late, **how)
 
     def _undoing(self, asked: _Asked, cut: bool) -> Call[ClaimReply]:
-        """The call that gives back the items of a reply that cannot be read. From then on items are claimed one by one.
+        """The call that gives back the items of a reply that cannot be read. The next claim asks for a single item.
 
         cut: the reply had begun, so that its items are to blame. Else the server may just have been silent, and no item
-        is to blame; but when a claim of a single item gets no reply again, that item is to blame.
+        is to blame. But if a single item was asked for and its reply did not come twice, while the server answers this
+        call, then that item is to blame.
         """
         subscription, held = asked.subscription, [one.job.held for one in asked.finished]
         cut = cut or self._room == 1

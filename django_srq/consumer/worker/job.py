@@ -14,7 +14,7 @@ class Job(NamedTuple):
 
     subscription: Subscription
     found: StoredItem
-    held: DeliveryRef
+    held: DeliveryRef  # the delivery reference: every later call about the item names it
     record: int  # index of its entry in the ledger
     generation: int  # of that entry
 
