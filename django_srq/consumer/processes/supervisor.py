@@ -87,7 +87,7 @@ class Supervisor:
         self._leaving: list[Child] = []  # children that have left their places to successors
         self._to_replace: list[Child] = []  # children to be replaced, one after the other
         self._outage = Outage()
-        self._events: deque[dict[str, Any]] = deque()  # signals that a child is to send
+        self._events: deque[dict[str, Any]] = deque()  # Django signals that a child is to send
         self._signals = SignalPipe()
         self._reports = Reports(self._fork, poke=self._signals.poke, others=self._lines)
         self._leftovers = groups.Leftovers(options.grace)
@@ -551,7 +551,7 @@ class Supervisor:
         return self._keeper.trouble or self._reports.trouble
 
     def _pass_on_events(self) -> None:
-        """Have children send signals of ours, as many as their pipes have room for.
+        """Have children send the Django signals, as many as their pipes have room for.
 
         First comes the rest of a line that did not fit before, such as a STOP.
         """
