@@ -44,7 +44,7 @@ LAST_LINES = 1.0  # seconds that a log has for its last records at the end of a 
 class Leases:
     """Renews the leases of all items in some ledgers: one call for each queue, each third of the shortest lease.
 
-    ``renew_until`` does so again and again: in the keeper for all children, or in a thread where there is no supervisor.
+    ``renew_until`` does so again and again: in the keeper for all children, or in a thread if there is no supervisor.
     When that process dies, the leases end, and the items are ready again.
     """
 

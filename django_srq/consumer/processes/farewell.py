@@ -19,8 +19,8 @@ LEAST = 1.0  # seconds that exit functions have at least, even if the grace is o
 def leave(code: int, *, consumer: str, within: float) -> NoReturn:
     """End this process as Python does: wait for executors' jobs and for non-daemon threads, then call exit functions.
 
-    An acked item may need these jobs and threads. If they take longer than ``within`` (seconds, ``LEAST`` at least), the process ends
-    all the same, and a warning names them, unless the log blocks.
+    An acked item may need these jobs and threads. If they take longer than ``within`` (seconds, ``LEAST`` at least),
+    the process ends all the same, and a warning names the threads, unless the log blocks.
     """
     threading.Thread(target=_cut, args=[code, consumer, within], name="srq-leave", daemon=True).start()
     try:
