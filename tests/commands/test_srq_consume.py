@@ -381,7 +381,7 @@ def test_a_signal_ends_an_idle_consumer(project, number):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_finishes_the_item_in_hand(project, number):
     project.add_to_settings(
-        "from django_srq.consumer.worker import Worker\nstop = Worker.stop\n"
+        "from django_srq.consumer.worker.worker import Worker\nstop = Worker.stop\n"
         "def stop_and_say(self):\n    from tests.support.handlers import _say\n    stop(self)\n    _say('stops')\n"
         "Worker.stop = stop_and_say"
     )

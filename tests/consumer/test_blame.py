@@ -96,7 +96,7 @@ def test_a_handler_that_opens_files_until_there_are_no_more(project, one, handle
 def test_a_failure_is_told_also_where_a_connection_is_needed(project, one, spare, kind, times):
     """There is none, and the error itself holds all files."""
     queue = one("cut_off", MAX_DELIVERIES=times, MAX_CRASHES=2, TIMEOUT=PATIENT if spare else 1)
-    project.add_to_settings(f"from django_srq.consumer import errands\nerrands.SPARE = {spare}")
+    project.add_to_settings(f"from django_srq.consumer.worker import retries\nretries.SPARE = {spare}")
     queue.put_many(["bad", "good"])
     process = project.start("srq_consume", "--burst", preexec_fn=few_files)
     process.communicate(timeout=60)

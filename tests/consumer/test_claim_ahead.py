@@ -174,10 +174,10 @@ def test_a_claim_whose_reply_is_lost_is_not_being_read(make_queue, server_url, u
         one = worker(Subscription(queue, Handler(), lease=LONG), prefetch=AHEAD)
         insist = one._retries._insist
 
-        def note(errand) -> bool:
-            if (errand.slot.name, errand.slot.seq) == (b"c1", 2):
+        def note(retry) -> bool:
+            if (retry.slot.name, retry.slot.seq) == (b"c1", 2):
                 reading.append((one._ledger.asked, one._ledger.reading))
-            return insist(errand)
+            return insist(retry)
 
         one._retries._insist = note
         with running(one):
@@ -480,7 +480,7 @@ def ninth(project, told, client):
 
     def start(deed: dict[str, object], **options: object):
         queue = told(**options)
-        project.add_to_settings(f"from django_srq.consumer import worker\nworker.WAITED = {LONG}")
+        project.add_to_settings(f"from django_srq.consumer.worker import worker\nworker.WAITED = {LONG}")
         items = [{"do": "nothing", "name": f"n{number}"} for number in range(30)]
         items[NINTH] = {"name": "it", **deed}
         queue.put_many(items)

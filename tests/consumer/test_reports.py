@@ -97,7 +97,7 @@ def test_silent_servers_hold_up_nothing_that_the_supervisor_promises(project, se
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_reporter_that_tells_nothing_is_replaced(project, told, server, number):
     queue = told(URL=server.url)
-    project.add_to_settings("from django_srq.consumer import reports\nreports.HUNG = 1")
+    project.add_to_settings("from django_srq.consumer.processes import reports\nreports.HUNG = 1")
     queue.put({"do": "wait", "name": "it"})
     process = project.start("srq_consume")
     child = int(began(project, "it")[2])
@@ -156,7 +156,7 @@ def test_a_successor_begins_when_the_items_of_its_predecessor_are_back(project, 
     """Or it would take the next one, or find nothing and take that for the end of a burst."""
     queue = told()
     project.add_to_settings(
-        "import time\nfrom django_srq.consumer import reports\ntelling = reports.tell\n"
+        "import time\nfrom django_srq.consumer.processes import reports\ntelling = reports.tell\n"
         "def late(given):\n    time.sleep(0.4)\n    return telling(given)\n"
         "reports.tell = late"
     )

@@ -279,7 +279,7 @@ def test_an_idle_worker_does_not_keep_asking_for_a_server_that_is_away(pair, mon
 
 
 def test_a_stop_ends_although_a_server_stays_away(pair, monkeypatch):
-    monkeypatch.setattr("django_srq.consumer.worker.worker.retries.LAST_WORDS", 0.5)
+    monkeypatch.setattr("django_srq.consumer.worker.retries.LAST_WORDS", 0.5)
     pair.there.put("a")
     begun = threading.Event()
     gate = threading.Event()
@@ -394,7 +394,7 @@ def test_there_is_room_for_what_is_owed():
 
 def test_what_cannot_be_said_stays_in_hand(pair, monkeypatch):
     """For the supervisor, which says it when the process is gone."""
-    monkeypatch.setattr("django_srq.consumer.worker.worker.retries.LAST_WORDS", 0.5)
+    monkeypatch.setattr("django_srq.consumer.worker.retries.LAST_WORDS", 0.5)
     pair.there.put_many(range(5))
     begun, gate = threading.Event(), threading.Event()
 
@@ -444,7 +444,7 @@ def test_a_claim_is_sent_again_with_its_own_number_whatever_was_claimed_meanwhil
 
 def test_a_claim_that_was_given_up_is_left_to_the_supervisor(pair, monkeypatch):
     """It may have taken something, which only its slot tells: a later claim there would hide it."""
-    monkeypatch.setattr("django_srq.consumer.worker.worker.retries.LAST_WORDS", 0.1)
+    monkeypatch.setattr("django_srq.consumer.worker.retries.LAST_WORDS", 0.1)
     with closing(Proxy(pair.away.url)) as proxy:
         assert not pair.there.get(-1)  # the server knows the script now
         pair.there.put("a")
@@ -464,7 +464,7 @@ def test_a_claim_that_was_given_up_is_left_to_the_supervisor(pair, monkeypatch):
 @pytest.mark.parametrize("is_at_work", [True, False])
 def test_what_an_owed_claim_took_is_not_blamed_for_a_handler_s_death(pair, monkeypatch, is_at_work):
     """Although the child has made other claims since."""
-    monkeypatch.setattr("django_srq.consumer.worker.worker.retries.LAST_WORDS", 0.1)
+    monkeypatch.setattr("django_srq.consumer.worker.retries.LAST_WORDS", 0.1)
     subscriptions = [Subscription(pair.there, print, lease=LONG), Subscription(pair.here, print, lease=LONG)]
     with closing(Proxy(pair.away.url)) as proxy:
         assert not pair.there.get(-1)  # the server knows the script now
@@ -543,7 +543,7 @@ def test_a_queue_that_cannot_be_told_keeps_nothing_from_another_on_its_server(pa
 
 def test_too_much_memory_ends_a_process_although_a_server_is_away(pair, monkeypatch):
     """Its successor serves the others."""
-    monkeypatch.setattr("django_srq.consumer.worker.worker.retries.LAST_WORDS", 0.5)
+    monkeypatch.setattr("django_srq.consumer.worker.retries.LAST_WORDS", 0.5)
     pair.there.put("a")
     consumer = serve(pair, lambda queue, item: pair.away.kill(), max_memory=1)
     thread = threading.Thread(target=consumer.run, daemon=True)

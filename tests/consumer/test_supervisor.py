@@ -653,8 +653,9 @@ def test_a_second_signal_is_heard_while_a_server_is_away(project, told):
     server = Server()
     try:
         queue = told(URL=server.url, TIMEOUT=1)
-        project.add_to_settings("from django_srq.consumer import errands, supervisor")
-        project.add_to_settings(f"errands.LAST_WORDS, supervisor.LAST_WORDS = 0.1, {LONG}")
+        project.add_to_settings("from django_srq.consumer.processes import supervisor")
+        project.add_to_settings("from django_srq.consumer.worker import retries")
+        project.add_to_settings(f"retries.LAST_WORDS, supervisor.LAST_WORDS = 0.1, {LONG}")
         queue.put({"do": "wait", "name": "it"})
         process = project.start("srq_consume")
         began(project, "it")
@@ -999,7 +1000,7 @@ def test_a_consumer_is_well_while_it_waits_within_a_long_grace(project, told, de
     """For its items, and for the threads of its handlers."""
     queue = told()
     beat = project.folder / "beat"
-    project.add_to_settings("from django_srq.consumer import probes, supervisor")
+    project.add_to_settings("from django_srq.consumer import probes; from django_srq.consumer.processes import supervisor")
     project.add_to_settings("probes.HEARTBEAT, supervisor.STUCK = 0.1, 0.5")
     queue.put({"do": deed, "name": "it"})
     process = project.start("srq_consume", "--grace", str(LONG), "--heartbeat-file", str(beat))

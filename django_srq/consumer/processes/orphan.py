@@ -109,7 +109,7 @@ class Orphan:
         """Settle the items that did not run, without blame. ``_report`` gives back those that ran."""
         for place, subscription in enumerate(self._subscriptions):
             queue = subscription.queue
-            for call in postmortem.settler(queue, [entry for entry in self._ledger if entry.subscription == place]):
+            for call in postmortem.settlements(queue, [entry for entry in self._ledger if entry.subscription == place]):
                 self._tell(queue, call)
             for slot in claim_slots(self._consumer):
                 self._tell(queue, postmortem.ending(queue, [], "release", b"{}", slot=slot))

@@ -11,15 +11,15 @@ from django_srq.operations import Call, CrashReply, DeliveryRef
 from django_srq.queue.safe_redis_queue import SafeRedisQueue
 
 
-def settler(queue: SafeRedisQueue, ledger: Sequence[Entry]) -> Iterator[Call[Any]]:
+def settlements(queue: SafeRedisQueue, entries: Sequence[Entry]) -> Iterator[Call[Any]]:
     """The calls that ack the handled items, and release those not started.
 
     They come before the calls about running items: if their sender dies in between, no handled item is delivered again,
     and no item that was not started is blamed.
     """
-    if done := [entry.held for entry in ledger if entry.state in {DONE, SENT}]:
+    if done := [entry.held for entry in entries if entry.state in {DONE, SENT}]:
         yield operations.ack(queue.keys, done)
-    if unstarted := [entry.held for entry in ledger if entry.state == HELD]:
+    if unstarted := [entry.held for entry in entries if entry.state == HELD]:
         yield operations.release(queue.keys, unstarted)
 
 

@@ -434,12 +434,12 @@ class Supervisor:
     # -- the items of a dead child, and items that a living one cannot begin
 
     def _account_for(self, child: Child, how: str, memory: int, code: int) -> None:
-        ledger = list(child.ledger)
+        entries = list(child.ledger)
         stopped = child.killed_for == "stopped"
         unexplained = _died(child, code) and not child.killed_for
-        self._cut = self._cut or (stopped and any(entry.state == RUNNING for entry in ledger))
+        self._cut = self._cut or (stopped and any(entry.state == RUNNING for entry in entries))
         for place, subscription in enumerate(self._subscriptions):
-            mine = [entry for entry in ledger if entry.subscription == place]
+            mine = [entry for entry in entries if entry.subscription == place]
             self._settle(subscription, mine)
             running = [entry for entry in mine if entry.state in {RUNNING, FAILED}]
             # One call for each running item, with its own evidence. The last calls close the slots, and end the items
@@ -483,13 +483,13 @@ class Supervisor:
         slot = claim_slots(child.id)[claim.parked]
         self._reports.append(Report(queue, operations.withdraw(queue.keys, slot, claim.number), given))
 
-    def _settle(self, subscription: Subscription, ledger: Sequence[Entry]) -> None:
+    def _settle(self, subscription: Subscription, entries: Sequence[Entry]) -> None:
         """Report the handled items as acked, and those not started as released.
 
         These calls come before the calls about running items: if the supervisor dies in between, no handled item is
         delivered again, and no item that was not started is blamed.
         """
-        for call in postmortem.settler(subscription.queue, ledger):
+        for call in postmortem.settlements(subscription.queue, entries):
             self._reports.append(Report(subscription.queue, call))
 
     def _end(

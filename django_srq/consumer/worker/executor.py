@@ -69,7 +69,7 @@ class Executor:
         except PayloadError as error:
             self._settler.bury(job, error)
             return None
-        self._settler.outcomes.started(job, item)
+        self._settler.events.started(job, item)
         return item
 
     def _item(self, job: Job) -> Item:

@@ -122,20 +122,20 @@ class Retries:
         no reply at all (False): the size of the reply may be the reason, and a small one may still come through.
         put_off: called before the call is left to the server's thread.
         """
-        errand = _Retry(queue, call, then, slot or slots.borrow(), borrowed=slot is None, unread=unread)
+        retry = _Retry(queue, call, then, slot or slots.borrow(), borrowed=slot is None, unread=unread)
         try:
             if self._alone:
-                if not self._insist(errand):
+                if not self._insist(retry):
                     self.gave_up = True
-            elif self.away(queue.link) or not self._say(errand, ATTEMPT):
-                errand.then = late or then
+            elif self.away(queue.link) or not self._say(retry, ATTEMPT):
+                retry.then = late or then
                 put_off()
-                self._put_off(errand)
+                self._put_off(retry)
                 return
         except BaseException:
-            errand.give_back()
+            retry.give_back()
             raise
-        errand.end()
+        retry.end()
 
     def finish(self) -> None:
         """Wait until all calls that are owed now are made, or given up. Blocks."""
@@ -145,16 +145,16 @@ class Retries:
         for thread in threads:
             thread.join()
 
-    def _put_off(self, errand: _Retry[Any]) -> None:
-        link = errand.queue.link
+    def _put_off(self, retry: _Retry[Any]) -> None:
+        link = retry.queue.link
         with self._lock:
             owed = self._owed.get(link)
             if owed is None:
                 arguments = [self._catch_up, link]
-                thread = threading.Thread(target=self._beside, args=arguments, name="srq-errands", daemon=True)
+                thread = threading.Thread(target=self._beside, args=arguments, name="srq-retries", daemon=True)
                 thread.start()  # it waits for the lock
                 owed = self._owed[link] = _Owed(thread)
-            owed.retries.append(errand)
+            owed.retries.append(retry)
             given_up = owed.given_up
         if given_up:
             self._give_up(link)
@@ -162,10 +162,10 @@ class Retries:
     def _catch_up(self, link: Link) -> None:
         """Make the calls that are owed to a server that is away."""
         wrong: Exception | None = None
-        while (errand := self._next_owed(link)) is not None:
+        while (retry := self._next_owed(link)) is not None:
             try:
-                said = self._insist(errand)
-                errand.end()
+                said = self._insist(retry)
+                retry.end()
                 if not said:
                     self._give_up(link)
                     return
@@ -191,16 +191,16 @@ class Retries:
             owed = self._owed[link]
             owed.given_up = True
             retries, owed.retries = owed.retries, deque()
-        for errand in retries:
-            errand.end()
+        for retry in retries:
+            retry.end()
 
-    def _insist(self, errand: _Retry[Any]) -> bool:
+    def _insist(self, retry: _Retry[Any]) -> bool:
         """Send a call until the server has taken it. False: it could not be made, and the worker is to end. Blocks."""
         give_up: float | None = None
         while True:
             if self.stopping:
                 give_up = give_up or time.monotonic() + LAST_WORDS
-            if self._say(errand, None if give_up is None else give_up - time.monotonic()):
+            if self._say(retry, None if give_up is None else give_up - time.monotonic()):
                 return True
             if (self.stopping or self._ending) and not any(self._ledger):
                 return False
@@ -208,26 +208,26 @@ class Retries:
                 return False
             self._wakeup.pause(random.uniform(0, LONGEST_PAUSE))
 
-    def _say(self, errand: _Retry[Any], seconds: float | None = None) -> bool:
+    def _say(self, retry: _Retry[Any], seconds: float | None = None) -> bool:
         """Make one attempt; whether the server has taken the call.
 
         seconds: how long the attempt may take at most, if that is less than the queue's time limit.
         """
-        queue = errand.queue
+        queue = retry.queue
         timeout = queue.link.timeout if seconds is None else min(queue.link.timeout, max(SHORTEST, seconds))
         try:
-            errand.reply = queue.link.call(errand.call, queue=queue.alias, timeout=timeout, slot=errand.slot)
+            retry.reply = queue.link.call(retry.call, queue=queue.alias, timeout=timeout, slot=retry.slot)
         except (QueueUnavailable, OutcomeUnknown) as error:
             if self._replaced and (is_exhaustion(error) or _out_of_files()):
                 if not self.use_spare():
                     raise Exhausted(str(error)) from error
-                return self._say(errand, seconds)
-            if isinstance(error, OutcomeUnknown) and errand.unread is not None:
-                if error.cut_short or errand.silent:
-                    errand.call, errand.unread = errand.unread(error.cut_short), None
-                errand.silent = True
+                return self._say(retry, seconds)
+            if isinstance(error, OutcomeUnknown) and retry.unread is not None:
+                if error.cut_short or retry.silent:
+                    retry.call, retry.unread = retry.unread(error.cut_short), None
+                retry.silent = True
                 if error.cut_short:
-                    return self._say(errand, seconds)
+                    return self._say(retry, seconds)
             self._trouble(queue, str(error))
             return False
         self._trouble(queue, "")

@@ -24,7 +24,7 @@ class Settler:
     """Settles the items in hand."""
 
     def __init__(self, consumer: str, ledger: Ledger, retries: Retries) -> None:
-        self.outcomes = Events(consumer)
+        self.events = Events(consumer)
         self._consumer, self._ledger, self._retries = consumer, ledger, retries
 
     def ack(self, subscription: Subscription, finished: Sequence[Finished]) -> None:
@@ -35,7 +35,7 @@ class Settler:
         """See to items whose ack is over. flags: for each, whether the ack removed it; None: the ack was not made."""
         for one, removed in zip(finished, flags, strict=True) if flags is not None else ():
             self._ledger.let_go(one.job.record)
-            self.outcomes.acked(one, removed)
+            self.events.acked(one, removed)
 
     def fail(self, subscription: Subscription, failed: Sequence[Failed]) -> None:
         for start in range(0, len(failed), operations.FAILED):
@@ -67,7 +67,7 @@ class Settler:
                 self._ledger.let_go(one.job.record)
             self._ledger.count_handled(len(failed))
         for one, state in zip(failed, states or [None] * len(failed), strict=True):
-            self.outcomes.failed(one, state)
+            self.events.failed(one, state)
 
     def bury(self, job: Job, error: PayloadError) -> None:
         """Make an item dead whose payload cannot be decoded."""
@@ -78,7 +78,7 @@ class Settler:
             if states is not None:
                 self._ledger.let_go(job.record)
                 self._ledger.count_handled(1)
-                self.outcomes.buried(job, error)
+                self.events.buried(job, error)
 
         call = operations.fail_many(queue.keys, [operations.Failed(job.held, described)], bury=True)
         self._retries.do(queue, call, buried)
