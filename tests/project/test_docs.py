@@ -1,0 +1,42 @@
+"""The pages that describe the code, against the code."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from django_srq.operations import scripts
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "django_srq"
+LUA = PACKAGE / "operations" / "lua"
+MAP = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+KEYS = (ROOT / "docs" / "keys.md").read_text("utf-8")
+TO_COME = {"sentinel.py", "cluster.py"}
+
+
+def test_the_map_names_files_that_exist():
+    """By their whole path, or by a name that is theirs alone."""
+    named = set(re.findall(r"`([\w/]+\.(?:py|lua))`", MAP))
+    existing = {str(path.relative_to(root)) for root in (PACKAGE, ROOT, LUA) for path in root.rglob("*.[pl]*")}
+    tails = {"/".join(path.split("/")[n:]) for path in existing for n in range(path.count("/") + 1)}
+    assert {name for name in named if name not in tails and name.rpartition("/")[2] not in TO_COME} == set()
+
+
+def test_the_map_has_every_package():
+    packages = {path.parent.relative_to(PACKAGE) for path in PACKAGE.rglob("__init__.py")} - {Path(".")}
+    missing = {str(one) for one in packages if f"`{one}/`" not in MAP and str(one) != "management/commands"}
+    assert missing == set()
+
+
+def test_all_keys_are_described_with_their_types():
+    rows = re.findall(r"^\| (`:.+?) \| (\w+)", KEYS, re.MULTILINE)
+    described = {name: kind for names, kind in rows for name in re.findall(r"`:(\w+)`", names)}
+    assert {name: kind.removesuffix("s") for name, kind in described.items()} == scripts.key_types()
+
+
+def test_all_fields_of_meta_are_described():
+    source = "".join(path.read_text("utf-8") for path in LUA.rglob("*.lua"))
+    used = set(re.findall(r"\bfacts\.(\w+)", source)) | set(re.findall(r"\bmeta, '(\w+)'", source))
+    described = set(re.findall(r"`(\w+)`", KEYS.partition("## The fields of `:meta`")[2]))
+    assert used - described - {"cursor"} == set()
