@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 
 def keeps_no_file(info: Mapping[str, str]) -> bool:
-    """Whether the server writes no append-only file: when it ends, it loses the changes since it last saved its data."""
+    """Whether the server writes no append-only file: when it ends, it loses the changes since its data were saved."""
     return info.get("aof_enabled") == "0"
 
 
