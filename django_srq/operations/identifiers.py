@@ -12,7 +12,7 @@ _VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 
 
 def from_milliseconds(milliseconds: float) -> dt.datetime:
-    """The moment (aware, UTC) so many milliseconds after the epoch; beyond the calendar, its last but one day."""
+    """The moment (aware, UTC) so many milliseconds after the epoch; for any beyond the calendar, 9999-12-30."""
     return dt.datetime.fromtimestamp(min(milliseconds / 1000, _LATEST), dt.UTC)
 
 

@@ -194,7 +194,7 @@ class AsyncPool:
         except (NotSent, *SPENT, redis.exceptions.InvalidResponse) as error:
             unsent = closed_before(connection._writer and connection._writer.get_extra_info("socket"))
             await self._discard(connection)
-            while self._idle:  # what made one useless has usually made the others useless, too
+            while self._idle:  # the cause that made one useless usually concerns the others, too
                 await self._discard(self._idle.pop()[0])
             if arrivals.broke_off(error):
                 raise CutShort("the reply broke off") from error
@@ -252,7 +252,7 @@ class AsyncPool:
 
     async def _connect(self, connection: Any, deadline: float) -> None:
         """Let redis-py connect and greet the server, over a socket that we open."""
-        # A little less time than there is, so that the socket's error, which says what took so long, comes first.
+        # A little less time than there is, so that the socket's error, which names the slow step, comes first.
         ends = monotonic() + (deadline - asyncio.get_running_loop().time()) * _SOONER
 
         async def connect() -> None:

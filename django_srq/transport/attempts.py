@@ -64,14 +64,14 @@ class Attempts:
         return self.deadline - monotonic()
 
     def missed(self, error: Exception, *, sent: bool) -> Sleep:
-        """The pause before the next attempt, after one that failed.
+        """The pause before the next attempt, after an attempt that failed.
 
         sent: whether the server may have got the command. Raises the call's error when no attempt follows: the error
         does not pass by itself, or too little time is left.
         """
         if sent and not refused(error):
             self.unknown = True
-        # When a reply broke off and the next attempt merely timed out, that one had too little time: nothing is new.
+        # When a reply broke off and the next attempt merely timed out, the latter had too little time to say more.
         late = self.broke_off and isinstance(error, (redis.exceptions.TimeoutError, TimeoutError))
         self.broke_off = late or isinstance(error, CutShort)
         if not sent and type(error) is redis.exceptions.TimeoutError:

@@ -172,7 +172,7 @@ def _launch(data: str, address: str, lock: io.FileIO) -> None:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            check=False,  # its lock tells whether it runs
+            check=False,  # server.lock tells whether it runs
         )
 
 
@@ -188,7 +188,7 @@ def _end_unused(data: str, address: str) -> None:
     try:
         last = _try_lock(f"{data}/users.lock")
     except FileNotFoundError:
-        # The directory was deleted: no data to save, no telling who else uses the server.
+        # The directory was deleted: there are no data to save, and no lock says which other processes use the server.
         _shut_down(address)
         return
     if last:
@@ -231,7 +231,7 @@ def _answers(address: str) -> bool:
 
 
 def _shut_down(address: str) -> None:
-    with contextlib.suppress(OSError):  # if it does not listen; its lock tells whether it ended
+    with contextlib.suppress(OSError):  # it may not listen; server.lock tells whether it has ended
         _ask(address, b"SHUTDOWN")
 
 

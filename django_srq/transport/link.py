@@ -4,12 +4,13 @@ The client's pool makes the connection objects, so that its options decide on TL
 link keeps its own list of idle connections, because slots (slots.py) make every call safe to repeat:
 
 * A connection that was idle for a moment needs no test: if it is dead, the call is sent again on another one. (rest.py
-  says what a connection needs that was idle for longer.)
+  says how a connection is checked that was idle for longer.)
 * After a lost reply, the link sends the same call again, and the server answers what it answered before.
 * One time limit covers connecting, sending, repeating and waiting until a reply begins. (flow.py says how long the
   reply may take from then on.)
 
-In the end, the caller learns whether anything was sent: ``QueueUnavailable`` or ``OutcomeUnknown``.
+When a call fails, the error says whether the server may have carried it out: ``OutcomeUnknown``, or not:
+``QueueUnavailable``.
 """
 
 from __future__ import annotations
@@ -133,10 +134,11 @@ class Link:
     ) -> Steps[T]:
         """Send a call, again and again within the time limit (seconds), until a reply comes; its result.
 
-        queue: its name, for messages. slot: borrowed by the caller, whose number the call gets; None borrows one.
+        queue: its name, for messages. slot: borrowed by the caller, with the number for this call; None borrows one.
 
-        QueueUnavailable: the server carried nothing out (or the call only reads). OutcomeUnknown: the call was sent,
-        and it is not known whether the server carried it out. LayoutError: the keys are not ours to use.
+        QueueUnavailable: the server carried nothing out. (Of a call that only reads, and of a plain Command, it says only
+        that no reply came.) OutcomeUnknown: the call was sent, and it is not known whether the server carried it out.
+        LayoutError: the keys have another layout version, or belong to something else.
         """
         borrowed = slot is None
         slot = slot or slots.borrow()
@@ -277,7 +279,7 @@ class Link:
             return None
 
     def stream(self, timeout: float | None = None) -> Stream:
-        """A stream of calls over one connection. timeout: seconds to send one, and to receive a reply; at most ours."""
+        """A stream of calls. timeout: seconds to send a call, and to receive a reply; at most those of the link."""
         return Stream(self, self.timeout if timeout is None else min(timeout, self.timeout))
 
     def close(self) -> None:
@@ -376,7 +378,7 @@ class Link:
         wire.home.closed.append(wire.connection)
 
     def _discard_idle(self) -> None:
-        """Close all idle connections. What made one useless has usually made the others useless, too."""
+        """Close all idle connections: the cause that made one useless usually concerns the others, too."""
         idle = self._connections.get().idle
         while idle:
             try:

@@ -1,4 +1,4 @@
-"""Rest: what a connection needs that was not used for a while, before a call is trusted to it.
+"""Rest: how a connection that was not used for a while is checked, before a call is trusted to it.
 
 The server may have closed the connection: a look at the socket shows that. Or a firewall or NAT on the way has
 forgotten it: then every packet is dropped, and no error comes. So the first call after a rest goes out together with a

@@ -1,4 +1,4 @@
-"""Slots: what makes every call safe to repeat.
+"""Slots: they make every call safe to repeat.
 
 A caller borrows a slot, for one call at a time, and numbers its calls in it. The server keeps, per queue and slot, the
 number and the outcome of the last call. A call with that number again gets the same outcome. A call with a lower

@@ -163,7 +163,7 @@ def opens_as_usual(connection: Any) -> bool:
 
 
 def late(connection: Any) -> Exception:
-    """The error of an asynchronous connection that could not be opened in time; it says what took so long.
+    """The error of an asynchronous connection that could not be opened in time; it names the slow step.
 
     connection: None if it was not even made. When the event loop is late, the limits of the single steps end together
     with the limit of the whole, and their own errors are lost.
@@ -178,7 +178,7 @@ def _host(connection: Any) -> Host:
 
 
 def explained(error: Exception, connection: Any) -> Exception:
-    """The error that says what went wrong while a connection was opened, from the error that redis-py raised."""
+    """The error that gives the cause why a connection could not be opened, from the error that redis-py raised."""
     if isinstance(error.__cause__, (TlsError, NameUnresolved)):  # redis.asyncio raises its own in place of ours
         return error.__cause__
     broken_off = not isinstance(error, (TlsError, redis.exceptions.TimeoutError)) and _BROKEN_OFF.search(str(error))

@@ -154,7 +154,7 @@ class Stream:
         try:
             return sent.call.read(self._wire.receive(monotonic() + self._timeout))
         except (NotSent, redis.RedisError, OSError) as error:
-            # The sender makes the call again, which raises what is wrong.
+            # The sender makes the call again, and that raises the error if it lasts.
             if isinstance(error, SPENT) or not isinstance(error, redis.exceptions.ResponseError):
                 self._lost()
             return None

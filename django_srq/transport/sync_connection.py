@@ -70,7 +70,7 @@ class SyncConnection:
         """Send commands. deadline: by monotonic(), for the first bytes to go. NotSent: the server got no whole command.
 
         watched: the caller will poll the socket for the reply. So the commands do not go along with a sign of life:
-        who reads the answer to that might already read the reply.
+        reading the answer to that could read the reply, too.
         """
         if self._rested:
             self._rested = False

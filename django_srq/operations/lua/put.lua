@@ -8,8 +8,8 @@
 --   attempt: 0; or, for a single item, above 0: after a refusal, a repeat with a higher attempt is decided anew
 -- ARGV[4…] per item: uid, payload, headers (JSON object, or '' for none)
 -- Reply: "added" and per item 1 (added) or the state of the item that has this uid already, separated by spaces;
---   or, with nothing added: "full", the length and the attempt; or, only with an attempt: "there", the state of the item
---   that has this uid, and the attempt.
+--   or, with nothing added: "full", the length and the attempt; or, only with an attempt: "there", the state of the
+--   item that has this uid, and the attempt.
 -- include: keys begin wake
 local refused = repeated and not string.find(repeated, '^added') and string.match(repeated, '%d+$')
 if refused and tonumber(string.match(ARGV[3], '%d+$')) > tonumber(refused) then

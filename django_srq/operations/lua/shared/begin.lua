@@ -70,8 +70,8 @@ if looks then
 end
 
 -- As often: have the keys the right types? But where no item is ready, delayed or in flight, a claim changes no item,
--- and idle consumers repeat it on each of their queues: there, only once a minute. IDLE stands for whether idle
--- consumers call this script.
+-- and idle consumers repeat it on each of their queues: there, only once a minute. (IDLE: whether idle consumers call
+-- this script.)
 local untyped = now - (facts.typed or 0)
 if (untyped >= pause or untyped < 0) and not (IDLE and untyped >= 0 and untyped < 60000
   and redis.call('EXISTS', queue, returned, priority, delayed, holders, wake) == 0) then

@@ -28,6 +28,7 @@ local function is_ghost(uid, there, from_list, alone)
     or redis.call('ZSCORE', returned, uid) or redis.call('ZSCORE', priority, uid))
 end
 
+-- Counts one ghost less: its uid was taken off the list.
 local function lay_ghost()
   if tonumber(redis.call('HGET', meta, 'ghosts') or 0) > 0 then
     redis.call('HINCRBY', meta, 'ghosts', -1)

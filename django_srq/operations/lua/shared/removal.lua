@@ -31,7 +31,7 @@ local function exhume(uid)
   return true
 end
 
--- Returns 1 when somebody held it, else 0.
+-- Ends the hold on an item and its lease; returns 1 when somebody held it, else 0.
 local function unhold(uid)
   redis.call('ZREM', leases, uid)
   return redis.call('HDEL', holders, uid)
@@ -64,6 +64,7 @@ local function forget(uid)
   forget_records(uid)
 end
 
+-- Counts a ghost that the list has from now on.
 local function haunt()
   redis.call('HINCRBY', meta, 'ghosts', 1)
 end

@@ -9,7 +9,7 @@ end
 -- cursor: '' to begin, then the cursor that the call before returned; most: items to take at most.
 -- age (ms): only items that died so long before the walk began; items that die meanwhile are left out.
 -- word: only items whose error it names; '' for any.
--- take(uid, failure) returns how many items it took (1 or 0), and whether the uid left dead by that. failure is the
+-- take(uid, failure) returns how many items it took (1 or 0), and whether it removed the uid from dead. failure is the
 -- item's error; it is nil when read is false and word is ''.
 -- Returns the number of items taken and the next cursor, '' at the end.
 local function walk_dead(cursor, now, age, word, most, read, take)
