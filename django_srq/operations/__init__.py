@@ -1,4 +1,4 @@
-"""The operations on a queue: each is one Lua script, so that it happens as a whole or not at all. Does no I/O.
+"""The operations on a queue: each is one Lua script, which the server carries out as one step. Does no I/O.
 
 This package alone knows the Lua files, the order of their KEYS and ARGV, and the shape of their replies. Each function
 makes a ``Call``: a script, its keys and arguments, and how its reply is read. A link (``django_srq.transport``) sends

@@ -42,7 +42,7 @@ def put(
     max_length: int | None = None,
     attempt: int = 0,
 ) -> Call[PutReply]:
-    """Add items, which are as Put.
+    """Add items. items: tuples as Put.
 
     own: whether the caller chose the uids. due: seconds from now, or a moment, by the server's clock. max_length: most
     items ready and delayed. attempt: see put.lua.

@@ -61,7 +61,7 @@ class ItemView:
     """An item as people look at it, without taking it."""
 
     uid: str
-    payload: bytes  # of one that is larger than asked for: nothing (on a page), or its beginning (of a single item)
+    payload: bytes  # if it is larger than asked for: empty (on a page), or its beginning (of a single item)
     size: int  # bytes of the whole payload
     delivery: Delivery
     holder: DeliveryRef | None = None  # the delivery that holds the item

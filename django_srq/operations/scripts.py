@@ -114,7 +114,7 @@ def _with_facts(text: str) -> str:
 
 
 def _with_rights(text: str) -> str:
-    """The text with the commands that a user needs for the script, which checks that before it changes anything."""
+    """The text with the list of commands that its user must have the right to: the script checks that at first."""
     return text.replace("RIGHTS, ", f"'{' '.join(sorted(_commands(text) - _OPTIONAL))}', ")
 
 

@@ -44,7 +44,7 @@ def fail(
 def fail_many(
     keys: Keys, failed: Iterable[Failed], *, max_deliveries: int | None = None, bury: bool = False
 ) -> Call[list[str | None]]:
-    errors: dict[bytes, int] = {b"": 0}  # error -> its place; many items usually fail with the same error
+    errors: dict[bytes, int] = {b"": 0}  # error -> its number; many items usually fail with the same error
     items: list[bytes] = []
     for one in failed:
         place = errors.setdefault(one.error, len(errors))

@@ -18,7 +18,7 @@ _names: dict[int, str] = {}
 
 
 def name() -> str:
-    """The name of this process, which no other process has: its id, and 40 random bits, as ids are used again."""
+    """The name of this process, which no other process has: its id, and 40 random bits, as ids are reused."""
     try:
         return _names[os.getpid()]
     except KeyError:

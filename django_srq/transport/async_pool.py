@@ -28,7 +28,7 @@ from django_srq.transport.flow import CutShort, Flow, limit_unsent
 from django_srq.transport.rest import LARGE, REST, SIGN_OF_LIFE, share
 from django_srq.transport.sockets import Tls, aopened, explained, late
 
-PARTING = 1.0  # seconds to close a connection in
+PARTING = 1.0  # seconds that the closing of a connection may take
 PIECE = 65536  # bytes of a command that are sent at one time
 _SOONER = 0.98  # share of the time left in which a socket has to be open: see _connect
 AT_ONCE = 64  # calls of one event loop at one time; more are no faster, and would use up the process's open files

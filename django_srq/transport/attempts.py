@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 from django_srq.transport.refusals import PASSING, PASSING_REPLIES, REFUSED_CALLER, explain, raised_by_script, refused
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.5  # seconds between attempts, before jitter
-_DICE = random.SystemRandom()  # the module's own generator yields the same numbers in all children forked in C
+_DICE = random.SystemRandom()  # random's own generator yields the same numbers in all children forked in C
 SHORTEST_ATTEMPT = 0.05  # seconds; with less time left, an attempt would only replace a known error by "no reply"
 LARGE = 262144  # bytes; a larger command always goes with the text of its script
 _READ_ONLY = re.compile(r"\beval(?:sha)?_ro\b", re.IGNORECASE)

@@ -136,8 +136,8 @@ class Link:
 
         queue: its name, for messages. slot: borrowed by the caller, with the number for this call; None borrows one.
 
-        QueueUnavailable: the server carried nothing out. (Of a call that only reads, and of a plain Command, it says only
-        that no reply came.) OutcomeUnknown: the call was sent, and it is not known whether the server carried it out.
+        QueueUnavailable: the server carried nothing out. (For a call that only reads, and for a plain Command: no reply
+        came.) OutcomeUnknown: the call was sent, and it is not known whether the server carried it out.
         LayoutError: the keys have another layout version, or belong to something else.
         """
         borrowed = slot is None

@@ -31,7 +31,7 @@ REFUSED_CALLER = (
 
 
 def refused(error: Exception) -> bool:
-    """Whether an error is the server's reply that it did not carry out the call. Any other leaves that open."""
+    """Whether an error is the server's reply that it did not carry out the call. After any other, that is unknown."""
     replies = (redis.exceptions.ResponseError, redis.exceptions.BusyLoadingError, *REFUSED_CALLER)
     # redis-py raises the same class for this reply as for a lost connection.
     full = str(error).endswith("max number of clients reached")
@@ -39,7 +39,7 @@ def refused(error: Exception) -> bool:
 
 
 def is_refusal(error: SRQError) -> bool:
-    """Whether the server refused that call, for longer than a moment. It may carry out other calls."""
+    """Whether the server refused the call by an error that does not pass. It may carry out other calls."""
     cause = error.__cause__
     passing = isinstance(cause, PASSING) or str(cause).startswith(PASSING_REPLIES)
     return isinstance(cause, redis.exceptions.ResponseError) and not passing

@@ -8,7 +8,7 @@ answer does not come, the call is repeated on a new connection.
 
 from __future__ import annotations
 
-LULL = 0.001  # seconds; only after a longer rest is the socket looked at, as a busy thread would feel the system call
+LULL = 0.001  # seconds; after a shorter rest the socket is not looked at: the system call would slow a busy thread
 REST = 1.0  # seconds; only after a longer rest is a sign of life asked for
 # Every user that may run the scripts may call TIME. Any reply is a sign of life, an error too.
 SIGN_OF_LIFE = b"*1\r\n$4\r\nTIME\r\n"

@@ -92,7 +92,7 @@ def _context_for(connection: Any, tls: Tls) -> ssl.SSLContext | None:
 
 
 def _connected_locally(connection: Any, deadline: float) -> socket.socket:
-    """A connected Unix socket. (redis-py 5.0 does not close a socket that it cannot connect.)"""
+    """A connected Unix socket. It is closed if it cannot be connected, which redis-py 5.0 does not do."""
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         made.settimeout(_left(deadline))
