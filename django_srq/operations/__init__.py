@@ -1,7 +1,13 @@
-"""The operations: which script, with what keys and arguments, and how its reply is read. Does no I/O.
+"""The operations on a queue: each is one Lua script, which the server carries out as one step. Does no I/O.
 
-This package alone knows the Lua files, the order of their KEYS and ARGV and the shape of their replies. Each function
-makes a ``Call``; a link (``transport``) sends it, in a thread or in an event loop.
+This package alone knows the Lua files, the order of their KEYS and ARGV, and the shape of their replies. Each function
+makes a ``Call``: a script, its keys and arguments, and how its reply is read. A link (``django_srq.transport``) sends
+it, in a thread or in an event loop.
+
+puts.py, claims.py, settlements.py       put; claim and wait; ack, fail, extend, release and what else ends a delivery
+dead_letters.py, lookups.py, control.py  dead items; counting, listing and finding; pausing, deleting, registering
+call.py, encoding.py, replies.py         packing calls, writing arguments, reading replies
+scripts.py, lua/                         the Lua files, their includes, and how the server gets them
 """
 
 from django_srq.operations.call import BATCH, Call, Command, Keys, cut

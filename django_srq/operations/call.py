@@ -1,4 +1,4 @@
-"""A call of a script, or a plain command, in the wire protocol."""
+"""Call: a call of a script, or a plain command, packed in the wire protocol (RESP)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from django_srq.operations.scripts import MOST_BYTES, Script, key_types
 
 T = TypeVar("T")
 
-BATCH = 1000  # items in one call at most: bounds how long one script runs
+BATCH = 1000  # items in one call, at most: it limits how long one script runs
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Keys:
 
     name: str
     cluster: bool = False
-    # Not a cached_property, which until Python 3.12 has a lock: a fork while it is held would leave it so in the child.
+    # Not a cached_property: in Python 3.11 it has a lock, which a fork may leave locked in the child for ever.
     _heads: dict[tuple[bytes, bytes], tuple[int, bytes]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -31,19 +31,19 @@ class Keys:
         return f"{self}:{key}"
 
     def head(self, command: bytes, script: bytes) -> tuple[int, bytes]:
-        """What all calls of a script have in common, packed, and of how many arguments it consists."""
+        """The arguments with which all calls of a script begin: their number, and they themselves, packed."""
         head = self._heads.get((command, script))
         if head is None:
             names = [self[key].encode() for key in key_types()]
             parts = [command, script, b"%d" % len(names), *names]
             head = len(parts), b"".join(_packed(parts))
-            if command.startswith(b"EVALSHA"):  # the others are long, and needed once
+            if command.startswith(b"EVALSHA"):  # a head with a script's text is long, and seldom needed
                 self._heads[command, script] = head
         return head
 
 
 class _Numbers(dict[int, bytes]):
-    """Numbers in the wire protocol: to format one costs more than to pack an argument."""
+    """Numbers, formatted in advance: to format a number takes longer than the rest of packing an argument."""
 
     def __init__(self, form: bytes) -> None:
         super().__init__({number: form % number for number in range(1024)})
@@ -57,9 +57,9 @@ _COUNTS, _LENGTHS = _Numbers(b"*%d"), _Numbers(b"\r\n$%d\r\n")
 
 
 def _packed(args: Sequence[bytes]) -> list[bytes]:
-    """Bulk strings of the wire protocol, to be joined.
+    """Arguments as bulk strings of the wire protocol, to be joined.
 
-    The end of each is written before the next; that of the last is missing.
+    The line end after an argument is packed with the length of the next one, so that it is missing after the last.
     """
     parts = []
     for arg in args:
@@ -69,18 +69,19 @@ def _packed(args: Sequence[bytes]) -> list[bytes]:
 
 
 class Call(NamedTuple, Generic[T]):
-    """One operation, ready to be sent as often as it takes; ``read`` turns its reply into the result."""
+    """A call of a script, which may be sent any number of times. ``read`` turns the reply into the result."""
 
     script: Script
     keys: Keys
     args: tuple[bytes, ...]
     read: Callable[[Any], T]
-    unknown: str = "call again: it is safe to repeat"  # what to do when the outcome is unknown
+    unknown: str = "call again: it is safe to repeat"  # in messages: what to do when the outcome is unknown
 
     def pack(self, slot: bytes, seq: int, *, whole: bool = False, read_only: bool = True) -> bytes:
-        """The command in the wire protocol; whole: with the script's text, for a server that does not know it.
+        """The call in the wire protocol. slot, seq: which slot, and the number of the call in it (transport/slots.py).
 
-        read_only: a script that only reads goes by the command for those: then the right to read the keys is enough.
+        whole: with the script's text, for a server that does not know the script. read_only: send a script that only
+        reads by EVALSHA_RO, for which a user needs only the right to read the keys.
         """
         script = self.script
         if script.writes or not read_only:
@@ -93,7 +94,7 @@ class Call(NamedTuple, Generic[T]):
 
 @dataclass(frozen=True)
 class Command(Generic[T]):
-    """A plain command beside the scripts; sent like a ``Call``."""
+    """A plain command, where no script is needed; sent like a ``Call``."""
 
     args: tuple[bytes, ...]
     read: Callable[[Any], T]
@@ -103,7 +104,10 @@ class Command(Generic[T]):
 
 
 def cut(things: Iterable[T], sizes: Iterable[int], most: int = BATCH) -> Iterator[list[T]]:
-    """In batches of so many at most, and of MOST_BYTES more than the first of each at most, by their sizes (bytes)."""
+    """Batches of the things, in their order. sizes: of the things, in bytes.
+
+    A batch has at most so many things, and at most MOST_BYTES besides its first thing.
+    """
     batch: list[T] = []
     more = 0
     for thing, size in zip(things, sizes, strict=True):

@@ -1,4 +1,4 @@
-"""Claiming items, and waiting for some."""
+"""Claims: taking items, and waiting until there are some."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from django_srq.operations.encoding import encode_held, encode_int, milliseconds
 from django_srq.operations.replies import ClaimReply, DeliveryRef, as_text, read_claim
 from django_srq.operations.scripts import Script
 
-GIVE_BACK, UNREAD = -1, -2  # in place of a claim's n: see claim.lua
+GIVE_BACK, UNREAD = -1, -2  # as n of a claim that is repeated: see claim.lua, ARGV[6]
 
 
 def claim(
@@ -28,10 +28,11 @@ def claim(
     limited: bool = True,
     acks: Iterable[DeliveryRef] = (),
 ) -> Call[ClaimReply]:
-    """n: items at most, or GIVE_BACK or UNREAD.
+    """Take n items at most (or GIVE_BACK or UNREAD), and ack others in the same call.
 
-    interval: milliseconds from one item to the next, where RATE limits them; 0: as fast as they are asked for.
-    limited: False takes without regard to the limits, and leaves them as they are for others.
+    lease, legacy_lease: seconds; recover: False if these leases are never to be recovered automatically. interval:
+    milliseconds from one item to the next, where RATE limits them; 0: no such limit. limited: False disregards
+    max_in_flight and interval, and leaves the limits of other claims as they are.
     """
     sign = 1 if recover else -1
     terms = _claim_terms(consumer, sign * lease, sign * legacy_lease, n, max_deliveries, max_crashes)
@@ -44,7 +45,7 @@ def claim(
 def _claim_terms(
     consumer: str, lease: float, legacy_lease: float, n: int, max_deliveries: int | None, max_crashes: int | None
 ) -> tuple[bytes, ...]:
-    """What a consumer says in every claim, encoded once."""
+    """The arguments that a consumer sends with every claim, encoded once."""
     leases = (
         encode_int(-milliseconds(-seconds) if seconds < 0 else milliseconds(seconds))
         for seconds in (lease, legacy_lease)
@@ -58,14 +59,14 @@ def _limit_terms(max_in_flight: int | None, interval: float) -> tuple[bytes, byt
 
 
 def wait(queues: Iterable[Keys], seconds: float) -> Command[str]:
-    """Block until a wake token arrives for one of the queues; its wake list, or "" after so many seconds."""
+    """Block until one of the queues has a wake token, and take it; its wake list's key, or "" after the seconds."""
     lists = (keys["wake"].encode() for keys in queues)
-    # A time-out of 0 would mean for ever.
+    # To BLPOP, a timeout of 0 means for ever.
     return Command((b"BLPOP", *lists, b"%.3f" % max(seconds, 0.001)), lambda reply: as_text(reply[0]) if reply else "")
 
 
 def take_token(queues: Sequence[Keys]) -> Command[str]:
-    """Take a wake token of the first of the queues that has one; its wake list, or "" when none has. Does not block."""
+    """Take a wake token from the first queue that has one; the key of its wake list, or "". Does not block."""
     lists = (keys["wake"].encode() for keys in queues)
     return Command(
         (b"LMPOP", encode_int(len(queues)), *lists, b"LEFT"), lambda reply: as_text(reply[0]) if reply else ""
@@ -73,5 +74,5 @@ def take_token(queues: Sequence[Keys]) -> Command[str]:
 
 
 def ring(keys: Keys) -> Command[None]:
-    """Put a wake token back that was meant for somebody who comes sooner."""
+    """Push a wake token, in place of a token whose taker does not claim after all."""
     return Command((b"RPUSH", keys["wake"].encode(), b"1"), lambda reply: None)

@@ -1,4 +1,4 @@
-"""Pausing a queue, deleting items, making a consumer known."""
+"""Control: pausing a queue, deleting items, registering consumers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from django_srq.operations.scripts import Script
 
 
 def drop(keys: Keys, items: Iterable[DeliveryRef], *, state: str = "") -> Call[list[bool]]:
-    """items: by uid, and by number where that is known."""
+    """Delete items that nobody holds. They are named by uid, and by the number of the put where it is known."""
     args = [part.encode() for item in items for part in (item.uid, item.number)]
     return Call(Script.named("drop"), keys, (state.encode(), *args), read_flags)
 
@@ -42,5 +42,5 @@ def register(keys: Keys, consumer: str, about: bytes) -> Call[int]:
 
 
 def forget_slots(keys: Keys, names: Iterable[bytes]) -> Command[int]:
-    """Delete slots whose calls nobody will repeat; how many there were. Otherwise they are trimmed after an hour."""
+    """Delete slots whose calls nobody will repeat; how many there were. Housekeeping trims others after an hour."""
     return Command((b"HDEL", keys["slots"].encode(), *names), int)

@@ -1,4 +1,4 @@
-"""Dead items: counted, grouped, requeued, purged."""
+"""Dead letters: counting, grouping, requeueing and purging dead items."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ def requeue(keys: Keys, uids: Iterable[str]) -> Call[list[bool]]:
 def requeue_dead(
     keys: Keys, *, error: str = "", older_than: float = 0, most: int = BATCH, cursor: str = ""
 ) -> Call[tuple[int, str]]:
-    """One batch: how many were made ready, and the cursor for the next call, "" when that was all.
+    """Make one batch of dead items ready: how many, and the cursor for the next call, "" when that was all.
 
-    error: only items of this group or type. older_than: seconds since their death when the first call was made.
+    error: only items of this group or type. older_than: only items that had been dead for so many seconds when the
+    first call was made. most: items at most.
     """
     return Call(
         Script.named("requeue_dead"), keys, (*encode_choice(cursor, older_than, error), encode_int(most)), read_swept
@@ -30,7 +31,7 @@ def requeue_dead(
 def purge_dead(
     keys: Keys, *, error: str = "", older_than: float = 0, most: int = BATCH, cursor: str = ""
 ) -> Call[tuple[int, str]]:
-    """One batch, as in ``requeue_dead``: how many were deleted, and the next cursor."""
+    """Delete one batch of dead items, chosen as in ``requeue_dead``: how many, and the next cursor."""
     return Call(
         Script.named("purge_dead"), keys, (*encode_choice(cursor, older_than, error), encode_int(most)), read_swept
     )
@@ -39,7 +40,7 @@ def purge_dead(
 def count_dead(
     keys: Keys, *, error: str = "", older_than: float = 0, cursor: str = ""
 ) -> Call[tuple[dict[str, int], str]]:
-    """One batch, as in ``requeue_dead``: how many there are of each group, and the next cursor."""
+    """Count one batch of dead items, chosen as in ``requeue_dead``: how many of each group, and the next cursor."""
 
     def read(reply: Any) -> tuple[dict[str, int], str]:
         following, *groups = reply

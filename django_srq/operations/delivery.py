@@ -8,20 +8,20 @@ from typing import Any, NamedTuple
 
 
 class Delivery(NamedTuple):
-    """One handing out of an item, and what is known of the item besides its payload."""
+    """One delivery of an item, and what is known of the item besides its payload."""
 
     token: str = ""  # names this delivery; empty for an item that was only looked at
     deliveries: int = 0  # this one included
-    crashes: int = 0  # deliveries that ended with the consumer's death
-    number: str = ""  # number of the put, for a uid of the caller's own; else empty
+    crashes: int = 0  # deliveries that ended with the death of the consumer
+    number: str = ""  # number of the put, where it is recorded: for a uid that the caller chose, among others
     priority: int = 0
     headers: Mapping[str, str] = {}
-    put_at: dt.datetime | None = None  # as the server saw it, where it was recorded
+    put_at: dt.datetime | None = None  # by the server's clock, where it is recorded
     state: str = "in_flight"
-    when: dt.datetime | None = None  # due (delayed), lease's deadline (in flight), death (dead)
-    error: Mapping[str, Any] | None = None  # the last one
+    when: dt.datetime | None = None  # due time (delayed), end of the lease (in flight), time of death (dead)
+    error: Mapping[str, Any] | None = None  # of the last delivery that had one
 
     @property
     def order(self) -> int:
-        """The order number of the item's first claim; 0 when it was only looked at."""
+        """The order number of the item's first claim; 0 when the item was only looked at."""
         return int(self.token.rpartition("/")[2].partition("@")[0]) if self.token else 0

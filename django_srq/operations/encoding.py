@@ -9,7 +9,7 @@ from django_srq.operations.replies import DeliveryRef
 
 
 def milliseconds(seconds: float) -> int:
-    """Whole milliseconds; at least 1 for anything above zero, so that a short time is not taken for none."""
+    """Whole milliseconds; at least 1 for anything above 0, so that a short time does not become none."""
     return max(1, round(seconds * 1000)) if seconds > 0 else 0
 
 

@@ -1,4 +1,4 @@
-"""Looking at a queue and its items; changes nothing."""
+"""Lookups: counting, listing and finding items. They change nothing."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from django_srq.operations.scripts import Script
 
 
 def peek(keys: Keys, state: str, *, offset: int = 0, count: int = 100, brief: bool = False) -> Call[Page]:
-    """brief: without payloads and errors."""
+    """Items of one state, from an offset on. brief: without payloads and errors."""
     args = (state.encode(), encode_int(offset), encode_int(count), encode_flag(brief))
     return Call(Script.named("peek"), keys, args, lambda reply: read_page(reply, state))
 
 
 def uids(keys: Keys, name: str, cursor: bytes, count: int) -> Call[tuple[bytes, list[str]]]:
-    """About so many uids of a hash, and the next cursor, b"0" when that was all."""
+    """About so many uids of a hash (name: see uids.lua), and the next cursor, b"0" when that was all."""
     args = (name.encode(), cursor, encode_int(count))
     return Call(Script.named("uids"), keys, args, lambda reply: (reply[0], list(map(as_text, reply[1:]))))
 
@@ -41,7 +41,7 @@ def find(keys: Keys, uids: Iterable[str], *, deep: bool = False) -> Call[list[se
 
 
 def counts(keys: Keys, *, minutes: int = 0, hours: int = 0) -> Call[Counts]:
-    """minutes, hours: how many of the time series come with it."""
+    """Everything that the status shows of a queue. minutes, hours: how many periods of the time series to include."""
     return Call(Script.named("counts"), keys, (encode_int(minutes), encode_int(hours)), read_counts)
 
 
@@ -57,7 +57,7 @@ def list_items(
     brief: bool = False,
     group: str = "",
 ) -> Call[ItemPage]:
-    """anchor and the rest: as in page.lua."""
+    """A page of the items of one state, for people. The arguments are those of page.lua."""
     flags = (encode_flag(newest), encode_int(largest), encode_flag(brief))
     args = (
         state.encode(),
@@ -75,7 +75,7 @@ def show(keys: Keys, uid: str, *, largest: int) -> Call[ItemView | None]:
 
 
 def info() -> Command[dict[str, str]]:
-    """The server's own account of itself."""
+    """The fields that the server reports about itself (INFO)."""
 
     def read(reply: Any) -> dict[str, str]:
         lines = (line.partition(":") for line in as_text(reply).splitlines())

@@ -1,4 +1,4 @@
-"""Putting items."""
+"""Puts: adding items."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Put(NamedTuple):
 
 
 def encode_headers(headers: Mapping[str, str] | None, *, priority: int = 0) -> bytes:
-    """What goes into ``headers`` for an item; empty when there is nothing to keep: most items cost nothing."""
+    """The entry of an item in ``headers``; empty when there is nothing to record, so that most items have none."""
     kept: dict[str, Any] = {}
     if priority:
         kept["priority"] = priority
@@ -42,11 +42,15 @@ def put(
     max_length: int | None = None,
     attempt: int = 0,
 ) -> Call[PutReply]:
-    """items: as Put. due: seconds from now, or a moment; both by the server's clock. attempt: see put.lua."""
+    """Add items. items: tuples as Put.
+
+    own: whether the caller chose the uids. due: seconds from now, or a moment, by the server's clock. max_length: most
+    items ready and delayed. attempt: see put.lua.
+    """
     args = [_put_terms(priority, _due(due), max_length, own, attempt)]
     for uid, payload, headers in items:
         args += (uid.encode(), payload, headers)
-    # Nobody else knows a generated uid; of a batch, the first tells which it was.
+    # The message names the uid, as nobody else knows a generated one. Of a batch, the first uid tells which it was.
     more = ", …" if len(items) > 1 else ""
     unknown = f"it may be there; put it again with the same uid: {items[0][0]}{more}"
     return Call(Script.named("put"), keys, tuple(args), read_put, unknown)
@@ -54,10 +58,10 @@ def put(
 
 @lru_cache(maxsize=64)
 def _put_terms(priority: int, due: bytes, max_length: int | None, own: bool, attempt: int) -> bytes:
-    """As one argument: so mostly there is one comparison to make of it, on the server."""
+    """The terms of a put, as one argument: in the common case, the script compares it once with the usual terms."""
     return b" ".join((encode_int(priority), due, encode_int(max_length or 0), encode_flag(own), encode_int(attempt)))
 
 
 def _due(due: float | dt.datetime) -> bytes:
-    # Not cached: the two moments of an hour that comes twice, in autumn, are equal to Python.
+    # Not cached: in the hour that comes twice, in autumn, Python takes two different moments for equal.
     return b"@" + encode_moment(due) if isinstance(due, dt.datetime) else encode_int(milliseconds(due))

@@ -1,4 +1,4 @@
-"""What the scripts reply, and how it is read."""
+"""Replies: the results of the scripts, and how they are read."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from django_srq.operations.delivery import Delivery
 from django_srq.operations.identifiers import from_milliseconds, uid_time
 
 STATES = ("ready", "in_flight", "delayed", "dead")
-_TIMED = ("in_flight", "delayed", "dead")  # states whose place in the order is a moment
+_TIMED = ("in_flight", "delayed", "dead")  # states in which an item's score is a moment
 
 
 class DeliveryRef(NamedTuple):
-    """Names a delivery in ack, fail, extend and release: by token, or ('' as token) whoever's it is."""
+    """Names a delivery in ack, fail, extend and release, by its token. An empty token matches any holder."""
 
     uid: str
     token: str = ""
@@ -25,12 +25,12 @@ class DeliveryRef(NamedTuple):
 
 
 class PutReply(NamedTuple):
-    states: Sequence[str]  # per item: "" when added, else the state in which the uid is there already
-    full_at: int | None  # the length, when nothing was added because the queue is full
+    states: Sequence[str]  # per item: "" when it was added, else the state of the item that has this uid
+    full_at: int | None  # the length of the queue, when nothing was added because it is full
 
 
 class StoredItem(NamedTuple):
-    """An item as the server has it."""
+    """An item with its payload as bytes, as it is stored."""
 
     uid: str
     payload: bytes
@@ -39,77 +39,77 @@ class StoredItem(NamedTuple):
 
 class ClaimReply(NamedTuple):
     acked: Sequence[bool]
-    wait: float | None  # seconds until it is worth asking again; None: no known moment; 0: at once
+    wait: float | None  # seconds until it is worth asking again; 0: ask again at once; None: no known moment
     held_up: int  # ready items that only the limits hold up
     found: Sequence[StoredItem]
 
 
 @dataclass(frozen=True)
 class CrashReply:
-    states: Sequence[str | None]  # per item: where it went; None: that delivery was over
-    found: Mapping[str, str]  # what the last claim took besides: uid to where it went
+    states: Sequence[str | None]  # per item: the state to which it went; None: that delivery was over
+    found: Mapping[str, str]  # other items that the last claim took: uid -> the state to which it went
 
 
 @dataclass(frozen=True)
 class Page:
     found: Sequence[StoredItem]
-    offset: int | None  # where to go on; None: that was all
+    offset: int | None  # of the next page; None: that was all
 
 
 @dataclass(frozen=True)
 class ItemView:
-    """An item as people look at it; looking makes nobody its holder."""
+    """An item as people look at it, without taking it."""
 
     uid: str
-    payload: bytes  # empty when it is larger than was asked for
-    size: int  # bytes of the payload
+    payload: bytes  # if it is larger than asked for: empty (on a page), or its beginning (of a single item)
+    size: int  # bytes of the whole payload
     delivery: Delivery
-    holder: DeliveryRef | None = None  # the delivery that has it in hand
+    holder: DeliveryRef | None = None  # the delivery that holds the item
     consumer: str = ""
     claimed_at: dt.datetime | None = None
     position: int | None = None  # in the order of its state, from 0 on
-    score: str = ""  # as the server has it
+    score: str = ""  # its place in that order, as it is stored
 
 
 @dataclass(frozen=True)
 class ItemPage:
     at: dt.datetime
     total: int  # uids in that state
-    first: int  # position of the first that was looked at
-    looked: int  # how many were looked at
-    anchor: str  # where to go on; empty at the end
+    first: int  # position of the first uid that was looked at
+    looked: int  # how many uids were looked at
+    anchor: str  # of the next page; empty at the end
     items: Sequence[ItemView]
 
 
 @dataclass(frozen=True)
 class DeadGroup:
-    """Dead items with one error."""
+    """The dead items with the same error."""
 
     name: str
     count: int
     first: dt.datetime
     last: dt.datetime
-    example: str  # uid of one; empty when none is known
-    error: Mapping[str, Any] | None  # that of the example
+    example: str  # uid of one of them; empty when none is known
+    error: Mapping[str, Any] | None  # of the example
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What a queue holds, at one moment of the server's clock."""
+    """The numbers of a queue, at one moment of the server's clock."""
 
     at: dt.datetime
     ready: int
     in_flight: int
     delayed: int
     dead: int
-    ended: int  # in flight with an ended lease that nobody recovers automatically
-    due: int  # delayed and due, or in flight with an ended lease: the next claim makes them ready
+    ended: int  # in flight, with an ended lease that is never recovered automatically
+    due: int  # delayed and due, or in flight with an ended lease: the next claims make them ready
     layout: int | None  # None: the queue was never used
     paused: Mapping[str, Any] | None
-    oldest: dt.datetime | None  # when the next ready item was put, where that is known
+    oldest: dt.datetime | None  # since when the next ready item waits (its put, or its due time), where that is known
     stats: Mapping[str, int] = field(default_factory=dict)  # counters that only grow
     buckets: Mapping[str, int] = field(default_factory=dict)  # wait<e> and run<e>, see lua/shared/series.lua
-    minutes: Sequence[str] = ()  # of the time series, as they are stored
+    minutes: Sequence[str] = ()  # entries of the time series, as they are stored
     hours: Sequence[str] = ()
     consumers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     meta: Mapping[str, str] = field(default_factory=dict)
@@ -146,7 +146,7 @@ _ADDED = PutReply(("",), None)
 
 def read_put(reply: Any) -> PutReply:
     if reply == b"added 1":
-        return _ADDED  # as mostly
+        return _ADDED  # the common case
     verdict, *states = as_text(reply).split()
     if verdict == "full":
         return PutReply((), int(states[0]))
@@ -260,7 +260,7 @@ def read_counts(reply: Any) -> Counts:
     counters, consumers, meta = map(_pairs, hashes)
     numbers = {name: int(value) for name, value in counters.items()}
     buckets = {name: numbers.pop(name) for name in list(numbers) if name[-1].isdigit()}
-    for total, kind in (("delivered", "wait"), ("acked", "run")):  # counted there already
+    for total, kind in (("delivered", "wait"), ("acked", "run")):  # counted in a bucket, and not in the total as well
         if timed := sum(n for name, n in buckets.items() if name.startswith(kind)):
             numbers[total] = numbers.get(total, 0) + timed
     return Counts(

@@ -1,4 +1,4 @@
-"""The Lua files, as the server gets them: with their includes, without what a script does not use."""
+"""Scripts: the Lua files as the server gets them, with their includes and without functions that they do not call."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from functools import cache
 from importlib import resources
 from importlib.resources.abc import Traversable
 
-LAYOUT = 1  # the version of the key layout; a change comes with a path for queues that hold items
-# Bytes in one call or reply at most, besides its first item, which may be as large as it likes: so much as one payload
-# has by default at most. More of them would not be faster, and hold up all others: the server copies such a reply in
-# less than 1 ms, and 10 Mbit/s carry it within 1 s.
+LAYOUT = 1  # the version of the key layout; a change of it comes with a way to upgrade queues that hold items
+# Bytes in one call or reply, at most, besides its first item, which may be of any size. It is the default limit of one
+# payload. More bytes would not be faster, and would hold up all other calls: the server copies such a reply in less
+# than 1 ms, and 10 Mbit/s carry it within 1 s.
 MOST_BYTES = 2**20
 
 
 def _read(folder: Traversable) -> dict[str, str]:
-    """The Lua files in there, by name."""
+    """The texts of the Lua files in a folder, by name."""
     files = (file for file in folder.iterdir() if file.name.endswith(".lua"))
     return {file.name.removesuffix(".lua"): file.read_text("utf-8") for file in files}
 
 
-# Read together with the code that belongs to it, and not when first needed: after an upgrade in place, a process that
-# runs would find other files, or none.
+# Read when the code is imported that belongs to them, and not when first needed: after an upgrade in place, a running
+# process would find other files, or none.
 _FOLDER = resources.files("django_srq.operations") / "lua"
 _LUA, _SHARED = _read(_FOLDER), _read(_FOLDER / "shared")
 _KEY = re.compile(r"^(?:local| {5}) (\w+),? +-- (\w+):", re.MULTILINE)
@@ -32,8 +32,8 @@ _INCLUDE = re.compile(r"^ *-- include: (.+)\n", re.MULTILINE)
 _COMMENT = re.compile(r"^ *--.*\n", re.MULTILINE)
 _FACT = re.compile(r"\bfacts\.(\w+)")
 _COMMAND = re.compile(r"\bredis\.p?call\('([A-Z]+)'")
-_OPTIONAL = frozenset({"INFO"})  # commands that a script does without where they are refused
-_IDLE = frozenset({"claim", "register"})  # scripts that consumers which wait call, again and again
+_OPTIONAL = frozenset({"INFO"})  # commands that a script can do without if the server refuses them
+_IDLE = frozenset({"claim", "register"})  # scripts that idle consumers call again and again
 _WORD = re.compile(r"\w+")
 _FUNCTION = re.compile(r"^( *)local function (\w+)\(.*?^\1end\n", re.MULTILINE | re.DOTALL)
 
@@ -46,7 +46,7 @@ def key_types() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Script:
-    """One Lua file with what it includes."""
+    """One Lua file, with the files that it includes, as the server gets it and (by sha) knows it."""
 
     name: str
     text: bytes
@@ -86,7 +86,7 @@ def _included(match: re.Match[str]) -> str:
 
 
 def _stripped(text: str) -> str:
-    """Without comments, and without functions that nothing calls: a script makes all of them anew in each run."""
+    """The text without lines of comment, and without functions that nothing calls: each run makes them all anew."""
     text = _COMMENT.sub("", text)
     while unused := _unused(text):
         for function in unused:
@@ -97,12 +97,15 @@ def _stripped(text: str) -> str:
 def _unused(text: str) -> list[str]:
     words = Counter(_WORD.findall(text))
     functions = Counter((match[2], match[0]) for match in _FUNCTION.finditer(text))
-    # All mentions of it are its own: its name, and calls of itself.
+    # A function is unused when its name occurs only within itself: once as its name, and where it calls itself.
     return [body for (name, body), times in functions.items() if words[name] == times * _WORD.findall(body).count(name)]
 
 
 def _with_facts(text: str) -> str:
-    """With what reads the fields of meta that the script uses: each costs time, so none is read in vain."""
+    """The text with the code that reads the fields of meta that the script uses, and no others: each one costs time.
+
+    A use is ``facts.<field>``, also in a comment at the end of a line: claim.lua computes the names of two fields.
+    """
     names = sorted(set(_FACT.findall(text)))
     fields = ", ".join(f"'{name}'" for name in names)
     numbers = ", ".join(f"{name} = tonumber(found[{i}])" for i, name in enumerate(names, 1))
@@ -111,7 +114,7 @@ def _with_facts(text: str) -> str:
 
 
 def _with_rights(text: str) -> str:
-    """With the commands that a user needs for the script, which asks for them before it changes anything."""
+    """The text with the list of commands that its user must have the right to: the script checks that at first."""
     return text.replace("RIGHTS, ", f"'{' '.join(sorted(_commands(text) - _OPTIONAL))}', ")
 
 
@@ -120,7 +123,7 @@ def _commands(text: str) -> set[str]:
 
 
 def explained(name: str) -> str:
-    """A script as the server gets it, but with its comments. KeyError when there is none of that name."""
+    """A script as the server gets it, but with its comments. KeyError: there is no script of that name."""
     used = {match[2] for match in _FUNCTION.finditer(Script.named(name).text.decode())}
     text = _INCLUDE.sub(_included, _LUA[name]).replace("IDLE", _idle(name))
     for match in list(_FUNCTION.finditer(text)):

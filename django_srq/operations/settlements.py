@@ -1,4 +1,4 @@
-"""The end of a delivery, or of its lease."""
+"""Settlements: how a delivery, or its lease, ends."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from django_srq.operations.encoding import encode_held, encode_int, encode_momen
 from django_srq.operations.replies import CrashReply, DeliveryRef, as_text, read_flags, read_pair, read_states
 from django_srq.operations.scripts import Script
 
-# The same for fail_many, with one error for all and with one for each: some services take at most 3,999 arguments.
+# Items in one fail_many, at most: with the same error for all, and with an error for each. Some services take at most
+# 3,999 arguments.
 FAILED_ALIKE, FAILED = 990, 790
 
 
 class Failed(NamedTuple):
-    """A delivery that failed: of what (JSON), and for how long (seconds) the item waits before the next one."""
+    """A delivery that failed: its error (JSON), and the seconds that the item waits before its next delivery."""
 
     held: DeliveryRef
     error: bytes = b""
@@ -43,7 +44,7 @@ def fail(
 def fail_many(
     keys: Keys, failed: Iterable[Failed], *, max_deliveries: int | None = None, bury: bool = False
 ) -> Call[list[str | None]]:
-    errors: dict[bytes, int] = {b"": 0}  # error: its place; many items mostly fail of the same one
+    errors: dict[bytes, int] = {b"": 0}  # error -> its number; many items usually fail with the same error
     items: list[bytes] = []
     for one in failed:
         place = errors.setdefault(one.error, len(errors))
@@ -73,7 +74,7 @@ def extend(
     about: bytes = b"",
     claims: Iterable[bytes] = (),
 ) -> Call[list[bool]]:
-    """claims: see extend.lua, ARGV[6]."""
+    """Make leases last so many seconds from now. The other arguments are those of extend.lua; claims: ARGV[6]."""
     sign = 1 if recover else -1
     args = [encode_int(sign * milliseconds(lease)), consumer.encode(), about, b" ".join(claims)]
     for one in held:
@@ -87,9 +88,9 @@ def release(keys: Keys, held: Iterable[DeliveryRef]) -> Call[list[bool]]:
 
 
 def withdraw(keys: Keys, slot: bytes, number: int) -> Call[int | None]:
-    """Give back what the claim with that number in the slot took, as far as it is still held; how many items.
+    """Give back the items that a claim took, as far as they are still held; how many. slot, number: those of the claim.
 
-    None: it was not carried out yet, and may take some later.
+    None: the claim was not carried out yet, and may still take items.
     """
 
     def read(reply: Any) -> int | None:
@@ -109,7 +110,7 @@ def crashed(
     max_deliveries: int | None = None,
     max_crashes: int | None = None,
 ) -> Call[CrashReply]:
-    """how, slot: see crashed.lua."""
+    """Report the end of a consumer that held items. how, evidence, slot: see crashed.lua."""
 
     def read(reply: Any) -> CrashReply:
         states = as_text(reply).split()
@@ -143,6 +144,6 @@ def recover(
 
 
 def ended(keys: Keys, at: dt.datetime) -> Command[int]:
-    """How many leases had ended at a moment of the server's clock, those that are never recovered automatically too."""
+    """How many leases have ended at a moment of the server's clock, also leases never recovered automatically."""
     moment = encode_moment(at)
     return Command((b"ZCOUNT", keys["leases"].encode(), b"-" + moment, moment), int)

@@ -1,1 +1,1 @@
-"""The process and the interpreter that run us: its identity, its clock, how calls end and what interrupts them."""
+"""The process and the interpreter in which we run: their identity, clock, awaitable results and interruptions."""

@@ -1,7 +1,7 @@
-"""What a call of the project's code returned: the result, or a call that is still to be finished.
+"""Completion: the result of a call of the project's code, also where the call returned before its work was done.
 
-A decorator may hide an ``async def``, and a ``yield`` makes a generator of a function: such a call returns at once, and
-its body has not run.
+A decorator may hide an ``async def``, and a ``yield`` makes a function a generator function. A call of these returns at
+once, and the body has not run yet.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from asgiref.sync import async_to_sync, iscoroutinefunction
 
 T = TypeVar("T")
 
-_RESULTS = {type(None), bool, int, float, str, bytes, dict, list, tuple}  # the usual ones, found at once
+_RESULTS = {type(None), bool, int, float, str, bytes, dict, list, tuple}  # usual types, which need no closer look
 _PENDING = (Awaitable, concurrent.futures.Future)
-# Nobody runs these: nothing of what they would do is done.
+# Nobody runs an object of these types, so that its work is not done.
 _NOT_RUN = (Generator, AsyncGenerator, FunctionType, MethodType, functools.partial, map, filter)
 
 
 def completed(outcome: Any, wait: Callable[[Coroutine[Any, Any, Any]], Any]) -> Any:
-    """The result of a call that returned this. Blocks until there is one; wait: runs a coroutine to its end.
+    """The result of a call that returned outcome. Blocks until there is a result.
 
-    TypeError: the call returned a generator or a function, which nobody runs.
+    wait: runs a coroutine to its end. TypeError: the call returned a generator or a function, which nobody runs.
     """
     if type(outcome) in _RESULTS:
         return outcome
@@ -42,7 +42,7 @@ def completed(outcome: Any, wait: Callable[[Coroutine[Any, Any, Any]], Any]) -> 
 
 
 def is_deferred(function: Callable[..., Any]) -> bool:
-    """Whether it is seen that a call of it does nothing at first: an async def or a generator function."""
+    """Whether the function is an async def or a generator function, so that a call returns before its body has run."""
     while isinstance(function, functools.partial):
         function = function.func
     tests = (iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
@@ -50,7 +50,7 @@ def is_deferred(function: Callable[..., Any]) -> bool:
 
 
 async def acompleted(outcome: Any) -> Any:
-    """The same in an event loop."""
+    """``completed`` in an event loop."""
     while _is_pending(outcome):
         if issubclass(type(outcome), concurrent.futures.Future):
             outcome = await asyncio.wrap_future(outcome)
@@ -62,12 +62,12 @@ async def acompleted(outcome: Any) -> Any:
 
 
 def wait_here(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine to its end in this thread, which must not have an event loop that runs."""
+    """Run a coroutine to its end in this thread, in which no event loop may be running."""
     return async_to_sync(_awaited)(coroutine)
 
 
 async def caught(awaitable: Awaitable[T]) -> tuple[T | None, BaseException | None]:
-    """What it returns or raises, as a result: as an exception, SystemExit would end the loop."""
+    """The result and None, or None and the exception: a task that raised SystemExit would end the event loop."""
     try:
         return await awaitable, None
     except BaseException as error:
@@ -82,17 +82,17 @@ def result_of(caught: tuple[T | None, BaseException | None]) -> T | None:
 
 
 def drop(outcome: Any) -> None:
-    """Close a coroutine that will not be awaited: Python would warn of it."""
+    """Close a coroutine that will not be awaited: Python would warn about it."""
     if inspect.iscoroutine(outcome) and inspect.getcoroutinestate(outcome) == inspect.CORO_CREATED:
         outcome.close()
 
 
-# Of all these the type is asked: an object's own __class__ may run code.
+# The functions below use type() and issubclass(): isinstance() asks the object's own __class__, which may run code.
 
 
 def _is_pending(outcome: Any) -> bool:
     kind = type(outcome)
-    if issubclass(kind, GeneratorType):  # of types.coroutine
+    if issubclass(kind, GeneratorType):  # awaitable if types.coroutine made it
         return bool(outcome.gi_code.co_flags & inspect.CO_ITERABLE_COROUTINE)
     return issubclass(kind, _PENDING)
 

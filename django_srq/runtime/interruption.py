@@ -1,4 +1,4 @@
-"""What interrupts this process from outside, and is no fault of the code in which it comes up."""
+"""Interruptions: exceptions that a signal raised, so that they are no fault of the code in which they come up."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import threading
 
 
 class Interruption(BaseException):
-    """Raised by a signal handler of ours, in the middle of whatever runs."""
+    """Raised by a signal handler of ours, in the middle of any code."""
 
 
 _possible = True
 
 
 def is_interruption(error: BaseException) -> bool:
-    """Whether a signal raised it; else it is the code's own, whatever its class is.
+    """Whether a signal raised the error. Otherwise it is an error of the code, whatever its class is.
 
-    Python runs signal handlers in the main thread: a KeyboardInterrupt anywhere else was raised by code.
+    Python runs signal handlers in the main thread: a KeyboardInterrupt in any other thread was raised by code.
     """
     if not _possible:
         return False
@@ -24,6 +24,6 @@ def is_interruption(error: BaseException) -> bool:
 
 
 def rule_out() -> None:
-    """From now on no signal interrupts this process: a child of the supervisor is stopped in other ways."""
+    """Declare that no signal interrupts this process from now on: a supervisor stops its children in other ways."""
     global _possible
     _possible = False

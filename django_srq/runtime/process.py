@@ -1,7 +1,7 @@
-"""This process, and things that are its own.
+"""This process: its name, and objects that each process has for itself.
 
-Python tells a child that it was forked only where Python forked it; servers fork in C, and none of Python's hooks runs.
-So the process is looked at, by its id, wherever it matters.
+Python's hooks run in a forked child only where Python forked it; some application servers fork in C. So the functions
+here compare the process's id at each call.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
-# One entry: that of this process, or, until a child asks for its name, that of its parent.
+# Process id -> name. One entry: the name of this process, or, until a child asks for its name, that of its parent.
 _names: dict[int, str] = {}
 
 
 def name() -> str:
-    """The name of this process, which no other has: its id, and 40 random bits, as ids come back."""
+    """The name of this process, which no other process has: its id, and 40 random bits, as ids are reused."""
     try:
         return _names[os.getpid()]
     except KeyError:
@@ -27,7 +27,7 @@ def name() -> str:
 
 def _begin() -> str:
     pid = os.getpid()
-    # Not with a lock: a thread of the parent's may have had it at the fork, and nobody would release it here.
+    # No lock: a thread of the parent may have held it at the fork, and nobody would release it here.
     chosen = _names.setdefault(pid, f"{pid}-{secrets.token_hex(5)}")
     for other in [other for other in _names.copy() if other != pid]:
         _names.pop(other, None)
@@ -35,15 +35,18 @@ def _begin() -> str:
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork either
-    # Not needed, except where a child has the id of its parent, as the first process of a PID namespace.
+    # Needed only where a child has the same id as its parent, such as 1 as the first process of a PID namespace.
     os.register_at_fork(after_in_child=_names.clear)
 
 
 class PerProcess(Generic[T]):
-    """Something that each process has for itself: a child makes its own, whatever it found of its parent's."""
+    """An object that each process has for itself: a forked child makes its own, and does not use its parent's."""
 
     def __init__(self, make: Callable[[T | None], T]) -> None:
-        """make gets the parent's, from which a child may have to let go. Two threads may call it at one time."""
+        """make: gets the object of the parent, or None; a child may have to release something that it inherited.
+
+        Two threads may call make at one time; one of the two objects is kept.
+        """
         self._make = make
         self._made: dict[str, T] = {}
 

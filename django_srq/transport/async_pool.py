@@ -1,7 +1,8 @@
-"""AsyncPools: the connections of one event loop to one server, native on redis.asyncio.
+"""AsyncPool: the connections of one event loop to one server, by redis.asyncio.
 
-A connection belongs to the event loop in which it was opened. There may be several loops in a process, and short ones:
-``async_to_sync`` makes one for each call. So every loop has its own line, closed when the loop is shut down.
+A connection belongs to the event loop in which it was opened. A process may have several loops, some of them short:
+``async_to_sync`` makes one for each call. So every loop has its own AsyncPool, which is closed when the loop is shut
+down.
 """
 
 from __future__ import annotations
@@ -27,19 +28,19 @@ from django_srq.transport.flow import CutShort, Flow, limit_unsent
 from django_srq.transport.rest import LARGE, REST, SIGN_OF_LIFE, share
 from django_srq.transport.sockets import Tls, aopened, explained, late
 
-PARTING = 1.0  # seconds
+PARTING = 1.0  # seconds that the closing of a connection may take
 PIECE = 65536  # bytes of a command that are sent at one time
-_SOONER = 0.98
-AT_ONCE = 64  # calls of one event loop; more at one time are no faster, and would use up the process's open files
+_SOONER = 0.98  # share of the time left in which a socket has to be open: see _connect
+AT_ONCE = 64  # calls of one event loop at one time; more are no faster, and would use up the process's open files
 LOST = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError)
-# After these a connection is of no use: of a demoted primary, too, as its name may lead elsewhere by now.
+# Errors after which a connection is of no use. After a primary was demoted, its name may lead to another server.
 SPENT = (*LOST, redis.exceptions.ReadOnlyError, redis.exceptions.MasterDownError)
 _KINDS: Sequence[tuple[type, type]] = (
     (redis.UnixDomainSocketConnection, asynchronous.UnixDomainSocketConnection),
     (redis.SSLConnection, asynchronous.SSLConnection),
     (redis.Connection, asynchronous.Connection),
 )
-# Options of a pool that are about its own, blocking connections; time limits are set for each call.
+# Options of a pool that only its own, blocking connections take. Time limits are set for each call.
 _OWN = {
     "retry",
     "retry_on_error",
@@ -53,7 +54,7 @@ _OWN_PREFIXES = ("maint_", "maintenance_", "orig_", "oss_")
 
 
 class NotSent(Exception):
-    """No connection: whatever it was, the server did not get it."""
+    """The server did not get the command: there was no connection, or it ended too early. cause: the error."""
 
     def __init__(self, cause: Exception) -> None:
         super().__init__(str(cause))
@@ -61,29 +62,29 @@ class NotSent(Exception):
 
 
 def closed_before(lost: Any) -> bool:
-    """Whether the server had closed a connection, which is lost now, before all was there that was sent.
+    """Whether the server had closed a connection, which is lost now, before it got everything that was sent.
 
-    It answers with a reset to what comes after that. In a connection that it closes later, or that breaks, the system
-    sees another error. lost: the connection's socket.
+    The server answers bytes that arrive after its close with a reset, and then the socket's error is EPIPE. When the
+    server closes later, or the connection breaks, it is another one. lost: the connection's socket.
     """
     return lost is not None and bool(lost.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.EPIPE)
 
 
 class AsyncPools:
-    """The lines to one server, by event loop."""
+    """The AsyncPool of each event loop, for one server."""
 
     def __init__(self, pool: Any, prepare: Callable[[], object] | None, tls: Tls) -> None:
-        """pool: redis-py's, of which the connections are made. prepare: called before each new connection."""
+        """pool: of redis-py; its options make the connections. prepare: called before each new connection."""
         self._pool, self._prepare, self._tls = pool, prepare, tls
         self._lines: dict[asyncio.AbstractEventLoop, AsyncPool] = {}
 
     async def here(self) -> AsyncPool:
-        """The line of the running event loop."""
+        """The AsyncPool of the running event loop; made on first use."""
         loop = asyncio.get_running_loop()
         line = self._lines.get(loop)
         if line is None:
             for ended in [loop for loop in list(self._lines) if loop.is_closed()]:
-                self._lines.pop(ended, None)  # it was not shut down as it should be
+                self._lines.pop(ended, None)  # the loop was closed without being shut down
             line = self._lines[loop] = AsyncPool(self._make, self._prepare, self._tls, self._pool.max_connections)
             line.keeper = self._keep(loop, line)
             await anext(line.keeper)
@@ -96,12 +97,12 @@ class AsyncPools:
             await line.close()
 
     def let_go(self) -> None:
-        """Close them in this process alone: they are its parent's, as their event loops are."""
+        """Close them in this process alone: the connections, and their event loops, are its parent's."""
         for line in self._lines.copy().values():
             line.let_go()
 
     async def _keep(self, loop: asyncio.AbstractEventLoop, line: AsyncPool) -> AsyncGenerator[None]:
-        """Close the line with its loop: on its way out, a loop closes its asynchronous generators."""
+        """Close the pool together with its loop: a loop that is shut down closes its asynchronous generators."""
         try:
             yield
         finally:
@@ -120,27 +121,29 @@ class AsyncPools:
 
 
 class AsyncPool:
-    """Connections of one event loop: as many as there are calls at one time, within limits.
+    """The connections of one event loop: as many as there are calls at one time, within limits.
 
-    Calls take turns. One that blocks on the server has a turn only until it has a connection: any number may wait.
+    Calls take turns, AT_ONCE of them at one time. A call that blocks on the server gives its turn back as soon as it
+    has a connection, so that any number of them may wait.
     """
 
     keeper: AsyncGenerator[None]
 
     def __init__(self, make: Callable[[], Any], prepare: Callable[[], object] | None, tls: Tls, most: int) -> None:
-        """most: connections at one time."""
+        """most: connections at one time, at most."""
         self._make, self._prepare, self._tls, self._most = make, prepare, tls, most
         self._turns = asyncio.Semaphore(min(most, AT_ONCE))
-        self._idle: deque[tuple[Any, float]] = deque()  # with the time of the last reply
+        self._idle: deque[tuple[Any, float]] = deque()  # each with the time of its last reply
         self._open: set[Any] = set()
 
     async def exchange(self, command: bytes, seconds: float, *, patience: float | None = None, silence: float) -> Any:
-        """One round trip, its reply to begin within so many seconds, of which connecting is part.
+        """One round trip. seconds: until the reply has to begin, connecting included.
 
-        patience: seconds for the beginning of the reply alone. silence: as of a wire.
+        patience: of a command that blocks on the server, seconds from its sending until the reply has to begin.
+        silence: seconds without a byte after which a command or reply is broken off (flow.py).
         """
         deadline = asyncio.get_running_loop().time() + seconds
-        await (self._turn(deadline) if self._turns.locked() else self._turns.acquire())  # the latter at once
+        await (self._turn(deadline) if self._turns.locked() else self._turns.acquire())  # acquire returns at once
         try:
             connection, rest = await self._rested() or (await self._connected(deadline), 0)
             if patience is None:
@@ -157,7 +160,7 @@ class AsyncPool:
             raise NotSent(redis.exceptions.TimeoutError("timed out behind other calls")) from error
 
     async def _rested(self) -> tuple[Any, float] | None:
-        """An idle connection, and for how many seconds it is idle."""
+        """An idle connection, and the seconds since its last reply; None when there is none."""
         while self._idle:
             connection, since = self._idle.pop()
             if not connection._reader.at_eof():
@@ -191,7 +194,7 @@ class AsyncPool:
         except (NotSent, *SPENT, redis.exceptions.InvalidResponse) as error:
             unsent = closed_before(connection._writer and connection._writer.get_extra_info("socket"))
             await self._discard(connection)
-            while self._idle:  # what spent one connection mostly spent the others
+            while self._idle:  # the cause that made one useless usually concerns the others, too
                 await self._discard(self._idle.pop()[0])
             if arrivals.broke_off(error):
                 raise CutShort("the reply broke off") from error
@@ -204,14 +207,14 @@ class AsyncPool:
             self._put_back(connection)
             raise
         except BaseException:
-            # Cancelled in mid-call: its reply must not become the next call's.
+            # Cancelled in the middle of a call: its reply must not become the reply of the next call.
             await self._discard(connection)
             raise
         self._put_back(connection)
         return reply
 
     async def _behind_sign_of_life(self, connection: Any, command: bytes, deadline: float) -> bytes:
-        """Wait for a sign of life, which has a share of the time. A small command goes along; a large is returned."""
+        """Wait for a sign of life, for a share of the time left. A small command goes along, a large is returned."""
         along, left = (command, b"") if len(command) < LARGE else (b"", command)
         now = asyncio.get_running_loop().time()
         try:
@@ -248,8 +251,8 @@ class AsyncPool:
         return connection
 
     async def _connect(self, connection: Any, deadline: float) -> None:
-        """Let redis-py connect and greet the server, over a socket of ours."""
-        # A little less than there is, so that it is said what took so long.
+        """Let redis-py connect and greet the server, over a socket that we open."""
+        # A little less time than there is, so that the socket's error, which names the slow step, comes first.
         ends = monotonic() + (deadline - asyncio.get_running_loop().time()) * _SOONER
 
         async def connect() -> None:
@@ -264,23 +267,23 @@ class AsyncPool:
 
     def _new(self) -> Any:
         if len(self._open) >= self._most:
-            raise redis.exceptions.ConnectionError("Too many connections")  # as the pool says for threads
+            raise redis.exceptions.ConnectionError("Too many connections")  # the words of redis-py's pool
         connection = self._make()
         self._open.add(connection)
         return connection
 
     async def _discard(self, connection: Any) -> None:
-        """Without a farewell."""
+        """Close a connection without a farewell to the server."""
         self._open.discard(connection)
         await connection.disconnect(nowait=True)
-        await asyncio.sleep(0)  # the loop closes the socket in its next round, which may be its last
+        await asyncio.sleep(0)  # the loop closes the socket in its next round; it may have no other after that
 
     async def close(self) -> None:
-        """Close the idle connections; the line goes on working."""
+        """Close the idle connections. The pool can still be used."""
         while self._idle:
             connection, _ = self._idle.pop()
             self._open.discard(connection)
-            with suppress(TimeoutError):  # a farewell of TLS that nobody answers
+            with suppress(TimeoutError):  # the server does not answer the farewell of TLS
                 async with asyncio.timeout(PARTING):
                     await connection.disconnect()
 
@@ -293,15 +296,15 @@ class AsyncPool:
 
 
 def _telling(error: Exception) -> Exception:
-    """The error itself, but for asyncio's own, which says nothing."""
+    """An error with a text: the error itself, or another one in place of asyncio's TimeoutError, which has none."""
     return redis.exceptions.TimeoutError("timed out") if isinstance(error, TimeoutError) else error
 
 
 def _let_go(descriptor: int) -> None:
-    """Close a socket of an event loop that the parent shares, and put something harmless in its place.
+    """Close a socket of an event loop of the parent process, in this process alone, and put /dev/null in its place.
 
-    Closed by its transport, it would be taken off what the parent's loop watches, as parent and child share that too;
-    and another file might get its number, and be closed in its stead.
+    If its transport closed it, the parent's loop would no longer watch it, as parent and child share what the loop
+    watches (epoll). And if its number became free, another file could get it, which the transport would close later.
     """
     nothing = os.open(os.devnull, os.O_RDWR)
     os.dup2(nothing, descriptor, inheritable=False)
@@ -309,7 +312,7 @@ def _let_go(descriptor: int) -> None:
 
 
 class _Arrivals:
-    """Lets the time limit of a reply count from the last byte that came."""
+    """Moves the time limit of a reply with each byte that arrives (flow.py)."""
 
     __slots__ = ("_begun", "_clock", "_connection", "_feed", "_flow", "_limit", "_reader", "_silence")
 
@@ -331,7 +334,7 @@ class _Arrivals:
         if self._limit.expired():
             return
         until = self._limit.when() or 0
-        # Mostly that is the whole reply, and the limit need not be moved, which takes longer than all else here.
+        # Usually this is the whole reply. Then the limit need not be moved, which takes longer than all else here.
         if self._begun or until - self._clock() < self._silence / 2:
             self._flow = self._flow or Flow(self._silence, self._clock)
             self._flow.moved(len(data))
@@ -345,8 +348,8 @@ class _Arrivals:
 
 
 async def _send(connection: Any, command: bytes, limit: asyncio.Timeout, silence: float) -> None:
-    """Piece by piece, so that the limit counts from the last that went."""
-    # By its writer's write: where redis-py calls writelines, Python 3.12 and 3.13 let drain wait for nothing.
+    """Send a command piece by piece, so that the time limit counts from the last piece that was sent."""
+    # By the writer's write: after writelines, which redis-py calls, Python 3.12 and 3.13 do not wait in drain.
     writer, rest = connection._writer, memoryview(command)
     flow = Flow(silence, asyncio.get_running_loop().time)
     while rest:
@@ -358,10 +361,10 @@ async def _send(connection: Any, command: bytes, limit: asyncio.Timeout, silence
 
 
 def _connection(kind: Any, options: dict[str, Any]) -> Any:
-    """An asynchronous connection by the options of a pool of blocking ones."""
+    """An asynchronous connection, made from the options of a pool of blocking ones."""
     known = {name for base in kind.__mro__ for name in inspect.signature(base.__init__).parameters}
     kept = {name: value for name, value in options.items() if name not in _OWN and not name.startswith(_OWN_PREFIXES)}
-    # Not decoded: redis-py 5.0 does it with hiredis even where it is told not to.
+    # Decoding is off: with hiredis, redis-py 5.0 decodes a reply even where read_response is told not to.
     ours = {
         "socket_timeout": None,
         "socket_connect_timeout": None,

@@ -1,4 +1,4 @@
-"""The attempts at one call."""
+"""The attempts at one call: how long they go on, the pauses between them, and the error in the end."""
 
 from __future__ import annotations
 
@@ -22,20 +22,21 @@ if TYPE_CHECKING:
 from django_srq.transport.refusals import PASSING, PASSING_REPLIES, REFUSED_CALLER, explain, raised_by_script, refused
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.5  # seconds between attempts, before jitter
-_DICE = random.SystemRandom()  # the usual one goes on alike in all children that were forked in C
-SHORTEST_ATTEMPT = 0.05  # seconds; one with less time left would only turn what is known into "no reply"
-LARGE = 262144  # bytes; a command that is not sent just to find out whether the server knows its script
+_DICE = random.SystemRandom()  # random's own generator yields the same numbers in all children forked in C
+SHORTEST_ATTEMPT = 0.05  # seconds; with less time left, an attempt would only replace a known error by "no reply"
+LARGE = 262144  # bytes; a larger command always goes with the text of its script
 _READ_ONLY = re.compile(r"\beval(?:sha)?_ro\b", re.IGNORECASE)
 
 
 class Attempts:
-    """The attempts at one call: how long they may go on, and what to say in the end.
+    """The attempts at one call: how long they may go on, and which error to raise in the end.
 
-    As a request of steps, one attempt: a round trip of ``command``; patience: seconds to wait for its reply.
+    Carried out as an effect (sansio.py), it makes one attempt: a round trip of ``command``. Flags: ``whole``, send the
+    script's text; ``unknown``, an attempt may have been carried out; ``broke_off``, the last reply broke off.
     """
 
     command = b""
-    patience: float | None = None
+    patience: float | None = None  # seconds to wait for the reply of a blocking command; None: until the deadline
     interrupt: int | None = None  # a file descriptor that ends the wait for the reply
     whole = unknown = broke_off = False
     hindrance: Exception | None = None  # why there was no connection
@@ -48,7 +49,8 @@ class Attempts:
 
     def packed(self, slot: Slot) -> bytes:
         command = self.call.pack(slot.name, slot.seq, whole=self.whole, read_only=self.read_only)
-        if len(command) > LARGE and not self.whole:  # to send it once more would take longer than the script's text
+        if len(command) > LARGE and not self.whole:
+            # Without the text, a server that does not know the script would have to get all of this a second time.
             command = self.call.pack(slot.name, slot.seq, whole=True, read_only=self.read_only)
         return command
 
@@ -62,14 +64,18 @@ class Attempts:
         return self.deadline - monotonic()
 
     def missed(self, error: Exception, *, sent: bool) -> Sleep:
-        """The pause before the next attempt; raises what has to be said when there is none."""
+        """The pause before the next attempt, after an attempt that failed.
+
+        sent: whether the server may have got the command. Raises the call's error when no attempt follows: the error
+        does not pass by itself, or too little time is left.
+        """
         if sent and not refused(error):
             self.unknown = True
-        # An attempt for which there was too little time left says nothing about the one before.
+        # When a reply broke off and the next attempt merely timed out, the latter had too little time to say more.
         late = self.broke_off and isinstance(error, (redis.exceptions.TimeoutError, TimeoutError))
         self.broke_off = late or isinstance(error, CutShort)
         if not sent and type(error) is redis.exceptions.TimeoutError:
-            error = self.hindrance or error  # what the attempts before met says more
+            error = self.hindrance or error  # why earlier attempts got no connection says more than "timed out"
         elif not sent:
             self.hindrance = error
         wait = _DICE.uniform(0, self.pause)
@@ -79,9 +85,9 @@ class Attempts:
         return Sleep(wait)
 
     def refused_read_only(self, reply: Any) -> bool:
-        """Whether it refuses the way in which scripts that only read are sent; from now on they are sent as others are.
+        """Whether a reply refuses EVAL_RO or EVALSHA_RO. If so, the link sends no script by these from now on.
 
-        A user with the older list of rights may not go that way, and look-alikes of Redis do not know it.
+        A user with an older list of rights may lack them, and some servers that imitate Redis do not know them.
         """
         if (
             not self.read_only
@@ -93,9 +99,10 @@ class Attempts:
         return True
 
     def cut_short(self, error: Exception) -> Sleep:
-        """The pause after a wait that ended with an error; raises what has to be said of one that is none of a moment.
+        """The pause after a blocking command that ended with an error. Raises an error that does not pass by itself.
 
-        The next call finds out what is wrong, and says so; without a pause this could become a busy loop.
+        After any other error, the next call finds out what is wrong. Without the pause, a caller that waits again at
+        once would be in a busy loop.
         """
         if not isinstance(error, (NotSent, *LOST)) and not self._passes(error):
             raise self.verdict(error) from error
@@ -108,6 +115,7 @@ class Attempts:
         return isinstance(error, passing) or str(error).startswith(PASSING_REPLIES)
 
     def verdict(self, error: Exception) -> Exception:
+        # The error to raise for the call, made of the error of its last attempt.
         where = f"queue {self.queue!r} ({self.link.address})"
         text = str(error)
         if text.startswith("SRQLAYOUT"):
@@ -127,7 +135,7 @@ class Attempts:
         return QueueUnavailable(f"{where}: {explain(error)}")
 
     def _left_open(self, name: str, error: Exception) -> str:
-        """What is not known, and why."""
+        """Which outcome is unknown, and why."""
         if raised_by_script(error):
             return f"{name} ended in the middle ({explain(error)})"
         if refused(error):

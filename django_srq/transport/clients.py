@@ -16,16 +16,16 @@ SCHEMES = {"redis": "redis", "rediss": "rediss", "unix": "unix", "valkey": "redi
 
 def masked(url: str) -> str:
     """The URL without user, password and query, which may hold a password too; for messages and the status."""
-    # By hand: of a password with an unquoted / or # in it, urlsplit takes the beginning for the host.
+    # Not with urlsplit: it takes the beginning of a password with an unquoted / or # in it for the host.
     scheme, separator, rest = url.partition("://") if "://" in url else ("", "", url)
     address, _, query = rest.partition("?")
-    if "@" in query:  # that may be a password with a ?
+    if "@" in query:  # the ? may be part of a password
         address = "..."
     return f"{scheme}{separator}{address.rpartition('@')[2]}"
 
 
 def client_from_url(url: str, **options: Any) -> redis.Redis:
-    """A redis client for a URL; ConfigurationError when the URL is none that we know. Opens no connection."""
+    """A redis client for a URL. Opens no connection. ConfigurationError: the URL or an option cannot be used."""
     scheme, colon, rest = url.partition("://")
     if not colon or scheme not in SCHEMES:
         known = ", ".join(f"{name}://" for name in (*SCHEMES, "embedded"))
@@ -40,13 +40,13 @@ def client_from_url(url: str, **options: Any) -> redis.Redis:
 
 
 def client_option_names(url: str) -> set[str]:
-    """The options that a client with such a URL takes."""
+    """The names of the options that a client with such a URL takes."""
     pool = redis.ConnectionPool.from_url(f"{SCHEMES[url.partition('://')[0]]}://")
     return {name for base in pool.connection_class.__mro__ for name in inspect.signature(base.__init__).parameters}
 
 
 def client_from_arguments(*args: Any, **options: Any) -> redis.Redis:
-    """A redis client from what ``redis.Redis`` takes. Opens no connection."""
+    """A redis client from arguments of ``redis.Redis``. Opens no connection. ConfigurationError: it refuses them."""
     try:
         return redis.Redis(*args, **_client_options(options))
     except (ValueError, TypeError, redis.RedisError) as error:
@@ -59,21 +59,21 @@ def is_embedded(url: str) -> bool:
 
 def _without_url(error: Exception, url: str) -> str:
     text = str(error).replace(url, masked(url))
-    # "Port could not be cast to integer value as …" quotes what may be the beginning of a password with an unquoted /.
+    # "Port could not be cast to integer value as …" may quote the beginning of a password with an unquoted /.
     return text.partition(" as '")[0] if "@" in url else text
 
 
 def _client_options(options: dict[str, Any]) -> dict[str, Any]:
-    # redis-py 8 would repeat by itself, ten times from the constructor and never from a URL; we do, by one rule. And it
-    # would allow 100 connections, older ones any number.
+    # The link repeats calls, by one rule; redis-py 8 would repeat them ten times in a client from the constructor and
+    # never in one from a URL. And redis-py 8 would allow 100 connections; older versions allow any number.
     ours = {"retry": Retry(NoBackoff(), 0), "max_connections": 2**31}
-    if options.get("socket_keepalive_options"):  # redis-py 5 takes them, and does nothing with them by itself
+    if options.get("socket_keepalive_options"):  # redis-py 5 ignores them without socket_keepalive
         ours["socket_keepalive"] = True
     return ours | options
 
 
 def address_of(pool: Any) -> str:
-    """Where a client connects to, without user and password."""
+    """The address to which a client connects, without user and password."""
     options = pool.connection_kwargs
     database = options.get("db") or 0
     if "path" in options:

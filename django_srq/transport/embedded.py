@@ -1,10 +1,10 @@
 """The Valkey server behind ``embedded://``, for development, tests and demos.
 
-Each data directory has one server, shared by all processes that use it. Two files in it are locked
-with flock, so that the locks of a process end when it does, even if it is killed:
+Each data directory has one server, shared by all processes that use it. Two files in the directory are locked with
+flock, so that the locks of a process end when the process does, even if it is killed:
 
-users.lock   shared by the users; who gets it exclusively is the last, and ends the server
-server.lock  inherited by the server, so locked as long as that lives; who gets it may start one
+users.lock   each user (a process) holds it shared; a process that gets it exclusively is the last, and ends the server
+server.lock  the server inherits it, and holds it as long as it lives; a process that gets it may start a server
 """
 
 import atexit
@@ -29,10 +29,10 @@ from django_srq.runtime.process import PerProcess
 if sys.platform != "win32":
     import fcntl
 
-SOCKETS = "/tmp"  # not TMPDIR: processes where that differs would not find each other's server
-DEADLINE = 30.0  # seconds a server has to load its data, or to write them and end
+SOCKETS = "/tmp"  # not TMPDIR: processes with different values of it would not find each other's server
+DEADLINE = 30.0  # seconds for a server to load its data, or to write them and end
 OPTIONS = (
-    *("--daemonize", "yes"),  # in a session of its own, where Ctrl-C does not reach it
+    *("--daemonize", "yes"),  # in a session of its own, which Ctrl-C does not reach
     *("--port", "0", "--unixsocketperm", "700"),
     *("--appendonly", "yes", "--appendfsync", "everysec", "--save", ""),
     *("--logfile", "server.log", "--pidfile", "server.pid"),
@@ -40,15 +40,15 @@ OPTIONS = (
 
 
 class _Uses:
-    """The servers that one process uses. A child uses those of its parent, as it shares the locks that tell so."""
+    """The servers that one process uses. A forked child uses those of its parent, too, as it shares their locks."""
 
     def __init__(self, inherited: "_Uses | None") -> None:
-        self.mutex = threading.Lock()  # a child's own: a thread of the parent's may have had the other at the fork
+        self.mutex = threading.Lock()  # a child makes its own: a thread of the parent may have held the old one
         self.users: dict[str, io.FileIO] = dict(inherited.users) if inherited else {}  # data directory: our users.lock
         self.exiting = False
-        self.files: weakref.WeakSet[io.FileIO] = weakref.WeakSet()  # all that we may have locked
+        self.files: weakref.WeakSet[io.FileIO] = weakref.WeakSet()  # all files that we may have locked
         if inherited:
-            # The parent was about to start or end a server, whose locks would last as long as this process.
+            # Other locks of the parent, taken to start or end a server, would last as long as this process.
             for file in set(inherited.files) - set(self.users.values()):
                 file.close()
             self.files.update(self.users.values())
@@ -62,16 +62,16 @@ class _Uses:
 _uses = PerProcess(_Uses)
 
 if sys.platform != "win32":
-    # No fork while a server is started or ended, where Python does it: the child would keep the lock meant to pass on,
-    # until it uses a server itself.
+    # Python forks no child while a server is started or ended: the child would hold server.lock, which is meant for the
+    # server, until it uses a server itself.
     os.register_at_fork(before=lambda: _uses.get().mutex.acquire(), after_in_parent=lambda: _uses.get().mutex.release())
 
 
 def serve(directory: str | os.PathLike[str]) -> str:
-    """Make this process a user of the directory's server and return the path of its Unix socket.
+    """Make this process a user of the directory's server; the path of the server's Unix socket.
 
-    Starts the server unless it runs, and blocks until it has loaded its data. To be called again
-    after a lost connection. Raises QueueUnavailable if there is no answer within 30 seconds.
+    Starts the server unless it runs, and blocks until it has loaded its data. Call it again after a lost connection.
+    QueueUnavailable: no answer within 30 seconds, or this process is exiting.
     """
     data = os.path.realpath(directory)
     uses = _uses.get()
@@ -85,10 +85,10 @@ def serve(directory: str | os.PathLike[str]) -> str:
 
 
 def release(directory: str | os.PathLike[str]) -> None:
-    """Stop using the directory's server; the last user ends it and waits until its data are safe.
+    """Stop using the directory's server. The last user ends the server and waits until its data are safe.
 
-    Happens by itself at exit. A killed process does not count as a user any more either; if it was
-    the last, the server stays until the next user ends it.
+    Happens by itself at exit. A process that was killed is no longer a user, either. If it was the last one, the server
+    stays until the next user ends it.
     """
     data = os.path.realpath(directory)
     uses = _uses.get()
@@ -99,7 +99,7 @@ def release(directory: str | os.PathLike[str]) -> None:
 
 
 def socket_path(directory: str | os.PathLike[str]) -> str:
-    """The path of the Unix socket of the directory's server, whether that runs or not."""
+    """The path of the Unix socket of the directory's server, whether the server runs or not."""
     return _private_address(os.path.realpath(directory))
 
 
@@ -117,7 +117,7 @@ def _release_all() -> None:
 def _private_address(data: str) -> str:
     if sys.platform == "win32":
         raise ConfigurationError("embedded:// is not available on Windows.")
-    # Not in the data directory: paths of sockets end at 103 bytes on macOS, at 107 on Linux.
+    # Not in the data directory: the path of a socket has at most 103 bytes on macOS, and 107 on Linux.
     folder = f"{SOCKETS}/srq-{os.geteuid()}"
     with contextlib.suppress(FileExistsError):
         os.mkdir(folder, 0o700)
@@ -130,7 +130,7 @@ def _private_address(data: str) -> str:
 
 def _join(uses: _Uses, data: str) -> None:
     _make_directory(data)
-    # Anew each time: the directory may have been deleted, and the lock we hold with it.
+    # Opened anew each time: the directory may have been deleted, and with it the file on which we hold a lock.
     users = uses.open(f"{data}/users.lock")
     fcntl.flock(users, fcntl.LOCK_SH)  # waits while the last user ends the server
     if former := uses.users.pop(data, None):
@@ -172,7 +172,7 @@ def _launch(data: str, address: str, lock: io.FileIO) -> None:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            check=False,  # its lock tells whether it runs
+            check=False,  # server.lock tells whether it runs
         )
 
 
@@ -188,7 +188,7 @@ def _end_unused(data: str, address: str) -> None:
     try:
         last = _try_lock(f"{data}/users.lock")
     except FileNotFoundError:
-        # The directory was deleted: no data to save, no telling who else uses the server.
+        # The directory was deleted: there are no data to save, and no lock says which other processes use the server.
         _shut_down(address)
         return
     if last:
@@ -200,7 +200,7 @@ def _end(data: str, address: str) -> None:
     for _ in _ticks():
         if lock := _try_lock(f"{data}/server.lock"):
             with lock, contextlib.suppress(FileNotFoundError):
-                os.unlink(address)  # as a server that crashed does not
+                os.unlink(address)  # a server that crashed leaves it behind
             return
         _shut_down(address)  # repeated: a server just launched may not listen yet
     raise _unavailable(data, "does not end")
@@ -231,7 +231,7 @@ def _answers(address: str) -> bool:
 
 
 def _shut_down(address: str) -> None:
-    with contextlib.suppress(OSError):  # if it does not listen; its lock tells whether it ended
+    with contextlib.suppress(OSError):  # it may not listen; server.lock tells whether it has ended
         _ask(address, b"SHUTDOWN")
 
 

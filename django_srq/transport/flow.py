@@ -1,8 +1,9 @@
-"""Flow: how long a command or a reply that is on its way is waited for.
+"""Flow: how long a command or a reply may take once its bytes flow.
 
-The time limit of a call is for its answer to begin. From then on it counts from the last byte, so that it cuts nothing
-that goes on: a large payload takes as long as the line needs. A server or relay that sends a byte a second for ever
-holds up nobody for ever: on the whole it has to be as fast as SLOWEST, and done after LONGEST.
+The time limit of a call is for its reply to begin. From then on, the limit counts from the last byte, so that it cuts
+off nothing that still moves: a large payload takes as long as the network needs. But a server or relay that sends a
+byte per second must not block a caller for ever: on average the bytes have to flow at SLOWEST or faster, and a command
+or reply has to be over after LONGEST.
 """
 
 from __future__ import annotations
@@ -16,19 +17,19 @@ import redis
 
 from django_srq.runtime.clock import monotonic
 
-SLOWEST = 32 * 1024  # bytes a second
-UNSENT = 128 * 1024  # bytes that a socket takes before it can send them
-LONGEST = 900.0  # seconds, of a time limit too; well below the hour for which slots make a call safe to send again
+SLOWEST = 32 * 1024  # bytes per second
+UNSENT = 128 * 1024  # bytes that the system accepts for a socket before it can send them
+LONGEST = 900.0  # seconds; no time limit is longer, as a call is safe to repeat only while its slot is kept: an hour
 
 
 class CutShort(redis.exceptions.ConnectionError):
-    """A reply that had begun, and that could not be read to its end."""
+    """A reply that had begun could not be read to its end."""
 
 
 def limit_unsent(connected: Any) -> None:
-    """Let a socket say that there is no room as soon as the line is slow.
+    """Let the system accept only so many bytes for a socket (UNSENT) as it can soon send.
 
-    By itself it takes megabytes, so that they would seem to have gone when they have yet to go.
+    By default it accepts megabytes, which would count as sent while they still wait in its buffer.
     """
     if hasattr(socket, "TCP_NOTSENT_LOWAT") and connected.family in (socket.AF_INET, socket.AF_INET6):
         with suppress(OSError):
@@ -36,18 +37,21 @@ def limit_unsent(connected: Any) -> None:
 
 
 class Flow:
-    """Made with the first bytes that went or came; deadline: the moment until which the next ones are waited for."""
+    """How long to wait for the next bytes of a command or reply: until ``deadline``, by the clock.
+
+    Made when its first bytes were sent or received.
+    """
 
     __slots__ = ("_clock", "_last", "_latest", "_silence", "deadline")
 
     def __init__(self, silence: float, clock: Callable[[], float] = monotonic) -> None:
-        """silence: seconds without a byte after which it is over."""
+        """silence: seconds without a byte after which the wait ends."""
         now = clock()
         self._silence, self._clock = silence, clock
         self._latest, self._last = now + silence, now + LONGEST
         self.deadline = self._latest
 
     def moved(self, number: int) -> None:
-        """So many bytes went or came."""
+        """Note that so many bytes were sent or received, and move the deadline."""
         self._latest += number / SLOWEST
         self.deadline = min(self._clock() + self._silence, self._latest, self._last)

@@ -1,10 +1,16 @@
-"""Connections to the server: a redis client from a URL, and the link that carries calls over its connections.
+"""The link: sends the calls of this process to one server, over as many connections as it needs.
 
-The link takes redis-py's connection objects (made by the client's pool, so that TLS, credentials and protocol are its
-business) but keeps its own list of idle ones, because of what slots make possible: every call may be sent again, so
-that an idle connection need not be tested before use, a lost reply needs no guess, and one time limit covers
-connecting, sending, waiting and repeating, until an answer begins (flow.py: how long it may take then). It also tells
-whether anything was sent at all.
+The client's pool makes the connection objects, so that its options decide on TLS, credentials and protocol. But the
+link keeps its own list of idle connections, because slots (slots.py) make every call safe to repeat:
+
+* A connection that was idle for a moment needs no test: if it is dead, the call is sent again on another one. (rest.py
+  says how a connection is checked that was idle for longer.)
+* After a lost reply, the link sends the same call again, and the server answers what it answered before.
+* One time limit covers connecting, sending, repeating and waiting until a reply begins. (flow.py says how long the
+  reply may take from then on.)
+
+When a call fails, the error says whether the server may have carried it out: ``OutcomeUnknown``, or not:
+``QueueUnavailable``.
 """
 
 from __future__ import annotations
@@ -44,9 +50,10 @@ READ_GRACE = 2.0  # seconds that a reply to a blocking command may be late
 
 
 def embedded_link(url: str, *, timeout: float = TIMEOUT, base: str | os.PathLike[str] = ".", **options: Any) -> Link:
-    """A link to the server behind ``embedded://[path]``: a directory, relative to base; ``.srq`` when there is none.
+    """A link to the embedded server of the directory in ``embedded://[path]``.
 
-    The server is started, or joined, when the first connection is opened.
+    A relative path begins at base; without a path the directory is ``.srq``. The server is started, or joined when it
+    runs, before the first connection is opened. options: of the redis client.
     """
     scheme, separator, path = url.partition("://")
     if scheme != "embedded" or not separator:
@@ -57,7 +64,10 @@ def embedded_link(url: str, *, timeout: float = TIMEOUT, base: str | os.PathLike
 
 
 class Connections:
-    """Those of one process to one server. A child lets go of its parent's, without a word: the parent uses them."""
+    """The connections of one process to one server.
+
+    A forked child closes its copies of its parent's connections and sends nothing over them: the parent uses them.
+    """
 
     def __init__(self, pool: Any, prepare: Callable[[], object] | None, inherited: Connections | None) -> None:
         self.tls = Tls(pool)
@@ -67,14 +77,15 @@ class Connections:
         self.open: set[SyncConnection] = set()
         if inherited is not None:
             inherited._let_go()
-        # Kept, as event loops that it shares with the parent would be told of the end of what is in there.
+        # Kept alive: when Python deletes the parent's asynchronous connections, they take themselves off the sockets
+        # that their event loops watch, and the parent shares what its loops watch (epoll) with this process.
         self._inherited = inherited
         if pool.pid != os.getpid():
-            pool._lock = threading.RLock()  # a thread of the parent's may have had the other at the fork, for ever
-            pool.reset()  # the parent's connections count no more
+            pool._lock = threading.RLock()  # a thread of the parent may have held the old one at the fork
+            pool.reset()  # the parent's connections do not count against max_connections here
 
     def wire(self, connection: Any) -> SyncConnection:
-        """connection: redis-py's, connected."""
+        """Wrap a connection of redis-py, which is connected, and note that it is open."""
         wire = SyncConnection(connection)
         wire.home = self
         self.open.add(wire)
@@ -87,10 +98,11 @@ class Connections:
 
 
 class Link:
-    """Carries calls to one server, over as many connections as there are calls at one time.
+    """Sends calls to one server, over as many connections as there are calls at one time.
 
-    Safe to share between threads, event loops and across fork: a child starts with no connections. What it does is
-    written as steps (``calling``, ``waiting``), which are carried out in a thread or in an event loop.
+    Safe to share between threads and between event loops, and to use after a fork: a child starts with no connections.
+    ``calling`` and ``waiting`` are steps (sansio.py) for a thread or an event loop; ``call`` and ``wait`` carry them
+    out in this thread.
     """
 
     def __init__(
@@ -101,7 +113,7 @@ class Link:
         timeout: float = TIMEOUT,
         prepare: Callable[[], object] | None = None,
     ) -> None:
-        """timeout: seconds. prepare is called before each new connection; it starts the embedded server."""
+        """timeout: seconds for a call. prepare: called before each new connection, to start the embedded server."""
         self.client = client
         self.pool = client.connection_pool
         self.address = address or address_of(self.pool)
@@ -109,7 +121,7 @@ class Link:
         self.passing = _error_classes(self.pool.connection_kwargs.get("retry_on_error"))
         self._prepare = prepare
         self._connections: PerProcess[Connections] = PerProcess(partial(Connections, self.pool, prepare))
-        self.read_only = True  # scripts that only read are sent by the commands for those
+        self.read_only = True  # send scripts that only read by EVALSHA_RO; False once the server refused that
 
     def call(
         self, call: Call[T] | Command[T], *, queue: str, timeout: float | None = None, slot: Slot | None = None
@@ -120,10 +132,13 @@ class Link:
     def calling(
         self, call: Call[T] | Command[T], *, queue: str, timeout: float | None = None, slot: Slot | None = None
     ) -> Steps[T]:
-        """Send a call as often as it takes within the time limit (seconds) and return its result.
+        """Send a call, again and again within the time limit (seconds), until a reply comes; its result.
 
-        QueueUnavailable: nothing was carried out. OutcomeUnknown: it was sent, and whether it was carried out is not
-        known. queue names the queue in messages.
+        queue: its name, for messages. slot: borrowed by the caller, with the number for this call; None borrows one.
+
+        QueueUnavailable: the server carried nothing out. (For a call that only reads, and for a plain Command: no reply
+        came.) OutcomeUnknown: the call was sent, and it is not known whether the server carried it out.
+        LayoutError: the keys have another layout version, or belong to something else.
         """
         borrowed = slot is None
         slot = slot or slots.borrow()
@@ -147,9 +162,10 @@ class Link:
         return call.read(reply)
 
     def look(self, asked: Sequence[tuple[str, Call[Any] | Command[Any]]], *, timeout: float) -> list[Any]:
-        """Send calls that only read, each with its queue's name, in one round trip; their results.
+        """Send calls that only read, in one round trip; their results, in the same order.
 
-        One that fails has its exception as result.
+        asked: the name of a queue, for messages, and a call. timeout: seconds for all of them. A call that the server
+        refuses, or whose reply cannot be read, has its exception as result. QueueUnavailable: no replies came.
         """
         calls = [call for _, call in asked]
         attempts = Attempts(self, calls[0], asked[0][0], timeout)
@@ -178,7 +194,7 @@ class Link:
         except (NotSent, *LOST):
             if attempts.left() <= 0:
                 raise
-            # The server may have been restarted since the connection was last used; reading twice does no harm.
+            # The server may have been restarted since this connection was last used. Reading twice does no harm.
             return self._exchange(commands, attempts, receive)
 
     def _result(self, call: Call[T] | Command[T], reply: Any, queue: str) -> T | Exception:
@@ -194,7 +210,7 @@ class Link:
     def wait(self, command: Command[T], seconds: float, *, queue: str, interrupt: int | None = None) -> T | None:
         """Carry out ``waiting`` in this thread.
 
-        interrupt: a file descriptor; as soon as something can be read from it, the wait ends with None.
+        interrupt: a file descriptor; as soon as it is readable, the wait ends with None.
         """
         steps = self.waiting(command, seconds, queue=queue, interrupt=interrupt)
         try:
@@ -205,7 +221,10 @@ class Link:
     def waiting(
         self, command: Command[T], seconds: float, *, queue: str, interrupt: int | None = None
     ) -> Steps[T | None]:
-        """Send a command that blocks on the server for so many seconds; None when it is cut short, as in a failover."""
+        """Send a command that blocks on the server for up to so many seconds; its result.
+
+        None, after a short pause: the connection was lost, or the server ended the wait, as it does in a failover.
+        """
         attempts = Attempts(self, command, queue, self.timeout)
         attempts.command, attempts.patience, attempts.interrupt = command.pack(), seconds + READ_GRACE, interrupt
         try:
@@ -226,10 +245,11 @@ class Link:
         interrupt: int,
         arriving: Callable[[], object] = lambda: None,
     ) -> T | None:
-        """Send a command that blocks on the server for so many seconds, and a call that is carried out when that ends.
+        """Send a command that blocks on the server for up to so many seconds, and a call right behind it.
 
-        The server itself does so: no round trip lies between. None: whether the call was carried out is not known; it
-        is to be made again in its slot, with its number. arriving is called when the wait is over.
+        The server carries out the call as soon as the wait ends: no round trip lies between. Returns the call's result.
+        None: it is not known whether the call was carried out; make it again in this slot, with the same number.
+        interrupt: as for ``wait``. arriving: called when a reply can be read, or the time is over.
         """
 
         def receive(wire: SyncConnection, deadline: float) -> Any:
@@ -248,7 +268,10 @@ class Link:
             return None
 
     def once(self, command: Command[T], *, queue: str, timeout: float) -> T | None:
-        """Send a command that must not be sent again; None: whether it was carried out is not known."""
+        """Send a command once, as it is not safe to repeat; its result. timeout: seconds.
+
+        None: it failed, and it is not known whether the server carried it out.
+        """
         attempts = Attempts(self, command, queue, timeout)
         try:
             return command.read(self._exchange(command.pack(), attempts))
@@ -256,19 +279,19 @@ class Link:
             return None
 
     def stream(self, timeout: float | None = None) -> Stream:
-        """timeout: seconds for a command to be sent, and for a reply to come; at most those of the link."""
+        """A stream of calls. timeout: seconds to send a call, and to receive a reply; at most those of the link."""
         return Stream(self, self.timeout if timeout is None else min(timeout, self.timeout))
 
     def close(self) -> None:
-        """Close the idle connections of threads; the link goes on working."""
+        """Close the idle connections of this process's threads. The link can still be used."""
         self._discard_idle()
 
     async def aclose(self) -> None:
-        """Close the idle connections of the running event loop, which happens by itself when that is shut down."""
+        """Close the idle connections of the running event loop. A loop does so by itself when it is shut down."""
         await self._connections.get().lines.close()
 
     def __del__(self) -> None:
-        # A queue made in passing leaves no open connection behind; nothing that fails here matters any more.
+        # A queue that was made for a few calls leaves no open connection behind. Errors matter to nobody any more.
         with suppress(Exception):
             self._discard_idle()
 
@@ -282,7 +305,7 @@ class Link:
         attempts: Attempts,
         receive: Callable[[SyncConnection, float], T] = SyncConnection.receive,
     ) -> T:
-        """One round trip; receive takes what comes back, of one command if it is not given."""
+        """One round trip. receive: reads the replies to the commands; by default the reply to a single command."""
         wire = self._take(attempts)
         try:
             deadline = attempts.deadline
@@ -300,7 +323,7 @@ class Link:
             wire.home.idle.append(wire)
             raise
         except BaseException:
-            # Interrupted in mid-call: its reply must not become the next call's.
+            # Interrupted in the middle of a call: its reply must not become the reply of the next call.
             self._discard(wire)
             raise
         wire.home.idle.append(wire)
@@ -313,7 +336,7 @@ class Link:
 
     def _idle_or_new(self, attempts: Attempts) -> SyncConnection:
         mine = self._connections.get()
-        # Asking first whether there is one would let another thread take it in between.
+        # No check whether there is one: another thread could take it between the check and the pop.
         try:
             while not (wire := mine.idle.pop()).wake():
                 self._discard(wire)
@@ -337,7 +360,7 @@ class Link:
             if self._prepare is not None:
                 self._prepare()
             connection.socket_connect_timeout = connection.socket_timeout = max(attempts.left(), 0.001)
-            connection.retry = Retry(NoBackoff(), 0)  # a client that was given to us may have other ideas
+            connection.retry = Retry(NoBackoff(), 0)  # a client that the caller made may be set to repeat
             connect(connection, attempts.deadline, mine.tls)
             return mine.wire(connection)
         except (redis.RedisError, OSError) as error:
@@ -355,7 +378,7 @@ class Link:
         wire.home.closed.append(wire.connection)
 
     def _discard_idle(self) -> None:
-        """What spent one connection mostly spent the others."""
+        """Close all idle connections: the cause that made one useless usually concerns the others, too."""
         idle = self._connections.get().idle
         while idle:
             try:
@@ -365,9 +388,9 @@ class Link:
 
 
 def connect(connection: Any, deadline: float, tls: Tls) -> None:
-    """Let redis-py connect and greet the server, over a socket of ours, and within the time limit.
+    """Let redis-py connect and greet the server, over a socket that we open. deadline: by monotonic(), for all of it.
 
-    By itself it would give each reply of the server's greeting as much time as all of them have.
+    By itself, redis-py would allow the whole time limit for each reply of the greeting.
     """
     read = connection.read_response
 
@@ -389,7 +412,7 @@ def connect(connection: Any, deadline: float, tls: Tls) -> None:
 
 
 def received(wire: SyncConnection, deadline: float) -> Any:
-    """The next reply, which may be an error."""
+    """The next reply. An error reply is returned, not raised."""
     try:
         return wire.receive(deadline)
     except redis.exceptions.ResponseError as error:
@@ -397,7 +420,7 @@ def received(wire: SyncConnection, deadline: float) -> Any:
 
 
 def received_behind(wire: SyncConnection, deadline: float) -> Any:
-    """The second of two replies; an error that came as either is raised."""
+    """Read two replies and return the second. If either is an error, it is raised after both were read."""
     replies = [received(wire, deadline), received(wire, deadline)]
     for reply in replies:
         if isinstance(reply, Exception):
@@ -406,7 +429,7 @@ def received_behind(wire: SyncConnection, deadline: float) -> Any:
 
 
 def wait_for_reply(wire: SyncConnection, interrupt: int, seconds: float) -> None:
-    """Wait until a wire has something to receive; Interrupted when the other descriptor has it sooner."""
+    """Wait until a reply can be read, or the seconds are over. Interrupted: the descriptor interrupt is readable."""
     watched = select.poll()
     watched.register(wire.connection._sock, select.POLLIN)
     watched.register(interrupt, select.POLLIN)
@@ -416,11 +439,11 @@ def wait_for_reply(wire: SyncConnection, interrupt: int, seconds: float) -> None
 
 
 class Interrupted(BaseException):
-    """The caller has something better to do than to wait for a reply."""
+    """The caller's file descriptor became readable, so that it no longer waits for a reply."""
 
 
 def _error_classes(given: Any) -> tuple[type[Exception], ...]:
-    """Of ``retry_on_error``: errors of which the client's owner says that they pass."""
+    """The classes in a client's ``retry_on_error``: errors that pass by themselves, as the client's owner says."""
     classes = given if isinstance(given, list | tuple | set | frozenset) else ()
     return tuple(one for one in classes if isinstance(one, type) and issubclass(one, Exception))
 
@@ -429,13 +452,13 @@ _shared: dict[Any, Link] = {}
 
 
 def shared(target: Any, make: Callable[[], Link]) -> Link:
-    """The one link of this process to a target (hashable), made when it is first asked for."""
+    """The link that this process shares for a target (hashable); made on first use."""
     link = _shared.get(target)
-    # setdefault decides between two threads; the loser's link has no connection yet.
+    # Of two threads that come first, both get the link that setdefault kept. The other one has no connection yet.
     return link if link is not None else _shared.setdefault(target, make())
 
 
 def close_all() -> None:
-    """Close the idle connections of all shared links, such as at the end of a test run."""
+    """Close the idle connections of all shared links, for example at the end of a test run."""
     for link in _shared.values():
         link.close()

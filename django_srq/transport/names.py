@@ -1,8 +1,8 @@
-"""Names: the addresses of a server's host, looked up within a time limit.
+"""Names: looks up the addresses of a server's host within a time limit.
 
-``getaddrinfo`` has none: where a name server is silent, it takes seconds for each try and search domain. So it runs in
-a thread, one for each name at a time, and the callers wait for that as long as their own time limits allow. The
-addresses that the last lookup found are kept, and used while a later one fails or takes long.
+``getaddrinfo`` has no limit: when a name server is silent, it takes seconds for each try and search domain. So it runs
+in a thread, one for each name at a time, and the callers wait for it as long as their own time limits allow. The
+addresses that the last lookup found are kept, and used when a later one fails or takes long.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import redis
 from django_srq.runtime.clock import monotonic
 from django_srq.runtime.process import PerProcess
 
-PATIENCE = 1.0  # seconds that a lookup may take, at most, before the addresses that are known are used
-_SHARE = 0.25  # of the caller's time, if that is less
+PATIENCE = 1.0  # seconds that a lookup may take before the addresses known so far are used
+_SHARE = 0.25  # the same as a share of the caller's time, if that is less
 
 Host: TypeAlias = tuple[str, int, int]  # name, port, address family (0: any)
 Address: TypeAlias = tuple[socket.AddressFamily, socket.SocketKind, int, Any]  # family, type, protocol, of the socket
@@ -28,14 +28,14 @@ _Outcome: TypeAlias = "list[Address] | OSError"
 
 
 class NameUnresolved(redis.exceptions.TimeoutError):
-    """A name's addresses are not known, and the lookup takes longer than the caller has time."""
+    """No address of a name is known, and its lookup takes longer than the caller has time."""
 
     def __init__(self, name: str) -> None:
         super().__init__(f"the name {name!r} could not be resolved in time")
 
 
 class _Lookup:
-    """A lookup under way, which any number of callers wait for."""
+    """A lookup that is under way. Any number of callers may wait for it."""
 
     def __init__(self, host: Host) -> None:
         self.host = host
@@ -54,34 +54,34 @@ class _Lookup:
         """The outcome; TimeoutError after so many seconds."""
         outcome = self.outcome.result(seconds)
         if self.thread.ident is not None:
-            self.thread.join(0.1)  # it has nothing more to do; a process that forks should have no threads
+            self.thread.join(0.1)  # the thread is about to end, and a process that forks should have no other threads
         return outcome
 
     def run(self) -> None:
         outcome: _Outcome
         try:
             outcome = _known[self.host] = _by_merit(self.host, _looked_up(self.host))
-        except (OSError, UnicodeError) as error:  # the latter from a name that is none
+        except (OSError, UnicodeError) as error:  # UnicodeError: the text is no host name
             outcome = error if isinstance(error, OSError) else OSError(str(error))
         _under_way.get().pop(self.host, None)
         self.outcome.set_result(outcome)
 
     def patience(self, seconds: float) -> float:
-        """How long a caller waits for it who has so many seconds."""
+        """Seconds that a caller waits for the lookup, of the seconds that the caller has."""
         if self.host not in _known:
             return max(seconds, 0)
-        # From the beginning of the lookup on: one that hangs holds up the first caller, and none after it.
+        # Counted from the beginning of the lookup: one that hangs delays the first caller, and none after it.
         return max(min(seconds * _SHARE, PATIENCE) - (monotonic() - self.since), 0)
 
 
-_known: dict[Host, list[Address]] = {}  # by the last lookup that succeeded
-_best: dict[Host, Address] = {}  # with which a connection was made last
-# Of this process: in a forked child there is no thread that would end the lookups of its parent.
+_known: dict[Host, list[Address]] = {}  # found by the last lookup that succeeded
+_best: dict[Host, Address] = {}  # the address with which a connection was made last
+# Of this process alone: a forked child has no thread that would end the lookups of its parent.
 _under_way: PerProcess[dict[Host, _Lookup]] = PerProcess(lambda inherited: {})
 
 
 def addresses(host: Host, seconds: float) -> Sequence[Address]:
-    """The addresses of a host; NameUnresolved when they are not known within so many seconds."""
+    """The addresses of a host. NameUnresolved: none is known within so many seconds. OSError: the lookup failed."""
     if (found := _literal(host)) is not None:
         return found
     lookup = _lookup(host)
@@ -93,7 +93,7 @@ def addresses(host: Host, seconds: float) -> Sequence[Address]:
 
 
 async def aaddresses(host: Host, seconds: float) -> Sequence[Address]:
-    """The same in an event loop. Not by the loop's own threads: at its end, it waits for those."""
+    """``addresses`` in an event loop. Not in the loop's own threads: a loop that ends waits for those."""
     if (found := _literal(host)) is not None:
         return found
     lookup = _lookup(host)
@@ -111,7 +111,7 @@ def is_unresolved(host: Host) -> bool:
 
 
 def connected(host: Host, address: Address) -> None:
-    """A connection was made with an address of a host: it is the first to be tried the next time."""
+    """Note that a connection was made with an address of a host: it is tried first the next time."""
     _best[host] = address
 
 
@@ -121,12 +121,12 @@ def known() -> dict[Host, list[Address]]:
 
 
 def learn(found: Mapping[Host, list[Address]]) -> None:
-    """Know addresses that lookups of another process found."""
+    """Take over the addresses that lookups of another process found."""
     _known.update(found)
 
 
 def _literal(host: Host) -> Sequence[Address] | None:
-    """The address that a host is written as; None for a name. Nothing is looked up."""
+    """The address of a host that is given as an address; None for a name. Looks nothing up."""
     try:
         return _looked_up(host, socket.AI_NUMERICHOST)
     except (OSError, UnicodeError):
@@ -144,7 +144,7 @@ def _lookup(host: Host) -> _Lookup:
     lookup = under_way.get(host)
     if lookup is None:
         mine = _Lookup(host)
-        lookup = under_way.setdefault(host, mine)  # which decides between two threads
+        lookup = under_way.setdefault(host, mine)  # of two threads, one starts its lookup, and both wait for it
         if lookup is mine:
             mine.start()
     return lookup
@@ -160,5 +160,5 @@ def _usable(host: Host, outcome: _Outcome) -> Sequence[Address]:
     if (known := _known.get(host)) is not None:
         return _by_merit(host, known)
     if isinstance(outcome, OSError):
-        raise type(outcome)(*outcome.args)  # each caller one of its own, with its own traceback
+        raise type(outcome)(*outcome.args)  # each caller gets an error of its own, with its own traceback
     raise outcome

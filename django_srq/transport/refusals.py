@@ -1,4 +1,4 @@
-"""The errors of a server, and what they mean."""
+"""The errors of a server: which ones pass by themselves, which ones refuse a call, and what they mean."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import redis
 
 from django_srq.exceptions import SRQError
 
-# What passes by itself while a server starts, fails over or is busy: worth another attempt within the time limit.
+# Errors that pass by themselves, as the server starts, fails over or is busy: worth another attempt in the time limit.
 PASSING = (
     redis.exceptions.BusyLoadingError,
     redis.exceptions.ReadOnlyError,
@@ -16,11 +16,12 @@ PASSING = (
     redis.exceptions.TryAgainError,
     redis.exceptions.MasterDownError,
 )
-# The same by how the reply begins, as redis-py has no class for it, or has it only in newer versions.
+# The same, by the beginning of the reply: redis-py has no class for these errors, or only in newer versions.
 PASSING_REPLIES = ("BUSY ", "CLUSTERDOWN ", "MASTERDOWN ", "NOREPLICAS ", "TRYAGAIN ", "UNBLOCKED ")
-# How servers say that a user lacks a right for a command of a script: our scripts themselves, and Redis 7.0 and others.
+# Errors that say that a user lacks the right to a command of a script: by our scripts, by Redis 7.0, by other servers.
 _LACKS_RIGHTS = ("SRQRIGHTS ", "ACL failure in script", "The user executing the script can't run")
-_IN_SCRIPT = re.compile(r"(?: script: (?:\w+, )?on )?@user_script(?::\d+\.?)?")  # in an error of a command of a script
+# Part of the error reply when a command within a script failed.
+_IN_SCRIPT = re.compile(r"(?: script: (?:\w+, )?on )?@user_script(?::\d+\.?)?")
 REFUSED_CALLER = (
     redis.exceptions.AuthenticationError,
     redis.exceptions.AuthorizationError,
@@ -30,22 +31,22 @@ REFUSED_CALLER = (
 
 
 def refused(error: Exception) -> bool:
-    """Whether an error is the server's reply instead of carrying a call out; every other leaves open what it did."""
+    """Whether an error is the server's reply that it did not carry out the call. After any other, that is unknown."""
     replies = (redis.exceptions.ResponseError, redis.exceptions.BusyLoadingError, *REFUSED_CALLER)
-    # redis-py makes of this reply what it makes of a lost connection.
+    # redis-py raises the same class for this reply as for a lost connection.
     full = str(error).endswith("max number of clients reached")
     return (isinstance(error, replies) or full) and not raised_by_script(error)
 
 
 def is_refusal(error: SRQError) -> bool:
-    """Whether the server answered, and refuses that call for longer than a moment: it may carry out others."""
+    """Whether the server refused the call by an error that does not pass. It may carry out other calls."""
     cause = error.__cause__
     passing = isinstance(cause, PASSING) or str(cause).startswith(PASSING_REPLIES)
     return isinstance(cause, redis.exceptions.ResponseError) and not passing
 
 
 def raised_by_script(error: Exception) -> bool:
-    """Whether a command within a script failed: others before it may have written."""
+    """Whether a command within a script failed: the commands before it may have written."""
     return isinstance(error, redis.exceptions.ResponseError) and _IN_SCRIPT.search(str(error)) is not None
 
 
@@ -63,7 +64,7 @@ _EXPLANATIONS = {
     "AskError": _MOVED,
     "ClusterCrossSlotError": _ACROSS,
 }
-# By the first word of a reply, as redis-py has no class for it, or has it only in newer versions.
+# By the first word of the reply: redis-py has no class for these errors, or only in newer versions.
 _REPLIES = {
     "OOM": _EXPLANATIONS["OutOfMemoryError"],
     "MOVED": _MOVED,
@@ -74,16 +75,16 @@ _REPLIES = {
 
 
 def explain(error: BaseException) -> str:
-    """The cause of a trouble with the server, in words where its own need some."""
+    """The text of an error, for a message; with an explanation in front where the text alone says too little."""
     explained = _EXPLANATIONS.get(type(error).__name__) or _REPLIES.get(str(error).partition(" ")[0])
-    if explained is None and "unauthenticated" in str(error):  # to a command as long as ours, Redis says so
+    if explained is None and "unauthenticated" in str(error):  # how Redis refuses commands as long as ours
         explained = _EXPLANATIONS["AuthenticationError"]
     text = _IN_SCRIPT.sub("", str(error)).rstrip(".") or type(error).__name__
     if text.startswith("SRQRIGHTS "):
         return f"{_EXPLANATIONS['NoPermissionError']}: {', '.join(text.split()[1:])}"
     if explained is None and lacks_rights(error):
         explained = _EXPLANATIONS["NoPermissionError"]
-    if explained is None and "unexpected symbol near '#'" in text:  # how scripts begin since then
+    if explained is None and "unexpected symbol near '#'" in text:  # our scripts begin with #!lua
         explained = "the server is too old, it needs Redis 7.0 or Valkey 7.2"
     return f"{explained}: {text}" if explained else text
 

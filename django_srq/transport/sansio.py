@@ -1,7 +1,16 @@
-"""Steps: an operation without its I/O, so that it is written once and carried out in a thread or in an event loop.
+"""Sans-I/O: a method that talks to a server is written once, and works in a thread and in an event loop.
 
-An operation is a generator: it yields requests, is given their results (or their errors, raised at that place), and
-returns its own. ``operation`` makes a method of one, and ``twin`` the asynchronous method beside it.
+The method is a generator function that does no I/O. It yields an ``Effect``, such as one attempt at a call or a pause,
+and gets the effect's result from ``yield``, or its error raised there. ``run`` carries the effects out in this thread,
+``arun`` in the running event loop. ``sync_method`` makes an ordinary method of the generator function, and
+``async_method`` the asynchronous one, which so cannot differ from it::
+
+    @sync_method
+    def ack(self, item) -> Steps[bool]:
+        acked = yield from self._send(...)
+        return acked[0]
+
+    aack = async_method(ack)
 """
 
 from __future__ import annotations
@@ -20,7 +29,7 @@ P = ParamSpec("P")
 
 
 class Effect(Protocol):
-    """Something to be done outside of the process."""
+    """Something that takes I/O or time. ``carry_out`` does it in this thread, ``acarry_out`` in the event loop."""
 
     def carry_out(self) -> Any: ...
 
@@ -29,7 +38,7 @@ class Effect(Protocol):
 
 Steps: TypeAlias = Generator[Effect, Any, T]
 
-_partings: set[asyncio.Task[Any]] = set()  # an event loop itself keeps no hold of its tasks
+_partings: set[asyncio.Task[Any]] = set()  # asyncio keeps only weak references to tasks
 
 
 @dataclass(frozen=True)
@@ -44,7 +53,7 @@ class Sleep:
 
 
 def run(steps: Steps[T]) -> T:
-    """Carry the steps out in this thread; their result."""
+    """Carry out the steps in this thread; their result."""
     try:
         request = next(steps)
         while True:
@@ -59,10 +68,11 @@ def run(steps: Steps[T]) -> T:
 
 
 async def arun(steps: Steps[T], request: Effect | None = None) -> T:
-    """Carry the steps out in the running event loop, from a request on; their result.
+    """Carry out the steps in the running event loop; their result.
 
-    What they still ask for when they are cancelled is done in a task of its own: whoever cancels them waits for it, and
-    it goes on if he cancels again.
+    request: an effect that the steps have already yielded, to begin with. When the caller's task is cancelled, the
+    steps get the CancelledError, and the effects that they still yield, to clean up, are carried out in a task of its
+    own. The caller's task ends only after that one; when it is cancelled again, it ends at once, and the other goes on.
     """
     try:
         request = request or next(steps)
@@ -98,7 +108,7 @@ def sync_method(steps: Callable[Concatenate[S, P], Steps[T]]) -> Callable[Concat
 
 
 def async_method(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], Coroutine[Any, Any, T]]:
-    """The asynchronous method that carries out the steps of a method that ``operation`` made, in the event loop."""
+    """The asynchronous counterpart of a method that ``sync_method`` made: the same steps, in the event loop."""
     steps: Callable[Concatenate[S, P], Steps[T]] = method.__wrapped__  # type: ignore[attr-defined]
 
     @wraps(steps)
@@ -113,7 +123,7 @@ def async_method(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate
 
 
 def _sign(method: Callable[..., Any], steps: Callable[..., Steps[Any]]) -> None:
-    """Let help() show what the caller gets, and not the steps to it."""
+    """Let help() show the result's type as the caller gets it, ``bool`` instead of ``Steps[bool]``."""
     signature = inspect.signature(steps)
     result = str(signature.return_annotation).removeprefix("Steps[").removesuffix("]")
     method.__signature__ = signature.replace(return_annotation=result)  # type: ignore[attr-defined]

@@ -1,12 +1,13 @@
-"""Slots: what makes every call safe to repeat.
+"""Slots: they make every call safe to repeat.
 
-A caller borrows a slot for one call and numbers its calls in it; the server keeps, per queue and slot, the number and
-the outcome of the last call. The same number again gets the same outcome, a lower one (an original that was overtaken
-by its repeat) is refused. The scheme is that of NFSv4.1 sessions (RFC 8881, 2.10.6.1).
+A caller borrows a slot, for one call at a time, and numbers its calls in it. The server keeps, per queue and slot, the
+number and the outcome of the last call. A call with that number again gets the same outcome. A call with a lower
+number (an original that its own repeat overtook) is refused. The scheme is that of NFSv4.1 sessions (RFC 8881,
+2.10.6.1).
 
-Slots are a process's own: as many as there are calls at one time, with ids that no other process has. Two processes
-that numbered their calls in one slot would lose calls, as the server took those of one for repeats of the other's. A
-call that is given up burns its number, so that nothing has to be undone.
+Each process has slots of its own, as many as it has calls at one time, with names that no other process has. If two
+processes numbered their calls in one slot, the server would take calls of one for repeats of the other's, and they
+would be lost. The number of a call that is given up is not used again, so that nothing has to be undone.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class Slots:
         return process.name()
 
     def borrow(self) -> Slot:
-        """A free slot, its number one higher than that of any call before."""
+        """A free slot, its number raised by one for the call of the borrower."""
         pool = self._pool.get()
         try:
             slot = pool.free.pop()
@@ -59,7 +60,7 @@ class Slots:
         return slot
 
     def give_back(self, slot: Slot) -> None:
-        # To where it came from: one that was borrowed before a fork is the parent's, also in the child.
+        # To the pool that it came from: a slot borrowed before a fork stays the parent's, and the child never uses it.
         if slot.home is not None:
             slot.home.append(slot)
 

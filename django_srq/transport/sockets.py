@@ -1,6 +1,6 @@
-"""Sockets: connections to a server's host below redis-py, opened within a time limit.
+"""Sockets: opens connections to a server's host, with TLS or without, within one time limit.
 
-redis-py looks up the host's name without a limit, gives each of its addresses the whole time limit, and makes a TLS
+redis-py would look up the host's name without a limit, allow each of its addresses the whole time limit, and make a TLS
 context for each connection, which takes as long as a hundred puts.
 """
 
@@ -24,25 +24,26 @@ from django_srq.transport.names import Address, Host, NameUnresolved
 from django_srq.transport.sansio import Steps, arun, run
 
 _FILES = {"ssl_ca_certs": "ca_certs", "ssl_ca_path": "ca_path", "ssl_certfile": "certfile", "ssl_keyfile": "keyfile"}
-_CONNECTING = ("_connect", "_wrap_socket_with_ssl")  # redis-py 5.0.0 has the first alone
-# How it looks when a server does not accept a client: by TLS 1.3, after the client's part is done, and often wordless.
+_CONNECTING = ("_connect", "_wrap_socket_with_ssl")  # how redis-py connects; 5.0.0 has the first method alone
+# The errors that follow when a server does not accept a client. With TLS 1.3 they come after the client's part of the
+# handshake is done, and often the server gives no reason.
 _BROKEN_OFF = re.compile(r"EOF occurred|closed by|reset by peer|alert|Broken pipe", re.IGNORECASE)
 _USUAL = (redis.SSLConnection, redis.UnixDomainSocketConnection)  # besides redis.Connection
 _OCSP = ("ssl_validate_ocsp", "ssl_validate_ocsp_stapled")
 
 
 class TlsError(redis.exceptions.ConnectionError):
-    """TLS with this server is not possible, and will not be before somebody changes something."""
+    """TLS with this server is not possible until somebody changes something: to wait does not help."""
 
 
 class Tls:
-    """The TLS context of a link: one for all of its connections in this process, those of event loops too.
+    """The TLS context of a link, for all of its connections in this process, also those of event loops.
 
-    It is made again when one of its files changed, as certificates are renewed.
+    It is made again when one of its files has changed, as certificates are renewed.
     """
 
     def __init__(self, pool: Any) -> None:
-        """pool: redis-py's, whose options say what the context is like."""
+        """pool: of redis-py; its options make the context."""
         self._pool = pool
         self._context: ssl.SSLContext | None = None
         self._files: object = None
@@ -58,7 +59,7 @@ class Tls:
 
 
 def opened(connection: Any, deadline: float, tls: Tls) -> socket.socket:
-    """What ``_connect`` of redis-py's connection returns: a connected socket. deadline: by monotonic()."""
+    """A connected socket, in place of the one that redis-py's ``_connect`` would return. deadline: by monotonic()."""
     if isinstance(connection, redis.UnixDomainSocketConnection):
         return _connected_locally(connection, deadline)
     context = _context_for(connection, tls)
@@ -67,14 +68,14 @@ def opened(connection: Any, deadline: float, tls: Tls) -> socket.socket:
         return plain
     plain.settimeout(_left(deadline))
     try:
-        # Of the name, and not of the address: it is what the certificate must be for.
+        # With the name and not the address of the host: the certificate must be for the name.
         return context.wrap_socket(plain, server_hostname=connection.host)
     except ssl.SSLCertVerificationError as error:
         raise _not_accepted(error) from error
 
 
 async def aopened(connection: Any, deadline: float, tls: Tls) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """The same in an event loop, for an asynchronous connection, as streams."""
+    """``opened`` in an event loop, for a connection of redis.asyncio; the socket's streams."""
     context = _context_for(connection, tls)
     plain = await arun(_connecting(connection, deadline))
     # From here on the stream's transport closes the socket.
@@ -91,7 +92,7 @@ def _context_for(connection: Any, tls: Tls) -> ssl.SSLContext | None:
 
 
 def _connected_locally(connection: Any, deadline: float) -> socket.socket:
-    """redis-py 5.0 leaves the socket open where it cannot be connected."""
+    """A connected Unix socket. It is closed if it cannot be connected, which redis-py 5.0 does not do."""
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         made.settimeout(_left(deadline))
@@ -104,7 +105,7 @@ def _connected_locally(connection: Any, deadline: float) -> socket.socket:
 
 @dataclass
 class _Lookup:
-    """The addresses of a host; a request of steps."""
+    """An effect (sansio.py): look up the addresses of a host."""
 
     host: Host
     seconds: float
@@ -118,7 +119,7 @@ class _Lookup:
 
 @dataclass
 class _Connect:
-    """A socket is connected to an address; a request of steps."""
+    """An effect (sansio.py): connect a socket to an address."""
 
     socket: socket.socket
     address: Address
@@ -154,7 +155,7 @@ def _connecting(connection: Any, deadline: float) -> Steps[socket.socket]:
 
 
 def opens_as_usual(connection: Any) -> bool:
-    """Whether ``opened`` does what the connection would do by itself; not one that has its own way of connecting."""
+    """Whether ``opened`` does what the connection would do itself: not when its class connects in its own way."""
     kind = type(connection)
     usual = next((usual for usual in _USUAL if isinstance(connection, usual)), redis.Connection)
     same = all(getattr(kind, method, None) is getattr(usual, method, None) for method in _CONNECTING)
@@ -162,10 +163,10 @@ def opens_as_usual(connection: Any) -> bool:
 
 
 def late(connection: Any) -> Exception:
-    """What took too long, of an asynchronous connection that could not be opened in time.
+    """The error of an asynchronous connection that could not be opened in time; it names the slow step.
 
-    connection: None if it was not even made. In an event loop that is late, the time limits within its time limit end
-    together with that, and say nothing.
+    connection: None if it was not even made. When the event loop is late, the limits of the single steps end together
+    with the limit of the whole, and their own errors are lost.
     """
     if isinstance(connection, asynchronous.Connection) and names.is_unresolved(_host(connection)):
         return NameUnresolved(connection.host)
@@ -177,8 +178,8 @@ def _host(connection: Any) -> Host:
 
 
 def explained(error: Exception, connection: Any) -> Exception:
-    """What went wrong while a connection was opened, from the error that redis-py made of it."""
-    if isinstance(error.__cause__, (TlsError, NameUnresolved)):  # by its asynchronous connections
+    """The error that gives the cause why a connection could not be opened, from the error that redis-py raised."""
+    if isinstance(error.__cause__, (TlsError, NameUnresolved)):  # redis.asyncio raises its own in place of ours
         return error.__cause__
     broken_off = not isinstance(error, (TlsError, redis.exceptions.TimeoutError)) and _BROKEN_OFF.search(str(error))
     if hasattr(connection, "cert_reqs") and broken_off:
@@ -193,21 +194,21 @@ def _wanted(connection: Any) -> str:
 
 
 def missing(options: Any) -> Iterator[tuple[str, str]]:
-    """Options of TLS, and the files that they name, of those that are not there. options: a connection's."""
+    """The options of TLS that name a missing file, each with the file's path. options: of a connection."""
     for name, path in _files(options):
         if not os.path.exists(path):
             yield name, path
 
 
 def _turns(found: Sequence[Address], deadline: float) -> Iterator[tuple[Address, float]]:
-    """Each address, and until when it may take: what time is left is shared by those that are left."""
+    """Each address, and the moment until which it may be tried: the addresses left share the time left."""
     for tried, address in enumerate(found):
         now = monotonic()
         yield address, now + (deadline - now) / (len(found) - tried)
 
 
 def _socket(connection: Any, address: Address) -> socket.socket:
-    """As redis-py makes it."""
+    """A socket with the options that redis-py sets."""
     family, kind, protocol, _ = address
     made = socket.socket(family, kind, protocol)
     try:
@@ -243,7 +244,7 @@ def _version(name: str, path: str) -> tuple[object, ...]:
 
 
 def _context(options: Any) -> ssl.SSLContext:
-    """A context by the options of a connection, as redis-py makes it; those that it does not know yet are not set."""
+    """A context from the options of a connection, as redis-py makes it. Options that redis-py lacks are not set."""
 
     def option(name: str) -> Any:
         return getattr(options, name, None)

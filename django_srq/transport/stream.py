@@ -1,4 +1,4 @@
-"""Calls that are sent ahead, one behind the other, over one connection."""
+"""Stream: calls that are sent one behind the other over one connection, and whose replies are read later."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class Sent(Generic[T]):
-    """A call whose reply nobody waited for."""
+    """A call that was sent, or will be, and whose reply is collected later."""
 
     call: Call[T]
     queue: str
     slot: Slot
-    about: Any  # the sender's
+    about: Any  # anything that the sender wants to get back with it
     result: T | None = None  # None: no reply came
-    posted: bool = False  # it was sent, or could not be
+    posted: bool = False  # it was sent, or could not be sent
 
 
 class Stream:
-    """Calls that are sent at once, and whose replies are read later; over one connection of its own.
+    """Sends calls at once, over a connection of its own; ``collect`` reads their replies.
 
-    What cannot be sent, or gets no reply, is told by ``collect``: to be called again in its slot, so that it is carried
-    out once. Safe to share between threads.
+    A call that could not be sent, or got no reply, is collected with None as its result. The sender makes it again in
+    its slot, with its number, so that it is carried out once. Safe to share between threads.
     """
 
     def __init__(self, link: Link, timeout: float) -> None:
@@ -49,17 +49,21 @@ class Stream:
         self._posting = False
         self._sent: deque[Sent[Any]] = deque()
         self._wire: SyncConnection | None = None
-        self._known: set[bytes] = set()  # scripts that the server has, as they went over this connection
+        self._known: set[bytes] = set()  # scripts that the server has, as their texts went over this connection
         self._broken = False
 
     def send(self, call: Call[T], *, queue: str, about: Any = None, slot: Slot | None = None) -> Sent[T]:
-        """slot: with the number that the call has in it; without one, the sender gives back what was borrowed."""
+        """Send a call, and wait for no reply.
+
+        about: given back with it. slot: with the number that the call has in it. Without one, a slot is borrowed, and
+        the sender has to give it back after the reply was collected.
+        """
         sent = Sent(call, queue, slot or slots.borrow(), about)
         self.post(sent)
         return sent
 
     def post(self, sent: Sent[Any]) -> None:
-        """Send a call; or leave that to the thread that is sending now, which may have to connect first."""
+        """Send a call, or leave it to the thread that is sending now, which may have to connect first."""
         with self._posted:
             self._waiting.append(sent)
             if self._posting:
@@ -80,7 +84,7 @@ class Stream:
             return self._waiting.popleft() if self._waiting else None
 
     def _give_up_waiting(self) -> None:
-        """Nobody sends them now: they are collected without a result."""
+        """Give up the calls that wait to be sent, as no thread sends them now: they are collected without result."""
         with self._lock, self._posted:
             self._broken = True
             for sent in self._waiting:
@@ -97,7 +101,7 @@ class Stream:
             return
         try:
             wire = self._ready(sent)
-            # Whole at first: that the server does not know a script would be read too late.
+            # With the script's text at first: a reply that the server does not know the script would be read too late.
             whole = sent.call.script.sha not in self._known
             command = sent.call.pack(sent.slot.name, sent.slot.seq, whole=whole)
             wire.send(command, monotonic() + self._timeout)
@@ -109,9 +113,10 @@ class Stream:
             raise
 
     def collect(self, last: Sent[Any] | None = None) -> list[Sent[Any]]:
-        """What was sent since, in that order, with the results: all, or up to the last; waits for the replies.
+        """The calls that are not collected yet, in the order in which they were sent, with their results.
 
-        Once the connection is lost it is all, as nothing more will come. The last may be one that is yet to be sent.
+        Waits for the replies, each for the time limit at most. last: collect up to this call, which may still wait to
+        be sent; None collects all. Once the connection is lost, all are collected, as no more replies will come.
         """
         collected: list[Sent[Any]] = []
         if last is not None:
@@ -129,7 +134,7 @@ class Stream:
 
     @property
     def unread(self) -> bool:
-        """Whether something was sent that is not collected yet."""
+        """Whether a call was sent, or waits to be sent, that is not collected yet."""
         return bool(self._sent or self._waiting or self._posting)
 
     def close(self) -> None:
@@ -137,7 +142,7 @@ class Stream:
             self._break()
 
     def _ready(self, sent: Sent[Any]) -> SyncConnection:
-        """The wire to send over: the one so far if replies are outstanding there, or if it is still good."""
+        """The connection to send over: the present one if replies are outstanding on it or it is open, else another."""
         if self._wire is not None and len(self._sent) == 1 and not self._wire.wake():
             self._let_go()
         if self._wire is None:
@@ -149,7 +154,7 @@ class Stream:
         try:
             return sent.call.read(self._wire.receive(monotonic() + self._timeout))
         except (NotSent, redis.RedisError, OSError) as error:
-            # Called again, it will say what is wrong.
+            # The sender makes the call again, and that raises the error if it lasts.
             if isinstance(error, SPENT) or not isinstance(error, redis.exceptions.ResponseError):
                 self._lost()
             return None

@@ -1,7 +1,8 @@
-"""Wires: open connections of threads, below redis-py where it costs more than all the rest of a call.
+"""SyncConnection: an open connection of a thread, which sends and receives without redis-py.
 
-redis-py connects, greets, authenticates and knows TLS. Where it parses with hiredis, a wire feeds that by itself;
-elsewhere, redis-py reads from the wire as from a socket.
+redis-py connects, greets, authenticates and knows TLS. But its sending and receiving would cost more than all the rest
+of a call. So a SyncConnection writes to the socket, and feeds hiredis, by itself. Where redis-py parses without
+hiredis, its parser reads from the SyncConnection as from a socket.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from django_srq.transport.async_pool import LOST, NotSent, closed_before
 from django_srq.transport.flow import CutShort, Flow, limit_unsent
 from django_srq.transport.rest import LARGE, LULL, REST, SIGN_OF_LIFE, share
 
-CLOSE_ENOUGH = 0.01  # seconds by which a time limit may be off, so that it need not be set for each call
-READ = 65536  # bytes at a time
+CLOSE_ENOUGH = 0.01  # seconds by which the socket's time limit may be off, so that not every call has to set it
+READ = 65536  # bytes read at a time
 
 try:
-    from hiredis import PushNotification as _Push  # what the server says unasked; known from hiredis 3.2 on
+    from hiredis import PushNotification as _Push  # a message that the server sends unasked; from hiredis 3.2 on
 except ImportError:
 
     class _Push:  # type: ignore[no-redef]
@@ -38,17 +39,17 @@ class SyncConnection:
         "_until", "connection", "home", "silence",
     )  # fmt: skip
 
-    home: Any  # where it belongs when it is not in use
-    silence: float  # seconds without a byte that end what had begun to flow; of who uses it
+    home: Any  # the Connections to which it goes back after use
+    silence: float  # seconds without a byte after which a command or reply is broken off (flow.py); set for each use
 
     def __init__(self, connection: Any) -> None:
-        """connection: redis-py's, connected."""
+        """connection: of redis-py, connected."""
         self.connection = connection
         self._socket: socket.socket = connection._sock
         limit_unsent(self._socket)
         self._limit: float | None = None
         self._flow: Flow | None = None
-        # Not one with TLS; elsewhere a socket is no file that can be written to.
+        # Whether os.write works on it: not with TLS, and not on Windows, where a socket is not a file.
         self._plain = os.name == "posix" and type(self._socket) is socket.socket
         self._reader = getattr(connection._parser, "_reader", None)
         self._nothing = self._reader.gets(False) if self._reader is not None else None
@@ -56,19 +57,20 @@ class SyncConnection:
         self._arrived = 0
         if self._reader is None:
             connection._parser._buffer._sock = self
-        self._heard = monotonic()  # when the server said something last
-        self._rested = False  # for so long that it may have been forgotten on the way
+        self._heard = monotonic()  # when the last bytes came from the server
+        self._rested = False  # so long that the next command needs a sign of life (rest.py)
 
     def wake(self) -> bool:
-        """Make ready for use after a rest, with no reply outstanding; False: the server closed it."""
+        """Get ready for use after a rest; no reply may be outstanding. False: the server closed the connection."""
         rest = monotonic() - self._heard
         self._rested = rest > REST
         return rest < LULL or not self._closed()
 
     def send(self, commands: bytes, deadline: float, *, watched: bool = False) -> None:
-        """deadline: by monotonic(). NotSent: the server got no whole command.
+        """Send commands. deadline: by monotonic(), for the first bytes to go. NotSent: the server got no whole command.
 
-        watched: the socket will be watched for the reply, of which nothing may be read before.
+        watched: the caller will poll the socket for the reply. So the commands do not go along with a sign of life:
+        reading the answer to that could read the reply, too.
         """
         if self._rested:
             self._rested = False
@@ -77,7 +79,10 @@ class SyncConnection:
             self._write(commands, deadline)
 
     def _behind_sign_of_life(self, commands: bytes, deadline: float, *, along: bool) -> bytes:
-        """Wait for a sign of life, which has a share of the time. What does not go along with it is returned."""
+        """Wait for a sign of life, for a share of the time left. along: send the commands together with it.
+
+        Returns the commands that are still to be sent.
+        """
         with_it, rest = (commands, b"") if along else (b"", commands)
         now = monotonic()
         until = now + share(deadline - now)
@@ -95,26 +100,27 @@ class SyncConnection:
         watched = select.poll()
         watched.register(self._socket, select.POLLIN)
         try:
-            # On one with TLS there is nothing to be read but the farewell.
+            # With TLS, only the server's farewell can be there to be read.
             return bool(watched.poll(0)) and not (self._plain and self._socket.recv(1, socket.MSG_PEEK))
         except OSError:
             return True
 
     def _write(self, commands: bytes, deadline: float) -> None:
-        """deadline: for the first bytes."""
+        """deadline: for the first bytes to go."""
         try:
             self._limit_to(deadline)
             self._until = 0.0
             written = 0
             if self._plain:
-                # With a limit a socket does not block; its own methods ask first whether there is room: often there is.
+                # A socket with a time limit does not block. Its send() would first ask whether there is room; there
+                # usually is.
                 try:
                     written = os.write(self._socket.fileno(), commands)
                 except BlockingIOError:
                     written = 0
             if written < len(commands):
                 self._write_on(memoryview(commands), written, deadline)
-        except LOST as error:  # the last of the bytes did not go out
+        except LOST as error:  # the last bytes were not sent
             raise NotSent(error) from error
 
     def _write_on(self, commands: memoryview, sent: int, deadline: float) -> None:
@@ -124,14 +130,15 @@ class SyncConnection:
                 self._limit_to(max(deadline, flow.deadline))
             sent = self._socket.send(rest)
             flow.moved(sent)
-        if sent < len(commands):  # with TLS, what is small goes at one time, too
+        if sent < len(commands):  # else all went at once, as small commands do with TLS
             self._until = flow.deadline
 
     def receive(self, deadline: float) -> Any:
-        """The next reply, not decoded; an error that the server replies with is raised.
+        """The next reply, not decoded; an error reply is raised.
 
-        deadline: for its beginning, and not before that of what flowed last. NotSent: the server had closed the
-        connection before all was there that was sent.
+        deadline: by monotonic(), for the reply to begin; if the bytes sent or received last set a later one (flow.py),
+        that counts. NotSent: the server closed the connection before it had got everything that was sent. CutShort: the
+        reply began and broke off, or cannot be understood.
         """
         self._deadline = deadline if deadline > self._until else self._until
         self._arrived, self._flow, reader = 0, None, self._reader
@@ -144,7 +151,7 @@ class SyncConnection:
                     reader.feed(self.recv(READ))
                 elif isinstance(reply, _Push):
                     self.connection._parser.handle_push_response(reply)
-                    self._arrived = 0  # of what is waited for, nothing may have come
+                    self._arrived = 0  # nothing of the awaited reply may have come yet
                 elif isinstance(reply, redis.exceptions.RedisError):
                     raise reply
                 else:
@@ -153,7 +160,7 @@ class SyncConnection:
             raise CutShort(f"the reply cannot be understood: {error}") from error
 
     def recv(self, size: int) -> bytes:
-        """What comes next of a reply."""
+        """The next bytes of a reply."""
         if self._arrived:
             self._flow = self._flow or Flow(self.silence)
             self._flow.moved(self._arrived)
@@ -181,11 +188,11 @@ class SyncConnection:
         self.connection.disconnect()
 
     def let_go(self) -> None:
-        """Close it in this process alone: its parent goes on with it, so that the server is told nothing."""
+        """Close it in this process alone, and tell the server nothing: the parent process goes on using it."""
         self._socket.close()
 
     def _limit_to(self, deadline: float) -> None:
-        """Set on the socket, as redis-py does itself: the time limit of a connection would cut blocking commands."""
+        """Set the socket's time limit, as redis-py does. The one that it connected with would cut blocking commands."""
         seconds = deadline - monotonic()
         if self._limit is None or abs(self._limit - seconds) > CLOSE_ENOUGH:
             self._limit = max(seconds, 0.001)

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
--- Acks items: removes them with all that is known of them, wherever they are now.
--- ARGV[3…] per item: uid, token ('': by whoever holds it), number of the put ('': a generated uid)
+-- Acks items: removes each with all that is known of it, wherever it is now.
+-- ARGV[3…] per item: uid, token ('': any holder's), number of the put ('': the uid was generated)
 -- Reply: per item a flag, 1 when this call removed it, else 0.
 -- include: keys begin wake records
 if repeated then

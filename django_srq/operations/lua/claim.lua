@@ -1,34 +1,38 @@
 #!lua flags=allow-oom
--- Acks what the caller finished, does the housekeeping, and hands out up to n items, in one round trip.
--- ARGV[3]  consumer: first part of the tokens; "c…" supervised (renews its leases), "g…" a plain get; then, where that is
---          known, "+" and the number of items that it may have begun at one time
+-- Acks the items that the caller finished, does the housekeeping, and hands out up to n items, in one round trip.
+-- ARGV[3]  consumer: the first part of the tokens; "c…": supervised (its leases are renewed), "g…": a plain get; then,
+--          where it is known, "+" and how many items the consumer may have begun at one time
 -- ARGV[4]  lease (ms); negative: these leases are never recovered automatically
--- ARGV[5]  lease (ms) of what saferedisqueue's consumers hold; negative as above
--- ARGV[6]  n: most items to hand out; 0: only ack; below 0: only ack, and a repeated call gives back the items that it got
---          (-1: to their old places; -2: the reply could not be read: a single one has failed, and goes to the back or is dead)
--- ARGV[7]  max_deliveries, 0: any number; ARGV[8] max_crashes, 0: any number; for leases that ended
--- ARGV[9]  max_in_flight: most items in flight across all consumers; 0: any number; -1: not for this claim
--- ARGV[10] interval (ms, may have a fraction): one item each, across all consumers; 0: no such limit
--- ARGV[11…] per item to ack: uid, token ('': by whoever holds it), number of the put ('': a generated uid)
--- Reply: the acks' flags (1: this call removed it), the time (ms) until it is worth asking again (-1: no known moment;
---   0: at once, which is told to whoever got all it asked for), how many ready items only the limits hold up, then per item
---   handed out: uid, token, payload, deliveries (a number, or the text "deliveries crashes"), headers ('' for none).
--- It hands out at most MOST_BYTES of payloads and headers more than those of the first item; there may be more then (0).
--- A suspect, which is an item that was in hand when a consumer died, is handed out alone. A consumer that holds one gets no
---   other one for a while, but the items behind it: when only suspects are left, that counts as held up by a limit.
+-- ARGV[5]  lease (ms) of the items that saferedisqueue's consumers hold; negative: as above
+-- ARGV[6]  n: items to hand out at most; 0: only ack; negative: only ack, and if this call is a repeat, give back the
+--          items that the original handed out; -1: to their old places; -2: the caller could not read the reply: as -1,
+--          but if there was a single item, it has failed, and goes to the back or is dead
+-- ARGV[7]  max_deliveries, 0: any number; ARGV[8] max_crashes, 0: any number; for items whose leases ended
+-- ARGV[9]  max_in_flight: items in flight at most, across all consumers; 0: any number; -1: no limit for this claim
+-- ARGV[10] interval (ms, may have a fraction) from one item to the next, across all consumers; 0: no such limit
+-- ARGV[11…] per item to ack: uid, token ('': any holder's), number of the put ('': the uid was generated)
+-- Reply: the acks' flags (1: this call removed the item), the time (ms) until it is worth asking again (-1: no known
+--   moment; 0: ask again at once, also when all n items were handed out), how many ready items only the limits hold up,
+--   then per item handed out: uid, token, payload, deliveries (a number, or the text "deliveries crashes"), headers (''
+--   for none).
+-- A reply has at most MOST_BYTES of payloads and headers besides those of its first item; more may be ready then (0).
+-- A suspect is an item that was in hand when a consumer died. It is handed out alone. A consumer that holds a suspect
+--   gets no other suspect for a while, but the items behind it. When only suspects are left, they count as held up.
 -- A repeated call gets the same items again, their leases renewed, as far as the caller still holds them.
 -- include: keys begin wake records most_bytes
 local GHOSTS_MOST = 100
-local BURST = 100      -- ms of the rate that may be made up for
-local LOOK = 5000      -- ms after which an idle consumer comes by itself
-local MISSED = 2000    -- ms after which another one comes where somebody was to come
-local APART = 60000    -- ms for which a consumer that holds a suspect gets no other one
-local CROWDED = 1000   -- ms after which it may ask again
+local BURST = 100      -- ms by which the rate may run late and catch up
+local LOOK = 5000      -- ms after which an idle consumer claims by itself
+local MISSED = 2000    -- ms after which another consumer comes, in case the one that was told to come does not
+local APART = 60000    -- ms for which a consumer that holds a suspect gets no other suspect
+local CROWDED = 1000   -- ms after which such a consumer may ask again
 local consumer, width = string.match(ARGV[3], '^([^+]*)(.*)$')
 local lease, n = tonumber(ARGV[4]), math.max(0, tonumber(ARGV[6]))
 local deadline = lease < 0 and lease - now or now + lease
 
--- Mostly there is nothing but the list, and nothing known of any item: asked once, instead of each for itself.
+-- In the common case only the list has items, and no item has records. One command finds that out, instead of many.
+-- plain: all items are on the list or in flight, and the queue is not paused; recorded: some item has records;
+-- suspected: some item has crashes.
 local plain, recorded, suspected
 local function look_around()
   plain, recorded, suspected = true, false, false
@@ -41,7 +45,7 @@ local function look_around()
 end
 look_around()
 
--- Adds what the caller is told of an item; returns the number of this delivery, and the headers.
+-- Adds an item to the reply; returns the number of this delivery, and the item's headers.
 local function describe(reply, uid, token, payload)
   local n = #reply
   local delivery = recorded and deliveries_of(uid) + 1 or 1
@@ -62,8 +66,8 @@ if repeated then
         ours[#ours + 1] = {uid, token}
       end
     end
-    -- An item that is alone in an unread reply is what makes it unreadable. It failed: in its old place it would come next,
-    -- and hold up all others for ever.
+    -- A single item in a reply that cannot be read is the cause of that. It has failed: in its old place it would come
+    -- next again, and hold up all other items for ever.
     if #ours == 1 and ARGV[6] == '-2' then
       local uid, token = unpack(ours[1])
       local most = tonumber(ARGV[7])
@@ -97,6 +101,7 @@ if repeated then
   return reply
 end
 
+-- The comment at the end of the next line is needed: scripts.py finds in it which fields of meta to read.
 local kind = 'lease_' .. string.sub(consumer, 1, 1)   -- facts.lease_c or facts.lease_g
 local length = math.abs(lease)
 if facts[kind] ~= length then
@@ -119,15 +124,16 @@ elseif most == 0 and facts.most then
   redis.call('HDEL', meta, 'most')
 end
 
--- Whoever was told of a moment and asks again begins anew: from here on told > now means that somebody else is coming.
-if (facts.told or 0) > now and (facts.told > now + LOOK + 1   -- by a clock that was ahead
+-- If this is the consumer that was told when to come again (see below), it starts anew. From here on, told > now means
+-- that another consumer is coming.
+if (facts.told or 0) > now and (facts.told > now + LOOK + 1   -- written by a clock that was ahead
   or redis.call('HGET', meta, 'told_to') == consumer) then
   facts.told = nil
   redis.call('HDEL', meta, 'told')
 end
 
--- Counts a delivery; the first one by how long the item had waited, since its put or since it was due. When that was, a
--- generated uid says with its first 48 bits (RFC 9562, 5.7), by the producer's clock.
+-- Counts a delivery; the first delivery of an item by how long the item waited, since its put or its due time. A
+-- generated uid has the time of its put, by the producer's clock, in its first 48 bits (RFC 9562, 5.7).
 local function count_delivery(uid, deliveries, about_it)
   local since
   if deliveries > 1 then
@@ -145,7 +151,7 @@ local function count_delivery(uid, deliveries, about_it)
   end
 end
 
--- What an item adds to the reply (bytes).
+-- The bytes that an item adds to the reply.
 local function size_of(uid)
   return redis.call('HSTRLEN', items, uid) + (recorded and redis.call('HSTRLEN', headers, uid) or 0)
 end
@@ -154,22 +160,22 @@ local function token_of(order)
   return consumer .. string.format('/%d@%d', order, now) .. width
 end
 
-local reply, outcome = {'', '0', '0'}, {'', '0', '0'}   -- outcome: what a repeated call has to know
+local reply, outcome = {'', '0', '0'}, {'', '0', '0'}   -- outcome: for a repeat of this call
 local handed, made, left = 0, 0, 0
 local held_up, till, due = false, nil, nil
-local pass_on   -- where all that is left are suspects that this consumer may not have now: wakes another one
+local pass_on   -- set when only suspects are left that this consumer may not have now: wakes another consumer
 local chores = is_due()
 local ended = redis.call('ZCOUNT', leases, 0, now) > 0
 
--- The straight way, for what is so mostly: nothing but the list is ready or to be made ready, nothing limits this claim,
--- and the next on the list are items that are nowhere else. It looks at all of them before it changes anything; with such
--- items the careful way does the same, one by one.
+-- The fast path ("straight"), for the common case: only the list has ready items, nothing else is to be made ready,
+-- nothing limits this claim, and the next items on the list are nowhere else. It checks all of them before it changes
+-- anything. With such items, the careful path below does the same, one by one.
 local straight = not (chores or ended) and most <= 0 and interval == 0 and (plain
   or redis.call('EXISTS', returned, priority, paused) == 0 and redis.call('ZCOUNT', delayed, '-inf', now) == 0)
 if straight then
-  local uids = redis.call('LRANGE', queue, -n - 1, -1)   -- the next one comes last; one too many tells of more
+  local uids = redis.call('LRANGE', queue, -n - 1, -1)   -- the last is the next; one more than n shows if any are left
   local first, bytes = #uids > n and 2 or 1, 0
-  for i = #uids - 1, first, -1 do   -- the next one goes out, however large
+  for i = #uids - 1, first, -1 do   -- the next item goes out, whatever its size
     bytes = bytes + size_of(uids[i])
     if bytes > MOST_BYTES then
       first = i + 1
@@ -180,7 +186,7 @@ if straight then
   if number > 0 then
     local payloads = redis.call('HMGET', items, unpack(uids, first))
     local holder = redis.call('HMGET', holders, unpack(uids, first))
-    local waits, died, seen = holder, holder, {}   -- where nothing is set aside there is nothing more to ask
+    local waits, died, seen = holder, holder, {}   -- if plain, no item is delayed or dead: there is no more to ask
     local suspects = suspected and redis.call('HMGET', crashes, unpack(uids, first)) or holder
     if not plain then
       waits = redis.call('ZMSCORE', delayed, unpack(uids, first))
@@ -210,6 +216,7 @@ if straight then
   left = first - 1
 end
 
+-- The careful path, for all other cases.
 if not straight then
   -- include: removal lifecycle ghosts suspects
 
@@ -237,15 +244,15 @@ if not straight then
     held_up, till = is_paused()
   end
 
-  -- A virtual schedule (ITU-T I.371): an item each interval, and the next one not before meta's next_due. While nobody takes
-  -- any, or comes late, the schedule lags behind, but not by more than may be made up for.
-  -- Returns how many may be taken now, and the next due time.
+  -- The virtual scheduling algorithm (GCRA, ITU-T I.371): one item per interval, the next not before next_due in meta.
+  -- When consumers come late, the schedule lags behind, by at most BURST, and they may catch up.
+  -- Returns how many items may be taken now, and the next due time.
   local function allowed()
     if interval == 0 then
       return n
     end
     local due = math.max(now - BURST, tonumber(redis.call('HGET', meta, 'next_due') or 0))
-    if due > now + interval then   -- by a slower rate before, or by a clock that was ahead
+    if due > now + interval then   -- set by a slower rate, or by a clock that was ahead
       due = now + interval
       redis.call('HSET', meta, 'next_due', string.format('%.3f', due))
     end
@@ -258,7 +265,7 @@ if not straight then
     room = math.max(0, math.min(room, most - redis.call('HLEN', holders)))
   end
 
-  -- Takes the next uid off what is ready; returns it, the key that it was in, and its score there.
+  -- Takes the next ready uid off its key; returns the uid, the key, and its score there.
   local function pop()
     if some_priority then
       local uid, score = unpack(redis.call('ZRANGE', priority, '-inf', '(0', 'BYSCORE', 'LIMIT', 0, 1, 'WITHSCORES'))
@@ -283,8 +290,9 @@ if not straight then
     end
   end
 
-  -- The token; nil when somebody holds it already. What ends at one time ends in the order in which it was handed out, by
-  -- the fraction.
+  -- Makes the caller the holder of an item; returns the token, or nil when somebody holds the item already.
+  -- first: order number of the item's first claim, for an item that came back.
+  -- The fraction of the deadline keeps the order in which items were handed out, as their leases end in that order.
   local function hand_out(uid, first)
     local token = token_of(redis.call('HINCRBY', meta, 'order', 1))
     if first then
@@ -316,9 +324,9 @@ if not straight then
   local ghosts, bytes = 0, 0
   local behind
   if suspected and n > 0 and not held_up and holds_suspect() then
-    -- The suspects keep their place, and are handed out from there as soon as that may be.
+    -- The suspects keep their places, and are handed out from there later.
     local known = tonumber(redis.call('HGET', meta, 'ghosts') or 0)
-    behind = behind_suspects(room + math.min(known, GHOSTS_MOST) + 1)   -- one too many tells of more
+    behind = behind_suspects(room + math.min(known, GHOSTS_MOST) + 1)   -- one more than needed shows if any are left
   end
   while not held_up and handed < room and ghosts < GHOSTS_MOST do
     local uid, key, score
@@ -366,7 +374,7 @@ if not straight then
       end
     end)
     if not sound then
-      -- A key turned out to be somebody else's: the uid goes back to where it was.
+      -- A key turned out to belong to something else: the uid goes back to where it was.
       put_back(uid, key, score)
       pcall(unhold, uid)
       error(failure)
@@ -386,7 +394,7 @@ if not straight then
   end
 end
 
--- What the limits allow: whoever else came now would get nothing.
+-- Whether max_in_flight, or the rate, would give nothing to another consumer that came now.
 local full = most > 0 and redis.call('HLEN', holders) >= most
 local early = interval > 0 and due > now
 local wait = 0
@@ -394,7 +402,7 @@ if held_up then
   wait = till and math.max(10, till - now) or -1
 elseif left == 0 or full or early then
   -- include: next_event
-  wait = handed < n and next_event() or 0   -- who got all it asked for comes again anyway
+  wait = handed < n and next_event() or 0   -- a consumer that got all n items comes again anyway
   local function within(ms)
     wait = wait < 0 and ms or math.min(wait, ms)
   end
@@ -402,10 +410,11 @@ elseif left == 0 or full or early then
     redis.call('DEL', wake)
   else
     reply[3] = left
-    if not full then   -- else an ack wakes somebody
+    if not full then   -- else the next ack wakes a consumer
       redis.call('DEL', wake)
-      -- Of all who come too early one is told when to come again: the first that has nothing in hand by this claim. While it
-      -- is to come, nobody is woken; the others need not come, or only later, should it be busy or gone by then.
+      -- The rate allows nothing yet. Of all consumers that come too early, one is told when to come again: the first
+      -- that gets no item by its claim. Until then nobody is woken. The others need not come, or only MISSED ms later,
+      -- in case the first is busy or gone by then.
       if (facts.told or 0) > now then
         local missed = facts.told - now + MISSED
         if missed < LOOK then
@@ -416,7 +425,7 @@ elseif left == 0 or full or early then
         redis.call('HSET', meta, 'told', facts.told, 'told_to', consumer)
         within(math.max(10, math.ceil(due - now)))
       else
-        ring(1)   -- in vain but for the moment that somebody has to be told
+        ring(1)   -- this consumer gets no item yet, but is told when to come
       end
     end
   end
@@ -425,7 +434,7 @@ if pass_on and left > 0 and not (full or early) then
   wait, reply[3] = CROWDED, left
   pass_on()
 elseif left > 0 and not (held_up or full or early) then
-  -- The baton: whoever leaves something that can be taken sees to it that somebody comes.
+  -- Pass on the baton: a claim that leaves items that can be taken wakes consumers for them.
   ring(math.max(math.min(made - handed, left), redis.call('LLEN', wake) == 0 and 1 or 0))
 end
 reply[1] = table.concat(flags)

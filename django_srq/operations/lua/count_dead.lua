@@ -1,10 +1,10 @@
 #!lua flags=no-writes
 -- Counts dead items by the group of their error, a batch a call.
--- ARGV[1]  cursor: '' to begin, then what the call before replied
+-- ARGV[1]  cursor: '' to begin, then the cursor that the call before replied
 -- ARGV[2]  age (ms): only items that died so long before the first call
--- ARGV[3]  word: only items whose error it names (group, type, or the type's last part); '' for any
--- Reply: the next cursor, '' when that was all, then per group its name and the number of its items among at most 250
---   that this call looked at.
+-- ARGV[3]  word: only items whose error it names (its group, its type, or the last part of its type); '' for any
+-- Reply: the next cursor, '' when that was all; then per group its name and the number of its items among those, at
+--   most 250, that this call looked at.
 -- include: keys check_layout walk_dead
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)

@@ -1,16 +1,17 @@
 #!lua flags=no-writes
 -- Everything that the status shows of one queue, at one moment.
--- ARGV[1]  minutes and ARGV[2] hours: how many of the last ones of the time series, at most 180 and 336
--- Reply: time (ms), ready, in flight, delayed, dead, ended leases that are not recovered automatically, delays that are
---   due and ended leases that the next claim makes ready, layout ('' when the queue was never used), paused (JSON or ''),
---   uid and headers of the oldest ready item ('' for none), then three flat lists of field and value: the
---   counters, consumers, meta; and two lists, of minutes and of hours: the running one as it began, then those before it
---   (see shared/series).
+-- ARGV[1]  minutes and ARGV[2] hours: how many of the last ones of each time series, at most 180 and 336
+-- Reply: time (ms), ready, in flight, delayed, dead, ended leases that are never recovered automatically, the sum of
+--   due delays and ended leases (the next claims make these items ready), layout ('' when the queue was never used),
+--   paused (JSON or ''), uid and headers of the oldest ready item ('' for none); then three flat lists of fields and
+--   values: counters, consumers, meta; and two lists, of minutes and of hours: the running period as it began, then the
+--   periods before it (see shared/series).
 -- include: keys
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 
--- Nobody knows when an item became ready but by its uid and headers; the oldest is the next of one of these.
+-- The oldest ready item: the next one of returned, else of the list, else of priority. Since when it waits, its uid or
+-- its headers say.
 local function oldest()
   local found = redis.call('ZRANGE', returned, 0, 0)[1]
   if found then

@@ -1,14 +1,15 @@
 #!lua flags=allow-oom
--- Reports the end of a consumer that held items: they are ready again at once, in their old place, or dead when their
--- crashes or deliveries are used up. Closes its slot first, so that a claim of it that is still on its way is refused.
+-- Reports the end of a consumer that held items: they are ready again at once, in their old places, or dead when their
+-- crashes or deliveries are used up. Closes the slot of its claims: a claim that is still on its way will be refused.
 -- ARGV[3]  max_deliveries, 0: any number; ARGV[4] max_crashes, 0: any number
--- ARGV[5]  how: "crash" (counted as such), "cut" (it was made to stop: only a delivery), "release" (it did not begin with
---          them: not even a delivery), or "end" (only the lease ends: for a queue that recovers nothing automatically)
--- ARGV[6]  evidence: JSON object with type, message and what else is known
+-- ARGV[5]  how: "crash" (counts as a crash), "cut" (the consumer was made to stop: counts only as a delivery),
+--          "release" (it had not begun the items: counts neither as a delivery nor as a crash), or "end" (only the
+--          leases end: for a queue that recovers nothing automatically)
+-- ARGV[6]  evidence: JSON object with type, message and anything else that is known
 -- ARGV[7]  slot of its claims; '' for none
 -- ARGV[8…] per item: uid, token
--- Reply: per item the state it went to, or - when that delivery was over; then, of what the last claim in the slot took
---   and it still held besides, per item uid and state; separated by spaces.
+-- Reply: per item the state to which it went, or - when that delivery was over; then, per other item that the last
+--   claim in the slot took and the consumer still held, uid and state; separated by spaces.
 -- include: keys begin wake records removal lifecycle claimed
 if repeated then
   return repeated
@@ -43,7 +44,7 @@ for i = 8, #ARGV, 2 do
   states[#states + 1] = end_one(ARGV[i], ARGV[i + 1])
 end
 if ARGV[7] ~= '' then
-  -- What it took but had no time to write down.
+  -- Items that the consumer took, but had no time to write down.
   for uid, token in taken_by(redis.call('HGET', slots, ARGV[7])) do
     local state = end_one(uid, token)
     if state ~= '-' then

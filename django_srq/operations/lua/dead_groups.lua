@@ -1,8 +1,8 @@
 #!lua flags=no-writes
--- The dead items by what went wrong, those with the latest death first.
--- ARGV[1]  tracebacks: for how many groups the example's error comes with its traceback
--- Reply: per group: name, "count first last uid" (ms; the uid of an example, not with groups of an earlier version), the
---   error of the example (JSON; '' when it is gone).
+-- The dead items in groups by their errors; the group with the latest death comes first.
+-- ARGV[1]  tracebacks: for how many groups the error of the example has its traceback
+-- Reply: per group: name, "count first last uid" (first and last death in ms; the uid of an example, which groups of an
+--   earlier version lack), the error of the example (JSON; '' when it is gone).
 -- include: keys check_layout
 local groups = {}
 local all = redis.call('HGETALL', deadgroups)

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Deletes items that nobody holds.
--- ARGV[3]  state: only items in this state; '' for any but in flight
--- ARGV[4…] per item: uid, number of the put ('': of any): what was put anew with a uid of the caller's own is another item
+-- ARGV[3]  state: only items in this state; '' for any state except in flight
+-- ARGV[4…] per item: uid, number of the put ('': any put's); an item that was put anew with its uid is another item
 -- Reply: per uid a flag, 1 when this call deleted it, else 0.
 -- include: keys begin wake records removal lifecycle
 if repeated then

@@ -1,10 +1,12 @@
 #!lua flags=allow-oom
--- Makes leases last longer, counted from now. One that ended but that nobody took since is taken back.
--- ARGV[3]  lease (ms); negative: one that is taken back is never recovered automatically, others stay as they are
--- ARGV[4]  consumer and ARGV[5] about: JSON object of it; '' to leave its entry as it is
--- ARGV[6]  slots of claims whose replies were not read yet, separated by spaces: what the last one in each took is held too
--- ARGV[7…] per item: uid, token ('': whoever holds it)
--- Reply: per item a flag, 1 when the lease now lasts that long, else 0: the caller does not hold it any more.
+-- Makes leases last longer, counted from now. Takes back an item whose lease ended, if nobody has taken it since.
+-- ARGV[3]  lease (ms); negative: the lease of an item that is taken back is never recovered automatically; other leases
+--          remain what they are in this respect
+-- ARGV[4]  consumer and ARGV[5] about: JSON object that describes the consumer; '' leaves its entry as it is
+-- ARGV[6]  slots of claims whose replies were not read yet, separated by spaces: extends also the items that the last
+--          claim in each slot took
+-- ARGV[7…] per item: uid, token ('': any holder's)
+-- Reply: per item a flag, 1 when its lease now lasts that long, else 0: the caller does not hold the item any more.
 -- include: keys begin wake records removal lifecycle claimed
 if repeated then
   return repeated
@@ -17,7 +19,7 @@ if ARGV[5] ~= '' then
   redis.call('HSET', consumers, ARGV[4], '{"seen":' .. now .. ',' .. string.sub(ARGV[5], 2))
 end
 
--- Whether the item is ready again because this very delivery's lease ended, and nobody had it since.
+-- Whether the item is ready again because the lease of this very delivery ended, and nobody has taken it since.
 local function lapsed(uid, token)
   local waits = redis.call('ZSCORE', returned, uid)
   local first = waits and tonumber(waits) or redis.call('ZSCORE', priority, uid) and about(uid).back
@@ -53,7 +55,7 @@ end
 
 for slot in string.gmatch(ARGV[6], '%S+') do
   local known = redis.call('HGET', slots, slot)
-  if known then   -- used just now: nobody takes it for one that was left
+  if known then   -- the slot was used just now: housekeeping must not trim it
     redis.call('HSET', slots, slot, (string.gsub(known, '^(%d+) %d+', '%1 ' .. now, 1)))
   end
   for uid, token in taken_by(known) do

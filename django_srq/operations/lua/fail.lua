@@ -1,11 +1,11 @@
 #!lua flags=allow-oom
--- Gives items back as failed: each ready at the back, delayed, or dead when its deliveries are used up.
+-- Gives items back as failed: each becomes ready at the back, delayed, or dead when its deliveries are used up.
 -- ARGV[3]  max_deliveries; 0: any number
--- ARGV[4]  bury: 1 to set them aside at once
--- ARGV[5]  e: the number of errors; then so many errors: JSON objects with type, message and what else is known
--- ARGV[6 + e…] per item: uid, token ('': by whoever holds it), delay (ms; 0: ready at once), which error (0: none)
--- Reply: per item the state it went to, or - when the caller does not hold it: then nothing was changed; separated by
---   spaces.
+-- ARGV[4]  bury: 1 to make them dead at once
+-- ARGV[5]  e: the number of errors; then so many errors: JSON objects with type, message and more
+-- ARGV[6 + e…] per item: uid, token ('': any holder's), delay (ms; 0: ready at once), number of its error (0: none)
+-- Reply: per item the state to which it went, or - when the caller does not hold it, and nothing was changed; separated
+--   by spaces.
 -- include: keys begin wake records removal lifecycle
 if repeated then
   return repeated

@@ -1,9 +1,9 @@
 #!lua flags=no-writes
--- Says where uids are: everything at one moment. For audit and for looking up single items.
--- ARGV[1]  deep: 1 to search the lists too (costs their length), else 0
+-- Says which keys have uids, all at one moment. For the audit, and to look up single items.
+-- ARGV[1]  deep: 1 to search the lists, too (which takes time in proportion to their length), else 0
 -- ARGV[2…] uids
--- Reply: per uid its places, separated by commas: items, queue, ackbuf, backup, ackbuf_aging, returned, priority, delayed,
---   holders, leases, dead, deliveries, crashes, errors, headers.
+-- Reply: per uid its places, separated by commas: items, queue, ackbuf, backup, ackbuf_aging, returned, priority,
+--   delayed, holders, leases, dead, deliveries, crashes, errors, headers.
 -- include: keys check_layout
 local reply = {}
 local function look(places, name, found)

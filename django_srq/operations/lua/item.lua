@@ -1,9 +1,10 @@
 #!lua flags=no-writes
 -- All that is known of one item.
--- ARGV[1]  uid; ARGV[2] most bytes of the payload
--- Reply: '' when it is not there; else the time (ms), its state, the beginning of its payload, the payload's size, its due
---   time, deadline or time of death (ms; '' when ready), deliveries, crashes, headers, error, token ('' for none), and how
---   many are served before it ('' when it is not ready, or there are more than 1000).
+-- ARGV[1]  uid; ARGV[2] bytes of the payload in the reply at most
+-- Reply: '' when it is not there; else the time (ms), its state, the beginning of its payload, the payload's size, its
+--   due time, deadline or time of death (ms; '' when ready), deliveries, crashes, headers, error, token ('' for none),
+--   and how many items are served before it ('' when it is not ready, has a priority below 0, or more than 1000 uids
+--   are before it on the list).
 -- include: keys check_layout
 local uid = ARGV[1]
 local payload = redis.call('HGET', items, uid)

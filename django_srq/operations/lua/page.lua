@@ -1,18 +1,18 @@
 #!lua flags=no-writes
 -- A page of the items of one state, for people: without large payloads, from an anchor on.
--- ARGV[1]  state: ready, in_flight, delayed or dead; or a place of what is ready: returned or priority
--- ARGV[2]  anchor: a position; or "a" (after) or "b" (before), a score, a space and a uid: the place of this uid in the order,
---          or where it was; positions beyond the end are those of the last page
--- ARGV[3]  count: most items in the reply; ARGV[4] most uids to look at
--- ARGV[5]  newest: 1 to begin with the highest score (of the states with a time), else 0
--- ARGV[6]  most bytes of a payload in the reply
--- ARGV[7]  brief: 1 for empty payload, headers and error
--- ARGV[8]  group: only dead items of this one; '' for any
--- It looks at no more once the reply has two MOST_BYTES of payloads, headers and errors. What these say decides nothing but the
--- group: how far it looked would tell people what is hidden from them.
--- Reply: the time (ms), the number of uids in that state, the position of the first that was looked at, how many were
---   looked at, the anchor to go on from ('' at the end), then per item: uid, payload ('' when it is too large), its size,
---   a number (as in peek), deliveries, crashes, headers, error, token ('' for none), position.
+-- ARGV[1]  state: ready, in_flight, delayed or dead; or one key of ready items: returned or priority
+-- ARGV[2]  anchor: a position (beyond the end: that of the last page); or "a" (after) or "b" (before), a score, a space
+--          and a uid: the page after, or before, the place of this uid, or the place where it was
+-- ARGV[3]  count: items in the reply at most; ARGV[4] uids to look at, at most
+-- ARGV[5]  newest: 1 to begin with the highest score (in the states with a time), else 0
+-- ARGV[6]  largest: bytes of a payload in the reply at most
+-- ARGV[7]  brief: 1 for empty payload, headers and error, else 0
+-- ARGV[8]  group: only dead items of this group; '' for any
+-- It stops looking once the reply has twice MOST_BYTES of payloads, headers and errors. Their contents decide nothing
+-- except which items are in the group: otherwise people could conclude from how far it looked what is hidden from them.
+-- Reply: the time (ms), the number of uids in that state, the position of the first uid that was looked at, how many
+--   were looked at, the anchor of the next page ('' at the end), then per item: uid, payload ('' when it is too large),
+--   its size, its score (as in peek), deliveries, crashes, headers, error, token ('' for none), position.
 -- include: keys check_layout order most_bytes
 local clock = redis.call('TIME')
 local count, look, newest, largest = tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5] == '1', tonumber(ARGV[6])
@@ -75,7 +75,7 @@ local function show(uid, score, from_list, position)
   return 1
 end
 
--- In steps of a page, so that nothing is read in vain once the page is full.
+-- Reads a page at a time, so that nothing is read in vain once the page is full.
 local shown, skipped = 0, 0
 for _, section in ipairs(order) do
   while shown < count and bytes < 2 * MOST_BYTES and looked < look and first + looked >= skipped and first + looked < skipped + section[1] do

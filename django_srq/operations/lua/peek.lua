@@ -1,12 +1,13 @@
 #!lua flags=no-writes
 -- Looks at items of one state without taking them, from a position on.
--- ARGV[1]  state: ready, in_flight, delayed or dead; or a place of what is ready: returned or priority
+-- ARGV[1]  state: ready, in_flight, delayed or dead; or one key of ready items: returned or priority
 -- ARGV[2]  offset, ARGV[3] count: how many uids to look at
 -- ARGV[4]  brief: 1 for empty payload and error, else 0
--- It looks at no more items than make MOST_BYTES of payloads, headers and errors more than those of the first.
--- Reply: the next offset (-1: no more), the time (ms), then per item: uid, payload, a number (its place in the order of
---   claims, its due time, deadline or time of death in ms), deliveries, crashes, headers, error, token ('' for none).
--- Ghosts are left out, so that fewer items than asked for do not mean the end.
+-- A reply has at most MOST_BYTES of payloads, headers and errors besides those of its first item.
+-- Reply: the next offset (-1: no more), the time (ms), then per item: uid, payload, its score (its place in the order
+--   of ready items; or its due time, deadline or time of death in ms), deliveries, crashes, headers, error, token (''
+--   for none).
+-- Ghosts are left out, so that a reply with fewer items than asked for need not be the last.
 -- include: keys check_layout order most_bytes
 local clock = redis.call('TIME')
 local offset, most = tonumber(ARGV[2]), tonumber(ARGV[3])

@@ -1,11 +1,12 @@
 #!lua flags=allow-oom
--- Deletes what is on the list of ready items, a batch a call; spares what was put after the first call.
+-- Deletes the items on the list of ready items, a batch a call; spares items that were put after the first call.
 -- ARGV[3]  marker: a uid of the caller's own, the same in all calls of one purge
--- ARGV[4]  batch: most uids to delete; it ends sooner when their payloads have more than 64 MOST_BYTES, to free which takes time
+-- ARGV[4]  batch: uids to delete at most; fewer when their payloads have more than 64 times MOST_BYTES, which take time
+--          to free
 -- ARGV[5]  start: 1 in the first call
 -- Reply: "more" or "done" and the number of items deleted, separated by a space.
--- The marker goes on the list in the first call: what is left of it came later. It is a ghost, which a claim drops on
--- contact, with its record in meta; a purge that finds no record is done.
+-- The first call puts the marker on the list: uids left of it came later. The marker is a ghost: a claim that meets it
+-- drops it, and its record in meta. A purge that finds no record is done.
 -- include: keys begin wake records removal lifecycle ghosts most_bytes
 if repeated then
   return repeated

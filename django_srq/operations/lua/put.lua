@@ -2,13 +2,14 @@
 -- Adds items that are not in the queue yet.
 -- ARGV[3]  the terms, separated by spaces:
 --   priority: -100 to 100
---   delay (ms), or @ and the due time (ms); ready at once when it is 0 or over
---   max_length: most items ready and delayed; 0: any number
+--   delay (ms), or @ and the due time (ms); ready at once when the delay is 0 or the due time is past
+--   max_length: items ready and delayed at most; 0: any number
 --   own: 1 when the caller chose the uids, 0 when they were generated for this call
---   attempt: above 0, of a single item; the same call with a higher one asks again where an earlier one was refused; else 0
+--   attempt: 0; or, for a single item, above 0: after a refusal, a repeat with a higher attempt is decided anew
 -- ARGV[4…] per item: uid, payload, headers (JSON object, or '' for none)
--- Reply: "added" and per item 1 (added) or the state in which the uid is already there, separated by spaces;
---   or "full", the length and the attempt, or for an attempt "there", the state and the attempt; then nothing was added.
+-- Reply: "added" and per item 1 (added) or the state of the item that has this uid already, separated by spaces;
+--   or, with nothing added: "full", the length and the attempt; or, only with an attempt: "there", the state of the
+--   item that has this uid, and the attempt.
 -- include: keys begin wake
 local refused = repeated and not string.find(repeated, '^added') and string.match(repeated, '%d+$')
 if refused and tonumber(string.match(ARGV[3], '%d+$')) > tonumber(refused) then
@@ -18,7 +19,8 @@ if repeated then
   return repeated
 end
 
--- Nothing special about any of them: as many as go into one command. Mostly so, and all that has to be made ready.
+-- The fast path, for the common case: all items have the usual terms and no headers, so that one command for each key
+-- adds them all.
 local plain = ARGV[3] == '0 0 0 0 0'
 for i = 4, #ARGV, 3 do
   plain = plain and ARGV[i + 2] == ''
@@ -72,7 +74,8 @@ if limit > 0 and #new > 0 then
   end
 end
 
--- The payload comes last: should a key turn out to be somebody else's, what is left is a ghost and not a lost item.
+-- The payload is written last: if a key turns out to belong to something else, a ghost is left behind, which a claim
+-- drops, and not an item that no claim finds.
 local function add(uid, payload, extra)
   if own then
     forget(uid)

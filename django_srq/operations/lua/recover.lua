@@ -1,8 +1,8 @@
 #!lua flags=allow-oom
--- Recovers by hand what leases that ended hold, also those that are never recovered automatically.
+-- Recovers by hand the items whose leases have ended, also those that are never recovered automatically.
 -- ARGV[3]  max_deliveries, 0: any number; ARGV[4] max_crashes, 0: any number
--- ARGV[5]  lease (ms) of what saferedisqueue's consumers hold; negative: never recovered automatically
--- Reply: the number of items made ready and of leases looked at, separated by a space; 100 leases a call at most.
+-- ARGV[5]  lease (ms) of the items that saferedisqueue's consumers hold; negative: never recovered automatically
+-- Reply: the number of items made ready and of leases looked at, separated by a space; at most 100 leases a call.
 -- include: keys begin wake records removal lifecycle housekeeping
 if repeated then
   return repeated

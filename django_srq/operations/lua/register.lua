@@ -1,9 +1,9 @@
 #!lua flags=allow-oom
--- Registers a consumer, or strikes it off the list.
--- ARGV[3]  consumer; ARGV[4] about: JSON object of it, or '' to strike it off
+-- Registers a consumer, or removes it from the list of consumers.
+-- ARGV[3]  consumer; ARGV[4] about: JSON object that describes it, or '' to remove it
 -- Reply: the time (ms).
 -- include: keys begin
-local UNSEEN = 3600000   -- ms after which a consumer that never said goodbye is struck off
+local UNSEEN = 3600000   -- ms without a word from a consumer after which it is removed
 if repeated then
   return repeated
 end

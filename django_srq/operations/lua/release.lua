@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
--- Gives items back unstarted, to their old place; not counted as deliveries.
--- ARGV[3…] per item: uid, token ('': by whoever holds it)
+-- Gives back items that were not begun, to their old places; they do not count as delivered.
+-- ARGV[3…] per item: uid, token ('': any holder's)
 -- Reply: per item a flag, 1 when it was given back, 0 when the caller does not hold it.
 -- include: keys begin wake records removal lifecycle
 if repeated then

@@ -1,7 +1,7 @@
 #!lua
--- Makes dead items ready again, at the back, their deliveries and crashes counted anew.
+-- Makes dead items ready again, at the back, and counts their deliveries and crashes anew.
 -- ARGV[3…] uids
--- Reply: per uid a flag, 1 when it was dead and is ready now, else 0.
+-- Reply: per uid a flag, 1 when the item was dead and is ready now, else 0.
 -- include: keys begin wake records removal lifecycle
 if repeated then
   return repeated

@@ -1,9 +1,9 @@
 #!lua
--- Makes dead items ready again, at the back, their deliveries and crashes counted anew; a batch a call.
--- ARGV[3]  cursor: '' to begin, then what the call before replied
+-- Makes dead items ready again, at the back, and counts their deliveries and crashes anew; a batch a call.
+-- ARGV[3]  cursor: '' to begin, then the cursor that the call before replied
 -- ARGV[4]  age (ms): only items that died so long before the first call
--- ARGV[5]  word: only items whose error it names (group, type, or the type's last part); '' for any
--- ARGV[6]  most: items to make ready; at most 250 are looked at
+-- ARGV[5]  word: only items whose error it names (its group, its type, or the last part of its type); '' for any
+-- ARGV[6]  most: items to make ready at most; a call looks at no more than 250
 -- Reply: the number of items made ready, a space, and the next cursor, '' when that was all.
 -- include: keys begin wake records removal lifecycle walk_dead
 if repeated then

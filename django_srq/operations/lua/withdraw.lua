@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
--- Gives back, to their old place, the items of a claim whose reply nobody reads, as far as they are still held; not counted as
--- deliveries.
--- ARGV[3]  slot of the claim; ARGV[4] its number there: when another one was carried out since, nothing is given back
+-- Gives back the items of a claim whose reply nobody reads, as far as they are still held, to their old places; they do
+-- not count as delivered.
+-- ARGV[3]  slot of the claim; ARGV[4] its number there: if a later call in the slot was carried out, it gives back none
 -- Reply: the number of items that were given back; -1: that claim was not carried out yet.
 -- include: keys begin wake records removal lifecycle claimed
 if repeated then

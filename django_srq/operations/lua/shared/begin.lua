@@ -1,15 +1,16 @@
--- Opens a call that changes something. Needs keys.
+-- The beginning of every call that changes something. Needs keys.
 --   ARGV[1] slot: who calls; ARGV[2] seq: the number of the call in that slot.
--- Leaves behind: now (ms), repeated (the stored outcome when this very call was carried out before, else nil),
+-- Leaves behind: now (ms), repeated (the stored outcome, when this very call was carried out before, else nil),
 -- facts (fields of meta), is_due() (whether it is time for housekeeping), count(counter, by), finish(outcome).
--- Replies with an error, having changed nothing: SRQLATE (a later call of this slot was here first), SRQLAYOUT (another
--- layout version), SRQTYPE (a key holds something else), SRQRIGHTS (the user lacks rights).
+-- Replies with an error, and changes nothing: SRQLATE (a later call in this slot was carried out), SRQLAYOUT (the keys
+-- have another layout version), SRQTYPE (a key has another type), SRQRIGHTS (the user lacks rights).
 local repeated
 local known = redis.pcall('HGET', slots, ARGV[1])
 if type(known) == 'table' then
   return known   -- an error
 end
--- A caller that was never here may be of a user that was never here. Who calls again had its rights.
+-- The user of an unknown slot may never have called before, so that its rights are checked. A user that calls again had
+-- its rights.
 if not known then
   -- include: rights
 end
@@ -27,13 +28,16 @@ if known then
   end
 end
 
--- Of meta, as numbers, the fields that the script has as facts.<field>; FACTS stands for what scripts.py makes of that.
+-- The fields of meta, as numbers, that the script uses as facts.<field>. FACTS stands for them: scripts.py puts in the
+-- code that reads them.
 --   layout, seen, kept   version of the layout; times (ms) of the last look at the server, and of the last housekeeping
 --   typed                time (ms) of the last look at the types of the keys
---   lease_c, lease_g     leases (ms) of the last claims: supervised, and by a plain get; longest: the longest ever
+--   lease_c, lease_g     leases (ms) of the last claims: by a supervised consumer, and by a plain get
+--   longest              the longest lease (ms) ever asked for
 --   most                 max_in_flight of the last claim; nil: none
---   told                 until then (ms) somebody is coming anyway, whom told_to names: the rate allowed nothing sooner
---   minute               the running one of the time series
+--   told                 time (ms) until which a consumer is coming anyway (told_to names it), as the rate allows
+--                        nothing sooner
+--   minute               number of the running minute of the time series
 local facts = FACTS
 
 -- Whether it is time for housekeeping.
@@ -42,8 +46,8 @@ local function is_due()
 end
 
 -- include: series
--- Writes down what this call counted, and its outcome, so that its repeat gets the same answer. When it was, in whole
--- seconds: to write a number takes longer, and nobody needs to know more.
+-- Writes the counts of this call, and its outcome, so that a repeat of it gets the same answer. The time is written in
+-- whole seconds, by the digits that TIME replied: to format a number takes longer, and no reader needs milliseconds.
 local function finish(outcome)
   -- include: tallies
   redis.call('HSET', slots, ARGV[1], ARGV[2] .. ' ' .. clock[1] .. '000 ' .. outcome)
@@ -54,7 +58,8 @@ if facts.layout and facts.layout ~= tonumber(LAYOUT) then
   return redis.error_reply('SRQLAYOUT ' .. facts.layout .. ' ' .. LAYOUT)
 end
 
--- Once a second, or ten times a lease: may this user, is it the same server, was it away?
+-- Once a second, or ten times per lease where that is more often: has the user its rights, is it the same server, and
+-- was the server away?
 local pause = math.min(1000, (facts.lease_c or 10000) / 10)
 local unseen = now - (facts.seen or 0)
 local looks = unseen >= pause or unseen < 0
@@ -64,8 +69,9 @@ if looks then
   -- include: run
 end
 
--- As often: are the keys ours? Where nothing is ready, delayed or in hand, a claim changes no item, and consumers that wait
--- repeat it on each of their queues: once a minute then. IDLE stands for whether they call this script.
+-- As often: have the keys the right types? But where no item is ready, delayed or in flight, a claim changes no item,
+-- and idle consumers repeat it on each of their queues: there, only once a minute. (IDLE: whether idle consumers call
+-- this script.)
 local untyped = now - (facts.typed or 0)
 if (untyped >= pause or untyped < 0) and not (IDLE and untyped >= 0 and untyped < 60000
   and redis.call('EXISTS', queue, returned, priority, delayed, holders, wake) == 0) then

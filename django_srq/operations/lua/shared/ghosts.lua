@@ -1,6 +1,7 @@
--- Uids on the list whose item is settled or elsewhere. Needs keys, call, removal, items.
+-- Ghosts: uids that are still on the list, while their items are settled or elsewhere.
+-- Needs keys, begin, removal, lifecycle.
 
--- A saferedisqueue consumer that fails an item puts its uid on the list; we hold it for that consumer.
+-- A saferedisqueue consumer that fails an item puts the uid on the list, while the item has a holder, legacy/….
 local function failed_by_legacy(uid, holder)
   if string.sub(holder, 1, 7) ~= 'legacy/' then
     return false
@@ -10,8 +11,9 @@ local function failed_by_legacy(uid, holder)
   return true
 end
 
--- Whether a uid that was just popped stands for no ready item; then whatever is left of it is dropped.
--- there: whether it has a payload; alone: whether it is known that nothing is delayed, dead, returned or in priority.
+-- Whether a uid that was taken off its key stands for no ready item. If it has no payload, all that is left of it is
+-- dropped. there: whether it has a payload; from_list: whether it comes from the list; alone: whether it is known that
+-- no item is delayed, dead, returned or in priority.
 local function is_ghost(uid, there, from_list, alone)
   if not there then
     forget(uid)
@@ -26,6 +28,7 @@ local function is_ghost(uid, there, from_list, alone)
     or redis.call('ZSCORE', returned, uid) or redis.call('ZSCORE', priority, uid))
 end
 
+-- Counts one ghost less: its uid was taken off the list.
 local function lay_ghost()
   if tonumber(redis.call('HGET', meta, 'ghosts') or 0) > 0 then
     redis.call('HINCRBY', meta, 'ghosts', -1)

@@ -1,8 +1,8 @@
--- What has to happen by time: delays that are due, leases that ended, what saferedisqueue's consumers hold.
--- Needs keys, call, items. Each function handles at most BATCH items and returns how many it made ready.
+-- Housekeeping: what time makes necessary. Promotes delays that are due, recovers leases that ended, adopts the items
+-- that saferedisqueue's consumers hold; each for at most BATCH items in one call. Needs keys, begin, lifecycle.
 local BATCH = 100
-local SLOT_UNUSED = 3600000   -- ms after which a slot is trimmed
-local IN_VIEW = 1000          -- leases among which are those of a lost consumer: the ones that end first
+local SLOT_UNUSED = 3600000   -- ms without use after which a slot is trimmed
+local IN_VIEW = 1000          -- leases, those that end first, among which those of a lost consumer are searched
 
 local function promote_due()
   local due = redis.call('ZRANGE', delayed, '-inf', now, 'BYSCORE', 'LIMIT', 0, BATCH)
@@ -19,14 +19,15 @@ local function promote_due()
   return made
 end
 
--- A holder that lives is heard of within so long (ms): it renews every third of a lease, and needs a moment to connect.
+-- The time (ms) within which a holder that lives renews its lease: it does so every third of a lease, and may need a
+-- moment to connect.
 local function heard_within(lease)
   return math.min(lease / 2, lease / 3 + 1000)
 end
 
--- How long (ms) an ended lease is left to its holder, because it may have ended only while the server was away: one lease.
--- While the server's run went on, a silence is no outage: its holder may be dead, and if it lives it renews soon.
--- A plain get renews nothing, so that a mere silence says nothing about it. 0: the lease has ended.
+-- How long (ms) an ended lease is still left to its holder, because it may have ended only while the server was away:
+-- one lease. When the server's run went on, a silence was no outage: the holder may be dead, and if it lives, it renews
+-- soon. A plain get renews nothing, so that a mere silence says nothing about it. 0: the lease has ended for good.
 local function reprieve(token, deadline)
   local found = redis.call('HMGET', meta, 'restarted', 'silent', 'quiet')
   local restarted, silent, quiet = tonumber(found[1] or 0), tonumber(found[2] or 0), tonumber(found[3] or 0)
@@ -41,7 +42,7 @@ local function reprieve(token, deadline)
   return math.max(0, math.min(quiet, now) + heard_within(lease) - now)
 end
 
--- The order numbers of the claims of what a consumer holds, the first one first.
+-- The order numbers of the claims of the items that a consumer holds, the lowest first.
 local function claims_of(consumer)
   local uids = redis.call('ZRANGE', leases, -now, '+inf', 'BYSCORE', 'LIMIT', 0, IN_VIEW)
   local orders = {}
@@ -54,12 +55,13 @@ local function claims_of(consumer)
   return orders
 end
 
--- The order number of the last item that a lost consumer may have begun: it begins what it holds in that order, so many at
--- one time as width says, and acks one before it begins the next. Found out when the first of its leases ended, for all.
+-- The order number of the last item that a lost consumer may have begun. A consumer begins its items in that order, at
+-- most width of them at one time, and acks an item before it begins the next. The number is found out when the first of
+-- its leases has ended, and kept for the others.
 local function last_begun(consumer, width)
   local field = consumer .. '.lost'
   local found, last = string.match(redis.call('HGET', slots, field) or '', '^0 (%d+) (%d+)$')
-  if not found or now - found > 2 * (facts.lease_c or 0) then   -- else all its leases ended since
+  if not found or now - found > 2 * (facts.lease_c or 0) then   -- so old that all leases of that time have ended
     local orders = claims_of(consumer)
     last = string.format('%.0f', orders[math.min(width, #orders)] or 0)
     redis.call('HSET', slots, field, '0 ' .. now .. ' ' .. last)
@@ -67,7 +69,7 @@ local function last_begun(consumer, width)
   return tonumber(last)
 end
 
--- Of an older version's consumer nobody knows how many it began at one time.
+-- Whether the holder may have begun the item. A consumer of an older version does not say how many it may have begun.
 local function may_have_begun(token)
   local width = string.match(token, '@%d+%+(%d+)')
   return not width or tonumber(claim_of(token)) <= last_begun(string.match(token, '^[^/]*'), tonumber(width))
@@ -91,8 +93,8 @@ local function recover_one(uid, token, max_deliveries, max_crashes)
   return give_up(uid, token, lost, max_deliveries, max_crashes, failure) == 'ready' and 1 or 0
 end
 
--- by_hand: also leases that are never recovered automatically, and without grace for an outage.
--- Returns the number made ready and the number of leases that it looked at.
+-- by_hand: recovers also leases that are never recovered automatically, and gives no reprieve after an outage.
+-- Returns the number of items made ready, and the number of leases that it looked at.
 local function recover_ended(max_deliveries, max_crashes, by_hand)
   local ended = redis.call('ZRANGE', leases, by_hand and -now or 0, now, 'BYSCORE', 'LIMIT', 0, BATCH, 'WITHSCORES')
   local made = 0
@@ -111,7 +113,7 @@ local function recover_ended(max_deliveries, max_crashes, by_hand)
   return made, #ended / 2
 end
 
--- One uid that a saferedisqueue consumer took becomes held by legacy/..., with a lease.
+-- Gives an item that a saferedisqueue consumer took a holder, "legacy/" and a number, and a lease.
 local function adopt(uid, lease)
   if redis.call('HEXISTS', items, uid) == 1 and redis.call('HEXISTS', holders, uid) == 0
     and not redis.call('ZSCORE', delayed, uid) and not redis.call('ZSCORE', dead, uid)
@@ -121,7 +123,7 @@ local function adopt(uid, lease)
   end
 end
 
--- We never create backup and never take its lock; a lock without expiry (its owner crashed) gets one.
+-- We never create backup, and never take its lock. A lock without expiry, whose owner crashed, gets one.
 local function adopt_legacy(lease)
   for _, key in ipairs({backup, ackbuf}) do
     local uids = redis.call('LRANGE', key, -BATCH, -1)
@@ -139,7 +141,7 @@ local function adopt_legacy(lease)
   end
 end
 
--- A promoted replica's clock may be behind: no deadline may lie further ahead than the longest lease.
+-- The clock of a promoted replica may be behind: no deadline may be further ahead than the longest lease.
 local function clip_deadlines()
   if facts.longest then
     local latest = now + facts.longest
@@ -149,7 +151,8 @@ local function clip_deadlines()
   end
 end
 
--- Looks at some fields of a hash, at the next ones in the next call; cursor: where meta keeps how far it came.
+-- Looks at some fields of a hash, and in the next call at the next ones.
+-- cursor: the field of meta that says where to go on.
 local function walk(hash, cursor, look)
   local scan = redis.call('HSCAN', hash, redis.call('HGET', meta, cursor) or 0, 'COUNT', 20)
   for i = 1, #scan[2], 2 do
@@ -166,7 +169,7 @@ local function trim_slots()
   end)
 end
 
--- What a saferedisqueue consumer acks is gone from items only: what else is known of it would stay, and slow down every ack.
+-- A saferedisqueue consumer that acks an item deletes it from items only. Its records would slow down every ack.
 local function drop_leftovers()
   if has_records() then
     for i, hash in ipairs({deliveries, crashes, errors, headers}) do
@@ -179,7 +182,7 @@ local function drop_leftovers()
   end
 end
 
--- The chores that need no haste: once a second.
+-- The chores that need no haste: they are done once a second.
 local function keep_house(lease)
   adopt_legacy(lease)
   clip_deadlines()

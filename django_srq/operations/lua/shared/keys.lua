@@ -1,23 +1,23 @@
 -- The keys of one queue, in the order in which every script gets them, each with its type.
--- This file is the only place that knows that order and these types; scripts.py reads them from here, puts LAYOUT,
--- the version of the layout, in front of it, and makes of them what "include: types" includes: the table types.
+-- This file is the only place that knows the order and the types. scripts.py reads them from here; it puts LAYOUT, the
+-- version of the layout, in front of this file, and makes the table "types" of them, for "include: types".
 local items,          -- hash: uid -> payload; every item that is not settled
       queue,          -- list: ready uids; put at the left, taken from the right
-      ackbuf,         -- list: uids that a saferedisqueue consumer holds
-      backup,         -- list: the same, one autoclean interval later
+      ackbuf,         -- list: uids that saferedisqueue consumers hold
+      backup,         -- list: the same, after one autoclean interval
       backuplock,     -- string: saferedisqueue's lock for its autoclean
       ackbuf_aging,   -- zset: uid -> microseconds; what saferedisqueue 4.0b0 has instead of backup
       returned,       -- zset: uid -> order number of its first claim; ready again, served before queue
       priority,       -- zset: uid -> score; ready, priority other than 0
       delayed,        -- zset: uid -> due time (ms)
       holders,        -- hash: uid -> token; in flight
-      leases,         -- zset: uid -> deadline (ms); negative: never recovered automatically; .5 and more: moved once
+      leases,         -- zset: uid -> deadline (ms); negative: never recovered automatically; fraction >= .5: moved once
       deliveries,     -- hash: uid -> "count claim": deliveries that ended without an ack, the claim that lapsed last
       crashes,        -- hash: uid -> deliveries that ended with the consumer's death
       dead,           -- zset: uid -> time of its death (ms)
-      deadgroups,     -- hash: fingerprint -> "count first last" (ms)
+      deadgroups,     -- hash: fingerprint -> "count first last uid"; first and last death (ms), an example
       errors,         -- hash: uid -> JSON; the last error
-      headers,        -- hash: uid -> JSON; priority, number of the put, the caller's headers
+      headers,        -- hash: uid -> JSON; number and time of the put, due time, priority, the caller's headers
       slots,          -- hash: slot -> "seq time outcome"
       wake,           -- list: tokens that wake idle consumers
       stats,          -- hash: counter -> number

@@ -1,8 +1,8 @@
--- What the operations do to one item. Needs keys, call, tell, records, removal.
+-- The steps in the life of one item. Needs keys, begin, wake, records, removal.
 local RANK = 2 ^ 44       -- room for the put numbers of one priority
 
--- A token is consumer/number of the claim@its time (ms), then +how many items that consumer may have begun at one time, where
--- it told that, and for what came back also /order number of its first claim.
+-- A token is consumer/number of the claim@its time (ms); then, where the consumer says so, +how many items it may have
+-- begun at one time; and for an item that came back, /order number of its first claim.
 local function claim_of(token)
   return string.match(token, '^[^/]*/(%d+)')
 end
@@ -14,7 +14,7 @@ local function end_delivery(uid, token)
 end
 
 -- Makes an item ready: in its old place (first: order number of its first claim), or at the back (first is nil).
--- One with a priority has first as "back" in its headers, where others have it as their score in returned.
+-- An item with a priority keeps first as "back" in its headers; other items have it as their score in returned.
 local function place(uid, first)
   local item = about(uid)
   if item.priority then
@@ -31,7 +31,7 @@ local function place(uid, first)
   end
 end
 
--- What is due in the same millisecond stays in the order of the puts: 4096 of them, by the fraction of the score.
+-- Up to 4096 items that are due in the same millisecond stay in the order of their puts, by the fraction of the score.
 local function postpone(uid, due)
   local earliest = redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2]
   local last = redis.call('ZRANGE', delayed, '(' .. due + 1, due, 'BYSCORE', 'REV', 'LIMIT', 0, 1, 'WITHSCORES')[2]
@@ -42,14 +42,14 @@ local function postpone(uid, due)
 end
 
 -- include: info
--- Whether the server has no room; where it does not tell, it has.
+-- Whether the server's memory is full; false where the server does not say.
 local function full()
   local memory = info('memory')
   local limit = tonumber(string.match(memory, 'maxmemory:(%d+)') or 0)
   return limit > 0 and tonumber(string.match(memory, 'used_memory:(%d+)')) > limit
 end
 
--- Keeps the error of a delivery; without its traceback when the server has no room.
+-- Keeps the error of a delivery, without its traceback when the server's memory is full.
 local function record(uid, failure)
   failure.time = now
   failure.delivery = deliveries_of(uid)
@@ -59,7 +59,7 @@ local function record(uid, failure)
   redis.call('HSET', errors, uid, cjson.encode(failure))
 end
 
--- Sets an item aside, with the error as the evidence.
+-- Makes an item dead, with the error as the evidence.
 local function bury(uid, failure)
   failure.group = group(failure.fingerprint or failure.type, 1, uid)
   record(uid, failure)
@@ -67,7 +67,7 @@ local function bury(uid, failure)
   count('dead')
 end
 
--- Makes a dead item ready again, at the back, its deliveries and crashes counted anew.
+-- Makes a dead item ready again, at the back, and counts its deliveries and crashes anew.
 local function requeue(uid)
   redis.call('HDEL', deliveries, uid)
   redis.call('HDEL', crashes, uid)
@@ -75,19 +75,20 @@ local function requeue(uid)
   exhume(uid)
 end
 
--- The order number of an item's first claim is the last part of its token, or that of the claim itself.
+-- The order number of an item's first claim: the last part of its token, or else the number of this claim.
 local function first_claim(token)
   return tonumber(string.match(token, '/(%d+)$') or claim_of(token))
 end
 
--- Nobody takes an item back from now on: a renewal of its last delivery may still be on its way.
+-- From now on, nobody takes the item back: a renewal of its last lease may still be on its way.
 local function forget_claim(uid)
   if redis.call('HEXISTS', deliveries, uid) == 1 then
     redis.call('HSET', deliveries, uid, deliveries_of(uid) .. ' 0')
   end
 end
 
--- Ends a delivery that did not begin: to its old place, not counted, and nobody before takes it back from there.
+-- Ends a delivery whose item was not begun: the item goes to its old place, the delivery is not counted, and no earlier
+-- holder takes the item back from there.
 local function give_back(uid, token)
   forget_claim(uid)
   place(uid, first_claim(token))
@@ -107,7 +108,7 @@ local function state_of(uid)
 end
 
 -- Ends a delivery that was not acked: counts it, and makes the item ready again or, when its limits are used up, dead.
--- crashed: whether the consumer died of it. Returns the state it went to.
+-- crashed: whether the consumer died while it held the item. Returns the state to which the item went.
 local function give_up(uid, token, crashed, max_deliveries, max_crashes, failure)
   local delivered = end_delivery(uid, token)
   local died = crashed and redis.call('HINCRBY', crashes, uid, 1) or 0

@@ -1,6 +1,6 @@
--- Needs keys, call.
+-- Needs keys, begin.
 
--- The time (ms) until something becomes ready by itself; -1: nothing will.
+-- The time (ms) until an item may become ready by itself; -1: none will.
 local function next_event()
   local wait = -1
   local function sooner(at)
@@ -15,8 +15,8 @@ local function next_event()
   if deadline then
     sooner(tonumber(deadline))
   end
-  -- Idle consumers must be heard more often than the silence that means an outage: they come every 5 s by themselves, which
-  -- is not enough for short leases, also of what is claimed only after they asked.
+  -- Idle consumers have to call more often than half a lease, as a longer silence counts as an outage. By themselves
+  -- they claim every 5 s, which is too seldom for short leases, also of items that are claimed only after this call.
   local lease = facts.lease_c or 15000
   if deadline or lease < 15000 then
     sooner(now + lease / 3)

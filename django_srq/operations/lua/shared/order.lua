@@ -1,5 +1,6 @@
--- The order of what is in a state or place: sections that follow each other. Needs keys.
--- A section is {number of uids, function(from, to) -> uids and scores in turn, whether they come from the list, key of a zset}.
+-- The order of the items of a state, or of one key: sections that follow each other. Needs keys.
+-- A section is {number of uids, function(from, to), key of a zset}; the function returns uids and scores in turn, and
+-- whether they come from the list.
 local function zset_section(key, low, high)
   local first = low == '-inf' and 0 or redis.call('ZCOUNT', key, '-inf', '(0')
   return {redis.call('ZCOUNT', key, low, high), function(from, to)
@@ -31,7 +32,7 @@ local sections = {
   dead = whole(dead),
 }
 
--- Whether a uid of a section is an item, and is there: one from the list may be a ghost.
+-- Whether the item of a uid in a section is really there: a uid from the list may be a ghost.
 local function is_there(uid, from_list)
   return redis.call('HEXISTS', items, uid) == 1 and not (from_list and (redis.call('HEXISTS', holders, uid) == 1
     or redis.call('ZSCORE', delayed, uid) or redis.call('ZSCORE', dead, uid) or redis.call('ZSCORE', returned, uid)

@@ -1,12 +1,12 @@
--- Finds out whether the server was away, and writes it down for housekeeping. Needs keys, call, run.
--- Of meta:
---   run_id      the server's run, as "r" and the id that it gives itself at each start
+-- Finds out whether the server was away, and writes it to meta for the housekeeping. Needs keys, begin, run.
+-- Fields of meta:
+--   run_id      the server's run: "r" and the id that the server gives itself at each start
 --   restarted   time (ms) when another run was seen
---   silent      time (ms) when somebody called after nobody had for half a lease, while leases are renewed every third of
---               it, and it is not known whether the run is the same: the server was away, or nobody needed it
---   quiet       the same where the run went on: the server was there. All consumers were away, or cut off from it, or it
---               was stopped together with its clock, or that was set
---   no_run      time (ms) when the run could not be learned: INFO is refused
+--   silent      time (ms) of a call before which nobody had called for half a lease, though consumers renew leases
+--               every third of a lease, and the run is another one or not known: the server was away, or nobody used it
+--   quiet       the same when the run is the same, so that the server was there: all consumers were away or cut off
+--               from it, or the server was stopped together with its clock, or its clock was set
+--   no_run      time (ms) when the run could not be learned, because INFO is refused
 if restarted then
   redis.call('HSET', meta, 'restarted', now)
 end

@@ -1,4 +1,4 @@
--- Closes the minute, and the hour, that are over. Needs keys, call, series, and minute: the number of the running one.
+-- Closes the minute, and the hour, if they are over. Needs keys, begin, series, and minute, the number of the new one.
 local counters = {'put', 'acked', 'failed', 'recovered', 'dead'}
 local counted = #counters
 for _, kind in ipairs({'wait', 'run'}) do
@@ -19,7 +19,7 @@ local function sum(grown, before)
   return total
 end
 
--- The time (ms) that a share of the items stayed below, by the growth of the buckets after the position "before".
+-- The time (ms) below which a share of the items stayed; grown has the growth of the buckets behind position before.
 local function quantile(grown, before, share)
   local rank = share * sum(grown, before)
   if rank == 0 then

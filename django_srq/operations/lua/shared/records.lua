@@ -1,6 +1,6 @@
--- What is known of an item besides its payload. Needs keys.
+-- Records: what is known of an item besides its payload. Needs keys.
 
--- Mostly no item has any: then that is all there is to find out.
+-- In the common case no item has records, and nothing more has to be read.
 local function has_records()
   return redis.call('EXISTS', deliveries, crashes, errors, headers) > 0
 end
@@ -10,8 +10,8 @@ local function about(uid)
   return text and cjson.decode(text) or {}
 end
 
--- How many deliveries of an item ended without an ack, and the number of the claim whose lease ended last and may be
--- taken back ('0': none).
+-- How many deliveries of an item ended without an ack, and the number of the claim whose lease ended last, if its
+-- holder may take the item back ('0': none).
 local function deliveries_of(uid)
   local ended, claim = string.match(redis.call('HGET', deliveries, uid) or '0 0', '^(%d+) (%d+)$')
   return tonumber(ended), claim

@@ -1,8 +1,8 @@
--- Takes items out of what has them. Needs keys, call, records.
+-- Takes items out of the keys that have them. Needs keys, begin, records.
 local GROUPS_MOST = 200   -- groups of dead items; more are counted as "other"
 
--- Counts a dead item into (by 1) or out of (by -1) its group; returns the group that took it. The group remembers the uid
--- of the last item that it took, as an example.
+-- Counts a dead item into its group (by 1) or out of it (by -1); returns the group that took it. The group keeps the
+-- uid of the last item that it took, as an example.
 local function group(name, by, uid)
   local entry = redis.call('HGET', deadgroups, name)
   if not entry and by > 0 and name ~= 'other' and redis.call('HLEN', deadgroups) >= GROUPS_MOST then
@@ -31,13 +31,14 @@ local function exhume(uid)
   return true
 end
 
--- Returns 1 when somebody held it, else 0.
+-- Ends the hold on an item and its lease; returns 1 when somebody held it, else 0.
 local function unhold(uid)
   redis.call('ZREM', leases, uid)
   return redis.call('HDEL', holders, uid)
 end
 
--- Takes a uid out of whatever zset has it. A list cannot be searched: there a ghost stays, dropped on contact.
+-- Takes a uid out of the zset that has it; false when none has. To search the list would take too long: there the uid
+-- stays as a ghost, which a claim drops when it meets it.
 local function unlist(uid)
   return redis.call('ZREM', returned, uid) + redis.call('ZREM', priority, uid) + redis.call('ZREM', delayed, uid) > 0
     or exhume(uid)
@@ -63,6 +64,7 @@ local function forget(uid)
   forget_records(uid)
 end
 
+-- Counts a ghost that the list has from now on.
 local function haunt()
   redis.call('HINCRBY', meta, 'ghosts', 1)
 end

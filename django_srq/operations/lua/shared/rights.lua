@@ -1,6 +1,7 @@
--- Refuses a call that its user may not carry out to the end, before it changes anything: in the middle, the server would
--- leave what was done by then. Needs keys; RIGHTS stands for the commands of the script, which scripts.py finds.
--- Replies with the error SRQRIGHTS and the commands that are missing then. A service may have no such function.
+-- Refuses a call that its user may not carry out to the end, before the call changes anything: if the server refused a
+-- command in the middle, it would not undo the changes before it. Needs keys; RIGHTS stands for the commands of the
+-- script, which scripts.py finds. Replies with the error SRQRIGHTS and the missing commands then. Some services do not
+-- have the function that tells a user's rights.
 local missing = ''
 for command in string.gmatch(RIGHTS, '%u+') do
   local told, may = pcall(redis.acl_check_cmd, command, meta)

@@ -1,5 +1,5 @@
--- Finds out whether the server's run is the one that was seen last; writes nothing. Needs keys, call; sets run_id (nil where
--- the server does not tell), goes_on and restarted.
+-- Finds out whether the server's run is the one that was seen last; writes nothing. Needs keys, begin. Sets run_id (nil
+-- where the server does not say), goes_on (the run is the same) and restarted (it is another one).
 -- include: info
 run_id = string.match(info('server'), 'run_id:(%x+)')
 local before = redis.call('HGET', meta, 'run_id')

@@ -1,8 +1,8 @@
--- Acks what ARGV names from at on. Needs keys, call, records; at; recorded: whether any item may have records.
--- Leaves behind: flags (per item '1' if it was there, else '0').
+-- Acks the items that ARGV names from the index at on. Needs keys, begin, records; at; recorded: whether any item may
+-- have records. Leaves behind: flags (per item '1' if it was there, else '0').
 
--- Counts an item that was in hand until now, by the time (ms) of its claim; nobody knows that of what a saferedisqueue
--- consumer holds.
+-- Counts an item that was in hand until now, by the time (ms) of its claim; for an item that a saferedisqueue consumer
+-- holds, that time is not known.
 local function count_settled(token)
   local since = string.match(token, '@(%d+)')
   if since then
@@ -12,9 +12,10 @@ local function count_settled(token)
   end
 end
 
--- The straight way, for what is so mostly: nothing is recorded of any item, its uid was generated, the caller names its
--- delivery, and somebody holds it. With such an item the careful way does the same; it also goes on with one that turns out
--- not to be so: held by nobody, nothing has happened to it yet; without a payload, it has no holder any more either way.
+-- The fast path, for the common case: no item has records, the uid was generated, the caller names the delivery, and
+-- somebody holds the item. The careful path below does the same with such an item. It also takes over when an item
+-- turns out to be different: if nobody holds it, nothing has happened to it yet; if it has no payload, it loses its
+-- holder in both paths.
 local flags = {}
 while not recorded and ARGV[at] and ARGV[at + 1] ~= '' and ARGV[at + 2] == '' do
   local uid, token = ARGV[at], ARGV[at + 1]
@@ -30,9 +31,9 @@ end
 if ARGV[at] then
   -- include: removal
 
-  -- Acks one item. By token ('': by whoever holds it) and number of the put ('': a generated uid): the work is done,
-  -- wherever the item is now, but only that of the put which the caller was given. Counts it.
-  -- Returns '1' if it was there, else '0'.
+  -- Acks one item, by token ('': any holder's) and number of the put ('': the uid was generated), and counts it. The
+  -- work is done, wherever the item is now; but an item that was put anew with the same uid has another number, and
+  -- stays. Returns '1' if the item was there, else '0'.
   local function settle(uid, token, number)
     if token == '' then
       token = redis.call('HGET', holders, uid)
@@ -47,7 +48,8 @@ if ARGV[at] then
       count('acked')
       return '1'
     end
-    -- The payload goes first: should a key turn out to be somebody else's, what is left is dropped on contact.
+    -- The payload is deleted first: if a key turns out to belong to something else, the rest is dropped when a claim
+    -- meets it.
     local there = redis.call('HDEL', items, uid) == 1
     if recorded then
       delete_records(uid)

@@ -1,4 +1,4 @@
--- Writes down what this call counted. Needs keys, call, series.
+-- Writes the counts of this call. Needs keys, begin, series.
 local counter, by = next(tallies)
 if counter then
   local elapsed = now - (facts.minute or 0) * 60000

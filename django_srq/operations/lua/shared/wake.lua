@@ -1,7 +1,7 @@
--- Who is told of a change: the idle consumers. Needs keys, call.
-local WAKE_MOST = 64      -- tokens in wake; more would wake nobody else
+-- Wakes idle consumers when items became ready. Needs keys, begin.
+local WAKE_MOST = 64      -- tokens in wake at most; more would wake nobody else
 
--- Wakes up to n idle consumers, unless they would come in vain: the queue is paused, or its limits allow nothing now.
+-- Wakes up to n idle consumers, but not when they would get nothing: the queue is paused, or its limits allow nothing.
 local function ring(n)
   if n > 0 and facts.most then
     n = math.min(n, facts.most - redis.call('HLEN', holders))
@@ -16,7 +16,7 @@ local function ring(n)
   end
 end
 
--- After n items left their holders: what max_in_flight held up can be taken.
+-- After n items lost their holders: wakes consumers for items that max_in_flight held up.
 local function freed(n)
   if facts.most then
     ring(n)

@@ -6,16 +6,17 @@ local function is_named(failure, word)
   return failure.group == word or failure.type == word or string.match(failure.type or '', '[^.]+$') == word
 end
 
--- cursor: '' to begin, then what the call before returned; most: items to take.
--- age (ms): only those that died so long before the walk began; what dies meanwhile is left out.
--- word: only those whose error it names; '' for any.
--- take(uid, failure) returns how many it took (1 or 0) and whether the uid left dead by that; failure is nil when no
--- error had to be read, which read (true) asks for.
--- Returns the number taken and the next cursor, '' at the end.
+-- cursor: '' to begin, then the cursor that the call before returned; most: items to take at most.
+-- age (ms): only items that died so long before the walk began; items that die meanwhile are left out.
+-- word: only items whose error it names; '' for any.
+-- take(uid, failure) returns how many items it took (1 or 0), and whether it removed the uid from dead. failure is the
+-- item's error; it is nil when read is false and word is ''.
+-- Returns the number of items taken and the next cursor, '' at the end.
 local function walk_dead(cursor, now, age, word, most, read, take)
   local before, from, left = string.match(cursor, '^(%d+) (%d+) (%d+)$')
   before, from, left = before or string.format('%.0f', math.max(0, now - age)), from or '0', tonumber(left or 0)
-  -- left: how many of those that died at from were looked at and are still there.
+  -- from: the time of death that the walk has reached; left: how many items that died then were looked at and are still
+  -- dead.
   local found = redis.call('ZRANGE', dead, from, before, 'BYSCORE', 'LIMIT', left, LOOK_MOST, 'WITHSCORES')
   local taken, looked = 0, 0
   while taken < most and 2 * looked < #found do
