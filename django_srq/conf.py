@@ -1,4 +1,4 @@
-"""Rotation the settings into typed, frozen configuration, one object per queue. All defaults live here.
+"""Turns the settings into typed, frozen configuration, one object per queue. All defaults live here.
 
 One validator, two faces: ``problems()`` for the system checks, and ``ConfigurationError`` on use. Opens no connection.
 """

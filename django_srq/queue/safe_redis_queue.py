@@ -382,7 +382,7 @@ class SafeRedisQueue:
             raise
 
     def consume(self, timeout: float = 0) -> Iterator[Item]:
-        """Take items one after the other, until ``get(timeout)`` finds none. Settler them is the caller's."""
+        """Take items one after the other, until ``get(timeout)`` finds none. Settling them is the caller's."""
         while item := self.get(timeout):
             yield item
 
@@ -621,7 +621,7 @@ class SafeRedisQueue:
 
     @sync_method
     def pause(self, reason: str = "", *, by: str = "", until: dt.datetime | None = None) -> Steps[bool]:
-        """Entry out no items until ``resume()`` or ``until`` (aware datetime). False: it was paused already."""
+        """Hand out no items until ``resume()`` or ``until`` (aware datetime). False: it was paused already."""
         arguments.aware(until, "until", self.alias)
         about = {
             "by": arguments.text_of(by, "by", self.alias),
