@@ -1,4 +1,4 @@
-"""Django signals about items and consumers, sent with ``send_robust``: what a receiver raises is logged, not passed on.
+"""Django signals about items and consumers, sent with ``send_robust``: an error of a receiver is logged, not raised.
 
 When a receiver raises SystemExit, or anything else that is no ``Exception``, the receivers after it are not called.
 
