@@ -16,7 +16,7 @@ T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., object] | None)
 
 PRIORITIES = range(-100, 101)
-HUGE = 10**300  # the scripts' numbers are 64-bit floats, which end at about 10**308
+HUGE = 10**300  # the scripts' numbers are 64-bit floats: beyond about 10**308 they are infinite
 LONGEST_DELAY = 10**10  # seconds, some 300 years: far beyond that, a due time would be no date any more
 _UID = re.compile(r"[!-~]{1,128}")
 
