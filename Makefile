@@ -1,4 +1,4 @@
-# Each target does all of its own set-up: a virtual environment in .venv, made once, and again when the dependencies change.
+# Each target does all of its own set-up: it makes a virtual environment in .venv, and updates it when the dependencies change.
 VENV ?= .venv
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python3.14; do \
 	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
@@ -8,15 +8,15 @@ ARGS ?=
 .PHONY: help demo test suite services browser unfold screenshots messages serve lint bench clean
 
 help:
-	@echo 'make demo    orders survive a killed consumer, before your eyes'
-	@echo 'make test    the whole suite, against a real server (SRQ_TEST_URL, else one of its own); ARGS goes to pytest'
-	@echo 'make services     srq_consume beside PostgreSQL and memcached, as the first process of a container, with large payloads (Linux)'
-	@echo 'make browser the status view in Chromium (SRQ_CHROMIUM, else the one on the path); make unfold: under django-unfold'
-	@echo 'make screenshots  the pictures in the README, in Chromium too'
-	@echo 'make messages     the catalogues, with gettext'
+	@echo 'make demo    watch orders survive a killed consumer'
+	@echo 'make test    the whole suite, against a real server (SRQ_TEST_URL, else a throw-away one); ARGS goes to pytest'
+	@echo 'make services     test srq_consume beside PostgreSQL and memcached, as the first process of a container, with large payloads (Linux)'
+	@echo 'make browser test the status view in Chromium (SRQ_CHROMIUM, else the one on the path); make unfold: under django-unfold'
+	@echo 'make screenshots  renew the pictures in the README, with Chromium'
+	@echo 'make messages     update and compile the translations, with gettext'
 	@echo 'make serve   the test project with its admin, on http://127.0.0.1:8000/'
 	@echo 'make lint    ruff, mypy, import-linter, codespell'
-	@echo 'make bench   what it costs, side by side with the peers; ARGS=--quick, or "--only throughput memory"'
+	@echo 'make bench   measure what it costs, side by side with other queues; ARGS=--quick, or "--only throughput memory"'
 
 demo: $(VENV)/.installed
 	@$(BIN)/python testproject/demo.py
@@ -24,7 +24,7 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed
 	@$(MAKE) --no-print-directory suite ARGS="-n 4 $(ARGS)"
 
-# What is in VENV already, as it is: for environments with other versions.
+# Uses VENV as it is, without installing anything: for environments with other versions.
 suite:
 	$(BIN)/python -m pytest $(ARGS)
 	cd testproject && $(abspath $(BIN))/python manage.py test --verbosity 0
@@ -67,10 +67,10 @@ $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo 'No Python from 3.11 on with venv was found; say make PYTHON=/path/to/python.' >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-# Groups need pip 25.1, newer than what many Pythons bring.
+# --group needs pip 25.1; many Pythons come with an older pip.
 $(VENV)/.installed: setup.cfg pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
-	@# setuptools warns of what an editable installation means, which is no news for a newcomer.
+	@# setuptools warns about editable installations, which only confuses here.
 	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable '.[hiredis,embedded,django-redis]' --group test
 	@touch $@
 

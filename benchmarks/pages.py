@@ -114,7 +114,7 @@ def _batches(bench: Bench) -> Iterator[Row]:
             times = []
             for _ in range(bench.sizes.rounds):
                 at = browse.page_of(queue.config, "ready").at
-                operation = batches.Operation.begin(batches.Scope(action, "many", state, group), 10**6, at)
+                operation = batches.BulkAction.begin(batches.Selection(action, "many", state, group), 10**6, at)
                 began = time.perf_counter()
                 done = batches.carry_on(operation, queue).done
                 times.append((time.perf_counter() - began) * 1000)

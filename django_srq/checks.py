@@ -1,4 +1,4 @@
-"""Presents what conf finds wrong as system checks. Opens no connection."""
+"""The system checks: they present the problems that ``conf`` finds. They open no connection."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def check_imports(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> lis
 
 @register("django_srq")
 def check_client_options(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
-    """E004, W002: what the options of the client name is there, and has an effect."""
+    """E004, W002: the files that the client's options name exist, and the options have an effect."""
     return [_message(problem) for problem in (*conf.missing_files(), *conf.options_without_effect())]
 
 

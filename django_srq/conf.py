@@ -1,6 +1,7 @@
 """Turns the settings into typed, frozen configuration, one object per queue. All defaults live here.
 
-One validator, two faces: ``problems()`` for the system checks, and ``ConfigurationError`` on use. Opens no connection.
+The same validation serves the system checks, which report ``load().problems``, and the use of a queue, which raises
+``ConfigurationError``. Opens no connection.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class Problem:
     id: str
     message: str
     hint: str = ""
-    warning: bool = False  # whatever its id says: it stops no command
+    warning: bool = False  # a warning although its id begins with E: it stops no command
 
     def __str__(self) -> str:
         return f"{self.message} {self.hint}".strip()
@@ -75,13 +76,13 @@ class Problem:
 
 @dataclass(frozen=True)
 class Target:
-    """Where a queue lives: a URL and options of the redis client. Hashable: a process has one link to each."""
+    """Where a queue lives: a URL and options of the redis client. Hashable: each process has one link per target."""
 
     url: str
     timeout: float  # seconds
     base: str  # the directory to which the path of an embedded:// URL is relative
     options: tuple[tuple[str, Any], ...] = field(default=(), compare=False)
-    # What tells the options from others: some have values that cannot be hashed.
+    # Compared instead of the options, as some of their values cannot be hashed.
     identity: Any = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -89,15 +90,15 @@ class Target:
 
     @property
     def server(self) -> str:
-        """The server and database that it means, however the URL is written."""
+        """The server and database; equal for different ways to write the same URL."""
         if is_embedded(self.url):
             return os.path.abspath(os.path.join(self.base, self.url.partition("://")[2] or ".srq"))
         return _server(self.url, dict(self.options))
 
     @property
     def missing_files(self) -> list[tuple[str, str]]:
-        """Options of TLS, and the files that they name, of those that are not there."""
-        if not self.url.startswith(("rediss:", "valkeys:")):  # to make a client takes a millisecond
+        """The TLS options that name a file which does not exist, each with the path of that file."""
+        if not self.url.startswith(("rediss:", "valkeys:")):  # making a client takes a millisecond
             return []
         pool = self._pool()
         return list(missing(pool.connection_class(**pool.connection_kwargs)))
@@ -110,9 +111,9 @@ _servers: dict[tuple[str, Any], str] = {}
 
 
 def _server(url: str, options: Mapping[str, Any]) -> str:
-    """The server and database of a client; ConfigurationError when there cannot be one.
+    """The server and database of a client; ConfigurationError when no client can be made.
 
-    Known once for all queues with the same URL and options: making a client takes a millisecond.
+    Remembered for all queues with the same URL and options: making a client takes a millisecond.
     """
     key = url, _hashable(options)
     if key not in _servers:
@@ -142,12 +143,12 @@ class QueueConfig:
     alias: str
     target: Target
     prefix: str
-    cache: str | None = None  # the alias in CACHES whose address it has
-    autoclean_interval: float | None = 60.0  # seconds; lease of a plain get; None: never recover by itself
+    cache: str | None = None  # the alias in CACHES from which the address was taken
+    autoclean_interval: float | None = 60.0  # seconds; lease of a plain get; None: recover nothing automatically
     lease: float = 15.0  # seconds; lease of srq_consume
     serializer: str = "json"
     handler: str | None = None  # dotted path
-    handler_batch: int = 1  # items that the handler takes at one time, as lists; 1: it takes single ones
+    handler_batch: int = 1  # above 1: the handler takes lists of at most so many items; 1: single items
     max_deliveries: int | None = 25
     max_crashes: int | None = 3
     backoff: Backoff = field(default_factory=Backoff)  # seconds
@@ -155,7 +156,7 @@ class QueueConfig:
     max_payload_bytes: int | None = 1024 * 1024
     max_in_flight: int | None = None  # items, across all consumers
     rate: Rate | None = None  # across all consumers
-    max_age: float = 300.0  # seconds; the oldest ready item older than this: "late"
+    max_age: float = 300.0  # seconds; when the oldest ready item is older, the queue is "late"
 
     def load_serializer(self) -> Serializer:
         """The serializer; ConfigurationError when its path cannot be imported."""
@@ -176,11 +177,11 @@ class AdminConfig:
     """``SRQ_ADMIN``: the status view."""
 
     timeout: float = 0.8  # seconds in which a server must answer the page
-    read_only: bool = False  # nobody changes anything
-    allow: str | None = None  # dotted path of (request, action, alias) -> bool, besides the permissions
+    read_only: bool = False  # refuse all actions
+    allow: str | None = None  # dotted path of (request, action, alias) -> bool, in addition to the permissions
     redact: tuple[str, ...] = REDACT  # a key whose name contains one of these is secret
     redactor: str | None = None  # dotted path of (alias, payload) -> payload, for what the names do not find
-    token: str | None = None  # for the machine views: Authorization: Bearer …
+    token: str | None = None  # for the views for machines: Authorization: Bearer …
 
     def load_allow(self) -> Callable[..., Any] | None:
         with _naming("SRQ_ADMIN['ALLOW']"):
@@ -195,16 +196,16 @@ class AdminConfig:
 class Configuration:
     queues: Mapping[str, QueueConfig]
     admin: AdminConfig
-    problems: tuple[Problem, ...]  # of all queues; of_queue tells those that concern one
+    problems: tuple[Problem, ...]  # all: the general ones, and those of the queues
     of_queue: Mapping[str, tuple[Problem, ...]]
     general: tuple[Problem, ...]
 
 
 class _Wrong(Exception):
-    """The value of an option does not fit; the text says what does."""
+    """The value of an option is wrong; the text says which values are right."""
 
 
-# -- the options: how each is read from what was written
+# -- the options: how the value of each is read
 
 
 def _number(value: Any) -> float:
@@ -297,7 +298,7 @@ _OPTIONS: dict[str, Callable[[Any], Any]] = {
     "TIMEOUT": _number,
     "OPTIONS": _mapping,
 }
-_PLACE = {"URL", "PREFIX", "TIMEOUT", "OPTIONS"}  # make the target and the prefix, not fields of the config
+_PLACE = {"URL", "PREFIX", "TIMEOUT", "OPTIONS"}  # become the target and the prefix; no fields of QueueConfig
 _ADMIN_OPTIONS: dict[str, Callable[[Any], Any]] = {
     "TIMEOUT": _number,
     "READ_ONLY": _switch,
@@ -311,7 +312,7 @@ _SECRET_OPTIONS = {"OPTIONS", "URL", "TOKEN"}  # whose value may hold a password
 
 @cache
 def load() -> Configuration:
-    """The configuration that the settings describe, with all that is wrong with them. Cached until ``reset()``."""
+    """The configuration that the settings describe, with all problems. Cached until ``reset()``."""
     general: list[Problem] = []
     defaults = _dict_setting("SRQ_DEFAULTS", general)
     admin = _read_admin(general)
@@ -334,12 +335,12 @@ def reset() -> None:
 
 
 def aliases() -> list[str]:
-    """The configured aliases, right or wrong, in the order of the setting."""
+    """All aliases of SRQ_QUEUES in their order, those of misconfigured queues too."""
     return list(load().of_queue)
 
 
 def queue_config(alias: str) -> QueueConfig:
-    """The configuration of one queue; ConfigurationError, naming alias and option, when something is wrong with it."""
+    """The configuration of one queue; ConfigurationError, naming alias and option, when it has a problem."""
     configuration = load()
     if wrong := (*configuration.general, *configuration.of_queue.get(alias, ())):
         raise ConfigurationError(" ".join(str(problem) for problem in wrong))
@@ -392,7 +393,7 @@ def _read_queue(alias: str, written: Any, defaults: Mapping[str, Any]) -> tuple[
         return None, [Problem("django_srq.E001", f"{where} must be a dict of options, not {type(written).__name__}.")]
     own = _read_options(where, written, _OPTIONS, problems)
     options = _read_options("SRQ_DEFAULTS", defaults, _OPTIONS, problems)
-    # A queue that says where it lives, in either way, overrides the other way of the defaults.
+    # A queue with a URL or CACHE of its own takes neither of the two from SRQ_DEFAULTS.
     if own.keys() & {"URL", "CACHE"}:
         options = {name: value for name, value in options.items() if name not in {"URL", "CACHE"}}
     options |= own
@@ -451,7 +452,7 @@ def _in_order(options: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
 
 
 def _cache_address(alias: str) -> tuple[str, dict[str, Any]]:
-    """URL and client options of a Redis cache: its address, not its pool, which others time out and close."""
+    """URL and client options of a Redis cache; not its pool, which the cache closes and gives other time limits."""
     caches = getattr(settings, "CACHES", {})
     if alias not in caches:
         raise _Wrong(f"there is no cache {alias!r} in CACHES. {suggestion(alias, list(caches))}".rstrip("."))
@@ -470,7 +471,7 @@ def _cache_address(alias: str) -> tuple[str, dict[str, Any]]:
 
 
 def _of_the_server(url: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Without what is about the cache and its pool, and not about its server."""
+    """Only the options that concern the server, without those of the cache and its pool."""
     mine = {*WITHOUT_EFFECT, "max_connections", "decode_responses", "encoding", "encoding_errors", "parser_class"}
     known = client_option_names(url) - mine
     return {name: value for name, value in options.items() if name in known and value not in (None, "")}
@@ -489,7 +490,7 @@ def _collisions(queues: Mapping[str, QueueConfig]) -> Iterator[tuple[str, Proble
     prefixes = Counter(config.prefix for config in queues.values())
     for alias, config in queues.items():
         if prefixes[config.prefix] == 1:
-            continue  # so that mostly no server has to be known
+            continue  # in the common case this saves looking up the servers
         place = (config.target.server, config.prefix)
         if place in seen:
             message = f"SRQ_QUEUES[{alias!r}] and SRQ_QUEUES[{seen[place]!r}] have the same server and PREFIX."
@@ -502,7 +503,7 @@ def _imported(path: str) -> Any:
         return import_string(path)
     except ImportError as error:
         raise ConfigurationError(f"{path!r} cannot be imported: {text_of(error)}.") from error
-    except BaseException as error:  # whatever the module does on import; sys.exit() would end a command without a word
+    except BaseException as error:  # a module may raise anything; its sys.exit() would end a command without a message
         if is_interruption(error):
             raise
         said = f"{name_of(error)}: {text_of(error)}"
@@ -511,7 +512,7 @@ def _imported(path: str) -> Any:
 
 @contextmanager
 def _naming(option: str) -> Iterator[None]:
-    """What is wrong with what an option names says which option that is."""
+    """Add the option to the message of a ConfigurationError about the object that the option names."""
     try:
         yield
     except ConfigurationError as error:
@@ -528,7 +529,7 @@ def _hook(path: str | None) -> Callable[..., Any] | None:
 
 
 def _function(path: str | None) -> Callable[..., Any] | None:
-    """Of a hook whose answer is used at once."""
+    """A hook whose answer is needed at once, and which therefore must not be asynchronous."""
     hook = _hook(path)
     if hook is not None and is_deferred(hook):
         raise ConfigurationError(f"{path} is not to be an async def or a generator: its answer is needed at once.")
@@ -547,7 +548,7 @@ def _serializer(path: str) -> Serializer:
 
 
 def _made(path: str, found: Any) -> Any:
-    """An instance, where a class is named."""
+    """The object that was found; an instance of it when it is a class."""
     try:
         return found() if isinstance(found, type) else found
     except BaseException as error:
@@ -557,9 +558,10 @@ def _made(path: str, found: Any) -> Any:
 
 
 def import_problems() -> Iterator[Problem]:
-    """What is wrong with the handlers and serializers that the settings name; imports them, so only a check asks.
+    """Problems with the handlers and serializers that the settings name. Imports them, so only a check calls this.
 
-    A handler is needed where srq_consume runs, which says it as an error: elsewhere what that imports may be missing.
+    A handler that cannot be imported is a warning, because only srq_consume needs it: elsewhere the packages that it
+    imports may be missing. srq_consume reports it as an error.
     """
     for config in load().queues.values():
         for option, id_, importing in (
@@ -573,7 +575,7 @@ def import_problems() -> Iterator[Problem]:
 
 
 def admin_import_problems() -> Iterator[Problem]:
-    """What is wrong with the functions that SRQ_ADMIN names; imports them, so only a check asks."""
+    """Problems with the functions that SRQ_ADMIN names. Imports them, so only a check calls this."""
     admin = load().admin
     for importing in (admin.load_allow, admin.load_redactor):
         try:
@@ -583,7 +585,7 @@ def admin_import_problems() -> Iterator[Problem]:
 
 
 def options_without_effect() -> Iterator[Problem]:
-    """Options of redis-py in a queue's URL and OPTIONS that do nothing here; those in a cache's are for the cache."""
+    """Options of redis-py in a queue's URL and OPTIONS that do nothing here. A cache's own options are not checked."""
     for alias, config in load().queues.items():
         url = "" if config.cache else config.target.url
         written = {name for name, _ in config.target.options} | parse_qs(urlsplit(url).query).keys()
@@ -593,7 +595,7 @@ def options_without_effect() -> Iterator[Problem]:
 
 
 def missing_files() -> Iterator[Problem]:
-    """Files that options of TLS name, and that are not there. No error on use: they may come, and the call says it."""
+    """Files that TLS options name and that do not exist. Only a check: they may still come."""
     for alias, config in load().queues.items():
         for name, path in config.target.missing_files:
             where = f"SRQ_QUEUES[{alias!r}]['{'CACHE' if config.cache else 'URL'}']"
@@ -610,7 +612,7 @@ def shared_databases() -> Iterator[Problem]:
 
 
 def shared_servers() -> Iterator[Problem]:
-    """Queues whose server a cache shares: memory and persistence are set for a server, and not for a database."""
+    """Queues whose server a cache shares: memory limit and persistence are settings of a server, not of a database."""
     for alias, server, cache_alias, cache_server in _beside_caches():
         if server.rpartition("/")[0] == cache_server.rpartition("/")[0]:
             message = f"SRQ_QUEUES[{alias!r}] is on the same server as CACHES[{cache_alias!r}]."
@@ -630,9 +632,10 @@ def embedded_servers() -> Iterator[Problem]:
 
 
 def _beside_caches() -> Iterator[tuple[str, str, str, str]]:
-    """Each queue with each Redis cache: alias and server of both.
+    """Each pair of a queue and a Redis cache: alias and server of both.
 
-    An alias that the queue's CACHE names is taken to be there for it, unless it is the default cache.
+    A queue is not paired with the cache that its CACHE names, as that alias exists for the queue; the default cache is
+    the exception.
     """
     for cache_alias in getattr(settings, "CACHES", {}):
         try:

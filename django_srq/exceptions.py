@@ -1,4 +1,4 @@
-"""What can go wrong, by what went wrong.
+"""All errors, named by what went wrong.
 
 SRQError
 ├── ConfigurationError      a setting or argument is wrong (also ImproperlyConfigured)
@@ -6,13 +6,13 @@ SRQError
 ├── InvalidArgument         an argument of a call is wrong (also ValueError); nothing was sent
 ├── PayloadError            a payload cannot be serialised or read (also ValueError)
 │   └── PayloadTooLarge     a payload is over the limit
-├── QueueFull               max_length is reached; nothing was put (put_many: nothing of that batch, and put tells)
+├── QueueFull               max_length is reached; nothing was put (put_many: nothing of that batch)
 ├── DuplicateItem           the uid is in the queue already (put with strict=True, or the target of a move)
-├── QueueUnavailable        the server did not do it, and did nothing else (also redis-py's ConnectionError)
+├── QueueUnavailable        not reached, or refused; nothing was changed (also redis-py's ConnectionError)
 ├── OutcomeUnknown          sent, but no reply within the time limit (also redis-py's ConnectionError)
 └── LayoutError             the keys are of a newer layout version, or somebody else's
 
-What a handler raises to say what becomes of its item, which is no error: RetryLater, Discard.
+A handler raises RetryLater or Discard to say what becomes of its item; these are no errors.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SHOWN_MOST = 200  # characters of a value in a message
 
 
 def shown(value: object) -> str:
-    """A value in a message, cut when it is long. Some cannot say what they are, such as a number of 5,000 digits."""
+    """A value for a message, cut when it is long. ``repr`` of some values raises, such as a number of 5,000 digits."""
     try:
         text = repr(value)
     except Exception:
@@ -38,8 +38,8 @@ def shown(value: object) -> str:
 class SRQError(Exception):
     """Base of all errors that this package raises.
 
-    One that ``put_many`` raises has as ``put`` the uids that are in the queue: of what was given, the first so many.
-    ``in_doubt`` are those that follow, of which it is not known (OutcomeUnknown only). Both are empty for other calls.
+    An error of ``put_many`` has two lists of uids: ``put``, the items at the beginning that are in the queue, and
+    ``in_doubt``, the items after these that may be in the queue (OutcomeUnknown only). For other calls both are empty.
     """
 
     def __init__(self, *args: object) -> None:
@@ -69,13 +69,13 @@ class PayloadTooLarge(PayloadError):
 
 
 class QueueFull(SRQError):
-    """``max_length`` is reached; nothing was put. Of a ``put_many``, ``put`` says what was, in the batches before."""
+    """``max_length`` is reached; nothing was put. After ``put_many``, ``put`` has the uids of earlier batches."""
 
 
 class DuplicateItem(SRQError):
     """The uid is in the queue already; ``state`` says where."""
 
-    def __init__(self, message: str, *, uid: str = "", state: str = "") -> None:  # pickle gives the message only
+    def __init__(self, message: str, *, uid: str = "", state: str = "") -> None:  # pickle passes the message only
         super().__init__(message)
         self.uid = uid
         self.state = state
@@ -88,14 +88,14 @@ class QueueUnavailable(SRQError, RedisConnectionError):
 class OutcomeUnknown(SRQError, RedisConnectionError):
     """The call was sent and no reply came within the time limit: it may have been carried out, once, or not.
 
-    ``cut_short``: a reply had begun, and could not be read to its end. A ``get`` has given back then what it took.
+    ``cut_short``: a reply began, and could not be read to its end. A ``get`` that raises this has failed its item.
     """
 
     cut_short = False
 
 
 class LayoutError(SRQError):
-    """The keys have a layout that this version does not know, or a key holds something that is not ours."""
+    """The keys have a layout that this version does not know, or a key holds something of another program."""
 
 
 class RetryLater(Exception):
@@ -104,7 +104,7 @@ class RetryLater(Exception):
     When the deliveries are used up, the item is dead.
     """
 
-    delay: float = 0  # seconds; of a subclass that sets none
+    delay: float = 0  # seconds; for a subclass that does not set it
 
     def __init__(self, delay: float, reason: str = "") -> None:
         if isinstance(delay, bool) or not isinstance(delay, int | float) or not 0 <= delay < 10**10:

@@ -20,7 +20,7 @@ from django_srq.transport.link import Link, close_all, embedded_link, shared
 
 
 class Queue(SafeRedisQueue):
-    """A queue of the settings: a ``SafeRedisQueue`` with its alias, and puts that wait for a transaction."""
+    """A queue of the settings: a ``SafeRedisQueue`` with its configuration and ``put_on_commit``."""
 
     def __init__(self, config: QueueConfig) -> None:
         super().__init__(
@@ -53,9 +53,9 @@ class Queue(SafeRedisQueue):
     ) -> str:
         """Put after the surrounding transaction of the database ``using`` commits (at once outside of one).
 
-        Serialises and returns the uid at once. A transaction that rolls back puts nothing. What the put raises after
-        the commit goes to the caller of the commit; with ``robust`` it is logged, and later hooks run. A process that
-        dies between commit and put loses the put.
+        The payload is serialised and the uid returned at once. A transaction that rolls back puts nothing. An error of
+        the put after the commit is raised to the caller of the commit; with ``robust`` it is logged, and later hooks
+        run. A process that dies between commit and put loses the put.
         """
         chosen, calls = self.prepare(item, uid=uid, delay=delay, eta=eta, priority=priority, headers=headers)
         transaction.on_commit(lambda: self.send_puts(calls, [chosen]), using=using, robust=robust)
@@ -87,8 +87,8 @@ class QueueHandler(BaseConnectionHandler):  # type: ignore[type-arg]
 
     def __getitem__(self, alias: str) -> Queue:
         try:
-            return self._connections.__dict__[alias]  # type: ignore[no-any-return]  # mostly this thread has it already
-        except (KeyError, TypeError):  # the latter: it is no alias at all, such as a list
+            return self._connections.__dict__[alias]  # type: ignore[no-any-return]  # the common case: made already
+        except (KeyError, TypeError):  # TypeError: not hashable, such as a list
             pass
         if alias not in conf.aliases():
             word = alias if isinstance(alias, str) else ""
@@ -113,17 +113,18 @@ class QueueHandler(BaseConnectionHandler):  # type: ignore[type-arg]
         close_all()
 
     def reset(self) -> None:
-        """Make the queues anew from the settings when they are next asked for."""
+        """Forget settings and queues: the next access makes them anew."""
         conf.reset()
         self._forget()
 
     def _forget(self) -> None:
-        # Not asgiref's, which costs as much as half a put, and makes a queue anew for each task: it holds no state.
+        # Not asgiref's Local: asking it costs half as much as a put, and it would make a queue for each task. A queue
+        # holds no state, so one for each thread is enough.
         self._connections = local()
 
 
 class _DefaultQueue(ConnectionProxy):  # type: ignore[type-arg]
-    """Passes on what Python looks up on the type, too, and not as an attribute."""
+    """A proxy that also has the special methods, which Python looks up on the type and not on the object."""
 
     def __len__(self) -> int:
         return len(self._connections[self._alias])

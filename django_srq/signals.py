@@ -1,17 +1,18 @@
-"""Django signals about items and consumers, sent with ``send_robust``: what a receiver raises is logged, not passed on.
+"""Django signals about items and consumers, sent with ``send_robust``: an error of a receiver is logged, not raised.
 
-SystemExit and what else is no ``Exception`` ends the round: the receivers behind it are not called.
+When a receiver raises SystemExit, or anything else that is no ``Exception``, the receivers after it are not called.
 
-``sender`` is the class of the queue, ``queue`` its alias. Receivers run before what caused the event goes on, in its
-thread; those of an asynchronous call as Django's ``asend_robust`` runs them. item_recovered and item_dead about a
-process that died are sent by another one of its consumer, in a thread of their own; those that it has not sent when it
-ends are lost.
+``sender`` is the class of the queue, ``queue`` its alias. The call or the consumer that caused the event runs the
+receivers in its own thread and waits for them; an asynchronous call runs them as Django's ``asend_robust`` does.
+
+When a child process died, another child of its consumer sends item_recovered and item_dead, in a thread of its own. If
+that child ends before it has sent them, they are lost.
 
 ================  ===================================================================================================
 item_put          ``uid``; the server has the item
 item_started      ``item``, ``consumer``; its handler is about to be called
 item_acked        ``item``, ``consumer``, ``duration`` (seconds); handled, and gone from the queue
-item_failed       ``item``, ``consumer``, ``duration``, ``error``, ``state`` (where it went; None: the lease was lost)
+item_failed       ``item``, ``consumer``, ``duration``, ``error``, ``state`` (where it is now; None: the lease was lost)
 item_recovered    ``uid``, ``consumer`` (the one that died), ``evidence``; ready again
 item_dead         ``uid``, ``consumer``, ``evidence`` (type, message and what else is known); set aside
 child_started     ``consumer``; in each child process of a consumer, the later ones too, right after its fork
@@ -22,8 +23,9 @@ queue_paused      ``by``, ``reason``, ``until``
 
 child_started is for clients that the project opened before the fork, such as at the import of a handler's module: their
 sockets must not be shared, and their threads do not exist in the child. A receiver closes them, or makes them anew.
-Without child processes (``--processes 0``) nothing is forked, and it is not sent. But where the command is the first
-process of a container (PID 1), its work is done in a child, which is forked before it imports handlers and sends this.
+Without child processes (``--processes 0``) nothing is forked, and the signal is not sent. The exception is a command
+that is the first process of a container (PID 1): it does its work in a child, which it forks before handlers are
+imported, and that child sends the signal.
 """
 
 from __future__ import annotations
@@ -53,7 +55,7 @@ queue_paused = Signal()
 
 
 def send(signal: Signal, sender: type, **about: Any) -> None:
-    """Call the receivers, and await what they return to be awaited: whatever becomes of that is logged."""
+    """Call the receivers, and wait for the awaitables that they return. Their errors are logged, not raised."""
     with _logged(about):
         for _, response in signal.send_robust(sender, **about):
             with _logged(about):
@@ -62,17 +64,17 @@ def send(signal: Signal, sender: type, **about: Any) -> None:
 
 @contextmanager
 def _logged(about: Mapping[str, Any], kind: type[BaseException] = BaseException) -> Iterator[None]:
-    """kind: what is not passed on; of an asynchronous call, whoever cancels that is to know."""
+    """Log errors of this kind instead of raising them; an asynchronous call raises its cancellation."""
     try:
         yield
-    except kind as error:  # SystemExit, which Django lets through; or a coroutine beside a running event loop
+    except kind as error:  # SystemExit, which Django lets through; or a coroutine while an event loop is running
         if is_interruption(error):
             raise
         logger.exception("a signal's receivers could not be called queue=%s", about.get("queue", ""))
 
 
 class Announcement:
-    """Tells of what was carried out, which goes well whatever becomes of this; a request of steps."""
+    """An effect (``transport/sansio.py``): sends a signal about a call that succeeded. Its errors change nothing."""
 
     def __init__(self, signal: Signal, sender: type, **about: Any) -> None:
         self.signal, self.sender, self.about = signal, sender, about

@@ -1,4 +1,4 @@
-"""For the tests of projects that use queues: queues of a test's own, and handling what is ready in its own process.
+"""For the tests of projects: each test gets queues of its own, and handles ready items in its own process.
 
 unittest: ``class OrderTests(QueueTestMixin, TestCase)``. pytest: ``pytest_plugins = ["django_srq.testing"]`` in the
 root ``conftest.py``, and the fixture ``srq_queues``. Both need a server: the one that the settings name.
@@ -46,9 +46,9 @@ def _delete(keys: Keys) -> Command[Any]:
 
 
 def run_all(alias: str, *, limit: int | None = None) -> list[Item]:
-    """Handle what is ready with the queue's HANDLER, here and now, in order; returns the items that were handled.
+    """Handle the ready items with the queue's HANDLER, in this thread and in order; return the items that were handled.
 
-    Delayed items stay. What a handler raises comes out here, after the item was failed. ``limit``: at most so many.
+    Delayed items stay. An error of the handler fails the item, and is raised here. ``limit``: most items to handle.
     """
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 0):
         raise InvalidArgument(f"run_all: limit is a whole number from 0 on, or None; not {shown(limit)}")
@@ -56,7 +56,7 @@ def run_all(alias: str, *, limit: int | None = None) -> list[Item]:
     handler = queue.config.load_handler()
     if handler is None:
         raise ConfigurationError(f"SRQ_QUEUES[{alias!r}] has no HANDLER to run.")
-    batch = queue.config.handler_batch > 1  # then in lists of one
+    batch = queue.config.handler_batch > 1  # here in lists of one item
     handle = adapted(handler, batch=batch)
     handled: list[Item] = []
     while limit is None or len(handled) < limit:

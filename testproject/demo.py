@@ -1,6 +1,6 @@
-"""A demonstration: orders survive a consumer that is killed in mid-item. Ends with 0 if every one was handled.
+"""A demonstration: orders survive a consumer that is killed while it handles one. Exits with 0 if all were handled.
 
-Uses data of its own, in a temporary folder, and an embedded server that ends with it.
+Its data are in a temporary folder; its embedded server ends with it.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 PRODUCTS = ["tea", "milk", "the slow order", "sugar", "biscuits"]
 SLOW = PRODUCTS[2]
-LEASE = 3  # seconds; 15 by default, here the demonstration is to be short
+LEASE = 3  # seconds; 15 by default, less here to keep the demonstration short
 DEADLINE = time.monotonic() + 50
 
 
 def main() -> int:
-    # Registered before the package's own hook, so it runs after that: the server ends first, then its data go.
+    # Registered before the package's own hook, so it runs after that hook: the server ends before its data are deleted.
     folder = tempfile.TemporaryDirectory(prefix="srq-demo-")
     atexit.register(folder.cleanup)
     os.environ |= {
@@ -107,7 +107,7 @@ def verdict(exit_code: int, findings: list[str]) -> int:
 
 
 def consumer(cleanup: ExitStack) -> subprocess.Popen[bytes]:
-    """A consumer, in a process of its own that does not outlive this one."""
+    """A consumer in a process of its own, which does not outlive this process."""
     with Path(os.environ["SHOP_DATA"], "consumer.log").open("ab") as log:
         command = [sys.executable, str(HERE / "manage.py"), "srq_consume", "orders"]
         process = subprocess.Popen(command, stderr=log, process_group=0)
@@ -117,7 +117,7 @@ def consumer(cleanup: ExitStack) -> subprocess.Popen[bytes]:
 
 def kill(process: subprocess.Popen[bytes], *children: int) -> None:
     """Kill a consumer and its child processes at once, as the loss of a host does."""
-    for number in (signal.SIGSTOP, signal.SIGKILL):  # stopped first: none notices that another is gone
+    for number in (signal.SIGSTOP, signal.SIGKILL):  # stopped first, so that none notices that another one died
         for pid in (process.pid, *children):
             with suppress(ProcessLookupError):
                 os.kill(pid, number)

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-# Never beyond this machine: the superuser's password is no secret.
+# Reachable from this machine only: the superuser's password is no secret.
 ADDRESS = f"127.0.0.1:{os.environ.get('PORT', '8000')}"
 
 
@@ -29,7 +29,7 @@ def main() -> int:
     print(f"Shop:  http://{ADDRESS}/\nAdmin: http://{ADDRESS}/admin/  (user admin, password admin)\nCtrl-C ends both.")
     sys.stdout.flush()
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the shell had it ignored, as for a job with &
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also when the shell ignores it, as for a job with &
     processes = [start("srq_consume"), start("runserver", "--noreload", "--verbosity", "0", ADDRESS)]
     try:
         while all(process.poll() is None for process in processes):
@@ -44,13 +44,13 @@ def main() -> int:
         try:
             for process in processes:
                 process.wait()
-        except KeyboardInterrupt:  # a second time: the item in hand comes back when its lease ends
+        except KeyboardInterrupt:  # the second Ctrl-C; the item in hand comes back when its lease ends
             for process in processes:
                 process.kill()
 
 
 def start(*arguments: str) -> subprocess.Popen[bytes]:
-    # In a group of its own, where Ctrl-C does not reach it: it is told once, so the item in hand is finished.
+    # In its own process group, which Ctrl-C does not reach: it gets one SIGINT from us, and finishes the item in hand.
     return subprocess.Popen([sys.executable, HERE / "manage.py", *arguments], process_group=0)
 
 

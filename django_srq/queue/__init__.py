@@ -1,4 +1,4 @@
-"""The queue itself, free of Django settings: ``SafeRedisQueue``, and what it takes and gives."""
+"""The queue itself, without Django settings: ``SafeRedisQueue``, and the types of its arguments and results."""
 
 from django_srq.queue.backoff import Backoff
 from django_srq.queue.item import Item

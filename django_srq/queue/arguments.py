@@ -1,4 +1,4 @@
-"""Checks of what callers pass: each returns what was passed, or raises an error that says what fits."""
+"""Checks of arguments. Each function returns the argument, or raises an error that says which values are right."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., object] | None)
 
 PRIORITIES = range(-100, 101)
-HUGE = 10**300  # beyond it a whole number would be none to the server, where all have 64 bits, with an exponent
-LONGEST_DELAY = 10**10  # seconds; beyond it a due time would no longer be a moment of the calendar
+HUGE = 10**300  # the scripts' numbers are 64-bit floats: beyond about 10**308 they are infinite
+LONGEST_DELAY = 10**10  # seconds, some 300 years: far beyond that, a due time would be no date any more
 _UID = re.compile(r"[!-~]{1,128}")
 
 
 def name_of(name: T) -> T:
-    """Text, or what was always taken for it, such as a number."""
+    """Text, or something that becomes text in the keys, such as a number: saferedisqueue took that too."""
     try:
         f"{name}".encode()
     except Exception:
@@ -70,7 +70,7 @@ def backoff(value: T) -> T:
 
 
 def without_effect(given: str, args: Sequence[object], options: Iterable[str], **others: object) -> None:
-    """Refuse what would have no effect beside the argument that is given; others: those with a default of None."""
+    """Refuse arguments that have no effect beside the one named ``given``. others: arguments whose default is None."""
     named = [name for name, value in others.items() if value is not None]
     if names := [*(["positional arguments"] if args else []), *named, *options]:
         raise ConfigurationError(f"a queue with {given}= takes no {', '.join(names)}: it would have no effect")
@@ -110,7 +110,7 @@ def error_of(error: BaseException | str | None, alias: str) -> BaseException | s
 
 
 def group_of(error: str | None, alias: str) -> str:
-    """An error by which dead items are chosen; "" for any."""
+    """The error by which dead items are chosen; "" for all of them."""
     if error is None or isinstance(error, str):
         return error or ""
     raise InvalidArgument(f"queue {alias!r}: error is a group, a type or a name, as text, or None; not {shown(error)}")
@@ -143,7 +143,7 @@ def text_of(value: str, name: str, alias: str) -> str:
 
 
 def _is_text(value: object) -> bool:
-    """Whether it can be encoded: half of a surrogate pair, as a cut or undecoded text has, cannot."""
+    """Whether it is text that can be encoded. Half of a surrogate pair cannot; text that was cut may end with one."""
     return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
@@ -165,7 +165,7 @@ def seconds_of(name: str, value: float | dt.timedelta, alias: str) -> float:
 
 
 def due_of(delay: float | dt.timedelta, eta: dt.datetime | None, alias: str) -> float | dt.datetime:
-    """Seconds from now, or the moment."""
+    """The due time: in seconds from now, or as a datetime."""
     if delay == 0 and eta is None and type(delay) is int:
         return 0
     seconds = seconds_of("delay", delay, alias)

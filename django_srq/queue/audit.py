@@ -1,4 +1,4 @@
-"""Checks the invariant: every item is in exactly one place, and whatever is in a place is an item."""
+"""Checks the invariant: every item is in exactly one place, and every uid in a place is that of an item."""
 
 from __future__ import annotations
 
@@ -21,7 +21,11 @@ _ZSETS = ("returned", "priority", "delayed", "leases", "dead")
 
 
 def audit(link: Link, keys: Keys, alias: str) -> Steps[list[str]]:
-    """A sentence per finding. Reads in batches while the queue goes on, and looks again, at one moment, at suspects."""
+    """A sentence for each finding.
+
+    Reads in batches while the queue is in use, so that an item may move between two reads. Items that look wrong are
+    therefore read once more, with all their places at one moment.
+    """
     listed: set[str] = set()
     for name in _LISTS:
         listed |= yield from _list(link, keys[name], alias)

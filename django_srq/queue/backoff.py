@@ -14,14 +14,14 @@ from django_srq.runtime.interruption import is_interruption
 
 logger = logging.getLogger("django_srq.queue")
 MOST = 10**10  # seconds
-_HUGE = 10**300  # beyond it a whole number is no float
-_DICE = SystemRandom()  # the usual one goes on alike in all children that were forked in C
+_HUGE = 10**300  # a larger whole number is no float
+_DICE = SystemRandom()  # random's own generator gives the same numbers in all children that were forked in C
 
 
 @dataclass(frozen=True)
 class Backoff:
     base: float = 1.0  # seconds after the first failure
-    factor: float = 2.0  # times as long after each further one
+    factor: float = 2.0  # each further failure waits so many times as long
     max: float = 3600.0  # seconds at most
 
     def __post_init__(self) -> None:
@@ -30,7 +30,7 @@ class Backoff:
                 raise ConfigurationError(f"Backoff: {name} is a number from 0 on, not {shown(value)}")
 
     def delay(self, deliveries: int) -> float:
-        """Seconds to wait after that many deliveries: exponential, the upper half of it at random.
+        """Seconds to wait after so many deliveries: exponential, then a random share of it between a half and all.
 
         Jitter spreads items that failed together ("Exponential Backoff And Jitter", AWS Architecture Blog, 2015).
         """
@@ -46,9 +46,10 @@ class Delays(Protocol):
 
 
 def delay_after(error: BaseException | None, backoff: Delays, deliveries: int) -> float:
-    """Seconds until an item that failed with this is ready again: as a RetryLater says, else by the backoff.
+    """Seconds until an item that failed with this error is ready again: the delay of a RetryLater, else the backoff's.
 
-    Where the project's own is wrong, by the usual one: the item has failed in any case.
+    When the project's delay or backoff raises, or returns no number, the default backoff decides: the item has failed
+    in any case, and the server has to be told.
     """
     try:
         seconds = error.delay if isinstance(error, RetryLater) else backoff.delay(deliveries)

@@ -1,8 +1,8 @@
-"""What is kept of an error: enough to see what went wrong and to group what went wrong alike.
+"""Describes an error for the server: enough to see what went wrong, and to group equal errors.
 
-To describe an error may run code of its class, which can do anything: so it is done before anything is said of the item
-to the server, and whatever goes wrong with it leaves less of a description, but one. Its length, and the work, are
-bounded.
+Describing an error may run code of the error's class, which can do anything, such as block or raise. So an error is
+described before the server is told anything about the item. Parts that cannot be described are left out. The length of
+a description, and the work for it, are bounded.
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ from django_srq.runtime.interruption import is_interruption
 MESSAGE_MOST = 1_000  # characters
 TRACEBACK_MOST = 8_000  # characters; of a longer one the end is kept
 NAME_MOST = 200  # characters of a class's or a function's name
-ERRORS_MOST = 20  # of its causes, and of a group's members, that are told of
+ERRORS_MOST = 20  # causes of an error, and members of a group, that are described
 FRAMES_MOST = 100  # of each
-LARGE = 1_000  # entries of a container, from which on not all of it is laid out
-# Where others' code is: the standard library, which has no files where it is frozen, and what was installed. Not all of
-# sys.base_prefix: for a Python of the system that is /usr, and a project may be in /usr/src.
+LARGE = 1_000  # entries; a larger container is shown in part
+# Files that are not the project's: those of the standard library ("<…": its frozen modules have no files) and of
+# installed packages. Not all of sys.base_prefix: that is /usr for a Python of the system, and a project may be in
+# /usr/src.
 _LIBRARY = (os.path.dirname(traceback.__file__) + os.sep, "<")
 _INSTALLED = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
 _NOT_DESCRIBED = b'{"type":"Failed","message":"<the error cannot be described>","fingerprint":"Failed"}'
-# Asked by these and not by name: the class of an error may have attributes of its own with these names.
+# These getters read the real attributes: the class of an error may define attributes with the same names.
 _CAUSE, _CONTEXT, _TRACEBACK = (
     BaseException.__dict__[name].__get__ for name in ("__cause__", "__context__", "__traceback__")
 )
@@ -44,7 +45,7 @@ def describe(error: BaseException | str, *, consumer: str = "") -> bytes:
 
 
 def _described(error: BaseException | str, consumer: str) -> bytes:
-    if not issubclass(type(error), BaseException):  # asked of the type: its own __class__ may run code
+    if not issubclass(type(error), BaseException):  # of the type, as reading its __class__ may run code
         message = _exact(cast(str, error), MESSAGE_MOST)
         kept = {"type": "Failed", "message": message, "fingerprint": f"Failed: {message[:100]}"}
     else:
@@ -71,7 +72,7 @@ def name_of(error: BaseException) -> str:
 
 
 def text_of(error: BaseException) -> str:
-    """What it says, or the beginning of that; some exceptions of others raise when they are asked."""
+    """The error's message, or its beginning. The ``str()`` of some exceptions raises."""
     try:
         return _exact(_large_text(error) or str(error), MESSAGE_MOST)
     except BaseException as failure:
@@ -81,7 +82,7 @@ def text_of(error: BaseException) -> str:
 
 
 def is_exhaustion(error: BaseException) -> bool:
-    """Whether this process is at its end, so that it would fail with others too: of its memory, files or threads."""
+    """Whether this process ran out of memory, files or threads, so that it would fail other items too."""
     return any(
         issubclass(type(one), MemoryError)
         or _number_of(one) in (errno.EMFILE, errno.ENOMEM)
@@ -104,12 +105,12 @@ def _or_else(make: Callable[[], Any], less: str | bytes) -> Any:
 
 
 def _exact(text: str, most: int) -> str:
-    """The beginning of it as a plain string: one of a class of its own may do anything when it is used."""
+    """The beginning of the text as a plain string: the methods of a subclass of str may do anything."""
     return str.__getitem__(text, slice(0, most))
 
 
 def _large_text(error: BaseException) -> str:
-    """For an error that says what it was given, where that is large: it would be laid out whole. "" for any other."""
+    """A short text for an error whose message would show a large container whole; "" for any other error."""
     args: tuple[Any, ...] = BaseException.__dict__["args"].__get__(error)
     if type(error).__str__ is not BaseException.__str__ or len(args) != 1:
         return ""
@@ -121,7 +122,7 @@ def _large_text(error: BaseException) -> str:
 
 
 def _encodable(text: str) -> str:
-    """Half of a surrogate pair, which an error's text may have, is spelled out: the server's JSON knows none."""
+    """The text with each half of a surrogate pair spelled out: the server's JSON cannot hold one."""
     return text.encode(errors="backslashreplace").decode()
 
 
@@ -136,7 +137,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _traceback(error: BaseException) -> str:
-    """As Python prints it; of many causes, frames and members of groups, some."""
+    """The traceback as Python prints it, with a bounded number of causes, frames and members of groups."""
     parts: list[str] = []
     chain = list(_chain(error))
     for one, caused in zip(reversed(chain), [*reversed(chain[:-1]), None], strict=True):
@@ -170,7 +171,7 @@ def _notes(error: BaseException) -> list[str]:
 
 
 def _members(error: BaseException) -> Iterator[BaseException]:
-    """Those of a group, and of groups in it, as far as there is room."""
+    """The members of a group, and of groups in it: the first ERRORS_MOST."""
     waiting, left = [error], ERRORS_MOST
     while waiting and left:
         group = waiting.pop()
@@ -202,9 +203,10 @@ def _frames(step: TracebackType | None) -> Iterator[tuple[str, str]]:
 
 
 def of_death(how: str, *, consumer: str, run_time: float, memory: int) -> bytes:
-    """The evidence of a consumer process that died in mid-item, as the JSON object that ``crashed`` stores.
+    """The evidence about a process that died while it handled an item, as the JSON object that ``crashed`` stores.
 
-    how: such as "killed by SIGKILL"; run_time: seconds that the item had been handled; memory: bytes at most.
+    how: such as "killed by SIGKILL"; run_time: seconds for which the item was handled; memory: the process's peak, in
+    bytes.
     """
     kept = {
         "type": "Crashed",

@@ -13,11 +13,11 @@ from django_srq.operations.identifiers import uid_time
 class Item(tuple[str | None, Any]):
     """A pair that unpacks to ``(uid, payload)``; falsy, and equal to ``(None, None)``, when there was none.
 
-    Whether there is an item is asked of the ``Item``, never of the payload, which may be falsy itself.
+    To see whether there was one, test the ``Item`` and not the payload, which may be falsy itself.
     """
 
     delivery: Delivery
-    lapsed: Callable[[], bool] | None = None  # asked by lease_lost
+    lapsed: Callable[[], bool] | None = None  # set by srq_consume; lease_lost calls it
 
     def __new__(cls, uid: str | None = None, payload: Any = None, delivery: Delivery | None = None) -> Item:
         self = super().__new__(cls, (uid, payload))
@@ -54,9 +54,9 @@ class Item(tuple[str | None, Any]):
 
     @property
     def lease_lost(self) -> bool:
-        """Whether its lease has certainly ended, so that somebody else may have the item; in ``srq_consume`` only.
+        """Whether its lease has certainly ended, so that another consumer may have the item; in ``srq_consume`` only.
 
-        It can become False again: a lease that ended, but whose item nobody took, is taken back by the next renewal.
+        It can become False again: if no consumer took the item meanwhile, the next renewal takes the lease back.
         """
         return self.lapsed is not None and self.lapsed()
 

@@ -1,6 +1,7 @@
-"""What people and tools do to a queue: requeue, count, drop, purge and recover items, in batches.
+"""Operations for people and tools: requeue, count, drop, purge and recover items, in batches.
 
-Steps, as all that talks to a server. ``SafeRedisQueue`` has a method for each, which says what it takes and gives.
+Each is a generator of effects (``transport/sansio.py``), like everything that talks to a server. ``SafeRedisQueue`` has
+a method of the same name for each; its docstring describes arguments and result.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ def purge(
         return (yield from _sweep(queue, operations.purge_dead, error, older_than, limit, on_batch))
     if error or older_than or limit is not None:
         raise InvalidArgument(f"queue {queue.alias!r}: error, older_than and limit choose dead items: state='dead'")
-    # Looked up before the first is deleted: what comes meanwhile, which may be long, stays.
+    # Listed before the first item is deleted: deleting may take long, and items that come meanwhile must stay.
     places: dict[str, list[DeliveryRef]] = {}
     for place, holds in _PLACES.items():
         if state in (None, holds):
@@ -122,7 +123,7 @@ def _sweep(
     limit: int | None,
     on_batch: OnBatch,
 ) -> Steps[int]:
-    """Do something with dead items in batches; the script chooses them, so that each is still dead when it does."""
+    """Requeue or purge dead items in batches. The script itself chooses them, so each is still dead at that moment."""
     seconds = arguments.seconds_of("older_than", older_than, queue.alias)
     group = arguments.group_of(error, queue.alias)
     left = arguments.most_of(limit, queue.alias)
@@ -167,7 +168,7 @@ def _send(queue: SafeRedisQueue, call: Call[T]) -> Steps[T]:
 
 
 class _Completion:
-    """An effect: the end of a call that returned ``outcome``, which may have to be awaited."""
+    """An effect: completes a call of on_batch. It returned ``outcome``, which may have to be awaited."""
 
     def __init__(self, outcome: object) -> None:
         self.outcome = outcome

@@ -1,4 +1,4 @@
-"""How many items of a queue may be handed out in a time."""
+"""How many items of a queue may be handed out in a given time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 @dataclass(frozen=True)
 class Rate:
-    """So many items in so many seconds, evenly spread; what a moment left unused may be made up for within 0.1 s."""
+    """``count`` items in ``seconds``, evenly spread; what the last 0.1 s left unused may be made up for."""
 
     count: int
     seconds: float

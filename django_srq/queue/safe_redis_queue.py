@@ -1,4 +1,4 @@
-"""SafeRedisQueue: put, get, ack, fail and what belongs to them. Free of Django settings."""
+"""SafeRedisQueue: put, get, ack, fail and the other methods of a queue. Needs no Django settings."""
 
 from __future__ import annotations
 
@@ -62,29 +62,28 @@ logger = logging.getLogger("django_srq.queue")
 T = TypeVar("T")
 
 AUTOCLEAN_INTERVAL = 60.0  # seconds
-PARTING = 1.0  # seconds for what a cancelled call still has to say
-LOOK = 5.0  # seconds after which an idle caller looks by itself: producers may be too old to ring
+PARTING = 1.0  # seconds in which a cancelled call may still give back what it took
+LOOK = 5.0  # seconds after which a waiting caller claims without a wake token: saferedisqueue's producers send none
 
 
 class SafeRedisQueue:
     """A crash-safe FIFO queue on Redis or Valkey.
 
-    Takes what saferedisqueue's constructor took: ``name`` (the keys are ``srq:<name>:…``), ``url`` or the arguments of
-    ``redis.Redis``, ``autoclean_interval`` (seconds after which an item that was got and never settled is ready again;
-    None: never by itself), ``serializer`` (an object with ``dumps`` and ``loads``; None: bytes out, or ``str`` with
-    ``decode_responses``). What it does not know goes to the redis client.
+    Takes the arguments of saferedisqueue's constructor: ``name`` (the keys are ``srq:<name>:…``), ``url`` or the
+    arguments of ``redis.Redis``, ``autoclean_interval`` (seconds after which an item that was got and never settled is
+    ready again; None: never automatically), ``serializer`` (an object with ``dumps`` and ``loads``; None: payloads come
+    back as bytes, or as ``str`` with ``decode_responses``). Other keyword arguments go to the redis client.
 
-    Besides: ``max_deliveries`` and ``max_crashes`` (then an item is dead; None: never), ``max_length`` (of ready and
-    delayed items), ``max_payload_bytes``, ``max_in_flight`` (items, across all consumers), ``rate`` (of handing out,
-    such as ``"10/s"``, across all consumers), ``backoff`` (of ``processing``), ``timeout`` (seconds for a call that
-    does not block, repeats included, until its answer begins; 5 by default, at most 900. What is on its way is not cut,
-    but by so many seconds of silence, or where it is slower than 32 KiB a second), ``cluster`` (keys
-    ``srq:{<name>}:…``), ``client`` (a redis client to use; it has its options already) or ``link`` (which has its time
-    limit, too).
+    New arguments: ``max_deliveries`` and ``max_crashes`` (after so many an item is dead; None: never), ``max_length``
+    (ready and delayed items), ``max_payload_bytes``, ``max_in_flight`` (items, across all consumers), ``rate`` (of
+    handing out, such as ``"10/s"``, across all consumers), ``backoff`` (of ``processing``), ``cluster`` (the keys are
+    ``srq:{<name>}:…``), ``client`` (a redis client, with its own options) or ``link`` (with its own time limit), and
+    ``timeout``: seconds for a call that does not block, repeats included, until its reply begins; 5 by default, at most
+    900. A transfer that has begun is cut only after so many seconds of silence, or when it is slower than 32 KiB/s.
 
-    The object holds no state of the queue: any number of threads may share it, and it may be used after fork. Making it
-    opens no connection. Every method may raise ``QueueUnavailable`` (nothing happened), ``OutcomeUnknown`` (sent, no
-    reply in time) and ``LayoutError``.
+    The object holds no state of the queue: any number of threads may share it, and it may be used after a fork. Making
+    it opens no connection. Every method may raise ``QueueUnavailable`` (nothing was changed), ``OutcomeUnknown`` (sent,
+    no reply in time) and ``LayoutError``.
     """
 
     def __init__(
@@ -109,7 +108,7 @@ class SafeRedisQueue:
         **kwargs: Any,
     ) -> None:
         self.name = arguments.name_of(name)
-        self.alias = name if alias is None else alias  # what messages call it: the alias
+        self.alias = name if alias is None else alias  # names the queue in messages and signals
         self.keys = Keys(name, cluster)
         self.autoclean_interval = arguments.positive("autoclean_interval", autoclean_interval)
         self.max_deliveries = arguments.limit("max_deliveries", max_deliveries)
@@ -142,14 +141,15 @@ class SafeRedisQueue:
         priority: int = 0,
         headers: Mapping[str, str] | None = None,
     ) -> Steps[str]:
-        """Put a payload; return its uid. Once it returned, the item is safe.
+        """Put a payload; return its uid. Once ``put`` has returned, the item is stored.
 
-        ``uid``: 1 to 128 visible ASCII characters of your own; while it is in the queue in any state, putting it again
-        adds nothing (``strict``: raises ``DuplicateItem``). ``delay`` (seconds) or ``eta`` (aware datetime): not ready
-        before. ``priority``: -100 to 100, higher is served first. ``headers``: str to str, for the consumer.
+        ``uid``: 1 to 128 visible ASCII characters of your own; while that uid is in the queue in any state, putting it
+        again adds nothing (with ``strict`` it raises ``DuplicateItem``). ``delay`` (seconds or timedelta) or ``eta``
+        (aware datetime): the item is not ready before. ``priority``: -100 to 100, higher is served first. ``headers``:
+        str to str, for the consumer.
 
-        Raises PayloadError, PayloadTooLarge, QueueFull, InvalidArgument: nothing was put. OutcomeUnknown: it may be
-        there; put it again with the same uid.
+        Raises PayloadError, PayloadTooLarge, QueueFull, InvalidArgument: nothing was put. OutcomeUnknown: the item may
+        be in the queue; put it again with the same uid.
         """
         chosen, calls = self.prepare(item, uid=uid, delay=delay, eta=eta, priority=priority, headers=headers)
         (state,) = yield from self._add(calls, [chosen])
@@ -170,19 +170,19 @@ class SafeRedisQueue:
     ) -> Steps[list[str]]:
         """Put payloads in batches, each in one round trip and entirely or not at all; return their uids.
 
-        A batch has at most 1,000 items, and at most 1 MiB more than its first one. All are serialised before the first
-        is sent. ``uids``: of your own, as in ``put``, one for each.
+        A batch has at most 1,000 items, and at most 1 MiB more than its first one. All are serialised before the
+        first batch is sent. ``uids``: of your own, as in ``put``, one for each item.
 
         When a batch is refused, the earlier ones stay: the error's ``put`` has their uids. OutcomeUnknown: its
-        ``in_doubt`` has the uids of the batch that may be there; put that again with ``uids=error.in_doubt``, and what
-        follows anew. With uids of your own, the whole call can be repeated.
+        ``in_doubt`` has the uids of the batch that may be in the queue. Put that batch again with
+        ``uids=error.in_doubt``, and the items after it as new ones. With uids of your own, just repeat the whole call.
         """
         payloads = [self._dump(item) for item in arguments.listed(items, "items", self.alias)]
         chosen = [new_uid() for _ in payloads] if uids is None else self._chosen(uids, len(payloads))
         due, extra = self._terms(delay, eta, priority, headers)
         puts = [(uid, payload, extra) for uid, payload in zip(chosen, payloads, strict=True)]
         done = 0
-        # By bytes, too: others use the server meanwhile.
+        # Batches are bounded by bytes too, so that other clients get their turn in between.
         for batch in operations.cut(puts, (sum(map(len, put)) for put in puts), BATCH):
             following = chosen[done : done + len(batch)]
             try:
@@ -209,7 +209,7 @@ class SafeRedisQueue:
         priority: int = 0,
         headers: Mapping[str, str] | None = None,
     ) -> tuple[str, list[Call[PutReply]]]:
-        """The uid, and what ``put`` would send, serialised and checked; for ``send_puts``, now or later."""
+        """The uid, and the calls that ``put`` would send, checked and serialised, for ``send_puts``, now or later."""
         chosen = new_uid() if uid is None else arguments.uid_of(uid, self.alias)
         payload = self._dump(item)
         due, extra = self._terms(delay, eta, priority, headers)
@@ -217,7 +217,7 @@ class SafeRedisQueue:
 
     @sync_method
     def send_puts(self, calls: Iterable[Call[PutReply]], uids: Sequence[str]) -> Steps[list[str]]:
-        """Send what ``prepare`` made; per item "" when it was added, else the state in which it was there already."""
+        """Send the calls of ``prepare``; per item "" when it was added, else the state that its uid already has."""
         return (yield from self._add(calls, uids))
 
     def _add(self, calls: Iterable[Call[PutReply]], uids: Sequence[str]) -> Steps[list[str]]:
@@ -227,7 +227,7 @@ class SafeRedisQueue:
             if reply.full_at is not None:
                 length = f"{reply.full_at} items ready and delayed"
                 raise QueueFull(f"queue {self.alias!r} is full: {length}, the limit is {self.max_length}")
-            if signals.item_put.receivers:  # mostly there are none, which is all that Django's own check would find
+            if signals.item_put.receivers:  # usually an empty list, which is quicker to see than with has_listeners
                 yield from self._announce(uids[len(states) :], reply.states)
             states += reply.states
         return states
@@ -241,7 +241,7 @@ class SafeRedisQueue:
     def _terms(
         self, delay: float | dt.timedelta, eta: dt.datetime | None, priority: int, headers: Mapping[str, str] | None
     ) -> tuple[float | dt.datetime, bytes]:
-        """When items are due, and what goes with them into ``headers``."""
+        """The due time of items, and their entry in the key ``headers``."""
         due = arguments.due_of(delay, eta, self.alias)
         if headers is None and priority == 0 and type(priority) is int:
             return due, b""
@@ -260,9 +260,10 @@ class SafeRedisQueue:
         """Take the next item; ``(None, None)``, which is falsy, when there is none.
 
         ``timeout``: 0 blocks for ever, a positive number so many seconds, a negative one not at all. The item is in
-        flight until it is settled (ack, fail, release) or its lease ends: after a crash it comes back by itself. What
-        cannot be decoded is set aside in ``dead``, and the next item is served. An item whose reply cannot be read to
-        its end has failed: it goes to the back, and OutcomeUnknown is raised with ``cut_short``.
+        flight until it is settled (ack, fail, release) or its lease ends: after a crash the lease ends, and the item is
+        ready again. An item that cannot be decoded is set aside as dead, and the next one is taken. When the reply
+        cannot be read to its end, the item has failed: it goes to the back, and OutcomeUnknown is raised with
+        ``cut_short``.
         """
         found = yield from self._take(1, timeout)
         return found[0] if found else Item()
@@ -271,8 +272,8 @@ class SafeRedisQueue:
     def get_many(self, n: int, timeout: float = -1) -> Steps[list[Item]]:
         """Take up to ``n`` items (at most 1,000) in one round trip; waits as ``get`` does while there is none.
 
-        They have at most 1 MiB more than the first of them: of large ones it brings fewer than there are. When a reply
-        cannot be read to its end, all of them go back to their places, and one is taken alone.
+        The items have at most 1 MiB more than the first of them, so it may return fewer large items than are ready.
+        When the reply cannot be read to its end, all items go back to their places, and a single one is taken.
         """
         return (yield from self._take(arguments.number_of(n, BATCH, self.alias), timeout))
 
@@ -288,14 +289,14 @@ class SafeRedisQueue:
                 yield from self._wait(min(limit, self.lease, LOOK if wait is None else wait))
 
     def _claim(self, n: int) -> Steps[tuple[list[Item], float | None]]:
-        """Up to n items, and the seconds until it is worth asking again (0: at once; None: no known moment)."""
+        """Up to n items, and the seconds until the next claim may find some (0: now; None: not known)."""
         reply, found = yield from self._claimed(n, self._decode)
         return found, 0 if reply.found and not found else reply.wait
 
     def _claimed(
         self, n: int, read: Callable[[Sequence[StoredItem]], Steps[T]], *, limited: bool = True
     ) -> Steps[tuple[ClaimReply, T]]:
-        """Claim, and read what was found; when that is cancelled, what was claimed is given back at once."""
+        """Claim, and read the items that were found; when this is cancelled, they are given back at once."""
         slot = slots.borrow()
         try:
             reply = yield from self._asked(n, limited, slot)
@@ -307,7 +308,7 @@ class SafeRedisQueue:
             slots.give_back(slot)
 
     def _asked(self, n: int, limited: bool, slot: Slot) -> Steps[ClaimReply]:
-        """The reply to a claim; when it cannot be read to its end all goes back, and one item is asked for alone."""
+        """The reply to a claim. When it cannot be read to its end, all items go back, and a single one is claimed."""
         begun = monotonic()
         try:
             reply = yield from self._send(self._claiming(n, limited), slot=slot)
@@ -324,7 +325,7 @@ class SafeRedisQueue:
         return reply
 
     def _kept(self, found: Sequence[StoredItem]) -> Steps[Sequence[StoredItem]]:
-        """Those of what took long to arrive that nobody else has by now; their leases begin anew."""
+        """The items that are still ours, after a reply that took long to arrive; their leases begin anew."""
         recover = self.autoclean_interval is not None
         call = operations.extend(self.keys, list(map(_held, found)), lease=self.lease, recover=recover)
         kept = yield from self._send(call)
@@ -336,7 +337,7 @@ class SafeRedisQueue:
     def claim(
         self, consumer: str, *, lease: float, n: int = 1, acks: Iterable[DeliveryRef] = (), limited: bool = True
     ) -> Call[ClaimReply]:
-        """What takes up to n items for a consumer, by the rules of this queue; lease in seconds."""
+        """The call that claims up to n items for a consumer, by the rules of this queue; lease in seconds."""
         return operations.claim(
             self.keys,
             consumer=consumer,
@@ -353,15 +354,16 @@ class SafeRedisQueue:
         )
 
     def _give_back(self, slot: Slot, how: int) -> Steps[None]:
-        """Give back what the last claim of a slot took; if it is still on its way, it will take nothing.
+        """Give back what the last claim of a slot took; a claim that is still on its way will take nothing.
 
-        Both by a call with the same number: it undoes what the first one did, or comes before it.
+        This call has the number of that claim. If the claim came first, the script takes this call for its repeat and
+        gives the items back. If this call comes first, the claim is the repeat, and gets nothing.
         """
-        with suppress(SRQError):  # then leases see to it
+        with suppress(SRQError):  # then the items come back when their leases end
             yield from self._send(self._claiming(how), slot=slot, timeout=PARTING)
 
     def _decode(self, found: Iterable[StoredItem]) -> Steps[list[Item]]:
-        """The items that can be decoded; those that cannot are set aside with the error."""
+        """The items that can be decoded. The others are set aside as dead, with the error."""
         items = []
         for one in found:
             try:
@@ -377,21 +379,21 @@ class SafeRedisQueue:
         try:
             yield from self.link.waiting(operations.wait([self.keys], seconds), seconds, queue=self.alias)
         except CancelledError:
-            with suppress(SRQError):  # somebody else may need the token that woke this one
+            with suppress(SRQError):  # this caller may have taken a wake token that another one needs
                 yield from self._send(operations.ring(self.keys), timeout=PARTING)
             raise
 
     def consume(self, timeout: float = 0) -> Iterator[Item]:
-        """Take items one after the other, until ``get(timeout)`` finds none. Settling them is the caller's."""
+        """Take items one after the other, until ``get(timeout)`` finds none. The caller has to settle them."""
         while item := self.get(timeout):
             yield item
 
     def processing(self, timeout: float = 0) -> Processing:
         """Get an item for a ``with`` block: acked when the block succeeds, failed with the error when it raises.
 
-        The exception goes on to the caller, but for RetryLater and Discard, which are done with here. A failed item
-        waits by ``backoff``. Without an item the block gets a falsy one. Nobody renews the lease: a block that may
-        outlast ``autoclean_interval`` extends it.
+        The block's exception goes on to the caller, except RetryLater and Discard, which end here. A failed item waits
+        by ``backoff``. When there is no item, the block gets a falsy ``Item``. Nobody renews the lease: a block that
+        may take longer than ``autoclean_interval`` has to call ``extend``.
         """
         return Processing(self, timeout)
 
@@ -407,7 +409,7 @@ class SafeRedisQueue:
             run(self._settle(item))
 
     def _settle(self, item: Item, error: BaseException | None = None) -> Steps[bool]:
-        """Settle an item by what its block raised; whether that is all there is to do about the error."""
+        """Settle an item after its block, which raised ``error`` or nothing. Returns whether the error ends here."""
         if item and (error is None or isinstance(error, Discard)):
             yield from self._send(operations.ack(self.keys, [self._held(item)]))
         elif item:
@@ -418,15 +420,15 @@ class SafeRedisQueue:
 
     @sync_method
     def ack(self, item: Item | str) -> Steps[bool]:
-        """Remove an item: its work is done. Returns whether it was this call that removed it.
+        """Remove an item: its work is done. Returns whether this call removed it.
 
-        By ``Item``: wherever it is now, even if its lease ended meanwhile. By plain uid: only what is in flight.
+        By ``Item``: wherever the item is now, even if its lease ended meanwhile. By plain uid: only if it is in flight.
         """
         return (yield from self._send(operations.ack(self.keys, [self._held(item)])))[0]
 
     @sync_method
     def ack_many(self, items: Iterable[Item | str]) -> Steps[list[bool]]:
-        """Ack items in batches of 1,000, each in one round trip; per item whether it was this call that removed it."""
+        """Ack items in batches of 1,000, each in one round trip; per item whether this call removed it."""
         held = [self._held(item) for item in arguments.listed(items, "items", self.alias)]
         flags: list[bool] = []
         for batch in _batches(held):
@@ -439,8 +441,8 @@ class SafeRedisQueue:
     ) -> Steps[str | None]:
         """Give an item back as failed: ready at the back, delayed (seconds), or dead when deliveries are used up.
 
-        Returns the state it went to. None, and nothing changed, when the caller does not hold it any more (by plain
-        uid: when nobody holds it).
+        ``error`` is stored with the item. Returns the item's new state. None: nothing changed, because the caller does
+        not hold the item any more (by plain uid: because it is not in flight).
         """
         return (yield from self._fail([item], error, delay))[0]
 
@@ -472,8 +474,8 @@ class SafeRedisQueue:
     def extend(self, item: Item | str, seconds: float | None = None) -> Steps[bool]:
         """Make the lease of an item last so many seconds from now (default: the autoclean interval).
 
-        A lease that ended, but whose item nobody took since, is taken back. False: somebody else has the item, or it is
-        settled; stop working on it.
+        A lease that has ended is taken back if no consumer took the item since. False: another consumer has the item,
+        or it is settled; stop working on it.
         """
         lease = self.lease if seconds is None else arguments.lease_of(seconds, self.alias)
         recover = self.autoclean_interval is not None
@@ -492,7 +494,7 @@ class SafeRedisQueue:
         return self.snapshot().ready
 
     def __bool__(self) -> bool:
-        """Always true: a queue is there also when it is empty."""
+        """Always true, also when the queue is empty: ``if queue`` must not depend on its length."""
         return True
 
     @sync_method
@@ -503,7 +505,7 @@ class SafeRedisQueue:
 
     @sync_method
     def snapshot(self) -> Steps[Counts]:
-        """All that is known of the queue as a whole, at one moment."""
+        """Counts, counters, consumers and pause of the queue, all of one moment."""
         return (yield from self._look())
 
     def _look(self) -> Steps[Counts]:
@@ -516,8 +518,8 @@ class SafeRedisQueue:
     def items(self, state: str = "ready") -> Iterator[Item]:
         """Look at the items of a state without taking them, ready ones in the order in which they will be served.
 
-        The queue goes on meanwhile: what moves may be seen twice or not at all. The payload is bytes where it cannot be
-        decoded.
+        The queue is in use meanwhile: an item that moves may be seen twice or not at all. A payload that cannot be
+        decoded is returned as bytes.
         """
         offset: int | None = 0
         while offset is not None:
@@ -528,7 +530,7 @@ class SafeRedisQueue:
     def page(self, state: str, offset: int = 0) -> Steps[tuple[list[Item], int | None]]:
         """Look at up to 100 items of a state from an offset on; the items, and the next offset (None: no more).
 
-        They have at most 1 MiB more than the first of them. The next offset tells whether that was all.
+        The items have at most 1 MiB more than the first of them. Only the next offset tells whether there are more.
         """
         if state not in STATES:
             raise InvalidArgument(f"queue {self.alias!r}: no state {shown(state)}; known: {', '.join(STATES)}")
@@ -553,7 +555,7 @@ class SafeRedisQueue:
 
     @sync_method
     def audit(self) -> Steps[list[str]]:
-        """Check that every item is in exactly one place: a sentence per finding. O(queue), in batches."""
+        """Check that every item is in exactly one place; a sentence for each finding. O(queue), in batches."""
         return (yield from audit(self.link, self.keys, self.alias))
 
     # -- for people and tools
@@ -569,22 +571,23 @@ class SafeRedisQueue:
     ) -> Steps[int]:
         """Make dead items ready again, their deliveries counted anew; returns how many.
 
-        Without uids: all of them, or only those of an ``error`` (its group as in the status view, its type, or the name
-        of its class), those that died longer ago than ``older_than`` (seconds or timedelta), and at most ``limit``,
-        oldest deaths first. What dies after it began stays dead.
+        Without uids: all dead items, or only those with an ``error`` (its group as in the status view, its type, or the
+        name of its class), only those that died more than ``older_than`` ago (seconds or timedelta), and at most
+        ``limit``, oldest deaths first. Items that die after the call began stay dead.
 
-        In batches; ``on_batch`` is called after each with how many it requeued. What it raises ends it there.
+        Works in batches. After each batch ``on_batch`` is called with the number of items requeued; an exception of
+        ``on_batch`` ends the call there.
         """
         return (yield from maintenance.requeue(self, uids, error, older_than, limit, on_batch))
 
     @sync_method
     def count_dead(self, *, error: str | None = None, older_than: float | dt.timedelta = 0) -> Steps[dict[str, int]]:
-        """How many items ``requeue`` or ``purge`` would take, by the group of their error. O(dead), in batches."""
+        """How many dead items ``requeue`` or ``purge`` would take, by the group of their error. O(dead), in batches."""
         return (yield from maintenance.count_dead(self, error, older_than))
 
     @sync_method
     def drop(self, *uids: str) -> Steps[int]:
-        """Delete items, whatever their state but in flight; returns how many."""
+        """Delete items in any state but in flight; returns how many."""
         return (yield from maintenance.drop(self, uids))
 
     @sync_method
@@ -599,23 +602,24 @@ class SafeRedisQueue:
     ) -> Steps[int]:
         """Delete the items of a state (ready, delayed, dead; None: all three) in batches; returns how many.
 
-        Spares what is in flight, and what arrives after it began. Dead items can be chosen as in ``requeue``, whose
-        ``on_batch`` it has too.
+        Spares items in flight, and items that arrive after the call began. ``error``, ``older_than`` and ``limit``
+        choose dead items as in ``requeue``; ``on_batch`` is called as there.
         """
         return (yield from maintenance.purge(self, state, error, older_than, limit, on_batch))
 
     @sync_method
     def recover(self, *, on_batch: Callable[[int, int], object] | None = None) -> Steps[int]:
-        """Make ready what ended leases hold, now, also with ``autoclean_interval=None``; returns how many.
+        """Recover items whose leases have ended, also with ``autoclean_interval=None``; returns how many are ready.
 
-        In batches of 100; ``on_batch`` is called after each with how many items it made ready and at how many leases it
-        looked (the others' items are dead, their deliveries or crashes used up). What it raises ends it there.
+        Works in batches of 100. After each batch ``on_batch`` is called with the number of items that are ready again,
+        and the number of leases that had ended: the difference are items that are dead, as their deliveries or crashes
+        are used up. An exception that it raises ends the call there.
         """
         return (yield from maintenance.recover(self, on_batch))
 
     @sync_method
     def ended_leases(self) -> Steps[int]:
-        """How many leases have ended without being recovered: what ``recover`` would look at now."""
+        """How many leases have ended and are not recovered yet: ``recover`` would look at these."""
         now = yield from self._send(operations.counts(self.keys))
         return (yield from self._send(operations.ended(self.keys, now.at)))
 
@@ -640,16 +644,16 @@ class SafeRedisQueue:
     def move(self, target: SafeRedisQueue, limit: int | None = None) -> Steps[int]:
         """Move ready items to another queue, oldest first, uids kept; returns how many.
 
-        One at a time: claimed here, put there, acked here. A crash in between leaves it in both, in flight here; moving
-        it again within the hour puts nothing there a second time, even if it was handled there meanwhile. It stops at
-        the first item for which there is no room (QueueFull), or whose uid is there already (DuplicateItem): that one
-        and those after it stay here.
+        One at a time: claimed here, put there, acked here. A crash in between leaves the item in both queues, in flight
+        here. Moving it again within an hour does not put it there a second time, even if it was handled there
+        meanwhile. ``move`` stops at the first item that the target has no room for (QueueFull), or whose uid it has
+        already (DuplicateItem): that item and those after it stay here.
         """
-        if getattr(target, "_place", None) in (None, self._place):  # not by type: default_queue is a proxy
+        if getattr(target, "_place", None) in (None, self._place):  # no isinstance: default_queue is a proxy
             raise InvalidArgument(f"queue {self.alias!r}: move takes another queue, not {shown(target)}")
         moved, most, used = 0, arguments.most_of(limit, self.alias), []
         while moved < most:
-            # Moved is not handled: the limits have no say.
+            # Moving is not handling: RATE and MAX_IN_FLIGHT do not apply.
             _, found = yield from self._claimed(1, _as_it_is, limited=False)
             if not found:
                 break
@@ -663,8 +667,8 @@ class SafeRedisQueue:
         return moved
 
     def _move(self, found: StoredItem, target: SafeRedisQueue) -> Steps[bytes]:
-        """Returns the name of the slot in the target, which nobody needs any more once the item is acked here."""
-        # The slot belongs to the item: whoever moves it again repeats the same call, until there is room.
+        """Move one item; return the name of its slot in the target, which is of no use once the item is acked here."""
+        # The slot belongs to the item: a process that moves the item again repeats the same call, until there is room.
         slot = Slot(f"move:{self.keys}:{found.uid}".encode(), found.delivery.order)
         extra = operations.encode_headers(found.delivery.headers, priority=found.delivery.priority)
         put = Put(found.uid, found.payload, extra)
@@ -685,7 +689,7 @@ class SafeRedisQueue:
 
     @property
     def _place(self) -> tuple[object, ...]:
-        """The server, as far as its address tells, and the keys there."""
+        """The server, as far as its address identifies it, and the keys there."""
         pool = self.link.pool
         database, service = pool.connection_kwargs.get("db") or 0, getattr(pool, "service_name", None)
         return self.link.address, database, service, self.keys
@@ -754,7 +758,7 @@ class SafeRedisQueue:
         warnings.warn("pop is get now; the alias ends in django-srq 2.0", DeprecationWarning, stacklevel=2)
         return self.get(timeout)
 
-    # -- below
+    # -- internal
 
     def _send(self, call: Call[T] | Command[T], *, slot: Slot | None = None, timeout: float | None = None) -> Steps[T]:
         return self.link.calling(call, queue=self.alias, slot=slot, timeout=timeout)
@@ -777,7 +781,7 @@ class SafeRedisQueue:
 
 
 class Processing(AbstractContextManager[Item]):
-    """What ``processing`` returns: the block, or a decorator that makes one of each call of a function."""
+    """What ``processing`` returns: a context manager, or a decorator that runs each call of a function in one."""
 
     def __init__(self, queue: SafeRedisQueue, timeout: float) -> None:
         self._queue, self._timeout = queue, timeout
@@ -830,7 +834,7 @@ def _state(places: Container[str]) -> str | None:
 
 
 def _tell_of_all(error: SRQError, put: list[str], following: list[str], number: int) -> None:
-    """Let the error of a batch say what came of the whole call."""
+    """Add to the error of a batch what became of the whole ``put_many``."""
     error.put = put
     doubt = ""
     if isinstance(error, OutcomeUnknown):
@@ -840,7 +844,7 @@ def _tell_of_all(error: SRQError, put: list[str], following: list[str], number: 
 
 
 def _refused(uid: str, reply: PutReply, alias: str, rest: str) -> SRQError | None:
-    """Why an item was not moved to the queue of that label; None: it was."""
+    """The error that says why an item was not moved to the queue ``alias``; None: it was moved."""
     if reply.full_at is not None:
         return QueueFull(f"queue {alias!r} is full: {reply.full_at} items; {rest}")
     (state,) = reply.states

@@ -1,7 +1,7 @@
 """Payload to bytes and back.
 
 A serializer is any object with ``dumps(payload) -> str | bytes`` and ``loads(bytes) -> payload``: a module, a class, an
-instance. Queues of the registry default to ``json``; a ``SafeRedisQueue`` of your own defaults to none (``raw``).
+instance. The default of the settings' queues is ``json``; that of a ``SafeRedisQueue`` without settings is ``raw``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _ENCODER = DjangoJSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_na
 
 
 def _encoding(encoder: stdlib_json.JSONEncoder) -> Callable[[Any], str]:
-    """What its ``encode`` does, with an encoder in C that is made once: making it takes longer than a small payload.
+    """The encoder's ``encode``, with an encoder in C that is made once: making it takes longer than a small payload.
 
     A payload that contains itself ends in RecursionError.
     """
@@ -46,7 +46,7 @@ def _encoding(encoder: stdlib_json.JSONEncoder) -> Callable[[Any], str]:
             encoder.skipkeys,
             encoder.allow_nan,
         )
-    except (AttributeError, TypeError):  # not documented: this Python has none, or another
+    except (AttributeError, TypeError):  # undocumented: this Python has no such function, or a different one
         return encoder.encode
     return lambda payload: "".join(chunks(payload, 0))
 
@@ -56,16 +56,16 @@ _DECODER = stdlib_json.JSONDecoder()
 
 
 def _decode(text: str) -> Any:
-    """What its ``decode`` does, which looks for white space around a payload, as good as always in vain."""
+    """The decoder's ``decode``, but white space around a payload, which is rare, is looked for only on failure."""
     try:
         payload, end = _DECODER.raw_decode(text)
-    except ValueError:  # perhaps because it begins with some
+    except ValueError:  # perhaps because it begins with white space
         end = -1
     return payload if end == len(text) else _DECODER.decode(text)
 
 
 class JSON:
-    """JSON with Django's encoder: dates, decimals, UUIDs and lazy strings go in; what comes out is plain JSON."""
+    """JSON with Django's encoder: takes dates, decimals, UUIDs and lazy strings too, which come back as strings."""
 
     def dumps(self, payload: Any) -> str:
         return _encode(payload)
@@ -73,12 +73,12 @@ class JSON:
     def loads(self, data: bytes) -> Any:
         try:
             return _decode(data.decode())
-        except ValueError:  # not UTF-8: loads knows other encodings, but takes its time to tell them apart
+        except ValueError:  # not UTF-8: loads detects other encodings, which takes longer
             return stdlib_json.loads(data)
 
 
 class Raw:
-    """As saferedisqueue without one: text and numbers go in, bytes come out (``str`` with ``decode_responses``)."""
+    """No serialisation, as in saferedisqueue: takes bytes, text and numbers, returns bytes (or ``str``: ``decode``)."""
 
     def __init__(self, *, decode: bool = False, encoding: str = "utf-8") -> None:
         self.decode = decode
@@ -98,7 +98,7 @@ class Raw:
 
 
 class Pickle:
-    """Pickle, for those who name it: whoever can write to the server can then run code in the consumer."""
+    """Pickle, only for queues that name it: a program that can write to the server can run code in their consumers."""
 
     def dumps(self, payload: Any) -> bytes:
         return stdlib_pickle.dumps(payload, protocol=stdlib_pickle.HIGHEST_PROTOCOL)
@@ -115,7 +115,7 @@ def dump(serializer: Serializer, payload: Any, *, queue: str, limit: int | None)
     data: Any = None
     try:
         data = serializer.dumps(payload)
-        # Not bytes(data): of a number that would be so many zeros.
+        # Not bytes(data): for a number n that would be n zero bytes.
         encoded = (
             data if type(data) is bytes else data.encode() if isinstance(data, str) else memoryview(data).tobytes()
         )
@@ -123,7 +123,7 @@ def dump(serializer: Serializer, payload: Any, *, queue: str, limit: int | None)
         if is_interruption(error):
             raise
         drop(data)
-        # Without the payload and without the serializer's message, which may quote it.
+        # The message has neither the payload nor the serializer's message, which may quote the payload.
         raise PayloadError(
             f"queue {queue!r}: a payload of type {type(payload).__name__} cannot be serialised ({type(error).__name__})"
         ) from error

@@ -13,7 +13,7 @@ from shop.models import Order
 
 
 def handle_order(payload: dict[str, Any], item: Item) -> None:
-    """Write down that an order was handled; once is enough, though items come at least once."""
+    """Record that an order was handled, only once: the item may be delivered more than once."""
     order = Order.objects.get(pk=payload["order"])
     Order.objects.filter(pk=order.pk).update(deliveries=F("deliveries") + 1)
     if order.product == os.environ.get("SHOP_SLOW_PRODUCT") and item.deliveries < 3:
@@ -22,6 +22,6 @@ def handle_order(payload: dict[str, Any], item: Item) -> None:
 
 
 def be_slow() -> None:
-    """For the demonstration, which kills this process long before the end."""
+    """Sleep, for the demonstration, which kills this process long before the end."""
     (settings.BASE_DIR / "slow.pid").write_text(str(os.getpid()))
     time.sleep(3600)

@@ -21,7 +21,7 @@ def orders(request: HttpRequest) -> HttpResponse:
 
 @transaction.atomic
 def place(form: OrderForm) -> None:
-    """Save the order and put it; the queue hears of it only if the order is saved."""
+    """Save the order and put it into the queue, only if the order is really saved."""
     order: Order = form.save()
     order.uid = queues["orders"].put_on_commit({"order": order.pk})
     order.save()
@@ -29,7 +29,7 @@ def place(form: OrderForm) -> None:
 
 @require_POST
 async def note(request: HttpRequest) -> HttpResponse:
-    """Put a line of text for whoever takes it from ``test``; an async view, over connections of its event loop."""
+    """Put a line of text into the queue ``test``. An async view uses the connections of its event loop."""
     if "text" not in request.POST:
         return HttpResponseBadRequest("text is missing", content_type="text/plain")
     uid = await queues["test"].aput(request.POST["text"])

@@ -1,7 +1,7 @@
-"""A small shop, wired the way a user would. For development only.
+"""A small shop with the settings that a project would have. For development only.
 
-By default the queues live in an embedded server. With REDIS_URL set, ``test`` takes that URL, and ``orders`` a cache
-alias that django-redis serves, in the next database of the same server.
+By default the queues are on an embedded server. With REDIS_URL, the queue ``test`` uses that URL, and ``orders`` the
+address of a cache of django-redis, in the next database of the same server.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ CACHES: dict[str, Any] = {"default": {"BACKEND": "django.core.cache.backends.loc
 _orders: dict[str, Any] = {"URL": "embedded://"}
 _test: dict[str, Any] = {"URL": "embedded://"}
 if REDIS_URL:
-    # cache.clear() empties a whole database: the alias that the queue uses has one to itself.
+    # cache.clear() empties a whole database, so the cache whose address the queue uses has one for itself.
     _parts = urlsplit(REDIS_URL)
     _database = int(_parts.path.strip("/") or 0) + 1
     CACHES["queues"] = {

@@ -232,7 +232,7 @@ def test_there_is_room_for_all_that_is_claimed_early(queue, client, unread, thre
         wait_for(lambda: empty(queue) or one._error, "all items")
     assert one._error is None
     assert sorted(seen, key=lambda one: int(one[0])) == all_of(600)
-    assert len(one._ledger._free) == Worker.capacity(one._subscriptions, one._plan)  # all records are free again
+    assert len(one._ledger._free) == Worker.capacity(one._subscriptions, one._options)  # all records are free again
 
 
 # -- replies that are lost, and requests that come late

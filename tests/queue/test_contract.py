@@ -1135,7 +1135,7 @@ def test_purge_of_any_number(queue):
 
 
 def test_purge_spares_what_arrives_after_it_began(queue, monkeypatch):
-    monkeypatch.setattr(operations, "BATCH", 2)
+    monkeypatch.setattr("django_srq.operations.control.BATCH", 2)
     queue.put_many("abc")
 
     def step(start):
