@@ -1000,7 +1000,9 @@ def test_a_consumer_is_well_while_it_waits_within_a_long_grace(project, told, de
     """For its items, and for the threads of its handlers."""
     queue = told()
     beat = project.folder / "beat"
-    project.add_to_settings("from django_srq.consumer import probes; from django_srq.consumer.processes import supervisor")
+    project.add_to_settings(
+        "from django_srq.consumer import probes; from django_srq.consumer.processes import supervisor"
+    )
     project.add_to_settings("probes.HEARTBEAT, supervisor.STUCK = 0.1, 0.5")
     queue.put({"do": deed, "name": "it"})
     process = project.start("srq_consume", "--grace", str(LONG), "--heartbeat-file", str(beat))
