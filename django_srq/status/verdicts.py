@@ -34,7 +34,7 @@ LEVELS = {
     "refused": "error",  # it refuses the user, the password, or what this user does
     "loading": "error",  # it is still loading its data
     "misconfigured": "error",  # the settings are wrong
-    "layout": "error",  # the keys are of another program, or of another version of this package
+    "layout": "error",  # the keys are of another program, or of a newer version of this package
     "read_only": "error",  # the server is a replica
     "out_of_memory": "error",  # it is full and refuses puts
     "disk": "error",  # it cannot write its data to disk
