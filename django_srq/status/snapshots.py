@@ -3,7 +3,7 @@
 Each server is read in one round trip, all of them at the same time. Nothing is written to Redis, and nothing is raised:
 a server that does not answer and a queue that is misconfigured are findings.
 
-``Snapshot.to_dict()`` is stable. Moments are ISO 8601 in UTC, durations seconds, sizes bytes; null is not known.
+``Snapshot.to_dict()`` is stable. Moments are ISO 8601 in UTC, durations seconds, sizes bytes; null means unknown.
 
 =========  ============================================================================================================
 at         when it was read, by this process's clock
