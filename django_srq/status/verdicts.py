@@ -173,9 +173,7 @@ def _of_no_file(server: str, info: Mapping[str, str], at: dt.datetime) -> Findin
             "The server %(server)s has not saved its data for %(span)s: if it stops, it loses all items put since then."
         )
         return Finding("unsaved", text % words, server=server)
-    text = _(
-        "The server %(server)s has no append-only file: if it stops, it loses all items put since its last save."
-    )
+    text = _("The server %(server)s has no append-only file: if it stops, it loses all items put since its last save.")
     return Finding("no_aof", text % words, _("Set:"), "appendonly yes", server=server)
 
 

@@ -694,7 +694,7 @@ def test_requeue_those_chosen(orders):
     text = html_module.unescape(words(asked.content.decode()))
     assert "Requeue 2 dead items of orders? Their deliveries and crashes are counted from zero again." in text
     assert all(uid in text for uid in chosen)
-    assert "No consumer is live" in text
+    assert "There is no live consumer" in text
     assert orders.counts()["dead"] == 3
     response = confirmed(root, "requeue", state="dead", uid=chosen)
     assert outcome(response) == "orders: 2 items are ready again."
@@ -795,7 +795,7 @@ def test_pause_and_resume(orders):
     pause = orders.snapshot().paused
     assert (pause["by"], pause["reason"]) == ("superuser", "deploy")
     assert "paused (by superuser" in html_module.unescape(words(response.content.decode()))
-    assert "It was paused by superuser, reason: deploy" in said(root, f"{QUEUE}resume/")
+    assert "It was paused by superuser. Reason: deploy" in said(root, f"{QUEUE}resume/")
     assert "Consumers take items again" in outcome(confirmed(root, "resume"))
     assert orders.get(-1)
     messages = list(LogEntry.objects.order_by("pk").values_list("change_message", flat=True))
@@ -810,7 +810,7 @@ def test_changing_a_pause_begins_with_what_it_is(orders, settings, aware):
     root = visitor("superuser")
     orders.pause("stock-taking", by="ada", until=datetime(2040, 1, 1, 0, 30, tzinfo=UTC))
     asked = root.get(f"{QUEUE}pause/").content.decode()
-    assert "The time zone is Asia/Tokyo." in asked
+    assert "Time zone: Asia/Tokyo." in asked
     assert 'value="2040-01-01T09:30"' in asked
     before = orders.snapshot().paused
     confirmed(root, "pause")

@@ -255,7 +255,7 @@ def test_failing(configure):
     queues["orders"].put(1)
     queues["orders"].fail(queues["orders"].get(-1), ValueError())
     snapshot = status.snapshot()
-    assert snapshot.sentence.startswith("orders has 1 dead item, which failed or crashed too often. Look at")
+    assert snapshot.sentence.startswith("orders has 1 dead item, which failed or crashed too often. To see them:")
     assert eval(snapshot.findings[0].command, {"queues": queues}) is not None
     assert snapshot.queues[0].state == "failing"
 
@@ -326,7 +326,7 @@ def test_worst_comes_first(configure, client):
 def test_newer_layout(configure, client):
     configure("orders")
     client.hset(keys("orders")["meta"], "layout", 99)
-    assert "upgrade django-srq" in text(status.snapshot(), "layout")
+    assert "Upgrade django-srq" in text(status.snapshot(), "layout")
 
 
 @pytest.mark.parametrize(("key", "value"), [("stats", "?"), ("paused", "no JSON"), ("queue", "?")])
