@@ -1,4 +1,4 @@
-"""The status view, in the admin's place for a list of objects."""
+"""The status view of the admin, in place of a list of objects."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from django_srq.status import access
 
 @admin.register(QueueStatus)
 class QueueStatusAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
-    """Shows; adds, changes and deletes nothing. There are no other URLs than ours."""
+    """Shows the queues. Nothing can be added, changed or deleted, and only the URLs of ``urls.py`` exist."""
 
     def get_urls(self) -> list[URLPattern]:
         return urls(self.admin_site, self.changelist_view)

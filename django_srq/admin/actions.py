@@ -1,4 +1,4 @@
-"""The actions of the status view: each is a POST, with a permission, a confirmation and an entry in the log."""
+"""The actions of the status view. Each is a POST, with a permission, a confirmation and an entry in the admin's log."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from django_srq.operations import DeliveryRef
 from django_srq.registry import Queue, queues
 from django_srq.status import QueueReport, access, browse, verdicts
 
-SAMPLES = 5  # items on a page that asks for confirmation
+SAMPLES = 5  # uids on a page that asks for confirmation
 
 
 class Actions(Frame):
-    """Changes, each confirmed before it is carried out."""
+    """The views that change queues. Each asks for confirmation first."""
 
     def act(self, request: HttpRequest, alias: str, action: str) -> HttpResponse:
-        """Ask for confirmation, and with it carry out."""
+        """Ask for confirmation of an action on a queue, or carry it out once it is confirmed."""
         alias, config = self.known(request, alias)
         if action not in ACTIONS:
             raise BadRequest(_("There is no action %s.") % verdicts.readable(action))
@@ -56,7 +56,7 @@ class Actions(Frame):
             return self._to_items(request, queues[alias], action, confirmed)
         except SRQError as error:
             if isinstance(error, OutcomeUnknown):
-                log.record(request, alias, f"{action.capitalize()}: sent, and whether it was done is not known")
+                log.record(request, alias, f"{action.capitalize()}: sent, but its outcome is unknown")
             context = {"sentence": verdicts.readable(error)}
             return self.render(request, "sentence", str(ACTIONS[action][1]), context, alias=alias, crumb="!")
 
@@ -64,18 +64,18 @@ class Actions(Frame):
         if action == "resume" and confirmed:
             was = queue.resume()
             log.record(request, queue.alias, "Resumed" if was else "Resumed, but it was not paused")
-            return self._done(request, queue.alias, _("The queue is handed out again."))
+            return self._done(request, queue.alias, _("Consumers take items again."))
         (report,) = status.snapshot([queue.alias], minutes=0).queues
         form = PauseForm(request.POST if confirmed else None, present=report.paused)
         if action == "pause" and form.is_valid():
             reason, until = form.cleaned_data["reason"], form.cleaned_data["until"]
-            if until is not None and timezone.is_naive(until):  # of a site without time zones
+            if until is not None and timezone.is_naive(until):  # USE_TZ is False
                 until = timezone.make_aware(until)
             queue.pause(reason, by=request.user.get_username(), until=until)
             said = f"Paused{f', until {until:%Y-%m-%d %H:%M %Z}' if until else ''}{f': {reason}' if reason else ''}"
             log.record(request, queue.alias, said)
             return self._done(
-                request, queue.alias, _("The queue is paused: what is in flight goes on, nothing more is taken.")
+                request, queue.alias, _("The queue is paused. Consumers finish the items in flight and take no more.")
             )
         context = {"action": action, "form": form, "report": report}
         return self._confirm(request, queue.alias, action, context)
@@ -89,23 +89,24 @@ class Actions(Frame):
                 form.add_error(None, str(error))
             else:
                 log.record(request, queue.alias, f"Put an item: {uid}")
-                return self._done(request, queue.alias, _("The item was put: %s") % uid)
+                return self._done(request, queue.alias, _("The item %s was put.") % uid)
         return self._confirm(request, queue.alias, "put", {"action": "put", "form": form})
 
     def _to_items(self, request: HttpRequest, queue: Queue, action: str, confirmed: bool) -> HttpResponse:
         asked = request.POST if request.method == "POST" else request.GET
         state = asked.get("state", "")
         if state not in batches.STATES[action]:
-            raise BadRequest(_("This action does not fit items that are %s.") % verdicts.readable(state or "–"))  # noqa: RUF001
-        if "uid" in asked and action != "purge":  # which is of a whole state, with the queue's name
+            shown = verdicts.readable(state or "–")  # noqa: RUF001
+            raise BadRequest(_("This action is not available for items in the state %s.") % shown)
+        if "uid" in asked and action != "purge":  # purge takes a whole state, confirmed with the queue's name
             chosen = [_held(text) for text in dict.fromkeys(asked.getlist("uid"))]
             if len(chosen) > batches.MOST_CHOSEN:
-                raise BadRequest(_("At most %s items can be chosen.") % localize(batches.MOST_CHOSEN))
+                raise BadRequest(_("At most %s items can be selected.") % localize(batches.MOST_CHOSEN))
             return self._to_chosen(request, queue, action, state, chosen, confirmed)
         if action == "drop" and state == "ready":
-            raise BadRequest(_("Choose items, or purge the queue."))
+            raise BadRequest(_("Select items, or purge the queue."))
         if "everything" not in asked and "group" not in asked and "q" not in asked:
-            raise BadRequest(_("No item was chosen."))
+            raise BadRequest(_("No items selected."))
         payloads = access.may(request, "view_payload", queue.alias)
         scope = Selection(
             action, queue.alias, state, asked.get("group", ""), asked.get("q", "").strip()[:200], payloads
@@ -146,7 +147,7 @@ class Actions(Frame):
         if confirmed and scope.action == "purge" and request.POST.get("name") != queue.alias:
             confirmed = False
         if confirmed:
-            # Written down before it begins: what happens to the first batch may not be known.
+            # Logged before it begins: the outcome of the first batch may stay unknown.
             operation = log.record_progress(request, BulkAction.begin(scope, count or len(sample.items), sample.at))
             return self._step(request, queue, operation)
         context = {
@@ -161,7 +162,7 @@ class Actions(Frame):
         return self._confirm(request, queue.alias, scope.action, context)
 
     def _count(self, scope: Selection, report: QueueReport, queue: Queue) -> int | None:
-        """How many items it is about; None where only looking at all of them would tell."""
+        """How many items are selected; None for a search, where only reading all items would tell."""
         if scope.text:
             return None
         if scope.group:
@@ -174,11 +175,11 @@ class Actions(Frame):
         return not report.consumers
 
     def operation(self, request: HttpRequest) -> HttpResponse:
-        """Go on with an operation by one batch, or stop it."""
+        """Carry out the next batch of an operation, or stop it."""
         try:
             operation = BulkAction.unsigned(request.POST.get("operation", ""))
         except (signing.BadSignature, TypeError):
-            raise BadRequest(_("This operation is not known, or too old to go on with.")) from None
+            raise BadRequest(_("This operation is unknown, or too old to continue.")) from None
         scope = operation.scope
         if scope.alias not in queues:
             raise NotFound(_("There is no queue %s.") % verdicts.readable(scope.alias))
@@ -223,10 +224,10 @@ class Actions(Frame):
 
 
 def _held(text: str) -> DeliveryRef:
-    """As the list's checkboxes name an item: its uid, and the token of what is in hand."""
+    """The item that a checkbox names: by its uid and, for an item in flight, the token of its delivery."""
     uid, _space, token = text.partition(" ")
     if not may_be_uid(uid) or not token.isprintable():
-        raise BadRequest(_("%s is no item.") % verdicts.readable(text))
+        raise BadRequest(_("%s is not a valid uid.") % verdicts.readable(text))
     return DeliveryRef(uid, token)
 
 

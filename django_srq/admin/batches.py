@@ -1,7 +1,7 @@
-"""What is done to many items: in batches, each a request of its own, so that none is long and it can be stopped.
+"""Actions on many items, in batches: each batch is a short request of its own, and the user can stop after any of them.
 
-The state of an operation travels, signed, in the page that shows its progress: nothing is kept anywhere, and a batch
-that is sent twice does no harm, because each item is moved only from the state in which the operation found it.
+The progress of an action is stored nowhere: it travels, signed, in the page that shows it. A batch that is sent twice
+does no harm, because an item is changed only while it is in the state in which the batch found it.
 """
 
 from __future__ import annotations
@@ -21,31 +21,31 @@ from django_srq.status.browse import LARGEST_IN_LIST, NEWEST_FIRST, matches
 from django_srq.transport.slots import Slot
 
 MOST = 1000  # items in a batch
-MOST_CHOSEN = 500  # items of a selection: Django takes no form with more than 1,000 fields
-MOST_SEARCHED = 200  # items in a batch that have to be read whole
+MOST_CHOSEN = 500  # items selected by checkboxes: Django refuses a form with more than 1,000 fields
+MOST_SEARCHED = 200  # items in a batch of a search, which has to read each of them whole
 SALT = "django_srq.bulk"
-VALID = 1800  # seconds from one batch to the next; a slot, by which a beginning is known, has an hour
-STATES = {  # what each action can be done to
+VALID = 1800  # seconds from one batch to the next; shorter than the hour for which _purge_list's slot is kept
+STATES = {  # the states whose items each action takes
     "requeue": ("dead",),
     "drop": ("dead", "delayed", "ready"),
     "release": ("in_flight",),
     "purge": ("ready", "delayed", "dead", "all"),
 }
-# Where purge looks, and the state of what is there; "queue" is the list, which has a way of its own.
+# The places that purge empties, and the state of the items in each; "queue" is the list: see _purge_list.
 _PURGED = {"ready": ("queue", "returned", "priority"), "delayed": ("delayed",), "dead": ("dead",)}
 _HOLDS = {"returned": "ready", "priority": "ready", "delayed": "delayed", "dead": "dead"}
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The items that an action is about: those of a state, of a group of dead ones, those with a text."""
+    """The items that an action takes: all of a state, only a group of dead items, or only items that contain a text."""
 
     action: str
     alias: str
     state: str
     group: str = ""
     text: str = ""
-    payloads: bool = False  # whether the text is looked for in payloads
+    payloads: bool = False  # whether the text is searched in payloads too
 
     @property
     def places(self) -> Sequence[str]:
@@ -59,14 +59,14 @@ class Selection:
 class BulkAction:
     scope: Selection
     total: int  # items, as counted when it began
-    until: int  # ms: what became so later is spared
+    until: int  # ms: items that came into their state later are spared
     place: int = 0  # index in the scope's places
-    anchor: str = "0"
-    marker: str = ""
+    anchor: str = "0"  # where in this place the next batch begins
+    marker: str = ""  # of purge.lua, on the list: the items behind it came later
     done: int = 0
-    gone: int = 0  # found, and then not there any more
-    looked: int = 0
-    entry: int | None = None  # the LogEntry
+    gone: int = 0  # items that were found, but had left their state before they could be changed
+    looked: int = 0  # items
+    entry: int | None = None  # primary key of the LogEntry
     over: bool = False
 
     @classmethod
@@ -75,7 +75,7 @@ class BulkAction:
 
     @classmethod
     def unsigned(cls, text: str) -> BulkAction:
-        """From what ``signed`` made; signing.BadSignature when it is not ours, or too old."""
+        """Restore an action from the text that ``signed`` made. Raises signing.BadSignature for a forged or old one."""
         data: dict[str, Any] = signing.loads(text, salt=SALT, max_age=VALID)
         return cls(**{**data, "scope": Selection(**data["scope"])})
 
@@ -89,7 +89,7 @@ class BulkAction:
 
 
 def carry_on(operation: BulkAction, queue: Queue) -> BulkAction:
-    """One batch: from as many places as it takes to have looked at enough items, or at all."""
+    """Carry out one batch: look at MOST items, from as many places as that takes, or at all that are left."""
     enough = operation.looked + MOST
     while not operation.over and operation.looked < enough:
         operation = _part(operation, queue, enough - operation.looked)
@@ -108,7 +108,7 @@ def _part(operation: BulkAction, queue: Queue, most: int) -> BulkAction:
 
 
 def carry_out(action: str, queue: Queue, state: str, chosen: Sequence[DeliveryRef]) -> list[bool]:
-    """Do it to these items, at most a batch of them; per item whether it was there to be done."""
+    """Carry out an action on these items, at most one batch. Returns for each item whether it was still there."""
     keys = queue.keys
     if not chosen:
         return []
@@ -131,7 +131,7 @@ def _batch(operation: BulkAction, queue: Queue, place: str, most: int) -> BulkAc
         look=min(MOST_SEARCHED, most) if scope.text else most,
         newest=place in NEWEST_FIRST,
         largest=LARGEST_IN_LIST if scope.payloads else 0,
-        brief=not scope.text and place not in ("delayed", "priority"),  # when those were put, their headers say
+        brief=not scope.text and place not in ("delayed", "priority"),  # their headers say when they were put
         group=scope.group,
     )
     (listing,) = queue.link.look([(queue.alias, call)], timeout=queue.link.timeout)
@@ -154,7 +154,7 @@ def _named(one: ItemView) -> DeliveryRef:
 
 
 def _existed(one: ItemView, until: dt.datetime) -> bool:
-    """Whether it was in its state before the operation began, as far as that is known."""
+    """Whether the item was in its state before the action began; True when that is not known."""
     delivery = one.delivery
     since = {"dead": delivery.when, "in_flight": one.claimed_at}.get(delivery.state, delivery.put_at)
     return since is None or since <= until
@@ -167,7 +167,8 @@ def _fits(scope: Selection, queue: Queue, one: ItemView) -> bool:
 def _purge_list(operation: BulkAction, queue: Queue) -> BulkAction:
     start = operation.anchor == "0"
     call = operations.purge(queue.keys, marker=operation.marker, start=start)
-    # Begun again, as after a lost reply, it has its first outcome again: another marker would come behind later items.
+    # If the first call is repeated, as after a lost reply, its slot gets it the first outcome again. Carried out anew,
+    # it would put a second marker on the list, behind items that came after the first one: these would be deleted.
     slot = Slot(f"purge:{operation.marker}".encode(), 1) if start else None
     more, gone = queue.link.call(call, queue=queue.alias, slot=slot)
     looked = operation.looked + (MOST if more else gone)

@@ -1,4 +1,4 @@
-"""Charts as SVG, drawn here: nothing has to run in the browser. Colours and dashes are the stylesheet's."""
+"""Charts as SVG, drawn on the server: they need no script. The stylesheet has their colours and dashes."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from django.utils.translation import gettext_lazy
 from django_srq.status.series import Period, Series
 from django_srq.status.verdicts import span
 
-WIDTH, HEIGHT = 600, 100  # units, stretched to what room there is
+WIDTH, HEIGHT = 600, 100  # units of the SVG, stretched to the room on the page
 SPARK_WIDTH, SPARK_HEIGHT, SPARK_POINTS = 60, 16, 30
 
 Value = float | None
-# Name in the stylesheet, label, and how it is read.
+# Name in the stylesheet, label, and how the value is read from a period.
 COUNTS = (
     ("put", gettext_lazy("put"), lambda period: period.put),
     ("acked", gettext_lazy("acked"), lambda period: period.acked),
@@ -35,29 +35,29 @@ TIMES = (
     ("run95", gettext_lazy("run, 95 %"), lambda period: period.run_p95),
 )
 RANGES = {"hour": gettext_lazy("60 minutes"), "day": gettext_lazy("24 hours"), "fortnight": gettext_lazy("14 days")}
-STEP = 3  # hours in one point of the fortnight
+STEP = 3  # hours per point of the chart of 14 days
 
 
 @dataclass(frozen=True)
 class Chart:
     title: str
     svg: SafeString
-    legend: Sequence[tuple[str, str, str]]  # name in the stylesheet, label, total or greatest value
+    legend: Sequence[tuple[str, str, str]]  # name in the stylesheet, label, total of counts or last known time
     start: str
     end: str
-    top: str  # the greatest value
+    top: str  # the greatest value that is drawn
 
 
 def charts_of(series: Series, chosen: str) -> list[Chart]:
-    """What was counted, and how long it took; chosen: a key of RANGES."""
+    """Two charts: how many items were put, acked and so on, and how long they took. chosen: a key of RANGES."""
     if chosen == "hour":
         periods, each, form = list(series.minutes[-60:]), _("per minute"), "TIME_FORMAT"
     elif chosen == "day":
         periods, each, form = list(series.hours[-24:]), _("per hour"), "TIME_FORMAT"
     else:
-        periods, each, form = _joined(series.hours, STEP), _("in 3 hours"), "SHORT_DATE_FORMAT"
+        periods, each, form = _joined(series.hours, STEP), _("per 3 hours"), "SHORT_DATE_FORMAT"
     counts = _chart(_("Items %s") % each, COUNTS, periods, form, lambda value: str(localize(round(value))), total=True)
-    times = _chart(_("Time an item took"), TIMES, periods, form, duration)
+    times = _chart(_("Time per item"), TIMES, periods, form, duration)
     return [counts, times]
 
 
@@ -68,7 +68,7 @@ def duration(seconds: float) -> str:
 
 
 def sparkline(series: Series) -> SafeString:
-    """What was put (line) and acked (area) in the last hour, without the running minute; beside the numbers."""
+    """Items put (line) and acked (area) in the last hour, without the running minute. The table has the numbers."""
     minutes = series.minutes[-2 * SPARK_POINTS - 1 : -1]
     puts = [one.put + two.put for one, two in zip(minutes[::2], minutes[1::2], strict=False)]
     acks = [one.acked + two.acked for one, two in zip(minutes[::2], minutes[1::2], strict=False)]
@@ -87,7 +87,7 @@ def sparkline(series: Series) -> SafeString:
 
 
 def _joined(hours: Sequence[Period], n: int) -> list[Period]:
-    """n periods made one: counts are added, of times the highest stays."""
+    """Join each n hours into one period: counts are added, and the highest of the times is taken."""
 
     def highest(name: str, part: Sequence[Period]) -> Value:
         return max((value for period in part if (value := getattr(period, name)) is not None), default=None)
@@ -115,7 +115,7 @@ def _chart(
     *,
     total: bool = False,
 ) -> Chart:
-    # The running period is counted, and not drawn before it is over: its line would always fall.
+    # The legend includes the running period, the lines do not: they would always fall at their end.
     drawn = [(name, str(label), [read(period) for period in periods]) for name, label, read in lines]
     closed = periods[:-1]
     top = max((value for _name, _label, values in drawn for value in values[:-1] if value is not None), default=0) or 0
@@ -134,7 +134,7 @@ def _chart(
 
 
 def _sum_up(values: Sequence[Value], shown: Callable[[float], str], total: bool) -> str:
-    """The total of counts; of times the last one that is known."""
+    """The total of counts, or the last known one of times."""
     known = [value for value in values if value is not None]
     if total:
         return shown(sum(known))
@@ -142,17 +142,17 @@ def _sum_up(values: Sequence[Value], shown: Callable[[float], str], total: bool)
 
 
 def _lines(values: Sequence[Value], top: float, width: int, height: int) -> Iterable[str]:
-    """Commands of an SVG path; where a value is missing, the line is interrupted."""
+    """The commands of an SVG path, which is interrupted where a value is missing."""
     step = width / max(1, len(values) - 1)
     heights = [None if value is None else round(height - (value / top * height if top else 0)) for value in values]
     pen = "M"
     for i, (before, y, after) in enumerate(zip([None, *heights], heights, [*heights[1:], None], strict=False)):
         if y is None:
             pen = "M"
-        elif not before == y == after:  # a point within a level line says nothing
+        elif not before == y == after:  # a point within a level line is left out
             yield f"{pen}{i * step:.0f} {y}"
             if before is after is None:
-                yield "h1"  # a single point would not be seen
+                yield "h1"  # a single point would be invisible
             pen = "L"
 
 

@@ -1,4 +1,4 @@
-"""What people write into the status view."""
+"""The forms of the status view."""
 
 from __future__ import annotations
 
@@ -22,22 +22,23 @@ class PauseForm(forms.Form):
     )
 
     def __init__(self, *args: Any, present: Pause | None, **options: Any) -> None:
-        """present: the pause that there is already, which is to be changed."""
+        """present: the pause in force, which the form changes."""
         super().__init__(*args, **options)
         self.initial = _initial(present) if present else {}
         zone = timezone.get_current_timezone_name()
-        self.fields["until"].help_text = _("Empty: until it is resumed. The time zone is %s.") % zone
+        help_text = _("Leave blank to pause until somebody resumes the queue. Time zone: %s.")
+        self.fields["until"].help_text = help_text % zone
 
     def clean_until(self) -> Any:
         until = self.cleaned_data["until"]
         if until is not None and until <= timezone.now():
-            raise forms.ValidationError(_("This moment is over."))
+            raise forms.ValidationError(_("This time is in the past."))
         return until
 
 
 def _initial(present: Pause) -> dict[str, str]:
     until = present.until and timezone.localtime(present.until)
-    # As browsers want it; a date without a time zone is one in the current.
+    # The format of browsers. Django reads a time without a zone in the current time zone, as it is written here.
     return {"reason": present.reason, "until": f"{until:%Y-%m-%dT%H:%M}" if until else ""}
 
 
@@ -48,7 +49,7 @@ class PutForm(forms.Form):
     delay = forms.FloatField(label=gettext_lazy("Delay in seconds"), min_value=0, max_value=10**9, required=False)
 
     def __init__(self, *args: Any, raw: bool, **options: Any) -> None:
-        """raw: the payload is the text itself, else it is JSON."""
+        """raw: the payload is the text itself; otherwise it is JSON."""
         super().__init__(*args, **options)
         self._raw = raw
         if not raw:
@@ -57,8 +58,8 @@ class PutForm(forms.Form):
     def clean_payload(self) -> Any:
         text: str = self.cleaned_data["payload"]
         if self._raw:
-            return text.replace("\r\n", "\n")  # as browsers send every end of a line
+            return text.replace("\r\n", "\n")  # browsers send every line break as \r\n
         try:
             return json.loads(text)
         except ValueError as error:
-            raise forms.ValidationError(_("This is no JSON: %s") % error) from None
+            raise forms.ValidationError(_("This is not valid JSON: %s") % error) from None

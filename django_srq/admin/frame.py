@@ -1,4 +1,4 @@
-"""What the pages of the status view share: the guard, the frame, their links."""
+"""What all views of the status view share: permissions, errors, the frame of a page and its links."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from django_srq.status import access, verdicts
 
 View = Callable[..., HttpResponse]
 EVERY = 5  # seconds between two updates of a page
-LIVE = "X-SRQ-Live"  # the header of a request that wants only the part of the page that changes
-# The permission of each action, and what it is called.
+LIVE = "X-SRQ-Live"  # header of a request for only the part of the page that is updated
+# The permission and the label of each action.
 ACTIONS = {
     "requeue": ("requeue", gettext_lazy("Requeue")),
     "drop": ("drop", gettext_lazy("Drop")),
@@ -42,26 +42,26 @@ STATE_LABELS = {
     "in_flight": gettext_lazy("In flight"),
     "delayed": gettext_lazy("Delayed"),
     "dead": gettext_lazy("Dead"),
-    "all": gettext_lazy("All but what is in flight"),
+    "all": gettext_lazy("All except items in flight"),
 }
 
 
 class NotFound(Exception):
-    """No such queue or item; the text says so in a sentence."""
+    """There is no such queue or item. The message is a sentence for the user."""
 
 
 class BadRequest(Exception):
-    """What was asked for cannot be done; the text says why."""
+    """The request cannot be carried out. The message tells the user why."""
 
 
 class Frame:
-    """Pages in an admin site."""
+    """Views in an admin site."""
 
     def __init__(self, site: AdminSite) -> None:
         self.site = site
 
     def guarded(self, view: View, *methods: str) -> View:
-        """The view, for those who may look at queues; what it does not find, or refuses, is said on a page."""
+        """The view for users with the permission to view queues. Its NotFound and BadRequest become pages."""
         allowed = {"GET": ["GET", "HEAD"], "POST": ["POST"]}
         known = [method for kind in methods or ("GET",) for method in allowed[kind]]
 
@@ -77,8 +77,8 @@ class Frame:
                 return self.said(request, _("Not found"), str(missing), 404)
             except BadRequest as bad:
                 return self.said(request, _("This cannot be done"), str(bad), 400)
-            except ConfigurationError as wrong:  # of ALLOW, so that nobody knows who may
-                return self.said(request, _("Wrong settings"), verdicts.readable(wrong), 503)
+            except ConfigurationError as wrong:  # ALLOW cannot be loaded, so no permission is known
+                return self.said(request, _("Invalid settings"), verdicts.readable(wrong), 503)
 
         return self.site.admin_view(checked)
 
@@ -129,7 +129,10 @@ class Frame:
         return f"{found}?{urlencode(query)}" if query else found
 
     def known(self, request: HttpRequest, quoted: str) -> tuple[str, QueueConfig | None]:
-        """The alias of a queue that the user may look at, and its configuration unless that is wrong."""
+        """The alias of a queue that the user may view, and its configuration, or None where that is wrong.
+
+        quoted: the alias as the admin writes keys in URLs. Raises NotFound or PermissionDenied.
+        """
         alias = unquote(quoted)
         loaded = conf.load()
         if alias not in loaded.of_queue:
@@ -146,7 +149,7 @@ def may_be_uid(text: str) -> bool:
 
 
 def page_number(text: str | None, last: int) -> int:
-    """A number of a page, brought into its range."""
+    """The number of a page, limited to 1 … last; 1 for anything that is no number."""
     try:
         return max(1, min(int(text or 1), last))
     except ValueError:

@@ -14,7 +14,7 @@ from django.http import HttpRequest
 from django_srq.admin.batches import BulkAction
 from django_srq.models import QueueStatus
 
-ENTRIES = 50  # of what people did, on a page
+ENTRIES = 50  # on a page
 
 
 def entries() -> Any:
@@ -22,21 +22,21 @@ def entries() -> Any:
 
 
 def entries_of(alias: str, uid: str) -> Any:
-    """What was done to an item: those whose list of uids has it."""
+    """The entries that list the uid: what people did to this item."""
     named = Q(change_message__endswith=f" {uid}") | Q(change_message__contains=f" {uid}, ")
     return entries().filter(named, object_id=alias).select_related("user")[:ENTRIES]
 
 
 def sentence(action: str, state: str, n: int, uids: Sequence[str]) -> str:
-    verb = {"requeue": "Requeued", "drop": "Dropped", "release": "Returned to the queue", "purge": "Purged"}[action]
+    verb = {"requeue": "Requeued", "drop": "Dropped", "release": "Returned", "purge": "Purged"}[action]
     names = ", ".join(uids[:100]) + (", …" if len(uids) > 100 else "")
     return f"{verb} {n} item{'' if n == 1 else 's'} ({state.replace('_', ' ')}){f': {names}' if names else ''}"
 
 
 def record(request: HttpRequest, alias: str, said: str) -> LogEntry:
-    """Who did what: in English, as a record that many may read."""
+    """Log what the user did, always in English: people of any language read the log."""
     return LogEntry.objects.create(
-        user=request.user,  # type: ignore[misc]  # whoever changes something is logged in
+        user=request.user,  # type: ignore[misc]  # a user with a permission is logged in
         content_type=ContentType.objects.get_for_model(QueueStatus),
         object_id=alias,
         object_repr=alias[:200],
@@ -46,7 +46,7 @@ def record(request: HttpRequest, alias: str, said: str) -> LogEntry:
 
 
 def record_progress(request: HttpRequest, operation: BulkAction) -> BulkAction:
-    """One entry for all batches, so that it is there also when the next one never comes."""
+    """Log all batches in one entry, which each batch updates: it is true even if no further batch comes."""
     scope = operation.scope
     about = f" of {scope.group}" if scope.group else f" with {scope.text!r}" if scope.text else ""
     said = sentence(scope.action, scope.state, operation.done, []) + about + ("" if operation.over else ", so far")
@@ -56,7 +56,7 @@ def record_progress(request: HttpRequest, operation: BulkAction) -> BulkAction:
 
 
 def record_stop(request: HttpRequest, operation: BulkAction) -> None:
-    """The entry keeps its number: the page that stops may be older than the last batch."""
+    """Mark the entry as stopped, but keep its count: the page with the button may be older than the last batch."""
     under_way = entries().filter(pk=operation.entry, user=request.user, change_message__endswith=", so far")
     for entry in under_way:
         entry.change_message = entry.change_message.removesuffix(", so far") + ", stopped"

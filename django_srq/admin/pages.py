@@ -1,4 +1,4 @@
-"""The pages of the status view. Reads are bounded and change nothing."""
+"""The pages of the status view. They change nothing, and each reads a limited amount."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from django_srq.models import QueueStatus
 from django_srq.operations import STATES
 from django_srq.status import QueueReport, access, browse, verdicts
 
-# After or before an item, by its score as the server writes it, and its uid: see page.lua.
+# The place after (a) or before (b) an item, given by its score as the server writes it, and its uid: see page.lua.
 _PLACE = re.compile(r"[ab]-?[0-9]{1,20}(\.[0-9]{1,20})?(e[+-]?[0-9]{1,2})? [!-~]{1,128}")
 
 
 class Pages(Frame):
-    """What people look at."""
+    """The views that only show something."""
 
     def overview(self, request: HttpRequest, extra_context: Mapping[str, Any] | None = None) -> HttpResponse:
         snapshot = status.snapshot(access.visible_queues(request))
@@ -89,7 +89,7 @@ class Pages(Frame):
     def _listed(
         self, request: HttpRequest, config: QueueConfig, report: QueueReport, state: str, may: Mapping[str, bool]
     ) -> dict[str, Any]:
-        """The tab of a state: for dead items their groups, unless one is chosen, or all."""
+        """The tab of a state. Dead items are shown in groups, unless the user chose a group, all items or a search."""
         asked = request.GET
         group, text = asked.get("group", ""), asked.get("q", "").strip()[:200]
         try:
@@ -117,7 +117,7 @@ class Pages(Frame):
     def _turns(
         self, alias: str, state: str, listing: Any, kept: Mapping[str, str], *, filtered: bool
     ) -> dict[str, str | int]:
-        """The links to the page before and after this one."""
+        """The links to the previous and the next page, and which items this page covers."""
         here = {"state": state, **kept}
         turns: dict[str, str | int] = {"last_looked": listing.first + listing.looked, "first_looked": listing.first + 1}
         if listing.anchor:
@@ -144,7 +144,7 @@ class Pages(Frame):
             return self.render(request, "item", _("Item"), trouble, alias=alias, crumb=verdicts.readable(uid))
         if one is None:
             words = {"uid": verdicts.readable(uid), "queue": verdicts.readable(alias)}
-            raise NotFound(_("%(queue)s has no item %(uid)s: it is settled, was dropped, or never was there.") % words)
+            raise NotFound(_("%(queue)s has no item %(uid)s. It was acked or deleted, or it never existed.") % words)
         context = {
             "uid": uid,
             "item": rows.detail(config, one, log.entries_of(alias, uid), payloads=may["view_payload"]),
@@ -155,7 +155,7 @@ class Pages(Frame):
 
 
 def _actions(state: str, may: Mapping[str, bool], *, whole: bool = True) -> list[tuple[str, object]]:
-    """What the user may do to items of a state."""
+    """The actions that the user may take on items of a state."""
     return [
         (action, ACTIONS[action][1])
         for action, states in batches.STATES.items()
@@ -164,7 +164,7 @@ def _actions(state: str, may: Mapping[str, bool], *, whole: bool = True) -> list
 
 
 def _anchor(asked: Mapping[str, str]) -> str:
-    """Where a page begins; whatever is no such place is the beginning."""
+    """Where the page begins: a position or a place. Anything else means the beginning."""
     at = asked.get("at", "")
     if at.isascii() and at.isdecimal():
         return at[:15]

@@ -1,4 +1,4 @@
-"""Items, groups and consumers as the rows of the status view's tables: words and numbers that need only be written."""
+"""Items, groups and consumers as rows of the status view's tables: the templates only have to print their fields."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Failure:
 @dataclass(frozen=True)
 class Row:
     uid: str
-    chosen_as: str  # what the checkbox says
+    chosen_as: str  # value of the checkbox: the uid and, in flight, the token
     position: int  # from 1 on
     preview: str
     size: str
@@ -48,9 +48,9 @@ class Row:
     when: dt.datetime | None
     failure: Failure | None
     consumer: str
-    place: str  # of the consumer
-    running: str  # how long it has been in hand
-    left: str  # of its lease; or until it is due
+    place: str  # host and process of the consumer
+    running: str  # for how long it has been in flight
+    left: str  # time until its lease ends, or until it is due
     age: str
     dead_for: str
 
@@ -69,7 +69,7 @@ class Group:
 @dataclass(frozen=True)
 class Detail:
     state: str
-    shown: Shown | None  # None: not for this user
+    shown: Shown | None  # None: this user may not view payloads
     size: str
     headers: Sequence[tuple[str, str]]
     facts: Sequence[tuple[str, object]]
@@ -80,7 +80,7 @@ class Detail:
 
 @dataclass(frozen=True)
 class ConsumerRow:
-    """A consumer, as all its queues know it."""
+    """A consumer, from the entries in all its queues."""
 
     id: str
     queues: Sequence[str]
@@ -92,13 +92,13 @@ class ConsumerRow:
     seen: str
     state: str
     live: bool
-    in_hand: Sequence[tuple[str, str]]  # uid, for how long
+    in_hand: Sequence[tuple[str, str]]  # uid, and for how long
 
 
 def row(config: QueueConfig, one: ItemView, at: dt.datetime, *, payloads: bool, report: QueueReport) -> Row:
     delivery = one.delivery
     places = {consumer.id: consumer.about for consumer in report.attendants}
-    # A supervisor is known for its children, which are named after it.
+    # A child is not registered itself, but its id begins with that of its supervisor, which is.
     about = places.get(one.consumer) or places.get(one.consumer.rpartition(".")[0], {})
     put_at = Item(one.uid, None, delivery).enqueued_at
     return Row(
@@ -116,7 +116,7 @@ def row(config: QueueConfig, one: ItemView, at: dt.datetime, *, payloads: bool, 
         consumer=readable(one.consumer),
         place=f"{readable(about['host'])}, {readable(about.get('pid', ''))}" if "host" in about else "",
         running=_span(one.claimed_at, at),
-        left=_span(at, delivery.when) or _("over"),
+        left=_span(at, delivery.when) or _("elapsed"),
         age=_span(put_at, at) or span(0),
         dead_for=_span(delivery.when, at),
     )
@@ -164,7 +164,7 @@ def detail(config: QueueConfig, one: ItemView, entries: Iterable[LogEntry], *, p
 
 
 def consumers(snapshot: Snapshot) -> list[ConsumerRow]:
-    """All that any queue knows, the one heard of last first."""
+    """All consumers that any queue knows, the live ones first."""
     known: dict[str, list[tuple[str, ConsumerInfo]]] = {}
     for report in snapshot.queues:
         for one in report.attendants:
@@ -177,7 +177,7 @@ def consumers(snapshot: Snapshot) -> list[ConsumerRow]:
 def _attendant(
     name: str, places: Sequence[tuple[str, ConsumerInfo]], visible: Collection[str], at: dt.datetime
 ) -> ConsumerRow:
-    # The entry that was written last says most.
+    # Each queue has an entry of the consumer: the one written last is up to date.
     _alias, one = min(places, key=lambda place: float("inf") if place[1].seen is None else place[1].seen)
     about = one.about
     written = max((place[1].about for place in places), key=lambda entry: _number(entry.get("seen")))
@@ -212,7 +212,7 @@ def _state_of(one: ConsumerInfo, about: Mapping[str, Any], busy: bool) -> str:
 
 
 def _in_hand(part: object) -> Iterator[tuple[str, dt.datetime | None]]:
-    """Whatever an entry says of items in hand, however deep: of each child, or of the consumer as a whole."""
+    """The items in hand that a consumer's entry names, at any depth: of each child, or of the consumer itself."""
     if isinstance(part, Mapping):
         if isinstance(part.get("uid"), str):
             yield part["uid"], _moment(part.get("since"))
@@ -232,7 +232,7 @@ def _facts(one: ItemView) -> Iterator[tuple[str, object]]:
     if delivery.priority:
         yield _("Priority"), delivery.priority
     if delivery.state == "ready":
-        yield _("Served before it"), one.position if one.position is not None else _("more than 1,000")
+        yield _("Items ahead"), one.position if one.position is not None else _("more than 1,000")
     if one.holder is not None:
         yield _("Consumer"), readable(one.consumer)
         yield _("Lease until"), delivery.when
@@ -252,7 +252,7 @@ def _timeline(one: ItemView, entries: Iterable[LogEntry]) -> list[tuple[dt.datet
     if delivery.state == "dead":
         known.append((delivery.when, _("set aside as dead")))
     known += [(entry.action_time, f"{entry.user}: {readable(entry.change_message)}") for entry in entries]
-    # What is not known when stays where it belongs, at the beginning.
+    # Events of unknown time come first: the put, whose time may be unknown, is the first event.
     return sorted(known, key=lambda event: (event[0] is not None, event[0] or _BEGINNING))
 
 

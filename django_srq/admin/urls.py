@@ -1,4 +1,4 @@
-"""The URLs of the status view, below that of its model in an admin site."""
+"""The URLs of the status view, below the URL of its model in an admin site."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from django_srq.admin.pages import Pages
 
 
 def urls(site: AdminSite, overview: View) -> list[URLPattern]:
-    """overview: the view of the changelist, which a project may have extended."""
+    """overview: the changelist view, which a project's subclass may extend."""
     pages, actions = Pages(site), Actions(site)
     name = "django_srq_queuestatus_{}".format
-    # Aliases as the admin writes keys in URLs; "change" is where the admin looks for the page of an object.
+    # Aliases are quoted as the admin quotes keys. The admin links to the page of an object by the name "change".
     return [
         path("", pages.guarded(overview), name=name("changelist")),
         path("consumers/", pages.guarded(pages.consumers), name=name("consumers")),

@@ -1,4 +1,4 @@
-"""Durations and moments as people write them in arguments of commands."""
+"""Durations and times in the arguments of commands."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ _PART = re.compile(r"([0-9.]+)([smhdw])")
 
 
 def duration(text: str) -> dt.timedelta:
-    """``90s``, ``30m``, ``2h``, ``7d``, ``1h30m``: an argparse type."""
+    """The argparse type of a duration: ``90s``, ``30m``, ``2h``, ``7d``, ``1h30m``."""
     found = _duration(text)
     if found is None:
-        raise argparse.ArgumentTypeError(f"a duration such as 90s, 30m, 2h, 7d or 1h30m, not {text!r}")
+        raise argparse.ArgumentTypeError(f"must be a duration such as 90s, 30m, 2h, 7d or 1h30m, not {text!r}")
     return found
 
 
 def moment(text: str) -> dt.datetime | dt.timedelta:
-    """A moment of ISO 8601, in the project's time zone unless it names its own, or a duration: an argparse type."""
+    """The argparse type of a duration or an ISO 8601 time, which is in the project's time zone unless it names one."""
     found = _duration(text) or _moment(text)
     if found is None:
         raise argparse.ArgumentTypeError(
-            f"a moment such as 2026-01-31T12:00 or 2026-01-31T12:00+01:00, or a duration such as 30m, not {text!r}"
+            "must be a time such as 2026-01-31T12:00 or 2026-01-31T12:00+01:00, or a duration such as 30m, "
+            f"not {text!r}"
         )
     return found
 

@@ -1,4 +1,4 @@
-"""What the srq_ commands have in common: exit codes, and one line of error."""
+"""What the srq_ commands have in common: exit codes, and errors of one line."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from django_srq import queues
 from django_srq.exceptions import ConfigurationError, OutcomeUnknown, QueueUnavailable, SRQError, UnknownQueue
 from django_srq.registry import Queue
 
-# As documented; 0 is done or stopped gracefully, 143 a second SIGTERM.
+# The exit codes of the README. Others are 0, done or stopped gracefully, and 143, a second SIGTERM.
 ERROR, USAGE, UNHEALTHY, UNREACHABLE, INTERRUPTED = 1, 2, 3, 69, 130
 
 
 class StandardOutput(OutputWrapper):
-    """Escapes what it cannot encode; an error names it."""
+    """Escapes characters that it cannot encode. Its errors name standard output."""
 
     def write(  # type: ignore[override]
         self, msg: str = "", style_func: Callable[[str], str] | None = None, ending: str | None = None
@@ -48,10 +48,10 @@ def _naming_standard_output() -> Iterator[None]:
 
 
 class QueueCommand(BaseCommand):
-    """A command that speaks of queues by alias. Results go to stdout, all else to stderr."""
+    """A command that takes aliases of queues. Results go to stdout, everything else to stderr."""
 
-    requires_system_checks = []  # a queue that is misconfigured says so on use, and stops no command for another one
-    done: str  # by now; said with an error
+    requires_system_checks = []  # a misconfigured queue fails on use, and does not stop a command for others
+    done: str  # so far; added to the text of an error
 
     def __init__(self, stdout: TextIO | None = None, stderr: TextIO | None = None, *colours: Any, **rest: Any) -> None:
         nowhere = None if stderr or sys.stderr else open(os.devnull, "w")  # noqa: SIM115 (until the process ends)
@@ -60,7 +60,7 @@ class QueueCommand(BaseCommand):
 
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
         parser = super().create_parser(prog_name, subcommand, **kwargs)
-        # So that options may stand between queue and payloads.
+        # Allows options between the queue and the payloads.
         parser.parse_args = parser.parse_intermixed_args  # type: ignore[method-assign]
         return parser
 
@@ -86,12 +86,12 @@ class QueueCommand(BaseCommand):
             _drop_what_cannot_be_written()
 
     def queue(self, alias: str) -> Queue:
-        """The queue; exits with 2, naming the known ones, when there is none of that alias."""
+        """The queue of this alias. Raises UnknownQueue, which names the known ones and becomes exit code 2."""
         return queues[alias]
 
 
 def _drop_what_cannot_be_written() -> None:
-    """Python flushes standard output once more when it ends, and would end with an exit code and lines of its own."""
+    """Python flushes standard output again at exit; a failure there would print an error and change the exit code."""
     try:
         if sys.stdout is not None:
             sys.stdout.flush()

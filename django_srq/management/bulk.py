@@ -1,4 +1,4 @@
-"""What the commands that change whole queues have in common: which queues, what they say, when they ask and stop."""
+"""What the commands that change whole queues have in common: their arguments, results, confirmation and stopping."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from django_srq.transport.link import Link
 
 @dataclass
 class Results:
-    rows: list[Row] = field(default_factory=list)  # of the queues where anything was done or found out
+    rows: list[Row] = field(default_factory=list)  # of the queues where something was done or counted
     failures: list[SRQError] = field(default_factory=list)
 
 
 class OperationCommand(QueueCommand):
-    """A command that does one thing to several queues and says, in a row for each, what it did."""
+    """A command that does the same to several queues, and prints a row for each."""
 
-    offers_all = True  # whether it may be told to take all queues
+    offers_all = True  # whether it has --all
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("queues", nargs="*", metavar="queue", help="alias of a queue")
@@ -47,7 +47,7 @@ class OperationCommand(QueueCommand):
         )
 
     def chosen(self, aliases: Sequence[str], all_queues: bool = False) -> list[Queue]:
-        """The queues that were named, each once. All are known before anything is done to the first."""
+        """The queues that were named, each once. Raises an error for an unknown one before anything is done."""
         if all_queues and aliases:
             raise CommandError("Name queues, or give --all, but not both.", returncode=USAGE)
         if not all_queues and not aliases:
@@ -57,13 +57,15 @@ class OperationCommand(QueueCommand):
         return [self.queue(alias) for alias in dict.fromkeys(conf.aliases() if all_queues else aliases)]
 
     def on_each(self, queues: Sequence[Queue], act: Callable[[Queue, Row], object], outcome: Results) -> None:
-        """Let act fill a row for each queue. A failure does not keep the other queues from their turn."""
+        """Call act for each queue, with a row to fill. A failure does not stop the other queues."""
         away: list[Link] = []
         for queue in queues:
             row: Row = {"queue": queue.alias}
             try:
-                if queue.link in away:  # nobody waits for the same server again and again
-                    raise QueueUnavailable(f"queue {queue.alias!r} is on the same server, {queue.link.address}")
+                if queue.link in away:  # do not wait for the same server again
+                    raise QueueUnavailable(
+                        f"queue {queue.alias!r} was skipped: it is on the same server, {queue.link.address}"
+                    )
                 act(queue, row)
             except SRQError as error:
                 outcome.failures.append(error)
@@ -74,7 +76,7 @@ class OperationCommand(QueueCommand):
                     outcome.rows.append(row)
 
     def finish(self, outcome: Results, format: str, **about: Any) -> None:
-        """Write the rows. What failed is an error, a line each; the first makes the exit code."""
+        """Write the rows. Failures become one error with a line for each; the first decides the exit code."""
         self.say(outcome.rows, format, **about)
         if failures := outcome.failures:
             raise CommandError("\n".join(map(str, failures)), returncode=exit_code(failures[0])) from failures[0]
@@ -86,7 +88,7 @@ class OperationCommand(QueueCommand):
 
 @dataclass
 class Preview:
-    """What would be done to a queue."""
+    """What the command would do to a queue."""
 
     queue: Queue
     row: Row = field(default_factory=dict)
@@ -95,25 +97,25 @@ class Preview:
 
 
 class _Stopped(Exception):
-    """Ctrl-C: raised between two batches."""
+    """Raised between two batches after Ctrl-C."""
 
 
 class BulkCommand(OperationCommand):
-    """A command that changes many items in batches: it counts, asks, shows progress, and can be stopped in between."""
+    """A command that changes many items in batches: it counts, asks, shows progress, and can be stopped between two."""
 
-    doing = ""  # what the progress is called
+    doing = ""  # label of the progress
 
     @abstractmethod
     def plan(self, plan: Preview) -> None:
-        """Count, and fill the plan."""
+        """Count the items, and fill the plan."""
 
     @abstractmethod
     def act(self, queue: Queue, row: Row, on_batch: Callable[[int], None]) -> None:
-        """Do it, and fill the row so that it is true at any moment; on_batch is told how many items each batch had."""
+        """Do it, and keep the row true at any moment. Call on_batch after each batch, with its number of items."""
 
     @abstractmethod
     def question(self, items: str, names: str) -> str:
-        """What the user is asked; items: their number, as in "1 item"; names: of the queues."""
+        """The question to the user. items: their number, as in "1 item"; names: aliases of the queues."""
 
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
@@ -126,8 +128,8 @@ class BulkCommand(OperationCommand):
         asks = interactive and not dry_run
         if asks and not (sys.stdin is not None and sys.stdin.isatty() and self.stderr.isatty()):
             raise CommandError(
-                "Nothing was done: there is no terminal to ask for confirmation on. Give --no-input to go ahead "
-                "without, or --dry-run to count.",
+                "Nothing was done: there is no terminal to ask for confirmation on. Give --no-input to skip the "
+                "question, or --dry-run to count.",
                 returncode=USAGE,
             )
         outcome = Results()
@@ -188,14 +190,14 @@ class BulkCommand(OperationCommand):
         except (_Stopped, KeyboardInterrupt) as stopped:
             self.say(outcome.rows, format, dry_run=False)
             cut = isinstance(stopped, KeyboardInterrupt)
-            how = "Stopped in the middle of a batch, which may be done too" if cut else "Stopped between two batches"
-            lines = [*map(str, outcome.failures), f"{how}; what was left is as it was."]
+            how = "Stopped in the middle of a batch, which may have been done" if cut else "Stopped between two batches"
+            lines = [*map(str, outcome.failures), f"{how}; the items that are left are unchanged."]
             raise CommandError("\n".join(lines), returncode=INTERRUPTED) from None
 
 
 @contextmanager
 def _stop_on_ctrl_c() -> Iterator[threading.Event]:
-    """The first Ctrl-C is for the event, a second one does what the first would have done."""
+    """The first Ctrl-C sets the event; a second one has its usual effect."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop  # Python lets only the main thread set handlers

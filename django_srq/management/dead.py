@@ -1,4 +1,4 @@
-"""Which dead items a command means."""
+"""The arguments that choose dead items."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GROUPS_SHOWN = 10
 
 
 class Choice(TypedDict):
-    """As the arguments of ``requeue`` and ``purge``."""
+    """Keyword arguments of a queue's ``requeue`` and ``purge``."""
 
     error: str | None
     older_than: dt.timedelta
@@ -37,12 +37,12 @@ def add_arguments(parser: CommandParser) -> None:
         help="only items that died longer ago than this, such as 30m, 2h or 7d",
     )
     parser.add_argument(
-        "--limit", type=_number, metavar="N", help="at most so many items of each queue, the oldest deaths first"
+        "--limit", type=_number, metavar="N", help="at most N items of each queue, those that died first"
     )
 
 
 def count(queue: Queue, choice: Choice) -> tuple[int, list[str]]:
-    """How many there are, and lines for people that name their errors."""
+    """How many items were chosen, and lines for people with the number of each error."""
     groups = queue.count_dead(error=choice["error"], older_than=choice["older_than"])
     number = sum(groups.values())
     largest = sorted(groups.items(), key=lambda group: (-group[1], group[0]))
@@ -54,5 +54,5 @@ def count(queue: Queue, choice: Choice) -> tuple[int, list[str]]:
 
 def _number(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"a whole number above 0, not {text!r}")
+        raise argparse.ArgumentTypeError(f"must be a whole number above 0, not {text!r}")
     return int(text)

@@ -1,4 +1,4 @@
-"""How far a long operation is, for people."""
+"""The progress of a long operation, for people."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any
 from django.core.management.base import OutputWrapper
 
 EVERY = 5.0  # seconds between two lines
-BAR_FROM = 1000  # items; fewer are done before anybody could read it
+BAR_FROM = 1000  # items; fewer are done before anybody could read a bar
 
 
 class Progress:
-    """A bar on a terminal where tqdm is installed, else a line every 5 seconds; on stderr."""
+    """On stderr: a bar if that is a terminal and tqdm is installed, otherwise a line every 5 seconds."""
 
     def __init__(
         self, doing: str, total: int, stream: OutputWrapper, clock: Callable[[], float] = time.monotonic
@@ -36,7 +36,7 @@ class Progress:
             self.bar.close()
 
     def add(self, number: int) -> None:
-        """So many more are done."""
+        """number: how many more items are done."""
         self.done += number
         if self.bar is not None:
             self.bar.update(number)
@@ -46,7 +46,7 @@ class Progress:
 
 
 def _bar(doing: str, total: int) -> Any:
-    """None without tqdm. Imported here: it takes its time, and is optional."""
+    """A bar, or None without tqdm, which is imported here because it is optional and slow to import."""
     try:
         tqdm = import_module("tqdm")
     except ImportError:

@@ -1,6 +1,6 @@
 """What a command did, as a table for people or as JSON for programs.
 
-A row is a dict that begins with the queue's alias. In JSON moments are ISO 8601 in UTC, null is not known.
+A row is a dict that begins with the queue's alias. In JSON, times are ISO 8601 in UTC, and null means unknown.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Row = dict[str, Any]
 
 
 def lines(rows: Sequence[Row], format: str, **about: Any) -> list[str]:
-    """about: what is true of all rows; in JSON it stands before them."""
+    """about: what is true of all rows; JSON has it before them."""
     if format == "json":
         return [json.dumps({**about, "queues": rows}, indent=2, default=_iso)]
     if format == "jsonl":
@@ -28,7 +28,7 @@ def lines(rows: Sequence[Row], format: str, **about: Any) -> list[str]:
 
 
 def aligned(rows: Sequence[Sequence[str]], words: Container[int]) -> list[list[str]]:
-    """The cells padded to the width of their column: words to the left, numbers to the right."""
+    """Pad the cells to the width of their column: words (indexes of columns) to the left, numbers to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         [cell.ljust(width) if i in words else cell.rjust(width) for i, (cell, width) in enumerate(pairs)]

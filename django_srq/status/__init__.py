@@ -1,4 +1,4 @@
-"""Reading queues and judging them, without HTML: for the page, the JSON, the metrics and ``srq_status``."""
+"""Reads queues and judges them, without HTML: for the page, the JSON, the metrics and ``srq_status``."""
 
 from django_srq.status.reports import ConsumerInfo, QueueReport, ServerReport, Snapshot, queue_data
 from django_srq.status.snapshots import ALL_HOURS, MINUTES, SEEN, snapshot

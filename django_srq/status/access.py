@@ -20,9 +20,9 @@ CHANGES = ("requeue", "drop", "purge", "pause", "release", "put")
 
 
 def may(request: HttpRequest, action: str, alias: str | None = None) -> bool:
-    """Whether the user may do this to a queue (alias None: to any).
+    """Whether the user may take this action on a queue; alias None: on queues in general, without asking ``ALLOW``.
 
-    Whoever may do anything to a queue may look at it too: without ``view`` there is nothing.
+    Every action needs the permission ``view`` too.
     """
     admin = conf.load().admin
     user = request.user
@@ -35,7 +35,7 @@ def may(request: HttpRequest, action: str, alias: str | None = None) -> bool:
 
 
 def _says_yes(answer: Any) -> bool:
-    """Only True does: what is merely true may be anything, such as a coroutine that nobody awaited."""
+    """Only True allows. Another value that counts as true may be a mistake, such as a coroutine that nobody awaited."""
     if answer is not True and answer:
         drop(answer)
         _log_once(type(answer).__name__)
@@ -53,5 +53,5 @@ def rights(request: HttpRequest, alias: str) -> Mapping[str, bool]:
 
 
 def visible_queues(request: HttpRequest) -> list[str]:
-    """The aliases of the queues that the user may look at."""
+    """The aliases of the queues that the user may view."""
     return [alias for alias in conf.aliases() if may(request, "view", alias)]

@@ -1,6 +1,6 @@
-"""Reads what the pages of one queue show: pages of items, groups of dead ones, single items. Changes nothing.
+"""Reads what the pages of one queue show: pages of items, groups of dead items, single items. Changes nothing.
 
-Each question is one round trip within the view's time limit; whatever goes wrong is an ``SRQError``.
+Each read is one round trip within the view's time limit, and fails with an ``SRQError`` only.
 """
 
 from __future__ import annotations
@@ -22,15 +22,19 @@ from django_srq.status.redaction import payload_shown, redacted_text
 T = TypeVar("T")
 
 PAGE = 50  # items
-LOOK = 1000  # uids that a search looks at in one go
-LARGEST_IN_LIST, LARGEST = 16 * 1024, 64 * 1024  # bytes of a payload
+LOOK = 1000  # uids that a search looks at in one request
+LARGEST_IN_LIST, LARGEST = 16 * 1024, 64 * 1024  # bytes of a payload that is read: in a list, and alone
 NEWEST_FIRST = {"dead"}
 
 
 def page_of(
     config: QueueConfig, state: str, *, anchor: str = "0", group: str = "", text: str = "", payloads: bool = False
 ) -> ItemPage:
-    """A page of the items of a state, payloads: with these; with a text those that show it."""
+    """A page of the items of a state.
+
+    anchor: where it begins. group: only dead items of this group. text: only items that show this text. payloads:
+    whether payloads are read, and searched.
+    """
     call = operations.list_items(
         Keys(config.prefix),
         state,
@@ -46,7 +50,7 @@ def page_of(
 
 
 def _found(config: QueueConfig, listing: ItemPage, state: str, text: str, *, payloads: bool) -> ItemPage:
-    """Those that show the text, at most a page: how far it goes depends on nothing else."""
+    """Keep the items that show the text, at most a page. Where it stops depends on nothing that is hidden."""
     fitting = (one for one in listing.items if matches(config, one, text, payloads=payloads))
     items = list(islice(fitting, PAGE))
     if len(items) < PAGE or items[-1] is listing.items[-1]:
@@ -67,7 +71,7 @@ def item_of(config: QueueConfig, uid: str) -> ItemView | None:
 
 @dataclass
 class _Search:
-    """For an item, in the queues of one server."""
+    """A search for an item in the queues of one server, as ``read_all`` carries it out."""
 
     uid: str
     configs: Sequence[QueueConfig]
@@ -87,7 +91,7 @@ class _Search:
 
 
 def places_of(uid: str, aliases: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The queues that have an item of this uid, and those that could not be asked."""
+    """The aliases of the queues that have an item with this uid, and of those that could not be read."""
     loaded = conf.load()
     searches = [_Search(uid, configs) for configs in by_server(loaded, aliases).values()]
     read_all(searches, loaded.admin.timeout)
@@ -97,7 +101,7 @@ def places_of(uid: str, aliases: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def matches(config: QueueConfig, one: ItemView, text: str, *, payloads: bool) -> bool:
-    """Whether the text is in what may be shown of an item: nobody finds out by searching what is hidden from them."""
+    """Whether the text is in the uid, error or payload as they are shown: a search finds nothing that is hidden."""
     if text in one.uid or text in _words_of(one.delivery.error):
         return True
     return payloads and _without_blanks(text) in _without_blanks(payload_shown(config, one.payload, one.size).text)

@@ -1,4 +1,4 @@
-"""The views for machines: ``include("django_srq.urls")``. For staff who may look at queues, or with a bearer token."""
+"""The views for machines: ``include("django_srq.urls")``. They need a bearer token, or staff who may view queues."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _guarded(view: View) -> View:
             return HttpResponseNotAllowed(["GET", "HEAD"])
         try:
             return view(request)
-        except ConfigurationError as wrong:  # of ALLOW, so that nobody knows who may
+        except ConfigurationError as wrong:  # ALLOW cannot be loaded, so no permission is known
             return JsonResponse({"level": "error", "sentence": str(wrong)}, status=503)
 
     return guarded
@@ -48,14 +48,14 @@ def _snapshot(request: HttpRequest, minutes: int = status.MINUTES) -> Snapshot:
 
 @_guarded
 def status_json(request: HttpRequest) -> HttpResponse:
-    """All that is known, as ``status/snapshots.py`` describes it; 503 when a server cannot be reached."""
+    """The whole snapshot, as ``status/snapshots.py`` describes it; 503 when a server cannot be reached."""
     snapshot = _snapshot(request)
     return JsonResponse(snapshot.to_dict(), status=503 if snapshot.unreachable else 200)
 
 
 @_guarded
 def health(request: HttpRequest) -> HttpResponse:
-    """Whether all is well, a warning or two aside; 503 when not."""
+    """The verdict: 200 unless its level is error; warnings do not count. Otherwise 503."""
     snapshot = _snapshot(request, minutes=0)
     said = {"level": snapshot.level, "sentence": snapshot.sentence}
     return JsonResponse(said, status=503 if snapshot.level == "error" else 200)
@@ -63,11 +63,11 @@ def health(request: HttpRequest) -> HttpResponse:
 
 @_guarded
 def live(request: HttpRequest) -> HttpResponse:
-    """That this process answers; asks no server."""
+    """200 as long as this process answers; asks no server."""
     return HttpResponse("ok\n", content_type="text/plain; charset=utf-8")
 
 
 @_guarded
 def metrics(request: HttpRequest) -> HttpResponse:
-    """For Prometheus, from counters that lie in the queues: any process may be asked."""
+    """Metrics for Prometheus. The counters are stored in the queues, so that any process may be scraped."""
     return HttpResponse("\n".join([*lines(_snapshot(request, minutes=0)), ""]), content_type=TEXT)

@@ -8,25 +8,25 @@ from collections.abc import Callable, Iterator
 from django_srq.status.reports import QueueReport, Snapshot
 from django_srq.status.series import BUCKETS, bucket_limit
 
-TEXT = "text/plain; version=0.0.4; charset=utf-8"  # of Prometheus
-# What is true now, and how it is read of a queue.
+TEXT = "text/plain; version=0.0.4; charset=utf-8"  # content type of Prometheus
+# Help text, and how the value is read from the report of a queue.
 GAUGES: dict[str, tuple[str, Callable[[QueueReport], float | None]]] = {
     "srq_ready": ("Items that wait to be taken.", lambda queue: queue.ready),
-    "srq_in_flight": ("Items that a consumer has in hand.", lambda queue: queue.in_flight),
+    "srq_in_flight": ("Items delivered and not settled yet.", lambda queue: queue.in_flight),
     "srq_delayed": ("Items that are not due yet.", lambda queue: queue.delayed),
-    "srq_dead": ("Items that were set aside.", lambda queue: queue.dead),
+    "srq_dead": ("Items set aside after too many deliveries or crashes.", lambda queue: queue.dead),
     "srq_oldest_age_seconds": ("Age of the oldest ready item.", lambda queue: queue.oldest_wait or 0),
     "srq_consumers": ("Live consumers.", lambda queue: queue.consumers),
-    "srq_paused": ("1 while the queue is paused.", lambda queue: int(queue.paused is not None)),
+    "srq_paused": ("1 while the queue is paused, else 0.", lambda queue: int(queue.paused is not None)),
 }
 COUNTERS = {
     "put": "Items put.",
     "delivered": "Deliveries.",
     "acked": "Items acked.",
     "failed": "Deliveries that failed.",
-    "recovered": "Deliveries that were taken back: their consumer died, or their leases ended.",
+    "recovered": "Deliveries recovered because their consumer died or their lease ended.",
     "crashed": "Deliveries that ended with the consumer's death.",
-    "dead": "Items set aside.",
+    "dead": "Items set aside as dead.",
     "requeued": "Dead items made ready again.",
     "released": "Deliveries given back unstarted.",
     "dropped": "Items deleted one by one.",
@@ -40,7 +40,7 @@ HISTOGRAMS = {
 
 def lines(snapshot: Snapshot) -> Iterator[str]:
     read = [queue for queue in snapshot.queues if queue.ready is not None]
-    yield from _family("srq_up", "gauge", "1 when the queue could be read.")
+    yield from _family("srq_up", "gauge", "1 if the queue could be read, else 0.")
     yield from (f"srq_up{_label(queue)} {int(queue.ready is not None)}" for queue in snapshot.queues)
     for name, (text, value) in GAUGES.items():
         yield from _family(name, "gauge", text)
@@ -60,7 +60,7 @@ def _family(name: str, kind: str, text: str) -> Iterator[str]:
 
 
 def _histogram(name: str, kind: str, queue: QueueReport) -> Iterator[str]:
-    """Buckets and count; no sum, which nobody keeps."""
+    """Buckets and count. There is no sum, because the queue keeps none."""
     below = 0
     for e in range(BUCKETS - 1):
         below += queue.buckets.get(f"{kind}{e}", 0)

@@ -1,4 +1,4 @@
-"""Reads servers side by side, within a time limit."""
+"""Reads several servers at the same time, within one time limit."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from django_srq.transport.clients import masked
 
 logger = logging.getLogger("django_srq.status")
 
-BLIND = 3600.0  # seconds for which it is said that scripts may not ask for the run of the server
-GRACE = 0.05  # seconds that a reading may take beyond its time limit before it is given up
-# Since when this process has known a server to be down; forgotten when it answers.
+BLIND = 3600.0  # seconds for which a refused INFO of a script is reported
+GRACE = 0.05  # seconds beyond its time limit after which a reading is given up
+# When this process first found each server down; deleted when the server answers.
 _down_since: dict[Target, dt.datetime] = {}
 
 
 class ServerReading:
-    """What one server says of itself and of its queues; filled in by ``read`` and ``conclude``."""
+    """The reading of one server and its queues: ``read`` gets the replies, ``conclude`` makes report and findings."""
 
     def __init__(self, target: Target, configs: Sequence[QueueConfig], minutes: int, hours: int) -> None:
         self.target, self.configs = target, configs
@@ -44,7 +44,7 @@ class ServerReading:
         self.report = ServerReport(self.address)
 
     def read(self, timeout: float) -> None:
-        """One round trip; whatever goes wrong becomes the outcome."""
+        """Read everything in one round trip. An error becomes the outcome."""
         started = monotonic()
         try:
             link = link_to(self.configs[0])
@@ -63,7 +63,7 @@ class ServerReading:
         return operations.counts(Keys(config.prefix), minutes=self.minutes, hours=self.hours)
 
     def conclude(self, timeout: float) -> None:
-        outcome = self.outcome  # read may still be under way
+        outcome = self.outcome  # once: read may still be under way, and set it
         if outcome is None:
             outcome = TimeoutError(_("no answer within %s s") % localize(timeout))
         if isinstance(outcome, Exception):
@@ -87,13 +87,13 @@ class ServerReading:
 
 
 def is_blind(counts: Counts | Exception | None) -> bool:
-    """Whether a script was refused, not long ago, to learn the run of the server."""
+    """Whether the server refused INFO to a script in the last BLIND seconds."""
     since = seconds_since(counts, counts.meta.get("no_run")) if isinstance(counts, Counts) else None
     return since is not None and since < BLIND
 
 
 def by_server(loaded: Configuration, aliases: Iterable[str]) -> dict[Target, list[QueueConfig]]:
-    """The queues that can be read, by server; a queue's own time limit does not make it another one."""
+    """The queues with valid settings, by server. Queues that differ only in their time limit have the same server."""
     found: dict[Target, list[QueueConfig]] = {}
     for alias in aliases:
         if not loaded.general and not loaded.of_queue[alias]:
@@ -103,17 +103,17 @@ def by_server(loaded: Configuration, aliases: Iterable[str]) -> dict[Target, lis
 
 
 class Reading(Protocol):
-    """What is asked of one server."""
+    """A reading of one server, as ``read_all`` carries it out."""
 
     def read(self, timeout: float) -> None:
-        """Ask, in a thread of its own; raises nothing."""
+        """Ask the server. Runs in a thread of its own, and raises nothing."""
 
     def conclude(self, timeout: float) -> None:
-        """Make what there is of it, when the time is over; ``read`` may still be under way."""
+        """Evaluate the replies so far. ``read`` may still be under way when the time is over."""
 
 
 def read_all(readings: Sequence[Reading], timeout: float) -> None:
-    # Threads, so that several dead servers, and a name server that does not answer, cost the time of one.
+    # Threads, so that several dead servers, or a name server that does not answer, cost the time of one.
     threads = [threading.Thread(target=one.read, args=[timeout], name="srq-status", daemon=True) for one in readings]
     deadline = monotonic() + timeout + GRACE
     for thread in threads:
@@ -124,7 +124,7 @@ def read_all(readings: Sequence[Reading], timeout: float) -> None:
 
 
 def server_report(address: str, info: Mapping[str, str], latency: float) -> ServerReport:
-    # Valkey says redis_version too, the one that it is compatible with.
+    # Valkey has redis_version too: the version of Redis that it is compatible with.
     kind = info.get("server_name") or ("redis" if "redis_version" in info else "")
     return ServerReport(
         address,
@@ -137,7 +137,7 @@ def server_report(address: str, info: Mapping[str, str], latency: float) -> Serv
 
 
 def seconds_since(counts: Counts, milliseconds: Any) -> float | None:
-    """Seconds since then, both by the server's clock; None when it is no number."""
+    """Seconds since a time (ms), both by the server's clock; None when that is no number."""
     try:
         return counts.at.timestamp() - float(milliseconds) / 1000
     except (TypeError, ValueError, OverflowError):

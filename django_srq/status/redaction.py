@@ -1,7 +1,7 @@
-"""What people get to see of payloads, headers and errors: text, with what is secret taken out.
+"""Makes text of payloads, headers and errors for people, without the secrets in them.
 
-A value is secret by the name of its key (``SRQ_ADMIN["REDACT"]``, as part of the name, in any case), or because the
-project's own ``SRQ_ADMIN["REDACTOR"]`` takes it out.
+A value is secret if the name of its key contains a word of ``SRQ_ADMIN["REDACT"]``, in upper or lower case, or if the
+project's own ``SRQ_ADMIN["REDACTOR"]`` removes it.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from django_srq.runtime.completion import completed
 logger = logging.getLogger("django_srq.status")
 
 MASK = "[…]"
-HEX_MOST = 1024  # bytes of what is no text
-WIDTH = 16  # bytes in a line of them
-# Nothing is tried twice (++, *+): the time is that of reading the text, whatever is in it.
+HEX_MOST = 1024  # bytes that are shown of data that are not text
+WIDTH = 16  # bytes in a line of a hex dump
+# Possessive (++, *+), so that nothing is tried twice: the time is proportional to the length of any text.
 _NAMED = re.compile(r"""(?<![\w-])([\w-]++)\\*+["']?+\s*+[:=]\s*+""")
-# In quotes, which within others are escaped: it ends with the same quote behind as many backslashes.
+# A string in quotes. Within another string its quotes are escaped: it ends at the same quote after as many backslashes.
 _QUOTED = re.compile(r"""b?(\\*+)(["'])(?:(?!(?<!\\)\1\2)[^\n])*+(?:\1\2)?+""")
 _BRACKET = re.compile(rf"{_QUOTED.pattern}|[\[\](){{}}]")
 _WORD = re.compile(r"""[^\s,;&)\]}]++""")
@@ -43,7 +43,7 @@ class Shown:
     """A payload as text."""
 
     text: str
-    note: str = ""  # what has to be said about it
+    note: str = ""  # a remark, shown with the text or in its place
 
     def cut(self, characters: int) -> str:
         line = " ".join(self.text.split()).replace("{ ", "{").replace(" }", "}") or self.note
@@ -51,7 +51,7 @@ class Shown:
 
 
 def redacted(value: Any) -> Any:
-    """The same with the values of secret keys masked, however deep, and what texts say; plain data only."""
+    """The same data with the values of secret keys masked, at any depth, and with texts redacted; plain data only."""
     if isinstance(value, Mapping):
         return {key: MASK if _is_secret(key) else redacted(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
@@ -60,7 +60,7 @@ def redacted(value: Any) -> Any:
 
 
 def redacted_text(text: str) -> str:
-    """Text that is no data, with what follows a secret name masked, and passwords in URLs.
+    """Mask in any text the values that follow a secret name, and passwords in URLs.
 
     As in ``password=…``, ``"token": "…"``, ``'secrets': […]``, ``redis://user:…@host``.
     """
@@ -87,7 +87,7 @@ def _end_of_value(text: str, start: int) -> int:
 
 
 def _end_of_bracket(text: str, start: int) -> int:
-    """Behind the one that closes it; all of a text that is cut off before."""
+    """The position after the closing bracket; the end of the text if that is cut off before it."""
     depth = 0
     for part in _BRACKET.finditer(text, start):
         depth += (part[0] in "[({") - (part[0] in "])}")
@@ -97,7 +97,7 @@ def _end_of_bracket(text: str, start: int) -> int:
 
 
 def _without_password(url: re.Match[str]) -> str:
-    # By hand: a password may have an unquoted / or @ in it.
+    # Not by urlsplit: a password may contain an unquoted / or @.
     account, at, place = url[0].rpartition("@")
     user, colon, _password = account.partition(":")
     return f"{user}:{MASK}@{place}" if at and colon and "/" not in user else url[0]
@@ -108,31 +108,31 @@ def _is_header(name: str) -> bool:
 
 
 def payload_shown(config: QueueConfig, data: bytes, size: int) -> Shown:
-    """size: that of the whole payload; of a larger one the beginning, or nothing, is there."""
+    """size: bytes of the whole payload. data is shorter if that is too large: its beginning, or nothing."""
     if config.serializer == "pickle":
-        return Shown("", _("A pickle is not opened here."))  # unpickling runs what it says
+        return Shown("", _("Pickled payloads are not displayed, because unpickling can run code."))
     if len(data) < size:
-        note = _("Too large to be shown.")
+        note = _("Too large to display.")
         return Shown(_as_text(data), note) if data and config.serializer == "raw" else Shown("", note)
     try:
         payload = _decoded(config, data)
     except (PayloadError, ValueError, TypeError, RecursionError) as error:
         if isinstance(error.__cause__ or error, RecursionError):
             return _not_laid_out(data)
-        note = "" if config.serializer == "raw" else _("It cannot be decoded: these are its bytes.")
+        note = "" if config.serializer == "raw" else _("It cannot be decoded. These are its bytes:")
         return Shown(_as_text(data), note)
     return _data_shown(config.alias, payload, data)
 
 
 def _data_shown(alias: str, payload: Any, data: bytes) -> Shown:
-    """Nothing of it where the project's redactor fails: only that knows what else is secret."""
+    """Show nothing where the project's redactor fails: only the redactor knows what else is secret."""
     admin = conf.load().admin
     try:
         redactor = admin.load_redactor()
         payload = completed(redactor(alias, payload), _refuse) if redactor else payload
     except Exception as error:
         _log_once(admin.redactor, type(error).__name__)
-        return Shown("", _("The redactor failed."))
+        return Shown("", _("It is not displayed, because the redactor failed."))
     try:
         return Shown(_as_json(payload))
     except (ValueError, TypeError, RecursionError):
@@ -144,14 +144,14 @@ def _refuse(coroutine: Coroutine[Any, Any, Any]) -> Any:
 
 
 def _not_laid_out(data: bytes) -> Shown:
-    # The bytes are not what a redactor has left.
+    # A redactor removes secrets from the decoded payload, and they are still in the bytes.
     text = "" if conf.load().admin.redactor else _as_text(data)
-    return Shown(text, _("It cannot be laid out, maybe it is nested too deeply."))
+    return Shown(text, _("It cannot be displayed. It may be nested too deeply."))
 
 
 @cache
 def _log_once(redactor: str | None, error: str) -> None:
-    # Without what the error says, which may quote the payload.
+    # Without the message of the error, which may quote the payload.
     logger.error("redactor failed, payloads are not shown redactor=%s error=%s", redactor, error)
 
 
@@ -175,7 +175,7 @@ def _as_text(data: bytes) -> str:
 
 
 def hex_dump(data: bytes) -> str:
-    """The bytes as numbers and, where they have one, as characters."""
+    """The bytes as hexadecimal numbers, and as characters where they are printable."""
     lines = []
     for start in range(0, len(data), WIDTH):
         part = data[start : start + WIDTH]

@@ -1,4 +1,4 @@
-"""What a snapshot consists of: plain data, and how it becomes JSON."""
+"""The parts of a snapshot: plain data, and their JSON."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from django_srq.status import verdicts
 from django_srq.status.series import Series
 from django_srq.status.verdicts import Finding, Pause
 
-NOTABLY = 1.1  # times as many put as acked: the queue grows
+NOTABLY = 1.1  # a queue grows if this many times as many items are put as acked
 
 
 @dataclass(frozen=True)
 class ConsumerInfo:
-    """A consumer as it described itself to a queue; what an older or newer version does not tell is empty."""
+    """A consumer, as it describes itself to a queue. Another version may not tell all of it."""
 
     id: str
-    seen: float | None  # seconds since it was last heard of
+    seen: float | None  # seconds since it was last seen
     live: bool
     about: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class QueueReport:
-    """One queue; the numbers are None where it could not be read."""
+    """One queue. The numbers are None if it could not be read."""
 
     alias: str
-    server: str  # its address without user and password; empty where the settings are wrong
-    state: str = "ok"  # the kind of its worst finding, its server's errors included
+    server: str  # its address without user and password; empty if the settings are wrong
+    state: str = "ok"  # the kind of its worst finding, errors of its server included
     ready: int | None = None
     in_flight: int | None = None
     delayed: int | None = None
@@ -45,7 +45,7 @@ class QueueReport:
     totals: Mapping[str, int] = field(default_factory=dict)  # monotonic counters
     buckets: Mapping[str, int] = field(default_factory=dict)  # of the histograms, see series.py
     series: Series = field(default_factory=Series)
-    attendants: Sequence[ConsumerInfo] = ()  # the live ones and those not heard of for a while
+    attendants: Sequence[ConsumerInfo] = ()  # the live ones, and those that were not seen for a while
 
     @property
     def level(self) -> str:
@@ -66,7 +66,7 @@ class QueueReport:
 
     @property
     def outlook(self) -> str:
-        """What becomes of the ready items at these rates: a time to empty, or "growing"; in the active language."""
+        """Where these rates lead: the time until the queue is empty, "growing", or ""; in the active language."""
         put, acked = self.rates
         if not self.ready or (put == 0 and acked == 0):
             return ""
@@ -77,7 +77,7 @@ class QueueReport:
 
 @dataclass(frozen=True)
 class ServerReport:
-    """One server; what INFO tells is empty or None where it did not answer, or does not tell us."""
+    """One server. The fields from INFO are empty or None if it did not answer, or refuses INFO."""
 
     address: str
     down_since: dt.datetime | None = None  # as far as this process knows
@@ -101,13 +101,13 @@ class Snapshot:
 
     @property
     def level(self) -> str:
-        """That of the worst finding; with mere notes all is well."""
+        """The level of the worst finding, but "ok" if there are only notes."""
         worst = self.findings[0].level if self.findings else "ok"
         return "ok" if worst == "note" else worst
 
     @property
     def unreachable(self) -> list[str]:
-        """The servers that could not be reached, and the queues that their server refuses to us."""
+        """The servers that could not be reached, and the queues that their server does not let us read."""
         return [one.server or one.queue or "" for one in self.findings if one.kind in verdicts.UNREACHABLE]
 
     @property
@@ -124,13 +124,13 @@ class Snapshot:
     @property
     def all_well(self) -> str:
         if not self.queues:
-            return _("No queue is configured: add one to SRQ_QUEUES.")
+            return _("No queue is configured. Add one to SRQ_QUEUES.")
         if len(self.queues) == 1:
-            return _("The queue %s is well.") % verdicts.readable(self.queues[0].alias)
-        return _("All %s queues are well.") % localize(len(self.queues))
+            return _("The queue %s is healthy.") % verdicts.readable(self.queues[0].alias)
+        return _("All %s queues are healthy.") % localize(len(self.queues))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON, as the module's docstring describes them."""
+        """Plain data for JSON, as the docstring of ``snapshots.py`` describes them."""
         return {
             "at": _iso(self.at),
             "level": self.level,
@@ -142,7 +142,7 @@ class Snapshot:
 
 
 def queue_data(queue: QueueReport) -> dict[str, Any]:
-    """One queue as ``to_dict`` has it."""
+    """One queue, as in ``to_dict``."""
     pause = queue.paused
     return {
         "queue": queue.alias,

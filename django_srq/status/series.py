@@ -1,4 +1,4 @@
-"""The time series of a queue, as they lie in its stats (see lua/shared/series.lua), made into periods. Does no I/O."""
+"""Makes periods of a queue's time series, which are stored in its stats (see lua/shared/series.lua). Does no I/O."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COUNTERS = ("put", "acked", "failed", "recovered", "dead")
 TIMES = ("wait", "run")
 BUCKETS = 32
 SHARES = (0.5, 0.95)
-RECENT = 5  # closed minutes over which a rate is taken, and the running one
+RECENT = 5  # closed minutes over which a rate is taken, besides the running one
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,13 @@ class Period:
     dead: int = 0
     wait_p50: float | None = None  # seconds until the first delivery
     wait_p95: float | None = None
-    run_p50: float | None = None  # seconds in hand until acked
+    run_p50: float | None = None  # seconds from the delivery to the ack
     run_p95: float | None = None
 
 
 @dataclass(frozen=True)
 class Series:
-    minutes: Sequence[Period] = field(default_factory=list)  # without gaps, oldest first; the last one is running
+    minutes: Sequence[Period] = field(default_factory=list)  # without gaps, oldest first; the last one is still running
     hours: Sequence[Period] = field(default_factory=list)
     elapsed: float = 0.0  # seconds of the running minute
 
@@ -48,7 +48,7 @@ class Series:
 
 
 def series_of(counts: Counts, *, minutes: int, hours: int) -> Series:
-    """So many of the last minutes and hours, as far as the counts brought them along."""
+    """The last minutes and hours, so many of each, as far as they were read with the counts."""
     return Series(
         _periods(counts, counts.minutes, MINUTE, minutes) if minutes else [],
         _periods(counts, counts.hours, HOUR, hours) if hours else [],
@@ -57,7 +57,7 @@ def series_of(counts: Counts, *, minutes: int, hours: int) -> Series:
 
 
 def bucket_limit(e: int) -> float:
-    """The time (seconds) that the items of a bucket stayed below."""
+    """The upper limit of a bucket's times (seconds)."""
     return 2.0**e / 1000
 
 
@@ -81,7 +81,7 @@ def _stored(entry: str, length: int) -> tuple[int, Period]:
 
 
 def _running(entry: str, counts: Counts, length: int) -> tuple[int, Period]:
-    """The period that no later count has closed yet: how much the counters grew since it began."""
+    """The running period: how much the counters have grown since it began."""
     number, *before = map(int, entry.split(" "))
     began, buckets = before[: len(COUNTERS)], before[len(COUNTERS) :]
     acked = began[1] + sum(buckets[BUCKETS:])
@@ -102,7 +102,7 @@ def _grown(buckets: Mapping[str, int], kind: str, before: Iterable[int]) -> list
 
 
 def quantile(buckets: Sequence[int], share: float) -> float | None:
-    """The time (seconds) that a share of the items stayed below; None without any. The same as in series.lua."""
+    """The time (seconds) within which a share of the items stayed; None without items. series.lua computes the same."""
     rank = share * sum(buckets)
     for e, n in enumerate(buckets):
         if n and rank <= n:

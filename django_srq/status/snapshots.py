@@ -1,16 +1,16 @@
 """One snapshot of all queues and their servers: what the page, the JSON and ``srq_status`` show.
 
-Each server is read in one round trip, all of them side by side. Nothing is written to Redis, and nothing is raised: a
-server that does not answer and a queue that is misconfigured are findings.
+Each server is read in one round trip, all of them at the same time. Nothing is written to Redis, and nothing is raised:
+a server that does not answer and a queue that is misconfigured are findings.
 
-``Snapshot.to_dict()`` is stable. Moments are ISO 8601 in UTC, durations seconds, sizes bytes; null is not known.
+``Snapshot.to_dict()`` is stable. Moments are ISO 8601 in UTC, durations seconds, sizes bytes; null means unknown.
 
 =========  ============================================================================================================
 at         when it was read, by this process's clock
 level      ``error``, ``warning`` or ``ok``: that of the worst finding
 sentence   the verdict over all, in the active language
 findings   the worst first: ``kind`` (of ``verdicts.LEVELS``), ``level`` (also ``note``), ``queue`` or ``server`` it
-           is about (else null), ``text`` and ``advice`` in the active language, ``command`` that the advice means
+           is about (else null), ``text`` and ``advice`` in the active language, ``command`` to follow the advice
 queues     in the order of the settings: ``queue``, ``server``, ``state`` (kind of its worst finding, or ``ok``),
            ``level``, ``ready``, ``in_flight``, ``delayed``, ``dead``, ``oldest_wait``, ``consumers`` (live ones),
            ``paused`` (null, or ``by``, ``reason``, ``since``, ``until``), ``totals`` (counter to number),
@@ -35,7 +35,7 @@ from django_srq.status.reports import ConsumerInfo, QueueReport, Snapshot
 from django_srq.status.series import series_of
 from django_srq.status.verdicts import Attendance, Finding
 
-SEEN = 15.0  # seconds for which a consumer counts as live after it was seen, or three leases if that is longer
+SEEN = 15.0  # seconds for which a consumer is live after it was last seen; or three leases, if that is longer
 MINUTES = 60  # of the time series that come with a snapshot
 ALL_HOURS = 14 * 24
 
@@ -106,7 +106,7 @@ def _report(
 
 
 def _consumers(config: QueueConfig, counts: Counts, youngest: Mapping[str, float]) -> list[ConsumerInfo]:
-    """Those that are known of the queue, the one heard of last first."""
+    """The consumers that the queue knows, the one seen last first."""
     limit = max(3 * config.lease, SEEN)
     found = [
         ConsumerInfo(name, seen, seen is not None and seen <= limit, about if isinstance(about, Mapping) else {})
@@ -118,7 +118,7 @@ def _consumers(config: QueueConfig, counts: Counts, youngest: Mapping[str, float
 
 def _attendance(counts: Counts, consumers: Sequence[ConsumerInfo]) -> Attendance:
     heard = [one for one in consumers if one.seen is not None]
-    # The housekeeping that goes with claims leaves its time, at most once a second.
+    # Claims do the housekeeping and write down its time, at most once a second.
     claimed = seconds_since(counts, counts.meta.get("kept"))
     silences = [one.seen for one in heard if one.seen is not None]
     return Attendance(
@@ -133,7 +133,7 @@ def _place(about: object) -> str:
 
 
 def _youngest(readings: Iterable[ServerReading]) -> dict[str, float]:
-    """The seconds since each consumer was seen by any queue: while busy it reports to the queue of its item only."""
+    """Seconds since each consumer was seen by any queue: while busy, it reports only to the queue of its item."""
     ages: dict[str, float] = {}
     for counts in (counts for reading in readings for counts in reading.counts if isinstance(counts, Counts)):
         for consumer, about in counts.consumers.items():

@@ -1,6 +1,7 @@
-"""What is wrong, in words: findings about queues and servers, from what was read of them. Does no I/O.
+"""Judges the numbers that were read of queues and servers: findings, in words. Does no I/O.
 
-A finding says what, since when, what that means and what to do, in the active language. Its kind is a stable word.
+A finding says, in the active language, what is wrong, since when, what that means and what to do. Its kind is a word
+that never changes.
 """
 
 from __future__ import annotations
@@ -33,22 +34,22 @@ LEVELS = {
     "refused": "error",  # it refuses the user, the password, or what this user does
     "loading": "error",  # it is still loading its data
     "misconfigured": "error",  # the settings are wrong
-    "layout": "error",  # the keys are somebody else's, or of a newer version of this package
+    "layout": "error",  # the keys are of another program, or of a newer version of this package
     "read_only": "error",  # the server is a replica
     "out_of_memory": "error",  # it is full and refuses puts
     "disk": "error",  # it cannot write its data to disk
-    "stuck": "error",  # there is something to do, and nobody does it
+    "stuck": "error",  # items are ready or due, and no consumer is live
     "paused": "warning",
     "late": "warning",  # the oldest ready item waits for longer than MAX_AGE
-    "abandoned": "warning",  # leases ended that are never recovered automatically
+    "abandoned": "warning",  # leases have ended, and AUTOCLEAN_INTERVAL is None
     "failing": "warning",  # there are dead items
     "memory": "warning",  # the server's memory is nearly full
-    "eviction": "warning",  # it may drop items to make room
-    "no_info": "warning",  # it does not tell us how it is
-    "no_run": "warning",  # scripts are not told whether it was started anew
-    "recovered": "note",  # items came back after their consumer died or forgot them
-    "unsaved": "note",  # it keeps nothing on disk
-    "no_aof": "note",  # it keeps no append-only file
+    "eviction": "warning",  # it may evict items to free memory
+    "no_info": "warning",  # it refuses INFO to us
+    "no_run": "warning",  # it refuses INFO to scripts, which cannot tell whether it was restarted
+    "recovered": "note",  # items came back after their consumer died or lost them
+    "unsaved": "note",  # it has saved nothing to disk for long
+    "no_aof": "note",  # it has no append-only file
 }
 UNREACHABLE = frozenset({"down", "refused", "loading"})
 SEVERITY = {kind: place for place, kind in enumerate(LEVELS)}  # 0: the worst
@@ -72,8 +73,8 @@ STATES = {
 
 SILENCE = 30.0  # seconds without a claim, after which a queue without a live consumer is stuck
 NEARLY_FULL = 0.9  # of maxmemory
-UNSAVED = 2 * 3600.0  # seconds without a save while data change; what saves at all mostly does within an hour
-LONGEST_TEXT = 200  # characters of what other people wrote
+UNSAVED = 2 * 3600.0  # seconds without a save while data change; a server that saves usually does within an hour
+LONGEST_TEXT = 200  # characters that are shown of text from elsewhere
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class Finding:
     kind: str
     text: str
     advice: str = ""
-    command: str = ""  # what the advice means, for the shell or a Python prompt
+    command: str = ""  # to follow the advice, in a shell or at a Python prompt
     queue: str | None = None
     server: str | None = None
 
@@ -103,11 +104,11 @@ class Pause:
 
 @dataclass(frozen=True)
 class Attendance:
-    """Who serves a queue."""
+    """The consumers of a queue."""
 
-    live: int  # consumers
-    silence: float | None  # seconds since anybody was last heard of; None: nobody ever was
-    last: str = ""  # where the last one ran, if it never signed off
+    live: int  # how many are live
+    silence: float | None  # seconds since any of them was last seen; None: never
+    last: str = ""  # where the one that was seen last ran, if it did not sign off
 
     @property
     def missing(self) -> bool:
@@ -123,7 +124,7 @@ def span(seconds: float) -> str:
 
 
 def readable(text: object) -> str:
-    """What somebody else wrote, fit for a terminal too: on one line, without control characters, not too long."""
+    """Text from elsewhere, safe to show even on a terminal: one line, no control characters, not too long."""
     line = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in str(text))
     return line if len(line) <= LONGEST_TEXT else line[: LONGEST_TEXT - 1] + "…"
 
@@ -132,7 +133,7 @@ def readable(text: object) -> str:
 
 
 def unreachable(server: str, aliases: Sequence[str], error: Exception, seconds: float) -> Finding:
-    """seconds: for how long it has been known."""
+    """seconds: for how long this process has known it."""
     names = ", ".join(map(readable, aliases))
     if isinstance(error, ConfigurationError):
         return Finding("misconfigured", f"{names}: {readable(error)}", server=server)
@@ -145,21 +146,21 @@ def unreachable(server: str, aliases: Sequence[str], error: Exception, seconds: 
     )
     ago = _("%s ago") % span(seconds) if seconds >= 1 else _("just now")
     concerned = ngettext("Queue: %s.", "Queues: %s.", len(aliases)) % names
-    meanwhile = _("Consumers wait and go on by themselves when it is back; until then a put raises QueueUnavailable.")
+    meanwhile = _("Consumers wait, and continue when the server is back. Until then, put() raises QueueUnavailable.")
     text = say % {"server": server, "ago": ago, "cause": readable(explain(cause))}
     return Finding(kind, f"{text} {concerned} {meanwhile}", server=server)
 
 
 def of_server(server: str, info: Mapping[str, str], at: dt.datetime) -> Iterator[Finding]:
-    """info: what INFO tells; at: the server's time."""
-    puts_fail = _("Until that changes, a put raises QueueUnavailable.")
+    """info: the reply of INFO; at: the server's time."""
+    puts_fail = _("Until that changes, put() raises QueueUnavailable.")
     if info.get("role") == "slave" and info.get("slave_read_only", "1") == "1":
-        text = _("The server %s is a read-only replica: nothing can be put or taken.") % server
+        text = _("The server %s is a read-only replica: items can be neither put nor taken.") % server
         yield Finding("read_only", f"{text} {puts_fail}", server=server)
     yield from _of_memory(server, info, puts_fail)
     if info.get("rdb_last_bgsave_status") == "err" or info.get("aof_last_write_status") == "err":
-        text = _("The server %s cannot write its data to disk, and may refuse to change them.") % server
-        yield Finding("disk", text, _("Look at its log and its disk."), server=server)
+        text = _("The server %s cannot write its data to disk, and may refuse changes.") % server
+        yield Finding("disk", text, _("Check its log and its disk."), server=server)
     if keeps_no_file(info):
         yield _of_no_file(server, info, at)
 
@@ -168,32 +169,33 @@ def _of_no_file(server: str, info: Mapping[str, str], at: dt.datetime) -> Findin
     unsaved = at.timestamp() - _number(info, "rdb_last_save_time", at.timestamp())
     words = {"server": server, "span": span(max(0, unsaved))}
     if _number(info, "rdb_changes_since_last_save") and unsaved > UNSAVED:
-        text = _("The server %(server)s has saved nothing for %(span)s: when it ends, it loses what was put since.")
+        text = _(
+            "The server %(server)s has not saved its data for %(span)s: if it stops, it loses all items put since then."
+        )
         return Finding("unsaved", text % words, server=server)
-    text = _(
-        "The server %(server)s keeps no append-only file: when it ends, it loses what was put since its last save."
-    )
+    text = _("The server %(server)s has no append-only file: if it stops, it loses all items put since its last save.")
     return Finding("no_aof", text % words, _("Set:"), "appendonly yes", server=server)
 
 
 def uninformed(server: str, error: Exception) -> Finding:
-    """The server answers, but not when it is asked how it is."""
+    """The server answers, but not to INFO."""
     text = _(
-        "The server %(server)s does not say how it is (INFO: %(cause)s). A full memory, a read-only replica and "
-        "settings that lose items are not seen here."
+        "The server %(server)s does not answer INFO (%(cause)s). Full memory, a read-only replica and settings that "
+        "lose items are therefore not reported."
     )
     words = {"server": server, "cause": readable(explain(error.__cause__ or error))}
-    return Finding("no_info", text % words, _("Allow this user:"), "+info", server=server)
+    return Finding("no_info", text % words, _("Add to the ACL of this user:"), "+info", server=server)
 
 
 def unknown_run(server: str, aliases: Sequence[str]) -> Finding:
-    """aliases: the queues whose scripts may not ask."""
+    """aliases: the queues whose scripts were refused INFO."""
     text = _(
-        "The server %(server)s refuses INFO to scripts: its outages are only seen by the silence of the consumers, "
-        "and their silence is taken for an outage."
+        "The server %(server)s refuses INFO to scripts. They notice an outage only when no consumer has called for a "
+        "while, and take every such silence for an outage."
     )
     concerned = ngettext("Queue: %s.", "Queues: %s.", len(aliases)) % ", ".join(map(readable, aliases))
-    return Finding("no_run", f"{text % {'server': server}} {concerned}", _("Allow its users:"), "+info", server=server)
+    said = f"{text % {'server': server}} {concerned}"
+    return Finding("no_run", said, _("Add to the ACL of its users:"), "+info", server=server)
 
 
 def _of_memory(server: str, info: Mapping[str, str], puts_fail: str) -> Iterator[Finding]:
@@ -204,13 +206,13 @@ def _of_memory(server: str, info: Mapping[str, str], puts_fail: str) -> Iterator
     sizes = {"server": server, "used": filesizeformat(used), "limit": filesizeformat(limit)}
     evicts = may_evict(info)
     if used >= limit and not evicts:
-        text = _("The server %(server)s is out of memory (%(used)s of %(limit)s); what is there can be taken.") % sizes
-        yield Finding("out_of_memory", f"{text} {puts_fail}", server=server)
+        text = _("The server %(server)s is out of memory (%(used)s of %(limit)s). Consumers can still take items.")
+        yield Finding("out_of_memory", f"{text % sizes} {puts_fail}", server=server)
     elif used >= limit * NEARLY_FULL:
         text = _("The memory of the server %(server)s is nearly full: %(used)s of %(limit)s.")
         yield Finding("memory", text % sizes, server=server)
     if evicts:
-        text = _("The server %(server)s may drop items to make room (maxmemory-policy %(policy)s).")
+        text = _("The server %(server)s may evict items to free memory (maxmemory-policy %(policy)s).")
         policy = {"server": server, "policy": info["maxmemory_policy"]}
         yield Finding("eviction", text % policy, _("Set:"), "maxmemory-policy noeviction", server=server)
 
@@ -232,7 +234,7 @@ def _number(info: Mapping[str, str], name: str, default: float = 0) -> float:
 
 
 def misconfigured(problems: Iterable[Problem], alias: str | None = None) -> Iterator[Finding]:
-    """alias: None for what is wrong with the settings as a whole."""
+    """alias: None for problems that are not of a single queue."""
     for problem in problems:
         yield Finding("misconfigured", readable(problem.message), readable(problem.hint), queue=alias)
 
@@ -253,7 +255,10 @@ def of_queue(
     alias = config.alias
     name = readable(alias)
     if counts.layout not in (None, operations.LAYOUT):
-        text = _("%(queue)s has keys of layout %(found)s, this version knows %(known)s: upgrade django-srq here.")
+        text = _(
+            "%(queue)s has keys of layout %(found)s, but this version of django-srq knows layout %(known)s. "
+            "Upgrade django-srq here."
+        )
         layouts = {"queue": name, "found": counts.layout, "known": operations.LAYOUT}
         yield Finding("layout", text % layouts, queue=alias)
     if pause is not None:
@@ -264,13 +269,13 @@ def of_queue(
         yield _late(config, counts, attendance, oldest_wait)
     if counts.ended:
         text = ngettext(
-            "%(n)s item of %(queue)s is in flight with an ended lease, and AUTOCLEAN_INTERVAL is None.",
-            "%(n)s items of %(queue)s are in flight with ended leases, and AUTOCLEAN_INTERVAL is None.",
+            "%(n)s item of %(queue)s is in flight with an expired lease, and AUTOCLEAN_INTERVAL is None.",
+            "%(n)s items of %(queue)s are in flight with expired leases, and AUTOCLEAN_INTERVAL is None.",
             counts.ended,
         )
         command = f"manage.py srq_recover {shlex.quote(alias)}"
         text %= {"n": localize(counts.ended), "queue": name}
-        yield Finding("abandoned", text, _("They come back only by hand:"), command, queue=alias)
+        yield Finding("abandoned", text, _("They are not recovered automatically. Recover them:"), command, queue=alias)
     if counts.dead:
         text = ngettext(
             "%(queue)s has %(n)s dead item, which failed or crashed too often.",
@@ -279,7 +284,7 @@ def of_queue(
         )
         command = f"queues[{alias!r}].items('dead')"
         text %= {"n": localize(counts.dead), "queue": name}
-        yield Finding("failing", text, _("Look at them:"), command, queue=alias)
+        yield Finding("failing", text, _("To see them:"), command, queue=alias)
 
 
 def recovered(alias: str, n: int) -> Finding:
@@ -305,7 +310,7 @@ def _stuck(config: QueueConfig, counts: Counts, attendance: Attendance) -> Findi
     advice = (
         _("Start one:")
         if config.handler
-        else _("It has no HANDLER: start the program that takes its items, or have them printed and acked:")
+        else _("It has no HANDLER: start the program that takes its items, or print and ack them:")
     )
     command = f"manage.py srq_consume {shlex.quote(config.alias)}"
     return Finding("stuck", text % words, advice, command, queue=config.alias)
@@ -326,7 +331,7 @@ def _late(config: QueueConfig, counts: Counts, attendance: Attendance, oldest_wa
     words = [text, live % localize(attendance.live)]
     if config.rate:
         most = {"n": localize(config.rate.count), "span": span(config.rate.seconds)}
-        words.append(_("RATE hands out at most %(n)s in %(span)s.") % most)
+        words.append(_("RATE allows at most %(n)s in %(span)s.") % most)
     return Finding("late", " ".join(words), queue=config.alias)
 
 
@@ -343,13 +348,13 @@ def _paused(alias: str, counts: Counts, pause: Pause) -> Finding:
 
 
 def pause_of(counts: Counts) -> Pause | None:
-    """The pause that holds at the moment of the counts."""
+    """The pause that was in force when the counts were read; None: there was none."""
     if counts.paused is None:
         return None
     about = counts.paused if isinstance(counts.paused, Mapping) else {}
     until = _moment(about.get("until"))
     if until is not None and until <= counts.at:
-        return None  # the next claim ends it
+        return None  # it is over; the next claim removes it
     return Pause(str(about.get("by", "")), str(about.get("reason", "")), _moment(about.get("since")), until)
 
 
@@ -361,6 +366,6 @@ def _moment(milliseconds: Any) -> dt.datetime | None:
 
 
 def _localised(moment: dt.datetime) -> str:
-    with suppress(OverflowError):  # the end of time is out of reach in some time zones
+    with suppress(OverflowError):  # the first and last dates of all do not exist in every time zone
         moment = timezone.localtime(moment)
     return date_format(moment, "DATETIME_FORMAT")

@@ -115,7 +115,7 @@ def test_all_well(orders):
     queues["orders"].put_many(range(3))
     queues["orders"].ack(queues["orders"].get(-1))
     html = page()
-    assert "The queue orders is well." in words(html)
+    assert "The queue orders is healthy." in words(html)
     (row,) = re.findall(r"<tbody>(.*)</tbody>", html, re.DOTALL)
     assert re.fullmatch(r"orders ok 2 0 0 0 \d s 0 0\.[56] 0\.2 growing", words(row))
     footer = words(html.partition('<footer class="srq-footer">')[2])
@@ -139,7 +139,7 @@ def test_misconfigured_queue(orders, settings):
     settings.SRQ_QUEUES = {**settings.SRQ_QUEUES, "wrong": {"URL": "http://user:secret@nowhere"}}
     html = page()
     assert "SRQ_QUEUES['wrong']['URL']: not a URL of a queue's server" in words(html).replace("&#x27;", "'")
-    assert "wrong misconfigured not known" in words(html)
+    assert "wrong misconfigured unknown" in words(html)
     assert "orders ok" in words(html)
     assert "secret" not in html
 
@@ -150,8 +150,8 @@ def test_server_down(orders, settings, dead_port):
     html = page()
     said = words(html)
     assert f"Error The server {address}/3 is down, noticed just now:" in said
-    assert "Connection refused. Queue: mail. Consumers wait and go on by themselves when it is back" in said
-    assert "mail down not known" in said
+    assert "Connection refused. Queue: mail. Consumers wait, and continue when the server is back" in said
+    assert "mail down unknown" in said
     assert "orders ok" in said
     assert "secret" not in html
 
@@ -170,7 +170,7 @@ def test_server_that_never_answers(orders, settings):
     assert response.status_code == 200
     said = words(response.content.decode())
     assert f"The server {address}/0 is down" in said
-    assert "mail down not known" in said
+    assert "mail down unknown" in said
     assert "orders ok" in said
 
 

@@ -144,7 +144,7 @@ def test_read_only(orders, settings):
     uid = dead_item(orders)
     root = visitor("superuser")
     html = read(root, QUEUE + "?state=dead")
-    assert "Read-only: nothing can be changed here." in html
+    assert "Read-only: actions are disabled." in html
     assert 'srq-button"' not in html
     for action in ACTIONS:
         sent = {"state": "dead", "uid": uid, "confirmed": "1", "payload": "1", "name": "orders", "everything": "1"}
@@ -222,7 +222,7 @@ def test_unknown_queue_is_a_404_with_a_sentence(orders):
 def test_unknown_item_is_a_404_with_a_sentence(orders, uid):
     response = visitor("view").get(f"{QUEUE}item/", {"uid": uid})
     assert response.status_code == 404
-    assert "it is settled, was dropped, or never was there" in response.content.decode()
+    assert "It was acked or deleted, or it never existed" in response.content.decode()
     assert "<script>alert" not in response.content.decode()
 
 
@@ -231,7 +231,7 @@ def test_page_numbers_are_brought_into_range(orders, page):
     for n in range(60):
         orders.put(n)
     text = said(visitor("view"), f"{QUEUE}?page={page}")
-    assert re.search(r"Looked at (1 to 50|51 to 60) of 60", text)
+    assert re.search(r"Items (1 to 50|51 to 60) of 60", text)
     assert said(visitor("superuser"), f"{QUEUE}?page=999").count("51 to 60") == 1
 
 
@@ -254,7 +254,7 @@ def test_an_odd_place_to_go_on_from_is_the_beginning(orders, at):
 def test_a_place_beyond_the_end_is_the_last_page(orders):
     for number in range(60):
         orders.put(number)
-    assert "Looked at 51 to 60 of 60" in said(visitor("view"), f"{QUEUE}?state=ready&at={'9' * 400}")
+    assert "Items 51 to 60 of 60" in said(visitor("view"), f"{QUEUE}?state=ready&at={'9' * 400}")
 
 
 def visitor_once() -> Client:
@@ -275,7 +275,7 @@ def test_purge_is_of_no_single_items(orders):
     sent = {"state": "ready", "uid": uid, "confirmed": "1"}
     response = browser.post(f"{QUEUE}purge/", sent)
     assert response.status_code == 400
-    assert "No item was chosen." in response.content.decode()
+    assert "No items selected." in response.content.decode()
     assert browser.post(f"{QUEUE}purge/", {**sent, "everything": "1"}).status_code == 200
     assert orders.counts()["ready"] == 1
 
@@ -284,12 +284,12 @@ def test_purge_is_of_no_single_items(orders):
     ("path", "sent", "sentence"),
     [
         ("explode/", {}, "There is no action explode."),
-        ("requeue/", {"state": "ready", "uid": "x"}, "does not fit items that are ready"),
-        ("requeue/", {"uid": "x"}, "does not fit"),
-        ("requeue/", {"state": "dead"}, "No item was chosen."),
+        ("requeue/", {"state": "ready", "uid": "x"}, "not available for items in the state ready"),
+        ("requeue/", {"uid": "x"}, "not available for items"),
+        ("requeue/", {"state": "dead"}, "No items selected."),
         ("requeue/", {"state": "dead", "uid": "two words and more"}, "No such"),
-        ("requeue/", {"state": "dead", "uid": "ä"}, "ä is no item."),
-        ("drop/", {"state": "ready", "everything": "1"}, "Choose items, or purge the queue."),
+        ("requeue/", {"state": "dead", "uid": "ä"}, "ä is not a valid uid."),
+        ("drop/", {"state": "ready", "everything": "1"}, "Select items, or purge the queue."),
         ("requeue/", {"state": "dead", "uid": [f"u{n}" for n in range(501)]}, "At most 500 items"),
     ],
 )
@@ -449,7 +449,7 @@ def test_search_by_text(orders):
     root = visitor("superuser")
     for text in ("Zoë", needle[-12:]):
         assert re.findall(r"item/\?uid=([\w-]{36})", read(root, f"{QUEUE}?q={text}")) == [needle]
-    assert "None of those looked at fits. Looked at 1 to 21 of 21" in said(root, f"{QUEUE}?q=nothing")
+    assert "No match among the items searched. Searched items 1 to 21 of 21" in said(root, f"{QUEUE}?q=nothing")
     assert needle not in read(user_with("view"), f"{QUEUE}?q=Zoë")
 
 
@@ -459,7 +459,7 @@ def test_a_search_says_how_far_it_looked(orders, settings):
     root, url, pages = visitor("superuser"), f"{QUEUE}?q=2499", []
     while url and len(pages) < 9:
         html = read(root, url)
-        pages += re.findall(r"Looked at ([\d,]+ to [\d,]+ of [\d,]+)", html)
+        pages += re.findall(r"Searched items ([\d,]+ to [\d,]+ of [\d,]+)", html)
         following = re.findall(r'rel="next" href="([^"]+)"', html)
         url = html_module.unescape(following[0]) if following else ""
     assert pages == ["1 to 1,000 of 2,500", "1,001 to 2,000 of 2,500", "2,001 to 2,500 of 2,500"]
@@ -473,7 +473,7 @@ def test_nobody_finds_by_searching_what_is_hidden(orders):
 
 def looked_at(browser: Client, text: str, state: str = "ready") -> str:
     html = said(browser, f"{QUEUE}?state={state}&q={text}")
-    return re.findall(r"Looked at [\d,]+ to [\d,]+ of [\d,]+", html)[0]
+    return re.findall(r"Searched items [\d,]+ to [\d,]+ of [\d,]+", html)[0]
 
 
 @pytest.mark.parametrize("who", ["view", "superuser"])
@@ -486,7 +486,7 @@ def test_how_far_a_search_looks_tells_nothing_of_what_is_hidden(orders, client, 
     for state in ("ready", "dead"):
         assert looked_at(browser, "hunter2", state) == looked_at(browser, "guessed", state)
     shown = looked_at(browser, "password")  # in payloads
-    assert shown == f"Looked at 1 to {120 if who == 'view' else 50} of 120"
+    assert shown == f"Searched items 1 to {120 if who == 'view' else 50} of 120"
 
 
 @pytest.mark.parametrize("who", ["view", "superuser"])
@@ -524,7 +524,7 @@ def test_a_search_in_large_payloads_looks_at_fewer(orders):
         url = html_module.unescape(following[0]) if following else QUEUE
         if found:
             break
-        assert "Looked at 1 to 140 of 200" in html
+        assert "Searched items 1 to 140 of 200" in html
     assert len(found) == 1
 
 
@@ -559,7 +559,7 @@ def test_find(orders, settings):
     for name in ("orders", "mail"):
         queues[name].put(1, uid="twice")
     text = said(root, f"{URL}find/?uid=twice")
-    assert "Several queues have an item of this uid: orders mail" in text
+    assert "Several queues have an item with this uid: orders mail" in text
     assert "No queue has an item gone" in said(root, f"{URL}find/?uid=gone")
 
 
@@ -579,8 +579,8 @@ def test_find_asks_all_servers_at_one_time(orders, settings, dead_port, monkeypa
     root = visitor("superuser")
     text = said(root, f"{URL}find/?uid=gone")
     assert not all_asked.broken
-    assert "None of the queues that could be asked has an item gone." in text
-    assert "Could not be asked: silent0, silent1, silent2, silent3, wrong" in text
+    assert "None of the queues that could be searched has an item gone." in text
+    assert "Queues that could not be searched: silent0, silent1, silent2, silent3, wrong" in text
     assert root.get(f"{URL}find/?uid={uid}").headers["Location"] == f"{QUEUE}item/?uid={uid}"
 
 
@@ -592,10 +592,10 @@ def test_item(orders):
     text = said(visitor("superuser"), f"{QUEUE}item/?uid={uid}")
     assert '{ "order": 17, "card": { "token": "[…]" } }' in text
     assert "Headers token […] trace 4bf92" in text
-    assert "Served before it 0" in text
+    assert "Items ahead 0" in text
     assert "Priority 5" in text
     hidden = said(user_with("view"), f"{QUEUE}item/?uid={uid}")
-    assert "You may not see payloads." in hidden
+    assert "You don’t have permission to view payloads." in hidden
     assert '"order"' not in hidden
 
 
@@ -603,7 +603,7 @@ def test_dead_item_tells_its_story(orders):
     uid = dead_item(orders, LookupError(HOSTILE))
     text = said(visitor("superuser"), f"{QUEUE}item/?uid={uid}")
     assert "Traceback" not in text or "LookupError" in text
-    assert "put" in text.partition("What is known of it")[2]
+    assert "put" in text.partition("Timeline")[2]
     assert "delivery 1 failed: LookupError" in text
     assert "set aside as dead" in text
     assert "<script>alert" not in read(user_with("view"), f"{QUEUE}item/?uid={uid}")
@@ -635,9 +635,9 @@ def test_what_is_not_there_asks_the_log_nothing(orders):
         (b"plain text", "raw", "plain text"),
         (b'{"a": {"password": "x1y"}}', "raw", '"password": "[…]"'),
         (b"user=1 password=x1y", "raw", "user=1 password=[…]"),
-        (b"no json", "json", "It cannot be decoded: these are its bytes. no json"),
-        (b"\x80\x04K\x01.", "pickle", "A pickle is not opened here."),
-        (b"x" * 70_000, "raw", "Too large to be shown."),
+        (b"no json", "json", "It cannot be decoded. These are its bytes: no json"),
+        (b"\x80\x04K\x01.", "pickle", "Pickled payloads are not displayed, because unpickling can run code."),
+        (b"x" * 70_000, "raw", "Too large to display."),
         (b"", "raw", "0 bytes"),
         (b"token" * 13_000, "raw", "tokentoken"),
         (b"a" * 60_000 + b" " * 5000, "raw", "aaaa"),
@@ -660,7 +660,7 @@ def test_a_deeply_nested_item_is_listed_and_can_be_dropped(orders, settings, cli
     root = visitor("superuser")
     assert uid in read(root, QUEUE)
     assert uid not in read(root, f"{QUEUE}?q=nothing")
-    assert "It cannot be laid out" in said(root, f"{QUEUE}item/?uid={uid}")
+    assert "It cannot be displayed" in said(root, f"{QUEUE}item/?uid={uid}")
     assert outcome(confirmed(root, "drop", state="ready", uid=uid)) == "orders: 1 item was deleted."
 
 
@@ -692,9 +692,9 @@ def test_requeue_those_chosen(orders):
     root = visitor("superuser")
     asked = root.post(f"{QUEUE}requeue/", {"state": "dead", "uid": chosen})
     text = html_module.unescape(words(asked.content.decode()))
-    assert "Make 2 dead items of orders ready again, their deliveries counted anew?" in text
+    assert "Requeue 2 dead items of orders? Their deliveries and crashes are counted from zero again." in text
     assert all(uid in text for uid in chosen)
-    assert "No consumer is live" in text
+    assert "There is no live consumer" in text
     assert orders.counts()["dead"] == 3
     response = confirmed(root, "requeue", state="dead", uid=chosen)
     assert outcome(response) == "orders: 2 items are ready again."
@@ -777,7 +777,7 @@ def test_purge_wants_the_name(orders, state, left):
     root = visitor("superuser")
     for name in ("order", ""):
         response = confirmed(root, "purge", state=state, everything="1", name=name)
-        assert "That is not its name." in response.content.decode()
+        assert "The name does not match." in response.content.decode()
         assert orders.counts() == before
     response = confirmed(root, "purge", state=state, everything="1", name="orders")
     assert "deleted" in outcome(response)
@@ -795,8 +795,8 @@ def test_pause_and_resume(orders):
     pause = orders.snapshot().paused
     assert (pause["by"], pause["reason"]) == ("superuser", "deploy")
     assert "paused (by superuser" in html_module.unescape(words(response.content.decode()))
-    assert "It was paused by superuser, reason: deploy" in said(root, f"{QUEUE}resume/")
-    assert "handed out again" in outcome(confirmed(root, "resume"))
+    assert "It was paused by superuser. Reason: deploy" in said(root, f"{QUEUE}resume/")
+    assert "Consumers take items again" in outcome(confirmed(root, "resume"))
     assert orders.get(-1)
     messages = list(LogEntry.objects.order_by("pk").values_list("change_message", flat=True))
     assert messages[0].startswith("Paused, until ")
@@ -810,7 +810,7 @@ def test_changing_a_pause_begins_with_what_it_is(orders, settings, aware):
     root = visitor("superuser")
     orders.pause("stock-taking", by="ada", until=datetime(2040, 1, 1, 0, 30, tzinfo=UTC))
     asked = root.get(f"{QUEUE}pause/").content.decode()
-    assert "The time zone is Asia/Tokyo." in asked
+    assert "Time zone: Asia/Tokyo." in asked
     assert 'value="2040-01-01T09:30"' in asked
     before = orders.snapshot().paused
     confirmed(root, "pause")
@@ -825,7 +825,7 @@ def test_changing_a_pause_begins_with_what_it_is(orders, settings, aware):
 
 def test_pause_until_the_past_is_refused(orders):
     response = visitor("superuser").post(f"{QUEUE}pause/", {"confirmed": "1", "until": "2020-01-01T00:00"})
-    assert "This moment is over." in response.content.decode()
+    assert "This time is in the past." in response.content.decode()
     assert orders.snapshot().paused is None
 
 
@@ -839,7 +839,7 @@ def test_what_may_have_been_done_is_written_down(orders, monkeypatch):
     monkeypatch.setattr(Queue, "pause", lose)
     response = visitor("superuser").post(f"{QUEUE}pause/", {"confirmed": "1"})
     assert "no reply" in response.content.decode()
-    assert LogEntry.objects.get().change_message == "Pause: sent, and whether it was done is not known"
+    assert LogEntry.objects.get().change_message == "Pause: sent, but its outcome is unknown"
 
 
 def test_an_operation_is_written_down_before_it_begins(orders, client, monkeypatch):
@@ -865,10 +865,10 @@ def test_an_operation_is_written_down_before_it_begins(orders, client, monkeypat
 def test_put(orders):
     root = visitor("superuser")
     response = confirmed(root, "put", payload='{"order": 17}', delay="")
-    assert "The item was put: " in outcome(response)
+    assert "was put." in outcome(response)
     assert orders.get(-1).payload == {"order": 17}
     refused = root.post(f"{QUEUE}put/", {"confirmed": "1", "payload": "{", "delay": ""})
-    assert "This is no JSON" in refused.content.decode()
+    assert "This is not valid JSON" in refused.content.decode()
     assert len(orders) == 0
     confirmed(root, "put", payload="1", delay="60")
     assert orders.counts()["delayed"] == 1
@@ -1054,7 +1054,7 @@ def test_activity_in_pages(orders):
     assert "did 59;" in said(browser, f"{URL}activity/")
     assert "did 5;" in said(browser, f"{URL}activity/?page=2")
     assert "did 5;" in said(browser, f"{URL}activity/?page=99")
-    assert "Nobody has changed anything here." in said_for_nobody()
+    assert "No actions yet." in said_for_nobody()
 
 
 def said_for_nobody() -> str:

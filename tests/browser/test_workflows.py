@@ -24,7 +24,7 @@ def message(page: Page, text: str) -> None:
 @WITHOUT
 def test_from_the_overview_to_the_traceback_in_two_clicks(visit, script):
     page = visit(script=script).open()
-    page.get_by_role("link", name="Look at them").click()
+    page.get_by_role("link", name="Show dead items").click()
     page.locator("summary", has_text="no such customer: 4711").click()
     expect(page.locator("details[open] pre")).to_contain_text("LookupError: no such customer: 4711")
 
@@ -33,7 +33,7 @@ def test_from_the_overview_to_the_traceback_in_two_clicks(visit, script):
 def test_requeue_a_group(visit, script):
     page = visit(script=script).open("queue/orders/?state=dead")
     page.get_by_role("link", name=re.compile("^Requeue: TimeoutError")).click()
-    expect(page.locator(".srq-question")).to_contain_text("Make 3 dead items of orders ready again")
+    expect(page.locator(".srq-question")).to_contain_text("Requeue 3 dead items of orders?")
     confirm(page, "Requeue")
     message(page, "3 items are ready again.")
     assert queues["orders"].counts()["dead"] == 7
@@ -44,8 +44,8 @@ def test_drop_those_chosen(visit, script):
     page = visit(script=script).open("queue/orders/?state=dead&all=1")
     for box in page.locator('input[type="checkbox"][name="uid"]').all()[:2]:
         box.check()
-    page.get_by_role("button", name="Drop: those chosen").click()
-    expect(page.locator(".srq-question")).to_contain_text("Delete 2 items of orders (Dead) for ever?")
+    page.get_by_role("button", name="Drop selected").click()
+    expect(page.locator(".srq-question")).to_contain_text("Permanently delete 2 items of orders (Dead)?")
     confirm(page, "Drop")
     message(page, "2 items were deleted.")
     assert queues["orders"].counts()["dead"] == 8
@@ -53,8 +53,8 @@ def test_drop_those_chosen(visit, script):
 
 def test_choose_all(visit):
     page = visit().open("queue/orders/?state=dead&all=1")
-    page.get_by_label("Choose all on this page").check()
-    page.get_by_role("button", name="Requeue: those chosen").click()
+    page.get_by_label("Select all items on this page").check()
+    page.get_by_role("button", name="Requeue selected").click()
     expect(page.locator(".srq-question")).to_contain_text("10 dead items")
     page.get_by_role("link", name="Cancel").click()
     assert queues["orders"].counts()["dead"] == 10
@@ -65,7 +65,7 @@ def test_return_to_queue(visit, script):
     page = visit(script=script).open("queue/orders/?state=in_flight")
     page.get_by_role("link", name="order-1").click()
     page.get_by_role("button", name="Return to queue").click()
-    expect(page.locator(".srq-confirm")).to_contain_text("the item is then handled twice")
+    expect(page.locator(".srq-confirm")).to_contain_text("the item is handled twice")
     confirm(page, "Return to queue")
     message(page, "1 item is ready again.")
     assert queues["orders"].counts()["in_flight"] == 1
@@ -81,7 +81,7 @@ def test_pause_and_resume(visit, script):
     expect(page.locator(".srq-findings")).to_contain_text("thumbnails is paused (by anna")
     page.get_by_role("link", name="Resume").click()
     confirm(page, "Resume")
-    message(page, "handed out again")
+    message(page, "Consumers take items again")
     assert queues["thumbnails"].snapshot().paused is None
 
 
@@ -91,10 +91,10 @@ def test_put(visit, script):
     page.get_by_role("link", name="Put an item").click()
     page.get_by_label("Payload").fill("{")
     confirm(page, "Put an item")
-    expect(page.locator(".errorlist")).to_contain_text("This is no JSON")
+    expect(page.locator(".errorlist")).to_contain_text("This is not valid JSON")
     page.get_by_label("Payload").fill('{"file": 1}')
     confirm(page, "Put an item")
-    message(page, "The item was put")
+    message(page, "was put.")
     assert [item.payload for item in queues["imports"].items()] == [{"file": 1}]
 
 
@@ -102,10 +102,10 @@ def test_put(visit, script):
 def test_purge_wants_the_name(visit, script):
     page = visit(script=script).open("queue/orders/")
     page.get_by_role("link", name="Purge", exact=True).click()
-    page.get_by_label("Type the name of the queue").fill("order")
+    page.get_by_label("type the name of the queue").fill("order")
     confirm(page, "Purge")
-    expect(page.locator(".srq-confirm")).to_contain_text("That is not its name.")
-    page.get_by_label("Type the name of the queue").fill("orders")
+    expect(page.locator(".srq-confirm")).to_contain_text("The name does not match.")
+    page.get_by_label("type the name of the queue").fill("orders")
     confirm(page, "Purge")
     message(page, "156 items were deleted.")
     assert queues["orders"].counts() == {"ready": 0, "in_flight": 2, "delayed": 0, "dead": 0}
@@ -127,14 +127,14 @@ def test_an_operation_goes_on_by_itself(visit, many):
     confirm(page, "Drop")
     expect(page.get_by_role("status").filter(has_text="3500 items were deleted.")).to_be_visible(timeout=30_000)
     page.get_by_role("link", name="Back to the queue").click()
-    expect(page.locator("#srq-live")).to_contain_text("No item is dead.")
+    expect(page.locator("#srq-live")).to_contain_text("No dead items.")
 
 
 def test_an_operation_by_hand_and_stopped(visit, many):
     page = visit(script=False).open("queue/imports/requeue/?state=dead&everything=1")
     confirm(page, "Requeue")
     expect(page.get_by_role("status")).to_contain_text("1000 items are ready again.")
-    page.get_by_role("button", name="Go on").click()
+    page.get_by_role("button", name="Continue").click()
     expect(page.get_by_role("status")).to_contain_text("2000 items are ready again.")
     page.get_by_role("button", name="Stop").click()
     message(page, "Stopped. 2000 items are ready again.")
@@ -158,7 +158,7 @@ def test_find_and_search(visit, script):
     page = visit(script=script).open()
     page.get_by_label("Item", exact=True).fill("order-1")
     page.get_by_label("Item", exact=True).press("Enter")
-    expect(page.locator("#srq-live")).to_contain_text("What is known of it")
+    expect(page.locator("#srq-live")).to_contain_text("Timeline")
     page.goto(page.url.partition("item/")[0])
     page.get_by_label("Text").fill('"order": 4123')
     page.get_by_role("button", name="Search").click()
@@ -226,7 +226,7 @@ def test_updates(visit, quick):
 def test_no_update_while_in_use(visit, quick):
     page = visit().open("queue/imports/")
     page.locator(".srq-tabs a").first.focus()
-    expect(page.locator(".srq-said")).to_have_text("Not updated while you are in it.")
+    expect(page.locator(".srq-said")).to_have_text("Not updated while you are using this page.")
     queues["imports"].put(1)
     page.wait_for_timeout(600)
     assert number(page, "Ready") == "0"
@@ -242,7 +242,7 @@ def test_updates_can_be_paused(visit, quick):
     queues["imports"].put(1)
     page.wait_for_timeout(600)
     assert number(page, "Ready") == "0"
-    page.get_by_role("button", name="Go on updating").click()
+    page.get_by_role("button", name="Resume updates").click()
     expect(page.locator(".srq-tabs a", has_text="Ready").locator("b")).to_have_text("1")
 
 

@@ -327,7 +327,7 @@ def test_a_server_that_is_away_does_not_keep_the_others_waiting(project, command
     assert [json.loads(line)["queue"] for line in out.splitlines()] == ["orders", "mail", "careful"]
     first, second = err.splitlines()
     assert "queue 'far'" in first
-    assert second.startswith("queue 'farther' is on the same server, 127.0.0.1:")
+    assert second.startswith("queue 'farther' was skipped: it is on the same server, 127.0.0.1:")
     assert "secret" not in err
 
 
@@ -456,7 +456,7 @@ def test_any_other_answer_does_nothing(project, terminal, answer):
     before = states("orders")
     assert terminal.run(project, "srq_purge", "orders", answer=answer) == (1, "")
     assert "orders: 2 ready, 1 delayed, 2 dead" in terminal.text
-    assert "Delete 5 items of orders for good? [y/N]" in terminal.text
+    assert "Permanently delete 5 items of orders? [y/N]" in terminal.text
     assert "Nothing was done." in CODES.sub("", terminal.text).splitlines()[-1]
     assert states("orders") == before
 
@@ -465,7 +465,7 @@ def test_ctrl_c_is_an_answer(project, client, terminal):
     let_leases_end(client, "careful", 1)
     before = states("careful")
     assert terminal.run(project, "srq_recover", "careful", cut=True) == (130, "")
-    assert "Recover 1 item of careful? What a consumer still works on would be handled twice." in terminal.text
+    assert "Recover 1 item of careful? An item that a consumer is still working on would be" in terminal.text
     assert "Traceback" not in terminal.text
     assert states("careful") == before
 
@@ -497,11 +497,11 @@ def test_errors_in_colour_unless_not_wanted(project, terminal, monkeypatch, colo
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["srq_requeue", "orders", "--uid", "u", "--limit", "1"], "--uid goes without"),
+        (["srq_requeue", "orders", "--uid", "u", "--limit", "1"], "--uid cannot be combined with"),
         (["srq_requeue", "orders", "--older-than", "2"], "a duration such as 90s, 30m, 2h, 7d or 1h30m, not '2'"),
         (["srq_requeue", "orders", "--limit", "0"], "a whole number above 0, not '0'"),
-        (["srq_purge", "orders", "--error", "x"], "go with --state dead"),
-        (["srq_purge", "orders", "--state", "ready", "--limit", "1"], "go with --state dead"),
+        (["srq_purge", "orders", "--error", "x"], "need --state dead"),
+        (["srq_purge", "orders", "--state", "ready", "--limit", "1"], "need --state dead"),
         (["srq_purge", "orders", "--state", "in_flight"], "invalid choice"),
         (["srq_pause", "orders", "--until", "soon"], "or a duration such as 30m, not 'soon'"),
         (["srq_pause", "orders", "--until", "2001-01-01T00:00Z"], "--until is in the past"),
@@ -551,7 +551,7 @@ def test_moment(settings, text, expected):
 
 @pytest.mark.parametrize("text", ["", "0s", "12:00", "tomorrow", "2026-13-01", "90"])
 def test_no_moment(text):
-    with pytest.raises(argparse.ArgumentTypeError, match="a moment such as"):
+    with pytest.raises(argparse.ArgumentTypeError, match="must be a time such as"):
         moment(text)
 
 

@@ -141,7 +141,7 @@ def test_put_options(project):
         (["rwa", "x"], 2, "Unknown queue 'rwa'. Did you mean 'raw'? Known: note"),
         (["raw", "x", "--delay", "-1"], 2, "a number of seconds from 0 on, not '-1'"),
         (["raw", "x", "--priority", "101"], 2, "a whole number from -100 to 100, not '101'"),
-        (["raw", "x", "y", "--uid", "u"], 2, "--uid goes with exactly one payload"),
+        (["raw", "x", "y", "--uid", "u"], 2, "--uid needs exactly one payload"),
         (["json", "--json", "{"], 1, "payload 1: not JSON: '{'"),
         (["json", "--json", "[" * 100_000], 1, "payload 1: not JSON: '[[["),
         (["raw", "x", "--uid", "a b"], 1, "a uid is 1 to 128 visible ASCII characters"),

@@ -104,8 +104,8 @@ def test_table(configure):
 
 def test_all_well_comes_first(configure):
     configure(orders={}, mail={})
-    assert said().splitlines()[0] == "All 2 queues are well."
-    assert said("mail").splitlines()[0] == "The queue mail is well."
+    assert said().splitlines()[0] == "All 2 queues are healthy."
+    assert said("mail").splitlines()[0] == "The queue mail is healthy."
 
 
 def test_queues_that_are_named(configure):
@@ -222,7 +222,7 @@ def on_terminal(start, *arguments: str, until: str, **options: object) -> str:
 def test_colours_for_a_terminal_unless_not_wanted(configure, start, arguments, environment, coloured):
     configure(orders={})
     out = on_terminal(start, *arguments, until=" UTC", environment={"TERM": "xterm", **environment})
-    assert "The queue orders is well." in out
+    assert "The queue orders is healthy." in out
     assert bool(CODES.search(out)) == coloured
 
 
@@ -231,7 +231,7 @@ def test_colours_for_a_terminal_unless_not_wanted(configure, start, arguments, e
 
 def test_watch_redraws_a_terminal(configure, start):
     configure(orders={})
-    out = on_terminal(start, "--watch=0.05", until=" UTC\x1b[K\r\n\x1b[J\x1b[HThe queue orders is well.")
+    out = on_terminal(start, "--watch=0.05", until=" UTC\x1b[K\r\n\x1b[J\x1b[HThe queue orders is healthy.")
     assert out.startswith("\x1b[H")
 
 
@@ -267,7 +267,7 @@ def test_watch_of_a_table_without_terminal_separates_by_a_blank_line(configure, 
     ends = [number for number, line in enumerate(lines) if line.endswith(" UTC\n")]
     assert len(ends) > 1
     for end in ends[:-1]:
-        assert lines[end + 1 : end + 3] == ["\n", "The queue orders is well.\n"]
+        assert lines[end + 1 : end + 3] == ["\n", "The queue orders is healthy.\n"]
     assert process.wait(60) == 0
 
 

@@ -58,7 +58,7 @@ def test_status(orders):
 
 
 def test_health(orders):
-    assert with_token("health").json() == {"level": "ok", "sentence": "The queue orders is well."}
+    assert with_token("health").json() == {"level": "ok", "sentence": "The queue orders is healthy."}
     orders.put(1)
     response = with_token("health")
     assert (response.status_code, response.json()["level"]) == (503, "error")

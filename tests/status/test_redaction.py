@@ -110,7 +110,7 @@ def test_a_redactor_that_fails_shows_nothing_and_is_logged_once(settings, server
     redaction._log_once.cache_clear()
     for _ in range(2):
         shown = redaction.payload_shown(conf.queue_config("orders"), payload, len(payload))
-        assert (shown.text, shown.cut(100)) == ("", "The redactor failed.")
+        assert (shown.text, shown.cut(100)) == ("", "It is not displayed, because the redactor failed.")
     (record,) = caplog.records
     assert "123-45" not in record.getMessage()
     assert record.getMessage().endswith(f"redactor={redactor} error={error}")
@@ -129,7 +129,7 @@ def test_nested_deeply(settings, server_url, depth, serializer, redactor):
     assert "S1" not in shown.text
     if depth > 1000:
         assert (shown.text == "") == (redactor is not None)
-        assert "It cannot be laid out" in shown.note
+        assert "It cannot be displayed" in shown.note
 
 
 def unchanged(alias, payload):

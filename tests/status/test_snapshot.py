@@ -132,10 +132,10 @@ def test_oldest_wait_is_never_negative(configure, client):
 def test_all_well(configure):
     configure("orders", "mail")
     snapshot = status.snapshot()
-    assert snapshot.sentence == "All 2 queues are well."
+    assert snapshot.sentence == "All 2 queues are healthy."
     assert snapshot.level == "ok"
     assert [queue.state for queue in snapshot.queues] == ["ok", "ok"]
-    assert status.snapshot(["mail"]).sentence == "The queue mail is well."
+    assert status.snapshot(["mail"]).sentence == "The queue mail is healthy."
 
 
 def test_no_queues(settings):
@@ -247,7 +247,7 @@ def test_late_by_its_rate(configure, client):
     queues["orders"].put_many(range(2))
     see_consumer(client, "orders", 0)
     wait_for(lambda: report("orders").state == "late", "the item to be late")
-    assert "RATE hands out at most 3 in 10 s." in status.snapshot().sentence
+    assert "RATE allows at most 3 in 10 s." in status.snapshot().sentence
 
 
 def test_failing(configure):
@@ -255,7 +255,7 @@ def test_failing(configure):
     queues["orders"].put(1)
     queues["orders"].fail(queues["orders"].get(-1), ValueError())
     snapshot = status.snapshot()
-    assert snapshot.sentence.startswith("orders has 1 dead item, which failed or crashed too often. Look at")
+    assert snapshot.sentence.startswith("orders has 1 dead item, which failed or crashed too often. To see them:")
     assert eval(snapshot.findings[0].command, {"queues": queues}) is not None
     assert snapshot.queues[0].state == "failing"
 
@@ -326,7 +326,7 @@ def test_worst_comes_first(configure, client):
 def test_newer_layout(configure, client):
     configure("orders")
     client.hset(keys("orders")["meta"], "layout", 99)
-    assert "upgrade django-srq" in text(status.snapshot(), "layout")
+    assert "Upgrade django-srq" in text(status.snapshot(), "layout")
 
 
 @pytest.mark.parametrize(("key", "value"), [("stats", "?"), ("paused", "no JSON"), ("queue", "?")])
@@ -398,8 +398,8 @@ def test_down_and_back(settings, serve):
     first = status.snapshot()
     said = text(first, "down")
     assert f"The server 127.0.0.1:{server.port}/0 is down, noticed just now: " in said
-    assert "Connection refused. Queues: orders, mail. Consumers wait and go on by themselves when it is back" in said
-    assert "a put raises QueueUnavailable" in said
+    assert "Connection refused. Queues: orders, mail. Consumers wait, and continue when the server is back" in said
+    assert "put() raises QueueUnavailable" in said
     assert [(queue.state, queue.ready) for queue in first.queues] == [("down", None), ("down", None)]
     later = status.snapshot()
     assert later.servers[0].down_since == first.servers[0].down_since
@@ -473,7 +473,7 @@ def test_user_who_may_not_all(settings, serve):
         client.acl_setuser("eve", commands=["-evalsha", "-eval", "-evalsha_ro", "-eval_ro"])
         without_scripts = status.snapshot()
     assert (without_info.level, without_info.servers[0].version) == ("warning", "")
-    assert "does not say how it is" in text(without_info, "no_info")
+    assert "does not answer INFO" in text(without_info, "no_info")
     assert [queue.state for queue in without_info.queues] == ["ok"]
     assert "access rules forbid it" in text(without_scripts, "refused")
     assert without_scripts.unreachable == ["orders"]
@@ -515,7 +515,7 @@ def test_server(configure, client, server_url):
     [
         (("--replicaof", "127.0.0.1 1"), "read_only", "error", "is a read-only replica"),
         (("--maxmemory", "1", "--maxmemory-policy", "noeviction"), "out_of_memory", "error", "is out of memory"),
-        (("--maxmemory", "1gb", "--maxmemory-policy", "allkeys-lru"), "eviction", "warning", "may drop items"),
+        (("--maxmemory", "1gb", "--maxmemory-policy", "allkeys-lru"), "eviction", "warning", "may evict items"),
     ],
 )
 def test_trouble_of_a_server(settings, serve, option, kind, level, said):
@@ -558,8 +558,8 @@ def test_no_append_only_file_is_a_note_from_the_first_look_on(settings, serve):
     server = serve()
     settings.SRQ_QUEUES = {"orders": {"URL": server.url}}
     snapshot = status.snapshot()
-    assert "keeps no append-only file: when it ends, it loses what was put since" in text(snapshot, "no_aof")
-    assert (snapshot.level, snapshot.sentence) == ("ok", "The queue orders is well.")
+    assert "has no append-only file: if it stops, it loses all items put since" in text(snapshot, "no_aof")
+    assert (snapshot.level, snapshot.sentence) == ("ok", "The queue orders is healthy.")
     with server.client() as client:
         client.config_set("appendonly", "yes")
     assert status.snapshot().findings == []

@@ -45,25 +45,25 @@ from django_srq.registry import Queue
 
 logger = logging.getLogger("django_srq.consumer")
 LEVELS = {0: logging.ERROR, 1: logging.INFO, 2: logging.INFO, 3: logging.DEBUG}  # by --verbosity
-BESIDE = "DJANGO_SRQ_BESIDE"  # variable: the id of the process that watches the code for this one
+BESIDE = "DJANGO_SRQ_BESIDE"  # environment variable: the id of the process that watches the code for this consumer
 SIZES = {"": 20, "K": 10, "M": 20, "G": 30}  # powers of two; a bare number is MiB
 
 
 def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"a whole number above 0, not {text!r}")
+        raise argparse.ArgumentTypeError(f"must be a whole number above 0, not {text!r}")
     return int(text)
 
 
 def _number(text: str) -> int:
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"a whole number from 0 on, not {text!r}")
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0 on, not {text!r}")
     return int(text)
 
 
 def _prefetch(text: str) -> int:
     if (number := _count(text)) > BATCH:
-        raise argparse.ArgumentTypeError(f"at most {BATCH}, not {text!r}")
+        raise argparse.ArgumentTypeError(f"must be at most {BATCH}, not {text!r}")
     return number
 
 
@@ -71,7 +71,7 @@ def _seconds(text: str) -> float:
     with contextlib.suppress(ValueError):
         if 0 < (seconds := float(text)) < 10**9:
             return seconds
-    raise argparse.ArgumentTypeError(f"a number of seconds above 0, not {text!r}")
+    raise argparse.ArgumentTypeError(f"must be a number of seconds above 0, not {text!r}")
 
 
 def _patience(text: str) -> float:
@@ -81,13 +81,13 @@ def _patience(text: str) -> float:
 def _bytes(text: str) -> int:
     match = re.fullmatch(r"([1-9]\d*)([KMG]?)", text.upper())
     if match is None:
-        raise argparse.ArgumentTypeError(f"a size such as 200M or 1G (a bare number is MiB), not {text!r}")
+        raise argparse.ArgumentTypeError(f"must be a size such as 200M or 1G (a bare number is MiB), not {text!r}")
     return int(match[1]) << SIZES[match[2]]
 
 
 def _weighted(text: str) -> tuple[str, int | None]:
     alias, equals, weight = text.rpartition("=")
-    if not equals or text in conf.aliases():  # which may have one in its name
+    if not equals or text in conf.aliases():  # the alias itself may contain "="
         return text, None
     return alias, _count(weight)
 
@@ -109,7 +109,7 @@ class Command(QueueCommand):
             help="alias of a queue; with weights, as in high=5 low=1, items are taken in that proportion",
         )
         add = parser.add_argument
-        add("--processes", type=_number, default=1, help="child processes; 0: none, handle the items in this process")
+        add("--processes", type=_number, default=1, help="child processes; 0 handles the items in this process")
         add("--threads", type=_count, default=1, help="how many items each process handles at once")
         add(
             "--concurrency",
@@ -121,7 +121,7 @@ class Command(QueueCommand):
             "--prefetch",
             type=_prefetch,
             metavar="N",
-            help="items to claim at once (default: one, or more while together they take less than 5 ms)",
+            help="items to claim at once (default: 1, or more if all of them together take less than 5 ms)",
         )
         add("--burst", action="store_true", help="exit when no item is ready")
         add("--max-items", type=_count, help="exit after this many items")
@@ -146,13 +146,17 @@ class Command(QueueCommand):
             "after which the platform kills the process (docker stop: 10)",
         )
         add(
-            "--heartbeat-file", type=Path, metavar="PATH", help="a file to touch while all is well, for liveness probes"
+            "--heartbeat-file",
+            type=Path,
+            metavar="PATH",
+            help="a file to touch while the consumer is healthy, for liveness probes",
         )
         add("--autoreload", action="store_true", help="restart when the code changes; for development")
 
     def execute(self, *args: Any, **options: Any) -> str | None:
         self._forked = False
-        # With child processes the supervisor reaps, which starts nothing else. What calls us from Python is not forked.
+        # The first process of a container has to reap others, so a child handles the items. With child processes the
+        # supervisor can reap. A process that calls this command from Python is never forked.
         if self._called_from_command_line and (options["autoreload"] or not options["processes"]):
             self._forked = first_process.go_on_in_child()  # before the checks, which import the handlers
         return super().execute(*args, **options)
@@ -174,10 +178,10 @@ class Command(QueueCommand):
 
     def _supervise(self, subscriptions: list[Subscription], plan: ConsumerOptions, heartbeat: Path | None) -> None:
         if threading.current_thread() is not threading.main_thread():
-            raise CommandError("Child processes need the main thread: call it there, or with --processes 0.")
+            raise CommandError("Child processes need the main thread: call the command there, or with --processes 0.")
         if heartbeat:
             _touch(heartbeat)
-        queues.close_all()  # once: the supervisor keeps its own, with which it renews the leases
+        queues.close_all()  # a fork must not inherit connections that are open already
         supervisor = Supervisor(
             subscriptions,
             plan,
@@ -214,7 +218,7 @@ class Command(QueueCommand):
         finally:
             for number in stopping:
                 dispositions.give_back(number)
-            if consumer.log_hangs:  # Python would wait for it before it ends
+            if consumer.log_hangs:  # Python would wait for the log handler before it ends
                 atexit.register(os._exit, code)
 
     def _chosen(self, named: list[tuple[str, int | None]]) -> list[tuple[Queue, int | None]]:
@@ -233,7 +237,7 @@ class Command(QueueCommand):
         handler = queue.config.load_handler()
         if handler is None:
             self.stderr.write(f"{queue.alias} has no HANDLER: its items are printed and acked.")
-        # With one at a time the strict order holds over all queues, whatever their handlers are.
+        # With a concurrency of 1, async handlers share the threads of the others: the queues' order holds for all.
         asynchronous = parallel and handler is not None and is_asynchronous(handler)
         return Subscription(
             queue,
@@ -253,7 +257,7 @@ class Command(QueueCommand):
         return handle if is_asynchronous(handler) else with_fresh_connections(handle)
 
     def _print(self, item: Item) -> None:
-        # Flushed before it returns: the ack follows only when standard output took it.
+        # Flushed before it returns, so that the item is acked only if standard output took the line.
         try:
             line = f"{item.uid} {_shown(item.payload)}"
             self.stdout.write(_escaped(line) if self.stdout.isatty() else line)
@@ -293,14 +297,14 @@ def _shown(payload: Any) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Fit for a terminal, which a payload is not to command: on one line, without control characters."""
+    """The text on one line, without control characters: a payload must not control the terminal."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def _consume_beside() -> None:
-    """The consumer in a process of its own, beside the one that watches the code and is started anew with it."""
+    """Run the consumer in a process beside this one, which watches the code; Django restarts both when it changes."""
     arguments = [argument for argument in sys.argv if argument != "--autoreload"]
-    # In a group of its own, where Ctrl-C does not reach it: it is told once, so that it finishes what is in hand.
+    # In a process group of its own: Ctrl-C does not reach it there, only one SIGTERM, so it finishes the items in hand.
     consumer = subprocess.Popen(
         [sys.executable, *_launcher(), *arguments[1:]],
         env={**os.environ, BESIDE: str(os.getpid())},
@@ -314,7 +318,7 @@ def _consume_beside() -> None:
 
 
 def _end_with(watching: int) -> None:
-    """Stop this process when that one is gone: at Ctrl-C, Django's reloader kills it if it is not gone in 0.25 s."""
+    """Stop this process when the watching one is gone: at Ctrl-C Django kills that one after 0.25 s."""
 
     def look(number: int) -> None:
         if os.getppid() != watching:
@@ -322,17 +326,17 @@ def _end_with(watching: int) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
 
     dispositions.take(signal.SIGALRM, look)
-    signal.setitimer(signal.ITIMER_REAL, 1, 1)  # not a thread: this process forks
+    signal.setitimer(signal.ITIMER_REAL, 1, 1)  # a timer, because a process that forks must have no threads
 
 
 def _launcher() -> list[str]:
-    """How this command was started: a script, or python -m django."""
+    """How this command was started: as a script, or by python -m django."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     return ["-m", spec.name.removesuffix(".__main__")] if spec else [sys.argv[0]]
 
 
 def _stop_on_signals(consumer: InProcessConsumer, signalled: list[int]) -> Sequence[int]:
-    """The first SIGTERM or SIGINT finishes the item in hand, the second cuts it. Returns those that are handled so."""
+    """Let the item in hand finish at the first SIGTERM or SIGINT, and cut it at the second. Returns these signals."""
     if threading.current_thread() is not threading.main_thread():
         return ()  # Python lets only the main thread set handlers
 
@@ -342,8 +346,8 @@ def _stop_on_signals(consumer: InProcessConsumer, signalled: list[int]) -> Seque
             raise Cut
         consumer.stop()
         if talkative:
-            # Not logged: the signal may have come in the middle of a log line, and buffers cannot be entered twice. And
-            # only where there is room: what is interrupted may hold an item.
+            # Not logged: the signal may have interrupted a log call, whose buffers cannot be entered twice. And written
+            # only if that does not block: the interrupted code may hold an item.
             with contextlib.suppress(OSError):
                 if select.select([], [2], [], 0)[1]:
                     os.write(2, b"stopping: waiting for the running handler; a second signal stops at once\n")
@@ -356,7 +360,7 @@ def _stop_on_signals(consumer: InProcessConsumer, signalled: list[int]) -> Seque
 
 
 class _Formatter(logging.Formatter):
-    """Makes the usual lines, but all of a time except its milliseconds only once a second."""
+    """Makes the lines of logging.Formatter, but computes the time only once a second, and adds the milliseconds."""
 
     _second, _text = 0, ""
 
@@ -376,13 +380,13 @@ class _Formatter(logging.Formatter):
 
 
 def _log_to_stderr(level: int) -> None:
-    """Only when the project has no handler for it: nobody should have to, to see what the consumer does."""
+    """Show what the consumer does even in a project that configures no logging; otherwise add no handler."""
     logger = logging.getLogger("django_srq")
     if _is_configured(logger):
         return
     handler = logging.StreamHandler()
     handler.setFormatter(_Formatter())
-    # The root logger may get some later, such as by a library: then no line comes twice.
+    # If the root logger gets a handler later, as from a library, no line is written twice.
     handler.addFilter(lambda record: not logging.getLogger().handlers)
     logger.addHandler(handler)
     if logger.level == logging.NOTSET:
@@ -390,7 +394,7 @@ def _log_to_stderr(level: int) -> None:
 
 
 def _is_configured(logger: logging.Logger) -> bool:
-    """Whether the project says what becomes of the records, whether by LOGGING, by dictConfig or by hand."""
+    """Whether the project decides what becomes of the records: in LOGGING, by dictConfig or in code."""
     within = f"{logger.name}."
     known = [one for name, one in logging.root.manager.loggerDict.items() if name.startswith(within)]
     handled = logger.hasHandlers() or any(one.handlers for one in known if isinstance(one, logging.Logger))

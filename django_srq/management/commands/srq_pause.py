@@ -15,7 +15,7 @@ from django_srq.registry import Queue
 
 
 class Command(OperationCommand):
-    help = "Pause queues: consumers take no more items, and finish those that they hold. Puts go on."
+    help = "Pause queues: consumers finish the items that they hold, and take no more. Items can still be put."
 
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
@@ -53,7 +53,7 @@ class Command(OperationCommand):
 
 
 def _end(queue: Queue, until: dt.datetime | dt.timedelta | None) -> dt.datetime | None:
-    """By the server's clock, which decides when it is over."""
+    """The end of the pause, by the server's clock, which decides when it is over. Raises an error for the past."""
     if until is None:
         return None
     now = queue.snapshot().at

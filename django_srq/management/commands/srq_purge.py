@@ -18,8 +18,8 @@ STATES = ("ready", "delayed", "dead")
 
 class Command(BulkCommand):
     help = (
-        "Delete the ready, delayed and dead items of queues for good. Items in flight stay, and so do items that "
-        "arrive meanwhile."
+        "Permanently delete the ready, delayed and dead items of queues. Items in flight are kept, and so are items "
+        "put meanwhile."
     )
     offers_all = False
     doing = "purge"
@@ -43,7 +43,7 @@ class Command(BulkCommand):
         **_: Any,
     ) -> None:
         if state != "dead" and (error or older_than or limit):
-            raise CommandError("--error, --older-than and --limit go with --state dead.", returncode=USAGE)
+            raise CommandError("--error, --older-than and --limit need --state dead.", returncode=USAGE)
         self.state = state
         self.choice = Choice(error=error, older_than=older_than, limit=limit)
         self.bulk(self.chosen(queues), format=format, dry_run=dry_run, interactive=interactive)
@@ -59,7 +59,7 @@ class Command(BulkCommand):
         plan.row.update(purged=plan.items, spared_in_flight=counts["in_flight"])
 
     def question(self, items: str, names: str) -> str:
-        return f"Delete {items} of {names} for good?"
+        return f"Permanently delete {items} of {names}?"
 
     def act(self, queue: Queue, row: Row, on_batch: Callable[[int], None]) -> None:
         row.update(purged=0, spared_in_flight=None)

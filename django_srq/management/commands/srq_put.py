@@ -17,7 +17,7 @@ from django_srq.operations import BATCH
 T = TypeVar("T")
 
 CHUNK = 1 << 18  # bytes of standard input at a time, at most; a pipe has 64 KiB ready
-NOTHING = object()  # what a blank line between JSON holds
+NOTHING = object()  # the item of a blank line between lines of JSON
 
 
 def _seconds(text: str) -> float:
@@ -26,7 +26,7 @@ def _seconds(text: str) -> float:
     except ValueError:
         seconds = -1
     if not 0 <= seconds < 10**10:
-        raise argparse.ArgumentTypeError(f"a number of seconds from 0 on, not {text!r}")
+        raise argparse.ArgumentTypeError(f"must be a number of seconds from 0 on, not {text!r}")
     return seconds
 
 
@@ -36,7 +36,7 @@ def _priority(text: str) -> int:
     except ValueError:
         priority = 1000
     if not -100 <= priority <= 100:
-        raise argparse.ArgumentTypeError(f"a whole number from -100 to 100, not {text!r}")
+        raise argparse.ArgumentTypeError(f"must be a whole number from -100 to 100, not {text!r}")
     return priority
 
 
@@ -59,7 +59,7 @@ class Command(QueueCommand):
     ) -> None:
         target = self.queue(queue)
         if uid is not None and len(payload) != 1:
-            raise CommandError("--uid goes with exactly one payload.", returncode=USAGE)
+            raise CommandError("--uid needs exactly one payload.", returncode=USAGE)
         if not payload and sys.stdin is None:
             raise CommandError("Standard input is closed: name payloads.", returncode=USAGE)
 
@@ -74,12 +74,12 @@ class Command(QueueCommand):
             try:
                 uids = put(items)
             except SRQError as error:
-                self._tell(error.put, number)  # large ones go in several calls, of which the first may have been well
+                self._tell(error.put, number)  # large items go in several calls, of which the first may have succeeded
                 raise
             number = self._tell(uids, number)
 
     def _tell(self, uids: Sequence[str], number: int) -> int:
-        """Print what was put; how many these are with the number of those before."""
+        """Print the uids of items that were put. number: how many were put before; returns it with these added."""
         number += len(uids)
         self.done = f"put before that: {number:,}" if number else ""
         self.stdout.write("".join(f"{uid}\n" for uid in uids), ending="")
@@ -95,9 +95,9 @@ class Command(QueueCommand):
         return _batches("line", self._arrivals(), read)
 
     def _arrivals(self) -> Iterator[list[bytes]]:
-        """The lines of standard input, as many at a time as there are: what was typed waits for nothing."""
+        """The lines of standard input, as many at a time as have arrived: a typed line is put at once."""
         if sys.stdin.isatty():
-            self.stderr.write("One payload a line; Ctrl-D ends.")
+            self.stderr.write("One payload per line; Ctrl-D ends the input.")
         rest = b""
         while data := os.read(sys.stdin.fileno(), CHUNK):
             *lines, rest = (rest + data).split(b"\n")
@@ -114,7 +114,7 @@ def _json(text: str) -> Any:
 
 
 def _batches(what: str, arrivals: Iterable[list[T]], read: Callable[[T], Any]) -> Iterator[list[Any]]:
-    """The items, as many as go in one call at most; of a wrong one, first what came before it."""
+    """The items, in batches for one call. An item that cannot be read is an error once those before it were yielded."""
     numbers, wrong = count(1), None
     for arrival in arrivals:
         items = []

@@ -10,7 +10,7 @@ from django_srq.registry import Queue
 
 class Command(BulkCommand):
     help = (
-        "Recover items whose leases have ended, also where AUTOCLEAN_INTERVAL is None. They are ready again, or dead "
+        "Recover items whose leases have expired, even if AUTOCLEAN_INTERVAL is None. They become ready again, or dead "
         "if they have no deliveries or crashes left."
     )
     doing = "recover"
@@ -25,7 +25,7 @@ class Command(BulkCommand):
         plan.row.update(leases=plan.items, ready=None if plan.items else 0)
 
     def question(self, items: str, names: str) -> str:
-        return f"Recover {items} of {names}? What a consumer still works on would be handled twice."
+        return f"Recover {items} of {names}? An item that a consumer is still working on would be handled twice."
 
     def act(self, queue: Queue, row: Row, on_batch: Callable[[int], None]) -> None:
         row.update(leases=0, ready=0)

@@ -41,7 +41,7 @@ class Command(BulkCommand):
         **_: Any,
     ) -> None:
         if uid and (error or older_than or limit):
-            raise CommandError("--uid goes without --error, --older-than and --limit.", returncode=USAGE)
+            raise CommandError("--uid cannot be combined with --error, --older-than or --limit.", returncode=USAGE)
         self.uids = list(dict.fromkeys(uid))
         self.choice = Choice(error=error, older_than=older_than, limit=limit)
         self.bulk(self.chosen(queues), format=format, dry_run=dry_run, interactive=interactive)

@@ -17,7 +17,7 @@ from django_srq.status import QueueReport, ServerReport, Snapshot
 from django_srq.status.verdicts import readable
 from django_srq.transport.link import TIMEOUT
 
-WATCH = 2.0  # seconds between two looks
+WATCH = 2.0  # seconds between two updates
 HOME, END_OF_LINE, REST = "\x1b[H", "\x1b[K", "\x1b[J"  # to the top; delete to the end of the line, of the screen
 COLUMNS: dict[str, Callable[[QueueReport], object]] = {
     "QUEUE": lambda queue: queue.alias,
@@ -32,7 +32,7 @@ COLUMNS: dict[str, Callable[[QueueReport], object]] = {
     "ACKED": lambda queue: None if queue.ready is None else queue.totals.get("acked", 0),
     "FAILED": lambda queue: None if queue.ready is None else queue.totals.get("failed", 0),
 }
-WORDS, STATE = 2, 1  # how many columns hold words and come first; which of them is the state
+WORDS, STATE = 2, 1  # number of columns with words, at the left; the one with the state
 
 
 def _seconds(text: str) -> float:
@@ -41,7 +41,9 @@ def _seconds(text: str) -> float:
     except ValueError:
         seconds = 0
     if not 0 < seconds < 10**6:
-        raise argparse.ArgumentTypeError(f"a number of seconds above 0, not {text!r}; name queues before --watch")
+        raise argparse.ArgumentTypeError(
+            f"must be a number of seconds above 0, not {text!r}; name queues before --watch"
+        )
     return seconds
 
 
@@ -116,7 +118,7 @@ class Command(QueueCommand):
         return ["  ".join(row).rstrip() for row in padded]
 
     def _width(self) -> int | None:
-        """How many columns the terminal has; None where there is none."""
+        """How many columns the terminal has; None if there is no terminal."""
         return shutil.get_terminal_size().columns if self.stdout.isatty() else None
 
     def _painted(self, text: str, level: str) -> str:
@@ -125,7 +127,7 @@ class Command(QueueCommand):
 
 
 def _fitting(rows: list[list[str]], width: int | None) -> list[list[str]]:
-    """Without the last columns where a terminal is too narrow for them: these are totals, which tell least."""
+    """Leave out the last columns if the terminal is too narrow for them: the totals there matter least."""
     kept = len(rows[0])
     while width is not None and kept > WORDS + 1 and len("  ".join(rows[0][:kept])) > width:
         kept -= 1
