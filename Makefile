@@ -15,7 +15,7 @@ help:
 	@echo 'make screenshots  renew the pictures in the README, with Chromium'
 	@echo 'make messages     update and compile the translations, with gettext'
 	@echo 'make serve   the test project with its admin, on http://127.0.0.1:8000/'
-	@echo 'make lint    ruff, mypy, import-linter, codespell'
+	@echo 'make lint    ruff, mypy, import-linter, codespell, luacheck (Debian: lua-check)'
 	@echo 'make bench   measure what it costs, side by side with other queues; ARGS=--quick, or "--only throughput memory"'
 
 demo: $(VENV)/.installed
@@ -55,6 +55,10 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/codespell
+	@command -v luacheck >/dev/null || { echo 'luacheck is missing; on Debian: apt install lua-check' >&2; exit 1; }
+	@folder=$$(mktemp -d); for script in $$($(BIN)/python -m django_srq.operations); do \
+		$(BIN)/python -m django_srq.operations $$script > $$folder/$$script.lua; done; \
+		luacheck --quiet $$folder; found=$$?; rm -rf $$folder; exit $$found
 	cd testproject && $(abspath $(BIN))/python manage.py makemigrations --check --dry-run
 
 bench: $(VENV)/.installed

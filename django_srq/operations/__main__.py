@@ -1,4 +1,7 @@
-"""``python -m django_srq.operations claim`` prints a script as the server gets it, with its comments."""
+"""``python -m django_srq.operations claim`` prints a script as the server gets it, with its comments.
+
+Without a name it prints the names of all scripts.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,9 @@ from django_srq.operations import scripts
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m django_srq.operations", description=__doc__)
-    parser.add_argument("script", choices=scripts.names())
-    sys.stdout.write(scripts.explained(parser.parse_args().script))
+    parser.add_argument("script", nargs="?", choices=scripts.names())
+    script = parser.parse_args().script
+    sys.stdout.write(scripts.explained(script) if script else "\n".join([*scripts.names(), ""]))
 
 
 if __name__ == "__main__":

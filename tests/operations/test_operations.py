@@ -407,6 +407,7 @@ def test_a_script_can_be_read_as_the_server_gets_it(name):
 def test_a_command_prints_a_script():
     run = partial(subprocess.run, capture_output=True, text=True, check=False)
     assert run([sys.executable, "-m", "django_srq.operations", "claim"]).stdout == scripts.explained("claim")
+    assert run([sys.executable, "-m", "django_srq.operations"]).stdout.split() == scripts.names()
     wrong = run([sys.executable, "-m", "django_srq.operations", "clam"])
     assert wrong.returncode == 2
     assert "claim" in wrong.stderr

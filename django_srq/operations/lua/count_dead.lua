@@ -9,7 +9,7 @@
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local groups = {}
-local _, cursor = walk_dead(ARGV[1], now, tonumber(ARGV[2]), ARGV[3], LOOK_MOST, true, function(uid, failure)
+local _, cursor = walk_dead(ARGV[1], now, tonumber(ARGV[2]), ARGV[3], LOOK_MOST, true, function(_, failure)
   local name = failure.group or 'other'
   groups[name] = (groups[name] or 0) + 1
   return 1, false
