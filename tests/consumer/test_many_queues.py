@@ -18,6 +18,7 @@ from tests.support.waiting import PATIENT, parked, wait_for
 from tests.consumer.test_wakeups import running  # isort: skip
 
 QUEUES = 200
+ITEMS = 25
 MOST = 10  # scripts for an item that comes alone, its put included
 
 
@@ -61,13 +62,14 @@ def test_an_item_that_comes_alone_costs_few_scripts(server, link, names, prefix,
         def idle(items: int) -> bool:
             return len(seen) == items and not client.hlen(queue.keys["holders"]) and parked(client, prefix)
 
-        for items in range(5):
+        for items in range(ITEMS):
             wait_for(lambda: idle(items), "an idle consumer")  # noqa: B023 (used at once)
             before = scripts(client)
             queue.put(b"alone")
             wait_for(lambda: idle(items + 1), "the item to be handled")  # noqa: B023
             costs.append(scripts(client) - before)
-    assert sorted(costs)[2] <= MOST, costs  # the median: now and then the moment comes at which all are asked
+    # The median: every five seconds the moments come, close together, at which the queues are asked.
+    assert sorted(costs)[ITEMS // 2] <= MOST, costs
 
 
 def test_a_queue_further_ahead_has_its_turn_though_a_later_one_always_has_items(server, link, names):

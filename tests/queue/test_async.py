@@ -55,8 +55,8 @@ def test_every_operation_has_a_twin_of_the_same_signature():
 
 def test_a_twin_says_what_it_does():
     assert SafeRedisQueue.aput.__qualname__ == "SafeRedisQueue.aput"
-    assert "Once it returned, the item is safe" in SafeRedisQueue.aput.__doc__
-    assert "Once it returned, the item is safe" in SafeRedisQueue.put.__doc__
+    assert "Once ``put`` has returned, the item is stored" in SafeRedisQueue.aput.__doc__
+    assert "Once ``put`` has returned, the item is stored" in SafeRedisQueue.put.__doc__
 
 
 def test_tasks_of_a_loop_share_its_connections(named):

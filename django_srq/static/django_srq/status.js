@@ -1,4 +1,4 @@
-// Live updates, copying, selecting all rows, and operations that continue by themselves. The pages work without it too.
+// Live updates, copying, selecting all rows, long operations. The pages work without it too.
 (() => {
   "use strict";
   const live = document.getElementById("srq-live");
@@ -9,7 +9,7 @@
   say.setAttribute("role", "status");
 
   const dress = () => {
-    // Browsers give pages a clipboard over HTTPS only.
+    // Over plain HTTP there is none.
     const useful = navigator.clipboard ? ".srq-copy, .srq-all" : ".srq-all";
     for (const element of live.querySelectorAll(useful)) element.hidden = false;
   };
@@ -43,7 +43,7 @@
       button.textContent = paused ? live.dataset.resume : live.dataset.pause;
       tell(paused ? live.dataset.paused : "");
     });
-    // An update must not replace the part of the page that somebody is using.
+    // An update must not replace what somebody is using.
     const inUse = () => live.contains(document.activeElement) || live.querySelector("input:checked, details[open]")
       || (!getSelection().isCollapsed && live.contains(getSelection().anchorNode));
     const update = async () => {
@@ -79,7 +79,7 @@
       if (had) live.querySelector(`[name="${had}"]`)?.focus();
       later(50);
     } catch {
-      live.querySelector("[data-go]")?.removeAttribute("data-go"); // the user continues with the buttons
+      live.querySelector("[data-go]")?.removeAttribute("data-go"); // the buttons stay
     }
   };
   const later = (ms) => setTimeout(() => { if (!stopped && live.querySelector("[data-go]")) batch = goOn(); }, ms);
@@ -87,7 +87,7 @@
     if (!stopped && batch) {
       event.preventDefault();
       stopped = true;
-      await batch; // the page that it returns tells its outcome
+      await batch; // then its page tells the outcome
       live.querySelector(`[name="${event.submitter.name}"]`)?.click();
     }
     stopped = true;
