@@ -23,6 +23,8 @@ MakeQueue = Callable[..., SafeRedisQueue]
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Started in the background by a shell; the commands under test would inherit that, and ignore Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # started by nohup
 
 
 @pytest.fixture(scope="session")

@@ -163,4 +163,5 @@ def test_an_idle_consumer_seldom_looks_at_the_types_of_keys(server, link, names,
         wait_for(lambda: parked(client, prefix), "an idle consumer")
         looks, asked = calls(client, "type"), scripts(client)
         wait_for(lambda: scripts(client) >= asked + 4 * number, "more claims")
-        assert calls(client, "type") == looks
+        # Not with each claim. One more look is one of a clock that was set back.
+        assert calls(client, "type") - looks <= looks // number
