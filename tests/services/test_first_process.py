@@ -127,5 +127,5 @@ def test_ctrl_c_is_one_signal(project, forking):
         os.write(ours, b"\x03")
         assert process.wait(60) == 0
         said = os.read(ours, 65536).decode()
-    assert len(re.findall("stopping: the item in hand", said)) == 1
+    assert len(re.findall("stopping: waiting for", said)) == 1
     assert empty(queue)
