@@ -148,13 +148,13 @@ class Pages(Frame):
         context = {
             "uid": uid,
             "item": rows.detail(config, one, log.entries_of(alias, uid), payloads=may["view_payload"]),
-            "actions": _actions(one.delivery.state, may, whole=False),
+            "actions": _actions(one.delivery.state, may),
             "state_label": STATE_LABELS[one.delivery.state],
         }
         return self.render(request, "item", _("Item"), context, alias=alias, crumb=uid)
 
 
-def _actions(state: str, may: Mapping[str, bool], *, whole: bool = True) -> list[tuple[str, object]]:
+def _actions(state: str, may: Mapping[str, bool]) -> list[tuple[str, object]]:
     """The actions that the user may take on items of a state."""
     return [
         (action, ACTIONS[action][1])

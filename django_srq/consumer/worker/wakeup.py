@@ -8,9 +8,9 @@ import time
 from contextlib import suppress
 
 from django_srq.consumer import forks
+from django_srq.consumer.signal_pipe import LONGEST_WAIT
 
 PAUSE = 0.1  # seconds of a pause at most, once the wakeup rings for good
-LONGEST_WAIT = 86400.0  # seconds; poll() takes no more than 24 days
 
 
 class Wakeup:
