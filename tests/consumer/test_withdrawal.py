@@ -376,13 +376,13 @@ def test_an_idle_child_behind_a_thread_that_holds_the_lock_begins_nothing_that_w
 ):
     """Nobody sees that it hears nothing, until its wait should be over."""
     queue = told(OPTIONS={"client_name": prefix})
-    project.add_to_settings(PATIENT_WAITS.replace(f"{LONG}", "1"))
+    project.add_to_settings(PATIENT_WAITS.replace(f"{LONG}", "3"))
     fifo = project.folder / "fifo"
     os.mkfifo(fifo)
     queue.put({"do": "hold the GIL later", "until": str(fifo), "word": "hold", "name": "it"})
     project.start("srq_consume")
     wait_for(lambda: empty(queue), "the ack")
-    a_new_wait(queue, client)
+    a_new_wait(queue, client, prefix)
     project.say("hold")
     with opened(fifo) as held:
         queue.put({"do": "nothing", "name": "next"})
@@ -395,15 +395,16 @@ def test_an_idle_child_behind_a_thread_that_holds_the_lock_begins_nothing_that_w
     assert queue.audit() == []
 
 
-def a_new_wait(queue, client) -> None:
-    """Return soon after the child's claim behind a wait was carried out: then the next wait begins."""
+def a_new_wait(queue, client, prefix) -> None:
+    """Return when a wait of the child has just begun: the claim behind the one before it was carried out."""
 
     def number() -> bytes:
         found = client.hgetall(queue.keys["slots"])
         return next((known.split()[0] for slot, known in found.items() if slot.endswith(b".w")), b"")
 
     before = number()
-    wait_for(lambda: number() != before, "the next wait")
+    wait_for(lambda: number() != before, "the end of a wait")
+    wait_for(lambda: parked(client, prefix), "the next wait")
 
 
 @contextmanager
