@@ -20,6 +20,7 @@ class Sizes:
     """How much is measured."""
 
     rounds: int = 9  # how often contenders take turns
+    requests: int = 3  # of a page, per turn
     calls: int = 1000  # of one kind, per round
     counted: int = 200  # calls whose round trips are counted
     idle: float = 25  # seconds that an idle consumer is watched
@@ -33,7 +34,7 @@ class Sizes:
 
 
 QUICK = Sizes(
-    rounds=3, calls=100, counted=20, idle=2, hand_offs=20, items=20_000, in_flight=(200, 500, 2000),
+    rounds=3, requests=1, calls=100, counted=20, idle=2, hand_offs=20, items=20_000, in_flight=(200, 500, 2000),
     waiting=(200, 1000, 5000), race=1000, race_rounds=1, starts=1,
 )  # fmt: skip
 

@@ -86,11 +86,11 @@ def _growth(bench: Bench, browser: Any) -> Iterator[Row]:
     def timed(alias: str, path: str) -> float:
         with override_settings(SRQ_QUEUES={alias: {"URL": bench.server.url}}, SRQ_ADMIN={"TIMEOUT": 5}):
             began = time.perf_counter()
-            for _ in range(3):
+            for _ in range(bench.sizes.requests):
                 response = browser.get(URL + path.format(alias))
             took = time.perf_counter() - began
             assert response.status_code == 200, response.content
-            return took / 3 * 1000
+            return took / bench.sizes.requests * 1000
 
     for name, path in PAGES.items():
         # A search looks at a thousand at most: it is compared with one among so many.

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import redis
+from xdist.scheduler import LoadScopeScheduling
 
 from django_srq import SafeRedisQueue
 from django_srq.transport.clients import client_from_url
@@ -19,12 +21,28 @@ from tests.support.servers import Server, held_port
 from tests.support.waiting import PATIENT
 
 MakeQueue = Callable[..., SafeRedisQueue]
+# Files whose tests share a slow fixture or take long: each goes to one worker as a whole, before all other tests.
+WHOLE = ("tests/project/test_packaging.py", "tests/project/test_benchmarks.py")
+
+# Each command that a test starts would compile the whole package.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Started in the background by a shell; the commands under test would inherit that, and ignore Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # started by nohup
+
+
+class _WholeFilesFirst(LoadScopeScheduling):
+    def _split_scope(self, nodeid: str) -> str:
+        file, _, _ = nodeid.partition("::")
+        return file if file in WHOLE else nodeid
+
+
+def pytest_xdist_make_scheduler(config, log):
+    return _WholeFilesFirst(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -96,6 +96,7 @@ def test_a_consumer_in_the_process_of_a_test_closes_what_it_opened_and_nothing_e
     made["batch"]["HANDLER_BATCH"] = 10
     project.configure(made, {"URL": server_url, "PREFIX": prefix + ".{alias}"})
     project.add_to_settings(f"DATABASES['default']['TEST'] = {{'NAME': {str(project.folder / 'test_db')!r}}}")
+    project.add_to_settings("from tests.settings import INSTALLED_APPS, MIDDLEWARE, TEMPLATES")
     (project.folder / "consuming_tests.py").write_text(TESTS)
     code, _, err = project.run("test", "consuming_tests", "--noinput")
     assert code == 0, err

@@ -76,7 +76,7 @@ class Project:
         self.settings.SRQ_DEFAULTS = defaults
         self.settings.SRQ_QUEUES = queues_
         (self.folder / "srq_settings.py").write_text(
-            f"from tests.settings import *\nSRQ_QUEUES = {queues_!r}\nSRQ_DEFAULTS = {defaults!r}\n"
+            f"from tests.support.settings import *\nSRQ_QUEUES = {queues_!r}\nSRQ_DEFAULTS = {defaults!r}\n"
             f"DATABASES['default']['NAME'] = {str(self.folder / 'db')!r}\n"
         )
 

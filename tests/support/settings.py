@@ -1,0 +1,7 @@
+"""Settings of the commands that tests start: without the admin, which each process would have to import."""
+
+from tests.settings import *  # noqa: F403
+
+INSTALLED_APPS = ["django_srq"]
+MIDDLEWARE: list[str] = []
+TEMPLATES: list[object] = []
