@@ -22,6 +22,8 @@ stream.py           calls sent one behind the other, whose replies are read late
 flow.py             how long a command or a reply may take once its bytes flow
 rest.py             how a connection is checked that was not used for a while
 sockets.py          opens sockets, with TLS or without, within a time limit
+tls.py              the TLS context that all connections to a server share
+connection_errors.py  how a connection was lost, and whether the server got the command
 names.py            looks up the addresses of a host within a time limit
 clients.py          redis-py clients from URLs and options
 refusals.py         the error replies of servers, and what they mean

@@ -8,10 +8,8 @@ down.
 from __future__ import annotations
 
 import asyncio
-import errno
 import inspect
 import os
-import socket
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import suppress
@@ -24,17 +22,16 @@ from redis.backoff import NoBackoff
 
 from django_srq.exceptions import ConfigurationError
 from django_srq.runtime.clock import monotonic
-from django_srq.transport.flow import CutShort, Flow, limit_unsent
+from django_srq.transport.connection_errors import LOST, SPENT, CutShort, NotSent, closed_before
+from django_srq.transport.flow import Flow, limit_unsent
 from django_srq.transport.rest import LARGE, REST, SIGN_OF_LIFE, share
-from django_srq.transport.sockets import Tls, aopened, explained, late
+from django_srq.transport.sockets import aopened, explained, late
+from django_srq.transport.tls import Tls
 
 PARTING = 1.0  # seconds that the closing of a connection may take
 PIECE = 65536  # bytes of a command that are sent at one time
 _SOONER = 0.98  # share of the time left in which a socket has to be open: see _connect
 AT_ONCE = 64  # calls of one event loop at one time; more are no faster, and would use up the process's open files
-LOST = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError)
-# Errors after which a connection is of no use. After a primary was demoted, its name may lead to another server.
-SPENT = (*LOST, redis.exceptions.ReadOnlyError, redis.exceptions.MasterDownError)
 _KINDS: Sequence[tuple[type, type]] = (
     (redis.UnixDomainSocketConnection, asynchronous.UnixDomainSocketConnection),
     (redis.SSLConnection, asynchronous.SSLConnection),
@@ -51,23 +48,6 @@ _OWN = {
     "himport_registry",
 }
 _OWN_PREFIXES = ("maint_", "maintenance_", "orig_", "oss_")
-
-
-class NotSent(Exception):
-    """The server did not get the command: there was no connection, or it ended too early. cause: the error."""
-
-    def __init__(self, cause: Exception) -> None:
-        super().__init__(str(cause))
-        self.cause = cause
-
-
-def closed_before(lost: Any) -> bool:
-    """Whether the server had closed a connection, which is lost now, before it got everything that was sent.
-
-    The server answers bytes that arrive after its close with a reset, and then the socket's error is EPIPE. When the
-    server closes later, or the connection breaks, it is another one. lost: the connection's socket.
-    """
-    return lost is not None and bool(lost.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.EPIPE)
 
 
 class AsyncPools:

@@ -11,11 +11,9 @@ import redis
 from django_srq.exceptions import LayoutError, OutcomeUnknown, QueueUnavailable
 from django_srq.operations import Call, Command
 from django_srq.runtime.clock import monotonic
-from django_srq.transport.async_pool import LOST, NotSent
-from django_srq.transport.flow import CutShort
+from django_srq.transport.connection_errors import LOST, CutShort, NotSent, TlsError
 from django_srq.transport.sansio import Sleep
 from django_srq.transport.slots import Slot
-from django_srq.transport.sockets import TlsError
 
 if TYPE_CHECKING:
     from django_srq.transport.link import Link

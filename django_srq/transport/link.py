@@ -33,15 +33,17 @@ from django_srq.operations import Call, Command
 from django_srq.runtime.clock import monotonic
 from django_srq.runtime.process import PerProcess
 from django_srq.transport import embedded
-from django_srq.transport.async_pool import LOST, SPENT, AsyncPools, NotSent
+from django_srq.transport.async_pool import AsyncPools
 from django_srq.transport.attempts import Attempts
 from django_srq.transport.clients import address_of, client_from_arguments
+from django_srq.transport.connection_errors import LOST, SPENT, NotSent
 from django_srq.transport.flow import LONGEST
 from django_srq.transport.sansio import Steps, run
 from django_srq.transport.slots import Slot, slots
-from django_srq.transport.sockets import Tls, explained, opened, opens_as_usual
+from django_srq.transport.sockets import explained, opened, opens_as_usual
 from django_srq.transport.stream import Stream
 from django_srq.transport.sync_connection import SyncConnection
+from django_srq.transport.tls import Tls
 
 T = TypeVar("T")
 

@@ -1,13 +1,11 @@
 """Sockets: opens connections to a server's host, with TLS or without, within one time limit.
 
-redis-py would look up the host's name without a limit, allow each of its addresses the whole time limit, and make a TLS
-context for each connection, which takes as long as a hundred puts.
+redis-py would look up the host's name without a limit, and allow each of its addresses the whole time limit.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import socket
 import ssl
@@ -20,42 +18,17 @@ import redis.asyncio.connection as asynchronous
 
 from django_srq.runtime.clock import monotonic
 from django_srq.transport import names
-from django_srq.transport.names import Address, Host, NameUnresolved
+from django_srq.transport.connection_errors import NameUnresolved, TlsError
+from django_srq.transport.names import Address, Host
 from django_srq.transport.sansio import Steps, arun, run
+from django_srq.transport.tls import Tls
 
-_FILES = {"ssl_ca_certs": "ca_certs", "ssl_ca_path": "ca_path", "ssl_certfile": "certfile", "ssl_keyfile": "keyfile"}
 _CONNECTING = ("_connect", "_wrap_socket_with_ssl")  # how redis-py connects; 5.0.0 has the first method alone
 # The errors that follow when a server does not accept a client. With TLS 1.3 they come after the client's part of the
 # handshake is done, and often the server gives no reason.
 _BROKEN_OFF = re.compile(r"EOF occurred|closed by|reset by peer|alert|Broken pipe", re.IGNORECASE)
 _USUAL = (redis.SSLConnection, redis.UnixDomainSocketConnection)  # besides redis.Connection
 _OCSP = ("ssl_validate_ocsp", "ssl_validate_ocsp_stapled")
-
-
-class TlsError(redis.exceptions.ConnectionError):
-    """TLS with this server is not possible until somebody changes something: to wait does not help."""
-
-
-class Tls:
-    """The TLS context of a link, for all of its connections in this process, also those of event loops.
-
-    It is made again when one of its files has changed, as certificates are renewed.
-    """
-
-    def __init__(self, pool: Any) -> None:
-        """pool: of redis-py; its options make the context."""
-        self._pool = pool
-        self._context: ssl.SSLContext | None = None
-        self._files: object = None
-
-    def context(self) -> ssl.SSLContext:
-        options = self._pool.connection_class(**self._pool.connection_kwargs)
-        files = [_version(name, path) for name, path in _files(options)]
-        context = self._context
-        if context is None or files != self._files:
-            context = self._context = _context(options)
-            self._files = files
-        return context
 
 
 def opened(connection: Any, deadline: float, tls: Tls) -> socket.socket:
@@ -193,13 +166,6 @@ def _wanted(connection: Any) -> str:
     return "does the server want a client certificate?"
 
 
-def missing(options: Any) -> Iterator[tuple[str, str]]:
-    """The options of TLS that name a missing file, each with the file's path. options: of a connection."""
-    for name, path in _files(options):
-        if not os.path.exists(path):
-            yield name, path
-
-
 def _turns(found: Sequence[Address], deadline: float) -> Iterator[tuple[Address, float]]:
     """Each address, and the moment until which it may be tried: the addresses left share the time left."""
     for tried, address in enumerate(found):
@@ -225,51 +191,6 @@ def _socket(connection: Any, address: Address) -> socket.socket:
 
 def _left(deadline: float) -> float:
     return max(deadline - monotonic(), 0.001)
-
-
-def _files(options: Any) -> Iterator[tuple[str, str]]:
-    for name, attribute in _FILES.items():
-        if path := getattr(options, attribute, None):
-            yield name, os.fspath(path)
-
-
-def _version(name: str, path: str) -> tuple[object, ...]:
-    try:
-        found = os.stat(path)
-    except FileNotFoundError:
-        raise TlsError(f"the file that {name} names is not there: {path}") from None
-    except OSError as error:
-        raise TlsError(f"the file that {name} names cannot be read: {path}: {error.strerror}") from None
-    return path, found.st_mtime_ns, found.st_ino, found.st_size
-
-
-def _context(options: Any) -> ssl.SSLContext:
-    """A context from the options of a connection, as redis-py makes it. Options that redis-py lacks are not set."""
-
-    def option(name: str) -> Any:
-        return getattr(options, name, None)
-
-    try:
-        context = ssl.create_default_context()
-        context.check_hostname = option("check_hostname")
-        context.verify_mode = option("cert_reqs")
-        for flag in option("ssl_include_verify_flags") or ():
-            context.verify_flags |= flag
-        for flag in option("ssl_exclude_verify_flags") or ():
-            context.verify_flags &= ~flag
-        if option("certfile") or option("keyfile"):
-            context.load_cert_chain(option("certfile"), option("keyfile"), option("certificate_password"))
-        authorities = [option(name) for name in ("ca_certs", "ca_path", "ca_data")]
-        if any(authorities):
-            context.load_verify_locations(*authorities)
-        if option("ssl_min_version") is not None:
-            context.minimum_version = option("ssl_min_version")
-        if option("ssl_ciphers"):
-            context.set_ciphers(option("ssl_ciphers"))
-    except (OSError, ValueError, TypeError) as error:
-        named = ", ".join(f"{name}={path}" for name, path in _files(options))
-        raise TlsError(f"the options of TLS cannot be used ({named}): {error}") from error
-    return context
 
 
 def _not_accepted(error: ssl.SSLCertVerificationError) -> TlsError:

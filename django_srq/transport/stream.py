@@ -11,8 +11,8 @@ import redis
 
 from django_srq.operations import Call
 from django_srq.runtime.clock import monotonic
-from django_srq.transport.async_pool import SPENT, NotSent
 from django_srq.transport.attempts import Attempts
+from django_srq.transport.connection_errors import SPENT, NotSent
 from django_srq.transport.slots import Slot, slots
 from django_srq.transport.sync_connection import SyncConnection
 

@@ -16,8 +16,8 @@ from typing import Any
 import redis
 
 from django_srq.runtime.clock import monotonic
-from django_srq.transport.async_pool import LOST, NotSent, closed_before
-from django_srq.transport.flow import CutShort, Flow, limit_unsent
+from django_srq.transport.connection_errors import LOST, CutShort, NotSent, closed_before
+from django_srq.transport.flow import Flow, limit_unsent
 from django_srq.transport.rest import LARGE, LULL, REST, SIGN_OF_LIFE, share
 
 CLOSE_ENOUGH = 0.01  # seconds by which the socket's time limit may be off, so that not every call has to set it
