@@ -331,8 +331,8 @@ def test_options_that_are_dicts_and_lists_take_effect(server_url, prefix, way):
 
         async def look() -> tuple[int, int]:
             await queue.acounts()
-            line = await queue.link._connections.get().lines.here()
-            return keepalive(line._idle[-1][0]._writer.get_extra_info("socket"))
+            pool = await queue.link._connections.get().lines.here()
+            return keepalive(pool._idle[-1].socket())
 
         assert asyncio.run(look()) == (1, 7)
         queue.purge()

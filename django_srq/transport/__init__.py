@@ -17,10 +17,11 @@ attempts.py         the attempts at one call: how long they go on, the pauses be
 slots.py            the slots of this process
 sansio.py           ``Steps`` and ``Effect``: methods written once for threads and event loops
 sync_connection.py  a connection of a thread
+async_connection.py  a connection of an event loop
 async_pool.py       the connections of an event loop
 stream.py           calls sent one behind the other, whose replies are read later
 flow.py             how long a command or a reply may take once its bytes flow
-rest.py             how a connection is checked that was not used for a while
+liveness.py         how an idle connection is checked before a call is trusted to it
 sockets.py          opens sockets, with TLS or without, within a time limit
 tls.py              the TLS context that all connections to a server share
 connection_errors.py  how a connection was lost, and whether the server got the command

@@ -3,8 +3,8 @@
 The client's pool makes the connection objects, so that its options decide on TLS, credentials and protocol. But the
 link keeps its own list of idle connections, because slots (slots.py) make every call safe to repeat:
 
-* A connection that was idle for a moment needs no test: if it is dead, the call is sent again on another one. (rest.py
-  says how a connection is checked that was idle for longer.)
+* A connection that was idle for a moment needs no test: if it is dead, the call is sent again on another one.
+  (liveness.py says how a connection is checked that was idle for longer.)
 * After a lost reply, the link sends the same call again, and the server answers what it answered before.
 * One time limit covers connecting, sending, repeating and waiting until a reply begins. (flow.py says how long the
   reply may take from then on.)
@@ -340,7 +340,7 @@ class Link:
         mine = self._connections.get()
         # No check whether there is one: another thread could take it between the check and the pop.
         try:
-            while not (wire := mine.idle.pop()).wake():
+            while not (wire := mine.idle.pop()).check():
                 self._discard(wire)
             return wire
         except IndexError:

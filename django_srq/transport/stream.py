@@ -143,7 +143,7 @@ class Stream:
 
     def _ready(self, sent: Sent[Any]) -> SyncConnection:
         """The connection to send over: the present one if replies are outstanding on it or it is open, else another."""
-        if self._wire is not None and len(self._sent) == 1 and not self._wire.wake():
+        if self._wire is not None and len(self._sent) == 1 and not self._wire.check():
             self._let_go()
         if self._wire is None:
             self._wire = self._link._take(Attempts(self._link, sent.call, sent.queue, self._timeout))

@@ -18,7 +18,7 @@ import redis
 from django_srq.runtime.clock import monotonic
 from django_srq.transport.connection_errors import LOST, CutShort, NotSent, closed_before
 from django_srq.transport.flow import Flow, limit_unsent
-from django_srq.transport.rest import LARGE, LULL, REST, SIGN_OF_LIFE, share
+from django_srq.transport.liveness import ALONG_BELOW, ASK_AFTER, LOOK_AFTER, SIGN_OF_LIFE, share
 
 CLOSE_ENOUGH = 0.01  # seconds by which the socket's time limit may be off, so that not every call has to set it
 READ = 65536  # bytes read at a time
@@ -58,13 +58,13 @@ class SyncConnection:
         if self._reader is None:
             connection._parser._buffer._sock = self
         self._heard = monotonic()  # when the last bytes came from the server
-        self._rested = False  # so long that the next command needs a sign of life (rest.py)
+        self._rested = False  # so long that the next command needs a sign of life (liveness.py)
 
-    def wake(self) -> bool:
+    def check(self) -> bool:
         """Get ready for use after a rest; no reply may be outstanding. False: the server closed the connection."""
         rest = monotonic() - self._heard
-        self._rested = rest > REST
-        return rest < LULL or not self._closed()
+        self._rested = rest > ASK_AFTER
+        return rest < LOOK_AFTER or not self._closed()
 
     def send(self, commands: bytes, deadline: float, *, watched: bool = False) -> None:
         """Send commands. deadline: by monotonic(), for the first bytes to go. NotSent: the server got no whole command.
@@ -74,7 +74,7 @@ class SyncConnection:
         """
         if self._rested:
             self._rested = False
-            commands = self._behind_sign_of_life(commands, deadline, along=not watched and len(commands) < LARGE)
+            commands = self._behind_sign_of_life(commands, deadline, along=not watched and len(commands) < ALONG_BELOW)
         if commands:
             self._write(commands, deadline)
 

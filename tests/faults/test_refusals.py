@@ -42,7 +42,7 @@ def lock_out(server: Server) -> redis.Redis:
 @pytest.mark.parametrize("look", [0, PATIENT], ids=["seen before it is sent", "seen after it is sent"])
 def test_a_password_that_was_set_under_way_refuses_a_put(at, server, monkeypatch, look):
     """Its connection was closed before it was sent, which is seen in either way."""
-    monkeypatch.setattr(sync_connection, "LULL", look)
+    monkeypatch.setattr(sync_connection, "LOOK_AFTER", look)
     queue = at(server.url)
     queue.put("x")
     with lock_out(server) as client:
@@ -61,8 +61,8 @@ def test_a_password_that_was_set_under_way_refuses_an_aput(at, server, look):
         await queue.aput("x")
         client = lock_out(server)  # this blocks the loop, which sees the end of the connection later
         if look:
-            line = await queue.link._connections.get().lines.here()
-            while not line._idle[0][0]._reader.at_eof():
+            pool = await queue.link._connections.get().lines.here()
+            while not pool._idle[0].closed_by_server():
                 await asyncio.sleep(0.001)
         with pytest.raises(QueueUnavailable, match="the server refuses the user or password"):
             await queue.aput("y")

@@ -824,7 +824,7 @@ def test_server_that_is_too_old_for_our_scripts_is_told_so(link, prefix, name):
 @pytest.mark.parametrize("look", [0, PATIENT], ids=["seen before it is sent", "seen after it is sent"])
 def test_stream_whose_connection_was_closed(at, server, monkeypatch, look):
     """Before it is used again: what is sent then goes over another one, or is to be called again."""
-    monkeypatch.setattr("django_srq.transport.sync_connection.LULL", look)
+    monkeypatch.setattr("django_srq.transport.sync_connection.LOOK_AFTER", look)
     queue = at(server.url)
     stream = queue.link.stream()
 
@@ -843,7 +843,7 @@ def test_stream_whose_connection_was_closed(at, server, monkeypatch, look):
 
 @pytest.mark.parametrize("look", [0, PATIENT], ids=["seen before it is sent", "seen after it is sent"])
 def test_look_over_a_connection_that_was_closed(at, server, monkeypatch, look):
-    monkeypatch.setattr("django_srq.transport.sync_connection.LULL", look)
+    monkeypatch.setattr("django_srq.transport.sync_connection.LOOK_AFTER", look)
     queue = at(server.url)
     asked = [("orders", operations.counts(Keys("orders")))]
     with server.client() as client:
