@@ -20,6 +20,7 @@ from redis.backoff import NoBackoff
 
 from django_srq.exceptions import ConfigurationError
 from django_srq.transport.async_connection import AsyncConnection
+from django_srq.transport.budget import Budget
 from django_srq.transport.connection_errors import SPENT, NotSent
 from django_srq.transport.sockets import explained, late
 from django_srq.transport.tls import Tls
@@ -113,12 +114,13 @@ class AsyncPool:
         self._idle: deque[AsyncConnection] = deque()
         self._open: set[AsyncConnection] = set()
 
-    async def exchange(self, command: bytes, seconds: float, *, patience: float | None = None, silence: float) -> Any:
-        """One round trip. seconds: until the reply has to begin, connecting included.
+    async def exchange(self, command: bytes, budget: Budget, patience: float | None = None) -> Any:
+        """One round trip; its reply.
 
-        patience, silence: see ``AsyncConnection.round_trip``.
+        patience: seconds to wait for the reply of a command that blocks on the server; None: until the deadline of the
+        budget.
         """
-        deadline = asyncio.get_running_loop().time() + seconds
+        deadline, silence = asyncio.get_running_loop().time() + budget.left(), budget.seconds
         await (self._turn(deadline) if self._turns.locked() else self._turns.acquire())  # acquire returns at once
         try:
             connection = await self._idle_one() or await self._connected(deadline)

@@ -23,12 +23,9 @@ from django_srq.transport.names import Address, Host
 from django_srq.transport.sansio import Steps, arun, run
 from django_srq.transport.tls import Tls
 
-_CONNECTING = ("_connect", "_wrap_socket_with_ssl")  # how redis-py connects; 5.0.0 has the first method alone
 # The errors that follow when a server does not accept a client. With TLS 1.3 they come after the client's part of the
 # handshake is done, and often the server gives no reason.
 _BROKEN_OFF = re.compile(r"EOF occurred|closed by|reset by peer|alert|Broken pipe", re.IGNORECASE)
-_USUAL = (redis.SSLConnection, redis.UnixDomainSocketConnection)  # besides redis.Connection
-_OCSP = ("ssl_validate_ocsp", "ssl_validate_ocsp_stapled")
 
 
 def opened(connection: Any, deadline: float, tls: Tls) -> socket.socket:
@@ -39,7 +36,7 @@ def opened(connection: Any, deadline: float, tls: Tls) -> socket.socket:
     plain = run(_connecting(connection, deadline))
     if context is None:
         return plain
-    plain.settimeout(_left(deadline))
+    plain.settimeout(time_left(deadline))
     try:
         # With the name and not the address of the host: the certificate must be for the name.
         return context.wrap_socket(plain, server_hostname=connection.host)
@@ -68,7 +65,7 @@ def _connected_locally(connection: Any, deadline: float) -> socket.socket:
     """A connected Unix socket. It is closed if it cannot be connected, which redis-py 5.0 does not do."""
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        made.settimeout(_left(deadline))
+        made.settimeout(time_left(deadline))
         made.connect(connection.path)
     except BaseException:
         made.close()
@@ -77,7 +74,7 @@ def _connected_locally(connection: Any, deadline: float) -> socket.socket:
 
 
 @dataclass
-class _Lookup:
+class _Resolve:
     """An effect (sansio.py): look up the addresses of a host."""
 
     host: Host
@@ -99,19 +96,19 @@ class _Connect:
     deadline: float
 
     def carry_out(self) -> None:
-        self.socket.settimeout(_left(self.deadline))
+        self.socket.settimeout(time_left(self.deadline))
         self.socket.connect(self.address[-1])
 
     async def acarry_out(self) -> None:
         self.socket.setblocking(False)
-        async with asyncio.timeout(_left(self.deadline)):
+        async with asyncio.timeout(time_left(self.deadline)):
             await asyncio.get_running_loop().sock_connect(self.socket, self.address[-1])
 
 
 def _connecting(connection: Any, deadline: float) -> Steps[socket.socket]:
     host = _host(connection)
     problem: OSError | None = None
-    for address, until in _turns((yield _Lookup(host, deadline - monotonic())), deadline):
+    for address, until in _with_deadlines((yield _Resolve(host, deadline - monotonic())), deadline):
         made = _socket(connection, address)
         try:
             yield _Connect(made, address, until)
@@ -125,14 +122,6 @@ def _connecting(connection: Any, deadline: float) -> Steps[socket.socket]:
             names.connected(host, address)
             return made
     raise problem or OSError("the name has no address")
-
-
-def opens_as_usual(connection: Any) -> bool:
-    """Whether ``opened`` does what the connection would do itself: not when its class connects in its own way."""
-    kind = type(connection)
-    usual = next((usual for usual in _USUAL if isinstance(connection, usual)), redis.Connection)
-    same = all(getattr(kind, method, None) is getattr(usual, method, None) for method in _CONNECTING)
-    return same and not any(getattr(connection, option, False) for option in _OCSP)
 
 
 def late(connection: Any) -> Exception:
@@ -166,7 +155,7 @@ def _wanted(connection: Any) -> str:
     return "does the server want a client certificate?"
 
 
-def _turns(found: Sequence[Address], deadline: float) -> Iterator[tuple[Address, float]]:
+def _with_deadlines(found: Sequence[Address], deadline: float) -> Iterator[tuple[Address, float]]:
     """Each address, and the moment until which it may be tried: the addresses left share the time left."""
     for tried, address in enumerate(found):
         now = monotonic()
@@ -189,7 +178,8 @@ def _socket(connection: Any, address: Address) -> socket.socket:
     return made
 
 
-def _left(deadline: float) -> float:
+def time_left(deadline: float) -> float:
+    """Seconds until the deadline, by monotonic(); a socket's time limit must not be 0."""
     return max(deadline - monotonic(), 0.001)
 
 

@@ -16,7 +16,7 @@ import pytest
 from django_srq import SafeRedisQueue, operations
 from django_srq.operations import Command, Put
 from django_srq.transport import async_connection, sync_connection
-from django_srq.transport.attempts import Attempts
+from django_srq.transport.budget import Budget
 from django_srq.transport.clients import client_from_url
 from django_srq.transport.link import Link
 from django_srq.transport.liveness import ALONG_BELOW, ASK_AFTER
@@ -311,9 +311,10 @@ def test_connections_of_the_same_age_cost_a_share_once(queue, firewall):
     barrier = threading.Barrier(6)
 
     def look(_: int) -> None:
-        wire = queue.link._take(Attempts(queue.link, operations.counts(queue.keys), "q", TIMEOUT))
+        connections = queue.link.connections.here().threads
+        connection = connections.take(Budget(TIMEOUT))
         barrier.wait(PATIENT)
-        wire.home.idle.append(wire)
+        connections.idle.append(connection)
 
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(look, range(6)))

@@ -110,12 +110,12 @@ def test_a_loop_that_was_not_shut_down_is_forgotten(named):
     loop.close()
     asyncio.run(queue.aput("y"))
     assert len(queue) == 2
-    assert loop not in queue.link._connections.get().lines._pools
+    assert loop not in queue.link.connections.here().loops._pools
 
 
 def test_a_loop_that_begins_in_another_thread_meanwhile_is_no_error(named):
     queue, _ = named
-    pools = queue.link._connections.get().lines._pools
+    pools = queue.link.connections.here().loops._pools
 
     class Meanwhile:
         """Another loop begins while one looks whether this one is closed."""

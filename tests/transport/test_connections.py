@@ -737,7 +737,7 @@ def test_more_calls_at_one_time_than_the_client_allows(at, server):
 def test_connection_that_another_thread_took_first_is_not_missed(at, server):
     """Between the look for a closed connection and its taking."""
     queue = at(server.url)
-    queue.link._connections.get().closed = Elusive()
+    queue.link.connections.here().threads.closed = Elusive()
     assert queue.put("x")
 
 

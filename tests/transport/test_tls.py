@@ -87,12 +87,12 @@ from django_srq import SafeRedisQueue
 
 queue = SafeRedisQueue(name="orders", url=sys.argv[1], timeout=60)
 queue.put("x")
-before = queue.link._connections.get().tls.context()
+before = queue.link.connections.here().tls.context()
 read, write = os.pipe()
 if not os.fork():
-    os.write(write, json.dumps([queue.put("x"), queue.link._connections.get().tls.context() is before]).encode())
+    os.write(write, json.dumps([queue.put("x"), queue.link.connections.here().tls.context() is before]).encode())
     os._exit(0)
-print(json.dumps([os.read(read, 1000).decode(), queue.link._connections.get().tls.context() is before]))
+print(json.dumps([os.read(read, 1000).decode(), queue.link.connections.here().tls.context() is before]))
 """
 
 
