@@ -19,7 +19,7 @@ from django_srq.runtime.clock import monotonic
 from django_srq.transport.connection_errors import LOST, CutShort, NotSent, closed_before
 from django_srq.transport.flow import Flow, limit_unsent
 from django_srq.transport.liveness import ALONG_BELOW, ASK_AFTER, SIGN_OF_LIFE, share
-from django_srq.transport.sockets import aopened
+from django_srq.transport.sockets import open_streams
 from django_srq.transport.tls import Tls
 
 CLOSE_TIMEOUT = 1.0  # seconds that the closing of a connection may take
@@ -47,7 +47,7 @@ class AsyncConnection:
         connection = self.connection
 
         async def connect() -> None:
-            connection._reader, connection._writer = await aopened(connection, ends, tls)
+            connection._reader, connection._writer = await open_streams(connection, ends, tls)
 
         if isinstance(connection, asynchronous.Connection):
             vars(connection)["_connect"] = connect

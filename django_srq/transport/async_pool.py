@@ -22,7 +22,7 @@ from django_srq.exceptions import ConfigurationError
 from django_srq.transport.async_connection import AsyncConnection
 from django_srq.transport.budget import Budget
 from django_srq.transport.connection_errors import SPENT, NotSent
-from django_srq.transport.sockets import explained, late
+from django_srq.transport.sockets import cause_of, timeout_error
 from django_srq.transport.tls import Tls
 
 AT_ONCE = 64  # calls of one event loop at one time; more are no faster, and would use up the process's open files
@@ -123,7 +123,7 @@ class AsyncPool:
         deadline, silence = asyncio.get_running_loop().time() + budget.left(), budget.seconds
         await (self._turn(deadline) if self._turns.locked() else self._turns.acquire())  # acquire returns at once
         try:
-            connection = await self._idle_one() or await self._connected(deadline)
+            connection = await self._idle_one() or await self._open_new(deadline)
             if patience is None:
                 return await self._round_trip(connection, command, deadline, silence)
         finally:
@@ -165,7 +165,7 @@ class AsyncPool:
         self._idle.append(connection)
         return reply
 
-    async def _connected(self, deadline: float) -> AsyncConnection:
+    async def _open_new(self, deadline: float) -> AsyncConnection:
         connection = None
         try:
             async with asyncio.timeout_at(deadline):
@@ -178,9 +178,9 @@ class AsyncPool:
                     await self._discard(connection)
                     raise
         except TimeoutError as error:
-            raise NotSent(late(connection and connection.connection)) from error
+            raise NotSent(timeout_error(connection and connection.connection)) from error
         except (redis.RedisError, OSError) as error:
-            raise NotSent(explained(error, connection and connection.connection)) from error
+            raise NotSent(cause_of(error, connection and connection.connection)) from error
         return connection
 
     def _new(self) -> AsyncConnection:

@@ -102,8 +102,8 @@ def is_unresolved(host: Host) -> bool:
     return host not in _known and host in _under_way.get()
 
 
-def connected(host: Host, address: Address) -> None:
-    """Note that a connection was made with an address of a host: it is tried first the next time."""
+def prefer(host: Host, address: Address) -> None:
+    """Try an address of a host first the next time, as a connection was made with it."""
     _best[host] = address
 
 

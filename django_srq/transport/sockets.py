@@ -28,12 +28,12 @@ from django_srq.transport.tls import Tls
 _BROKEN_OFF = re.compile(r"EOF occurred|closed by|reset by peer|alert|Broken pipe", re.IGNORECASE)
 
 
-def opened(connection: Any, deadline: float, tls: Tls) -> socket.socket:
+def open_socket(connection: Any, deadline: float, tls: Tls) -> socket.socket:
     """A connected socket, in place of the one that redis-py's ``_connect`` would return. deadline: by monotonic()."""
     if isinstance(connection, redis.UnixDomainSocketConnection):
         return _connected_locally(connection, deadline)
     context = _context_for(connection, tls)
-    plain = run(_connecting(connection, deadline))
+    plain = run(_connected_socket(connection, deadline))
     if context is None:
         return plain
     plain.settimeout(time_left(deadline))
@@ -44,10 +44,10 @@ def opened(connection: Any, deadline: float, tls: Tls) -> socket.socket:
         raise _not_accepted(error) from error
 
 
-async def aopened(connection: Any, deadline: float, tls: Tls) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """``opened`` in an event loop, for a connection of redis.asyncio; the socket's streams."""
+async def open_streams(connection: Any, deadline: float, tls: Tls) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """``open_socket`` in an event loop, for a connection of redis.asyncio; the socket's streams."""
     context = _context_for(connection, tls)
-    plain = await arun(_connecting(connection, deadline))
+    plain = await arun(_connected_socket(connection, deadline))
     # From here on the stream's transport closes the socket.
     if context is None:
         return await asyncio.open_connection(sock=plain)
@@ -105,7 +105,7 @@ class _Connect:
             await asyncio.get_running_loop().sock_connect(self.socket, self.address[-1])
 
 
-def _connecting(connection: Any, deadline: float) -> Steps[socket.socket]:
+def _connected_socket(connection: Any, deadline: float) -> Steps[socket.socket]:
     host = _host(connection)
     problem: OSError | None = None
     for address, until in _with_deadlines((yield _Resolve(host, deadline - monotonic())), deadline):
@@ -119,12 +119,12 @@ def _connecting(connection: Any, deadline: float) -> Steps[socket.socket]:
             made.close()
             raise
         else:
-            names.connected(host, address)
+            names.prefer(host, address)
             return made
     raise problem or OSError("the name has no address")
 
 
-def late(connection: Any) -> Exception:
+def timeout_error(connection: Any) -> Exception:
     """The error of an asynchronous connection that could not be opened in time; it names the slow step.
 
     connection: None if it was not even made. When the event loop is late, the limits of the single steps end together
@@ -139,8 +139,8 @@ def _host(connection: Any) -> Host:
     return connection.host, connection.port, connection.socket_type
 
 
-def explained(error: Exception, connection: Any) -> Exception:
-    """The error that gives the cause why a connection could not be opened, from the error that redis-py raised."""
+def cause_of(error: Exception, connection: Any) -> Exception:
+    """The cause why a connection could not be opened, from the error that redis-py raised."""
     if isinstance(error.__cause__, (TlsError, NameUnresolved)):  # redis.asyncio raises its own in place of ours
         return error.__cause__
     broken_off = not isinstance(error, (TlsError, redis.exceptions.TimeoutError)) and _BROKEN_OFF.search(str(error))

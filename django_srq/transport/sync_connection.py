@@ -23,7 +23,7 @@ from django_srq.runtime.clock import monotonic
 from django_srq.transport.connection_errors import LOST, CutShort, NotSent, closed_before
 from django_srq.transport.flow import Flow, limit_unsent
 from django_srq.transport.liveness import ALONG_BELOW, ASK_AFTER, LOOK_AFTER, SIGN_OF_LIFE, share
-from django_srq.transport.sockets import opened, time_left
+from django_srq.transport.sockets import open_socket, time_left
 from django_srq.transport.tls import Tls
 
 CLOSE_ENOUGH = 0.01  # seconds by which the socket's time limit may be off, so that not every call has to set it
@@ -61,7 +61,7 @@ def connect(connection: Any, deadline: float, tls: Tls) -> SyncConnection:
     connection.retry = Retry(NoBackoff(), 0)  # a client that the caller made may be set to repeat
     ours: dict[str, Callable[..., Any]] = {"read_response": read_in_time}
     if _opens_as_usual(connection):
-        ours["_connect"] = lambda: opened(connection, deadline, tls)
+        ours["_connect"] = lambda: open_socket(connection, deadline, tls)
     vars(connection).update(ours)
     try:
         connection.connect()
@@ -74,7 +74,7 @@ def connect(connection: Any, deadline: float, tls: Tls) -> SyncConnection:
 
 
 def _opens_as_usual(connection: Any) -> bool:
-    """Whether ``opened`` does what the connection would do itself: not when its class connects in its own way."""
+    """Whether ``open_socket`` does what the connection would do itself: not when its class connects in its own way."""
     kind = type(connection)
     usual = next((usual for usual in _USUAL if isinstance(connection, usual)), redis.Connection)
     same = all(getattr(kind, method, None) is getattr(usual, method, None) for method in _CONNECTING)

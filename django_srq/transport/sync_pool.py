@@ -11,7 +11,7 @@ import redis
 from django_srq.runtime.clock import monotonic
 from django_srq.transport.budget import Budget
 from django_srq.transport.connection_errors import SPENT, NotSent
-from django_srq.transport.sockets import explained
+from django_srq.transport.sockets import cause_of
 from django_srq.transport.sync_connection import SyncConnection, connect
 from django_srq.transport.tls import Tls
 
@@ -72,7 +72,7 @@ class SyncPool:
 
     def take(self, budget: Budget) -> SyncConnection:
         """A connection for the caller alone: an idle one, or a new one. NotSent: none can be opened in time."""
-        connection = self._take_idle() or self._connected(budget)
+        connection = self._take_idle() or self._open_new(budget)
         connection.silence = budget.seconds
         return connection
 
@@ -85,22 +85,22 @@ class SyncPool:
         except IndexError:
             return None
 
-    def _connected(self, budget: Budget) -> SyncConnection:
-        made = self._made()
+    def _open_new(self, budget: Budget) -> SyncConnection:
+        made = self._make()
         try:
             if self._prepare is not None:
                 self._prepare()
             connection = connect(made, budget.deadline, self._tls)
         except (redis.RedisError, OSError) as error:
             self._put_away(made)
-            raise NotSent(explained(error, made)) from error
+            raise NotSent(cause_of(error, made)) from error
         except BaseException:
             self._put_away(made)
             raise
         self._open.add(connection)
         return connection
 
-    def _made(self) -> Any:
+    def _make(self) -> Any:
         """A connection of redis-py, which is not connected."""
         try:
             return self.closed.pop()
