@@ -70,7 +70,7 @@ def run(steps: Steps[T]) -> T:
 async def arun(steps: Steps[T], effect: Effect | None = None) -> T:
     """Carry out the steps in the running event loop; their result.
 
-    effect: an effect that the steps have already yielded, to begin with. When the caller's task is cancelled, the
+    effect: to begin with, when the steps have already yielded it. When the caller's task is cancelled, the
     steps get the CancelledError, and the effects that they still yield, to clean up, are carried out in a task of its
     own. The caller's task ends only after that one; when it is cancelled again, it ends at once, and the other goes on.
     """
