@@ -31,7 +31,7 @@ from django_srq.queue.serializers import BY_NAME, Serializer
 from django_srq.runtime.completion import is_deferred
 from django_srq.runtime.interruption import is_interruption
 from django_srq.transport.clients import SCHEMES, client_from_url, client_option_names, is_embedded, masked
-from django_srq.transport.sockets import missing
+from django_srq.transport.tls import missing
 
 DEFAULT_ALIAS = "default"
 SETTINGS = ("SRQ_QUEUES", "SRQ_DEFAULTS", "SRQ_ADMIN")

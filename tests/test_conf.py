@@ -324,15 +324,15 @@ def test_options_that_are_dicts_and_lists_take_effect(server_url, prefix, way):
         assert [message.id for message in checks.run_checks(tags=["django_srq"])] == []
         queue = queues["orders"]
         queue.put("x")
-        assert queue.link.passing == (redis.OutOfMemoryError,)
+        assert queue.link.connections.passing == (redis.OutOfMemoryError,)
         assert queue.link.pool.connection_kwargs["db"] == 1
         assert queue.link is queues["orders"].link
-        assert keepalive(queue.link._connections.get().idle[-1].connection._sock) == (1, 7)
+        assert keepalive(queue.link.connections.here().threads.idle[-1].connection._sock) == (1, 7)
 
         async def look() -> tuple[int, int]:
             await queue.acounts()
-            line = await queue.link._connections.get().lines.here()
-            return keepalive(line._idle[-1][0]._writer.get_extra_info("socket"))
+            pool = await queue.link.connections.here().loops.here()
+            return keepalive(pool._idle[-1].socket())
 
         assert asyncio.run(look()) == (1, 7)
         queue.purge()

@@ -140,7 +140,7 @@ def test_another_time_limit_is_another_link(configured):
 
 def test_connections_can_be_closed_and_the_queues_go_on(configured, client):
     assert len(queues["orders"]) == 0
-    idle = queues["orders"].link._connections.get().idle
+    idle = queues["orders"].link.connections.here().threads.idle
     assert idle
     queues.close_all()
     assert not idle

@@ -37,8 +37,8 @@ def completed(outcome: Any, wait: Callable[[Coroutine[Any, Any, Any]], Any]) -> 
     try:
         return wait(waiting)
     finally:
-        for one in (waiting, outcome):
-            drop(one)
+        drop(waiting)
+        drop(outcome)
 
 
 def is_deferred(function: Callable[..., Any]) -> bool:
@@ -46,7 +46,7 @@ def is_deferred(function: Callable[..., Any]) -> bool:
     while isinstance(function, functools.partial):
         function = function.func
     tests = (iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
-    return any(test(one) for test in tests for one in (function, getattr(type(function), "__call__", None)))  # noqa: B004
+    return any(test(code) for test in tests for code in (function, getattr(type(function), "__call__", None)))  # noqa: B004
 
 
 async def acompleted(outcome: Any) -> Any:

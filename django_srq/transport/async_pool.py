@@ -1,4 +1,4 @@
-"""AsyncPool: the connections of one event loop to one server, by redis.asyncio.
+"""AsyncPool: the connections of one event loop to one server.
 
 A connection belongs to the event loop in which it was opened. A process may have several loops, some of them short:
 ``async_to_sync`` makes one for each call. So every loop has its own AsyncPool, which is closed when the loop is shut
@@ -8,13 +8,9 @@ down.
 from __future__ import annotations
 
 import asyncio
-import errno
 import inspect
-import os
-import socket
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import suppress
 from typing import Any
 
 import redis
@@ -23,18 +19,13 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from django_srq.exceptions import ConfigurationError
-from django_srq.runtime.clock import monotonic
-from django_srq.transport.flow import CutShort, Flow, limit_unsent
-from django_srq.transport.rest import LARGE, REST, SIGN_OF_LIFE, share
-from django_srq.transport.sockets import Tls, aopened, explained, late
+from django_srq.transport.async_connection import AsyncConnection
+from django_srq.transport.budget import Budget
+from django_srq.transport.connection_errors import SPENT, NotSent
+from django_srq.transport.sockets import cause_of, timeout_error
+from django_srq.transport.tls import Tls
 
-PARTING = 1.0  # seconds that the closing of a connection may take
-PIECE = 65536  # bytes of a command that are sent at one time
-_SOONER = 0.98  # share of the time left in which a socket has to be open: see _connect
 AT_ONCE = 64  # calls of one event loop at one time; more are no faster, and would use up the process's open files
-LOST = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError)
-# Errors after which a connection is of no use. After a primary was demoted, its name may lead to another server.
-SPENT = (*LOST, redis.exceptions.ReadOnlyError, redis.exceptions.MasterDownError)
 _KINDS: Sequence[tuple[type, type]] = (
     (redis.UnixDomainSocketConnection, asynchronous.UnixDomainSocketConnection),
     (redis.SSLConnection, asynchronous.SSLConnection),
@@ -53,71 +44,56 @@ _OWN = {
 _OWN_PREFIXES = ("maint_", "maintenance_", "orig_", "oss_")
 
 
-class NotSent(Exception):
-    """The server did not get the command: there was no connection, or it ended too early. cause: the error."""
-
-    def __init__(self, cause: Exception) -> None:
-        super().__init__(str(cause))
-        self.cause = cause
-
-
-def closed_before(lost: Any) -> bool:
-    """Whether the server had closed a connection, which is lost now, before it got everything that was sent.
-
-    The server answers bytes that arrive after its close with a reset, and then the socket's error is EPIPE. When the
-    server closes later, or the connection breaks, it is another one. lost: the connection's socket.
-    """
-    return lost is not None and bool(lost.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.EPIPE)
-
-
 class AsyncPools:
     """The AsyncPool of each event loop, for one server."""
 
-    def __init__(self, pool: Any, prepare: Callable[[], object] | None, tls: Tls) -> None:
-        """pool: of redis-py; its options make the connections. prepare: called before each new connection."""
-        self._pool, self._prepare, self._tls = pool, prepare, tls
-        self._lines: dict[asyncio.AbstractEventLoop, AsyncPool] = {}
+    def __init__(self, client_pool: Any, prepare: Callable[[], object] | None, tls: Tls) -> None:
+        """client_pool: of redis-py; its options make the connections. prepare: called before each new connection."""
+        self._client_pool, self._prepare, self._tls = client_pool, prepare, tls
+        self._pools: dict[asyncio.AbstractEventLoop, AsyncPool] = {}
 
     async def here(self) -> AsyncPool:
         """The AsyncPool of the running event loop; made on first use."""
         loop = asyncio.get_running_loop()
-        line = self._lines.get(loop)
-        if line is None:
-            for ended in [loop for loop in list(self._lines) if loop.is_closed()]:
-                self._lines.pop(ended, None)  # the loop was closed without being shut down
-            line = self._lines[loop] = AsyncPool(self._make, self._prepare, self._tls, self._pool.max_connections)
-            line.keeper = self._keep(loop, line)
-            await anext(line.keeper)
-        return line
+        pool = self._pools.get(loop)
+        if pool is None:
+            for ended in [loop for loop in list(self._pools) if loop.is_closed()]:
+                self._pools.pop(ended, None)  # the loop was closed without being shut down
+            most = self._client_pool.max_connections
+            pool = self._pools[loop] = AsyncPool(self._make, self._prepare, self._tls, most)
+            pool.closing = self._close_with(loop, pool)
+            await anext(pool.closing)
+        return pool
 
     async def close(self) -> None:
         """Close the idle connections of the running event loop."""
-        line = self._lines.get(asyncio.get_running_loop())
-        if line is not None:
-            await line.close()
+        pool = self._pools.get(asyncio.get_running_loop())
+        if pool is not None:
+            await pool.close()
 
     def let_go(self) -> None:
         """Close them in this process alone: the connections, and their event loops, are its parent's."""
-        for line in self._lines.copy().values():
-            line.let_go()
+        for pool in self._pools.copy().values():
+            pool.let_go()
 
-    async def _keep(self, loop: asyncio.AbstractEventLoop, line: AsyncPool) -> AsyncGenerator[None]:
+    async def _close_with(self, loop: asyncio.AbstractEventLoop, pool: AsyncPool) -> AsyncGenerator[None]:
         """Close the pool together with its loop: a loop that is shut down closes its asynchronous generators."""
         try:
             yield
         finally:
-            self._lines.pop(loop, None)
-            await line.close()
+            self._pools.pop(loop, None)
+            await pool.close()
 
-    def _make(self) -> Any:
-        if service := getattr(self._pool, "service_name", None):
+    def _make(self) -> AsyncConnection:
+        if service := getattr(self._client_pool, "service_name", None):
             raise ConfigurationError(
                 f"asynchronous calls cannot find {service!r} by Sentinel yet; calls without await can"
             )
+        kind = self._client_pool.connection_class
         for theirs, ours in _KINDS:
-            if issubclass(self._pool.connection_class, theirs):
-                return _connection(ours, self._pool.connection_kwargs)
-        raise ConfigurationError(f"no asynchronous connection is known for {self._pool.connection_class.__name__}")
+            if issubclass(kind, theirs):
+                return AsyncConnection(_connection(ours, self._client_pool.connection_kwargs))
+        raise ConfigurationError(f"no asynchronous connection is known for {kind.__name__}")
 
 
 class AsyncPool:
@@ -127,30 +103,32 @@ class AsyncPool:
     has a connection, so that any number of them may wait.
     """
 
-    keeper: AsyncGenerator[None]
+    closing: AsyncGenerator[None]  # closes the pool when the loop is shut down
 
-    def __init__(self, make: Callable[[], Any], prepare: Callable[[], object] | None, tls: Tls, most: int) -> None:
+    def __init__(
+        self, make: Callable[[], AsyncConnection], prepare: Callable[[], object] | None, tls: Tls, most: int
+    ) -> None:
         """most: connections at one time, at most."""
         self._make, self._prepare, self._tls, self._most = make, prepare, tls, most
         self._turns = asyncio.Semaphore(min(most, AT_ONCE))
-        self._idle: deque[tuple[Any, float]] = deque()  # each with the time of its last reply
-        self._open: set[Any] = set()
+        self._idle: deque[AsyncConnection] = deque()
+        self._open: set[AsyncConnection] = set()
 
-    async def exchange(self, command: bytes, seconds: float, *, patience: float | None = None, silence: float) -> Any:
-        """One round trip. seconds: until the reply has to begin, connecting included.
+    async def exchange(self, command: bytes, budget: Budget, patience: float | None = None) -> Any:
+        """One round trip; its reply.
 
-        patience: of a command that blocks on the server, seconds from its sending until the reply has to begin.
-        silence: seconds without a byte after which a command or reply is broken off (flow.py).
+        patience: seconds to wait for the reply of a command that blocks on the server; None: until the deadline of the
+        budget.
         """
-        deadline = asyncio.get_running_loop().time() + seconds
+        deadline, silence = asyncio.get_running_loop().time() + budget.left(), budget.seconds
         await (self._turn(deadline) if self._turns.locked() else self._turns.acquire())  # acquire returns at once
         try:
-            connection, rest = await self._rested() or (await self._connected(deadline), 0)
+            connection = await self._idle_one() or await self._open_new(deadline)
             if patience is None:
-                return await self._round_trip(connection, rest, command, deadline, silence)
+                return await self._round_trip(connection, command, deadline, silence)
         finally:
             self._turns.release()
-        return await self._round_trip(connection, rest, command, deadline, silence, patience)
+        return await self._round_trip(connection, command, deadline, silence, patience)
 
     async def _turn(self, deadline: float) -> None:
         try:
@@ -159,79 +137,35 @@ class AsyncPool:
         except TimeoutError as error:
             raise NotSent(redis.exceptions.TimeoutError("timed out behind other calls")) from error
 
-    async def _rested(self) -> tuple[Any, float] | None:
-        """An idle connection, and the seconds since its last reply; None when there is none."""
+    async def _idle_one(self) -> AsyncConnection | None:
+        """An idle connection that the server did not close; None when there is none."""
         while self._idle:
-            connection, since = self._idle.pop()
-            if not connection._reader.at_eof():
-                return connection, asyncio.get_running_loop().time() - since
-            await self._discard(connection)  # the server closed it
+            connection = self._idle.pop()
+            if not connection.closed_by_server():
+                return connection
+            await self._discard(connection)
         return None
 
-    async def _round_trip(
-        self,
-        connection: Any,
-        rest: float,
-        command: bytes,
-        deadline: float,
-        silence: float,
-        patience: float | None = None,
-    ) -> Any:
-        limit = asyncio.timeout_at(deadline)
-        arrivals = _Arrivals(connection, silence, limit)
+    async def _round_trip(self, connection: AsyncConnection, *trip: Any) -> Any:
+        """trip: the arguments of ``AsyncConnection.round_trip``."""
         try:
-            if rest > REST:
-                command = await self._behind_sign_of_life(connection, command, deadline)
-            async with limit:
-                if len(command) > PIECE:
-                    await _send(connection, command, limit, silence)
-                elif command:
-                    await connection.send_packed_command([command], check_health=False)
-                if patience is not None:
-                    limit.reschedule(asyncio.get_running_loop().time() + patience)
-                with arrivals:
-                    reply = await connection.read_response(disable_decoding=True, disconnect_on_error=False)
-        except (NotSent, *SPENT, redis.exceptions.InvalidResponse) as error:
-            unsent = closed_before(connection._writer and connection._writer.get_extra_info("socket"))
+            reply = await connection.round_trip(*trip)
+        except (NotSent, *SPENT):
             await self._discard(connection)
             while self._idle:  # the cause that made one useless usually concerns the others, too
-                await self._discard(self._idle.pop()[0])
-            if arrivals.broke_off(error):
-                raise CutShort("the reply broke off") from error
-            if unsent and not isinstance(error, NotSent):
-                raise NotSent(error) from error
-            if isinstance(error, TimeoutError):
-                raise _telling(error) from error
+                await self._discard(self._idle.pop())
             raise
         except redis.exceptions.ResponseError:
-            self._put_back(connection)
+            self._idle.append(connection)
             raise
         except BaseException:
             # Cancelled in the middle of a call: its reply must not become the reply of the next call.
             await self._discard(connection)
             raise
-        self._put_back(connection)
+        self._idle.append(connection)
         return reply
 
-    async def _behind_sign_of_life(self, connection: Any, command: bytes, deadline: float) -> bytes:
-        """Wait for a sign of life, for a share of the time left. A small command goes along, a large is returned."""
-        along, left = (command, b"") if len(command) < LARGE else (b"", command)
-        now = asyncio.get_running_loop().time()
-        try:
-            async with asyncio.timeout_at(now + share(deadline - now)):
-                await connection.send_packed_command([SIGN_OF_LIFE + along], check_health=False)
-                with suppress(redis.exceptions.ResponseError):
-                    await connection.read_response(disable_decoding=True, disconnect_on_error=False)
-        except LOST as error:
-            if left:
-                raise NotSent(_telling(error)) from error
-            raise
-        return left
-
-    def _put_back(self, connection: Any) -> None:
-        self._idle.append((connection, asyncio.get_running_loop().time()))
-
-    async def _connected(self, deadline: float) -> Any:
+    async def _open_new(self, deadline: float) -> AsyncConnection:
         connection = None
         try:
             async with asyncio.timeout_at(deadline):
@@ -239,131 +173,44 @@ class AsyncPool:
                     await asyncio.to_thread(self._prepare)
                 connection = self._new()
                 try:
-                    await self._connect(connection, deadline)
-                    limit_unsent(connection._writer.get_extra_info("socket"))
+                    await connection.connect(deadline, self._tls)
                 except BaseException:
                     await self._discard(connection)
                     raise
         except TimeoutError as error:
-            raise NotSent(late(connection)) from error
+            raise NotSent(timeout_error(connection and connection.connection)) from error
         except (redis.RedisError, OSError) as error:
-            raise NotSent(explained(error, connection)) from error
+            raise NotSent(cause_of(error, connection and connection.connection)) from error
         return connection
 
-    async def _connect(self, connection: Any, deadline: float) -> None:
-        """Let redis-py connect and greet the server, over a socket that we open."""
-        # A little less time than there is, so that the socket's error, which names the slow step, comes first.
-        ends = monotonic() + (deadline - asyncio.get_running_loop().time()) * _SOONER
-
-        async def connect() -> None:
-            connection._reader, connection._writer = await aopened(connection, ends, self._tls)
-
-        if isinstance(connection, asynchronous.Connection):
-            vars(connection)["_connect"] = connect
-        try:
-            await connection.connect()
-        finally:
-            vars(connection).pop("_connect", None)
-
-    def _new(self) -> Any:
+    def _new(self) -> AsyncConnection:
         if len(self._open) >= self._most:
             raise redis.exceptions.ConnectionError("Too many connections")  # the words of redis-py's pool
         connection = self._make()
         self._open.add(connection)
         return connection
 
-    async def _discard(self, connection: Any) -> None:
-        """Close a connection without a farewell to the server."""
+    async def _discard(self, connection: AsyncConnection) -> None:
         self._open.discard(connection)
-        await connection.disconnect(nowait=True)
-        await asyncio.sleep(0)  # the loop closes the socket in its next round; it may have no other after that
+        await connection.abort()
 
     async def close(self) -> None:
         """Close the idle connections. The pool can still be used."""
         while self._idle:
-            connection, _ = self._idle.pop()
+            connection = self._idle.pop()
             self._open.discard(connection)
-            with suppress(TimeoutError):  # the server does not answer the farewell of TLS
-                async with asyncio.timeout(PARTING):
-                    await connection.disconnect()
+            await connection.close()
 
     def let_go(self) -> None:
+        """Close them in this process alone."""
         for connection in self._open.copy():
-            writer = connection._writer
-            shared = writer and writer.transport.get_extra_info("socket")
-            if shared and shared.fileno() >= 0:  # else it is closed
-                _let_go(shared.fileno())
-
-
-def _telling(error: Exception) -> Exception:
-    """An error with a text: the error itself, or another one in place of asyncio's TimeoutError, which has none."""
-    return redis.exceptions.TimeoutError("timed out") if isinstance(error, TimeoutError) else error
-
-
-def _let_go(descriptor: int) -> None:
-    """Close a socket of an event loop of the parent process, in this process alone, and put /dev/null in its place.
-
-    If its transport closed it, the parent's loop would no longer watch it, as parent and child share what the loop
-    watches (epoll). And if its number became free, another file could get it, which the transport would close later.
-    """
-    nothing = os.open(os.devnull, os.O_RDWR)
-    os.dup2(nothing, descriptor, inheritable=False)
-    os.close(nothing)
-
-
-class _Arrivals:
-    """Moves the time limit of a reply with each byte that arrives (flow.py)."""
-
-    __slots__ = ("_begun", "_clock", "_connection", "_feed", "_flow", "_limit", "_reader", "_silence")
-
-    def __init__(self, connection: Any, silence: float, limit: asyncio.Timeout) -> None:
-        self._connection, self._silence, self._limit = connection, silence, limit
-        self._begun = False
-        self._flow: Flow | None = None
-
-    def __enter__(self) -> None:
-        self._reader, self._clock = self._connection._reader, asyncio.get_running_loop().time
-        self._feed = self._reader.feed_data
-        self._reader.feed_data = self.feed_data
-
-    def __exit__(self, *error: object) -> None:
-        del self._reader.feed_data
-
-    def feed_data(self, data: bytes) -> None:
-        self._feed(data)
-        if self._limit.expired():
-            return
-        until = self._limit.when() or 0
-        # Usually this is the whole reply. Then the limit need not be moved, which takes longer than all else here.
-        if self._begun or until - self._clock() < self._silence / 2:
-            self._flow = self._flow or Flow(self._silence, self._clock)
-            self._flow.moved(len(data))
-            self._limit.reschedule(max(self._flow.deadline, until))
-        self._begun = True
-
-    def broke_off(self, error: Exception) -> bool:
-        """Whether an error came in the middle of a reply, and is not itself a reply."""
-        lost = type(error) is redis.exceptions.ConnectionError or isinstance(error, OSError)
-        return isinstance(error, redis.exceptions.InvalidResponse) or (lost and self._begun)
-
-
-async def _send(connection: Any, command: bytes, limit: asyncio.Timeout, silence: float) -> None:
-    """Send a command piece by piece, so that the time limit counts from the last piece that was sent."""
-    # By the writer's write: after writelines, which redis-py calls, Python 3.12 and 3.13 do not wait in drain.
-    writer, rest = connection._writer, memoryview(command)
-    flow = Flow(silence, asyncio.get_running_loop().time)
-    while rest:
-        writer.write(rest[:PIECE])
-        await writer.drain()
-        flow.moved(len(rest[:PIECE]))
-        rest = rest[PIECE:]
-        limit.reschedule(max(flow.deadline, limit.when() or 0))
+            connection.let_go()
 
 
 def _connection(kind: Any, options: dict[str, Any]) -> Any:
     """An asynchronous connection, made from the options of a pool of blocking ones."""
     known = {name for base in kind.__mro__ for name in inspect.signature(base.__init__).parameters}
-    kept = {name: value for name, value in options.items() if name not in _OWN and not name.startswith(_OWN_PREFIXES)}
+    usable = {name: value for name, value in options.items() if name not in _OWN and not name.startswith(_OWN_PREFIXES)}
     # Decoding is off: with hiredis, redis-py 5.0 decodes a reply even where read_response is told not to.
     ours = {
         "socket_timeout": None,
@@ -372,6 +219,6 @@ def _connection(kind: Any, options: dict[str, Any]) -> Any:
         "decode_responses": False,
     }
     try:
-        return kind(**{name: value for name, value in kept.items() if value or name in known} | ours)
+        return kind(**{name: value for name, value in usable.items() if value or name in known} | ours)
     except TypeError as error:
         raise ConfigurationError(f"no asynchronous connection can do what the client's options say: {error}") from error

@@ -80,6 +80,6 @@ def address_of(pool: Any) -> str:
         return f"unix://{options['path']}"
     if service := getattr(pool, "service_name", None):
         sentinels = [address_of(sentinel.connection_pool) for sentinel in pool.sentinel_manager.sentinels]
-        places = ",".join(address.rpartition("/")[0] for address in sentinels)
-        return f"sentinel://{places}/{service}/{database}"
+        addresses = ",".join(address.rpartition("/")[0] for address in sentinels)
+        return f"sentinel://{addresses}/{service}/{database}"
     return f"{options.get('host', 'localhost')}:{options.get('port', 6379)}/{database}"

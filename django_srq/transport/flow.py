@@ -13,17 +13,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-import redis
-
 from django_srq.runtime.clock import monotonic
 
 SLOWEST = 32 * 1024  # bytes per second
 UNSENT = 128 * 1024  # bytes that the system accepts for a socket before it can send them
 LONGEST = 900.0  # seconds; no time limit is longer, as a call is safe to repeat only while its slot is kept: an hour
-
-
-class CutShort(redis.exceptions.ConnectionError):
-    """A reply that had begun could not be read to its end."""
 
 
 def limit_unsent(connected: Any) -> None:

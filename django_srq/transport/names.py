@@ -14,10 +14,9 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeAlias
 
-import redis
-
 from django_srq.runtime.clock import monotonic
 from django_srq.runtime.process import PerProcess
+from django_srq.transport.connection_errors import NameUnresolved
 
 PATIENCE = 1.0  # seconds that a lookup may take before the addresses known so far are used
 _SHARE = 0.25  # the same as a share of the caller's time, if that is less
@@ -25,13 +24,6 @@ _SHARE = 0.25  # the same as a share of the caller's time, if that is less
 Host: TypeAlias = tuple[str, int, int]  # name, port, address family (0: any)
 Address: TypeAlias = tuple[socket.AddressFamily, socket.SocketKind, int, Any]  # family, type, protocol, of the socket
 _Outcome: TypeAlias = "list[Address] | OSError"
-
-
-class NameUnresolved(redis.exceptions.TimeoutError):
-    """No address of a name is known, and its lookup takes longer than the caller has time."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(f"the name {name!r} could not be resolved in time")
 
 
 class _Lookup:
@@ -110,8 +102,8 @@ def is_unresolved(host: Host) -> bool:
     return host not in _known and host in _under_way.get()
 
 
-def connected(host: Host, address: Address) -> None:
-    """Note that a connection was made with an address of a host: it is tried first the next time."""
+def prefer(host: Host, address: Address) -> None:
+    """Try an address of a host first the next time, as a connection was made with it."""
     _best[host] = address
 
 

@@ -38,7 +38,7 @@ class Effect(Protocol):
 
 Steps: TypeAlias = Generator[Effect, Any, T]
 
-_partings: set[asyncio.Task[Any]] = set()  # asyncio keeps only weak references to tasks
+_cleanups: set[asyncio.Task[Any]] = set()  # asyncio keeps only weak references to tasks
 
 
 @dataclass(frozen=True)
@@ -55,44 +55,44 @@ class Sleep:
 def run(steps: Steps[T]) -> T:
     """Carry out the steps in this thread; their result."""
     try:
-        request = next(steps)
+        effect = next(steps)
         while True:
             try:
-                result = request.carry_out()
+                result = effect.carry_out()
             except BaseException as error:
-                request = steps.throw(error)
+                effect = steps.throw(error)
             else:
-                request = steps.send(result)
+                effect = steps.send(result)
     except StopIteration as end:
         return end.value  # type: ignore[no-any-return]
 
 
-async def arun(steps: Steps[T], request: Effect | None = None) -> T:
+async def arun(steps: Steps[T], effect: Effect | None = None) -> T:
     """Carry out the steps in the running event loop; their result.
 
-    request: an effect that the steps have already yielded, to begin with. When the caller's task is cancelled, the
+    effect: to begin with, when the steps have already yielded it. When the caller's task is cancelled, the
     steps get the CancelledError, and the effects that they still yield, to clean up, are carried out in a task of its
     own. The caller's task ends only after that one; when it is cancelled again, it ends at once, and the other goes on.
     """
     try:
-        request = request or next(steps)
+        effect = effect or next(steps)
         while True:
             try:
-                result = await request.acarry_out()
+                result = await effect.acarry_out()
             except asyncio.CancelledError as cancelled:
                 return await _in_own_task(arun(steps, steps.throw(cancelled)))
             except BaseException as error:
-                request = steps.throw(error)
+                effect = steps.throw(error)
             else:
-                request = steps.send(result)
+                effect = steps.send(result)
     except StopIteration as end:
         return end.value  # type: ignore[no-any-return]
 
 
 async def _in_own_task(rest: Coroutine[Any, Any, T]) -> T:
     task = asyncio.create_task(rest)
-    _partings.add(task)
-    task.add_done_callback(_partings.discard)
+    _cleanups.add(task)
+    task.add_done_callback(_cleanups.discard)
     return await asyncio.shield(task)
 
 

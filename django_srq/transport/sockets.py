@@ -1,13 +1,11 @@
 """Sockets: opens connections to a server's host, with TLS or without, within one time limit.
 
-redis-py would look up the host's name without a limit, allow each of its addresses the whole time limit, and make a TLS
-context for each connection, which takes as long as a hundred puts.
+redis-py would look up the host's name without a limit, and allow each of its addresses the whole time limit.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import socket
 import ssl
@@ -20,53 +18,25 @@ import redis.asyncio.connection as asynchronous
 
 from django_srq.runtime.clock import monotonic
 from django_srq.transport import names
-from django_srq.transport.names import Address, Host, NameUnresolved
+from django_srq.transport.connection_errors import NameUnresolved, TlsError
+from django_srq.transport.names import Address, Host
 from django_srq.transport.sansio import Steps, arun, run
+from django_srq.transport.tls import Tls
 
-_FILES = {"ssl_ca_certs": "ca_certs", "ssl_ca_path": "ca_path", "ssl_certfile": "certfile", "ssl_keyfile": "keyfile"}
-_CONNECTING = ("_connect", "_wrap_socket_with_ssl")  # how redis-py connects; 5.0.0 has the first method alone
 # The errors that follow when a server does not accept a client. With TLS 1.3 they come after the client's part of the
 # handshake is done, and often the server gives no reason.
 _BROKEN_OFF = re.compile(r"EOF occurred|closed by|reset by peer|alert|Broken pipe", re.IGNORECASE)
-_USUAL = (redis.SSLConnection, redis.UnixDomainSocketConnection)  # besides redis.Connection
-_OCSP = ("ssl_validate_ocsp", "ssl_validate_ocsp_stapled")
 
 
-class TlsError(redis.exceptions.ConnectionError):
-    """TLS with this server is not possible until somebody changes something: to wait does not help."""
-
-
-class Tls:
-    """The TLS context of a link, for all of its connections in this process, also those of event loops.
-
-    It is made again when one of its files has changed, as certificates are renewed.
-    """
-
-    def __init__(self, pool: Any) -> None:
-        """pool: of redis-py; its options make the context."""
-        self._pool = pool
-        self._context: ssl.SSLContext | None = None
-        self._files: object = None
-
-    def context(self) -> ssl.SSLContext:
-        options = self._pool.connection_class(**self._pool.connection_kwargs)
-        files = [_version(name, path) for name, path in _files(options)]
-        context = self._context
-        if context is None or files != self._files:
-            context = self._context = _context(options)
-            self._files = files
-        return context
-
-
-def opened(connection: Any, deadline: float, tls: Tls) -> socket.socket:
+def open_socket(connection: Any, deadline: float, tls: Tls) -> socket.socket:
     """A connected socket, in place of the one that redis-py's ``_connect`` would return. deadline: by monotonic()."""
     if isinstance(connection, redis.UnixDomainSocketConnection):
         return _connected_locally(connection, deadline)
     context = _context_for(connection, tls)
-    plain = run(_connecting(connection, deadline))
+    plain = run(_connected_socket(connection, deadline))
     if context is None:
         return plain
-    plain.settimeout(_left(deadline))
+    plain.settimeout(time_left(deadline))
     try:
         # With the name and not the address of the host: the certificate must be for the name.
         return context.wrap_socket(plain, server_hostname=connection.host)
@@ -74,10 +44,10 @@ def opened(connection: Any, deadline: float, tls: Tls) -> socket.socket:
         raise _not_accepted(error) from error
 
 
-async def aopened(connection: Any, deadline: float, tls: Tls) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """``opened`` in an event loop, for a connection of redis.asyncio; the socket's streams."""
+async def open_streams(connection: Any, deadline: float, tls: Tls) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """``open_socket`` in an event loop, for a connection of redis.asyncio; the socket's streams."""
     context = _context_for(connection, tls)
-    plain = await arun(_connecting(connection, deadline))
+    plain = await arun(_connected_socket(connection, deadline))
     # From here on the stream's transport closes the socket.
     if context is None:
         return await asyncio.open_connection(sock=plain)
@@ -95,7 +65,7 @@ def _connected_locally(connection: Any, deadline: float) -> socket.socket:
     """A connected Unix socket. It is closed if it cannot be connected, which redis-py 5.0 does not do."""
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        made.settimeout(_left(deadline))
+        made.settimeout(time_left(deadline))
         made.connect(connection.path)
     except BaseException:
         made.close()
@@ -104,7 +74,7 @@ def _connected_locally(connection: Any, deadline: float) -> socket.socket:
 
 
 @dataclass
-class _Lookup:
+class _Resolve:
     """An effect (sansio.py): look up the addresses of a host."""
 
     host: Host
@@ -126,19 +96,19 @@ class _Connect:
     deadline: float
 
     def carry_out(self) -> None:
-        self.socket.settimeout(_left(self.deadline))
+        self.socket.settimeout(time_left(self.deadline))
         self.socket.connect(self.address[-1])
 
     async def acarry_out(self) -> None:
         self.socket.setblocking(False)
-        async with asyncio.timeout(_left(self.deadline)):
+        async with asyncio.timeout(time_left(self.deadline)):
             await asyncio.get_running_loop().sock_connect(self.socket, self.address[-1])
 
 
-def _connecting(connection: Any, deadline: float) -> Steps[socket.socket]:
+def _connected_socket(connection: Any, deadline: float) -> Steps[socket.socket]:
     host = _host(connection)
     problem: OSError | None = None
-    for address, until in _turns((yield _Lookup(host, deadline - monotonic())), deadline):
+    for address, until in _with_deadlines((yield _Resolve(host, deadline - monotonic())), deadline):
         made = _socket(connection, address)
         try:
             yield _Connect(made, address, until)
@@ -149,20 +119,12 @@ def _connecting(connection: Any, deadline: float) -> Steps[socket.socket]:
             made.close()
             raise
         else:
-            names.connected(host, address)
+            names.prefer(host, address)
             return made
     raise problem or OSError("the name has no address")
 
 
-def opens_as_usual(connection: Any) -> bool:
-    """Whether ``opened`` does what the connection would do itself: not when its class connects in its own way."""
-    kind = type(connection)
-    usual = next((usual for usual in _USUAL if isinstance(connection, usual)), redis.Connection)
-    same = all(getattr(kind, method, None) is getattr(usual, method, None) for method in _CONNECTING)
-    return same and not any(getattr(connection, option, False) for option in _OCSP)
-
-
-def late(connection: Any) -> Exception:
+def timeout_error(connection: Any) -> Exception:
     """The error of an asynchronous connection that could not be opened in time; it names the slow step.
 
     connection: None if it was not even made. When the event loop is late, the limits of the single steps end together
@@ -177,8 +139,8 @@ def _host(connection: Any) -> Host:
     return connection.host, connection.port, connection.socket_type
 
 
-def explained(error: Exception, connection: Any) -> Exception:
-    """The error that gives the cause why a connection could not be opened, from the error that redis-py raised."""
+def cause_of(error: Exception, connection: Any) -> Exception:
+    """The cause why a connection could not be opened, from the error that redis-py raised."""
     if isinstance(error.__cause__, (TlsError, NameUnresolved)):  # redis.asyncio raises its own in place of ours
         return error.__cause__
     broken_off = not isinstance(error, (TlsError, redis.exceptions.TimeoutError)) and _BROKEN_OFF.search(str(error))
@@ -193,14 +155,7 @@ def _wanted(connection: Any) -> str:
     return "does the server want a client certificate?"
 
 
-def missing(options: Any) -> Iterator[tuple[str, str]]:
-    """The options of TLS that name a missing file, each with the file's path. options: of a connection."""
-    for name, path in _files(options):
-        if not os.path.exists(path):
-            yield name, path
-
-
-def _turns(found: Sequence[Address], deadline: float) -> Iterator[tuple[Address, float]]:
+def _with_deadlines(found: Sequence[Address], deadline: float) -> Iterator[tuple[Address, float]]:
     """Each address, and the moment until which it may be tried: the addresses left share the time left."""
     for tried, address in enumerate(found):
         now = monotonic()
@@ -223,53 +178,9 @@ def _socket(connection: Any, address: Address) -> socket.socket:
     return made
 
 
-def _left(deadline: float) -> float:
+def time_left(deadline: float) -> float:
+    """Seconds until the deadline, by monotonic(); a socket's time limit must not be 0."""
     return max(deadline - monotonic(), 0.001)
-
-
-def _files(options: Any) -> Iterator[tuple[str, str]]:
-    for name, attribute in _FILES.items():
-        if path := getattr(options, attribute, None):
-            yield name, os.fspath(path)
-
-
-def _version(name: str, path: str) -> tuple[object, ...]:
-    try:
-        found = os.stat(path)
-    except FileNotFoundError:
-        raise TlsError(f"the file that {name} names is not there: {path}") from None
-    except OSError as error:
-        raise TlsError(f"the file that {name} names cannot be read: {path}: {error.strerror}") from None
-    return path, found.st_mtime_ns, found.st_ino, found.st_size
-
-
-def _context(options: Any) -> ssl.SSLContext:
-    """A context from the options of a connection, as redis-py makes it. Options that redis-py lacks are not set."""
-
-    def option(name: str) -> Any:
-        return getattr(options, name, None)
-
-    try:
-        context = ssl.create_default_context()
-        context.check_hostname = option("check_hostname")
-        context.verify_mode = option("cert_reqs")
-        for flag in option("ssl_include_verify_flags") or ():
-            context.verify_flags |= flag
-        for flag in option("ssl_exclude_verify_flags") or ():
-            context.verify_flags &= ~flag
-        if option("certfile") or option("keyfile"):
-            context.load_cert_chain(option("certfile"), option("keyfile"), option("certificate_password"))
-        authorities = [option(name) for name in ("ca_certs", "ca_path", "ca_data")]
-        if any(authorities):
-            context.load_verify_locations(*authorities)
-        if option("ssl_min_version") is not None:
-            context.minimum_version = option("ssl_min_version")
-        if option("ssl_ciphers"):
-            context.set_ciphers(option("ssl_ciphers"))
-    except (OSError, ValueError, TypeError) as error:
-        named = ", ".join(f"{name}={path}" for name, path in _files(options))
-        raise TlsError(f"the options of TLS cannot be used ({named}): {error}") from error
-    return context
 
 
 def _not_accepted(error: ssl.SSLCertVerificationError) -> TlsError:

@@ -5,19 +5,18 @@ from __future__ import annotations
 import threading
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import redis
 
 from django_srq.operations import Call
 from django_srq.runtime.clock import monotonic
-from django_srq.transport.async_pool import SPENT, NotSent
-from django_srq.transport.attempts import Attempts
+from django_srq.transport.budget import Budget
+from django_srq.transport.connection_errors import SPENT, NotSent
+from django_srq.transport.connections import Connections
 from django_srq.transport.slots import Slot, slots
 from django_srq.transport.sync_connection import SyncConnection
-
-if TYPE_CHECKING:
-    from django_srq.transport.link import Link
+from django_srq.transport.sync_pool import SyncPool
 
 T = TypeVar("T")
 
@@ -41,14 +40,14 @@ class Stream:
     its slot, with its number, so that it is carried out once. Safe to share between threads.
     """
 
-    def __init__(self, link: Link, timeout: float) -> None:
-        self._link, self._timeout = link, timeout
+    def __init__(self, connections: Connections, timeout: float) -> None:
+        self._connections, self._timeout = connections, timeout
         self._lock = threading.Lock()  # held while something is sent or received
         self._posted = threading.Condition(threading.Lock())  # never held for long
         self._waiting: deque[Sent[Any]] = deque()  # to be sent by the thread that is sending now
         self._posting = False
         self._sent: deque[Sent[Any]] = deque()
-        self._wire: SyncConnection | None = None
+        self._taken: tuple[SyncPool, SyncConnection] | None = None  # the connection, and where it was taken from
         self._known: set[bytes] = set()  # scripts that the server has, as their texts went over this connection
         self._broken = False
 
@@ -100,11 +99,11 @@ class Stream:
         if self._broken:
             return
         try:
-            wire = self._ready(sent)
+            connection = self._ready(sent)
             # With the script's text at first: a reply that the server does not know the script would be read too late.
             whole = sent.call.script.sha not in self._known
             command = sent.call.pack(sent.slot.name, sent.slot.seq, whole=whole)
-            wire.send(command, monotonic() + self._timeout)
+            connection.send(command, monotonic() + self._timeout)
             self._known.add(sent.call.script.sha)
         except (NotSent, redis.RedisError, OSError):
             self._lost()
@@ -125,8 +124,8 @@ class Stream:
         with self._lock:
             while self._sent and (self._broken or not collected or collected[-1] is not last):
                 sent = self._sent.popleft()
-                if self._wire is not None and not self._broken:
-                    sent.result = self._receive(sent)
+                if self._taken is not None and not self._broken:
+                    sent.result = self._receive(sent, self._taken[1])
                 collected.append(sent)
             if not self._sent:
                 self._broken = False
@@ -143,16 +142,16 @@ class Stream:
 
     def _ready(self, sent: Sent[Any]) -> SyncConnection:
         """The connection to send over: the present one if replies are outstanding on it or it is open, else another."""
-        if self._wire is not None and len(self._sent) == 1 and not self._wire.wake():
+        if self._taken is not None and len(self._sent) == 1 and not self._taken[1].check():
             self._let_go()
-        if self._wire is None:
-            self._wire = self._link._take(Attempts(self._link, sent.call, sent.queue, self._timeout))
-        return self._wire
+        if self._taken is None:
+            pool = self._connections.here().threads
+            self._taken = pool, pool.take(Budget(self._timeout))
+        return self._taken[1]
 
-    def _receive(self, sent: Sent[T]) -> T | None:
-        assert self._wire is not None
+    def _receive(self, sent: Sent[T], connection: SyncConnection) -> T | None:
         try:
-            return sent.call.read(self._wire.receive(monotonic() + self._timeout))
+            return sent.call.read(connection.receive(monotonic() + self._timeout))
         except (NotSent, redis.RedisError, OSError) as error:
             # The sender makes the call again, and that raises the error if it lasts.
             if isinstance(error, SPENT) or not isinstance(error, redis.exceptions.ResponseError):
@@ -164,7 +163,7 @@ class Stream:
 
     def _lost(self) -> None:
         self._break()
-        self._link._discard_idle()
+        self._connections.here().threads.close()
 
     def _break(self) -> None:
         self._broken = True
@@ -172,6 +171,7 @@ class Stream:
 
     def _let_go(self) -> None:
         self._known.clear()
-        if self._wire is not None:
-            self._link._discard(self._wire)
-            self._wire = None
+        if self._taken is not None:
+            pool, connection = self._taken
+            self._taken = None
+            pool.discard(connection)

@@ -2,7 +2,8 @@
 
 redis-py connects, greets, authenticates and knows TLS. But its sending and receiving would cost more than all the rest
 of a call. So a SyncConnection writes to the socket, and feeds hiredis, by itself. Where redis-py parses without
-hiredis, its parser reads from the SyncConnection as from a socket.
+hiredis, its parser reads from the SyncConnection as from a socket. Only this module uses private attributes of
+redis-py's blocking connections.
 """
 
 from __future__ import annotations
@@ -10,15 +11,20 @@ from __future__ import annotations
 import os
 import select
 import socket
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from django_srq.runtime.clock import monotonic
-from django_srq.transport.async_pool import LOST, NotSent, closed_before
-from django_srq.transport.flow import CutShort, Flow, limit_unsent
-from django_srq.transport.rest import LARGE, LULL, REST, SIGN_OF_LIFE, share
+from django_srq.transport.connection_errors import LOST, CutShort, NotSent, closed_before
+from django_srq.transport.flow import Flow, limit_unsent
+from django_srq.transport.liveness import ALONG_BELOW, ASK_AFTER, LOOK_AFTER, SIGN_OF_LIFE, share
+from django_srq.transport.sockets import open_socket, time_left
+from django_srq.transport.tls import Tls
 
 CLOSE_ENOUGH = 0.01  # seconds by which the socket's time limit may be off, so that not every call has to set it
 READ = 65536  # bytes read at a time
@@ -31,15 +37,58 @@ except ImportError:
         pass
 
 
+_CONNECTING = ("_connect", "_wrap_socket_with_ssl")  # how redis-py connects; 5.0.0 has the first method alone
+_USUAL = (redis.SSLConnection, redis.UnixDomainSocketConnection)  # besides redis.Connection
+_OCSP = ("ssl_validate_ocsp", "ssl_validate_ocsp_stapled")
+
+
+class Interrupted(BaseException):
+    """The caller's file descriptor became readable, so that it no longer waits for a reply."""
+
+
+def connect(connection: Any, deadline: float, tls: Tls) -> SyncConnection:
+    """Let redis-py connect and greet the server, over a socket that we open. deadline: by monotonic(), for all of it.
+
+    By itself, redis-py would allow the whole time limit for each reply of the greeting.
+    """
+    read = connection.read_response
+
+    def read_in_time(*args: Any, **options: Any) -> Any:
+        connection._sock.settimeout(time_left(deadline))
+        return read(*args, **options)
+
+    connection.socket_connect_timeout = connection.socket_timeout = time_left(deadline)
+    connection.retry = Retry(NoBackoff(), 0)  # a client that the caller made may be set to repeat
+    ours: dict[str, Callable[..., Any]] = {"read_response": read_in_time}
+    if _opens_as_usual(connection):
+        ours["_connect"] = lambda: open_socket(connection, deadline, tls)
+    vars(connection).update(ours)
+    try:
+        connection.connect()
+    finally:
+        for name in ours:
+            delattr(connection, name)
+    if monotonic() >= deadline:
+        raise redis.exceptions.TimeoutError("timed out while connecting")
+    return SyncConnection(connection)
+
+
+def _opens_as_usual(connection: Any) -> bool:
+    """Whether ``open_socket`` does what the connection would do itself: not when its class connects in its own way."""
+    kind = type(connection)
+    usual = next((usual for usual in _USUAL if isinstance(connection, usual)), redis.Connection)
+    same = all(getattr(kind, method, None) is getattr(usual, method, None) for method in _CONNECTING)
+    return same and not any(getattr(connection, option, False) for option in _OCSP)
+
+
 class SyncConnection:
     """One open connection: sends commands, and receives the replies in their order."""
 
     __slots__ = (
-        "_arrived", "_deadline", "_flow", "_heard", "_limit", "_nothing", "_plain", "_reader", "_rested", "_socket",
-        "_until", "connection", "home", "silence",
+        "_arrived", "_ask", "_deadline", "_flow", "_heard", "_limit", "_nothing", "_plain", "_reader", "_socket",
+        "_until", "connection", "silence",
     )  # fmt: skip
 
-    home: Any  # the Connections to which it goes back after use
     silence: float  # seconds without a byte after which a command or reply is broken off (flow.py); set for each use
 
     def __init__(self, connection: Any) -> None:
@@ -58,13 +107,13 @@ class SyncConnection:
         if self._reader is None:
             connection._parser._buffer._sock = self
         self._heard = monotonic()  # when the last bytes came from the server
-        self._rested = False  # so long that the next command needs a sign of life (rest.py)
+        self._ask = False  # for a sign of life (liveness.py), together with the next command
 
-    def wake(self) -> bool:
-        """Get ready for use after a rest; no reply may be outstanding. False: the server closed the connection."""
-        rest = monotonic() - self._heard
-        self._rested = rest > REST
-        return rest < LULL or not self._closed()
+    def check(self) -> bool:
+        """Check the connection before it is used again. False: the server closed it. No reply may be outstanding."""
+        idle = monotonic() - self._heard
+        self._ask = idle > ASK_AFTER
+        return idle < LOOK_AFTER or not self._closed()
 
     def send(self, commands: bytes, deadline: float, *, watched: bool = False) -> None:
         """Send commands. deadline: by monotonic(), for the first bytes to go. NotSent: the server got no whole command.
@@ -72,9 +121,9 @@ class SyncConnection:
         watched: the caller will poll the socket for the reply. So the commands do not go along with a sign of life:
         reading the answer to that could read the reply, too.
         """
-        if self._rested:
-            self._rested = False
-            commands = self._behind_sign_of_life(commands, deadline, along=not watched and len(commands) < LARGE)
+        if self._ask:
+            self._ask = False
+            commands = self._behind_sign_of_life(commands, deadline, along=not watched and len(commands) < ALONG_BELOW)
         if commands:
             self._write(commands, deadline)
 
@@ -159,6 +208,22 @@ class SyncConnection:
         except redis.exceptions.InvalidResponse as error:
             raise CutShort(f"the reply cannot be understood: {error}") from error
 
+    def receive_any(self, deadline: float) -> Any:
+        """The next reply. An error reply is returned, not raised."""
+        try:
+            return self.receive(deadline)
+        except redis.exceptions.ResponseError as error:
+            return error
+
+    def wait_for_reply(self, interrupt: int, seconds: float) -> None:
+        """Wait until a reply can be read, or the seconds are over. Interrupted: interrupt is readable, a descriptor."""
+        watched = select.poll()
+        watched.register(self._socket, select.POLLIN)
+        watched.register(interrupt, select.POLLIN)
+        for ready, _ in watched.poll(seconds * 1000):
+            if ready == interrupt:
+                raise Interrupted
+
     def recv(self, size: int) -> bytes:
         """The next bytes of a reply."""
         if self._arrived:
@@ -183,9 +248,6 @@ class SyncConnection:
             return CutShort("connection closed by the server")
         closed = redis.exceptions.ConnectionError("connection closed by the server")
         return NotSent(closed) if closed_before(self._socket) else closed
-
-    def close(self) -> None:
-        self.connection.disconnect()
 
     def let_go(self) -> None:
         """Close it in this process alone, and tell the server nothing: the parent process goes on using it."""

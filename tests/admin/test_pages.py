@@ -20,8 +20,9 @@ from django_srq import operations, queues
 from django_srq.admin import batches
 from django_srq.operations import DeliveryRef
 from django_srq.status import access, browse
-from django_srq.transport import attempts
+from django_srq.transport import budget
 from django_srq.transport.link import Link
+from django_srq.transport.sync_pool import SyncPool
 from tests.admin.test_admin import PERMISSIONS, URL, visitor, words
 from tests.support.servers import Server
 from tests.support.waiting import PATIENT
@@ -364,7 +365,7 @@ def test_server_down(settings, dead_port):
     ],
 )
 def test_troubles_are_told_apart(settings, monkeypatch, options, prepare, words_):
-    monkeypatch.setattr(attempts, "SHORTEST_ATTEMPT", 19.9)  # tries again for a tenth of a second only
+    monkeypatch.setattr(budget, "SHORTEST_ATTEMPT", 19.9)  # tries again for a tenth of a second only
     server = Server(*options)
     try:
         if prepare:
@@ -1074,7 +1075,9 @@ def test_overview_of_twenty_queues_is_one_round_trip(orders, settings, monkeypat
     root = visitor("superuser")
     read(root, URL)
     trips = []
-    original = Link._exchange
-    monkeypatch.setattr(Link, "_exchange", lambda *a, **k: trips.append(a[1].count(b"\r\n*") + 1) or original(*a, **k))
+    original = SyncPool.exchange
+    monkeypatch.setattr(
+        SyncPool, "exchange", lambda *a, **k: trips.append(a[1].count(b"\r\n*") + 1) or original(*a, **k)
+    )
     read(root, URL)
     assert trips == [21]

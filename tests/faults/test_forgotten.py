@@ -15,11 +15,11 @@ import pytest
 
 from django_srq import SafeRedisQueue, operations
 from django_srq.operations import Command, Put
-from django_srq.transport import async_pool, sync_connection
-from django_srq.transport.attempts import Attempts
+from django_srq.transport import async_connection, sync_connection
+from django_srq.transport.budget import Budget
 from django_srq.transport.clients import client_from_url
 from django_srq.transport.link import Link
-from django_srq.transport.rest import LARGE, REST
+from django_srq.transport.liveness import ALONG_BELOW, ASK_AFTER
 from django_srq.transport.slots import Slot
 from tests.support.tls import Front
 from tests.support.waiting import PATIENT, wait_for
@@ -112,13 +112,13 @@ def queue(firewall: Firewall, prefix: str) -> Iterator[SafeRedisQueue]:
 
 @pytest.fixture
 def brief(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (sync_connection, async_pool):
-        monkeypatch.setattr(module, "REST", BRIEF)
+    for module in (sync_connection, async_connection):
+        monkeypatch.setattr(module, "ASK_AFTER", BRIEF)
 
 
-def rest(seconds: float = BRIEF) -> None:
+def stay_idle(seconds: float = BRIEF) -> None:
     until = time.monotonic() + seconds + 0.01
-    wait_for(lambda: time.monotonic() > until, "the end of the rest")
+    wait_for(lambda: time.monotonic() > until, "the end of the idle time")
 
 
 def in_time(call: Callable[[], object]) -> object:
@@ -129,10 +129,10 @@ def in_time(call: Callable[[], object]) -> object:
 
 
 def test_a_put_after_a_quiet_while(server_url, prefix):
-    firewall = Firewall(server_url, quiet=REST + 0.1)
+    firewall = Firewall(server_url, quiet=ASK_AFTER + 0.1)
     queue = SafeRedisQueue(name=prefix, link=Link(client_from_url(firewall.url), timeout=TIMEOUT))
     queue.put("x")
-    rest(REST + 0.2)
+    stay_idle(ASK_AFTER + 0.2)
     assert in_time(lambda: queue.put("y"))
     assert len(firewall.swallowed) == 1
     assert queue.snapshot().stats["put"] == 2
@@ -141,12 +141,12 @@ def test_a_put_after_a_quiet_while(server_url, prefix):
 
 
 def test_an_aput_after_a_quiet_while(server_url, prefix):
-    firewall = Firewall(server_url, quiet=REST + 0.1)
+    firewall = Firewall(server_url, quiet=ASK_AFTER + 0.1)
     queue = SafeRedisQueue(name=prefix, link=Link(client_from_url(firewall.url), timeout=TIMEOUT))
 
     async def puts() -> float:
         await queue.aput("x")
-        await asyncio.sleep(REST + 0.2)
+        await asyncio.sleep(ASK_AFTER + 0.2)
         begun = time.monotonic()
         await queue.aput("y")
         return time.monotonic() - begun
@@ -160,7 +160,7 @@ def test_an_aput_after_a_quiet_while(server_url, prefix):
 
 CALLS: dict[str, Callable[[SafeRedisQueue], object]] = {
     "put": lambda queue: queue.put("y"),
-    "large put": lambda queue: queue.put("y" * 2 * LARGE),
+    "large put": lambda queue: queue.put("y" * 2 * ALONG_BELOW),
     "get": lambda queue: queue.get(-1),
     "counts": lambda queue: queue.counts(),
     "renewal": lambda queue: queue.link.call(operations.counts(queue.keys), queue="q", timeout=3),
@@ -173,10 +173,10 @@ CALLS: dict[str, Callable[[SafeRedisQueue], object]] = {
 def test_a_call_over_a_connection_that_was_forgotten(queue, firewall, call):
     queue.put("x")
     firewall.forget()
-    rest()
+    stay_idle()
     assert in_time(lambda: call(queue))
     [swallowed] = firewall.swallowed
-    assert len(swallowed) < LARGE
+    assert len(swallowed) < ALONG_BELOW
     assert len(firewall.connections) == 2
 
 
@@ -188,12 +188,12 @@ def test_an_aput_over_a_connection_that_was_forgotten(queue, firewall, large):
         firewall.forget()
         await asyncio.sleep(2 * BRIEF)
         begun = time.monotonic()
-        await queue.aput("y" * (2 * LARGE if large else 1))
+        await queue.aput("y" * (2 * ALONG_BELOW if large else 1))
         return time.monotonic() - begun
 
     assert asyncio.run(puts()) < IN_TIME
     [swallowed] = firewall.swallowed
-    assert len(swallowed) < LARGE
+    assert len(swallowed) < ALONG_BELOW
     assert queue.snapshot().stats["put"] == 2
 
 
@@ -203,7 +203,7 @@ def test_a_get_that_waits_over_a_connection_that_was_forgotten(queue, firewall, 
     producer = SafeRedisQueue(name=queue.name, link=link)
     queue.counts()
     firewall.forget()
-    rest()
+    stay_idle()
     with ThreadPoolExecutor(1) as pool:
         got = pool.submit(queue.get, PATIENT)
         wait_for(lambda: len(firewall.connections) == 2, "a new connection")
@@ -246,7 +246,7 @@ def test_a_stream_over_a_connection_that_was_forgotten(queue, firewall):
 
     assert send("first")
     firewall.forget()
-    rest()
+    stay_idle()
     assert in_time(lambda: send("swallowed")) is None
     assert send("second")
     assert queue.snapshot().stats["put"] == 2
@@ -260,7 +260,7 @@ def test_a_stream_does_not_ask_for_a_sign_of_life_among_replies(queue, firewall)
     stream = queue.link.stream()
     for uid in ("a", "b", "c"):
         stream.send(put_call(queue, uid), queue="q")
-        rest()
+        stay_idle()
     assert [list(sent.result.states) for sent in stream.collect()] == [[""]] * 3
     stream.close()
 
@@ -270,7 +270,7 @@ def test_a_call_behind_a_wait_over_a_connection_that_was_forgotten(queue, firewa
     alarm, other = socket.socketpair()
     queue.counts()
     firewall.forget()
-    rest()
+    stay_idle()
 
     def park() -> object:
         wait, slot = operations.wait([queue.keys], 0.1), Slot(b"test", 1)
@@ -287,20 +287,20 @@ def test_a_wait_that_can_be_interrupted_sees_what_is_there_already(queue, firewa
     """Also where its reply comes together with the sign of life."""
     alarm, other = socket.socketpair()
     queue.put("x")  # with a token
-    rest()
+    stay_idle()
     command = operations.wait([queue.keys], PATIENT)
     with alarm, other:
         assert in_time(lambda: queue.link.wait(command, PATIENT, queue="q", interrupt=alarm.fileno()))
 
 
 @pytest.mark.usefixtures("brief")
-@pytest.mark.parametrize("size", [1, LARGE // 2, 2 * LARGE])
+@pytest.mark.parametrize("size", [1, ALONG_BELOW // 2, 2 * ALONG_BELOW])
 def test_a_put_over_a_connection_with_tls_that_was_forgotten(server_url, prefix, size):
     with closing(Front(urlsplit(server_url).port)) as front, closing(Firewall(front.url)) as firewall:
         queue = SafeRedisQueue(name=prefix, link=Link(client_from_url(firewall.url), timeout=TIMEOUT))
         queue.put("x")
         firewall.forget()
-        rest()
+        stay_idle()
         assert in_time(lambda: queue.put("y" * size))
         assert len(firewall.connections) == 2
         queue.link.close()
@@ -311,15 +311,16 @@ def test_connections_of_the_same_age_cost_a_share_once(queue, firewall):
     barrier = threading.Barrier(6)
 
     def look(_: int) -> None:
-        wire = queue.link._take(Attempts(queue.link, operations.counts(queue.keys), "q", TIMEOUT))
+        connections = queue.link.connections.here().threads
+        connection = connections.take(Budget(TIMEOUT))
         barrier.wait(PATIENT)
-        wire.home.idle.append(wire)
+        connections.idle.append(connection)
 
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(look, range(6)))
     assert len(firewall.connections) == 6
     firewall.forget()
-    rest()
+    stay_idle()
 
     def puts() -> None:
         for _ in range(6):
@@ -335,7 +336,7 @@ def test_a_live_server_that_takes_its_time_is_not_asked_twice(queue, firewall):
     queue.link.timeout = 0.4  # a share is 0.1
     number = Command((b"CLIENT", b"ID"), int)
     before = queue.link.call(number, queue="q", timeout=PATIENT)
-    rest()
+    stay_idle()
     assert queue.link.wait(operations.wait([queue.keys], 1), 1, queue="q") == ""  # and not None: it was not cut short
     assert queue.link.call(number, queue="q", timeout=PATIENT) == before
     assert len(firewall.connections) == 1

@@ -19,8 +19,9 @@ import redis
 from django_srq import LayoutError, OutcomeUnknown, QueueUnavailable, SafeRedisQueue, operations
 from django_srq.operations import Put
 from django_srq.transport import sync_connection
-from django_srq.transport.attempts import Attempts
+from django_srq.transport.budget import Budget
 from django_srq.transport.refusals import refused
+from django_srq.transport.round_trip import RoundTrip
 from tests.support.servers import Server
 from tests.support.waiting import PATIENT, wait_for
 
@@ -42,7 +43,7 @@ def lock_out(server: Server) -> redis.Redis:
 @pytest.mark.parametrize("look", [0, PATIENT], ids=["seen before it is sent", "seen after it is sent"])
 def test_a_password_that_was_set_under_way_refuses_a_put(at, server, monkeypatch, look):
     """Its connection was closed before it was sent, which is seen in either way."""
-    monkeypatch.setattr(sync_connection, "LULL", look)
+    monkeypatch.setattr(sync_connection, "LOOK_AFTER", look)
     queue = at(server.url)
     queue.put("x")
     with lock_out(server) as client:
@@ -61,8 +62,8 @@ def test_a_password_that_was_set_under_way_refuses_an_aput(at, server, look):
         await queue.aput("x")
         client = lock_out(server)  # this blocks the loop, which sees the end of the connection later
         if look:
-            line = await queue.link._connections.get().lines.here()
-            while not line._idle[0][0]._reader.at_eof():
+            pool = await queue.link.connections.here().loops.here()
+            while not pool._idle[0].closed_by_server():
                 await asyncio.sleep(0.001)
         with pytest.raises(QueueUnavailable, match="the server refuses the user or password"):
             await queue.aput("y")
@@ -277,7 +278,7 @@ def test_the_wrong_node_of_a_cluster_is_said_to_be_one(at, server, reply):
     parse = queue.link.pool.connection_class(port=server.port)._parser.parse_error
     error = parse(reply)
     call = operations.put(queue.keys, [Put("uid", b"x", b"")], own=True)
-    said = Attempts(queue.link, call, "orders", 1).verdict(error)
+    said = RoundTrip(queue.link.connections, call, "orders", Budget(1)).error_for(error)
     assert isinstance(said, QueueUnavailable)
     assert "this server is a node of a cluster, and the queue's keys are on another node" in str(said)
     assert "127.0.0.1:7301" in str(said)

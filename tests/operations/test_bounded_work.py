@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 
 import pytest
 
 from django_srq import SafeRedisQueue, operations
 from django_srq.consumer import ConsumerOptions, InProcessConsumer, Subscription, adapted
 from django_srq.operations import ClaimReply
-from django_srq.transport.clients import client_from_url
-from django_srq.transport.link import Link
+from django_srq.transport.sync_pool import SyncPool
 from tests.support.server_clock import now, pass_time
-from tests.support.waiting import PATIENT
 
 BATCH = 100  # items that housekeeping handles in one call
 PASSED = 1000  # suspects behind which a claim looks for others
@@ -122,34 +119,28 @@ def test_consumers_that_never_said_goodbye_are_struck_off(queue, client, unseen,
     assert set(queue.snapshot().consumers) == ({"c-old", "c-new"} if kept else {"c-new"})
 
 
-class Counting(Link):
-    """Counts the arguments of each request."""
-
-    def __init__(self, *args: object, **options: object) -> None:
-        super().__init__(*args, **options)
-        self.counted: list[int] = []
-
-    def _exchange(self, commands: bytes, *args: object, **options: object) -> object:
-        self.counted.append(int(commands[1 : commands.index(b"\r")]))
-        return super()._exchange(commands, *args, **options)
-
-
 @pytest.fixture
-def counting(server_url) -> Iterator[Counting]:
-    link = Counting(client_from_url(server_url), timeout=PATIENT)
-    yield link
-    link.close()
+def counted(monkeypatch) -> list[int]:
+    """The number of arguments of each request."""
+    counted, exchange = [], SyncPool.exchange
+
+    def counting(self: SyncPool, commands: bytes, *args: object, **options: object) -> object:
+        counted.append(int(commands[1 : commands.index(b"\r")]))
+        return exchange(self, commands, *args, **options)
+
+    monkeypatch.setattr(SyncPool, "exchange", counting)
+    return counted
 
 
-def test_arguments_of_a_failure_of_many(make_queue, counting):
-    queue = make_queue(link=counting)
+def test_arguments_of_a_failure_of_many(make_queue, counted):
+    queue = make_queue()
     queue.put_many(range(1000))
     assert queue.fail_many(queue.get_many(1000), ValueError("no")) == ["ready"] * 1000
-    assert 3900 < max(counting.counted) <= ARGUMENTS
+    assert 3900 < max(counted) <= ARGUMENTS
 
 
-def test_arguments_of_a_list_of_which_each_item_has_its_own_error(make_queue, counting):
-    queue = make_queue(link=counting, max_deliveries=1)
+def test_arguments_of_a_list_of_which_each_item_has_its_own_error(make_queue, counted):
+    queue = make_queue(max_deliveries=1)
     queue.put_many(range(1000))
 
     def refuse(payloads):
@@ -158,4 +149,4 @@ def test_arguments_of_a_list_of_which_each_item_has_its_own_error(make_queue, co
     subscription = Subscription(queue, adapted(refuse, batch=True), batch=1000, lease=600)
     assert InProcessConsumer([subscription], options=ConsumerOptions(burst=True)).run() == 1000
     assert queue.counts()["dead"] == 1000
-    assert 3900 < max(counting.counted) <= ARGUMENTS
+    assert 3900 < max(counted) <= ARGUMENTS

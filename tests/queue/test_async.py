@@ -110,21 +110,21 @@ def test_a_loop_that_was_not_shut_down_is_forgotten(named):
     loop.close()
     asyncio.run(queue.aput("y"))
     assert len(queue) == 2
-    assert loop not in queue.link._connections.get().lines._lines
+    assert loop not in queue.link.connections.here().loops._pools
 
 
 def test_a_loop_that_begins_in_another_thread_meanwhile_is_no_error(named):
     queue, _ = named
-    lines = queue.link._connections.get().lines._lines
+    pools = queue.link.connections.here().loops._pools
 
     class Meanwhile:
         """Another loop begins while one looks whether this one is closed."""
 
         def is_closed(self) -> bool:
-            lines[object()] = None
+            pools[object()] = None
             return False
 
-    lines[Meanwhile()] = None
+    pools[Meanwhile()] = None
     assert asyncio.run(queue.aput("x"))
 
 

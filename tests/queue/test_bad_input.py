@@ -25,7 +25,7 @@ from django_srq import (
 from django_srq.operations import DeliveryRef
 from django_srq.queue.item import Item
 from django_srq.queue.serializers import JSON
-from django_srq.transport import attempts
+from django_srq.transport import budget
 from django_srq.transport.clients import client_from_url
 from django_srq.transport.link import Link
 from tests.support.servers import Server
@@ -145,7 +145,7 @@ def test_user_without_the_rights(at, locked):
 
 
 def test_read_only_replica(serve, at, monkeypatch):
-    monkeypatch.setattr(attempts, "SHORTEST_ATTEMPT", 19.9)  # tries again for a tenth of a second only
+    monkeypatch.setattr(budget, "SHORTEST_ATTEMPT", 19.9)  # tries again for a tenth of a second only
     server = serve()
     queue = at(server.url)
     uid = queue.put("x")

@@ -737,7 +737,7 @@ def test_more_calls_at_one_time_than_the_client_allows(at, server):
 def test_connection_that_another_thread_took_first_is_not_missed(at, server):
     """Between the look for a closed connection and its taking."""
     queue = at(server.url)
-    queue.link._connections.get().closed = Elusive()
+    queue.link.connections.here().threads.closed = Elusive()
     assert queue.put("x")
 
 
@@ -824,7 +824,7 @@ def test_server_that_is_too_old_for_our_scripts_is_told_so(link, prefix, name):
 @pytest.mark.parametrize("look", [0, PATIENT], ids=["seen before it is sent", "seen after it is sent"])
 def test_stream_whose_connection_was_closed(at, server, monkeypatch, look):
     """Before it is used again: what is sent then goes over another one, or is to be called again."""
-    monkeypatch.setattr("django_srq.transport.sync_connection.LULL", look)
+    monkeypatch.setattr("django_srq.transport.sync_connection.LOOK_AFTER", look)
     queue = at(server.url)
     stream = queue.link.stream()
 
@@ -843,7 +843,7 @@ def test_stream_whose_connection_was_closed(at, server, monkeypatch, look):
 
 @pytest.mark.parametrize("look", [0, PATIENT], ids=["seen before it is sent", "seen after it is sent"])
 def test_look_over_a_connection_that_was_closed(at, server, monkeypatch, look):
-    monkeypatch.setattr("django_srq.transport.sync_connection.LULL", look)
+    monkeypatch.setattr("django_srq.transport.sync_connection.LOOK_AFTER", look)
     queue = at(server.url)
     asked = [("orders", operations.counts(Keys("orders")))]
     with server.client() as client:

@@ -261,5 +261,5 @@ def test_without_threads_a_name_is_looked_up_by_the_caller(monkeypatch):
 def test_what_is_left_of_the_time_is_shared_by_the_addresses_that_are_left():
     found = [(socket.AF_INET, socket.SOCK_STREAM, 6, ("127.0.0.1", port)) for port in (1, 2, 3, 4)]
     now = time.monotonic()
-    turns = [until - now for _, until in sockets._turns(found, now + 8)]
+    turns = [until - now for _, until in sockets._with_deadlines(found, now + 8)]
     assert turns == pytest.approx([2, 8 / 3, 4, 8], abs=0.5)

@@ -16,7 +16,7 @@ import pytest
 import redis
 
 from django_srq import QueueUnavailable, SafeRedisQueue
-from django_srq.transport.rest import LULL
+from django_srq.transport.liveness import LOOK_AFTER
 from tests.support.resolver import Resolver
 from tests.support.servers import Server
 from tests.support.tls import CERTIFICATE, Front
@@ -87,12 +87,12 @@ from django_srq import SafeRedisQueue
 
 queue = SafeRedisQueue(name="orders", url=sys.argv[1], timeout=60)
 queue.put("x")
-before = queue.link._connections.get().tls.context()
+before = queue.link.connections.here().tls.context()
 read, write = os.pipe()
 if not os.fork():
-    os.write(write, json.dumps([queue.put("x"), queue.link._connections.get().tls.context() is before]).encode())
+    os.write(write, json.dumps([queue.put("x"), queue.link.connections.here().tls.context() is before]).encode())
     os._exit(0)
-print(json.dumps([os.read(read, 1000).decode(), queue.link._connections.get().tls.context() is before]))
+print(json.dumps([os.read(read, 1000).decode(), queue.link.connections.here().tls.context() is before]))
 """
 
 
@@ -113,7 +113,7 @@ def test_a_forked_child_has_a_context_of_its_own(front):
 def test_a_connection_that_was_idle_is_used_again(at, front):
     queue = at(front.url)
     queue.put("x")
-    until = time.monotonic() + 10 * LULL
+    until = time.monotonic() + 10 * LOOK_AFTER
     wait_for(lambda: time.monotonic() > until, "a rest")
     queue.put("x")
     assert len(front.names) == 1

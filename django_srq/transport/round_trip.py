@@ -1,69 +1,71 @@
-"""The attempts at one call: how long they go on, the pauses between them, and the error in the end."""
+"""RoundTrip: one call on its way to the server and back, as often as its budget allows, and the error in the end."""
 
 from __future__ import annotations
 
-import random
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import redis
 
 from django_srq.exceptions import LayoutError, OutcomeUnknown, QueueUnavailable
 from django_srq.operations import Call, Command
-from django_srq.runtime.clock import monotonic
-from django_srq.transport.async_pool import LOST, NotSent
-from django_srq.transport.flow import CutShort
+from django_srq.transport.budget import FIRST_PAUSE, Budget, jitter
+from django_srq.transport.connection_errors import LOST, CutShort, NotSent, TlsError
+from django_srq.transport.connections import Connections
+from django_srq.transport.refusals import PASSING, PASSING_REPLIES, REFUSED_CALLER, explain, raised_by_script, refused
 from django_srq.transport.sansio import Sleep
 from django_srq.transport.slots import Slot
-from django_srq.transport.sockets import TlsError
 
-if TYPE_CHECKING:
-    from django_srq.transport.link import Link
-from django_srq.transport.refusals import PASSING, PASSING_REPLIES, REFUSED_CALLER, explain, raised_by_script, refused
-
-FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.5  # seconds between attempts, before jitter
-_DICE = random.SystemRandom()  # random's own generator yields the same numbers in all children forked in C
-SHORTEST_ATTEMPT = 0.05  # seconds; with less time left, an attempt would only replace a known error by "no reply"
-LARGE = 262144  # bytes; a larger command always goes with the text of its script
+WITH_TEXT_ABOVE = 262144  # bytes; a larger command always goes with the text of its script
 _READ_ONLY = re.compile(r"\beval(?:sha)?_ro\b", re.IGNORECASE)
 
 
-class Attempts:
-    """The attempts at one call: how long they may go on, and which error to raise in the end.
+class RoundTrip:
+    """The round trip of one call. Carried out as an effect (sansio.py), it makes one attempt: it sends ``command``.
 
-    Carried out as an effect (sansio.py), it makes one attempt: a round trip of ``command``. Flags: ``whole``, send the
-    script's text; ``unknown``, an attempt may have been carried out; ``broke_off``, the last reply broke off.
+    After an attempt that failed, ``next_pause`` gives the pause before the next one, or raises the error of the call.
+    Flags: ``whole``, send the script's text; ``unknown``, the server may have carried out an attempt; ``broke_off``,
+    the last reply broke off.
     """
 
     command = b""
-    patience: float | None = None  # seconds to wait for the reply of a blocking command; None: until the deadline
-    interrupt: int | None = None  # a file descriptor that ends the wait for the reply
     whole = unknown = broke_off = False
-    hindrance: Exception | None = None  # why there was no connection
-    pause = FIRST_PAUSE
+    no_connection: Exception | None = None  # why the last attempt had no connection
 
-    def __init__(self, link: Link, call: Call[Any] | Command[Any], queue: str, seconds: float) -> None:
-        self.link, self.call, self.queue, self.seconds = link, call, queue, seconds
-        self.deadline = monotonic() + seconds
-        self.read_only = link.read_only
+    def __init__(
+        self,
+        connections: Connections,
+        call: Call[Any] | Command[Any],
+        queue: str,
+        budget: Budget,
+        *,
+        patience: float | None = None,
+        interrupt: int | None = None,
+    ) -> None:
+        """queue: its name, for messages. patience: seconds to wait for the reply of a command that blocks on the
+        server; None: until the deadline of the budget. interrupt: a file descriptor that ends the wait for the reply.
+        """
+        self.connections, self.call, self.queue, self.budget = connections, call, queue, budget
+        self.patience, self.interrupt = patience, interrupt
+        self.read_only = connections.read_only
 
-    def packed(self, slot: Slot) -> bytes:
+    def pack(self, slot: Slot) -> None:
+        """Pack the call, as its number in the slot, for the next attempt."""
         command = self.call.pack(slot.name, slot.seq, whole=self.whole, read_only=self.read_only)
-        if len(command) > LARGE and not self.whole:
+        if len(command) > WITH_TEXT_ABOVE and not self.whole:
             # Without the text, a server that does not know the script would have to get all of this a second time.
             command = self.call.pack(slot.name, slot.seq, whole=True, read_only=self.read_only)
-        return command
+        self.command = command
 
     def carry_out(self) -> Any:
-        return self.link._exchange(self.command, self)
+        threads = self.connections.here().threads
+        return threads.exchange(self.command, self.budget, self.patience, self.interrupt)
 
     async def acarry_out(self) -> Any:
-        return await self.link._aexchange(self.command, self, patience=self.patience)
+        pool = await self.connections.here().loops.here()
+        return await pool.exchange(self.command, self.budget, self.patience)
 
-    def left(self) -> float:
-        return self.deadline - monotonic()
-
-    def missed(self, error: Exception, *, sent: bool) -> Sleep:
+    def next_pause(self, error: Exception, *, sent: bool) -> Sleep:
         """The pause before the next attempt, after an attempt that failed.
 
         sent: whether the server may have got the command. Raises the call's error when no attempt follows: the error
@@ -75,17 +77,15 @@ class Attempts:
         late = self.broke_off and isinstance(error, (redis.exceptions.TimeoutError, TimeoutError))
         self.broke_off = late or isinstance(error, CutShort)
         if not sent and type(error) is redis.exceptions.TimeoutError:
-            error = self.hindrance or error  # why earlier attempts got no connection says more than "timed out"
+            error = self.no_connection or error  # why earlier attempts got no connection says more than "timed out"
         elif not sent:
-            self.hindrance = error
-        wait = _DICE.uniform(0, self.pause)
-        if not self._passes(error) or self.left() <= wait + SHORTEST_ATTEMPT:
-            raise self.verdict(error) from error
-        self.pause = min(self.pause * 2, LONGEST_PAUSE)
-        return Sleep(wait)
+            self.no_connection = error
+        if not self._passes(error) or (seconds := self.budget.pause()) is None:
+            raise self.error_for(error) from error
+        return Sleep(seconds)
 
     def refused_read_only(self, reply: Any) -> bool:
-        """Whether a reply refuses EVAL_RO or EVALSHA_RO. If so, the link sends no script by these from now on.
+        """Whether a reply refuses EVAL_RO or EVALSHA_RO. If so, no script is sent to the server by these from now on.
 
         A user with an older list of rights may lack them, and some servers that imitate Redis do not know them.
         """
@@ -95,28 +95,28 @@ class Attempts:
             or not _READ_ONLY.search(str(reply))
         ):
             return False
-        self.read_only = self.link.read_only = False
+        self.read_only = self.connections.read_only = False
         return True
 
-    def cut_short(self, error: Exception) -> Sleep:
+    def pause_after_wait(self, error: Exception) -> Sleep:
         """The pause after a blocking command that ended with an error. Raises an error that does not pass by itself.
 
         After any other error, the next call finds out what is wrong. Without the pause, a caller that waits again at
         once would be in a busy loop.
         """
         if not isinstance(error, (NotSent, *LOST)) and not self._passes(error):
-            raise self.verdict(error) from error
-        return Sleep(_DICE.uniform(0, FIRST_PAUSE * 10))
+            raise self.error_for(error) from error
+        return Sleep(jitter(FIRST_PAUSE * 10))
 
     def _passes(self, error: Exception) -> bool:
         if isinstance(error, (*REFUSED_CALLER, TlsError)) or raised_by_script(error):
             return False
-        passing = (*LOST, *PASSING, *self.link.passing)
+        passing = (*LOST, *PASSING, *self.connections.passing)
         return isinstance(error, passing) or str(error).startswith(PASSING_REPLIES)
 
-    def verdict(self, error: Exception) -> Exception:
-        # The error to raise for the call, made of the error of its last attempt.
-        where = f"queue {self.queue!r} ({self.link.address})"
+    def error_for(self, error: Exception) -> Exception:
+        """The error to raise for the call, made of the error of its last attempt."""
+        where = f"queue {self.queue!r} ({self.connections.address})"
         text = str(error)
         if text.startswith("SRQLAYOUT"):
             found, known = text.split()[1:3]
@@ -140,4 +140,4 @@ class Attempts:
             return f"{name} ended in the middle ({explain(error)})"
         if refused(error):
             return f"no reply to {name} before the connection was lost, and then a refusal ({explain(error)})"
-        return f"no reply to {name} within {self.seconds:g} s ({explain(error)})"
+        return f"no reply to {name} within {self.budget.seconds:g} s ({explain(error)})"
