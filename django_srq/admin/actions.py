@@ -25,12 +25,12 @@ from django_srq.admin.frame import (
     BadRequest,
     Frame,
     NotFound,
-    may_be_uid,
 )
 from django_srq.exceptions import OutcomeUnknown, SRQError
 from django_srq.operations import DeliveryRef
 from django_srq.registry import Queue, queues
 from django_srq.status import QueueReport, access, browse, verdicts
+from django_srq.values import is_uid
 
 SAMPLES = 5  # uids on a page that asks for confirmation
 
@@ -226,7 +226,7 @@ class Actions(Frame):
 def _held(text: str) -> DeliveryRef:
     """The item that a checkbox names: by its uid and, for an item in flight, the token of its delivery."""
     uid, _space, token = text.partition(" ")
-    if not may_be_uid(uid) or not token.isprintable():
+    if not is_uid(uid) or not token.isprintable():
         raise BadRequest(_("%s is not a valid uid.") % verdicts.readable(text))
     return DeliveryRef(uid, token)
 

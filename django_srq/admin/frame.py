@@ -144,10 +144,6 @@ class Frame:
         return alias, None if wrong else loaded.queues[alias]
 
 
-def may_be_uid(text: str) -> bool:
-    return 0 < len(text) <= 128 and text.isascii() and text.isprintable() and " " not in text
-
-
 def page_number(text: str | None, last: int) -> int:
     """The number of a page, limited to 1 … last; 1 for anything that is no number."""
     try:

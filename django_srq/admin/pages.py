@@ -18,7 +18,6 @@ from django_srq.admin.frame import (
     BadRequest,
     Frame,
     NotFound,
-    may_be_uid,
     page_number,
 )
 from django_srq.conf import QueueConfig
@@ -26,9 +25,10 @@ from django_srq.exceptions import SRQError
 from django_srq.models import QueueStatus
 from django_srq.operations import STATES
 from django_srq.status import QueueReport, access, browse, verdicts
+from django_srq.values import UID, is_uid
 
 # The place after (a) or before (b) an item, given by its score as the server writes it, and its uid: see page.lua.
-_PLACE = re.compile(r"[ab]-?[0-9]{1,20}(\.[0-9]{1,20})?(e[+-]?[0-9]{1,2})? [!-~]{1,128}")
+_PLACE = re.compile(r"[ab]-?[0-9]{1,20}(\.[0-9]{1,20})?(e[+-]?[0-9]{1,2})? " + UID)
 
 
 class Pages(Frame):
@@ -57,7 +57,7 @@ class Pages(Frame):
 
     def find(self, request: HttpRequest) -> HttpResponse:
         uid = request.GET.get("uid", "").strip()
-        found, silent = browse.places_of(uid, access.visible_queues(request)) if may_be_uid(uid) else ([], [])
+        found, silent = browse.places_of(uid, access.visible_queues(request)) if is_uid(uid) else ([], [])
         if len(found) == 1:
             return HttpResponseRedirect(self.url("item", found[0], uid=uid))
         return self.render(request, "find", _("Find an item"), {"uid": uid, "found": found, "silent": silent})
@@ -138,7 +138,7 @@ class Pages(Frame):
             raise NotFound(_("The queue %s is misconfigured.") % verdicts.readable(alias))
         may = access.rights(request, alias)
         try:
-            one = browse.item_of(config, uid) if may_be_uid(uid) else None
+            one = browse.item_of(config, uid) if is_uid(uid) else None
         except SRQError as error:
             trouble = {"trouble": verdicts.readable(error), "uid": uid}
             return self.render(request, "item", _("Item"), trouble, alias=alias, crumb=verdicts.readable(uid))

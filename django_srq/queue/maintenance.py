@@ -47,7 +47,7 @@ def requeue(
 
 
 def count_dead(queue: SafeRedisQueue, error: str | None, older_than: float | dt.timedelta) -> Steps[dict[str, int]]:
-    seconds = arguments.seconds_of("older_than", older_than, queue.alias)
+    seconds = arguments.seconds_of(older_than, "older_than", queue.alias)
     group = arguments.group_of(error, queue.alias)
     groups: Counter[str] = Counter()
     cursor, more = "", True
@@ -124,9 +124,9 @@ def _sweep(
     on_batch: OnBatch,
 ) -> Steps[int]:
     """Requeue or purge dead items in batches. The script itself chooses them, so each is still dead at that moment."""
-    seconds = arguments.seconds_of("older_than", older_than, queue.alias)
+    seconds = arguments.seconds_of(older_than, "older_than", queue.alias)
     group = arguments.group_of(error, queue.alias)
-    left = arguments.most_of(limit, queue.alias)
+    left = arguments.limit_of(limit, queue.alias)
     done, cursor, more = 0, "", True
     while more:
         most = int(min(left - done, BATCH))

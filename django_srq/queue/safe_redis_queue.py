@@ -110,15 +110,15 @@ class SafeRedisQueue:
         self.name = arguments.name_of(name)
         self.alias = name if alias is None else alias  # names the queue in messages and signals
         self.keys = Keys(name, cluster)
-        self.autoclean_interval = arguments.positive("autoclean_interval", autoclean_interval)
-        self.max_deliveries = arguments.limit("max_deliveries", max_deliveries)
-        self.max_crashes = arguments.limit("max_crashes", max_crashes)
-        self.max_length = arguments.limit("max_length", max_length)
-        self.max_payload_bytes = arguments.limit("max_payload_bytes", max_payload_bytes)
-        self.max_in_flight = arguments.limit("max_in_flight", max_in_flight)
-        self.rate = arguments.rate(rate)
-        self.backoff = arguments.backoff(backoff)
-        self.link = _link(args, link, client, url, arguments.positive("timeout", timeout), kwargs)
+        self.autoclean_interval = arguments.option_of(autoclean_interval, "autoclean_interval")
+        self.max_deliveries = arguments.option_of(max_deliveries, "max_deliveries")
+        self.max_crashes = arguments.option_of(max_crashes, "max_crashes")
+        self.max_length = arguments.option_of(max_length, "max_length")
+        self.max_payload_bytes = arguments.option_of(max_payload_bytes, "max_payload_bytes")
+        self.max_in_flight = arguments.option_of(max_in_flight, "max_in_flight")
+        self.rate = arguments.rate_of(rate)
+        self.backoff = arguments.backoff_of(backoff)
+        self.link = _link(args, link, client, url, arguments.option_of(timeout, "timeout"), kwargs)
         options = self.link.pool.connection_kwargs
         decode, encoding = options.get("decode_responses", False), options.get("encoding", "utf-8")
         self.serializer = serializer or Raw(decode=decode, encoding=encoding)
@@ -177,7 +177,7 @@ class SafeRedisQueue:
         ``in_doubt`` has the uids of the batch that may be in the queue. Put that batch again with
         ``uids=error.in_doubt``, and the items after it as new ones. With uids of your own, just repeat the whole call.
         """
-        payloads = [self._dump(item) for item in arguments.listed(items, "items", self.alias)]
+        payloads = [self._dump(item) for item in arguments.list_of(items, "items", self.alias)]
         chosen = [new_uid() for _ in payloads] if uids is None else self._chosen(uids, len(payloads))
         due, extra = self._terms(delay, eta, priority, headers)
         puts = [(uid, payload, extra) for uid, payload in zip(chosen, payloads, strict=True)]
@@ -194,7 +194,7 @@ class SafeRedisQueue:
         return chosen
 
     def _chosen(self, uids: Iterable[str], number: int) -> list[str]:
-        chosen = self._checked(arguments.listed(uids, "uids", self.alias))
+        chosen = self._checked(arguments.list_of(uids, "uids", self.alias))
         if len(chosen) != number:
             raise InvalidArgument(f"queue {self.alias!r}: {number} items need as many uids, not {len(chosen)}")
         return chosen
@@ -275,7 +275,7 @@ class SafeRedisQueue:
         The items have at most 1 MiB more than the first of them, so it may return fewer large items than are ready.
         When the reply cannot be read to its end, all items go back to their places, and a single one is taken.
         """
-        return (yield from self._take(arguments.number_of(n, BATCH, self.alias), timeout))
+        return (yield from self._take(arguments.number_of(n, self.alias), timeout))
 
     def _take(self, n: int, timeout: float) -> Steps[list[Item]]:
         deadline = monotonic() + arguments.timeout_of(timeout, self.alias)
@@ -429,7 +429,7 @@ class SafeRedisQueue:
     @sync_method
     def ack_many(self, items: Iterable[Item | str]) -> Steps[list[bool]]:
         """Ack items in batches of 1,000, each in one round trip; per item whether this call removed it."""
-        held = [self._held(item) for item in arguments.listed(items, "items", self.alias)]
+        held = [self._held(item) for item in arguments.list_of(items, "items", self.alias)]
         flags: list[bool] = []
         for batch in _batches(held):
             flags += yield from self._send(operations.ack(self.keys, batch))
@@ -463,7 +463,7 @@ class SafeRedisQueue:
         known = arguments.error_of(error, self.alias)
         described = b"" if known is None else failure.describe(known)
         assert isinstance(seconds, float | int)
-        listed = arguments.listed(items, "items", self.alias)
+        listed = arguments.list_of(items, "items", self.alias)
         failed = [Failed(self._held(item), described, seconds) for item in listed]
         states: list[str | None] = []
         for batch in _batches(failed, operations.FAILED_ALIKE):
@@ -626,7 +626,7 @@ class SafeRedisQueue:
     @sync_method
     def pause(self, reason: str = "", *, by: str = "", until: dt.datetime | None = None) -> Steps[bool]:
         """Hand out no items until ``resume()`` or ``until`` (aware datetime). False: it was paused already."""
-        arguments.aware(until, "until", self.alias)
+        arguments.moment_of(until, "until", self.alias)
         about = {
             "by": arguments.text_of(by, "by", self.alias),
             "reason": arguments.text_of(reason, "reason", self.alias),
@@ -651,7 +651,7 @@ class SafeRedisQueue:
         """
         if getattr(target, "_place", None) in (None, self._place):  # no isinstance: default_queue is a proxy
             raise InvalidArgument(f"queue {self.alias!r}: move takes another queue, not {shown(target)}")
-        moved, most, used = 0, arguments.most_of(limit, self.alias), []
+        moved, most, used = 0, arguments.limit_of(limit, self.alias), []
         while moved < most:
             # Moving is not handling: RATE and MAX_IN_FLIGHT do not apply.
             _, found = yield from self._claimed(1, _as_it_is, limited=False)
