@@ -95,7 +95,7 @@ class Actions(Frame):
     def _to_items(self, request: HttpRequest, queue: Queue, action: str, confirmed: bool) -> HttpResponse:
         asked = request.POST if request.method == "POST" else request.GET
         state = asked.get("state", "")
-        if state not in batches.STATES[action]:
+        if state not in batches.TAKES[action]:
             shown = verdicts.readable(state or "–")  # noqa: RUF001
             raise BadRequest(_("This action is not available for items in the state %s.") % shown)
         if "uid" in asked and action != "purge":  # purge takes a whole state, confirmed with the queue's name

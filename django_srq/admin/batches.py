@@ -16,8 +16,11 @@ from django.core import signing
 from django_srq import operations
 from django_srq.operations import DeliveryRef, ItemView
 from django_srq.operations.identifiers import from_milliseconds, new_uid
+from django_srq.queue import maintenance
+from django_srq.queue.places import PLACES, PURGEABLE, places_to_purge
 from django_srq.registry import Queue
 from django_srq.status.browse import LARGEST_IN_LIST, NEWEST_FIRST, matches
+from django_srq.transport.sansio import run
 from django_srq.transport.slots import Slot
 
 MOST = 1000  # items in a batch
@@ -25,15 +28,12 @@ MOST_CHOSEN = 500  # items selected by checkboxes: Django refuses a form with mo
 MOST_SEARCHED = 200  # items in a batch of a search, which has to read each of them whole
 SALT = "django_srq.bulk"
 VALID = 1800  # seconds from one batch to the next; shorter than the hour for which _purge_list's slot is kept
-STATES = {  # the states whose items each action takes
+TAKES = {  # action: the states of the items that it takes
     "requeue": ("dead",),
     "drop": ("dead", "delayed", "ready"),
     "release": ("in_flight",),
-    "purge": ("ready", "delayed", "dead", "all"),
+    "purge": (*PURGEABLE, "all"),
 }
-# The places that purge empties, and the state of the items in each; "queue" is the list: see _purge_list.
-_PURGED = {"ready": ("queue", "returned", "priority"), "delayed": ("delayed",), "dead": ("dead",)}
-_HOLDS = {"returned": "ready", "priority": "ready", "delayed": "delayed", "dead": "dead"}
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,7 @@ class Selection:
     def places(self) -> Sequence[str]:
         if self.action != "purge":
             return (self.state,)
-        states = _PURGED if self.state == "all" else (self.state,)
-        return tuple(place for state in states for place in _PURGED[state])
+        return places_to_purge(None if self.state == "all" else self.state)
 
 
 @dataclass(frozen=True)
@@ -139,7 +138,7 @@ def _batch(operation: BulkAction, queue: Queue, place: str, most: int) -> BulkAc
         raise listing
     until = from_milliseconds(operation.until)
     chosen = [one for one in listing.items if _existed(one, until) and _fits(scope, queue, one)]
-    flags = carry_out(scope.action, queue, _HOLDS.get(place, place), [_named(one) for one in chosen])
+    flags = carry_out(scope.action, queue, PLACES.get(place, place), [_named(one) for one in chosen])
     return replace(
         operation,
         anchor=listing.anchor,
@@ -166,10 +165,9 @@ def _fits(scope: Selection, queue: Queue, one: ItemView) -> bool:
 
 def _purge_list(operation: BulkAction, queue: Queue) -> BulkAction:
     start = operation.anchor == "0"
-    call = operations.purge(queue.keys, marker=operation.marker, start=start)
     # If the first call is repeated, as after a lost reply, its slot gets it the first outcome again. Carried out anew,
     # it would put a second marker on the list, behind items that came after the first one: these would be deleted.
     slot = Slot(f"purge:{operation.marker}".encode(), 1) if start else None
-    more, gone = queue.link.call(call, queue=queue.alias, slot=slot)
+    more, gone = run(maintenance.purge_list(queue, operation.marker, start=start, slot=slot))
     looked = operation.looked + (MOST if more else gone)
     return replace(operation, anchor="list" if more else "", done=operation.done + gone, looked=looked)

@@ -14,7 +14,7 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from django_srq.status.series import Period, Series
+from django_srq.status.series import COUNTERS, DAY_HOURS, MINUTES, TIME_SHARES, Period, Series
 from django_srq.status.verdicts import span
 
 WIDTH, HEIGHT = 600, 100  # units of the SVG, stretched to the room on the page
@@ -51,9 +51,9 @@ class Chart:
 def charts_of(series: Series, chosen: str) -> list[Chart]:
     """Two charts: how many items were put, acked and so on, and how long they took. chosen: a key of RANGES."""
     if chosen == "hour":
-        periods, each, form = list(series.minutes[-60:]), _("per minute"), "TIME_FORMAT"
+        periods, each, form = list(series.minutes[-MINUTES:]), _("per minute"), "TIME_FORMAT"
     elif chosen == "day":
-        periods, each, form = list(series.hours[-24:]), _("per hour"), "TIME_FORMAT"
+        periods, each, form = list(series.hours[-DAY_HOURS:]), _("per hour"), "TIME_FORMAT"
     else:
         periods, each, form = _joined(series.hours, STEP), _("per 3 hours"), "SHORT_DATE_FORMAT"
     counts = _chart(_("Items %s") % each, COUNTS, periods, form, lambda value: str(localize(round(value))), total=True)
@@ -96,11 +96,8 @@ def _joined(hours: Sequence[Period], n: int) -> list[Period]:
     return [
         Period(
             part[0].start,
-            *(
-                sum(getattr(period, name) for period in part)
-                for name in ("put", "acked", "failed", "recovered", "dead")
-            ),
-            *(highest(name, part) for name in ("wait_p50", "wait_p95", "run_p50", "run_p95")),
+            *(sum(getattr(period, name) for period in part) for name in COUNTERS),
+            *(highest(name, part) for name in TIME_SHARES),
         )
         for part in parts
     ]

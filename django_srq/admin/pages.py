@@ -158,7 +158,7 @@ def _actions(state: str, may: Mapping[str, bool]) -> list[tuple[str, object]]:
     """The actions that the user may take on items of a state."""
     return [
         (action, ACTIONS[action][1])
-        for action, states in batches.STATES.items()
+        for action, states in batches.TAKES.items()
         if state in states and may[action] and action != "purge"
     ]
 

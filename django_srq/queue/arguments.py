@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from django_srq.exceptions import ConfigurationError, InvalidArgument, shown
-from django_srq.operations import BATCH
+from django_srq.operations import BATCH, DeliveryRef
+from django_srq.queue.item import Item
 from django_srq.queue.rate import RATES, Rate
 from django_srq.values import (
     COUNTS,
@@ -140,6 +141,21 @@ def uid_of(uid: str, alias: str) -> str:
     if is_uid(uid):
         return uid
     raise InvalidArgument(f"queue {alias!r}: a uid is 1 to 128 visible ASCII characters, not {shown(uid)}")
+
+
+def uids_of(uids: Iterable[str], alias: str) -> list[str]:
+    return [uid_of(uid, alias) for uid in uids]
+
+
+def ref_of(item: Item | str, alias: str) -> DeliveryRef:
+    """The delivery that an item names; of a plain uid, any delivery."""
+    if isinstance(item, Item) and item.uid is not None:
+        return DeliveryRef(item.uid, item.delivery.token, item.delivery.number)
+    if isinstance(item, bytes):
+        item = item.decode("ascii", "replace")
+    if isinstance(item, str) and not isinstance(item, Item):
+        return DeliveryRef(uid_of(item, alias))
+    raise InvalidArgument(f"queue {alias!r}: an Item that get returned or a uid is needed, not {shown(item)}")
 
 
 def headers_of(headers: Mapping[str, str] | None, alias: str) -> Mapping[str, str] | None:

@@ -23,7 +23,7 @@ TRACEBACK_MOST = 8_000  # characters; of a longer one the end is kept
 NAME_MOST = 200  # characters of a class's or a function's name
 ERRORS_MOST = 20  # causes of an error, and members of a group, that are described
 FRAMES_MOST = 100  # of each
-LARGE = 1_000  # entries; a larger container is shown in part
+ENTRIES_MOST = 1_000  # entries; a larger container is shown in part
 # Files that are not the project's: those of the standard library ("<…": its frozen modules have no files) and of
 # installed packages. Not all of sys.base_prefix: that is /usr for a Python of the system, and a project may be in
 # /usr/src.
@@ -115,9 +115,9 @@ def _large_text(error: BaseException) -> str:
     if type(error).__str__ is not BaseException.__str__ or len(args) != 1:
         return ""
     (given,) = args
-    if type(given) not in (list, tuple, dict, set, frozenset, bytes, bytearray) or len(given) < LARGE:
+    if type(given) not in (list, tuple, dict, set, frozenset, bytes, bytearray) or len(given) < ENTRIES_MOST:
         return ""
-    start = bytes(given[:LARGE]) if isinstance(given, bytes | bytearray) else list(islice(given, 20))
+    start = bytes(given[:ENTRIES_MOST]) if isinstance(given, bytes | bytearray) else list(islice(given, 20))
     return f"{type(given).__name__} of {len(given)}: {start!r}"
 
 

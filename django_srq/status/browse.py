@@ -22,7 +22,7 @@ from django_srq.status.redaction import payload_shown, redacted_text
 T = TypeVar("T")
 
 PAGE = 50  # items
-LOOK = 1000  # uids that a search looks at in one request
+SEARCHED = 1000  # uids that a search looks at in one request
 LARGEST_IN_LIST, LARGEST = 16 * 1024, 64 * 1024  # bytes of a payload that is read: in a list, and alone
 NEWEST_FIRST = {"dead"}
 
@@ -39,8 +39,8 @@ def page_of(
         Keys(config.prefix),
         state,
         anchor=anchor,
-        count=LOOK if text else PAGE,
-        look=LOOK if group or text else PAGE,
+        count=SEARCHED if text else PAGE,
+        look=SEARCHED if group or text else PAGE,
         newest=state in NEWEST_FIRST,
         largest=LARGEST_IN_LIST if payloads else 0,
         group=group,

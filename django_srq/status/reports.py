@@ -53,7 +53,7 @@ class QueueReport:
 
     @property
     def state_label(self) -> str:
-        return str(verdicts.STATES[self.state])
+        return str(verdicts.QUEUE_STATES[self.state])
 
     @property
     def oldest_wait_label(self) -> str:

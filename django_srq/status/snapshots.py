@@ -32,12 +32,10 @@ from django_srq.operations import Counts
 from django_srq.status import verdicts
 from django_srq.status.reading import ServerReading, by_server, read_all, seconds_since, utc_now
 from django_srq.status.reports import ConsumerInfo, QueueReport, Snapshot
-from django_srq.status.series import series_of
+from django_srq.status.series import MINUTES, series_of
 from django_srq.status.verdicts import Attendance, Finding
 
 SEEN = 15.0  # seconds for which a consumer is live after it was last seen; or three leases, if that is longer
-MINUTES = 60  # of the time series that come with a snapshot
-ALL_HOURS = 14 * 24
 
 
 def snapshot(

@@ -54,7 +54,7 @@ LEVELS = {
 UNREACHABLE = frozenset({"down", "refused", "loading"})
 SEVERITY = {kind: place for place, kind in enumerate(LEVELS)}  # 0: the worst
 
-STATES = {
+QUEUE_STATES = {
     "down": pgettext_lazy("state of a queue", "down"),
     "refused": pgettext_lazy("state of a queue", "refused"),
     "loading": pgettext_lazy("state of a queue", "loading"),
