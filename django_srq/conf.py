@@ -126,7 +126,7 @@ def _server(url: str, options: Mapping[str, Any]) -> str:
 def _hashable(value: Any) -> Any:
     """A value that is equal for equal options."""
     if isinstance(value, Mapping):
-        return frozenset((key, _hashable(one)) for key, one in value.items())
+        return frozenset((key, _hashable(option)) for key, option in value.items())
     if isinstance(value, list | tuple):
         return tuple(map(_hashable, value))
     if isinstance(value, set):

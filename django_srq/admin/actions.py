@@ -124,15 +124,15 @@ class Actions(Frame):
     ) -> HttpResponse:
         if confirmed:
             flags = batches.carry_out(action, queue, state, chosen)
-            done = [one.uid for one, flag in zip(chosen, flags, strict=True) if flag]
+            done = [ref.uid for ref, flag in zip(chosen, flags, strict=True) if flag]
             log.record(request, queue.alias, log.sentence(action, state, len(done), done))
             return self._done(request, queue.alias, _outcome(action, len(done), len(chosen) - len(done)), state)
         context = {
             "action": action,
             "state": state,
             "count": len(chosen),
-            "chosen": [f"{one.uid} {one.token}".strip() for one in chosen],
-            "samples": [one.uid for one in chosen[:SAMPLES]],
+            "chosen": [f"{ref.uid} {ref.token}".strip() for ref in chosen],
+            "samples": [ref.uid for ref in chosen[:SAMPLES]],
             "lone": action == "requeue" and self._is_lonely(queue.alias),
         }
         return self._confirm(request, queue.alias, action, context)
@@ -155,7 +155,7 @@ class Actions(Frame):
             "state": scope.state,
             "scope": scope,
             "count": count,
-            "samples": [one.uid for one in sample.items[:SAMPLES]],
+            "samples": [item.uid for item in sample.items[:SAMPLES]],
             "lone": scope.action == "requeue" and not report.consumers,
             "typed_wrong": request.POST.get("name"),
         }

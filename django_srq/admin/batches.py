@@ -137,8 +137,8 @@ def _batch(operation: BulkAction, queue: Queue, place: str, most: int) -> BulkAc
     if isinstance(listing, Exception):
         raise listing
     until = from_milliseconds(operation.until)
-    chosen = [one for one in listing.items if _existed(one, until) and _fits(scope, queue, one)]
-    flags = carry_out(scope.action, queue, PLACES.get(place, place), [_named(one) for one in chosen])
+    chosen = [item for item in listing.items if _existed(item, until) and _fits(scope, queue, item)]
+    flags = carry_out(scope.action, queue, PLACES.get(place, place), [_named(item) for item in chosen])
     return replace(
         operation,
         anchor=listing.anchor,
@@ -148,19 +148,19 @@ def _batch(operation: BulkAction, queue: Queue, place: str, most: int) -> BulkAc
     )
 
 
-def _named(one: ItemView) -> DeliveryRef:
-    return one.holder or DeliveryRef(one.uid, number=one.delivery.number)
+def _named(item: ItemView) -> DeliveryRef:
+    return item.holder or DeliveryRef(item.uid, number=item.delivery.number)
 
 
-def _existed(one: ItemView, until: dt.datetime) -> bool:
+def _existed(item: ItemView, until: dt.datetime) -> bool:
     """Whether the item was in its state before the action began; True when that is not known."""
-    delivery = one.delivery
-    since = {"dead": delivery.when, "in_flight": one.claimed_at}.get(delivery.state, delivery.put_at)
+    delivery = item.delivery
+    since = {"dead": delivery.when, "in_flight": item.claimed_at}.get(delivery.state, delivery.put_at)
     return since is None or since <= until
 
 
-def _fits(scope: Selection, queue: Queue, one: ItemView) -> bool:
-    return not scope.text or matches(queue.config, one, scope.text, payloads=scope.payloads)
+def _fits(scope: Selection, queue: Queue, item: ItemView) -> bool:
+    return not scope.text or matches(queue.config, item, scope.text, payloads=scope.payloads)
 
 
 def _purge_list(operation: BulkAction, queue: Queue) -> BulkAction:

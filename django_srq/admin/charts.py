@@ -70,8 +70,8 @@ def duration(seconds: float) -> str:
 def sparkline(series: Series) -> SafeString:
     """Items put (line) and acked (area) in the last hour, without the running minute. The table has the numbers."""
     minutes = series.minutes[-2 * SPARK_POINTS - 1 : -1]
-    puts = [one.put + two.put for one, two in zip(minutes[::2], minutes[1::2], strict=False)]
-    acks = [one.acked + two.acked for one, two in zip(minutes[::2], minutes[1::2], strict=False)]
+    puts = [first.put + second.put for first, second in zip(minutes[::2], minutes[1::2], strict=False)]
+    acks = [first.acked + second.acked for first, second in zip(minutes[::2], minutes[1::2], strict=False)]
     top = max([*puts, *acks], default=0)
     if not top:
         return SafeString("")

@@ -105,7 +105,8 @@ class Pages(Frame):
         return {
             "listing": listing,
             "rows": [
-                rows.row(config, one, listing.at, payloads=may["view_payload"], report=report) for one in listing.items
+                rows.row(config, item, listing.at, payloads=may["view_payload"], report=report)
+                for item in listing.items
             ],
             "group": group,
             "text": text,
@@ -138,18 +139,18 @@ class Pages(Frame):
             raise NotFound(_("The queue %s is misconfigured.") % verdicts.readable(alias))
         may = access.rights(request, alias)
         try:
-            one = browse.item_of(config, uid) if is_uid(uid) else None
+            found = browse.item_of(config, uid) if is_uid(uid) else None
         except SRQError as error:
             trouble = {"trouble": verdicts.readable(error), "uid": uid}
             return self.render(request, "item", _("Item"), trouble, alias=alias, crumb=verdicts.readable(uid))
-        if one is None:
+        if found is None:
             words = {"uid": verdicts.readable(uid), "queue": verdicts.readable(alias)}
             raise NotFound(_("%(queue)s has no item %(uid)s. It was acked or deleted, or it never existed.") % words)
         context = {
             "uid": uid,
-            "item": rows.detail(config, one, log.entries_of(alias, uid), payloads=may["view_payload"]),
-            "actions": _actions(one.delivery.state, may),
-            "state_label": STATE_LABELS[one.delivery.state],
+            "item": rows.detail(config, found, log.entries_of(alias, uid), payloads=may["view_payload"]),
+            "actions": _actions(found.delivery.state, may),
+            "state_label": STATE_LABELS[found.delivery.state],
         }
         return self.render(request, "item", _("Item"), context, alias=alias, crumb=uid)
 

@@ -84,10 +84,10 @@ def text_of(error: BaseException) -> str:
 def is_exhaustion(error: BaseException) -> bool:
     """Whether this process ran out of memory, files or threads, so that it would fail other items too."""
     return any(
-        issubclass(type(one), MemoryError)
-        or _number_of(one) in (errno.EMFILE, errno.ENOMEM)
-        or (type(one) is RuntimeError and one.args == ("can't start new thread",))
-        for one in _chain(error)
+        issubclass(type(cause), MemoryError)
+        or _number_of(cause) in (errno.EMFILE, errno.ENOMEM)
+        or (type(cause) is RuntimeError and cause.args == ("can't start new thread",))
+        for cause in _chain(error)
     )
 
 
@@ -140,10 +140,10 @@ def _traceback(error: BaseException) -> str:
     """The traceback as Python prints it, with a bounded number of causes, frames and members of groups."""
     parts: list[str] = []
     chain = list(_chain(error))
-    for one, caused in zip(reversed(chain), [*reversed(chain[:-1]), None], strict=True):
-        parts += _told(one)
+    for cause, caused in zip(reversed(chain), [*reversed(chain[:-1]), None], strict=True):
+        parts += _told(cause)
         if caused is not None:
-            by = "was the direct cause of" if _CAUSE(caused) is one else "was handled during"
+            by = "was the direct cause of" if _CAUSE(caused) is cause else "was handled during"
             parts.append(f"\nThe error above {by} the following one:\n\n")
     return "".join(parts)[-TRACEBACK_MOST:]
 

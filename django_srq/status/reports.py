@@ -108,7 +108,9 @@ class Snapshot:
     @property
     def unreachable(self) -> list[str]:
         """The servers that could not be reached, and the queues that their server does not let us read."""
-        return [one.server or one.queue or "" for one in self.findings if one.kind in verdicts.UNREACHABLE]
+        return [
+            finding.server or finding.queue or "" for finding in self.findings if finding.kind in verdicts.UNREACHABLE
+        ]
 
     @property
     def sentence(self) -> str:

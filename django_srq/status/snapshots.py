@@ -111,16 +111,16 @@ def _consumers(config: QueueConfig, counts: Counts, youngest: Mapping[str, float
         for name, about in counts.consumers.items()
         for seen in [youngest.get(name)]
     ]
-    return sorted(found, key=lambda one: math.inf if one.seen is None else one.seen)
+    return sorted(found, key=lambda consumer: math.inf if consumer.seen is None else consumer.seen)
 
 
 def _attendance(counts: Counts, consumers: Sequence[ConsumerInfo]) -> Attendance:
-    heard = [one for one in consumers if one.seen is not None]
+    heard = [consumer for consumer in consumers if consumer.seen is not None]
     # Claims do the housekeeping and write down its time, at most once a second.
     claimed = seconds_since(counts, counts.meta.get("kept"))
-    silences = [one.seen for one in heard if one.seen is not None]
+    silences = [consumer.seen for consumer in heard if consumer.seen is not None]
     return Attendance(
-        live=sum(one.live for one in consumers),
+        live=sum(consumer.live for consumer in consumers),
         silence=min([*silences, *([] if claimed is None else [claimed])], default=None),
         last=_place(heard[0].about) if heard else "",
     )

@@ -101,9 +101,9 @@ def _batches(what: str, arrivals: Iterable[list[T]], read: Callable[[T], Any]) -
     numbers, wrong = count(1), None
     for arrival in arrivals:
         items = []
-        for one, number in zip(arrival, numbers, strict=False):
+        for entry, number in zip(arrival, numbers, strict=False):
             try:
-                if (item := read(one)) is not NOTHING:
+                if (item := read(entry)) is not NOTHING:
                     items.append(item)
             except ValueError as error:
                 wrong = PayloadError(f"{what} {number}: {error}")
