@@ -290,7 +290,7 @@ _OPTIONS: dict[str, Callable[[Any], Any]] = {
     "TIMEOUT": _seconds,
     "OPTIONS": _mapping,
 }
-_PLACE = {"URL", "PREFIX", "TIMEOUT", "OPTIONS"}  # become the target and the prefix; no fields of QueueConfig
+_NO_FIELDS = {"URL", "PREFIX", "TIMEOUT", "OPTIONS"}  # become the target and the prefix; no fields of QueueConfig
 _ADMIN_OPTIONS: dict[str, Callable[[Any], Any]] = {
     "TIMEOUT": _seconds,
     "READ_ONLY": _switch,
@@ -395,7 +395,7 @@ def _read_queue(alias: str, written: Any, defaults: Mapping[str, Any]) -> tuple[
     problems += _import_problems(where, options)
     if problems or target is None:
         return None, problems
-    rest = {name.lower(): value for name, value in options.items() if name not in _PLACE}
+    rest = {name.lower(): value for name, value in options.items() if name not in _NO_FIELDS}
     return QueueConfig(alias=alias, target=target, prefix=prefix, **rest), problems
 
 
@@ -483,11 +483,11 @@ def _collisions(queues: Mapping[str, QueueConfig]) -> Iterator[tuple[str, Proble
     for alias, config in queues.items():
         if prefixes[config.prefix] == 1:
             continue  # in the common case this saves looking up the servers
-        place = (config.target.server, config.prefix)
-        if place in seen:
-            message = f"SRQ_QUEUES[{alias!r}] and SRQ_QUEUES[{seen[place]!r}] have the same server and PREFIX."
+        location = (config.target.server, config.prefix)
+        if location in seen:
+            message = f"SRQ_QUEUES[{alias!r}] and SRQ_QUEUES[{seen[location]!r}] have the same server and PREFIX."
             yield alias, Problem("django_srq.E007", message, "Give one of them another PREFIX, or remove it.")
-        seen.setdefault(place, alias)
+        seen.setdefault(location, alias)
 
 
 def _imported(path: str) -> Any:

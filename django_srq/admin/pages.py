@@ -19,6 +19,7 @@ from django_srq.admin.frame import (
     Frame,
     NotFound,
     page_number,
+    searched_text,
 )
 from django_srq.conf import QueueConfig
 from django_srq.exceptions import SRQError
@@ -27,8 +28,8 @@ from django_srq.operations import STATES
 from django_srq.status import QueueReport, access, browse, verdicts
 from django_srq.values import UID, is_uid
 
-# The place after (a) or before (b) an item, given by its score as the server writes it, and its uid: see page.lua.
-_PLACE = re.compile(r"[ab]-?[0-9]{1,20}(\.[0-9]{1,20})?(e[+-]?[0-9]{1,2})? " + UID)
+# The anchor after (a) or before (b) an item, given by its score as the server writes it, and its uid: see page.lua.
+_ANCHOR = re.compile(r"[ab]-?[0-9]{1,20}(\.[0-9]{1,20})?(e[+-]?[0-9]{1,2})? " + UID)
 
 
 class Pages(Frame):
@@ -91,7 +92,7 @@ class Pages(Frame):
     ) -> dict[str, Any]:
         """The tab of a state. Dead items are shown in groups, unless the user chose a group, all items or a search."""
         asked = request.GET
-        group, text = asked.get("group", ""), asked.get("q", "").strip()[:200]
+        group, text = asked.get("group", ""), searched_text(asked)
         try:
             if state == "dead" and not group and not text and "all" not in asked:
                 groups = rows.groups(browse.groups_of(config))
@@ -165,10 +166,10 @@ def _actions(state: str, may: Mapping[str, bool]) -> list[tuple[str, object]]:
 
 
 def _anchor(asked: Mapping[str, str]) -> str:
-    """Where the page begins: a position or a place. Anything else means the beginning."""
+    """Where the page begins: a position or an anchor. Anything else means the beginning."""
     at = asked.get("at", "")
     if at.isascii() and at.isdecimal():
         return at[:15]
-    if _PLACE.fullmatch(at):
+    if _ANCHOR.fullmatch(at):
         return at
     return str((page_number(asked.get("page"), 10**9) - 1) * browse.PAGE)

@@ -14,11 +14,10 @@ from django.utils.translation import pgettext
 
 from django_srq.conf import QueueConfig
 from django_srq.operations import DeadGroup, ItemView
-from django_srq.operations.identifiers import from_milliseconds
 from django_srq.queue.item import Item
 from django_srq.status import ConsumerInfo, QueueReport, Snapshot
 from django_srq.status.redaction import Shown, headers_shown, payload_shown, redacted_text
-from django_srq.status.verdicts import readable, span
+from django_srq.status.verdicts import readable, span, stored_moment
 
 PREVIEW = 100  # characters
 
@@ -35,7 +34,7 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Row:
+class ItemRow:
     uid: str
     chosen_as: str  # value of the checkbox: the uid and, in flight, the token
     position: int  # from 1 on
@@ -48,7 +47,7 @@ class Row:
     when: dt.datetime | None
     failure: Failure | None
     consumer: str
-    place: str  # host and process of the consumer
+    process: str  # of the consumer: host and process id
     running: str  # for how long it has been in flight
     left: str  # time until its lease ends, or until it is due
     age: str
@@ -56,7 +55,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Group:
+class GroupRow:
     name: str
     title: str
     count: int
@@ -80,7 +79,7 @@ class Detail:
 
 @dataclass(frozen=True)
 class ConsumerRow:
-    """A consumer, from the entries in all its queues."""
+    """A consumer, from its entries in all its queues."""
 
     id: str
     queues: Sequence[str]
@@ -95,13 +94,13 @@ class ConsumerRow:
     in_hand: Sequence[tuple[str, str]]  # uid, and for how long
 
 
-def row(config: QueueConfig, item: ItemView, at: dt.datetime, *, payloads: bool, report: QueueReport) -> Row:
+def row(config: QueueConfig, item: ItemView, at: dt.datetime, *, payloads: bool, report: QueueReport) -> ItemRow:
     delivery = item.delivery
-    places = {consumer.id: consumer.about for consumer in report.attendants}
+    entries = {consumer.id: consumer.about for consumer in report.attendants}
     # A child is not registered itself, but its id begins with that of its supervisor, which is.
-    about = places.get(item.consumer) or places.get(item.consumer.rpartition(".")[0], {})
+    about = entries.get(item.consumer) or entries.get(item.consumer.rpartition(".")[0], {})
     put_at = Item(item.uid, None, delivery).enqueued_at
-    return Row(
+    return ItemRow(
         uid=item.uid,
         chosen_as=_chosen_as(item),
         position=(item.position or 0) + 1,
@@ -114,7 +113,7 @@ def row(config: QueueConfig, item: ItemView, at: dt.datetime, *, payloads: bool,
         when=delivery.when,
         failure=failure(delivery.error),
         consumer=readable(item.consumer),
-        place=f"{readable(about['host'])}, {readable(about.get('pid', ''))}" if "host" in about else "",
+        process=f"{readable(about['host'])}, {readable(about.get('pid', ''))}" if "host" in about else "",
         running=_span(item.claimed_at, at),
         left=_span(at, delivery.when) or _("elapsed"),
         age=_span(put_at, at) or span(0),
@@ -122,9 +121,9 @@ def row(config: QueueConfig, item: ItemView, at: dt.datetime, *, payloads: bool,
     )
 
 
-def groups(found: Iterable[DeadGroup]) -> list[Group]:
+def groups(found: Iterable[DeadGroup]) -> list[GroupRow]:
     return [
-        Group(
+        GroupRow(
             group.name,
             readable(group.name) if group.name != "other" else _("other errors"),
             group.count,
@@ -144,7 +143,7 @@ def failure(error: Mapping[str, Any] | None) -> Failure | None:
         readable(error.get("type", "")),
         redacted_text(str(error.get("message", ""))),
         redacted_text(str(error.get("traceback", ""))),
-        _moment(error.get("time")),
+        stored_moment(error.get("time")),
         readable(error.get("consumer", "")),
     )
 
@@ -170,20 +169,20 @@ def consumers(snapshot: Snapshot) -> list[ConsumerRow]:
         for consumer in report.attendants:
             known.setdefault(consumer.id, []).append((report.alias, consumer))
     visible = [report.alias for report in snapshot.queues]
-    found = [_attendant(name, places, visible, snapshot.at) for name, places in known.items()]
+    found = [_attendant(name, entries, visible, snapshot.at) for name, entries in known.items()]
     return sorted(found, key=lambda consumer: (not consumer.live, consumer.id))
 
 
 def _attendant(
-    name: str, places: Sequence[tuple[str, ConsumerInfo]], visible: Collection[str], at: dt.datetime
+    name: str, entries: Sequence[tuple[str, ConsumerInfo]], visible: Collection[str], at: dt.datetime
 ) -> ConsumerRow:
     # Each queue has an entry of the consumer: the one written last is up to date.
-    _alias, latest = min(places, key=lambda place: float("inf") if place[1].seen is None else place[1].seen)
+    _alias, latest = min(entries, key=lambda entry: float("inf") if entry[1].seen is None else entry[1].seen)
     about = latest.about
-    written = max((place[1].about for place in places), key=lambda entry: _number(entry.get("seen")))
+    written = max((info.about for _alias, info in entries), key=lambda about: _number(about.get("seen")))
     in_hand = list(_in_hand(written))
     served = about.get("queues")
-    names = served if isinstance(served, list) else [alias for alias, _consumer in places]
+    names = served if isinstance(served, list) else [alias for alias, _info in entries]
     return ConsumerRow(
         id=readable(name),
         queues=[readable(queue) for queue in names if queue in visible],
@@ -191,7 +190,7 @@ def _attendant(
         pid=readable(about.get("pid", "")),
         version=readable(about.get("version", "")),
         threads=readable(about.get("threads", "")),
-        since=_moment(about.get("since")),
+        since=stored_moment(about.get("since")),
         seen="" if latest.seen is None else span(latest.seen),
         state=_state_of(latest, written, bool(in_hand)),
         live=latest.live,
@@ -215,7 +214,7 @@ def _in_hand(part: object) -> Iterator[tuple[str, dt.datetime | None]]:
     """The items in hand that a consumer's entry names, at any depth: of each child, or of the consumer itself."""
     if isinstance(part, Mapping):
         if isinstance(part.get("uid"), str):
-            yield part["uid"], _moment(part.get("since"))
+            yield part["uid"], stored_moment(part.get("since"))
         else:
             for value in part.values():
                 yield from _in_hand(value)
@@ -248,7 +247,7 @@ def _timeline(item: ItemView, entries: Iterable[LogEntry]) -> list[tuple[dt.date
         known.append((item.claimed_at, _("delivery %(n)s, to %(consumer)s") % words))
     if error := delivery.error:
         words = {"n": error.get("delivery", "?"), "error": readable(error.get("type", ""))}
-        known.append((_moment(error.get("time")), _("delivery %(n)s failed: %(error)s") % words))
+        known.append((stored_moment(error.get("time")), _("delivery %(n)s failed: %(error)s") % words))
     if delivery.state == "dead":
         known.append((delivery.when, _("set aside as dead")))
     known += [(entry.action_time, f"{entry.user}: {readable(entry.change_message)}") for entry in entries]
@@ -271,10 +270,3 @@ def _span(start: dt.datetime | None, end: dt.datetime | None) -> str:
 
 def _number(value: object) -> float:
     return float(value) if isinstance(value, int | float) else 0.0
-
-
-def _moment(milliseconds: object) -> dt.datetime | None:
-    try:
-        return from_milliseconds(milliseconds)  # type: ignore[arg-type]
-    except (TypeError, ValueError, OverflowError, OSError):
-        return None

@@ -27,9 +27,9 @@ def ack(queue: SafeRedisQueue, item: Item | str) -> Steps[bool]:
 
 
 def ack_many(queue: SafeRedisQueue, items: Iterable[Item | str]) -> Steps[list[bool]]:
-    held = [arguments.ref_of(item, queue.alias) for item in arguments.list_of(items, "items", queue.alias)]
+    refs = [arguments.ref_of(item, queue.alias) for item in arguments.list_of(items, "items", queue.alias)]
     flags: list[bool] = []
-    for batch in batches(held):
+    for batch in batches(refs):
         flags += yield from send(queue, operations.ack(queue.keys, batch))
     return flags
 

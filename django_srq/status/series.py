@@ -10,14 +10,10 @@ from functools import cached_property
 from django_srq.operations import Counts
 
 MINUTE, HOUR = 60, 3600  # seconds
-# How much of each series is read and shown; the rings in Redis keep 180 minutes and 336 hours.
-MINUTES = 60
-DAY_HOURS, ALL_HOURS = 24, 14 * 24
 COUNTERS = ("put", "acked", "failed", "recovered", "dead")
 TIMES = ("wait", "run")
-BUCKETS = 32  # of a histogram; the last one is for all beyond 2^30 ms
+BUCKETS = 32
 SHARES = (0.5, 0.95)
-TIME_SHARES = tuple(f"{kind}_p{share * 100:.0f}" for kind in TIMES for share in SHARES)  # as a Period names them
 RECENT = 5  # closed minutes over which a rate is taken, besides the running one
 
 
@@ -93,12 +89,12 @@ def _running(entry: str, counts: Counts, length: int) -> tuple[int, Period]:
         name: max(0, counts.stats.get(name, 0) - was)
         for name, was in zip(COUNTERS, (began[0], acked, *began[2:]), strict=True)
     }
-    times = [
-        quantile(_grown(counts.buckets, kind, buckets[i * BUCKETS :]), share)
+    times = {
+        f"{kind}_p{share * 100:.0f}": quantile(_grown(counts.buckets, kind, buckets[i * BUCKETS :]), share)
         for i, kind in enumerate(TIMES)
         for share in SHARES
-    ]
-    return number, Period(_start(number, length), **counted, **dict(zip(TIME_SHARES, times, strict=True)))  # type: ignore[arg-type]
+    }
+    return number, Period(_start(number, length), **counted, **times)  # type: ignore[arg-type]
 
 
 def _grown(buckets: Mapping[str, int], kind: str, before: Iterable[int]) -> list[int]:

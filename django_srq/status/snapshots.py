@@ -23,7 +23,7 @@ servers    ``server``, ``up``, ``down_since`` (as far as this process knows), ``
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from django_srq import conf
@@ -32,10 +32,12 @@ from django_srq.operations import Counts
 from django_srq.status import verdicts
 from django_srq.status.reading import ServerReading, by_server, read_all, seconds_since, utc_now
 from django_srq.status.reports import ConsumerInfo, QueueReport, Snapshot
-from django_srq.status.series import MINUTES, series_of
+from django_srq.status.series import series_of
 from django_srq.status.verdicts import Attendance, Finding
 
 SEEN = 15.0  # seconds for which a consumer is live after it was last seen; or three leases, if that is longer
+MINUTES = 60  # of the time series that come with a snapshot
+ALL_HOURS = 14 * 24
 
 
 def snapshot(
@@ -54,10 +56,8 @@ def snapshot(
     youngest = _youngest(readings)
     for reading in readings:
         findings += reading.findings
-        for config, counts in zip(reading.configs, reading.counts, strict=True):
-            report, found = _report(config, counts, reading, youngest)
-            blocking = [finding for finding in reading.findings if finding.level == "error"]
-            queues[config.alias] = replace(report, state=_worst([*found, *blocking]))
+        for report, found in _reports(reading, youngest):
+            queues[report.alias] = report
             findings += found
     for alias in chosen:
         if alias not in queues:
@@ -69,6 +69,14 @@ def snapshot(
         servers=[reading.report for reading in readings],
         findings=sorted(findings, key=lambda finding: verdicts.SEVERITY[finding.kind]),
     )
+
+
+def _reports(reading: ServerReading, youngest: Mapping[str, float]) -> Iterator[tuple[QueueReport, list[Finding]]]:
+    """The reports of the queues of a server, each with its findings."""
+    blocking = [finding for finding in reading.findings if finding.level == "error"]
+    for config, counts in zip(reading.configs, reading.counts, strict=True):
+        report, found = _report(config, counts, reading, youngest)
+        yield replace(report, state=_worst([*found, *blocking])), found
 
 
 def _report(
@@ -122,11 +130,11 @@ def _attendance(counts: Counts, consumers: Sequence[ConsumerInfo]) -> Attendance
     return Attendance(
         live=sum(consumer.live for consumer in consumers),
         silence=min([*silences, *([] if claimed is None else [claimed])], default=None),
-        last=_place(heard[0].about) if heard else "",
+        last=_process_of(heard[0].about) if heard else "",
     )
 
 
-def _place(about: object) -> str:
+def _process_of(about: object) -> str:
     return f"{about.get('host')}, pid {about.get('pid')}" if isinstance(about, Mapping) else ""
 
 

@@ -12,7 +12,7 @@ from django.core.management.base import CommandError, CommandParser
 from django_srq.exceptions import PayloadError, SRQError
 from django_srq.management.arguments import number_in
 from django_srq.management.base import USAGE, QueueCommand
-from django_srq.operations import BATCH
+from django_srq.queue.calls import batches
 from django_srq.values import DELAYS, PRIORITIES
 
 T = TypeVar("T")
@@ -46,7 +46,7 @@ class Command(QueueCommand):
         if not payload and sys.stdin is None:
             raise CommandError("Standard input is closed: name payloads.", returncode=USAGE)
 
-        def put(items: list[Any]) -> list[str]:
+        def put(items: Sequence[Any]) -> list[str]:
             if uid is None:
                 return target.put_many(items, delay=delay, priority=priority)
             return [target.put(item, uid=uid, delay=delay, priority=priority) for item in items]
@@ -69,7 +69,7 @@ class Command(QueueCommand):
         self.stdout.flush()
         return number
 
-    def _from_lines(self, parse: Callable[[str], Any], *, skip_blank: bool) -> Iterator[list[Any]]:
+    def _from_lines(self, parse: Callable[[str], Any], *, skip_blank: bool) -> Iterator[Sequence[Any]]:
         encoding = sys.stdin.encoding
 
         def read(line: bytes) -> Any:
@@ -96,7 +96,7 @@ def _json(text: str) -> Any:
         raise ValueError(f"not JSON: {text[:80]!r} ({error})") from error
 
 
-def _batches(what: str, arrivals: Iterable[list[T]], read: Callable[[T], Any]) -> Iterator[list[Any]]:
+def _batches(what: str, arrivals: Iterable[list[T]], read: Callable[[T], Any]) -> Iterator[Sequence[Any]]:
     """The items, in batches for one call. An item that cannot be read is an error once those before it were yielded."""
     numbers, wrong = count(1), None
     for arrival in arrivals:
@@ -108,7 +108,6 @@ def _batches(what: str, arrivals: Iterable[list[T]], read: Callable[[T], Any]) -
             except ValueError as error:
                 wrong = PayloadError(f"{what} {number}: {error}")
                 break
-        for start in range(0, len(items), BATCH):
-            yield items[start : start + BATCH]
+        yield from batches(items)
         if wrong:
             raise wrong
