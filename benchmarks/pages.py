@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.harness import Bench, Row, Target, alternate
 from benchmarks.server import Meter
-from django_srq.status.browse import LOOK
+from django_srq.status.browse import SEARCHED
 from tests.support.servers import held_port
 
 URL = "/admin/django_srq/queuestatus/"
@@ -78,7 +78,7 @@ def _growth(bench: Bench, browser: Any) -> Iterator[Row]:
     """The time of a page is that of the whole request, and of the scripts in the server."""
     from django.test import override_settings
 
-    sizes = {"few": FEW, "one-look": 10 * LOOK, "many": bench.sizes.waiting[-1]}
+    sizes = {"few": FEW, "one-look": 10 * SEARCHED, "many": bench.sizes.waiting[-1]}
     with override_settings(SRQ_QUEUES={alias: {"URL": bench.server.url} for alias in sizes}):
         for alias, n in sizes.items():
             _fill(bench, alias, n)

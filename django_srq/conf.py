@@ -22,16 +22,16 @@ from django.core.cache import DEFAULT_CACHE_ALIAS
 from django.utils.module_loading import import_string
 
 from django_srq.exceptions import ConfigurationError, shown
-from django_srq.operations import BATCH
-from django_srq.queue.arguments import HUGE, LONGEST_DELAY
+from django_srq.queue.arguments import BATCH_SIZES, OPTIONS
 from django_srq.queue.backoff import Backoff
 from django_srq.queue.failure import name_of, text_of
-from django_srq.queue.rate import Rate
+from django_srq.queue.rate import RATES, Rate
 from django_srq.queue.serializers import BY_NAME, Serializer
 from django_srq.runtime.completion import is_deferred
 from django_srq.runtime.interruption import is_interruption
 from django_srq.transport.clients import SCHEMES, client_from_url, client_option_names, is_embedded, masked
 from django_srq.transport.tls import missing
+from django_srq.values import SECONDS, Numbers
 
 DEFAULT_ALIAS = "default"
 SETTINGS = ("SRQ_QUEUES", "SRQ_DEFAULTS", "SRQ_ADMIN")
@@ -126,7 +126,7 @@ def _server(url: str, options: Mapping[str, Any]) -> str:
 def _hashable(value: Any) -> Any:
     """A value that is equal for equal options."""
     if isinstance(value, Mapping):
-        return frozenset((key, _hashable(one)) for key, one in value.items())
+        return frozenset((key, _hashable(option)) for key, option in value.items())
     if isinstance(value, list | tuple):
         return tuple(map(_hashable, value))
     if isinstance(value, set):
@@ -208,22 +208,13 @@ class _Wrong(Exception):
 # -- the options: how the value of each is read
 
 
-def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < LONGEST_DELAY:
-        raise _Wrong("a number of seconds above 0")
-    return float(value)
+def _one_of(numbers: Numbers[Any]) -> Callable[[Any], Any]:
+    def read(value: Any) -> Any:
+        if value not in numbers:
+            raise _Wrong(numbers.name)
+        return numbers.convert(value)
 
-
-def _whole(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < HUGE:
-        raise _Wrong("a whole number above 0")
-    return value
-
-
-def _batch(value: Any) -> int:
-    if _whole(value) > BATCH:
-        raise _Wrong(f"a whole number from 1 to {BATCH}")
-    return int(value)
+    return read
 
 
 def _text(value: Any) -> str:
@@ -242,7 +233,7 @@ def _rate(value: Any) -> Rate:
     try:
         return Rate.parse(value)
     except (ValueError, TypeError):
-        raise _Wrong("a rate such as '10/s', '100/m' or '3/10s'") from None
+        raise _Wrong(f"a {RATES}") from None
 
 
 def _switch(value: Any) -> bool:
@@ -262,7 +253,7 @@ def _backoff(value: Any) -> Backoff:
     known = {option.name for option in fields(Backoff)}
     if not options.keys() <= known:
         raise _Wrong(f"a dict with any of {', '.join(sorted(known))}")
-    numbers = {name: _number(number) for name, number in options.items()}
+    numbers = {name: _seconds(number) for name, number in options.items()}
     if numbers.get("factor", 1) < 1:
         raise _Wrong("a dict whose factor is at least 1")
     return Backoff(**numbers)
@@ -278,29 +269,30 @@ def _or_none(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return read_or_none
 
 
+_seconds = _one_of(SECONDS)
 _OPTIONS: dict[str, Callable[[Any], Any]] = {
     "URL": _text,
     "CACHE": _text,
     "PREFIX": _text,
-    "AUTOCLEAN_INTERVAL": _or_none(_number),
-    "LEASE": _number,
+    "AUTOCLEAN_INTERVAL": _or_none(_one_of(OPTIONS["autoclean_interval"])),
+    "LEASE": _seconds,
     "SERIALIZER": _text,
     "HANDLER": _or_none(_text),
-    "HANDLER_BATCH": _batch,
-    "MAX_DELIVERIES": _or_none(_whole),
-    "MAX_CRASHES": _or_none(_whole),
+    "HANDLER_BATCH": _one_of(BATCH_SIZES),
+    "MAX_DELIVERIES": _or_none(_one_of(OPTIONS["max_deliveries"])),
+    "MAX_CRASHES": _or_none(_one_of(OPTIONS["max_crashes"])),
     "BACKOFF": _backoff,
-    "MAX_LENGTH": _or_none(_whole),
-    "MAX_PAYLOAD_BYTES": _or_none(_whole),
-    "MAX_IN_FLIGHT": _or_none(_whole),
+    "MAX_LENGTH": _or_none(_one_of(OPTIONS["max_length"])),
+    "MAX_PAYLOAD_BYTES": _or_none(_one_of(OPTIONS["max_payload_bytes"])),
+    "MAX_IN_FLIGHT": _or_none(_one_of(OPTIONS["max_in_flight"])),
     "RATE": _or_none(_rate),
-    "MAX_AGE": _number,
-    "TIMEOUT": _number,
+    "MAX_AGE": _seconds,
+    "TIMEOUT": _seconds,
     "OPTIONS": _mapping,
 }
-_PLACE = {"URL", "PREFIX", "TIMEOUT", "OPTIONS"}  # become the target and the prefix; no fields of QueueConfig
+_NO_FIELDS = {"URL", "PREFIX", "TIMEOUT", "OPTIONS"}  # become the target and the prefix; no fields of QueueConfig
 _ADMIN_OPTIONS: dict[str, Callable[[Any], Any]] = {
-    "TIMEOUT": _number,
+    "TIMEOUT": _seconds,
     "READ_ONLY": _switch,
     "ALLOW": _or_none(_text),
     "REDACT": _words,
@@ -403,7 +395,7 @@ def _read_queue(alias: str, written: Any, defaults: Mapping[str, Any]) -> tuple[
     problems += _import_problems(where, options)
     if problems or target is None:
         return None, problems
-    rest = {name.lower(): value for name, value in options.items() if name not in _PLACE}
+    rest = {name.lower(): value for name, value in options.items() if name not in _NO_FIELDS}
     return QueueConfig(alias=alias, target=target, prefix=prefix, **rest), problems
 
 
@@ -491,11 +483,11 @@ def _collisions(queues: Mapping[str, QueueConfig]) -> Iterator[tuple[str, Proble
     for alias, config in queues.items():
         if prefixes[config.prefix] == 1:
             continue  # in the common case this saves looking up the servers
-        place = (config.target.server, config.prefix)
-        if place in seen:
-            message = f"SRQ_QUEUES[{alias!r}] and SRQ_QUEUES[{seen[place]!r}] have the same server and PREFIX."
+        location = (config.target.server, config.prefix)
+        if location in seen:
+            message = f"SRQ_QUEUES[{alias!r}] and SRQ_QUEUES[{seen[location]!r}] have the same server and PREFIX."
             yield alias, Problem("django_srq.E007", message, "Give one of them another PREFIX, or remove it.")
-        seen.setdefault(place, alias)
+        seen.setdefault(location, alias)
 
 
 def _imported(path: str) -> Any:

@@ -23,6 +23,8 @@ from django.core.exceptions import ImproperlyConfigured
 from django.utils.connection import ConnectionDoesNotExist
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from django_srq.values import DELAYS
+
 SHOWN_MOST = 200  # characters of a value in a message
 
 
@@ -107,8 +109,8 @@ class RetryLater(Exception):
     delay: float = 0  # seconds; for a subclass that does not set it
 
     def __init__(self, delay: float, reason: str = "") -> None:
-        if isinstance(delay, bool) or not isinstance(delay, int | float) or not 0 <= delay < 10**10:
-            raise InvalidArgument(f"RetryLater: delay is a number of seconds from 0 on, not {shown(delay)}")
+        if delay not in DELAYS:
+            raise InvalidArgument(f"RetryLater: delay is {DELAYS.name}, not {shown(delay)}")
         super().__init__(reason or f"again in {delay:.15g} s")
         self.delay = delay
 

@@ -54,36 +54,36 @@ consumer_stopped = Signal()
 queue_paused = Signal()
 
 
-def send(signal: Signal, sender: type, **about: Any) -> None:
+def send(signal: Signal, sender: type, **details: Any) -> None:
     """Call the receivers, and wait for the awaitables that they return. Their errors are logged, not raised."""
-    with _logged(about):
-        for _, response in signal.send_robust(sender, **about):
-            with _logged(about):
+    with _logged(details):
+        for _, response in signal.send_robust(sender, **details):
+            with _logged(details):
                 completed(response, wait_here)
 
 
 @contextmanager
-def _logged(about: Mapping[str, Any], kind: type[BaseException] = BaseException) -> Iterator[None]:
+def _logged(details: Mapping[str, Any], kind: type[BaseException] = BaseException) -> Iterator[None]:
     """Log errors of this kind instead of raising them; an asynchronous call raises its cancellation."""
     try:
         yield
     except kind as error:  # SystemExit, which Django lets through; or a coroutine while an event loop is running
         if is_interruption(error):
             raise
-        logger.exception("a signal's receivers could not be called queue=%s", about.get("queue", ""))
+        logger.exception("a signal's receivers could not be called queue=%s", details.get("queue", ""))
 
 
 class Announcement:
     """An effect (``transport/sansio.py``): sends a signal about a call that succeeded. Its errors change nothing."""
 
-    def __init__(self, signal: Signal, sender: type, **about: Any) -> None:
-        self.signal, self.sender, self.about = signal, sender, about
+    def __init__(self, signal: Signal, sender: type, **details: Any) -> None:
+        self.signal, self.sender, self.details = signal, sender, details
 
     def carry_out(self) -> None:
-        send(self.signal, self.sender, **self.about)
+        send(self.signal, self.sender, **self.details)
 
     async def acarry_out(self) -> None:
-        with _logged(self.about, Exception):
-            for _, response in await self.signal.asend_robust(self.sender, **self.about):
-                with _logged(self.about, Exception):
+        with _logged(self.details, Exception):
+            for _, response in await self.signal.asend_robust(self.sender, **self.details):
+                with _logged(self.details, Exception):
                     await acompleted(response)

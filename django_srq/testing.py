@@ -20,6 +20,7 @@ from django_srq.exceptions import ConfigurationError, InvalidArgument, shown
 from django_srq.operations import Command, Keys, key_types
 from django_srq.queue.item import Item
 from django_srq.registry import QueueHandler
+from django_srq.values import COUNTS_FROM_0
 
 if TYPE_CHECKING:
     from unittest import TestCase as _Case
@@ -50,8 +51,8 @@ def run_all(alias: str, *, limit: int | None = None) -> list[Item]:
 
     Delayed items stay. An error of the handler fails the item, and is raised here. ``limit``: most items to handle.
     """
-    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 0):
-        raise InvalidArgument(f"run_all: limit is a whole number from 0 on, or None; not {shown(limit)}")
+    if limit is not None and limit not in COUNTS_FROM_0:
+        raise InvalidArgument(f"run_all: limit is {COUNTS_FROM_0.name}, or None; not {shown(limit)}")
     queue = queues[alias]
     handler = queue.config.load_handler()
     if handler is None:

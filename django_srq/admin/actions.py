@@ -25,12 +25,14 @@ from django_srq.admin.frame import (
     BadRequest,
     Frame,
     NotFound,
-    may_be_uid,
+    searched_text,
 )
 from django_srq.exceptions import OutcomeUnknown, SRQError
 from django_srq.operations import DeliveryRef
+from django_srq.queue.places import PURGEABLE
 from django_srq.registry import Queue, queues
 from django_srq.status import QueueReport, access, browse, verdicts
+from django_srq.values import is_uid
 
 SAMPLES = 5  # uids on a page that asks for confirmation
 
@@ -65,7 +67,7 @@ class Actions(Frame):
             was = queue.resume()
             log.record(request, queue.alias, "Resumed" if was else "Resumed, but it was not paused")
             return self._done(request, queue.alias, _("Consumers take items again."))
-        (report,) = status.snapshot([queue.alias], minutes=0).queues
+        report = _report_of(queue.alias)
         form = PauseForm(request.POST if confirmed else None, present=report.paused)
         if action == "pause" and form.is_valid():
             reason, until = form.cleaned_data["reason"], form.cleaned_data["until"]
@@ -95,11 +97,11 @@ class Actions(Frame):
     def _to_items(self, request: HttpRequest, queue: Queue, action: str, confirmed: bool) -> HttpResponse:
         asked = request.POST if request.method == "POST" else request.GET
         state = asked.get("state", "")
-        if state not in batches.STATES[action]:
+        if state not in batches.TAKES[action]:
             shown = verdicts.readable(state or "–")  # noqa: RUF001
             raise BadRequest(_("This action is not available for items in the state %s.") % shown)
         if "uid" in asked and action != "purge":  # purge takes a whole state, confirmed with the queue's name
-            chosen = [_held(text) for text in dict.fromkeys(asked.getlist("uid"))]
+            chosen = [_ref_of(text) for text in dict.fromkeys(asked.getlist("uid"))]
             if len(chosen) > batches.MOST_CHOSEN:
                 raise BadRequest(_("At most %s items can be selected.") % localize(batches.MOST_CHOSEN))
             return self._to_chosen(request, queue, action, state, chosen, confirmed)
@@ -108,9 +110,7 @@ class Actions(Frame):
         if "everything" not in asked and "group" not in asked and "q" not in asked:
             raise BadRequest(_("No items selected."))
         payloads = access.may(request, "view_payload", queue.alias)
-        scope = Selection(
-            action, queue.alias, state, asked.get("group", ""), asked.get("q", "").strip()[:200], payloads
-        )
+        scope = Selection(action, queue.alias, state, asked.get("group", ""), searched_text(asked), payloads)
         return self._to_all(request, queue, scope, confirmed)
 
     def _to_chosen(
@@ -124,38 +124,38 @@ class Actions(Frame):
     ) -> HttpResponse:
         if confirmed:
             flags = batches.carry_out(action, queue, state, chosen)
-            done = [one.uid for one, flag in zip(chosen, flags, strict=True) if flag]
+            done = [ref.uid for ref, flag in zip(chosen, flags, strict=True) if flag]
             log.record(request, queue.alias, log.sentence(action, state, len(done), done))
             return self._done(request, queue.alias, _outcome(action, len(done), len(chosen) - len(done)), state)
         context = {
             "action": action,
             "state": state,
             "count": len(chosen),
-            "chosen": [f"{one.uid} {one.token}".strip() for one in chosen],
-            "samples": [one.uid for one in chosen[:SAMPLES]],
-            "lone": action == "requeue" and self._is_lonely(queue.alias),
+            "chosen": [f"{ref.uid} {ref.token}".strip() for ref in chosen],
+            "samples": [ref.uid for ref in chosen[:SAMPLES]],
+            "lone": action == "requeue" and not _report_of(queue.alias).consumers,
         }
         return self._confirm(request, queue.alias, action, context)
 
     def _to_all(self, request: HttpRequest, queue: Queue, scope: Selection, confirmed: bool) -> HttpResponse:
-        (report,) = status.snapshot([queue.alias], minutes=0).queues
+        report = _report_of(queue.alias)
         if report.ready is None:
             raise BadRequest(_("The queue cannot be read."))
-        anywhere = "ready" if scope.state == "all" else scope.state
-        sample = browse.page_of(queue.config, anywhere, group=scope.group, text=scope.text, payloads=scope.payloads)
+        tab = _tab_of(scope.state)
+        sample = browse.page_of(queue.config, tab, group=scope.group, text=scope.text, payloads=scope.payloads)
         count = self._count(scope, report, queue)
         if confirmed and scope.action == "purge" and request.POST.get("name") != queue.alias:
             confirmed = False
         if confirmed:
             # Logged before it begins: the outcome of the first batch may stay unknown.
-            operation = log.record_progress(request, BulkAction.begin(scope, count or len(sample.items), sample.at))
-            return self._step(request, queue, operation)
+            bulk = log.record_progress(request, BulkAction.begin(scope, count or len(sample.items), sample.at))
+            return self._step(request, queue, bulk)
         context = {
             "action": scope.action,
             "state": scope.state,
             "scope": scope,
             "count": count,
-            "samples": [one.uid for one in sample.items[:SAMPLES]],
+            "samples": [item.uid for item in sample.items[:SAMPLES]],
             "lone": scope.action == "requeue" and not report.consumers,
             "typed_wrong": request.POST.get("name"),
         }
@@ -167,49 +167,45 @@ class Actions(Frame):
             return None
         if scope.group:
             return sum(group.count for group in browse.groups_of(queue.config) if group.name == scope.group)
-        states = ("ready", "delayed", "dead") if scope.state == "all" else (scope.state,)
+        states = PURGEABLE if scope.state == "all" else (scope.state,)
         return sum(getattr(report, state) or 0 for state in states)
-
-    def _is_lonely(self, alias: str) -> bool:
-        (report,) = status.snapshot([alias], minutes=0).queues
-        return not report.consumers
 
     def operation(self, request: HttpRequest) -> HttpResponse:
         """Carry out the next batch of an operation, or stop it."""
         try:
-            operation = BulkAction.unsigned(request.POST.get("operation", ""))
+            bulk = BulkAction.unsigned(request.POST.get("operation", ""))
         except (signing.BadSignature, TypeError):
             raise BadRequest(_("This operation is unknown, or too old to continue.")) from None
-        scope = operation.scope
+        scope = bulk.scope
         if scope.alias not in queues:
             raise NotFound(_("There is no queue %s.") % verdicts.readable(scope.alias))
         if not access.may(request, scope.action, scope.alias):
             raise PermissionDenied
         if "stop" in request.POST:
-            log.record_stop(request, operation)
-            said = _("Stopped.") + " " + _outcome(scope.action, operation.done, operation.gone)
+            log.record_stop(request, bulk)
+            said = _("Stopped.") + " " + _outcome(scope.action, bulk.done, bulk.gone)
             return self._done(request, scope.alias, said, scope.state)
-        return self._step(request, queues[scope.alias], operation)
+        return self._step(request, queues[scope.alias], bulk)
 
-    def _step(self, request: HttpRequest, queue: Queue, operation: BulkAction) -> HttpResponse:
-        scope = operation.scope
+    def _step(self, request: HttpRequest, queue: Queue, bulk: BulkAction) -> HttpResponse:
+        scope = bulk.scope
         trouble = ""
         try:
-            operation = batches.carry_on(operation, queue)
+            bulk = batches.carry_on(bulk, queue)
         except SRQError as error:
             trouble = verdicts.readable(error)
         else:
-            operation = log.record_progress(request, operation)
-        if operation.over and LIVE not in request.headers:
-            return self._done(request, scope.alias, _outcome(scope.action, operation.done, operation.gone), scope.state)
+            bulk = log.record_progress(request, bulk)
+        if bulk.over and LIVE not in request.headers:
+            return self._done(request, scope.alias, _outcome(scope.action, bulk.done, bulk.gone), scope.state)
         context = {
-            "operation": operation,
+            "operation": bulk,
             "action": scope.action,
             "state": scope.state,
             "action_label": ACTIONS[scope.action][1],
             "trouble": trouble,
-            "outcome": _outcome(scope.action, operation.done, operation.gone),
-            "state_for_link": "ready" if scope.state == "all" else scope.state,
+            "outcome": _outcome(scope.action, bulk.done, bulk.gone),
+            "state_for_link": _tab_of(scope.state),
         }
         return self.render(request, "operation", str(ACTIONS[scope.action][1]), context, alias=scope.alias, crumb="…")
 
@@ -220,13 +216,23 @@ class Actions(Frame):
 
     def _done(self, request: HttpRequest, alias: str, said: str, state: str = "ready") -> HttpResponse:
         messages.success(request, f"{verdicts.readable(alias)}: {said}")
-        return HttpResponseRedirect(self.url("change", alias, state="ready" if state == "all" else state))
+        return HttpResponseRedirect(self.url("change", alias, state=_tab_of(state)))
 
 
-def _held(text: str) -> DeliveryRef:
+def _report_of(alias: str) -> QueueReport:
+    (report,) = status.snapshot([alias], minutes=0).queues
+    return report
+
+
+def _tab_of(state: str) -> str:
+    """The state whose items a page shows, of an action on items of this state, or of all."""
+    return "ready" if state == "all" else state
+
+
+def _ref_of(text: str) -> DeliveryRef:
     """The item that a checkbox names: by its uid and, for an item in flight, the token of its delivery."""
     uid, _space, token = text.partition(" ")
-    if not may_be_uid(uid) or not token.isprintable():
+    if not is_uid(uid) or not token.isprintable():
         raise BadRequest(_("%s is not a valid uid.") % verdicts.readable(text))
     return DeliveryRef(uid, token)
 

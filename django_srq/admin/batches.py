@@ -16,8 +16,11 @@ from django.core import signing
 from django_srq import operations
 from django_srq.operations import DeliveryRef, ItemView
 from django_srq.operations.identifiers import from_milliseconds, new_uid
+from django_srq.queue import maintenance
+from django_srq.queue.places import PLACES, PURGEABLE, places_to_purge
 from django_srq.registry import Queue
 from django_srq.status.browse import LARGEST_IN_LIST, NEWEST_FIRST, matches
+from django_srq.transport.sansio import run
 from django_srq.transport.slots import Slot
 
 MOST = 1000  # items in a batch
@@ -25,15 +28,12 @@ MOST_CHOSEN = 500  # items selected by checkboxes: Django refuses a form with mo
 MOST_SEARCHED = 200  # items in a batch of a search, which has to read each of them whole
 SALT = "django_srq.bulk"
 VALID = 1800  # seconds from one batch to the next; shorter than the hour for which _purge_list's slot is kept
-STATES = {  # the states whose items each action takes
+TAKES = {  # action: the states of the items that it takes
     "requeue": ("dead",),
     "drop": ("dead", "delayed", "ready"),
     "release": ("in_flight",),
-    "purge": ("ready", "delayed", "dead", "all"),
+    "purge": (*PURGEABLE, "all"),
 }
-# The places that purge empties, and the state of the items in each; "queue" is the list: see _purge_list.
-_PURGED = {"ready": ("queue", "returned", "priority"), "delayed": ("delayed",), "dead": ("dead",)}
-_HOLDS = {"returned": "ready", "priority": "ready", "delayed": "delayed", "dead": "dead"}
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,7 @@ class Selection:
     def places(self) -> Sequence[str]:
         if self.action != "purge":
             return (self.state,)
-        states = _PURGED if self.state == "all" else (self.state,)
-        return tuple(place for state in states for place in _PURGED[state])
+        return places_to_purge(None if self.state == "all" else self.state)
 
 
 @dataclass(frozen=True)
@@ -88,21 +87,21 @@ class BulkAction:
         return 100 if self.over else min(99, 100 * (self.done + self.gone) // max(1, self.total))
 
 
-def carry_on(operation: BulkAction, queue: Queue) -> BulkAction:
+def carry_on(bulk: BulkAction, queue: Queue) -> BulkAction:
     """Carry out one batch: look at MOST items, from as many places as that takes, or at all that are left."""
-    enough = operation.looked + MOST
-    while not operation.over and operation.looked < enough:
-        operation = _part(operation, queue, enough - operation.looked)
-    return operation
+    enough = bulk.looked + MOST
+    while not bulk.over and bulk.looked < enough:
+        bulk = _part(bulk, queue, enough - bulk.looked)
+    return bulk
 
 
-def _part(operation: BulkAction, queue: Queue, most: int) -> BulkAction:
-    place = operation.scope.places[operation.place]
-    after = _purge_list(operation, queue) if place == "queue" else _batch(operation, queue, place, most)
+def _part(bulk: BulkAction, queue: Queue, most: int) -> BulkAction:
+    place = bulk.scope.places[bulk.place]
+    after = _purge_list(bulk, queue) if place == "queue" else _batch(bulk, queue, place, most)
     if after.anchor:
         return after
-    following = operation.place + 1
-    if following == len(operation.scope.places):
+    following = bulk.place + 1
+    if following == len(bulk.scope.places):
         return replace(after, over=True)
     return replace(after, place=following, anchor="0")
 
@@ -113,7 +112,7 @@ def carry_out(action: str, queue: Queue, state: str, chosen: Sequence[DeliveryRe
     if not chosen:
         return []
     if action == "requeue":
-        call = operations.requeue(keys, [held.uid for held in chosen])
+        call = operations.requeue(keys, [ref.uid for ref in chosen])
     elif action == "release":
         call = operations.release(keys, chosen)
     else:
@@ -121,12 +120,12 @@ def carry_out(action: str, queue: Queue, state: str, chosen: Sequence[DeliveryRe
     return queue.link.call(call, queue=queue.alias)
 
 
-def _batch(operation: BulkAction, queue: Queue, place: str, most: int) -> BulkAction:
-    scope = operation.scope
+def _batch(bulk: BulkAction, queue: Queue, place: str, most: int) -> BulkAction:
+    scope = bulk.scope
     call = operations.list_items(
         queue.keys,
         place,
-        anchor=operation.anchor,
+        anchor=bulk.anchor,
         count=most,
         look=min(MOST_SEARCHED, most) if scope.text else most,
         newest=place in NEWEST_FIRST,
@@ -137,39 +136,38 @@ def _batch(operation: BulkAction, queue: Queue, place: str, most: int) -> BulkAc
     (listing,) = queue.link.look([(queue.alias, call)], timeout=queue.link.timeout)
     if isinstance(listing, Exception):
         raise listing
-    until = from_milliseconds(operation.until)
-    chosen = [one for one in listing.items if _existed(one, until) and _fits(scope, queue, one)]
-    flags = carry_out(scope.action, queue, _HOLDS.get(place, place), [_named(one) for one in chosen])
+    until = from_milliseconds(bulk.until)
+    chosen = [item for item in listing.items if _existed(item, until) and _fits(scope, queue, item)]
+    flags = carry_out(scope.action, queue, PLACES.get(place, place), [_named(item) for item in chosen])
     return replace(
-        operation,
+        bulk,
         anchor=listing.anchor,
-        done=operation.done + sum(flags),
-        gone=operation.gone + len(flags) - sum(flags),
-        looked=operation.looked + listing.looked,
+        done=bulk.done + sum(flags),
+        gone=bulk.gone + len(flags) - sum(flags),
+        looked=bulk.looked + listing.looked,
     )
 
 
-def _named(one: ItemView) -> DeliveryRef:
-    return one.holder or DeliveryRef(one.uid, number=one.delivery.number)
+def _named(item: ItemView) -> DeliveryRef:
+    return item.holder or DeliveryRef(item.uid, number=item.delivery.number)
 
 
-def _existed(one: ItemView, until: dt.datetime) -> bool:
+def _existed(item: ItemView, until: dt.datetime) -> bool:
     """Whether the item was in its state before the action began; True when that is not known."""
-    delivery = one.delivery
-    since = {"dead": delivery.when, "in_flight": one.claimed_at}.get(delivery.state, delivery.put_at)
+    delivery = item.delivery
+    since = {"dead": delivery.when, "in_flight": item.claimed_at}.get(delivery.state, delivery.put_at)
     return since is None or since <= until
 
 
-def _fits(scope: Selection, queue: Queue, one: ItemView) -> bool:
-    return not scope.text or matches(queue.config, one, scope.text, payloads=scope.payloads)
+def _fits(scope: Selection, queue: Queue, item: ItemView) -> bool:
+    return not scope.text or matches(queue.config, item, scope.text, payloads=scope.payloads)
 
 
-def _purge_list(operation: BulkAction, queue: Queue) -> BulkAction:
-    start = operation.anchor == "0"
-    call = operations.purge(queue.keys, marker=operation.marker, start=start)
+def _purge_list(bulk: BulkAction, queue: Queue) -> BulkAction:
+    start = bulk.anchor == "0"
     # If the first call is repeated, as after a lost reply, its slot gets it the first outcome again. Carried out anew,
     # it would put a second marker on the list, behind items that came after the first one: these would be deleted.
-    slot = Slot(f"purge:{operation.marker}".encode(), 1) if start else None
-    more, gone = queue.link.call(call, queue=queue.alias, slot=slot)
-    looked = operation.looked + (MOST if more else gone)
-    return replace(operation, anchor="list" if more else "", done=operation.done + gone, looked=looked)
+    slot = Slot(f"purge:{bulk.marker}".encode(), 1) if start else None
+    more, gone = run(maintenance.purge_list(queue, bulk.marker, start=start, slot=slot))
+    looked = bulk.looked + (MOST if more else gone)
+    return replace(bulk, anchor="list" if more else "", done=bulk.done + gone, looked=looked)

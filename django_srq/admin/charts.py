@@ -14,7 +14,8 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from django_srq.status.series import Period, Series
+from django_srq.status import MINUTES
+from django_srq.status.series import COUNTERS, Period, Series
 from django_srq.status.verdicts import span
 
 WIDTH, HEIGHT = 600, 100  # units of the SVG, stretched to the room on the page
@@ -35,6 +36,7 @@ TIMES = (
     ("run95", gettext_lazy("run, 95 %"), lambda period: period.run_p95),
 )
 RANGES = {"hour": gettext_lazy("60 minutes"), "day": gettext_lazy("24 hours"), "fortnight": gettext_lazy("14 days")}
+DAY = 24  # hours
 STEP = 3  # hours per point of the chart of 14 days
 
 
@@ -51,9 +53,9 @@ class Chart:
 def charts_of(series: Series, chosen: str) -> list[Chart]:
     """Two charts: how many items were put, acked and so on, and how long they took. chosen: a key of RANGES."""
     if chosen == "hour":
-        periods, each, form = list(series.minutes[-60:]), _("per minute"), "TIME_FORMAT"
+        periods, each, form = list(series.minutes[-MINUTES:]), _("per minute"), "TIME_FORMAT"
     elif chosen == "day":
-        periods, each, form = list(series.hours[-24:]), _("per hour"), "TIME_FORMAT"
+        periods, each, form = list(series.hours[-DAY:]), _("per hour"), "TIME_FORMAT"
     else:
         periods, each, form = _joined(series.hours, STEP), _("per 3 hours"), "SHORT_DATE_FORMAT"
     counts = _chart(_("Items %s") % each, COUNTS, periods, form, lambda value: str(localize(round(value))), total=True)
@@ -70,8 +72,8 @@ def duration(seconds: float) -> str:
 def sparkline(series: Series) -> SafeString:
     """Items put (line) and acked (area) in the last hour, without the running minute. The table has the numbers."""
     minutes = series.minutes[-2 * SPARK_POINTS - 1 : -1]
-    puts = [one.put + two.put for one, two in zip(minutes[::2], minutes[1::2], strict=False)]
-    acks = [one.acked + two.acked for one, two in zip(minutes[::2], minutes[1::2], strict=False)]
+    puts = [first.put + second.put for first, second in zip(minutes[::2], minutes[1::2], strict=False)]
+    acks = [first.acked + second.acked for first, second in zip(minutes[::2], minutes[1::2], strict=False)]
     top = max([*puts, *acks], default=0)
     if not top:
         return SafeString("")
@@ -96,10 +98,7 @@ def _joined(hours: Sequence[Period], n: int) -> list[Period]:
     return [
         Period(
             part[0].start,
-            *(
-                sum(getattr(period, name) for period in part)
-                for name in ("put", "acked", "failed", "recovered", "dead")
-            ),
+            *(sum(getattr(period, name) for period in part) for name in COUNTERS),
             *(highest(name, part) for name in ("wait_p50", "wait_p95", "run_p50", "run_p95")),
         )
         for part in parts

@@ -11,6 +11,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from django_srq.status.verdicts import Pause
+from django_srq.values import LONGEST_DELAY
 
 
 class PauseForm(forms.Form):
@@ -46,7 +47,9 @@ class PutForm(forms.Form):
     payload = forms.CharField(
         label=gettext_lazy("Payload"), widget=forms.Textarea(attrs={"rows": 8, "spellcheck": "false"}), strip=False
     )
-    delay = forms.FloatField(label=gettext_lazy("Delay in seconds"), min_value=0, max_value=10**9, required=False)
+    delay = forms.FloatField(
+        label=gettext_lazy("Delay in seconds"), min_value=0, max_value=LONGEST_DELAY, required=False
+    )
 
     def __init__(self, *args: Any, raw: bool, **options: Any) -> None:
         """raw: the payload is the text itself; otherwise it is JSON."""

@@ -26,6 +26,7 @@ from django_srq.status import access, verdicts
 
 View = Callable[..., HttpResponse]
 EVERY = 5  # seconds between two updates of a page
+LONGEST_SEARCH = 200  # characters
 LIVE = "X-SRQ-Live"  # header of a request for only the part of the page that is updated
 # The permission and the label of each action.
 ACTIONS = {
@@ -96,12 +97,6 @@ class Frame:
         crumb: str = "",
         status: int = 200,
     ) -> TemplateResponse:
-        meta = QueueStatus._meta
-        overview = str(capfirst(meta.verbose_name_plural))
-        home = reverse(f"{self.site.name}:django_srq_queuestatus_changelist")
-        crumbs = [] if template == "overview" else [(home, overview)]
-        if alias is not None and crumb:
-            crumbs.append((self.url("change", alias), alias))
         live = LIVE in request.headers
         return TemplateResponse(
             request,
@@ -110,8 +105,8 @@ class Frame:
                 **({} if live else self.site.each_context(request)),
                 "base": "admin/django_srq/live.html" if live else "admin/django_srq/base.html",
                 "title": title,
-                "opts": meta,
-                "crumbs": crumbs,
+                "opts": QueueStatus._meta,
+                "crumbs": [] if template == "overview" else self._crumbs(alias if crumb else None),
                 "crumb": crumb or title,
                 "breadcrumbs_are_a_list": django.VERSION >= (6, 1),
                 "every": EVERY,
@@ -122,6 +117,11 @@ class Frame:
             },
             status=status,
         )
+
+    def _crumbs(self, alias: str | None) -> list[tuple[str, str]]:
+        """The links to the pages above: the overview, and that of the queue."""
+        overview = self.url("changelist"), str(capfirst(QueueStatus._meta.verbose_name_plural))
+        return [overview] if alias is None else [overview, (self.url("change", alias), alias)]
 
     def url(self, name: str, *arguments: str, **query: str) -> str:
         quoted = [quote(argument) for argument in arguments]
@@ -144,8 +144,8 @@ class Frame:
         return alias, None if wrong else loaded.queues[alias]
 
 
-def may_be_uid(text: str) -> bool:
-    return 0 < len(text) <= 128 and text.isascii() and text.isprintable() and " " not in text
+def searched_text(asked: Mapping[str, str]) -> str:
+    return asked.get("q", "").strip()[:LONGEST_SEARCH]
 
 
 def page_number(text: str | None, last: int) -> int:

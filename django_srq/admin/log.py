@@ -45,19 +45,19 @@ def record(request: HttpRequest, alias: str, said: str) -> LogEntry:
     )
 
 
-def record_progress(request: HttpRequest, operation: BulkAction) -> BulkAction:
+def record_progress(request: HttpRequest, bulk: BulkAction) -> BulkAction:
     """Log all batches in one entry, which each batch updates: it is true even if no further batch comes."""
-    scope = operation.scope
-    about = f" of {scope.group}" if scope.group else f" with {scope.text!r}" if scope.text else ""
-    said = sentence(scope.action, scope.state, operation.done, []) + about + ("" if operation.over else ", so far")
-    if operation.entry and entries().filter(pk=operation.entry, user=request.user).update(change_message=said):
-        return operation
-    return replace(operation, entry=record(request, scope.alias, said).pk)
+    scope = bulk.scope
+    chosen = f" of {scope.group}" if scope.group else f" with {scope.text!r}" if scope.text else ""
+    said = sentence(scope.action, scope.state, bulk.done, []) + chosen + ("" if bulk.over else ", so far")
+    if bulk.entry and entries().filter(pk=bulk.entry, user=request.user).update(change_message=said):
+        return bulk
+    return replace(bulk, entry=record(request, scope.alias, said).pk)
 
 
-def record_stop(request: HttpRequest, operation: BulkAction) -> None:
+def record_stop(request: HttpRequest, bulk: BulkAction) -> None:
     """Mark the entry as stopped, but keep its count: the page with the button may be older than the last batch."""
-    under_way = entries().filter(pk=operation.entry, user=request.user, change_message__endswith=", so far")
+    under_way = entries().filter(pk=bulk.entry, user=request.user, change_message__endswith=", so far")
     for entry in under_way:
         entry.change_message = entry.change_message.removesuffix(", so far") + ", stopped"
         entry.save(update_fields=["change_message"])

@@ -18,17 +18,18 @@ from django_srq.admin.frame import (
     BadRequest,
     Frame,
     NotFound,
-    may_be_uid,
     page_number,
+    searched_text,
 )
 from django_srq.conf import QueueConfig
 from django_srq.exceptions import SRQError
 from django_srq.models import QueueStatus
 from django_srq.operations import STATES
 from django_srq.status import QueueReport, access, browse, verdicts
+from django_srq.values import UID, is_uid
 
-# The place after (a) or before (b) an item, given by its score as the server writes it, and its uid: see page.lua.
-_PLACE = re.compile(r"[ab]-?[0-9]{1,20}(\.[0-9]{1,20})?(e[+-]?[0-9]{1,2})? [!-~]{1,128}")
+# The anchor after (a) or before (b) an item, given by its score as the server writes it, and its uid: see page.lua.
+_ANCHOR = re.compile(r"[ab]-?[0-9]{1,20}(\.[0-9]{1,20})?(e[+-]?[0-9]{1,2})? " + UID)
 
 
 class Pages(Frame):
@@ -57,7 +58,7 @@ class Pages(Frame):
 
     def find(self, request: HttpRequest) -> HttpResponse:
         uid = request.GET.get("uid", "").strip()
-        found, silent = browse.places_of(uid, access.visible_queues(request)) if may_be_uid(uid) else ([], [])
+        found, silent = browse.places_of(uid, access.visible_queues(request)) if is_uid(uid) else ([], [])
         if len(found) == 1:
             return HttpResponseRedirect(self.url("item", found[0], uid=uid))
         return self.render(request, "find", _("Find an item"), {"uid": uid, "found": found, "silent": silent})
@@ -91,7 +92,7 @@ class Pages(Frame):
     ) -> dict[str, Any]:
         """The tab of a state. Dead items are shown in groups, unless the user chose a group, all items or a search."""
         asked = request.GET
-        group, text = asked.get("group", ""), asked.get("q", "").strip()[:200]
+        group, text = asked.get("group", ""), searched_text(asked)
         try:
             if state == "dead" and not group and not text and "all" not in asked:
                 groups = rows.groups(browse.groups_of(config))
@@ -105,7 +106,8 @@ class Pages(Frame):
         return {
             "listing": listing,
             "rows": [
-                rows.row(config, one, listing.at, payloads=may["view_payload"], report=report) for one in listing.items
+                rows.row(config, item, listing.at, payloads=may["view_payload"], report=report)
+                for item in listing.items
             ],
             "group": group,
             "text": text,
@@ -138,18 +140,18 @@ class Pages(Frame):
             raise NotFound(_("The queue %s is misconfigured.") % verdicts.readable(alias))
         may = access.rights(request, alias)
         try:
-            one = browse.item_of(config, uid) if may_be_uid(uid) else None
+            found = browse.item_of(config, uid) if is_uid(uid) else None
         except SRQError as error:
             trouble = {"trouble": verdicts.readable(error), "uid": uid}
             return self.render(request, "item", _("Item"), trouble, alias=alias, crumb=verdicts.readable(uid))
-        if one is None:
+        if found is None:
             words = {"uid": verdicts.readable(uid), "queue": verdicts.readable(alias)}
             raise NotFound(_("%(queue)s has no item %(uid)s. It was acked or deleted, or it never existed.") % words)
         context = {
             "uid": uid,
-            "item": rows.detail(config, one, log.entries_of(alias, uid), payloads=may["view_payload"]),
-            "actions": _actions(one.delivery.state, may),
-            "state_label": STATE_LABELS[one.delivery.state],
+            "item": rows.detail(config, found, log.entries_of(alias, uid), payloads=may["view_payload"]),
+            "actions": _actions(found.delivery.state, may),
+            "state_label": STATE_LABELS[found.delivery.state],
         }
         return self.render(request, "item", _("Item"), context, alias=alias, crumb=uid)
 
@@ -158,16 +160,16 @@ def _actions(state: str, may: Mapping[str, bool]) -> list[tuple[str, object]]:
     """The actions that the user may take on items of a state."""
     return [
         (action, ACTIONS[action][1])
-        for action, states in batches.STATES.items()
+        for action, states in batches.TAKES.items()
         if state in states and may[action] and action != "purge"
     ]
 
 
 def _anchor(asked: Mapping[str, str]) -> str:
-    """Where the page begins: a position or a place. Anything else means the beginning."""
+    """Where the page begins: a position or an anchor. Anything else means the beginning."""
     at = asked.get("at", "")
     if at.isascii() and at.isdecimal():
         return at[:15]
-    if _PLACE.fullmatch(at):
+    if _ANCHOR.fullmatch(at):
         return at
     return str((page_number(asked.get("page"), 10**9) - 1) * browse.PAGE)

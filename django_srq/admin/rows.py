@@ -14,11 +14,10 @@ from django.utils.translation import pgettext
 
 from django_srq.conf import QueueConfig
 from django_srq.operations import DeadGroup, ItemView
-from django_srq.operations.identifiers import from_milliseconds
 from django_srq.queue.item import Item
 from django_srq.status import ConsumerInfo, QueueReport, Snapshot
 from django_srq.status.redaction import Shown, headers_shown, payload_shown, redacted_text
-from django_srq.status.verdicts import readable, span
+from django_srq.status.verdicts import readable, span, stored_moment
 
 PREVIEW = 100  # characters
 
@@ -35,7 +34,7 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Row:
+class ItemRow:
     uid: str
     chosen_as: str  # value of the checkbox: the uid and, in flight, the token
     position: int  # from 1 on
@@ -48,7 +47,7 @@ class Row:
     when: dt.datetime | None
     failure: Failure | None
     consumer: str
-    place: str  # host and process of the consumer
+    process: str  # of the consumer: host and process id
     running: str  # for how long it has been in flight
     left: str  # time until its lease ends, or until it is due
     age: str
@@ -56,7 +55,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Group:
+class GroupRow:
     name: str
     title: str
     count: int
@@ -80,7 +79,7 @@ class Detail:
 
 @dataclass(frozen=True)
 class ConsumerRow:
-    """A consumer, from the entries in all its queues."""
+    """A consumer, from its entries in all its queues."""
 
     id: str
     queues: Sequence[str]
@@ -95,45 +94,45 @@ class ConsumerRow:
     in_hand: Sequence[tuple[str, str]]  # uid, and for how long
 
 
-def row(config: QueueConfig, one: ItemView, at: dt.datetime, *, payloads: bool, report: QueueReport) -> Row:
-    delivery = one.delivery
-    places = {consumer.id: consumer.about for consumer in report.attendants}
+def row(config: QueueConfig, item: ItemView, at: dt.datetime, *, payloads: bool, report: QueueReport) -> ItemRow:
+    delivery = item.delivery
+    entries = {consumer.id: consumer.about for consumer in report.attendants}
     # A child is not registered itself, but its id begins with that of its supervisor, which is.
-    about = places.get(one.consumer) or places.get(one.consumer.rpartition(".")[0], {})
-    put_at = Item(one.uid, None, delivery).enqueued_at
-    return Row(
-        uid=one.uid,
-        chosen_as=_chosen_as(one),
-        position=(one.position or 0) + 1,
-        preview=payload_shown(config, one.payload, one.size).cut(PREVIEW) if payloads else "",
-        size=filesizeformat(one.size),
+    about = entries.get(item.consumer) or entries.get(item.consumer.rpartition(".")[0], {})
+    put_at = Item(item.uid, None, delivery).enqueued_at
+    return ItemRow(
+        uid=item.uid,
+        chosen_as=_chosen_as(item),
+        position=(item.position or 0) + 1,
+        preview=payload_shown(config, item.payload, item.size).cut(PREVIEW) if payloads else "",
+        size=filesizeformat(item.size),
         put_at=put_at,
         priority=delivery.priority,
         deliveries=delivery.deliveries,
         crashes=delivery.crashes,
         when=delivery.when,
         failure=failure(delivery.error),
-        consumer=readable(one.consumer),
-        place=f"{readable(about['host'])}, {readable(about.get('pid', ''))}" if "host" in about else "",
-        running=_span(one.claimed_at, at),
+        consumer=readable(item.consumer),
+        process=f"{readable(about['host'])}, {readable(about.get('pid', ''))}" if "host" in about else "",
+        running=_span(item.claimed_at, at),
         left=_span(at, delivery.when) or _("elapsed"),
         age=_span(put_at, at) or span(0),
         dead_for=_span(delivery.when, at),
     )
 
 
-def groups(found: Iterable[DeadGroup]) -> list[Group]:
+def groups(found: Iterable[DeadGroup]) -> list[GroupRow]:
     return [
-        Group(
-            one.name,
-            readable(one.name) if one.name != "other" else _("other errors"),
-            one.count,
-            one.first,
-            one.last,
-            one.example if one.error else "",
-            failure(one.error),
+        GroupRow(
+            group.name,
+            readable(group.name) if group.name != "other" else _("other errors"),
+            group.count,
+            group.first,
+            group.last,
+            group.example if group.error else "",
+            failure(group.error),
         )
-        for one in found
+        for group in found
     ]
 
 
@@ -144,22 +143,22 @@ def failure(error: Mapping[str, Any] | None) -> Failure | None:
         readable(error.get("type", "")),
         redacted_text(str(error.get("message", ""))),
         redacted_text(str(error.get("traceback", ""))),
-        _moment(error.get("time")),
+        stored_moment(error.get("time")),
         readable(error.get("consumer", "")),
     )
 
 
-def detail(config: QueueConfig, one: ItemView, entries: Iterable[LogEntry], *, payloads: bool) -> Detail:
-    delivery = one.delivery
+def detail(config: QueueConfig, item: ItemView, entries: Iterable[LogEntry], *, payloads: bool) -> Detail:
+    delivery = item.delivery
     return Detail(
         state=delivery.state,
-        shown=payload_shown(config, one.payload, one.size) if payloads else None,
-        size=filesizeformat(one.size),
+        shown=payload_shown(config, item.payload, item.size) if payloads else None,
+        size=filesizeformat(item.size),
         headers=headers_shown(delivery.headers),
-        facts=list(_facts(one)),
-        timeline=_timeline(one, entries),
+        facts=list(_facts(item)),
+        timeline=_timeline(item, entries),
         failure=failure(delivery.error),
-        chosen_as=_chosen_as(one),
+        chosen_as=_chosen_as(item),
     )
 
 
@@ -167,23 +166,23 @@ def consumers(snapshot: Snapshot) -> list[ConsumerRow]:
     """All consumers that any queue knows, the live ones first."""
     known: dict[str, list[tuple[str, ConsumerInfo]]] = {}
     for report in snapshot.queues:
-        for one in report.attendants:
-            known.setdefault(one.id, []).append((report.alias, one))
+        for consumer in report.attendants:
+            known.setdefault(consumer.id, []).append((report.alias, consumer))
     visible = [report.alias for report in snapshot.queues]
-    found = [_attendant(name, places, visible, snapshot.at) for name, places in known.items()]
-    return sorted(found, key=lambda one: (not one.live, one.id))
+    found = [_attendant(name, entries, visible, snapshot.at) for name, entries in known.items()]
+    return sorted(found, key=lambda consumer: (not consumer.live, consumer.id))
 
 
 def _attendant(
-    name: str, places: Sequence[tuple[str, ConsumerInfo]], visible: Collection[str], at: dt.datetime
+    name: str, entries: Sequence[tuple[str, ConsumerInfo]], visible: Collection[str], at: dt.datetime
 ) -> ConsumerRow:
     # Each queue has an entry of the consumer: the one written last is up to date.
-    _alias, one = min(places, key=lambda place: float("inf") if place[1].seen is None else place[1].seen)
-    about = one.about
-    written = max((place[1].about for place in places), key=lambda entry: _number(entry.get("seen")))
+    _alias, latest = min(entries, key=lambda entry: float("inf") if entry[1].seen is None else entry[1].seen)
+    about = latest.about
+    written = max((info.about for _alias, info in entries), key=lambda about: _number(about.get("seen")))
     in_hand = list(_in_hand(written))
     served = about.get("queues")
-    names = served if isinstance(served, list) else [alias for alias, _consumer in places]
+    names = served if isinstance(served, list) else [alias for alias, _info in entries]
     return ConsumerRow(
         id=readable(name),
         queues=[readable(queue) for queue in names if queue in visible],
@@ -191,16 +190,16 @@ def _attendant(
         pid=readable(about.get("pid", "")),
         version=readable(about.get("version", "")),
         threads=readable(about.get("threads", "")),
-        since=_moment(about.get("since")),
-        seen="" if one.seen is None else span(one.seen),
-        state=_state_of(one, written, bool(in_hand)),
-        live=one.live,
+        since=stored_moment(about.get("since")),
+        seen="" if latest.seen is None else span(latest.seen),
+        state=_state_of(latest, written, bool(in_hand)),
+        live=latest.live,
         in_hand=[(readable(uid), _span(since, at)) for uid, since in in_hand],
     )
 
 
-def _state_of(one: ConsumerInfo, about: Mapping[str, Any], busy: bool) -> str:
-    said = "lost" if not one.live else str(about.get("state") or ("busy" if busy else ""))
+def _state_of(info: ConsumerInfo, about: Mapping[str, Any], busy: bool) -> str:
+    said = "lost" if not info.live else str(about.get("state") or ("busy" if busy else ""))
     words = {
         "lost": pgettext("state of a consumer", "lost"),
         "idle": pgettext("state of a consumer", "idle"),
@@ -215,7 +214,7 @@ def _in_hand(part: object) -> Iterator[tuple[str, dt.datetime | None]]:
     """The items in hand that a consumer's entry names, at any depth: of each child, or of the consumer itself."""
     if isinstance(part, Mapping):
         if isinstance(part.get("uid"), str):
-            yield part["uid"], _moment(part.get("since"))
+            yield part["uid"], stored_moment(part.get("since"))
         else:
             for value in part.values():
                 yield from _in_hand(value)
@@ -224,31 +223,31 @@ def _in_hand(part: object) -> Iterator[tuple[str, dt.datetime | None]]:
             yield from _in_hand(value)
 
 
-def _facts(one: ItemView) -> Iterator[tuple[str, object]]:
-    delivery = one.delivery
+def _facts(item: ItemView) -> Iterator[tuple[str, object]]:
+    delivery = item.delivery
     yield _("Deliveries"), delivery.deliveries
     if delivery.crashes:
         yield _("Crashes"), delivery.crashes
     if delivery.priority:
         yield _("Priority"), delivery.priority
     if delivery.state == "ready":
-        yield _("Items ahead"), one.position if one.position is not None else _("more than 1,000")
-    if one.holder is not None:
-        yield _("Consumer"), readable(one.consumer)
+        yield _("Items ahead"), item.position if item.position is not None else _("more than 1,000")
+    if item.holder is not None:
+        yield _("Consumer"), readable(item.consumer)
         yield _("Lease until"), delivery.when
     if delivery.state == "delayed":
         yield _("Due"), delivery.when
 
 
-def _timeline(one: ItemView, entries: Iterable[LogEntry]) -> list[tuple[dt.datetime | None, str]]:
-    delivery = one.delivery
-    known: list[tuple[dt.datetime | None, str]] = [(Item(one.uid, None, delivery).enqueued_at, _("put"))]
-    if one.holder is not None:
-        words = {"n": delivery.deliveries, "consumer": readable(one.consumer)}
-        known.append((one.claimed_at, _("delivery %(n)s, to %(consumer)s") % words))
+def _timeline(item: ItemView, entries: Iterable[LogEntry]) -> list[tuple[dt.datetime | None, str]]:
+    delivery = item.delivery
+    known: list[tuple[dt.datetime | None, str]] = [(Item(item.uid, None, delivery).enqueued_at, _("put"))]
+    if item.holder is not None:
+        words = {"n": delivery.deliveries, "consumer": readable(item.consumer)}
+        known.append((item.claimed_at, _("delivery %(n)s, to %(consumer)s") % words))
     if error := delivery.error:
         words = {"n": error.get("delivery", "?"), "error": readable(error.get("type", ""))}
-        known.append((_moment(error.get("time")), _("delivery %(n)s failed: %(error)s") % words))
+        known.append((stored_moment(error.get("time")), _("delivery %(n)s failed: %(error)s") % words))
     if delivery.state == "dead":
         known.append((delivery.when, _("set aside as dead")))
     known += [(entry.action_time, f"{entry.user}: {readable(entry.change_message)}") for entry in entries]
@@ -259,8 +258,8 @@ def _timeline(one: ItemView, entries: Iterable[LogEntry]) -> list[tuple[dt.datet
 _BEGINNING = dt.datetime.min.replace(tzinfo=dt.UTC)
 
 
-def _chosen_as(one: ItemView) -> str:
-    return f"{one.uid} {one.holder.token}" if one.holder else one.uid
+def _chosen_as(item: ItemView) -> str:
+    return f"{item.uid} {item.holder.token}" if item.holder else item.uid
 
 
 def _span(start: dt.datetime | None, end: dt.datetime | None) -> str:
@@ -271,10 +270,3 @@ def _span(start: dt.datetime | None, end: dt.datetime | None) -> str:
 
 def _number(value: object) -> float:
     return float(value) if isinstance(value, int | float) else 0.0
-
-
-def _moment(milliseconds: object) -> dt.datetime | None:
-    try:
-        return from_milliseconds(milliseconds)  # type: ignore[arg-type]
-    except (TypeError, ValueError, OverflowError, OSError):
-        return None

@@ -1,16 +1,34 @@
-"""Durations and times in the arguments of commands."""
+"""The argparse types of the commands: numbers, durations and times."""
 
 from __future__ import annotations
 
 import argparse
 import datetime as dt
 import re
+from collections.abc import Callable
+from typing import TypeVar
 
 from django.utils import timezone
+
+from django_srq.values import Numbers
+
+N = TypeVar("N", int, float)
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _DURATION = re.compile(r"(?:[0-9]{1,9}(?:\.[0-9]{1,9})?[smhdw])+")
 _PART = re.compile(r"([0-9.]+)([smhdw])")
+
+
+def number_in(numbers: Numbers[N], advice: str = "") -> Callable[[str], N]:
+    """The argparse type of a number of this range. advice: what the message says besides."""
+
+    def parse(text: str) -> N:
+        try:
+            return numbers.parse(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"must be {numbers.name}, not {text!r}{advice}") from None
+
+    return parse
 
 
 def duration(text: str) -> dt.timedelta:

@@ -30,7 +30,7 @@ class Results:
     failures: list[SRQError] = field(default_factory=list)
 
 
-class OperationCommand(QueueCommand):
+class EachQueueCommand(QueueCommand):
     """A command that does the same to several queues, and prints a row for each."""
 
     offers_all = True  # whether it has --all
@@ -56,7 +56,7 @@ class OperationCommand(QueueCommand):
             raise CommandError(f"Name queues{otherwise} (known: {known}).", returncode=USAGE)
         return [self.queue(alias) for alias in dict.fromkeys(conf.aliases() if all_queues else aliases)]
 
-    def on_each(self, queues: Sequence[Queue], act: Callable[[Queue, Row], object], outcome: Results) -> None:
+    def on_each(self, queues: Sequence[Queue], act: Callable[[Queue, Row], object], results: Results) -> None:
         """Call act for each queue, with a row to fill. A failure does not stop the other queues."""
         away: list[Link] = []
         for queue in queues:
@@ -68,21 +68,21 @@ class OperationCommand(QueueCommand):
                     )
                 act(queue, row)
             except SRQError as error:
-                outcome.failures.append(error)
+                results.failures.append(error)
                 if isinstance(error, QueueUnavailable | OutcomeUnknown):
                     away.append(queue.link)
             finally:
                 if len(row) > 1:
-                    outcome.rows.append(row)
+                    results.rows.append(row)
 
-    def finish(self, outcome: Results, format: str, **about: Any) -> None:
+    def finish(self, results: Results, format: str, **common: Any) -> None:
         """Write the rows. Failures become one error with a line for each; the first decides the exit code."""
-        self.say(outcome.rows, format, **about)
-        if failures := outcome.failures:
+        self.say(results.rows, format, **common)
+        if failures := results.failures:
             raise CommandError("\n".join(map(str, failures)), returncode=exit_code(failures[0])) from failures[0]
 
-    def say(self, rows: Sequence[Row], format: str, **about: Any) -> None:
-        for line in report.lines(rows, format, **about):
+    def say(self, rows: Sequence[Row], format: str, **common: Any) -> None:
+        for line in report.lines(rows, format, **common):
             self.stdout.write(line)
 
 
@@ -100,14 +100,14 @@ class _Stopped(Exception):
     """Raised between two batches after Ctrl-C."""
 
 
-class BulkCommand(OperationCommand):
+class BulkCommand(EachQueueCommand):
     """A command that changes many items in batches: it counts, asks, shows progress, and can be stopped between two."""
 
     doing = ""  # label of the progress
 
     @abstractmethod
-    def plan(self, plan: Preview) -> None:
-        """Count the items, and fill the plan."""
+    def preview(self, preview: Preview) -> None:
+        """Count the items, and fill the preview."""
 
     @abstractmethod
     def act(self, queue: Queue, row: Row, on_batch: Callable[[int], None]) -> None:
@@ -132,10 +132,10 @@ class BulkCommand(OperationCommand):
                 "question, or --dry-run to count.",
                 returncode=USAGE,
             )
-        outcome = Results()
+        results = Results()
         try:
-            previews = self._plans(queues, outcome)
-            items = sum(plan.items for plan in previews)
+            previews = self._previews(queues, results)
+            items = sum(preview.items for preview in previews)
             if format == "table" and (asks or dry_run):
                 self._explain(previews)
             if asks and items:
@@ -144,30 +144,30 @@ class BulkCommand(OperationCommand):
             self.stderr.write("")  # ends the line with the question
             raise CommandError("Stopped. Nothing was done.", returncode=INTERRUPTED) from None
         if items and not dry_run:
-            outcome.rows = []
-            self._do([plan.queue for plan in previews], items, outcome, format)
+            results.rows = []
+            self._do([preview.queue for preview in previews], items, results, format)
         if dry_run and format == "table":
             self.stderr.write("Only counted: nothing was done.", str)
-        self.finish(outcome, format, dry_run=dry_run)
+        self.finish(results, format, dry_run=dry_run)
 
-    def _plans(self, queues: Sequence[Queue], outcome: Results) -> list[Preview]:
+    def _previews(self, queues: Sequence[Queue], results: Results) -> list[Preview]:
         previews: list[Preview] = []
 
         def count(queue: Queue, row: Row) -> None:
-            plan = Preview(queue, row)
-            self.plan(plan)
-            previews.append(plan)
+            preview = Preview(queue, row)
+            self.preview(preview)
+            previews.append(preview)
 
-        self.on_each(queues, count, outcome)
+        self.on_each(queues, count, results)
         return previews
 
     def _explain(self, previews: Sequence[Preview]) -> None:
-        for plan in previews:
-            for line in plan.details:
-                self.stderr.write(f"{plan.queue.alias}: {line}", str)
+        for preview in previews:
+            for line in preview.details:
+                self.stderr.write(f"{preview.queue.alias}: {line}", str)
 
     def _ask(self, previews: Sequence[Preview], items: int) -> None:
-        names = ", ".join(plan.queue.alias for plan in previews if plan.items)
+        names = ", ".join(preview.queue.alias for preview in previews if preview.items)
         question = self.question(f"{items:,} item{'s' if items != 1 else ''}", names)
         self.stderr.write(f"{question} [y/N] ", str, ending="")
         self.stderr.flush()
@@ -177,7 +177,7 @@ class BulkCommand(OperationCommand):
         if answer.strip().lower() not in {"y", "yes"}:
             raise CommandError("Nothing was done.", returncode=ERROR)
 
-    def _do(self, queues: Sequence[Queue], items: int, outcome: Results, format: str) -> None:
+    def _do(self, queues: Sequence[Queue], items: int, results: Results, format: str) -> None:
         try:
             with _stop_on_ctrl_c() as stop, Progress(self.doing, items, self.stderr) as progress:
 
@@ -186,12 +186,12 @@ class BulkCommand(OperationCommand):
                     if stop.is_set():
                         raise _Stopped
 
-                self.on_each(queues, lambda queue, row: self.act(queue, row, on_batch), outcome)
+                self.on_each(queues, lambda queue, row: self.act(queue, row, on_batch), results)
         except (_Stopped, KeyboardInterrupt) as stopped:
-            self.say(outcome.rows, format, dry_run=False)
+            self.say(results.rows, format, dry_run=False)
             cut = isinstance(stopped, KeyboardInterrupt)
             how = "Stopped in the middle of a batch, which may have been done" if cut else "Stopped between two batches"
-            lines = [*map(str, outcome.failures), f"{how}; the items that are left are unchanged."]
+            lines = [*map(str, results.failures), f"{how}; the items that are left are unchanged."]
             raise CommandError("\n".join(lines), returncode=INTERRUPTED) from None
 
 

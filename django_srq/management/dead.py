@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import datetime as dt
 from typing import TypedDict
 
 from django.core.management.base import CommandParser
 
-from django_srq.management.arguments import duration
+from django_srq.management.arguments import duration, number_in
 from django_srq.registry import Queue
 from django_srq.status.verdicts import readable
+from django_srq.values import COUNTS
 
 GROUPS_SHOWN = 10
 
@@ -37,22 +37,16 @@ def add_arguments(parser: CommandParser) -> None:
         help="only items that died longer ago than this, such as 30m, 2h or 7d",
     )
     parser.add_argument(
-        "--limit", type=_number, metavar="N", help="at most N items of each queue, those that died first"
+        "--limit", type=number_in(COUNTS), metavar="N", help="at most N items of each queue, those that died first"
     )
 
 
 def count(queue: Queue, choice: Choice) -> tuple[int, list[str]]:
     """How many items were chosen, and lines for people with the number of each error."""
     groups = queue.count_dead(error=choice["error"], older_than=choice["older_than"])
-    number = sum(groups.values())
+    total = sum(groups.values())
     largest = sorted(groups.items(), key=lambda group: (-group[1], group[0]))
     lines = [f"{n:,} {readable(name)}" for name, n in largest[:GROUPS_SHOWN]]
     if len(largest) > GROUPS_SHOWN:
         lines.append(f"{sum(n for _, n in largest[GROUPS_SHOWN:]):,} of other errors")
-    return number if choice["limit"] is None else min(number, choice["limit"]), lines
-
-
-def _number(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number above 0, not {text!r}")
-    return int(text)
+    return total if choice["limit"] is None else min(total, choice["limit"]), lines

@@ -12,18 +12,19 @@ from typing import Any
 
 from django.utils import timezone
 
+from django_srq.status.reports import iso
 from django_srq.status.verdicts import readable
 
 FORMATS = ("table", "json", "jsonl")
 Row = dict[str, Any]
 
 
-def lines(rows: Sequence[Row], format: str, **about: Any) -> list[str]:
-    """about: what is true of all rows; JSON has it before them."""
+def lines(rows: Sequence[Row], format: str, **common: Any) -> list[str]:
+    """common: what is true of all rows; JSON has it before them."""
     if format == "json":
-        return [json.dumps({**about, "queues": rows}, indent=2, default=_iso)]
+        return [json.dumps({**common, "queues": rows}, indent=2, default=iso)]
     if format == "jsonl":
-        return [json.dumps({**about, **row}, default=_iso) for row in rows]
+        return [json.dumps({**common, **row}, default=iso) for row in rows]
     return _table(rows) if rows else []
 
 
@@ -51,7 +52,3 @@ def _shown(value: object) -> str:
     if isinstance(value, dt.datetime):
         return timezone.localtime(value).isoformat(sep=" ", timespec="seconds")
     return readable(value)
-
-
-def _iso(moment: dt.datetime) -> str:
-    return moment.astimezone(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

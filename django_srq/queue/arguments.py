@@ -1,24 +1,48 @@
-"""Checks of arguments. Each function returns the argument, or raises an error that says which values are right."""
+"""Checks of arguments. Each function returns the argument, or raises an error that says which values are right.
+
+Their own arguments are the value, its name where that varies, and the alias of the queue.
+"""
 
 from __future__ import annotations
 
 import datetime as dt
 import math
-import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from django_srq.exceptions import ConfigurationError, InvalidArgument, shown
-from django_srq.queue.rate import Rate
+from django_srq.operations import BATCH, DeliveryRef
+from django_srq.queue.item import Item
+from django_srq.queue.rate import RATES, Rate
+from django_srq.values import (
+    COUNTS,
+    COUNTS_FROM_0,
+    DELAYS,
+    HUGE,
+    LONGEST_DELAY,
+    PRIORITIES,
+    SECONDS,
+    Numbers,
+    is_uid,
+    whole_numbers,
+)
 
 T = TypeVar("T")
+N = TypeVar("N", int, float)
 F = TypeVar("F", bound=Callable[..., object] | None)
 
-PRIORITIES = range(-100, 101)
-HUGE = 10**300  # the scripts' numbers are 64-bit floats: beyond about 10**308 they are infinite
-LONGEST_DELAY = 10**10  # seconds, some 300 years: far beyond that, a due time would be no date any more
-_UID = re.compile(r"[!-~]{1,128}")
+BATCH_SIZES = whole_numbers(1, BATCH)
+# The options that the constructor shares with the settings, and their values besides None.
+OPTIONS: dict[str, Numbers[Any]] = {
+    "autoclean_interval": SECONDS,
+    "max_deliveries": COUNTS,
+    "max_crashes": COUNTS,
+    "max_length": COUNTS,
+    "max_payload_bytes": COUNTS,
+    "max_in_flight": COUNTS,
+    "timeout": SECONDS,
+}
 
 
 def name_of(name: T) -> T:
@@ -30,40 +54,25 @@ def name_of(name: T) -> T:
     return name
 
 
-def positive(name: str, value: float | None) -> float | None:
-    if value is None or _is_duration(value):
+def option_of(value: N | None, name: str) -> N | None:
+    """The value of one of the OPTIONS."""
+    if value is None or value in OPTIONS[name]:
         return value
-    raise ConfigurationError(f"{name} is a number of seconds above 0, or None; not {shown(value)}")
+    raise ConfigurationError(f"{name} is {OPTIONS[name].name}, or None; not {shown(value)}")
 
 
-def _is_duration(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < LONGEST_DELAY
-
-
-def lease_of(seconds: float, alias: str) -> float:
-    if _is_duration(seconds):
-        return seconds
-    raise InvalidArgument(f"queue {alias!r}: seconds is a number above 0, not {shown(seconds)}")
-
-
-def limit(name: str, value: int | None) -> int | None:
-    if value is None or (isinstance(value, int) and not isinstance(value, bool) and 0 < value < HUGE):
-        return value
-    raise ConfigurationError(f"{name} is a whole number above 0, or None for no limit; not {shown(value)}")
-
-
-def rate(value: Rate | str | None) -> Rate | None:
+def rate_of(value: Rate | str | None) -> Rate | None:
     if value is None or isinstance(value, Rate):
         return value
     if not isinstance(value, str):
-        raise ConfigurationError(f"rate: {shown(value)} is no rate such as '10/s', '100/m' or '3/10s'")
+        raise ConfigurationError(f"rate: {shown(value)} is no {RATES}")
     try:
         return Rate.parse(value)
     except ValueError as error:
         raise ConfigurationError(f"rate: {error}") from None
 
 
-def backoff(value: T) -> T:
+def backoff_of(value: T) -> T:
     if callable(getattr(value, "delay", None)):
         return value
     raise ConfigurationError(f"backoff is a Backoff, not {shown(value)}")
@@ -85,19 +94,25 @@ def timeout_of(timeout: float, alias: str) -> float:
     )
 
 
+def lease_of(seconds: float, alias: str) -> float:
+    if seconds in SECONDS:
+        return seconds
+    raise InvalidArgument(f"queue {alias!r}: seconds is a number above 0, not {shown(seconds)}")
+
+
 def offset_of(offset: int, alias: str) -> int:
-    if isinstance(offset, int) and not isinstance(offset, bool) and 0 <= offset < 2**53:
+    if offset in COUNTS_FROM_0 and offset < 2**53:
         return offset
-    raise InvalidArgument(f"queue {alias!r}: offset is a whole number from 0 on, not {shown(offset)}")
+    raise InvalidArgument(f"queue {alias!r}: offset is {COUNTS_FROM_0.name}, not {shown(offset)}")
 
 
-def number_of(n: int, most: int, alias: str) -> int:
-    if isinstance(n, int) and not isinstance(n, bool) and 1 <= n <= most:
+def number_of(n: int, alias: str) -> int:
+    if n in BATCH_SIZES:
         return n
-    raise InvalidArgument(f"queue {alias!r}: n is a whole number from 1 to {most}, not {shown(n)}")
+    raise InvalidArgument(f"queue {alias!r}: n is {BATCH_SIZES.name}, not {shown(n)}")
 
 
-def listed(values: Iterable[T], name: str, alias: str) -> list[T]:
+def list_of(values: Iterable[T], name: str, alias: str) -> list[T]:
     if isinstance(values, Iterable):
         return list(values)
     raise InvalidArgument(f"queue {alias!r}: {name} are several, such as a list, not {shown(values)}")
@@ -123,9 +138,24 @@ def callback_of(on_batch: F, alias: str) -> F:
 
 
 def uid_of(uid: str, alias: str) -> str:
-    if isinstance(uid, str) and _UID.fullmatch(uid):
+    if is_uid(uid):
         return uid
     raise InvalidArgument(f"queue {alias!r}: a uid is 1 to 128 visible ASCII characters, not {shown(uid)}")
+
+
+def uids_of(uids: Iterable[str], alias: str) -> list[str]:
+    return [uid_of(uid, alias) for uid in uids]
+
+
+def ref_of(item: Item | str, alias: str) -> DeliveryRef:
+    """The delivery that an item names; of a plain uid, any delivery."""
+    if isinstance(item, Item) and item.uid is not None:
+        return DeliveryRef(item.uid, item.delivery.token, item.delivery.number)
+    if isinstance(item, bytes):
+        item = item.decode("ascii", "replace")
+    if isinstance(item, str) and not isinstance(item, Item):
+        return DeliveryRef(uid_of(item, alias))
+    raise InvalidArgument(f"queue {alias!r}: an Item that get returned or a uid is needed, not {shown(item)}")
 
 
 def headers_of(headers: Mapping[str, str] | None, alias: str) -> Mapping[str, str] | None:
@@ -147,44 +177,45 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
-def aware(moment: dt.datetime | None, name: str, alias: str) -> None:
+def moment_of(moment: dt.datetime | None, name: str, alias: str) -> dt.datetime | None:
     if moment is not None and (not isinstance(moment, dt.datetime) or moment.utcoffset() is None):
         raise InvalidArgument(f"queue {alias!r}: {name} is an aware datetime (with a time zone), not {shown(moment)}")
     if moment is not None and moment.timestamp() - time.time() >= LONGEST_DELAY:
         most = f"less than {LONGEST_DELAY:,} seconds ahead"
         raise InvalidArgument(f"queue {alias!r}: {name} is {most} (some 300 years), not {moment}")
+    return moment
 
 
-def seconds_of(name: str, value: float | dt.timedelta, alias: str) -> float:
+def seconds_of(value: float | dt.timedelta, name: str, alias: str) -> float:
     seconds = value.total_seconds() if isinstance(value, dt.timedelta) else value
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < LONGEST_DELAY:
-        raise InvalidArgument(
-            f"queue {alias!r}: {name} is a number of seconds or a timedelta, from 0 on, not {shown(value)}"
-        )
-    return seconds
+    if seconds in DELAYS:
+        return seconds
+    raise InvalidArgument(
+        f"queue {alias!r}: {name} is a number of seconds or a timedelta, from 0 on, not {shown(value)}"
+    )
 
 
 def due_of(delay: float | dt.timedelta, eta: dt.datetime | None, alias: str) -> float | dt.datetime:
     """The due time: in seconds from now, or as a datetime."""
     if delay == 0 and eta is None and type(delay) is int:
         return 0
-    seconds = seconds_of("delay", delay, alias)
-    aware(eta, "eta", alias)
+    seconds = seconds_of(delay, "delay", alias)
+    moment_of(eta, "eta", alias)
     if eta is not None and seconds:
         raise InvalidArgument(f"queue {alias!r}: delay or eta, not both")
     return seconds if eta is None else eta
 
 
 def priority_of(priority: int, alias: str) -> int:
-    if isinstance(priority, int) and not isinstance(priority, bool) and priority in PRIORITIES:
+    if priority in PRIORITIES:
         return priority
-    raise InvalidArgument(f"queue {alias!r}: priority is a whole number from -100 to 100, not {shown(priority)}")
+    raise InvalidArgument(f"queue {alias!r}: priority is {PRIORITIES.name}, not {shown(priority)}")
 
 
-def most_of(limit: int | None, alias: str) -> float:
+def limit_of(limit: int | None, alias: str) -> float:
     """The limit, or infinity for none."""
     if limit is None:
         return math.inf
-    if isinstance(limit, int) and not isinstance(limit, bool) and limit > 0:
+    if limit in COUNTS:
         return limit
-    raise InvalidArgument(f"queue {alias!r}: limit is a whole number above 0, or None; not {shown(limit)}")
+    raise InvalidArgument(f"queue {alias!r}: limit is {COUNTS.name}, or None; not {shown(limit)}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from dataclasses import dataclass
 from random import SystemRandom
 from typing import Any, Protocol
@@ -11,10 +10,9 @@ from typing import Any, Protocol
 from django_srq.exceptions import ConfigurationError, RetryLater, shown
 from django_srq.runtime.completion import drop
 from django_srq.runtime.interruption import is_interruption
+from django_srq.values import DELAYS, HUGE
 
 logger = logging.getLogger("django_srq.queue")
-MOST = 10**10  # seconds
-_HUGE = 10**300  # a larger whole number is no float
 _DICE = SystemRandom()  # random's own generator gives the same numbers in all children that were forked in C
 
 
@@ -26,7 +24,7 @@ class Backoff:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < _HUGE:
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < HUGE:
                 raise ConfigurationError(f"Backoff: {name} is a number from 0 on, not {shown(value)}")
 
     def delay(self, deliveries: int) -> float:
@@ -55,7 +53,7 @@ def delay_after(error: BaseException | None, backoff: Delays, deliveries: int) -
         seconds = error.delay if isinstance(error, RetryLater) else backoff.delay(deliveries)
         if not _is_delay(seconds):
             drop(seconds)
-            raise TypeError(f"a delay is a number of seconds from 0 on, not of type {type(seconds).__name__}")
+            raise TypeError(f"a delay is {DELAYS.name}, not of type {type(seconds).__name__}")
         return float(seconds)
     except BaseException as wrong:
         if is_interruption(wrong):
@@ -65,4 +63,4 @@ def delay_after(error: BaseException | None, backoff: Delays, deliveries: int) -
 
 
 def _is_delay(seconds: Any) -> bool:
-    return type(seconds) in (int, float) and math.isfinite(seconds) and 0 <= seconds < MOST
+    return type(seconds) in (int, float) and seconds in DELAYS

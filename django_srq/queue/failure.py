@@ -23,7 +23,7 @@ TRACEBACK_MOST = 8_000  # characters; of a longer one the end is kept
 NAME_MOST = 200  # characters of a class's or a function's name
 ERRORS_MOST = 20  # causes of an error, and members of a group, that are described
 FRAMES_MOST = 100  # of each
-LARGE = 1_000  # entries; a larger container is shown in part
+ENTRIES_MOST = 1_000  # entries; a larger container is shown in part
 # Files that are not the project's: those of the standard library ("<…": its frozen modules have no files) and of
 # installed packages. Not all of sys.base_prefix: that is /usr for a Python of the system, and a project may be in
 # /usr/src.
@@ -84,10 +84,10 @@ def text_of(error: BaseException) -> str:
 def is_exhaustion(error: BaseException) -> bool:
     """Whether this process ran out of memory, files or threads, so that it would fail other items too."""
     return any(
-        issubclass(type(one), MemoryError)
-        or _number_of(one) in (errno.EMFILE, errno.ENOMEM)
-        or (type(one) is RuntimeError and one.args == ("can't start new thread",))
-        for one in _chain(error)
+        issubclass(type(cause), MemoryError)
+        or _number_of(cause) in (errno.EMFILE, errno.ENOMEM)
+        or (type(cause) is RuntimeError and cause.args == ("can't start new thread",))
+        for cause in _chain(error)
     )
 
 
@@ -115,9 +115,9 @@ def _large_text(error: BaseException) -> str:
     if type(error).__str__ is not BaseException.__str__ or len(args) != 1:
         return ""
     (given,) = args
-    if type(given) not in (list, tuple, dict, set, frozenset, bytes, bytearray) or len(given) < LARGE:
+    if type(given) not in (list, tuple, dict, set, frozenset, bytes, bytearray) or len(given) < ENTRIES_MOST:
         return ""
-    start = bytes(given[:LARGE]) if isinstance(given, bytes | bytearray) else list(islice(given, 20))
+    start = bytes(given[:ENTRIES_MOST]) if isinstance(given, bytes | bytearray) else list(islice(given, 20))
     return f"{type(given).__name__} of {len(given)}: {start!r}"
 
 
@@ -140,10 +140,10 @@ def _traceback(error: BaseException) -> str:
     """The traceback as Python prints it, with a bounded number of causes, frames and members of groups."""
     parts: list[str] = []
     chain = list(_chain(error))
-    for one, caused in zip(reversed(chain), [*reversed(chain[:-1]), None], strict=True):
-        parts += _told(one)
+    for cause, caused in zip(reversed(chain), [*reversed(chain[:-1]), None], strict=True):
+        parts += _told(cause)
         if caused is not None:
-            by = "was the direct cause of" if _CAUSE(caused) is one else "was handled during"
+            by = "was the direct cause of" if _CAUSE(caused) is cause else "was handled during"
             parts.append(f"\nThe error above {by} the following one:\n\n")
     return "".join(parts)[-TRACEBACK_MOST:]
 

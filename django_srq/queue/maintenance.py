@@ -1,4 +1,4 @@
-"""Operations for people and tools: requeue, count, drop, purge and recover items, in batches.
+"""For people and tools: requeueing, counting, dropping, purging and recovering items, in batches; pausing.
 
 Each is a generator of effects (``transport/sansio.py``), like everything that talks to a server. ``SafeRedisQueue`` has
 a method of the same name for each; its docstring describes arguments and result.
@@ -10,23 +10,24 @@ import datetime as dt
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from django_srq import operations
+from django_srq import operations, signals
 from django_srq.exceptions import InvalidArgument, shown
-from django_srq.operations import BATCH, STATES, Call, DeliveryRef
+from django_srq.operations import BATCH, Call, DeliveryRef
 from django_srq.operations.identifiers import new_uid
 from django_srq.queue import arguments
+from django_srq.queue.calls import batches, send
+from django_srq.queue.places import PLACES, PURGEABLE, places_to_purge
 from django_srq.runtime.completion import acompleted, completed, wait_here
+from django_srq.signals import Announcement
 from django_srq.transport.sansio import Steps
+from django_srq.transport.slots import Slot
 
 if TYPE_CHECKING:
     from django_srq.queue.safe_redis_queue import SafeRedisQueue
 
-T = TypeVar("T")
 OnBatch = Callable[..., object] | None
-# Where purge looks besides the list, and the state of the items there.
-_PLACES = {"returned": "ready", "priority": "ready", "delayed": "delayed", "dead": "dead"}
 
 
 def requeue(
@@ -42,25 +43,24 @@ def requeue(
         return (yield from _sweep(queue, operations.requeue_dead, error, older_than, limit, on_batch))
     if error or older_than or limit is not None:
         raise InvalidArgument(f"queue {queue.alias!r}: requeue takes uids, or error, older_than and limit; not both")
-    checked = [arguments.uid_of(uid, queue.alias) for uid in uids]
-    return (yield from _each(queue, operations.requeue, checked, on_batch))
+    return (yield from _each(queue, operations.requeue, arguments.uids_of(uids, queue.alias), on_batch))
 
 
 def count_dead(queue: SafeRedisQueue, error: str | None, older_than: float | dt.timedelta) -> Steps[dict[str, int]]:
-    seconds = arguments.seconds_of("older_than", older_than, queue.alias)
+    seconds = arguments.seconds_of(older_than, "older_than", queue.alias)
     group = arguments.group_of(error, queue.alias)
     groups: Counter[str] = Counter()
     cursor, more = "", True
     while more:
         call = operations.count_dead(queue.keys, error=group, older_than=seconds, cursor=cursor)
-        found, cursor = yield from _send(queue, call)
+        found, cursor = yield from send(queue, call)
         groups.update(found)
         more = bool(cursor)
     return dict(groups)
 
 
 def drop(queue: SafeRedisQueue, uids: Iterable[str]) -> Steps[int]:
-    return (yield from _each(queue, operations.drop, [DeliveryRef(arguments.uid_of(uid, queue.alias)) for uid in uids]))
+    return (yield from _each(queue, operations.drop, list(map(DeliveryRef, arguments.uids_of(uids, queue.alias)))))
 
 
 def purge(
@@ -72,21 +72,38 @@ def purge(
     on_batch: OnBatch,
 ) -> Steps[int]:
     arguments.callback_of(on_batch, queue.alias)
-    if (state is not None and state not in STATES) or state == "in_flight":
+    if state is not None and state not in PURGEABLE:
         raise InvalidArgument(f"queue {queue.alias!r}: purge deletes ready, delayed or dead items, not {shown(state)}")
     if state == "dead":
         return (yield from _sweep(queue, operations.purge_dead, error, older_than, limit, on_batch))
     if error or older_than or limit is not None:
         raise InvalidArgument(f"queue {queue.alias!r}: error, older_than and limit choose dead items: state='dead'")
     # Listed before the first item is deleted: deleting may take long, and items that come meanwhile must stay.
-    places: dict[str, list[DeliveryRef]] = {}
-    for place, holds in _PLACES.items():
-        if state in (None, holds):
-            places[place] = yield from _items_in(queue, place)
-    gone = (yield from _purge_list(queue, on_batch)) if state in (None, "ready") else 0
-    for place, items in places.items():
-        gone += yield from _each(queue, partial(operations.drop, state=_PLACES[place]), items, on_batch)
+    places = places_to_purge(state)
+    found: dict[str, list[DeliveryRef]] = {}
+    for place in places:
+        if place != "queue":
+            found[place] = yield from _items_in(queue, place)
+    gone = (yield from _purge_list(queue, on_batch)) if "queue" in places else 0
+    for place, items in found.items():
+        gone += yield from _each(queue, partial(operations.drop, state=PLACES[place]), items, on_batch)
     return gone
+
+
+def pause(queue: SafeRedisQueue, reason: str, by: str, until: dt.datetime | None) -> Steps[bool]:
+    arguments.moment_of(until, "until", queue.alias)
+    terms = {
+        "by": arguments.text_of(by, "by", queue.alias),
+        "reason": arguments.text_of(reason, "reason", queue.alias),
+    }
+    was_running = yield from send(queue, operations.pause(queue.keys, about=terms, until=until))
+    yield Announcement(signals.queue_paused, type(queue), queue=queue.alias, **terms, until=until)
+    return was_running
+
+
+def ended_leases(queue: SafeRedisQueue) -> Steps[int]:
+    now = yield from send(queue, operations.counts(queue.keys))
+    return (yield from send(queue, operations.ended(queue.keys, now.at)))
 
 
 def recover(queue: SafeRedisQueue, on_batch: OnBatch) -> Steps[int]:
@@ -100,7 +117,7 @@ def recover(queue: SafeRedisQueue, on_batch: OnBatch) -> Steps[int]:
             max_deliveries=queue.max_deliveries,
             max_crashes=queue.max_crashes,
         )
-        batch, looked = yield from _send(queue, call)
+        batch, looked = yield from send(queue, call)
         made += batch
         yield from _tell(on_batch, batch, looked)
     return made
@@ -109,10 +126,18 @@ def recover(queue: SafeRedisQueue, on_batch: OnBatch) -> Steps[int]:
 def _purge_list(queue: SafeRedisQueue, on_batch: OnBatch) -> Steps[int]:
     marker, gone, more, start = new_uid(), 0, True, True
     while more:
-        more, count = yield from _send(queue, operations.purge(queue.keys, marker=marker, start=start))
+        more, count = yield from purge_list(queue, marker, start=start)
         gone, start = gone + count, False
         yield from _tell(on_batch, count)
     return gone
+
+
+def purge_list(queue: SafeRedisQueue, marker: str, *, start: bool, slot: Slot | None = None) -> Steps[tuple[bool, int]]:
+    """Delete a batch of the items on the list: whether there are more, and how many are gone.
+
+    marker: the same in all calls of one purge, as purge.lua describes. start: whether this is the first of them.
+    """
+    return (yield from send(queue, operations.purge(queue.keys, marker=marker, start=start), slot=slot))
 
 
 def _sweep(
@@ -124,14 +149,14 @@ def _sweep(
     on_batch: OnBatch,
 ) -> Steps[int]:
     """Requeue or purge dead items in batches. The script itself chooses them, so each is still dead at that moment."""
-    seconds = arguments.seconds_of("older_than", older_than, queue.alias)
+    seconds = arguments.seconds_of(older_than, "older_than", queue.alias)
     group = arguments.group_of(error, queue.alias)
-    left = arguments.most_of(limit, queue.alias)
+    left = arguments.limit_of(limit, queue.alias)
     done, cursor, more = 0, "", True
     while more:
         most = int(min(left - done, BATCH))
         call = operation(queue.keys, error=group, older_than=seconds, most=most, cursor=cursor)
-        number, cursor = yield from _send(queue, call)
+        number, cursor = yield from send(queue, call)
         done += number
         more = bool(cursor) and done < left
         yield from _tell(on_batch, number)
@@ -143,7 +168,7 @@ def _items_in(queue: SafeRedisQueue, place: str) -> Steps[list[DeliveryRef]]:
     items: list[DeliveryRef] = []
     offset: int | None = 0
     while offset is not None:
-        page = yield from _send(queue, operations.peek(queue.keys, place, offset=offset, brief=True))
+        page = yield from send(queue, operations.peek(queue.keys, place, offset=offset, brief=True))
         items += (DeliveryRef(found.uid, number=found.delivery.number) for found in page.found)
         offset = page.offset
     return items
@@ -156,15 +181,11 @@ def _each(
     on_batch: OnBatch = None,
 ) -> Steps[int]:
     done = 0
-    for start in range(0, len(items), BATCH):
-        number = sum((yield from _send(queue, operation(queue.keys, items[start : start + BATCH]))))
+    for batch in batches(items):
+        number = sum((yield from send(queue, operation(queue.keys, batch))))
         done += number
         yield from _tell(on_batch, number)
     return done
-
-
-def _send(queue: SafeRedisQueue, call: Call[T]) -> Steps[T]:
-    return queue.link.calling(call, queue=queue.alias)
 
 
 class _Completion:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+RATES = "rate such as '10/s', '100/m' or '3/10s'"  # in messages
 _WRITTEN = re.compile(r"(\d{1,6})/(\d{0,6})([smhd])")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -31,4 +32,4 @@ class Rate:
         match = _WRITTEN.fullmatch(written)
         if match and int(match[1]) and int(match[2] or 1):
             return cls(int(match[1]), int(match[2] or 1) * _UNITS[match[3]])
-        raise ValueError(f"{written!r} is no rate such as '10/s', '100/m' or '3/10s'")
+        raise ValueError(f"{written!r} is no {RATES}")

@@ -22,7 +22,7 @@ from django_srq.status.redaction import payload_shown, redacted_text
 T = TypeVar("T")
 
 PAGE = 50  # items
-LOOK = 1000  # uids that a search looks at in one request
+SEARCHED = 1000  # uids that a search looks at in one request
 LARGEST_IN_LIST, LARGEST = 16 * 1024, 64 * 1024  # bytes of a payload that is read: in a list, and alone
 NEWEST_FIRST = {"dead"}
 
@@ -39,8 +39,8 @@ def page_of(
         Keys(config.prefix),
         state,
         anchor=anchor,
-        count=LOOK if text else PAGE,
-        look=LOOK if group or text else PAGE,
+        count=SEARCHED if text else PAGE,
+        look=SEARCHED if group or text else PAGE,
         newest=state in NEWEST_FIRST,
         largest=LARGEST_IN_LIST if payloads else 0,
         group=group,
@@ -51,7 +51,7 @@ def page_of(
 
 def _found(config: QueueConfig, listing: ItemPage, state: str, text: str, *, payloads: bool) -> ItemPage:
     """Keep the items that show the text, at most a page. Where it stops depends on nothing that is hidden."""
-    fitting = (one for one in listing.items if matches(config, one, text, payloads=payloads))
+    fitting = (item for item in listing.items if matches(config, item, text, payloads=payloads))
     items = list(islice(fitting, PAGE))
     if len(items) < PAGE or items[-1] is listing.items[-1]:
         return replace(listing, items=items)
@@ -100,11 +100,11 @@ def places_of(uid: str, aliases: Sequence[str]) -> tuple[list[str], list[str]]:
     return found, [alias for alias in aliases if alias not in answers]
 
 
-def matches(config: QueueConfig, one: ItemView, text: str, *, payloads: bool) -> bool:
+def matches(config: QueueConfig, item: ItemView, text: str, *, payloads: bool) -> bool:
     """Whether the text is in the uid, error or payload as they are shown: a search finds nothing that is hidden."""
-    if text in one.uid or text in _words_of(one.delivery.error):
+    if text in item.uid or text in _words_of(item.delivery.error):
         return True
-    return payloads and _without_blanks(text) in _without_blanks(payload_shown(config, one.payload, one.size).text)
+    return payloads and _without_blanks(text) in _without_blanks(payload_shown(config, item.payload, item.size).text)
 
 
 def _without_blanks(text: str) -> str:

@@ -114,7 +114,9 @@ class Reading(Protocol):
 
 def read_all(readings: Sequence[Reading], timeout: float) -> None:
     # Threads, so that several dead servers, or a name server that does not answer, cost the time of one.
-    threads = [threading.Thread(target=one.read, args=[timeout], name="srq-status", daemon=True) for one in readings]
+    threads = [
+        threading.Thread(target=reading.read, args=[timeout], name="srq-status", daemon=True) for reading in readings
+    ]
     deadline = monotonic() + timeout + GRACE
     for thread in threads:
         thread.start()

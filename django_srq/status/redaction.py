@@ -98,9 +98,9 @@ def _end_of_bracket(text: str, start: int) -> int:
 
 def _without_password(url: re.Match[str]) -> str:
     # Not by urlsplit: a password may contain an unquoted / or @.
-    account, at, place = url[0].rpartition("@")
+    account, at, host = url[0].rpartition("@")
     user, colon, _password = account.partition(":")
-    return f"{user}:{MASK}@{place}" if at and colon and "/" not in user else url[0]
+    return f"{user}:{MASK}@{host}" if at and colon and "/" not in user else url[0]
 
 
 def _is_header(name: str) -> bool:

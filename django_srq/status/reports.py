@@ -53,7 +53,7 @@ class QueueReport:
 
     @property
     def state_label(self) -> str:
-        return str(verdicts.STATES[self.state])
+        return str(verdicts.QUEUE_STATES[self.state])
 
     @property
     def oldest_wait_label(self) -> str:
@@ -108,7 +108,9 @@ class Snapshot:
     @property
     def unreachable(self) -> list[str]:
         """The servers that could not be reached, and the queues that their server does not let us read."""
-        return [one.server or one.queue or "" for one in self.findings if one.kind in verdicts.UNREACHABLE]
+        return [
+            finding.server or finding.queue or "" for finding in self.findings if finding.kind in verdicts.UNREACHABLE
+        ]
 
     @property
     def sentence(self) -> str:
@@ -132,7 +134,7 @@ class Snapshot:
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON, as the docstring of ``snapshots.py`` describes them."""
         return {
-            "at": _iso(self.at),
+            "at": iso(self.at),
             "level": self.level,
             "sentence": self.sentence,
             "findings": [_finding_data(finding) for finding in self.findings],
@@ -156,7 +158,7 @@ def queue_data(queue: QueueReport) -> dict[str, Any]:
         "oldest_wait": queue.oldest_wait,
         "consumers": queue.consumers,
         "paused": pause
-        and {"by": pause.by, "reason": pause.reason, "since": _iso(pause.since), "until": _iso(pause.until)},
+        and {"by": pause.by, "reason": pause.reason, "since": iso(pause.since), "until": iso(pause.until)},
         "totals": dict(queue.totals),
         "rates": None if queue.ready is None else dict(zip(("in", "out"), queue.rates, strict=True)),
     }
@@ -166,7 +168,7 @@ def _server_data(server: ServerReport) -> dict[str, Any]:
     return {
         "server": server.address,
         "up": server.down_since is None,
-        "down_since": _iso(server.down_since),
+        "down_since": iso(server.down_since),
         "type": server.type,
         "version": server.version,
         "memory": server.memory,
@@ -187,7 +189,8 @@ def _finding_data(finding: Finding) -> dict[str, Any]:
     }
 
 
-def _iso(moment: dt.datetime | None) -> str | None:
+def iso(moment: dt.datetime | None) -> str | None:
+    """ISO 8601 in UTC, to the millisecond."""
     return (
         None if moment is None else moment.astimezone(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     )

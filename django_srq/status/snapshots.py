@@ -23,7 +23,7 @@ servers    ``server``, ``up``, ``down_since`` (as far as this process knows), ``
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from django_srq import conf
@@ -56,10 +56,8 @@ def snapshot(
     youngest = _youngest(readings)
     for reading in readings:
         findings += reading.findings
-        for config, counts in zip(reading.configs, reading.counts, strict=True):
-            report, found = _report(config, counts, reading, youngest)
-            blocking = [finding for finding in reading.findings if finding.level == "error"]
-            queues[config.alias] = replace(report, state=_worst([*found, *blocking]))
+        for report, found in _reports(reading, youngest):
+            queues[report.alias] = report
             findings += found
     for alias in chosen:
         if alias not in queues:
@@ -71,6 +69,14 @@ def snapshot(
         servers=[reading.report for reading in readings],
         findings=sorted(findings, key=lambda finding: verdicts.SEVERITY[finding.kind]),
     )
+
+
+def _reports(reading: ServerReading, youngest: Mapping[str, float]) -> Iterator[tuple[QueueReport, list[Finding]]]:
+    """The reports of the queues of a server, each with its findings."""
+    blocking = [finding for finding in reading.findings if finding.level == "error"]
+    for config, counts in zip(reading.configs, reading.counts, strict=True):
+        report, found = _report(config, counts, reading, youngest)
+        yield replace(report, state=_worst([*found, *blocking])), found
 
 
 def _report(
@@ -113,22 +119,22 @@ def _consumers(config: QueueConfig, counts: Counts, youngest: Mapping[str, float
         for name, about in counts.consumers.items()
         for seen in [youngest.get(name)]
     ]
-    return sorted(found, key=lambda one: math.inf if one.seen is None else one.seen)
+    return sorted(found, key=lambda consumer: math.inf if consumer.seen is None else consumer.seen)
 
 
 def _attendance(counts: Counts, consumers: Sequence[ConsumerInfo]) -> Attendance:
-    heard = [one for one in consumers if one.seen is not None]
+    heard = [consumer for consumer in consumers if consumer.seen is not None]
     # Claims do the housekeeping and write down its time, at most once a second.
     claimed = seconds_since(counts, counts.meta.get("kept"))
-    silences = [one.seen for one in heard if one.seen is not None]
+    silences = [consumer.seen for consumer in heard if consumer.seen is not None]
     return Attendance(
-        live=sum(one.live for one in consumers),
+        live=sum(consumer.live for consumer in consumers),
         silence=min([*silences, *([] if claimed is None else [claimed])], default=None),
-        last=_place(heard[0].about) if heard else "",
+        last=_process_of(heard[0].about) if heard else "",
     )
 
 
-def _place(about: object) -> str:
+def _process_of(about: object) -> str:
     return f"{about.get('host')}, pid {about.get('pid')}" if isinstance(about, Mapping) else ""
 
 

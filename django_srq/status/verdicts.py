@@ -52,9 +52,9 @@ LEVELS = {
     "no_aof": "note",  # it has no append-only file
 }
 UNREACHABLE = frozenset({"down", "refused", "loading"})
-SEVERITY = {kind: place for place, kind in enumerate(LEVELS)}  # 0: the worst
+SEVERITY = {kind: rank for rank, kind in enumerate(LEVELS)}  # 0: the worst
 
-STATES = {
+QUEUE_STATES = {
     "down": pgettext_lazy("state of a queue", "down"),
     "refused": pgettext_lazy("state of a queue", "refused"),
     "loading": pgettext_lazy("state of a queue", "loading"),
@@ -252,39 +252,51 @@ def of_queue(
     config: QueueConfig, counts: Counts, attendance: Attendance, pause: Pause | None, oldest_wait: float | None
 ) -> Iterator[Finding]:
     """oldest_wait: seconds."""
-    alias = config.alias
-    name = readable(alias)
     if counts.layout not in (None, operations.LAYOUT):
-        text = _(
-            "%(queue)s has keys of layout %(found)s, but this version of django-srq knows layout %(known)s. "
-            "Upgrade django-srq here."
-        )
-        layouts = {"queue": name, "found": counts.layout, "known": operations.LAYOUT}
-        yield Finding("layout", text % layouts, queue=alias)
+        yield _of_another_layout(config.alias, counts)
     if pause is not None:
-        yield _paused(alias, counts, pause)
+        yield _paused(config.alias, counts, pause)
     elif counts.ready + counts.due and attendance.missing:
         yield _stuck(config, counts, attendance)
     elif oldest_wait is not None and oldest_wait > config.max_age:
         yield _late(config, counts, attendance, oldest_wait)
     if counts.ended:
-        text = ngettext(
-            "%(n)s item of %(queue)s is in flight with an expired lease, and AUTOCLEAN_INTERVAL is None.",
-            "%(n)s items of %(queue)s are in flight with expired leases, and AUTOCLEAN_INTERVAL is None.",
-            counts.ended,
-        )
-        command = f"manage.py srq_recover {shlex.quote(alias)}"
-        text %= {"n": localize(counts.ended), "queue": name}
-        yield Finding("abandoned", text, _("They are not recovered automatically. Recover them:"), command, queue=alias)
+        yield _abandoned(config.alias, counts.ended)
     if counts.dead:
-        text = ngettext(
-            "%(queue)s has %(n)s dead item, which failed or crashed too often.",
-            "%(queue)s has %(n)s dead items, which failed or crashed too often.",
-            counts.dead,
-        )
-        command = f"queues[{alias!r}].items('dead')"
-        text %= {"n": localize(counts.dead), "queue": name}
-        yield Finding("failing", text, _("To see them:"), command, queue=alias)
+        yield _failing(config.alias, counts.dead)
+
+
+def _of_another_layout(alias: str, counts: Counts) -> Finding:
+    text = _(
+        "%(queue)s has keys of layout %(found)s, but this version of django-srq knows layout %(known)s. "
+        "Upgrade django-srq here."
+    )
+    layouts = {"queue": readable(alias), "found": counts.layout, "known": operations.LAYOUT}
+    return Finding("layout", text % layouts, queue=alias)
+
+
+def _abandoned(alias: str, n: int) -> Finding:
+    """n: leases that have ended."""
+    text = ngettext(
+        "%(n)s item of %(queue)s is in flight with an expired lease, and AUTOCLEAN_INTERVAL is None.",
+        "%(n)s items of %(queue)s are in flight with expired leases, and AUTOCLEAN_INTERVAL is None.",
+        n,
+    )
+    command = f"manage.py srq_recover {shlex.quote(alias)}"
+    text %= {"n": localize(n), "queue": readable(alias)}
+    return Finding("abandoned", text, _("They are not recovered automatically. Recover them:"), command, queue=alias)
+
+
+def _failing(alias: str, n: int) -> Finding:
+    """n: dead items."""
+    text = ngettext(
+        "%(queue)s has %(n)s dead item, which failed or crashed too often.",
+        "%(queue)s has %(n)s dead items, which failed or crashed too often.",
+        n,
+    )
+    command = f"queues[{alias!r}].items('dead')"
+    text %= {"n": localize(n), "queue": readable(alias)}
+    return Finding("failing", text, _("To see them:"), command, queue=alias)
 
 
 def recovered(alias: str, n: int) -> Finding:
@@ -351,14 +363,15 @@ def pause_of(counts: Counts) -> Pause | None:
     """The pause that was in force when the counts were read; None: there was none."""
     if counts.paused is None:
         return None
-    about = counts.paused if isinstance(counts.paused, Mapping) else {}
-    until = _moment(about.get("until"))
+    stored = counts.paused if isinstance(counts.paused, Mapping) else {}
+    until = stored_moment(stored.get("until"))
     if until is not None and until <= counts.at:
         return None  # it is over; the next claim removes it
-    return Pause(str(about.get("by", "")), str(about.get("reason", "")), _moment(about.get("since")), until)
+    return Pause(str(stored.get("by", "")), str(stored.get("reason", "")), stored_moment(stored.get("since")), until)
 
 
-def _moment(milliseconds: Any) -> dt.datetime | None:
+def stored_moment(milliseconds: Any) -> dt.datetime | None:
+    """The moment that somebody stored; None when it is none, such as of another version."""
     try:
         return from_milliseconds(milliseconds)
     except (TypeError, ValueError, OverflowError, OSError):

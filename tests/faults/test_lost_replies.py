@@ -502,7 +502,7 @@ def test_consumer_gets_what_it_was_given_while_no_reply_came(proxy, queue, throu
 
 @pytest.mark.parametrize("kind", ["hold request", "lose reply"])
 def test_put_many_says_what_is_in_doubt_and_that_can_be_put_again(proxy, queue, through, monkeypatch, kind):
-    monkeypatch.setattr("django_srq.queue.safe_redis_queue.BATCH", 2)
+    monkeypatch.setattr("django_srq.queue.puts.BATCH", 2)
     remote, payloads = through(queue), ["a", "b", "marked", "d", "e"]
     proxy.arm(kind, b"marked", times=1000)
     with giving_up(proxy, remote, 20 * SOON) as caught:  # in which the first batch is carried out

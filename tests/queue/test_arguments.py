@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import datetime as dt
+from collections.abc import Callable
 from decimal import Decimal
 
 import pytest
@@ -10,8 +12,11 @@ import redis
 
 from django_srq import ConfigurationError, InvalidArgument, SafeRedisQueue, queues
 from django_srq.exceptions import RetryLater, UnknownQueue, shown
+from django_srq.management.arguments import number_in
+from django_srq.queue.arguments import OPTIONS as OPTIONS_BY_NAME
 from django_srq.queue.backoff import Backoff
 from django_srq.testing import isolated_queues, run_all
+from django_srq.values import COUNTS, COUNTS_FROM_0, DELAYS, PRIORITIES, SECONDS
 
 NOW = dt.datetime.now(dt.UTC)
 
@@ -104,6 +109,35 @@ def test_what_does_not_fit_as_an_option_of_a_queue_is_a_configuration_error(name
     for value in values:
         with pytest.raises(ConfigurationError, match=name):
             SafeRedisQueue(**{name: value})
+
+
+def refusal(call: Callable[..., object], *args: object, **options: object) -> str:
+    """What is said of a value that is wrong; empty when it is right."""
+    try:
+        call(*args, **options)
+    except (ConfigurationError, argparse.ArgumentTypeError) as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("name", OPTIONS_BY_NAME)
+def test_constructor_settings_and_command_line_agree_about_a_value(settings, name):
+    numbers = OPTIONS_BY_NAME[name]
+    for value in [-1, 0, 0.5, 1, 10**9, 10**9 + 1, 10**299, 10**300, float("inf"), float("nan")]:
+        settings.SRQ_QUEUES = {"orders": {"URL": "redis://localhost", name.upper(): value}}
+        said = [
+            refusal(SafeRedisQueue, **{name: value}),
+            refusal(queues.__getitem__, "orders"),
+            refusal(number_in(numbers), str(value)),
+        ]
+        assert all(numbers.name in words for words in said) or not any(said), (value, said)
+
+
+@pytest.mark.parametrize("numbers", [SECONDS, DELAYS, COUNTS, COUNTS_FROM_0, PRIORITIES], ids=lambda one: one.name)
+@pytest.mark.parametrize("text", ["", "x", "nan", "inf", "1e11", "1" * 5000, "-101", "0x1"])
+def test_the_command_line_says_which_numbers_are_right(numbers, text):
+    with pytest.raises(argparse.ArgumentTypeError, match=f"^must be {numbers.name}, not '{text}'; see below$"):
+        number_in(numbers, "; see below")(text)
 
 
 # What a queue's connections come from, and what has no effect beside it.

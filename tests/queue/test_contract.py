@@ -886,7 +886,7 @@ def test_batch_that_does_not_fit_is_refused_as_a_whole(make_queue):
 
 
 def test_put_many_that_ends_midway_says_what_is_there(make_queue, monkeypatch):
-    monkeypatch.setattr("django_srq.queue.safe_redis_queue.BATCH", 2)
+    monkeypatch.setattr("django_srq.queue.puts.BATCH", 2)
     queue = make_queue(max_length=5)
     with pytest.raises(QueueFull, match=r"is full: 4 items .*; 4 of 6 items were put$") as caught:
         queue.put_many("abcdef")
@@ -904,7 +904,7 @@ def test_other_errors_tell_of_no_put(make_queue):
 
 
 def test_put_many_with_own_uids_can_be_repeated_as_a_whole(make_queue, out, monkeypatch):
-    monkeypatch.setattr("django_srq.queue.safe_redis_queue.BATCH", 2)
+    monkeypatch.setattr("django_srq.queue.puts.BATCH", 2)
     small, large = make_queue(max_length=2), make_queue()
     with pytest.raises(QueueFull):
         small.put_many("abc", uids=["one", "two", "three"])
@@ -1340,7 +1340,7 @@ def test_move_keeps_the_priority(queue, target):
 
 
 def test_move_leaves_no_slots_in_the_target(queue, target, client, monkeypatch):
-    monkeypatch.setattr("django_srq.queue.safe_redis_queue.BATCH", 2)
+    monkeypatch.setattr("django_srq.queue.moves.BATCH", 2)
     queue.put_many("abcde")
     assert queue.move(target) == 5
     assert not [slot for slot in client.hkeys(target.keys["slots"]) if b"move" in slot]
@@ -1432,7 +1432,7 @@ def test_push_and_pop_are_deprecated_aliases(queue, out):
 @pytest.fixture
 def idle(server_url, prefix, client, queue_class, monkeypatch) -> Iterator[SimpleNamespace]:
     """A consumer that never looks by itself, but only when it is woken or something is due."""
-    monkeypatch.setattr("django_srq.queue.safe_redis_queue.LOOK", 600)
+    monkeypatch.setattr("django_srq.queue.gets.LOOK", 600)
     patient = Patient(client_from_url(server_url, client_name=prefix), timeout=PATIENT)
     queue = queue_class(name=prefix, link=patient, autoclean_interval=600)
 

@@ -682,7 +682,7 @@ def test_span(seconds, said):
 
 def test_every_kind_has_a_state():
     blocking = {kind for kind, level in verdicts.LEVELS.items() if level == "error"}
-    assert blocking | {"ok", "paused", "late", "abandoned", "failing"} == set(verdicts.STATES)
+    assert blocking | {"ok", "paused", "late", "abandoned", "failing"} == set(verdicts.QUEUE_STATES)
 
 
 def test_long_texts_are_cut():

@@ -6,9 +6,10 @@ from collections.abc import Iterable
 
 from django_srq import Item, SafeRedisQueue
 from django_srq.operations import StoredItem
+from django_srq.queue import gets
 from django_srq.transport.sansio import run
 
 
 def decoded(queue: SafeRedisQueue, found: Iterable[StoredItem]) -> list[Item]:
     """Those that can be decoded; the queue sets aside the others."""
-    return run(queue._decode(found))
+    return run(gets.decoded(queue, found))

@@ -38,10 +38,12 @@ from django_srq.consumer import (
     with_fresh_connections,
 )
 from django_srq.consumer.processes import first_process, inheritance
+from django_srq.management.arguments import number_in
 from django_srq.management.base import ERROR, USAGE, QueueCommand
-from django_srq.operations import BATCH
+from django_srq.queue.arguments import BATCH_SIZES
 from django_srq.queue.item import Item
 from django_srq.registry import Queue
+from django_srq.values import COUNTS, COUNTS_FROM_0, SECONDS
 
 logger = logging.getLogger("django_srq.consumer")
 LEVELS = {0: logging.ERROR, 1: logging.INFO, 2: logging.INFO, 3: logging.DEBUG}  # by --verbosity
@@ -49,29 +51,7 @@ BESIDE = "DJANGO_SRQ_BESIDE"  # environment variable: the id of the process that
 SIZES = {"": 20, "K": 10, "M": 20, "G": 30}  # powers of two; a bare number is MiB
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number above 0, not {text!r}")
-    return int(text)
-
-
-def _number(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"must be a whole number from 0 on, not {text!r}")
-    return int(text)
-
-
-def _prefetch(text: str) -> int:
-    if (number := _count(text)) > BATCH:
-        raise argparse.ArgumentTypeError(f"must be at most {BATCH}, not {text!r}")
-    return number
-
-
-def _seconds(text: str) -> float:
-    with contextlib.suppress(ValueError):
-        if 0 < (seconds := float(text)) < 10**9:
-            return seconds
-    raise argparse.ArgumentTypeError(f"must be a number of seconds above 0, not {text!r}")
+_count, _seconds = number_in(COUNTS), number_in(SECONDS)
 
 
 def _patience(text: str) -> float:
@@ -109,7 +89,12 @@ class Command(QueueCommand):
             help="alias of a queue; with weights, as in high=5 low=1, items are taken in that proportion",
         )
         add = parser.add_argument
-        add("--processes", type=_number, default=1, help="child processes; 0 handles the items in this process")
+        add(
+            "--processes",
+            type=number_in(COUNTS_FROM_0),
+            default=1,
+            help="child processes; 0 handles the items in this process",
+        )
         add("--threads", type=_count, default=1, help="how many items each process handles at once")
         add(
             "--concurrency",
@@ -119,7 +104,7 @@ class Command(QueueCommand):
         )
         add(
             "--prefetch",
-            type=_prefetch,
+            type=number_in(BATCH_SIZES),
             metavar="N",
             help="items to claim at once (default: 1, or more if all of them together take less than 5 ms)",
         )

@@ -9,12 +9,12 @@ from django.core.management.base import CommandError, CommandParser
 
 from django_srq.management.arguments import moment
 from django_srq.management.base import USAGE
-from django_srq.management.bulk import OperationCommand, Results
+from django_srq.management.bulk import EachQueueCommand, Results
 from django_srq.management.report import Row
 from django_srq.registry import Queue
 
 
-class Command(OperationCommand):
+class Command(EachQueueCommand):
     help = "Pause queues: consumers finish the items that they hold, and take no more. Items can still be put."
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -47,9 +47,9 @@ class Command(OperationCommand):
             was_paused = not queue.pause(reason, by=who, until=end)
             row.update(paused=True, was_paused=was_paused, until=end, by=who)
 
-        outcome = Results()
-        self.on_each(self.chosen(queues, all_queues), pause, outcome)
-        self.finish(outcome, format)
+        results = Results()
+        self.on_each(self.chosen(queues, all_queues), pause, results)
+        self.finish(results, format)
 
 
 def _end(queue: Queue, until: dt.datetime | dt.timedelta | None) -> dt.datetime | None:

@@ -11,9 +11,8 @@ from django_srq.management.base import USAGE
 from django_srq.management.bulk import BulkCommand, Preview
 from django_srq.management.dead import Choice
 from django_srq.management.report import Row
+from django_srq.queue.places import PURGEABLE
 from django_srq.registry import Queue
-
-STATES = ("ready", "delayed", "dead")
 
 
 class Command(BulkCommand):
@@ -26,7 +25,7 @@ class Command(BulkCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
-        parser.add_argument("--state", choices=STATES, help="only items in this state; without it, all three")
+        parser.add_argument("--state", choices=PURGEABLE, help="only items in this state; without it, all three")
         dead.add_arguments(parser)
 
     def handle(
@@ -48,15 +47,15 @@ class Command(BulkCommand):
         self.choice = Choice(error=error, older_than=older_than, limit=limit)
         self.bulk(self.chosen(queues), format=format, dry_run=dry_run, interactive=interactive)
 
-    def plan(self, plan: Preview) -> None:
-        counts = plan.queue.counts()
+    def preview(self, preview: Preview) -> None:
+        counts = preview.queue.counts()
         if self.state == "dead":
-            plan.items, plan.details = dead.count(plan.queue, self.choice)
+            preview.items, preview.details = dead.count(preview.queue, self.choice)
         else:
-            states = [self.state] if self.state else STATES
-            plan.items = sum(counts[state] for state in states)
-            plan.details = [", ".join(f"{counts[state]:,} {state}" for state in states)] if plan.items else []
-        plan.row.update(purged=plan.items, spared_in_flight=counts["in_flight"])
+            states = [self.state] if self.state else PURGEABLE
+            preview.items = sum(counts[state] for state in states)
+            preview.details = [", ".join(f"{counts[state]:,} {state}" for state in states)] if preview.items else []
+        preview.row.update(purged=preview.items, spared_in_flight=counts["in_flight"])
 
     def question(self, items: str, names: str) -> str:
         return f"Permanently delete {items} of {names}?"

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
@@ -11,33 +10,15 @@ from typing import Any, TypeVar
 from django.core.management.base import CommandError, CommandParser
 
 from django_srq.exceptions import PayloadError, SRQError
+from django_srq.management.arguments import number_in
 from django_srq.management.base import USAGE, QueueCommand
-from django_srq.operations import BATCH
+from django_srq.queue.calls import batches
+from django_srq.values import DELAYS, PRIORITIES
 
 T = TypeVar("T")
 
 CHUNK = 1 << 18  # bytes of standard input at a time, at most; a pipe has 64 KiB ready
 NOTHING = object()  # the item of a blank line between lines of JSON
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1
-    if not 0 <= seconds < 10**10:
-        raise argparse.ArgumentTypeError(f"must be a number of seconds from 0 on, not {text!r}")
-    return seconds
-
-
-def _priority(text: str) -> int:
-    try:
-        priority = int(text)
-    except ValueError:
-        priority = 1000
-    if not -100 <= priority <= 100:
-        raise argparse.ArgumentTypeError(f"must be a whole number from -100 to 100, not {text!r}")
-    return priority
 
 
 class Command(QueueCommand):
@@ -47,8 +28,10 @@ class Command(QueueCommand):
         parser.add_argument("queue", help="alias of the queue")
         parser.add_argument("payload", nargs="*", help="a payload, as text")
         parser.add_argument("--json", action="store_true", help="the payloads are JSON")
-        parser.add_argument("--delay", type=_seconds, default=0, help="seconds until the items are ready")
-        parser.add_argument("--priority", type=_priority, default=0, help="-100 to 100; higher is served first")
+        parser.add_argument("--delay", type=number_in(DELAYS), default=0, help="seconds until the items are ready")
+        parser.add_argument(
+            "--priority", type=number_in(PRIORITIES), default=0, help="-100 to 100; higher is served first"
+        )
         parser.add_argument(
             "--uid",
             help="a uid of your own, for a single payload; adds nothing while an item of that uid is in the queue",
@@ -63,7 +46,7 @@ class Command(QueueCommand):
         if not payload and sys.stdin is None:
             raise CommandError("Standard input is closed: name payloads.", returncode=USAGE)
 
-        def put(items: list[Any]) -> list[str]:
+        def put(items: Sequence[Any]) -> list[str]:
             if uid is None:
                 return target.put_many(items, delay=delay, priority=priority)
             return [target.put(item, uid=uid, delay=delay, priority=priority) for item in items]
@@ -86,7 +69,7 @@ class Command(QueueCommand):
         self.stdout.flush()
         return number
 
-    def _from_lines(self, parse: Callable[[str], Any], *, skip_blank: bool) -> Iterator[list[Any]]:
+    def _from_lines(self, parse: Callable[[str], Any], *, skip_blank: bool) -> Iterator[Sequence[Any]]:
         encoding = sys.stdin.encoding
 
         def read(line: bytes) -> Any:
@@ -113,19 +96,18 @@ def _json(text: str) -> Any:
         raise ValueError(f"not JSON: {text[:80]!r} ({error})") from error
 
 
-def _batches(what: str, arrivals: Iterable[list[T]], read: Callable[[T], Any]) -> Iterator[list[Any]]:
+def _batches(what: str, arrivals: Iterable[list[T]], read: Callable[[T], Any]) -> Iterator[Sequence[Any]]:
     """The items, in batches for one call. An item that cannot be read is an error once those before it were yielded."""
     numbers, wrong = count(1), None
     for arrival in arrivals:
         items = []
-        for one, number in zip(arrival, numbers, strict=False):
+        for entry, number in zip(arrival, numbers, strict=False):
             try:
-                if (item := read(one)) is not NOTHING:
+                if (item := read(entry)) is not NOTHING:
                     items.append(item)
             except ValueError as error:
                 wrong = PayloadError(f"{what} {number}: {error}")
                 break
-        for start in range(0, len(items), BATCH):
-            yield items[start : start + BATCH]
+        yield from batches(items)
         if wrong:
             raise wrong

@@ -20,9 +20,9 @@ class Command(BulkCommand):
     ) -> None:
         self.bulk(self.chosen(queues, all_queues), format=format, dry_run=dry_run, interactive=interactive)
 
-    def plan(self, plan: Preview) -> None:
-        plan.items = plan.queue.ended_leases()
-        plan.row.update(leases=plan.items, ready=None if plan.items else 0)
+    def preview(self, preview: Preview) -> None:
+        preview.items = preview.queue.ended_leases()
+        preview.row.update(leases=preview.items, ready=None if preview.items else 0)
 
     def question(self, items: str, names: str) -> str:
         return f"Recover {items} of {names}? An item that a consumer is still working on would be handled twice."

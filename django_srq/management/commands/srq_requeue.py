@@ -46,12 +46,12 @@ class Command(BulkCommand):
         self.choice = Choice(error=error, older_than=older_than, limit=limit)
         self.bulk(self.chosen(queues), format=format, dry_run=dry_run, interactive=interactive)
 
-    def plan(self, plan: Preview) -> None:
+    def preview(self, preview: Preview) -> None:
         if self.uids:
-            plan.items = plan.queue.states(*self.uids).count("dead")
+            preview.items = preview.queue.states(*self.uids).count("dead")
         else:
-            plan.items, plan.details = dead.count(plan.queue, self.choice)
-        plan.row["requeued"] = plan.items
+            preview.items, preview.details = dead.count(preview.queue, self.choice)
+        preview.row["requeued"] = preview.items
 
     def question(self, items: str, names: str) -> str:
         return f"Requeue {items} of {names}?"

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import time
@@ -11,11 +10,13 @@ from django.core.management.base import CommandError, CommandParser
 from django.template.defaultfilters import filesizeformat
 
 from django_srq import conf, status
+from django_srq.management.arguments import number_in
 from django_srq.management.base import UNREACHABLE, QueueCommand
 from django_srq.management.report import aligned
 from django_srq.status import QueueReport, ServerReport, Snapshot
 from django_srq.status.verdicts import readable
 from django_srq.transport.link import TIMEOUT
+from django_srq.values import SECONDS
 
 WATCH = 2.0  # seconds between two updates
 HOME, END_OF_LINE, REST = "\x1b[H", "\x1b[K", "\x1b[J"  # to the top; delete to the end of the line, of the screen
@@ -35,18 +36,6 @@ COLUMNS: dict[str, Callable[[QueueReport], object]] = {
 WORDS, STATE = 2, 1  # number of columns with words, at the left; the one with the state
 
 
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0
-    if not 0 < seconds < 10**6:
-        raise argparse.ArgumentTypeError(
-            f"must be a number of seconds above 0, not {text!r}; name queues before --watch"
-        )
-    return seconds
-
-
 class Command(QueueCommand):
     help = (
         "Show whether anything is wrong with the queues, and what is in them. "
@@ -64,7 +53,7 @@ class Command(QueueCommand):
         parser.add_argument(
             "--watch",
             nargs="?",
-            type=_seconds,
+            type=number_in(SECONDS, "; name queues before --watch"),
             const=WATCH,
             metavar="SECONDS",
             help=f"refresh every so many seconds ({WATCH:g} by default), until Ctrl-C",

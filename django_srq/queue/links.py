@@ -1,0 +1,36 @@
+"""How the constructor of a queue makes its link."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import redis
+
+from django_srq.queue import arguments
+from django_srq.transport.clients import client_from_arguments, client_from_url, is_embedded
+from django_srq.transport.link import TIMEOUT, Link, embedded_link
+
+
+def link_of(
+    args: Sequence[Any],
+    link: Link | None,
+    client: redis.Redis | None,
+    url: str | None,
+    timeout: float | None,
+    options: dict[str, Any],
+) -> Link:
+    """The link given, or one for what else was given: a client, a URL, or arguments of ``redis.Redis``."""
+    if link is not None:
+        arguments.without_effect("link", args, options, client=client, url=url, timeout=timeout)
+        return link
+    seconds = timeout or TIMEOUT
+    if client is not None:
+        arguments.without_effect("client", args, options, url=url)
+        return Link(client, timeout=seconds)
+    if url is None:
+        return Link(client_from_arguments(*args, **options), timeout=seconds)
+    arguments.without_effect("url", args, ())
+    if is_embedded(url):
+        return embedded_link(url, timeout=seconds, **options)
+    return Link(client_from_url(url, **options), timeout=seconds)

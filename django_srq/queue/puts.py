@@ -1,0 +1,123 @@
+"""How ``put`` and ``put_many`` put items. ``SafeRedisQueue`` describes their arguments and results."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from django_srq import operations, signals
+from django_srq.exceptions import DuplicateItem, InvalidArgument, OutcomeUnknown, QueueFull, SRQError
+from django_srq.operations import BATCH, Call, PutReply
+from django_srq.operations.identifiers import new_uid
+from django_srq.queue import arguments
+from django_srq.queue.calls import send
+from django_srq.queue.serializers import dump
+from django_srq.signals import Announcement
+from django_srq.transport.sansio import Steps
+
+if TYPE_CHECKING:
+    from django_srq.queue.safe_redis_queue import SafeRedisQueue
+
+
+class Terms(NamedTuple):
+    """What the items of one call have in common."""
+
+    due: float | dt.datetime
+    priority: int
+    headers: bytes  # their entry in the key "headers"
+
+
+def terms_of(
+    queue: SafeRedisQueue,
+    delay: float | dt.timedelta,
+    eta: dt.datetime | None,
+    priority: int,
+    headers: Mapping[str, str] | None,
+) -> Terms:
+    due = arguments.due_of(delay, eta, queue.alias)
+    if headers is None and priority == 0 and type(priority) is int:
+        return Terms(due, 0, b"")
+    level = arguments.priority_of(priority, queue.alias)
+    encoded = operations.encode_headers(arguments.headers_of(headers, queue.alias), priority=level)
+    return Terms(due, level, encoded)
+
+
+def prepare(queue: SafeRedisQueue, item: Any, uid: str | None, terms: Terms) -> tuple[str, list[Call[PutReply]]]:
+    chosen = new_uid() if uid is None else arguments.uid_of(uid, queue.alias)
+    put = chosen, _dumped(queue, item), terms.headers
+    return chosen, [_call(queue, [put], terms, own=uid is not None)]
+
+
+def put(queue: SafeRedisQueue, uid: str, calls: Iterable[Call[PutReply]], strict: bool) -> Steps[str]:
+    (state,) = yield from add(queue, calls, [uid])
+    if strict and state:
+        raise DuplicateItem(f"queue {queue.alias!r}: {uid} is there already ({state})", uid=uid, state=state)
+    return uid
+
+
+def put_many(queue: SafeRedisQueue, items: Iterable[Any], uids: Iterable[str] | None, terms: Terms) -> Steps[list[str]]:
+    payloads = [_dumped(queue, item) for item in arguments.list_of(items, "items", queue.alias)]
+    chosen = [new_uid() for _ in payloads] if uids is None else _chosen(queue, uids, len(payloads))
+    puts = [(uid, payload, terms.headers) for uid, payload in zip(chosen, payloads, strict=True)]
+    done = 0
+    # Batches are bounded by bytes too, so that other clients get their turn in between.
+    for batch in operations.cut(puts, (sum(map(len, put)) for put in puts), BATCH):
+        following = chosen[done : done + len(batch)]
+        try:
+            yield from add(queue, [_call(queue, batch, terms, own=uids is not None)], following)
+        except SRQError as error:
+            _tell_of_all(error, chosen[:done], following, len(chosen))
+            raise
+        done += len(batch)
+    return chosen
+
+
+def add(queue: SafeRedisQueue, calls: Iterable[Call[PutReply]], uids: Sequence[str]) -> Steps[list[str]]:
+    """Send the calls; per item "" when it was added, else the state that its uid already has."""
+    states: list[str] = []
+    for call in calls:
+        reply = yield from send(queue, call)
+        if reply.full_at is not None:
+            length = f"{reply.full_at} items ready and delayed"
+            raise QueueFull(f"queue {queue.alias!r} is full: {length}, the limit is {queue.max_length}")
+        if signals.item_put.receivers:  # usually an empty list, which is quicker to see than with has_listeners
+            yield from _announce(queue, uids[len(states) :], reply.states)
+        states += reply.states
+    return states
+
+
+def _announce(queue: SafeRedisQueue, uids: Sequence[str], states: Sequence[str]) -> Steps[None]:
+    if signals.item_put.has_listeners(type(queue)):
+        for uid, state in zip(uids, states, strict=False):
+            if not state:
+                yield Announcement(signals.item_put, type(queue), queue=queue.alias, uid=uid)
+
+
+def _call(
+    queue: SafeRedisQueue, puts: Sequence[tuple[str, bytes, bytes]], terms: Terms, *, own: bool
+) -> Call[PutReply]:
+    return operations.put(
+        queue.keys, puts, own=own, priority=terms.priority, due=terms.due, max_length=queue.max_length
+    )
+
+
+def _dumped(queue: SafeRedisQueue, payload: Any) -> bytes:
+    return dump(queue.serializer, payload, queue=queue.alias, limit=queue.max_payload_bytes)
+
+
+def _chosen(queue: SafeRedisQueue, uids: Iterable[str], number: int) -> list[str]:
+    chosen = arguments.uids_of(arguments.list_of(uids, "uids", queue.alias), queue.alias)
+    if len(chosen) != number:
+        raise InvalidArgument(f"queue {queue.alias!r}: {number} items need as many uids, not {len(chosen)}")
+    return chosen
+
+
+def _tell_of_all(error: SRQError, put: list[str], following: list[str], number: int) -> None:
+    """Add to the error of a batch what became of the whole ``put_many``."""
+    error.put = put
+    doubt = ""
+    if isinstance(error, OutcomeUnknown):
+        error.in_doubt = following
+        doubt = f", {len(following)} may have been"
+    error.args = (f"{error}; {len(put)} of {number} items were put{doubt}",)

@@ -1,0 +1,107 @@
+"""How deliveries end: acks, failures, releases, and what happens at the end of a ``processing`` block."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+
+from django_srq import operations
+from django_srq.exceptions import Discard, RetryLater
+from django_srq.operations import FAILED_ALIKE, Failed
+from django_srq.queue import arguments, failure
+from django_srq.queue.backoff import delay_after
+from django_srq.queue.calls import batches, send
+from django_srq.queue.item import Item
+from django_srq.runtime.completion import completed, wait_here
+from django_srq.transport.sansio import Steps, run
+
+if TYPE_CHECKING:
+    from django_srq.queue.safe_redis_queue import SafeRedisQueue
+
+
+def ack(queue: SafeRedisQueue, item: Item | str) -> Steps[bool]:
+    return (yield from send(queue, operations.ack(queue.keys, [arguments.ref_of(item, queue.alias)])))[0]
+
+
+def ack_many(queue: SafeRedisQueue, items: Iterable[Item | str]) -> Steps[list[bool]]:
+    refs = [arguments.ref_of(item, queue.alias) for item in arguments.list_of(items, "items", queue.alias)]
+    flags: list[bool] = []
+    for batch in batches(refs):
+        flags += yield from send(queue, operations.ack(queue.keys, batch))
+    return flags
+
+
+def fail(
+    queue: SafeRedisQueue, item: Item | str, error: BaseException | str | None, delay: float | dt.timedelta
+) -> Steps[str | None]:
+    return (yield from fail_many(queue, [item], error, delay))[0]
+
+
+def fail_many(
+    queue: SafeRedisQueue, items: Iterable[Item | str], error: BaseException | str | None, delay: float | dt.timedelta
+) -> Steps[list[str | None]]:
+    seconds = arguments.seconds_of(delay, "delay", queue.alias)
+    known = arguments.error_of(error, queue.alias)
+    described = b"" if known is None else failure.describe(known)
+    listed = arguments.list_of(items, "items", queue.alias)
+    failed = [Failed(arguments.ref_of(item, queue.alias), described, seconds) for item in listed]
+    states: list[str | None] = []
+    for batch in batches(failed, FAILED_ALIKE):
+        states += yield from send(queue, operations.fail_many(queue.keys, batch, max_deliveries=queue.max_deliveries))
+    return states
+
+
+def extend(queue: SafeRedisQueue, item: Item | str, seconds: float | None) -> Steps[bool]:
+    lease = queue.lease if seconds is None else arguments.lease_of(seconds, queue.alias)
+    recover = queue.autoclean_interval is not None
+    ref = arguments.ref_of(item, queue.alias)
+    return (yield from send(queue, operations.extend(queue.keys, [ref], lease=lease, recover=recover)))[0]
+
+
+def release(queue: SafeRedisQueue, item: Item | str) -> Steps[bool]:
+    return (yield from send(queue, operations.release(queue.keys, [arguments.ref_of(item, queue.alias)])))[0]
+
+
+def settle(queue: SafeRedisQueue, item: Item, error: BaseException | None = None) -> Steps[bool]:
+    """Settle an item after its block, which raised ``error`` or nothing. Returns whether the error ends here."""
+    if item and (error is None or isinstance(error, Discard)):
+        yield from ack(queue, item)
+    elif item:
+        yield from fail(queue, item, error, delay_after(error, queue.backoff, item.deliveries))
+    return isinstance(error, RetryLater | Discard)
+
+
+class Processing(AbstractContextManager[Item]):
+    """What ``processing`` returns: a context manager, or a decorator that runs each call of a function in one."""
+
+    def __init__(self, queue: SafeRedisQueue, timeout: float) -> None:
+        self._queue, self._timeout = queue, timeout
+
+    def __enter__(self) -> Item:
+        self._block = self._processing()
+        return self._block.__enter__()
+
+    def __exit__(self, *error: Any) -> bool | None:
+        return self._block.__exit__(*error)
+
+    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(function)
+        def in_a_block(*args: Any, **kwargs: Any) -> Any:
+            with Processing(self._queue, self._timeout):
+                return completed(function(*args, **kwargs), wait_here)
+
+        return in_a_block
+
+    @contextmanager
+    def _processing(self) -> Iterator[Item]:
+        item = self._queue.get(self._timeout)
+        try:
+            yield item
+        except BaseException as error:
+            if not run(settle(self._queue, item, error)):
+                raise
+        else:
+            run(settle(self._queue, item))
