@@ -185,13 +185,13 @@ class Command(QueueCommand):
         supervisor = Supervisor(
             subscriptions,
             plan,
-            rest=close_connections,
+            on_idle=close_connections,
             before_fork=inheritance.close_all,
             heartbeat=Heartbeat(heartbeat) if heartbeat else None,
         )
         code = supervisor.run()
-        if supervisor.last_words:
-            raise CommandError(supervisor.last_words, returncode=ERROR)
+        if supervisor.failure:
+            raise CommandError(supervisor.failure, returncode=ERROR)
         if code:
             sys.exit(code)
 
