@@ -532,6 +532,12 @@ def test_consumer_runs_inline(queue):
     assert seen == [b"a", b"b", b"c"]
 
 
+@pytest.mark.parametrize("argument", [{"burst": True}, {"burst": False}, {"max_items": 1}])
+def test_an_argument_beside_the_options_would_have_no_effect(queue, argument):
+    with pytest.raises(TypeError, match="give them there"):
+        InProcessConsumer([Subscription(queue, print)], options=ConsumerOptions(burst=True), **argument)
+
+
 def test_the_ack_of_one_item_goes_with_the_claim_of_the_next(queue, client):
     queue.put_many(range(10))
     before = client.info("commandstats").get("cmdstat_evalsha", {}).get("calls", 0)
