@@ -123,6 +123,22 @@ def test_what_a_dead_child_held_is_delivered_again_at_once(project, told, deed, 
     assert queue.audit() == []
 
 
+def test_no_forked_process_makes_a_script(project, told):
+    """It would take some milliseconds, in which the items of a dead child wait for their next delivery."""
+    queue = told()
+    project.add_to_settings(
+        "import os\nfrom django_srq.operations import scripts\nstripped = scripts._stripped\n"
+        "def say_and_strip(text):\n    from tests.support.handlers import _say\n"
+        "    _say(f'made {os.getpid()}')\n    return stripped(text)\nscripts._stripped = say_and_strip"
+    )
+    queue.put_many([{"do": "exit", "name": "it"}, {"do": "raise"}])
+    project.say("on")
+    process = project.start("srq_consume", "--max-items", "3")
+    process.communicate(timeout=60)
+    assert queue.snapshot().stats["crashed"] == queue.snapshot().stats["failed"] == 1
+    assert {line for line in project.lines() if line.startswith("made")} == {f"made {process.pid}"}
+
+
 def test_an_item_that_keeps_killing_is_set_aside_with_the_evidence(project, told):
     queue = told(MAX_CRASHES=2)
     uid = queue.put({"do": "exit", "once": False})

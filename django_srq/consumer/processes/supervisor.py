@@ -94,6 +94,7 @@ class Supervisor:
 
         1: it could not go on (``failure``); 128 + number: a second signal; 75: running items were cut; else 0.
         """
+        self._spawner.prepare()
         with self._signals, self._logging_in_keeper():
             try:
                 self._supervise()
