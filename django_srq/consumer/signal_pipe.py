@@ -74,9 +74,9 @@ class SignalPipe:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             dispositions.ignore(number)
         os.close(self._reading)
-        forks.keep(self)
+        forks.keep_private(self)
 
-    def let_go(self) -> None:
+    def close_in_fork(self) -> None:
         """In a fork of a child: close the pipe, as this process must not wake the supervisor."""
         os.close(self._writing)
         self._writing = -1

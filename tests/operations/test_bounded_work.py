@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from django_srq import SafeRedisQueue, operations
-from django_srq.consumer import ConsumerOptions, InProcessConsumer, Subscription, adapted
+from django_srq.consumer import ConsumerOptions, InProcessConsumer, Subscription, adapt
 from django_srq.operations import ClaimReply
 from django_srq.transport.clients import client_from_url
 from django_srq.transport.link import Link
@@ -155,7 +155,7 @@ def test_arguments_of_a_list_of_which_each_item_has_its_own_error(make_queue, co
     def refuse(payloads):
         return {place: ValueError(f"no {payload}") for place, payload in enumerate(payloads)}
 
-    subscription = Subscription(queue, adapted(refuse, batch=True), batch=1000, lease=600)
+    subscription = Subscription(queue, adapt(refuse, batch=True), batch=1000, lease=600)
     assert InProcessConsumer([subscription], options=ConsumerOptions(burst=True)).run() == 1000
     assert queue.counts()["dead"] == 1000
     assert 3900 < max(counting.counted) <= ARGUMENTS

@@ -96,7 +96,7 @@ class ChildMain:
         dispositions.take(signal.SIGTERM, lambda number: self._take_no_more())
         dispositions.unignore()
         groups.do_without_terminal()
-        forks.keep(self)
+        forks.keep_private(self)
 
     def _start_threads(self) -> None:
         # A thread of its own renews the leases that the keeper did not renew in time; it may be stopped. While a
@@ -116,7 +116,7 @@ class ChildMain:
         within = self._options.grace if self._stop_at is None else self._stop_at - time.monotonic()
         leave(code, consumer=self._id, within=within - min(SOONER, self._options.grace / 10))
 
-    def let_go(self) -> None:
+    def close_in_fork(self) -> None:
         """In a fork that a handler made: close the pipe, as the supervisor does not talk to that process."""
         os.close(self._control_fd)
         self._control_fd = -1

@@ -26,7 +26,7 @@ _SCRIPTS = ("ack", "claim", "crashed", "extend", "fail", "register", "release", 
 
 
 class Spawner:
-    """Has what a forked process needs. It is the supervisor that decides when to fork."""
+    """Starts the processes; the supervisor decides when."""
 
     def __init__(
         self,

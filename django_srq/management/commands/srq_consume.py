@@ -23,7 +23,7 @@ from django_srq.consumer import (
     StopConsuming,
     Subscription,
     Supervisor,
-    adapted,
+    adapt,
     close_connections,
     databases,
     forks,
@@ -246,8 +246,8 @@ class Command(QueueCommand):
         """The ``handle`` of a subscription."""
         if handler is None:
             return Printer(self.stdout).print
-        handler = forks.kept_out(handler, asynchronous=is_asynchronous(handler))
-        handle = adapted(handler, on_loop=True, batch=batch > 1)
+        handler = forks.end_in_forks(handler, asynchronous=is_asynchronous(handler))
+        handle = adapt(handler, on_loop=True, batch=batch > 1)
         return handle if is_asynchronous(handler) else with_fresh_connections(handle)
 
 
