@@ -3,6 +3,7 @@ from __future__ import annotations
 import argparse
 import atexit
 import contextlib
+import dataclasses
 import logging
 import os
 import re
@@ -260,15 +261,4 @@ def _touch(heartbeat: Path) -> None:
 
 
 def _consumer_options(options: dict[str, Any]) -> ConsumerOptions:
-    names = (
-        "processes",
-        "threads",
-        "concurrency",
-        "prefetch",
-        "burst",
-        "max_items",
-        "max_memory",
-        "time_limit",
-        "grace",
-    )
-    return ConsumerOptions(**{name: options[name] for name in names})
+    return ConsumerOptions(**{field.name: options[field.name] for field in dataclasses.fields(ConsumerOptions)})
