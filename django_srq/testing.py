@@ -15,7 +15,7 @@ from django.conf import settings
 from django.test.utils import override_settings
 
 from django_srq import conf, queues
-from django_srq.consumer import adapted
+from django_srq.consumer import adapt
 from django_srq.exceptions import ConfigurationError, InvalidArgument, shown
 from django_srq.operations import Command, Keys, key_types
 from django_srq.queue.item import Item
@@ -58,7 +58,7 @@ def run_all(alias: str, *, limit: int | None = None) -> list[Item]:
     if handler is None:
         raise ConfigurationError(f"SRQ_QUEUES[{alias!r}] has no HANDLER to run.")
     batch = queue.config.handler_batch > 1  # here in lists of one item
-    handle = adapted(handler, batch=batch)
+    handle = adapt(handler, batch=batch)
     handled: list[Item] = []
     while limit is None or len(handled) < limit:
         with queue.processing(timeout=-1) as item:

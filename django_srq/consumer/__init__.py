@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from django_srq.consumer.databases import close_connections
-from django_srq.consumer.handler import adapted, is_asynchronous, with_fresh_connections
+from django_srq.consumer.handler import adapt, is_asynchronous, with_fresh_connections
 from django_srq.consumer.in_process import Cut, InProcessConsumer
 from django_srq.consumer.options import ConsumerOptions
 from django_srq.consumer.probes import Heartbeat
@@ -18,7 +18,7 @@ __all__ = [
     "StopConsuming",
     "Subscription",
     "Supervisor",
-    "adapted",
+    "adapt",
     "close_connections",
     "is_asynchronous",
     "with_fresh_connections",

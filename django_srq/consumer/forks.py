@@ -19,28 +19,28 @@ from typing import Any, NoReturn, Protocol
 class Private(Protocol):
     """A resource of this process, such as a pipe, that a fork of it must close."""
 
-    def let_go(self) -> None: ...
+    def close_in_fork(self) -> None: ...
 
 
 _private: weakref.WeakSet[Private] = weakref.WeakSet()
 
 
-def keep(thing: Private) -> None:
-    """Keep a resource to this process: in a fork, its ``let_go`` is called. Only a weak reference is kept."""
-    _private.add(thing)
+def keep_private(resource: Private) -> None:
+    """Have ``close_in_fork`` called in a fork of this process. This has only a weak reference to the resource."""
+    _private.add(resource)
 
 
-def _let_go() -> None:
-    for thing in list(_private):
-        thing.let_go()
+def _close_all() -> None:
+    for resource in list(_private):
+        resource.close_in_fork()
     _private.clear()
 
 
-os.register_at_fork(after_in_child=_let_go)
+os.register_at_fork(after_in_child=_close_all)
 
 
-def kept_out(handler: Callable[..., Any], *, asynchronous: bool) -> Callable[..., Any]:
-    """A handler that returns in this process only; in a fork that it made, its end is the end of the process."""
+def end_in_forks(handler: Callable[..., Any], *, asynchronous: bool) -> Callable[..., Any]:
+    """The handler, as a function that returns in this process only. In a fork that it made, it ends the process."""
 
     @functools.wraps(handler, updated=())
     def handle(*args: Any, **kwargs: Any) -> Any:

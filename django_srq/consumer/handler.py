@@ -25,14 +25,14 @@ T = TypeVar("T")
 def is_asynchronous(handler: Callable[..., Any]) -> bool:
     """Whether a handler visibly needs an event loop: an ``async def``, or an object whose ``__call__`` is one.
 
-    A decorator may hide that. Then it shows only when the handler is called; ``adapted`` awaits its result too.
+    A decorator may hide that. Then it shows only when the handler is called; ``adapt`` awaits its result too.
     """
     while isinstance(handler, partial):
         handler = handler.func
     return iscoroutinefunction(handler) or iscoroutinefunction(getattr(type(handler), "__call__", None))  # noqa: B004
 
 
-def adapted(handler: Callable[..., Any], *, on_loop: bool = False, batch: bool = False) -> Callable[[Any], Any]:
+def adapt(handler: Callable[..., Any], *, on_loop: bool = False, batch: bool = False) -> Callable[[Any], Any]:
     """A user's handler, as a function of the item.
 
     The handler gets the payload, and ``item`` if its signature has such a parameter. The function returns once the
@@ -41,7 +41,7 @@ def adapted(handler: Callable[..., Any], *, on_loop: bool = False, batch: bool =
     the caller's database transaction. batch: a function of a list of items, which returns the errors of items that
     failed, by their index; the handler gets the list of payloads, and ``items`` if its signature has such a parameter.
     """
-    call = _with_list(handler) if batch else _with_one(handler)
+    call = _with_payloads(handler) if batch else _with_payload(handler)
     wait = _wait_on_loop if on_loop else wait_here
 
     def handle(item: Any) -> None:
@@ -55,19 +55,19 @@ def adapted(handler: Callable[..., Any], *, on_loop: bool = False, batch: bool =
     return handle_all if batch else handle
 
 
-def carry_out(handle: Callable[[Any], Any], given: Any) -> Any:
+def carry_out(handle: Callable[[Any], Any], argument: Any) -> Any:
     """Call the ``handle`` of a subscription. Returns its result, once that is there; awaits it if needed. Blocks."""
-    outcome = handle(given)
+    outcome = handle(argument)
     return None if outcome is None else completed(outcome, _wait_on_loop)
 
 
-def _with_one(handler: Callable[..., Any]) -> Callable[[Item], Any]:
+def _with_payload(handler: Callable[..., Any]) -> Callable[[Item], Any]:
     if _names(handler, "item"):
         return lambda item: handler(item.payload, item=item)
     return lambda item: handler(item.payload)
 
 
-def _with_list(handler: Callable[..., Any]) -> Callable[[list[Item]], Any]:
+def _with_payloads(handler: Callable[..., Any]) -> Callable[[list[Item]], Any]:
     if _names(handler, "items"):
         return lambda items: handler([item.payload for item in items], items=items)
     return lambda items: handler([item.payload for item in items])
@@ -79,7 +79,7 @@ def errors_of(outcome: Any, n: int) -> Mapping[int, Exception]:
         return {}
     errors = dict(outcome) if isinstance(outcome, Mapping) else None
     if errors is not None and all(
-        isinstance(place, int) and 0 <= place < n and isinstance(error, Exception) for place, error in errors.items()
+        isinstance(index, int) and 0 <= index < n and isinstance(error, Exception) for index, error in errors.items()
     ):
         return errors
     raise TypeError(
@@ -99,13 +99,13 @@ def with_fresh_connections(handle: Callable[[Any], Any]) -> Callable[[Any], Any]
     if any(connection.connection is not None for connection in connections.all(initialized_only=True)):
         _note_connection()
 
-    def handle_with(given: Any) -> Any:
+    def handle_with(argument: Any) -> Any:
         if _opened:
             # As Django's close_old_connections and reset_queries, but in one loop: finding the connections costs most.
             for connection in ours():
                 connection.queries_log.clear()
                 connection.close_if_unusable_or_obsolete()
-        return handle(given)
+        return handle(argument)
 
     return handle_with
 
@@ -114,7 +114,7 @@ _opened = False  # whether this process has ever opened a database connection: u
 
 
 # Not an Event, which has a lock: a lock that is held during a fork stays locked in the child for ever.
-def _note_connection(**about: object) -> None:
+def _note_connection(**kwargs: object) -> None:
     global _opened
     _opened = True
 

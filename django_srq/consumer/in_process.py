@@ -34,16 +34,19 @@ class InProcessConsumer:
         self,
         subscriptions: Sequence[Subscription],
         *,
-        burst: bool = False,
+        burst: bool | None = None,
         max_items: int | None = None,
         options: ConsumerOptions | None = None,
-        rest: Callable[[], None] = lambda: None,
+        on_idle: Callable[[], None] = lambda: None,
     ) -> None:
-        """burst: end when no item is ready. max_items: end after so many items. Both are ignored if options are given.
+        """burst: end when no item is ready. max_items: end after so many items. Both are fields of the options, too.
 
-        rest: called in each thread when it has nothing to do for now.
+        on_idle: called in each thread when it has nothing to do for now.
         """
-        options = options or ConsumerOptions(burst=burst, max_items=max_items)
+        if options is None:
+            options = ConsumerOptions(burst=bool(burst), max_items=max_items)
+        elif burst is not None or max_items is not None:
+            raise TypeError("burst and max_items are fields of the options: give them there, not beside the options")
         self.id = f"c{secrets.token_hex(5)}"
         self._ledger = Worker.table(subscriptions, options, claim_slots(self.id)[0])
         about = {"processes": 0, "threads": options.threads, "concurrency": options.concurrency}
@@ -55,7 +58,7 @@ class InProcessConsumer:
             options=options,
             report=Outage().report,
             max_items=options.max_items,
-            rest=rest,
+            rest=on_idle,
         )
 
     @property

@@ -47,20 +47,20 @@ class SignalPipe:
         watched.register(self._reading, select.POLLIN)
         watched.poll(min(seconds, LONGEST_WAIT) * 1000)
 
-    def taken(self) -> list[int]:
+    def read(self) -> list[int]:
         """The signals that came since the last call. Does not block."""
         try:
             return [number for number in os.read(self._reading, 4096) if number]
         except BlockingIOError:
             return []
 
-    def poke(self) -> None:
+    def wake(self) -> None:
         """End the loop's wait, from a child process. Does not block."""
         with suppress(OSError):  # the pipe is full, so the wait ends anyway; or the supervisor is gone
             os.write(self._writing, b"\0")
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def hold_back(self) -> Iterator[None]:
         """Hold signals back within the block; they come afterwards. A child that is forked here gets only its own."""
         before = signal.pthread_sigmask(signal.SIG_BLOCK, self.NUMBERS)
         try:
@@ -74,9 +74,9 @@ class SignalPipe:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             dispositions.ignore(number)
         os.close(self._reading)
-        forks.keep(self)
+        forks.keep_private(self)
 
-    def let_go(self) -> None:
+    def close_in_fork(self) -> None:
         """In a fork of a child: close the pipe, as this process must not wake the supervisor."""
         os.close(self._writing)
         self._writing = -1

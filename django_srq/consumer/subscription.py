@@ -90,6 +90,6 @@ class Rotation:
     def _by_weight(self) -> list[Subscription]:
         weights = [subscription.weight or 1 for subscription in self._subscriptions]
         self._credit = [credit + weight for credit, weight in zip(self._credit, weights, strict=True)]
-        order = sorted(range(len(weights)), key=lambda place: -self._credit[place])
+        order = sorted(range(len(weights)), key=lambda index: -self._credit[index])
         self._credit[order[0]] -= sum(weights)
-        return [self._subscriptions[place] for place in order]
+        return [self._subscriptions[index] for index in order]

@@ -396,10 +396,11 @@ def test_a_signal_finishes_the_item_in_hand(project, number):
     assert queues["slow"].counts() == {"ready": 1, "in_flight": 0, "delayed": 0, "dead": 0}
 
 
+@pytest.mark.parametrize("processes", ["0", "1"])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_second_signal_cuts_the_item(project, number, code):
+def test_a_second_signal_cuts_the_item(project, number, code, processes):
     queues["slow"].put("a")
-    process = project.start("srq_consume", "slow")
+    process = project.start("srq_consume", "slow", "--processes", processes)
     project.said("begin a 1")
     process.send_signal(number)
     wait_for(lambda: "stopping" in process.stderr.readline(), "a word about the first signal")
@@ -530,6 +531,12 @@ def test_consumer_runs_inline(queue):
     seen: list[object] = []
     assert InProcessConsumer([Subscription(queue, lambda item: seen.append(item.payload))], burst=True).run() == 3
     assert seen == [b"a", b"b", b"c"]
+
+
+@pytest.mark.parametrize("argument", [{"burst": True}, {"burst": False}, {"max_items": 1}])
+def test_an_argument_beside_the_options_would_have_no_effect(queue, argument):
+    with pytest.raises(TypeError, match="give them there"):
+        InProcessConsumer([Subscription(queue, print)], options=ConsumerOptions(burst=True), **argument)
 
 
 def test_the_ack_of_one_item_goes_with_the_claim_of_the_next(queue, client):

@@ -14,7 +14,7 @@ from django_srq import SafeRedisQueue, operations
 from django_srq.consumer import ConsumerOptions, InProcessConsumer, Subscription, Supervisor
 from django_srq.consumer.leases import Leases
 from django_srq.consumer.ledger import HELD, Ledger
-from django_srq.consumer.processes.child import Child
+from django_srq.consumer.processes.child_handle import ChildHandle
 from django_srq.consumer.worker import prefetch
 from django_srq.consumer.worker.claims import _Asked
 from django_srq.consumer.worker.worker import Worker
@@ -570,7 +570,7 @@ def test_what_a_dead_child_had_begun_to_read_may_be_what_killed_it(queue):
     ledger.ask(0, 1)
     ledger.read()
     queue.link.call(queue.claim("c1.1", lease=LONG), queue="q", slot=Slot(b"c1.1", 1))
-    account_for(Supervisor([Subscription(queue, print)], ConsumerOptions()), Child("c1.1", 0, ledger, 0))
+    account_for(Supervisor([Subscription(queue, print)], ConsumerOptions()), ChildHandle("c1.1", 0, ledger, 0))
     assert [(item.uid, item.delivery.crashes) for item in queue.items()] == [(uid, 1)]
 
 

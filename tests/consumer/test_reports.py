@@ -116,7 +116,7 @@ def test_a_reporter_that_cannot_be_started_now_is_started_later(queue, caplog):
     def fork() -> int:
         raise BlockingIOError("too many processes")
 
-    reports = Reports(fork, poke=lambda: None, others=list)
+    reports = Reports(fork, wake_supervisor=lambda: None, pipe_ends=list)
     reports.append(Report(queue, operations.release(queue.keys, [])))
     reports.send()
     reports.send()
@@ -156,9 +156,9 @@ def test_a_successor_begins_when_the_items_of_its_predecessor_are_back(project, 
     """Or it would take the next one, or find nothing and take that for the end of a burst."""
     queue = told()
     project.add_to_settings(
-        "import time\nfrom django_srq.consumer.processes import reports\ntelling = reports.tell\n"
-        "def late(given):\n    time.sleep(0.4)\n    return telling(given)\n"
-        "reports.tell = late"
+        "import time\nfrom django_srq.consumer.processes import reports\nattempts = reports.attempts\n"
+        "def late(given):\n    time.sleep(0.4)\n    return attempts(given)\n"
+        "reports.attempts = late"
     )
     for name, deed in (("it", "exit"), ("next", "nothing")):
         queue.put({"do": deed, "name": name})

@@ -18,7 +18,7 @@ from django_srq.consumer import ConsumerOptions, InProcessConsumer, Subscription
 from django_srq.consumer.clock import lease_time
 from django_srq.consumer.leases import Leases
 from django_srq.consumer.ledger import FAILED, HELD, RUNNING
-from django_srq.consumer.processes.child import Child
+from django_srq.consumer.processes.child_handle import ChildHandle
 from django_srq.consumer.processes.supervisor import Supervisor
 from django_srq.consumer.worker.claims import Answer, Claims
 from django_srq.consumer.worker.worker import Worker
@@ -487,7 +487,7 @@ def test_what_an_owed_claim_took_is_not_blamed_for_a_handler_s_death(pair, monke
         call = pair.here.claim("c1", lease=LONG)
         (item,) = decoded(pair.here, pair.here.link.call(call, queue="q").found)
         one._ledger.start(one._ledger.hold(1, DeliveryRef(item.uid, item.token), until=lease_time() + LONG)[0])
-    account_for(Supervisor(subscriptions, ConsumerOptions()), Child("c1", 0, one._ledger, 0))
+    account_for(Supervisor(subscriptions, ConsumerOptions()), ChildHandle("c1", 0, one._ledger, 0))
     assert [item.delivery.crashes for item in pair.there.items("ready")] == [int(not is_at_work)]
     assert [item.delivery.crashes for item in pair.here.items("ready")] == [1] * is_at_work
 

@@ -23,9 +23,10 @@ from django_srq.consumer.clock import lease_time
 from django_srq.consumer.leases import Leases
 from django_srq.consumer.ledger import Ledger
 from django_srq.consumer.probes import interval
-from django_srq.consumer.processes.child import STOP, Child
+from django_srq.consumer.processes.child_handle import STOP, ChildExit, ChildHandle
 from django_srq.consumer.processes.keeper import NAME
-from django_srq.consumer.processes.reports import tell
+from django_srq.consumer.processes.reports import attempts
+from django_srq.consumer.processes.seats import Seats
 from django_srq.operations import DeliveryRef
 from tests.support.decoding import decoded
 from tests.support.proxy import Proxy
@@ -122,6 +123,22 @@ def test_what_a_dead_child_held_is_delivered_again_at_once(project, told, deed, 
     assert queue.audit() == []
 
 
+def test_no_forked_process_makes_a_script(project, told):
+    """It would take some milliseconds, in which the items of a dead child wait for their next delivery."""
+    queue = told()
+    project.add_to_settings(
+        "import os\nfrom django_srq.operations import scripts\nstripped = scripts._stripped\n"
+        "def say_and_strip(text):\n    from tests.support.handlers import _say\n"
+        "    _say(f'made {os.getpid()}')\n    return stripped(text)\nscripts._stripped = say_and_strip"
+    )
+    queue.put_many([{"do": "exit", "name": "it"}, {"do": "raise"}])
+    project.say("on")
+    process = project.start("srq_consume", "--max-items", "3")
+    process.communicate(timeout=60)
+    assert queue.snapshot().stats["crashed"] == queue.snapshot().stats["failed"] == 1
+    assert {line for line in project.lines() if line.startswith("made")} == {f"made {process.pid}"}
+
+
 def test_an_item_that_keeps_killing_is_set_aside_with_the_evidence(project, told):
     queue = told(MAX_CRASHES=2)
     uid = queue.put({"do": "exit", "once": False})
@@ -146,7 +163,7 @@ def test_what_was_handled_but_not_acked_when_the_child_died_is_acked(queue):
     ledger.start(0)
     ledger.finish(0)
     ledger.start(2)
-    account_for(supervisor, Child("c1.1", 0, ledger, 0))
+    account_for(supervisor, ChildHandle("c1.1", 0, ledger, 0))
     found = [*queue.get_many(3), *queue.get_many(3)]  # what was in hand comes alone
     assert [(item.uid, item.deliveries) for item in found] == [(unstarted.uid, 1), (running.uid, 2)]
     assert queue.snapshot().stats["acked"] == 1
@@ -162,7 +179,7 @@ def test_a_death_while_a_failure_is_told_is_charged_to_the_item_unless_we_caused
     ledger.hold(0, DeliveryRef(item.uid, item.token), until=lease_time() + LONG)
     ledger.start(0)
     ledger.fail(0)
-    account_for(supervisor, Child("c1.1", 0, ledger, 0, killed_for=why), code=code)
+    account_for(supervisor, ChildHandle("c1.1", 0, ledger, 0, kill_reason=why), code=code)
     assert [(item.uid, item.deliveries, item.delivery.crashes) for item in queue.items()] == [(uid, 1, crashes)]
 
 
@@ -172,7 +189,7 @@ def test_what_a_child_claimed_but_had_no_time_to_write_down_comes_back(queue):
     slot = operations_slot("c1.1")
     claim = queue.claim("c1.1", lease=LONG)
     assert queue.link.call(claim, queue="q", slot=slot).found[0].uid == uid
-    account_for(supervisor, Child("c1.1", 0, Ledger(1), 0))
+    account_for(supervisor, ChildHandle("c1.1", 0, Ledger(1), 0))
     assert [(item.uid, item.delivery.crashes) for item in queue.items()] == [(uid, 1)]
 
 
@@ -183,7 +200,7 @@ def test_a_dead_child_may_have_died_of_the_reply_to_its_claim_behind_a_wait_once
     ledger.park(1, LONG)
     ledger.arriving = begun
     queue.link.call(queue.claim("c1.1", lease=LONG), queue="q", slot=operations_slot("c1.1.w"))
-    account_for(supervisor, Child("c1.1", 0, ledger, 0))
+    account_for(supervisor, ChildHandle("c1.1", 0, ledger, 0))
     assert [(item.uid, item.delivery.crashes) for item in queue.items()] == [(uid, int(begun))]
 
 
@@ -193,9 +210,9 @@ def test_what_a_child_that_came_to_its_end_never_knew_of_is_released(make_queue,
     uid = queue.put("a")
     supervisor = Supervisor([Subscription(queue, print)], ConsumerOptions())
     queue.link.call(queue.claim("c1.1", lease=LONG), queue="q", slot=operations_slot("c1.1"))
-    account_for(supervisor, Child("c1.1", 0, Ledger(1), 0), code=0)
+    account_for(supervisor, ChildHandle("c1.1", 0, Ledger(1), 0), code=0)
     assert not caplog.messages
-    assert not supervisor._events
+    assert not supervisor._events.waiting
     item = queue.get(-1)
     assert (item.uid, item.deliveries) == (uid, 1)
     assert queue.snapshot().stats.get("crashed", 0) == 0
@@ -204,7 +221,7 @@ def test_what_a_child_that_came_to_its_end_never_knew_of_is_released(make_queue,
 def test_a_claim_that_arrives_after_the_report_is_refused(queue):
     queue.put("a")
     supervisor = Supervisor([Subscription(queue, print)], ConsumerOptions())
-    account_for(supervisor, Child("c1.1", 0, Ledger(1), 0))
+    account_for(supervisor, ChildHandle("c1.1", 0, Ledger(1), 0))
     with pytest.raises(Exception, match="SRQLATE"):
         queue.link.call(queue.claim("c1.1", lease=LONG), queue="q", slot=operations_slot("c1.1"))
     assert len(queue) == 1
@@ -229,16 +246,16 @@ def taken(queue, consumer: str, n: int):
     return decoded(queue, queue.link.call(call, queue=queue.alias).found)
 
 
-def account_for(supervisor: Supervisor, child: Child, *, code: int = -9) -> None:
-    supervisor._account_for(child, "killed by SIGKILL", 0, code)
+def account_for(supervisor: Supervisor, child: ChildHandle, *, code: int = -9) -> None:
+    supervisor._post_mortem.examine(ChildExit(child, code, 0))
     wait_for(lambda: reported(supervisor), "the reports to be taken")
 
 
 def reported(supervisor: Supervisor) -> bool:
     """Do in this process what the supervisor's reporters do; whether nothing is left to be told."""
     reports = list(supervisor._reports)
-    for outcome in tell(reports):
-        supervisor._reports.settle(reports[outcome.place], outcome)
+    for outcome in attempts(reports):
+        supervisor._reports.settle(reports[outcome.position], outcome)
     return not supervisor._reports
 
 
@@ -315,7 +332,7 @@ def test_a_server_that_is_away_is_told_later_what_became_of_the_items(told):
         ledger.hold(0, DeliveryRef(item.uid, item.token), until=lease_time() + LONG)
         ledger.start(0)
         server.kill()
-        supervisor._account_for(Child("c1.1", 0, ledger, 0), "killed by SIGKILL", 0, -9)
+        supervisor._post_mortem.examine(ChildExit(ChildHandle("c1.1", 0, ledger, 0), -9, 0))
         assert not reported(supervisor)
         server.start()
         wait_for(lambda: reported(supervisor), "the report")
@@ -419,7 +436,7 @@ def test_a_child_that_cannot_be_started_now_is_started_later(project, told, monk
 def test_a_child_is_started_when_there_are_descriptors_again(project, told):
     queue = told()
     project.add_to_settings(
-        "import os, sys\npipe, left = os.pipe, {'_start': 4, 'start': 2}\n"
+        "import os, sys\npipe, left = os.pipe, {'start_child': 4, 'start': 2}\n"
         "def failing():\n    name = sys._getframe(1).f_code.co_name\n    left[name] = left.get(name, 0) - 1\n"
         "    if left[name] < 0:\n        return pipe()\n    raise OSError(24, 'Too many open files')\n"
         "os.pipe = failing"
@@ -442,7 +459,7 @@ def test_what_one_queue_refuses_to_hear_holds_up_no_other(make_queue, client):
     )
     ledger.hold(1, DeliveryRef(item.uid, item.token), until=lease_time() + LONG)
     ledger.start(0)
-    account_for(supervisor, Child("c1.1", 0, ledger, 0))
+    account_for(supervisor, ChildHandle("c1.1", 0, ledger, 0))
     assert [item.uid for item in other.items()] == [uid]
 
 
@@ -450,16 +467,16 @@ def test_what_one_queue_refuses_to_hear_holds_up_no_other(make_queue, client):
     ("handled", "code", "waits"),
     [(0, -signal.SIGSEGV, True), (1, -signal.SIGSEGV, False), (0, -signal.SIGKILL, False)],
 )
-def test_only_a_child_that_did_nothing_is_started_again_later(queue, monkeypatch, handled, code, waits):
-    monkeypatch.setattr("django_srq.consumer.processes.supervisor.time", SimpleNamespace(monotonic=lambda: 100.0))
-    supervisor = Supervisor([Subscription(queue, print)], ConsumerOptions())
-    (place,) = supervisor._places
+def test_only_a_child_that_did_nothing_is_started_again_later(monkeypatch, handled, code, waits):
+    monkeypatch.setattr("django_srq.consumer.processes.seats.time", SimpleNamespace(monotonic=lambda: 100.0))
+    seats = Seats(ConsumerOptions())
+    (seat,) = seats
     for _ in range(5):
-        child = place.child = Child("c1.1", 0, Ledger(1), 0, born=99.0)
+        child = seat.child = ChildHandle("c1.1", 0, Ledger(1), 0, born=99.0)
         child.ledger.live()
         child.ledger.count_handled(handled)
-        supervisor._vacate(place, child, code)
-    assert (place.due > 100.0) is waits
+        assert seats.vacate(ChildExit(child, code, 0)) is seat
+    assert (seat.due > 100.0) is waits
 
 
 def test_a_consumer_whose_children_never_come_up_says_so_and_ends(project, told):
@@ -838,21 +855,22 @@ def test_the_threads_of_a_process_do_not_hold_up_its_successor(project, told, re
 
 
 def test_there_are_never_more_than_two_children_for_each_place(listeners):
-    supervisor, _ = listeners()
-    first, second = (place.child for place in supervisor._places)
-    for place in supervisor._places:
-        place.child.ledger.full = True
-    supervisor._make_way()
-    assert [place.child for place in supervisor._places] == [None, None]
-    supervisor._places[0].child = third = Child("c1", 0, Ledger(1), first.line)
+    seats = listeners()[0]._seats
+    first, second = (seat.child for seat in seats)
+    for child in (first, second):
+        child.ledger.full = True
+    seats.make_way()
+    assert [seat.child for seat in seats] == [None, None]
+    seat = seats.vacant[0]
+    seat.child = third = ChildHandle("c1", 0, Ledger(1), first.control_fd)
     third.ledger.full = True
     for _ in range(2):
-        supervisor._to_replace = [third]
-        supervisor._enforce()
-        assert supervisor._children() == [third, first, second]
-    supervisor._leaving.remove(first)
-    supervisor._enforce()
-    assert supervisor._children() == [second, third]
+        seats.replace_all()
+        seats.make_way()
+        assert seats.children == [third, first, second]
+    seats.vacate(ChildExit(first, 0, 0))
+    seats.make_way()
+    assert seats.children == [second, third]
 
 
 def test_what_exceeds_the_time_limit_is_killed(project, told):
@@ -896,7 +914,7 @@ def test_only_what_exceeded_the_time_limit_is_blamed(queue):
     for index, item in enumerate(items):
         ledger.hold(0, DeliveryRef(item.uid, item.token), until=lease_time() + LONG)
         ledger.start(index)
-    account_for(supervisor, Child("c1.1", 0, ledger, 0, killed_for="killed: …", over_limit={1}))
+    account_for(supervisor, ChildHandle("c1.1", 0, ledger, 0, kill_reason="killed: …", over_limit={1}))
     assert [(item.deliveries, item.delivery.crashes) for item in queue.items()] == [(1, 1), (1, 0)]
 
 
@@ -1000,10 +1018,8 @@ def test_a_consumer_is_well_while_it_waits_within_a_long_grace(project, told, de
     """For its items, and for the threads of its handlers."""
     queue = told()
     beat = project.folder / "beat"
-    project.add_to_settings(
-        "from django_srq.consumer import probes; from django_srq.consumer.processes import supervisor"
-    )
-    project.add_to_settings("probes.HEARTBEAT, supervisor.STUCK = 0.1, 0.5")
+    project.add_to_settings("from django_srq.consumer import probes; from django_srq.consumer.processes import health")
+    project.add_to_settings("probes.HEARTBEAT, health.STUCK = 0.1, 0.5")
     queue.put({"do": deed, "name": "it"})
     process = project.start("srq_consume", "--grace", str(LONG), "--heartbeat-file", str(beat))
     began(project, "it")
@@ -1244,9 +1260,9 @@ def listeners(queue, line):
     def make():
         supervisor = Supervisor([Subscription(queue, print)], ConsumerOptions(processes=2))
         ends = [line() for _ in range(2)]
-        for place, (_, writing) in zip(supervisor._places, ends, strict=True):
-            place.child = Child("c1", 0, Ledger(1), writing)
-            place.child.ledger.live()
+        for seat, (_, writing) in zip(supervisor._seats, ends, strict=True):
+            seat.child = ChildHandle("c1", 0, Ledger(1), writing)
+            seat.child.ledger.live()
         return supervisor, [lambda reading=reading: heard(reading) for reading, _ in ends]
 
     return make
@@ -1261,12 +1277,18 @@ def heard(reading: int) -> bytes:
     return b"".join(words)
 
 
-@pytest.mark.parametrize("reason", ["told_to_stop", "killed_for"])
+def pass_on_events(supervisor: Supervisor) -> None:
+    for child in supervisor._seats.children:
+        child.flush()
+    supervisor._events.pass_on(supervisor._seats.children)
+
+
+@pytest.mark.parametrize("reason", ["stopping", "kill_reason"])
 def test_signals_are_sent_by_a_child_that_stays(listeners, reason):
     supervisor, (first, second) = listeners()
-    setattr(supervisor._places[0].child, reason, "it")
-    supervisor._events.append({"signal": "item_dead"})
-    supervisor._pass_on_events()
+    setattr(next(iter(supervisor._seats)).child, reason, "it")
+    supervisor._events.waiting.append({"signal": "item_dead"})
+    pass_on_events(supervisor)
     assert [first(), second()] == [b"", b'{"signal": "item_dead"}\n']
 
 
@@ -1274,14 +1296,14 @@ def test_signals_for_which_no_line_has_room_are_told_later(listeners):
     """None is lost or torn, and none waits for a child that does not listen while another does."""
     supervisor, listening = listeners()
     events = [{"signal": "item_dead", "number": number, "evidence": "x" * 5000} for number in range(100)]
-    supervisor._events.extend(events)
+    supervisor._events.waiting.extend(events)
     told = [b"", b""]
-    while supervisor._events or any(place.child.unsaid for place in supervisor._places):
-        supervisor._pass_on_events()
-        left = list(supervisor._events)
+    while supervisor._events.waiting or any(child.unsent for child in supervisor._seats.children):
+        pass_on_events(supervisor)
+        left = list(supervisor._events.waiting)
         assert left == events[len(events) - len(left) :]
-        supervisor._pass_on_events()
-        assert list(supervisor._events) == left  # nobody read since
+        pass_on_events(supervisor)
+        assert list(supervisor._events.waiting) == left  # nobody read since
         read = [listen() for listen in listening]
         assert any(read)
         told = [before + now for before, now in zip(told, read, strict=True)]
@@ -1293,19 +1315,19 @@ def test_signals_for_which_no_line_has_room_are_told_later(listeners):
 
 def test_what_is_longer_than_the_line_is_not_torn_by_what_comes_after(line):
     reading, writing = line()
-    child = Child("c1", 0, Ledger(1), writing)
+    child = ChildHandle("c1", 0, Ledger(1), writing)
     long = b"x" * 200_000 + b"\n"
-    assert child.tell(long)
+    assert child.send(long)
     words = heard(reading)  # there is room now, for more of it
-    assert not child.tell(b"next\n")
+    assert not child.send(b"next\n")
     words += heard(reading)
     child.stop()
     child.stop()
-    while not child.say_on():
+    while not child.flush():
         words += heard(reading)
     words += heard(reading)
     assert words == long + STOP
-    assert child.tell(b"next\n")
+    assert child.send(b"next\n")
     assert heard(reading) == b"next\n"
 
 
@@ -1313,7 +1335,7 @@ TOLD_ONLY = f"""
 from django_srq.consumer.processes.supervisor import Supervisor
 until = Supervisor._until_next
 # It does nothing that it is not told to do, but for calls that a busy machine makes it repeat.
-Supervisor._until_next = lambda self: until(self) if self._reports or self._wanted() else {LONG}
+Supervisor._until_next = lambda self: until(self) if self._reports or self._vacant() else {LONG}
 """
 # One write of more than PIPE_BUF (4096 bytes on Linux) may be cut off where the line is full.
 LONG_EVIDENCE = """

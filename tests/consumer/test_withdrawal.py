@@ -16,7 +16,7 @@ from django_srq import operations
 from django_srq.consumer import ConsumerOptions, Subscription
 from django_srq.consumer.clock import lease_time
 from django_srq.consumer.ledger import HELD, RUNNING, Ledger, Waiting
-from django_srq.consumer.processes.child import Child
+from django_srq.consumer.processes.child_handle import ChildHandle
 from django_srq.consumer.processes.supervisor import Supervisor
 from django_srq.consumer.processes.withdrawal import Withdrawal
 from django_srq.consumer.worker.claims import Answer
@@ -233,19 +233,24 @@ def test_what_a_claim_takes_after_it_was_withdrawn_is_given_back_too(queue, is_p
         Ledger(1, slot=b"c1.1"),
         os.pipe(),
     )
-    child = supervisor._places[0].child = Child("c1.1", os.getpid(), ledger, line)
+    seat = next(iter(supervisor._seats))
+    child = seat.child = ChildHandle("c1.1", os.getpid(), ledger, line)
     if is_parked:
         ledger.park(1, -1)
     else:
         ledger.ask(0, 1)
     slot, answers = Slot(b"c1.1.w" if is_parked else b"c1.1", 1), []
-    supervisor._send_reports = lambda: reported(supervisor)
+
+    def look() -> None:
+        supervisor._watch.look_for_waiting_items()
+        reported(supervisor)
+
     again = child.withdrawal.again
     child.withdrawal.again = lambda claim: (answers.append(claim), again(claim))
-    wait_for(lambda: supervisor._withdraw() or answers, "a withdrawal")
+    wait_for(lambda: look() or answers, "a withdrawal")
     found = queue.link.call(queue.claim("c1.1", lease=LONG, n=2), queue="q", slot=slot).found
     assert [one.uid for one in found] == [item.uid for item in queue.items("in_flight")]
-    wait_for(lambda: supervisor._withdraw() or queue.counts()["ready"] == 2, "what it took")
+    wait_for(lambda: look() or queue.counts()["ready"] == 2, "what it took")
     assert [(item.payload, item.deliveries) for item in queue.items()] == [(b"a", 0), (b"b", 0)]
     assert not (ledger.took_parked if is_parked else ledger.took)(1)
     assert not supervisor._reports

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from django_srq import SafeRedisQueue, operations
-from django_srq.consumer import ConsumerOptions, InProcessConsumer, Subscription, adapted
+from django_srq.consumer import ConsumerOptions, InProcessConsumer, Subscription, adapt
 from django_srq.operations import ClaimReply
 from django_srq.transport.sync_pool import SyncPool
 from tests.support.server_clock import now, pass_time
@@ -146,7 +146,7 @@ def test_arguments_of_a_list_of_which_each_item_has_its_own_error(make_queue, co
     def refuse(payloads):
         return {place: ValueError(f"no {payload}") for place, payload in enumerate(payloads)}
 
-    subscription = Subscription(queue, adapted(refuse, batch=True), batch=1000, lease=600)
+    subscription = Subscription(queue, adapt(refuse, batch=True), batch=1000, lease=600)
     assert InProcessConsumer([subscription], options=ConsumerOptions(burst=True)).run() == 1000
     assert queue.counts()["dead"] == 1000
     assert 3900 < max(counted) <= ARGUMENTS

@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from django_srq import Discard, RetryLater, queues
-from django_srq.consumer import ConsumerOptions, InProcessConsumer, Subscription, adapted
+from django_srq.consumer import ConsumerOptions, InProcessConsumer, Subscription, adapt
 from django_srq.queue.serializers import JSON
 from django_srq.testing import run_all
 from tests.support.project import Project
@@ -18,7 +18,7 @@ LONG = 600  # seconds; a lease that is not renewed during a test: calls are coun
 
 
 def consume(queue, handler, *, batch=10, **plan):
-    handle = adapted(handler, batch=True)
+    handle = adapt(handler, batch=True)
     return InProcessConsumer(
         [Subscription(queue, handle, batch=batch, lease=LONG)], options=ConsumerOptions(burst=True, **plan)
     ).run()
@@ -132,7 +132,7 @@ def test_no_call_asks_for_more_than_a_batch_of_calls(queue):
     """However many threads there are, and items left to handle."""
     queue.put_many(range(3000))
     seen: list[int] = []
-    subscription = Subscription(queue, adapted(lambda payloads: seen.append(len(payloads)), batch=True), batch=1000)
+    subscription = Subscription(queue, adapt(lambda payloads: seen.append(len(payloads)), batch=True), batch=1000)
     claims: list[int] = []
     claim = queue.claim
     queue.claim = lambda *args, n, **named: (claims.append(n), claim(*args, n=n, **named))[1]

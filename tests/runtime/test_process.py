@@ -353,14 +353,14 @@ def test_a_lock_that_a_thread_of_the_parent_has_does_not_stop_a_child(run, queue
 
 
 ON_ONE_LOOP = """
-from django_srq.consumer.handler import adapted
+from django_srq.consumer.handler import adapt
 from django_srq.queue.item import Item
 
 async def handle(payload):
     await asyncio.sleep(0)
     tell([f"{os.getpid()} {threading.get_ident()}"])
 
-handler = adapted(handle, on_loop=True)
+handler = adapt(handle, on_loop=True)
 handler(Item("uid", 1))
 join(child(handler, Item("uid", 2)))
 os._exit(0)

@@ -1,17 +1,15 @@
-"""A child process of the supervisor: ``Child``, as the supervisor knows it, and ``ChildMain``, which runs in it."""
+"""What runs in a child process of the supervisor."""
 
 from __future__ import annotations
 
 import gc
-import json
 import os
-import queue
 import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from functools import partial
 from typing import NoReturn
 
 from django_srq import signals
@@ -21,9 +19,10 @@ from django_srq.consumer.ledger import Ledger
 from django_srq.consumer.log import guarded
 from django_srq.consumer.options import ConsumerOptions
 from django_srq.consumer.processes import groups
+from django_srq.consumer.processes.child_handle import ASK, STOP
+from django_srq.consumer.processes.event_relay import EventSender
 from django_srq.consumer.processes.farewell import leave
 from django_srq.consumer.processes.orphan import Orphan
-from django_srq.consumer.processes.withdrawal import Withdrawal
 from django_srq.consumer.subscription import StopConsuming, Subscription
 from django_srq.consumer.worker.worker import Worker
 from django_srq.exceptions import SRQError
@@ -33,69 +32,10 @@ from django_srq.runtime import interruption
 logger = guarded("django_srq.consumer")
 
 SOONER = 0.5  # seconds by which a child ends before the supervisor would kill it, so that it can log what it cuts
-# The lines that the supervisor writes to a child; any other line is a Django signal to be sent, as JSON. ASK: note in
-# the ledger that you can hear.
-STOP, ASK = b"stop\n", b"ask\n"
-
-
-@dataclass
-class Child:
-    """A child as its supervisor knows it."""
-
-    id: str
-    pid: int
-    ledger: Ledger
-    line: int  # the pipe over which the supervisor talks to it; it ends when the supervisor dies
-    born: float = field(default_factory=time.monotonic)
-    told_to_stop: bool = False
-    killed_for: str = ""  # why the supervisor killed it; "": it did not
-    over_limit: set[int] = field(default_factory=set)  # generations of the entries that took too long
-    withdrawal: Withdrawal = field(init=False)
-    unsaid: bytes = b""  # to be written to the pipe before anything else: the rest of a line, a STOP
-
-    def __post_init__(self) -> None:
-        self.withdrawal = Withdrawal(self.ledger, lambda: self.tell(ASK), lambda: groups.is_stopped(self.pid))
-
-    def tell(self, line: bytes) -> bool:
-        """Write a line to the child; ``say_on`` writes the rest, if there is one. False: nothing was written.
-
-        Then the pipe is full or the child is dead. Does not block.
-        """
-        if not self.say_on():
-            return False
-        written = self._write(line)
-        if written:
-            self.unsaid = line[written:]
-        return written > 0
-
-    def stop(self) -> None:
-        if not self.told_to_stop:
-            self.told_to_stop = True
-            self.unsaid += STOP
-            self.say_on()
-
-    def say_on(self) -> bool:
-        """Write the rest of earlier lines; whether nothing is left. Does not block.
-
-        The child pokes the supervisor when it has read: then the pipe has room again.
-        """
-        self.unsaid = self.unsaid[self._write(self.unsaid) :]
-        return not self.unsaid
-
-    def _write(self, words: bytes) -> int:
-        """Write as many bytes as the pipe has room for; returns their number."""
-        try:
-            return os.write(self.line, words) if words else 0
-        except OSError:  # the child died; or the pipe is full, as a handler holds the interpreter's lock for long
-            return 0
-
-    def kill(self, why: str) -> None:
-        self.killed_for = self.killed_for or why
-        groups.kill(self.pid)
 
 
 class ChildMain:
-    """The child's own side: a worker, and a thread that listens to the supervisor."""
+    """A worker, and a thread that listens to the supervisor."""
 
     def __init__(
         self,
@@ -104,21 +44,20 @@ class ChildMain:
         ledger: Ledger,
         options: ConsumerOptions,
         *,
-        line: int,
-        poke: Callable[[], None],
+        control_fd: int,
+        wake_supervisor: Callable[[], None],
         max_items: int | None,
-        rest: Callable[[], None],
+        on_idle: Callable[[], None],
     ) -> None:
-        """poke: has the supervisor look at the ledger. line: the pipe that the supervisor writes to.
+        """control_fd: the pipe that the supervisor writes to. wake_supervisor: has the supervisor look at the ledger.
 
-        max_items: end after so many items; None: any number. rest: called in each thread when it has nothing to do.
+        max_items: end after so many items; None: any number. on_idle: called in each thread when it has nothing to do.
         """
-        self._ledger, self._line, self._poke = ledger, line, poke
-        self._id, self._subscriptions, self._options, self._rest = id, subscriptions, options, rest
-        self._orphaned = False
+        self._ledger, self._control_fd, self._wake_supervisor = ledger, control_fd, wake_supervisor
+        self._id, self._subscriptions, self._options = id, subscriptions, options
         self._stop_at: float | None = None  # the moment at which the grace is over
-        self._alone = threading.Event()  # set when the supervisor is gone
-        self._events: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._orphaned = threading.Event()  # set when the supervisor is gone
+        self._events = EventSender(on_idle)
         self._leases = Leases(id, subscriptions, lambda: [ledger])
         self._worker = Worker(
             subscriptions,
@@ -126,9 +65,9 @@ class ChildMain:
             consumer=id,
             options=options,
             report=self._report,
-            ready=poke,  # from now on this child can send signals for the supervisor
+            ready=wake_supervisor,  # from now on this child can send signals for the supervisor
             max_items=max_items,
-            rest=rest,
+            rest=on_idle,
             replaced=True,
         )
 
@@ -139,17 +78,9 @@ class ChildMain:
         # Objects from before the fork stay: to collect garbage among them would cost time, and copy their pages.
         gc.freeze()
         try:
-            dispositions.take(signal.SIGTERM, lambda number: self._take_no_more())
-            dispositions.unignore()
-            groups.do_without_terminal()
-            forks.keep(self)
+            self._prepare_process()
             signals.send(signals.child_started, SafeRedisQueue, consumer=self._id)
-            for target, name in (
-                (self._listen, "srq-listen"),
-                (self._send, "srq-events"),
-                (self._renew_overdue, "srq-leases"),
-            ):
-                threading.Thread(target=target, name=name, daemon=True).start()
+            self._start_threads()
             self._worker.run()
             code = 0
         except (SRQError, StopConsuming) as error:
@@ -157,9 +88,27 @@ class ChildMain:
         except BaseException:
             logger.exception("the worker failed")
         finally:
-            if self._orphaned:
+            if self._orphaned.is_set():
                 self._leases.sign_off()
             self._leave(code)
+
+    def _prepare_process(self) -> None:
+        dispositions.take(signal.SIGTERM, lambda number: self._take_no_more())
+        dispositions.unignore()
+        groups.do_without_terminal()
+        forks.keep_private(self)
+
+    def _start_threads(self) -> None:
+        # A thread of its own renews the leases that the keeper did not renew in time; it may be stopped. While a
+        # handler holds the interpreter's lock, that thread does not run either: then nobody renews. Keeper and child
+        # may renew at the same time, as a renewal only makes a lease longer, and only for its own delivery.
+        renew_overdue = partial(self._leases.renew_overdue_until, self._orphaned)
+        for name, target in (
+            ("srq-listen", self._listen),
+            ("srq-events", self._events.run),
+            ("srq-leases", renew_overdue),
+        ):
+            threading.Thread(target=target, name=name, daemon=True).start()
 
     def _leave(self, code: int) -> NoReturn:
         self._ledger.full = self._ledger.full or (code == 0 and self._stop_at is not None)
@@ -167,44 +116,35 @@ class ChildMain:
         within = self._options.grace if self._stop_at is None else self._stop_at - time.monotonic()
         leave(code, consumer=self._id, within=within - min(SOONER, self._options.grace / 10))
 
-    def let_go(self) -> None:
+    def close_in_fork(self) -> None:
         """In a fork that a handler made: close the pipe, as the supervisor does not talk to that process."""
-        os.close(self._line)
-        self._line = -1
+        os.close(self._control_fd)
+        self._control_fd = -1
 
     def _report(self, trouble: str) -> None:
         self._ledger.say(trouble)
-        self._poke()
+        self._wake_supervisor()
 
     def _listen(self) -> None:
-        heard = b""
-        while words := os.read(self._line, 65536):
-            self._poke()  # the pipe has room again
-            *lines, heard = (heard + words).split(b"\n")
+        unread = b""
+        while data := os.read(self._control_fd, 65536):
+            self._wake_supervisor()  # the pipe has room again
+            *lines, unread = (unread + data).split(b"\n")
             for line in lines:
-                self._hear(line + b"\n")
+                self._obey(line + b"\n")
         # The supervisor is gone, perhaps with the keeper: renew the leases here. Take no more items: when this child
         # dies, nothing starts another one.
-        self._orphaned = True
-        self._alone.set()
+        self._orphaned.set()
         self._stop()
         Orphan(self._id, self._subscriptions, self._ledger, self._options, self._leases.log).live(self._leases)
 
-    def _renew_overdue(self) -> None:
-        """Renew leases that the keeper did not renew in time; it may be stopped.
-
-        While a handler holds the interpreter's lock, this thread does not run either: then nobody renews. Keeper and
-        child may renew at the same time, as a renewal only makes a lease longer, and only for its own delivery.
-        """
-        self._leases.renew_overdue_until(self._alone)
-
-    def _hear(self, line: bytes) -> None:
+    def _obey(self, line: bytes) -> None:
         if line == STOP:
             self._stop()
         elif line == ASK:
             self._ledger.hear()
         else:
-            self._events.put(line)
+            self._events.add(line)
 
     def _take_no_more(self) -> None:
         self._stop_at = self._stop_at or time.monotonic() + self._options.grace
@@ -214,11 +154,3 @@ class ChildMain:
         self._take_no_more()
         with suppress(SRQError):  # the worker meets the same error, and reports it
             self._worker.give_back()
-
-    def _send(self) -> None:
-        """Send Django signals for the supervisor, which runs no code of the project's."""
-        named = {"item_recovered": signals.item_recovered, "item_dead": signals.item_dead}
-        while True:  # in a thread of its own: receivers may be slow
-            event = json.loads(self._events.get())
-            signals.send(named[event["signal"]], SafeRedisQueue, **event["about"])
-            self._rest()

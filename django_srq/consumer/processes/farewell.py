@@ -34,14 +34,15 @@ def leave(code: int, *, consumer: str, within: float) -> NoReturn:
 def _cut(code: int, consumer: str, within: float) -> None:
     time.sleep(max(LEAST, within))
     try:
-        saying = threading.Thread(target=_say_what_is_cut, args=[code, consumer], name="srq-leave-log", daemon=True)
-        saying.start()  # in a thread: the end must not wait for a log, nor for the streams that it writes to
-        saying.join(LEAST)
+        # In a thread: the end must not wait for a log, nor for the streams that it writes to.
+        log = threading.Thread(target=_log_cut_threads, args=[code, consumer], name="srq-leave-log", daemon=True)
+        log.start()
+        log.join(LEAST)
     finally:
         os._exit(code)
 
 
-def _say_what_is_cut(code: int, consumer: str) -> None:
+def _log_cut_threads(code: int, consumer: str) -> None:
     try:
         names = [thread.name for thread in threading.enumerate() if not thread.daemon and thread.is_alive()]
         names = [name for name in names if name != threading.main_thread().name] or ["exit functions"]

@@ -57,7 +57,7 @@ def _exit_code(child: int, signals: SignalPipe) -> int:
     """The exit code of the child, once it has ended; 128 + number if a signal killed it. Blocks."""
     while True:
         signals.wait(LONGEST_WAIT)
-        for number in signals.taken():
+        for number in signals.read():
             if number in PASSED_ON:
                 os.kill(child, number)
         groups.reap_orphans([child])

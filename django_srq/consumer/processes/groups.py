@@ -56,14 +56,14 @@ def kill_group(group: int) -> bool:
     return _send_all(group, signal.SIGKILL)
 
 
-def are_told() -> bool:
+def has_own_proc() -> bool:
     """Whether /proc describes the processes that this one can signal, and not those of another namespace (Linux)."""
     return os.path.exists("/proc/self") and os.readlink("/proc/self") == str(os.getpid())
 
 
 def is_stopped(pid: int) -> bool:
     """Whether a signal or a debugger has stopped that process. False where the system does not tell."""
-    if not are_told():
+    if not has_own_proc():
         return False
     try:
         return state_of(pid) in (b"T", b"t")
@@ -85,7 +85,7 @@ def lives(pid: int) -> bool:
         return False  # the child has not begun
     try:
         os.kill(pid, 0)
-        if not are_told():
+        if not has_own_proc():
             return True
         state = state_of(pid)
     except ProcessLookupError:
@@ -97,16 +97,16 @@ def lives(pid: int) -> bool:
 
 def _descendants(pid: int) -> Iterator[int]:
     """The descendants of a process; none where the system does not tell."""
-    if are_told():
-        yield from _below(pid)
+    if has_own_proc():
+        yield from _children_and_theirs(pid)
 
 
-def _below(pid: int) -> Iterator[int]:
+def _children_and_theirs(pid: int) -> Iterator[int]:
     with suppress(OSError):  # it has ended
         for thread in Path(f"/proc/{pid}/task").iterdir():
             for child in map(int, (thread / "children").read_text().split()):
                 yield child
-                yield from _below(child)
+                yield from _children_and_theirs(child)
 
 
 def _send(pid: int, number: int) -> None:

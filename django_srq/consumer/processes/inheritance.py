@@ -18,15 +18,15 @@ def close_all() -> None:
 
     Two processes with one socket would read each other's replies, and a fork has none of the threads that a pool needs.
     """
-    for close in _open():
+    for close in _close_functions():
         try:
             close()
         except Exception:  # close the others all the same
             logger.exception("cannot close a connection that the child processes would share")
 
 
-def _open() -> Iterator[Callable[[], None]]:
-    """For each of them, the function that closes it."""
+def _close_functions() -> Iterator[Callable[[], None]]:
+    """For each connection, cache and pool the function that closes it."""
     for connection in connections.all(initialized_only=True):
         yield connection.close
     for alias in connections:

@@ -25,7 +25,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 
 from django_srq.consumer.leases import LAST_LINES, Leases
 from django_srq.consumer.ledger import Ledger
@@ -35,6 +34,7 @@ from django_srq.consumer.probes import Heartbeat
 from django_srq.consumer.processes import groups
 from django_srq.consumer.processes.orphan import LOOK, Orphan
 from django_srq.consumer.subscription import Subscription
+from django_srq.runtime.process import set_title
 
 logger = logging.getLogger("django_srq.consumer")
 
@@ -235,7 +235,7 @@ class Keeper:
                 signal.signal(number, signal.SIG_IGN)
             for end in others:
                 os.close(end)
-            name_this_process(NAME)
+            set_title(NAME)
             os.write(beginning, UP)
             os.close(beginning)
             self.serve(line)
@@ -345,8 +345,3 @@ def _packed(record: logging.LogRecord) -> bytes:
         kept = {name: about[name] for name in ("name", "levelno", "levelname", "created", "msecs", "process")}
         line = json.dumps({**kept, "msg": about["msg"][:_CUT], "exc_text": error and error[-_CUT:]}).encode()
     return line + b"\n"
-
-
-def name_this_process(name: str) -> None:
-    with suppress(OSError):  # no Linux
-        Path("/proc/self/comm").write_text(name)

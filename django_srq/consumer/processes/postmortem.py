@@ -1,14 +1,99 @@
-"""The calls that settle the items of a child that ended without settling them itself."""
+"""What becomes of the items of a child that ended without settling them itself."""
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from django_srq import operations
-from django_srq.consumer.ledger import DONE, HELD, SENT, Entry
+from django_srq.consumer.ledger import DONE, FAILED, HELD, RUNNING, SENT, Entry
+from django_srq.consumer.log import guarded
+from django_srq.consumer.processes.child_handle import STOPPED, ChildExit, ChildHandle
+from django_srq.consumer.processes.event_relay import EventRelay
+from django_srq.consumer.processes.reports import Report, Reports
+from django_srq.consumer.subscription import Subscription
+from django_srq.consumer.worker.claims import claim_slots
 from django_srq.operations import Call, CrashReply, DeliveryRef
+from django_srq.queue import failure
 from django_srq.queue.safe_redis_queue import SafeRedisQueue
+
+logger = guarded("django_srq.consumer")
+
+
+class PostMortem:
+    """Reads the ledgers of children that have ended, and reports to the servers what became of the items."""
+
+    def __init__(self, subscriptions: Sequence[Subscription], reports: Reports, events: EventRelay) -> None:
+        self._subscriptions, self._reports, self._events = subscriptions, reports, events
+        self.cut_items = False  # whether items were cut at the end of the grace
+
+    def examine(self, exit: ChildExit) -> None:
+        entries = list(exit.child.ledger)
+        running = any(entry.state == RUNNING for entry in entries)
+        self.cut_items = self.cut_items or (running and exit.child.kill_reason == STOPPED)
+        for index, subscription in enumerate(self._subscriptions):
+            mine = [entry for entry in entries if entry.subscription == index]
+            for call in settlements(subscription.queue, mine):
+                self._reports.append(Report(subscription.queue, call))
+            # One call for each running item, with its own evidence. The last calls close the slots, and end the items
+            # of a claim that were never written down: they were not started, but one may have killed the child, such
+            # as a payload that is too large for its memory.
+            for entry in mine:
+                if entry.state in {RUNNING, FAILED}:
+                    self._end(exit, subscription.queue, "crash" if _is_to_blame(exit, entry) else "cut", entry=entry)
+            unread = _unread_claims(exit.child, index)
+            for slot in claim_slots(exit.child.id):
+                mode = "crash" if exit.unexplained and slot not in unread else "release"
+                self._end(exit, subscription.queue, mode, slot=slot)
+
+    def _end(
+        self, exit: ChildExit, queue: SafeRedisQueue, mode: str, *, entry: Entry | None = None, slot: bytes = b""
+    ) -> None:
+        evidence = failure.of_death(
+            exit.child.kill_reason or exit.description,
+            consumer=exit.child.id,
+            run_time=time.monotonic() - entry.started if entry else 0.0,
+            memory=exit.memory,
+        )
+        held = [entry.held] if entry else []
+        report = Report(queue, ending(queue, held, mode, evidence, slot=slot))
+        if mode != "release":
+            report.then = lambda reply: self._announce(queue, held, reply, json.loads(evidence))
+        self._reports.append(report)
+
+    def _announce(
+        self, queue: SafeRedisQueue, held: Sequence[DeliveryRef], reply: CrashReply, evidence: dict[str, Any]
+    ) -> None:
+        states = {ref.uid: state for ref, state in zip(held, reply.states, strict=True) if state} | dict(reply.found)
+        for uid, state in states.items():
+            logger.warning("%s state=%s queue=%s uid=%s", evidence["message"], state, queue.alias, uid)
+            self._events.add(state, queue=queue.alias, uid=uid, consumer=evidence["consumer"], evidence=evidence)
+
+
+def _is_to_blame(exit: ChildExit, entry: Entry) -> bool:
+    """Whether a child's end counts as a crash of that item, which was running."""
+    child = exit.child
+    suspect = not child.over_limit or entry.generation in child.over_limit
+    # FAILED: the child was telling the server. If that took too long, the server is to blame, not the item. But if the
+    # child died of itself, the item is.
+    begun = entry.state == RUNNING or (exit.unexplained and not child.ledger.fatal)
+    return child.kill_reason != STOPPED and suspect and begun
+
+
+def _unread_claims(child: ChildHandle, index: int) -> set[bytes]:
+    """The slots of claims that may have taken items of a subscription (its index), and whose replies are not to blame.
+
+    The child was not reading these replies when it died.
+    """
+    ledger, (own, parking) = child.ledger, claim_slots(child.id)
+    sent = ledger.asked is not None and not ledger.reading
+    # A child repeats a claim that is owed, and may have been reading its reply. But if a handler was at work, that is
+    # the likelier cause.
+    at_work = any(entry.state in {RUNNING, FAILED} for entry in ledger)
+    unread = {own} if sent or (at_work and any(owed == index for owed, _ in ledger.owed)) else set()
+    return unread | {parking} if ledger.parked and not ledger.arriving else unread
 
 
 def settlements(queue: SafeRedisQueue, entries: Sequence[Entry]) -> Iterator[Call[Any]]:

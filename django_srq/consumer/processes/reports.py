@@ -19,10 +19,10 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, NoReturn
 
 from django_srq.consumer.log import guarded
-from django_srq.consumer.processes.keeper import name_this_process
 from django_srq.exceptions import OutcomeUnknown, QueueUnavailable, SRQError
 from django_srq.operations import Call
 from django_srq.queue.safe_redis_queue import SafeRedisQueue
+from django_srq.runtime.process import set_title
 from django_srq.transport import names
 from django_srq.transport.link import Link
 from django_srq.transport.refusals import is_refusal
@@ -53,34 +53,34 @@ class Report:
 class Outcome(NamedTuple):
     """The outcome of an attempt at a report."""
 
-    place: int  # index of the report among those of its reporter
-    over: bool  # False: the call is to be made again
+    position: int  # of the report among those of its reporter
+    final: bool  # False: the call is to be made again
     reply: Any = None
     error: str = ""
 
 
-def tell(reports: Sequence[Report]) -> Iterator[Outcome]:
+def attempts(reports: Sequence[Report]) -> Iterator[Outcome]:
     """Make the calls of the reports for one server; yields their outcomes. Blocks.
 
     The reports of a queue keep their order, as the last ones about a child close its slots. After a refusal, the other
     reports of that queue are left; after a call without an answer, all others are. The next reporter tries these again.
     """
     refusing: set[SafeRedisQueue] = set()
-    for place, report in enumerate(reports):
+    for position, report in enumerate(reports):
         queue = report.queue
         if queue in refusing:
             continue
         try:
             reply = queue.link.call(report.call, queue=queue.alias, timeout=PATIENCE, slot=report.slot)
         except (QueueUnavailable, OutcomeUnknown) as error:
-            yield Outcome(place, over=False, error=str(error))
+            yield Outcome(position, final=False, error=str(error))
             if not is_refusal(error):
                 return
             refusing.add(queue)
         except SRQError as error:  # the server will not take it later either, and other reports wait behind it
-            yield Outcome(place, over=True, error=str(error))
+            yield Outcome(position, final=True, error=str(error))
         else:
-            yield Outcome(place, over=True, reply=reply)
+            yield Outcome(position, final=True, reply=reply)
 
 
 @dataclass
@@ -88,22 +88,22 @@ class _Reporter:
     """A process that makes the calls of the reports for one server, as the supervisor knows it."""
 
     pid: int
-    line: int  # the pipe over which it sends the outcomes
+    fd: int  # the pipe over which it sends the outcomes
     reports: Sequence[Report]
-    last_word: float = field(default_factory=time.monotonic)
-    _buffer: bytes = b""
+    last_message: float = field(default_factory=time.monotonic)
+    _unread: bytes = b""
 
     def messages(self) -> Iterator[Any]:
         """The messages since the last call: outcomes, and at the end the looked-up addresses. Does not block."""
         with suppress(BlockingIOError):
-            while words := os.read(self.line, 65536):
-                self._buffer += words
-                self.last_word = time.monotonic()
-        while len(self._buffer) >= _LENGTH.size:
-            end = _LENGTH.size + _LENGTH.unpack_from(self._buffer)[0]
-            if len(self._buffer) < end:
+            while data := os.read(self.fd, 65536):
+                self._unread += data
+                self.last_message = time.monotonic()
+        while len(self._unread) >= _LENGTH.size:
+            end = _LENGTH.size + _LENGTH.unpack_from(self._unread)[0]
+            if len(self._unread) < end:
                 return
-            message, self._buffer = self._buffer[_LENGTH.size : end], self._buffer[end:]
+            message, self._unread = self._unread[_LENGTH.size : end], self._unread[end:]
             yield pickle.loads(message)
 
     def has_ended(self) -> bool:
@@ -116,6 +116,11 @@ class _Reporter:
         with suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
 
+    def kill_if_hung(self) -> None:
+        if time.monotonic() >= self.last_message + HUNG:
+            self.kill()
+            self.last_message = time.monotonic()  # it may take its time to die
+
 
 @dataclass
 class _Server:
@@ -126,7 +131,7 @@ class _Server:
     due: float = NEVER  # the moment from which on the next reporter may be started
     pause: float = 0.0  # seconds before the next reporter, after one that left reports
 
-    def put_off(self) -> None:
+    def postpone(self) -> None:
         """Try the reports that are left again after a pause; reports that came meanwhile have made it due already."""
         self.pause = min(max(2 * self.pause, RETRY), LONGEST_RETRY) if self.owed else 0.0
         self.due = min(self.due, time.monotonic() + self.pause)
@@ -136,10 +141,17 @@ class Reports:
     """The reports that no server has taken yet."""
 
     def __init__(
-        self, fork: Callable[[], int], *, poke: Callable[[], None], others: Callable[[], Iterable[int]]
+        self,
+        fork: Callable[[], int],
+        *,
+        wake_supervisor: Callable[[], None],
+        pipe_ends: Callable[[], Iterable[int]],
     ) -> None:
-        """poke: has the supervisor call ``hear``. others: ends of the supervisor's pipes, which a reporter closes."""
-        self._fork, self._poke, self._others = fork, poke, others
+        """wake_supervisor: has the supervisor call ``collect``.
+
+        pipe_ends: the supervisor's ends of its pipes to other processes. A reporter closes them.
+        """
+        self._fork, self._wake_supervisor, self._pipe_ends = fork, wake_supervisor, pipe_ends
         self._servers: dict[Link, _Server] = {}
         self._troubles: dict[SafeRedisQueue, str] = {}
 
@@ -155,9 +167,9 @@ class Reports:
         return next(iter(self._troubles.values()), "")
 
     @property
-    def lines(self) -> list[int]:
+    def read_ends(self) -> list[int]:
         """The supervisor's ends of the pipes from the reporters. No other process needs them."""
-        return [reporter.line for reporter in self._reporters()]
+        return [reporter.fd for reporter in self._reporters()]
 
     @property
     def pids(self) -> list[int]:
@@ -165,8 +177,8 @@ class Reports:
 
     @property
     def next_moment(self) -> float:
-        """The moment at which there is something to do even if no poke comes."""
-        hung = [reporter.last_word + HUNG for reporter in self._reporters()]
+        """The moment at which there is something to do even if no reporter wakes the supervisor."""
+        hung = [reporter.last_message + HUNG for reporter in self._reporters()]
         idle = [server.due for server in self._servers.values() if server.owed and server.reporter is None]
         return min([*hung, *idle], default=NEVER)
 
@@ -181,27 +193,26 @@ class Reports:
         server.due = 0.0
 
     def send(self) -> None:
-        """Start the reporters that are due. Does not block."""
+        """Start the reporters that are due; ``collect`` reads their outcomes later. Does not block."""
         for server in self._servers.values():
             if server.owed and server.reporter is None and server.due <= time.monotonic():
                 try:
                     self._start(server)
                 except OSError as error:
                     logger.error("cannot start a process that tells a server what became of items: %s", error)
-                    server.put_off()
+                    server.postpone()
 
-    def hear(self) -> None:
+    def collect(self) -> None:
         """Read the messages of the reporters, reap those that ended, kill those that hang. Does not block."""
         for server in self._servers.values():
             if reporter := server.reporter:
                 ended = reporter.has_ended()  # asked before reading: if it has ended, all its messages are there
                 for message in reporter.messages():
-                    self._hear(reporter, message)
+                    self._take(reporter, message)
                 if ended:
-                    self._bury(server, reporter)
-                elif time.monotonic() >= reporter.last_word + HUNG:
-                    reporter.kill()
-                    reporter.last_word = time.monotonic()  # it may take its time to die
+                    self._remove(server, reporter)
+                else:
+                    reporter.kill_if_hung()
 
     def end(self) -> None:
         """Kill the reporters, and forget all reports. The items of these come back when their leases end."""
@@ -209,12 +220,12 @@ class Reports:
             reporter.kill()
             with suppress(ChildProcessError):
                 os.waitpid(reporter.pid, 0)
-            os.close(reporter.line)
+            os.close(reporter.fd)
         self._servers.clear()
 
     def settle(self, report: Report, outcome: Outcome) -> None:
         report.tried = True
-        if not outcome.over:
+        if not outcome.final:
             self._troubles[report.queue] = f"queue={report.queue.alias} error={outcome.error}"
             return
         self._troubles.pop(report.queue, None)
@@ -228,57 +239,58 @@ class Reports:
     def _reporters(self) -> list[_Reporter]:
         return [server.reporter for server in self._servers.values() if server.reporter]
 
-    def _hear(self, reporter: _Reporter, message: Outcome | Mapping[names.Host, list[names.Address]]) -> None:
+    def _take(self, reporter: _Reporter, message: Outcome | Mapping[names.Host, list[names.Address]]) -> None:
         if isinstance(message, Outcome):
-            self.settle(reporter.reports[message.place], message)
+            self.settle(reporter.reports[message.position], message)
         else:
             names.learn(message)
 
-    def _bury(self, server: _Server, reporter: _Reporter) -> None:
-        os.close(reporter.line)
+    def _remove(self, server: _Server, reporter: _Reporter) -> None:
+        os.close(reporter.fd)
         server.reporter = None
         for report in reporter.reports:
             report.tried = True
-        server.put_off()
+        server.postpone()
 
     def _start(self, server: _Server) -> None:
         server.due = NEVER
-        line, writing = os.pipe()
+        reading, writing = os.pipe()
         try:
             pid = self._fork()
         except OSError:
-            os.close(line)
+            os.close(reading)
             os.close(writing)
             raise
         if pid == 0:
-            self._be(writing, [line, *self._others(), *self.lines], server.owed)
+            self._work_and_exit(writing, [reading, *self._pipe_ends()], server.owed)
         os.close(writing)
-        os.set_blocking(line, False)
-        server.reporter = _Reporter(pid, line, list(server.owed))
+        os.set_blocking(reading, False)
+        server.reporter = _Reporter(pid, reading, list(server.owed))
 
-    def _be(self, line: int, others: Iterable[int], reports: Sequence[Report]) -> NoReturn:
-        """Work as a reporter, in the forked process; does not return."""
+    # -- in the reporter
+
+    def _work_and_exit(self, fd: int, pipe_ends: Iterable[int], reports: Sequence[Report]) -> NoReturn:
         code = 1
         try:
             gc.freeze()  # as in a child
-            for end in others:
+            for end in pipe_ends:
                 os.close(end)
-            name_this_process(NAME)
-            for outcome in tell(reports):
-                self._say(line, outcome)
+            set_title(NAME)
+            for outcome in attempts(reports):
+                self._send(fd, outcome)
             # The supervisor looks up no names, but the processes that it forks have those that it knows. They may need
             # them: the name server may be silent later.
-            self._say(line, names.known())
+            self._send(fd, names.known())
             code = 0
         except Exception:
             logger.exception("cannot say what became of the items of a dead child")
         finally:
             os._exit(code)
 
-    def _say(self, line: int, words: object) -> None:
-        message = pickle.dumps(words)
-        message = _LENGTH.pack(len(message)) + message
+    def _send(self, fd: int, message: object) -> None:
+        pickled = pickle.dumps(message)
+        data = _LENGTH.pack(len(pickled)) + pickled
         with suppress(BrokenPipeError):  # the supervisor is gone: go on with the calls all the same
-            while message:
-                message = message[os.write(line, message) :]
-                self._poke()
+            while data:
+                data = data[os.write(fd, data) :]
+                self._wake_supervisor()

@@ -25,7 +25,7 @@ class Wakeup:
             os.set_blocking(end, False)
         self._rung = self._for_good = False
         self._open = True
-        forks.keep(self)
+        forks.keep_private(self)
 
     def ring(self, *, for_good: bool = False) -> None:
         """End the current wait. for_good: end all later waits too, as the worker is stopping. Does not block."""
@@ -57,7 +57,7 @@ class Wakeup:
         for end in ends:
             os.close(end)
 
-    def let_go(self) -> None:
+    def close_in_fork(self) -> None:
         """Close the pipe in a fork of this process: a ring there would end the waits here."""
         if self._open:
             self.close()

@@ -2,23 +2,17 @@ from __future__ import annotations
 
 import argparse
 import atexit
-import contextlib
-import json
+import dataclasses
 import logging
 import os
 import re
-import select
-import signal
-import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from django.conf import settings
 from django.core.management.base import CommandError, CommandParser
-from django.utils import autoreload
 
 from django_srq import SafeRedisQueue, conf, queues, signals
 from django_srq.consumer import (
@@ -29,25 +23,25 @@ from django_srq.consumer import (
     StopConsuming,
     Subscription,
     Supervisor,
-    adapted,
+    adapt,
     close_connections,
     databases,
-    dispositions,
     forks,
     is_asynchronous,
     with_fresh_connections,
 )
 from django_srq.consumer.processes import first_process, inheritance
+from django_srq.consumer.stop_signals import StopSignals
+from django_srq.management import autoreload
 from django_srq.management.arguments import number_in
 from django_srq.management.base import ERROR, USAGE, QueueCommand
+from django_srq.management.default_log import log_to_stderr
+from django_srq.management.printing import Printer
 from django_srq.queue.arguments import BATCH_SIZES
-from django_srq.queue.item import Item
 from django_srq.registry import Queue
 from django_srq.values import COUNTS, COUNTS_FROM_0, SECONDS
 
-logger = logging.getLogger("django_srq.consumer")
 LEVELS = {0: logging.ERROR, 1: logging.INFO, 2: logging.INFO, 3: logging.DEBUG}  # by --verbosity
-BESIDE = "DJANGO_SRQ_BESIDE"  # environment variable: the id of the process that watches the code for this consumer
 SIZES = {"": 20, "K": 10, "M": 20, "G": 30}  # powers of two; a bare number is MiB
 
 
@@ -151,17 +145,16 @@ class Command(QueueCommand):
         subscriptions = [
             self._subscription(queue, weight, parallel) for queue, weight in self._chosen(options["queues"])
         ]
-        _log_to_stderr(LEVELS[options["verbosity"]])
-        if watching := os.environ.pop(BESIDE, ""):
-            _end_with(int(watching))
+        log_to_stderr(LEVELS[options["verbosity"]])
+        autoreload.end_with_watcher()
         if options["autoreload"]:
-            autoreload.run_with_reloader(_consume_beside)
+            autoreload.run()
         elif options["processes"]:
-            self._supervise(subscriptions, _plan(options), options["heartbeat_file"])
+            self._supervise(subscriptions, _consumer_options(options), options["heartbeat_file"])
         else:
-            self._consume(subscriptions, _plan(options), options["heartbeat_file"])
+            self._consume(subscriptions, _consumer_options(options), options["heartbeat_file"])
 
-    def _supervise(self, subscriptions: list[Subscription], plan: ConsumerOptions, heartbeat: Path | None) -> None:
+    def _supervise(self, subscriptions: list[Subscription], options: ConsumerOptions, heartbeat: Path | None) -> None:
         if threading.current_thread() is not threading.main_thread():
             raise CommandError("Child processes need the main thread: call the command there, or with --processes 0.")
         if heartbeat:
@@ -169,42 +162,42 @@ class Command(QueueCommand):
         queues.close_all()  # a fork must not inherit connections that are open already
         supervisor = Supervisor(
             subscriptions,
-            plan,
-            rest=close_connections,
+            options,
+            on_idle=close_connections,
             before_fork=inheritance.close_all,
             heartbeat=Heartbeat(heartbeat) if heartbeat else None,
         )
         code = supervisor.run()
-        if supervisor.last_words:
-            raise CommandError(supervisor.last_words, returncode=ERROR)
+        if supervisor.failure:
+            raise CommandError(supervisor.failure, returncode=ERROR)
         if code:
             sys.exit(code)
 
-    def _consume(self, subscriptions: list[Subscription], plan: ConsumerOptions, heartbeat: Path | None) -> None:
-        if plan.max_memory or plan.time_limit or heartbeat:
+    def _consume(self, subscriptions: list[Subscription], options: ConsumerOptions, heartbeat: Path | None) -> None:
+        if options.max_memory or options.time_limit or heartbeat:
             raise CommandError(
                 "--max-memory, --time-limit and --heartbeat-file need child processes.", returncode=USAGE
             )
-        consumer = InProcessConsumer(subscriptions, options=plan, rest=close_connections)
-        signalled: list[int] = []
-        code = ERROR
-        stopping = _stop_on_signals(consumer, signalled)
+        consumer = InProcessConsumer(subscriptions, options=options, on_idle=close_connections)
+        stop_signals, code = StopSignals(consumer.stop), ERROR
         try:
-            if self._forked:
-                signals.send(signals.child_started, SafeRedisQueue, consumer=consumer.id)
-            with databases.left_alone():
-                consumer.run()
+            with stop_signals:
+                self._run(consumer)
             code = 0
         except StopConsuming as error:
             raise CommandError(str(error), returncode=ERROR) from error
         except Cut:
-            code = 128 + signalled[-1]
+            code = stop_signals.exit_code
             sys.exit(code)
         finally:
-            for number in stopping:
-                dispositions.give_back(number)
             if consumer.log_hangs:  # Python would wait for the log handler before it ends
                 atexit.register(os._exit, code)
+
+    def _run(self, consumer: InProcessConsumer) -> None:
+        if self._forked:
+            signals.send(signals.child_started, SafeRedisQueue, consumer=consumer.id)
+        with databases.left_alone():
+            consumer.run()
 
     def _chosen(self, named: list[tuple[str, int | None]]) -> list[tuple[Queue, int | None]]:
         if named:
@@ -226,7 +219,7 @@ class Command(QueueCommand):
         asynchronous = parallel and handler is not None and is_asynchronous(handler)
         return Subscription(
             queue,
-            self._executor(handler, queue.config.handler_batch),
+            self._handle(handler, queue.config.handler_batch),
             lease=queue.config.lease,
             backoff=queue.backoff,
             weight=weight,
@@ -234,22 +227,13 @@ class Command(QueueCommand):
             asynchronous=asynchronous,
         )
 
-    def _executor(self, handler: Callable[..., Any] | None, batch: int) -> Callable[[Any], Any]:
+    def _handle(self, handler: Callable[..., Any] | None, batch: int) -> Callable[[Any], Any]:
+        """The ``handle`` of a subscription."""
         if handler is None:
-            return self._print
-        handler = forks.kept_out(handler, asynchronous=is_asynchronous(handler))
-        handle = adapted(handler, on_loop=True, batch=batch > 1)
+            return Printer(self.stdout).print
+        handler = forks.end_in_forks(handler, asynchronous=is_asynchronous(handler))
+        handle = adapt(handler, on_loop=True, batch=batch > 1)
         return handle if is_asynchronous(handler) else with_fresh_connections(handle)
-
-    def _print(self, item: Item) -> None:
-        # Flushed before it returns, so that the item is acked only if standard output took the line.
-        try:
-            line = f"{item.uid} {_shown(item.payload)}"
-            self.stdout.write(_escaped(line) if self.stdout.isatty() else line)
-            self.stdout.flush()
-        except OSError as error:
-            text = f"{error.strerror or error}. The item that could not be printed stays in the queue."
-            raise StopConsuming(text) from None
 
 
 def _touch(heartbeat: Path) -> None:
@@ -260,128 +244,5 @@ def _touch(heartbeat: Path) -> None:
         raise CommandError(f"--heartbeat-file: {error}", returncode=ERROR) from error
 
 
-def _plan(options: dict[str, Any]) -> ConsumerOptions:
-    names = (
-        "processes",
-        "threads",
-        "concurrency",
-        "prefetch",
-        "burst",
-        "max_items",
-        "max_memory",
-        "time_limit",
-        "grace",
-    )
-    return ConsumerOptions(**{name: options[name] for name in names})
-
-
-def _shown(payload: Any) -> str:
-    if isinstance(payload, bytes):
-        return payload.decode(errors="backslashreplace")
-    return payload if isinstance(payload, str) else json.dumps(payload, ensure_ascii=False, default=str)
-
-
-def _escaped(text: str) -> str:
-    """The text on one line, without control characters: a payload must not control the terminal."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
-
-
-def _consume_beside() -> None:
-    """Run the consumer in a process beside this one, which watches the code; Django restarts both when it changes."""
-    arguments = [argument for argument in sys.argv if argument != "--autoreload"]
-    # In a process group of its own: Ctrl-C does not reach it there, only one SIGTERM, so it finishes the items in hand.
-    consumer = subprocess.Popen(
-        [sys.executable, *_launcher(), *arguments[1:]],
-        env={**os.environ, BESIDE: str(os.getpid())},
-        process_group=0,
-    )
-    atexit.register(consumer.wait)
-    atexit.register(consumer.terminate)
-    if (code := consumer.wait()) > 0:
-        logger.error("the consumer ended with exit code %d; it restarts when the code changes", code)
-    threading.Event().wait()
-
-
-def _end_with(watching: int) -> None:
-    """Stop this process when the watching one is gone: at Ctrl-C Django kills that one after 0.25 s."""
-
-    def look(number: int) -> None:
-        if os.getppid() != watching:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    dispositions.take(signal.SIGALRM, look)
-    signal.setitimer(signal.ITIMER_REAL, 1, 1)  # a timer, because a process that forks must have no threads
-
-
-def _launcher() -> list[str]:
-    """How this command was started: as a script, or by python -m django."""
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    return ["-m", spec.name.removesuffix(".__main__")] if spec else [sys.argv[0]]
-
-
-def _stop_on_signals(consumer: InProcessConsumer, signalled: list[int]) -> Sequence[int]:
-    """Let the item in hand finish at the first SIGTERM or SIGINT, and cut it at the second. Returns these signals."""
-    if threading.current_thread() is not threading.main_thread():
-        return ()  # Python lets only the main thread set handlers
-
-    def on_signal(number: int) -> None:
-        signalled.append(number)
-        if len(signalled) > 1:
-            raise Cut
-        consumer.stop()
-        if talkative:
-            # Not logged: the signal may have interrupted a log call, whose buffers cannot be entered twice. And written
-            # only if that does not block: the interrupted code may hold an item.
-            with contextlib.suppress(OSError):
-                if select.select([], [2], [], 0)[1]:
-                    os.write(2, b"stopping: waiting for the running handler; a second signal stops at once\n")
-
-    talkative = logger.isEnabledFor(logging.INFO)
-    stopping = (signal.SIGTERM, signal.SIGINT)
-    for number in stopping:
-        dispositions.take(number, on_signal)
-    return stopping
-
-
-class _Formatter(logging.Formatter):
-    """Makes the lines of logging.Formatter, but computes the time only once a second, and adds the milliseconds."""
-
-    _second, _text = 0, ""
-
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)s %(message)s")
-
-    def format(self, record: logging.LogRecord) -> str:
-        if record.exc_info or record.stack_info:
-            return super().format(record)
-        return f"{self.formatTime(record)} {record.levelname} {record.getMessage()}"
-
-    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
-        second = int(record.created)
-        if second != self._second:
-            self._second, self._text = second, super().formatTime(record, self.default_time_format)
-        return f"{self._text},{int(record.msecs):03d}"
-
-
-def _log_to_stderr(level: int) -> None:
-    """Show what the consumer does even in a project that configures no logging; otherwise add no handler."""
-    logger = logging.getLogger("django_srq")
-    if _is_configured(logger):
-        return
-    handler = logging.StreamHandler()
-    handler.setFormatter(_Formatter())
-    # If the root logger gets a handler later, as from a library, no line is written twice.
-    handler.addFilter(lambda record: not logging.getLogger().handlers)
-    logger.addHandler(handler)
-    if logger.level == logging.NOTSET:
-        logger.setLevel(level)
-
-
-def _is_configured(logger: logging.Logger) -> bool:
-    """Whether the project decides what becomes of the records: in LOGGING, by dictConfig or in code."""
-    within = f"{logger.name}."
-    known = [one for name, one in logging.root.manager.loggerDict.items() if name.startswith(within)]
-    handled = logger.hasHandlers() or any(one.handlers for one in known if isinstance(one, logging.Logger))
-    named = (name for name in (settings.LOGGING or {}).get("loggers", ()) if f"{name}.".startswith(within))
-    return handled or not logger.propagate or any(named)
+def _consumer_options(options: dict[str, Any]) -> ConsumerOptions:
+    return ConsumerOptions(**{field.name: options[field.name] for field in dataclasses.fields(ConsumerOptions)})

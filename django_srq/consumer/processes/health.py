@@ -1,0 +1,57 @@
+"""What a supervisor says of its health: outages in the log, signs of life for systemd and the heartbeat file."""
+
+from __future__ import annotations
+
+import time
+
+from django_srq.consumer.outage import Outage
+from django_srq.consumer.probes import interval, notify
+from django_srq.consumer.processes.child_handle import ChildHandle
+from django_srq.consumer.processes.keeper import Keeper
+from django_srq.consumer.processes.reports import Reports
+from django_srq.consumer.processes.seats import Seats
+
+STUCK = 60.0  # seconds without an item in hand and without a look for items, after which a child counts as stuck
+
+
+class Health:
+    def __init__(self, seats: Seats, keeper: Keeper, reports: Reports, *, grace: float) -> None:
+        """grace: seconds that a child may take to end after its last item."""
+        self._seats, self._keeper, self._reports, self._grace = seats, keeper, reports, grace
+        self._outage = Outage()
+        self._ready = False
+        self.next_moment = 0.0  # the moment of the next sign of life
+
+    def tell(self) -> None:
+        """Say what has changed since the last call, and give a sign of life if it is time for one."""
+        self._outage.report(self._server_trouble or self._child_trouble)
+        if not self._ready and all(child.ledger.ready for child in self._seats.children):
+            self._ready = notify("READY=1")
+        if time.monotonic() >= self.next_moment:
+            self.next_moment = time.monotonic() + interval()
+            if self._is_well:
+                notify("WATCHDOG=1")
+                self._keeper.beat()
+
+    @property
+    def _server_trouble(self) -> str:
+        """A trouble with a server that keeper or reporters have, while it lasts; "" for none."""
+        return self._keeper.trouble or self._reports.trouble
+
+    @property
+    def _child_trouble(self) -> str:
+        troubles = [child.ledger.words for child in self._seats.children if not child.ledger.fatal]
+        return next(filter(None, troubles), "")
+
+    @property
+    def _is_well(self) -> bool:
+        """Whether no child is stuck. One that is not ready may be starting, or wait for its server like the others."""
+        now = time.monotonic()
+        stuck = [child for child in self._seats.children if now - child.ledger.beat > self._patience(child)]
+        return not stuck or not all(child.ledger.ready for child in stuck) or bool(self._server_trouble)
+
+    def _patience(self, child: ChildHandle) -> float:
+        """Seconds after its last look for items from which on a child counts as stuck."""
+        if child.is_at_work:
+            return float("inf")
+        return STUCK + self._grace if child.ledger.leaving else STUCK

@@ -1,0 +1,77 @@
+"""The supervisor's watch over the children that live: items that take too long, and items that no child begins."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+
+from django_srq import operations
+from django_srq.consumer.ledger import RUNNING, Waiting
+from django_srq.consumer.processes.child_handle import ChildHandle
+from django_srq.consumer.processes.reports import NEVER, Report, Reports
+from django_srq.consumer.processes.seats import Seats
+from django_srq.consumer.processes.withdrawal import LOOK
+from django_srq.consumer.subscription import Subscription
+from django_srq.consumer.worker.claims import claim_slots
+from django_srq.queue.safe_redis_queue import SafeRedisQueue
+
+
+class Watch:
+    def __init__(
+        self, seats: Seats, subscriptions: Sequence[Subscription], reports: Reports, *, time_limit: float | None
+    ) -> None:
+        """time_limit: seconds that an item may take; None: any time."""
+        self._seats, self._subscriptions, self._reports, self._time_limit = seats, subscriptions, reports, time_limit
+        self._next_look = 0.0
+
+    @property
+    def next_moment(self) -> float:
+        """The moment at which there is something to do even if nothing wakes the supervisor."""
+        return min(self._next_look, self._next_limit)
+
+    @property
+    def _next_limit(self) -> float:
+        """The moment at which the next item will have taken too long, or one that begins now."""
+        if self._time_limit is None:
+            return NEVER
+        alive = [child for child in self._seats.children if not child.kill_reason]
+        running = [entry.started for child in alive for entry in child.ledger if entry.state == RUNNING]
+        return min(running, default=time.monotonic()) + self._time_limit
+
+    def enforce_time_limit(self) -> None:
+        """Kill children whose items take too long."""
+        if self._time_limit is None:
+            return
+        latest = time.monotonic() - self._time_limit
+        for child in self._seats.children:
+            over = {entry.generation for entry in child.ledger if entry.state == RUNNING and entry.started <= latest}
+            if over and not child.kill_reason:
+                child.over_limit = over
+                child.kill(f"killed: an item took longer than the time limit of {self._time_limit:g} s")
+
+    def look_for_waiting_items(self) -> None:
+        """Give back items that wait in a child which cannot begin them, if it is time for a look."""
+        if time.monotonic() >= self._next_look:
+            self._next_look = time.monotonic() + LOOK
+            for child in self._seats.children:
+                if waiting := child.withdrawal.look():
+                    self._report_waiting(child, waiting)
+
+    def _report_waiting(self, child: ChildHandle, waiting: Iterable[Waiting]) -> None:
+        entries = [entry for each in waiting if (entry := child.ledger.of(each))]
+        claims = [(child.ledger.source_of(each), each) for each in waiting if each.record is None]
+        for index, subscription in enumerate(self._subscriptions):
+            queue = subscription.queue
+            if held := [entry.held for entry in entries if entry.subscription == index]:
+                self._reports.append(Report(queue, operations.release(queue.keys, held)))
+            for asked, claim in claims:
+                if asked == index:
+                    self._report_claim(child, queue, claim)
+
+    def _report_claim(self, child: ChildHandle, queue: SafeRedisQueue, claim: Waiting) -> None:
+        def withdraw_again(items: int | None) -> None:
+            if items is None:
+                child.withdrawal.again(claim)
+
+        slot = claim_slots(child.id)[claim.parked]
+        self._reports.append(Report(queue, operations.withdraw(queue.keys, slot, claim.number), withdraw_again))
