@@ -38,6 +38,7 @@ from django_srq.operations import (
     Counts,
     DeliveryRef,
     Failed,
+    ItemView,
     Keys,
     Put,
     PutReply,
@@ -63,6 +64,7 @@ T = TypeVar("T")
 
 AUTOCLEAN_INTERVAL = 60.0  # seconds
 PARTING = 1.0  # seconds in which a cancelled call may still give back what it took
+PAGE = 100  # items
 LOOK = 5.0  # seconds after which a waiting caller claims without a wake token: saferedisqueue's producers send none
 
 
@@ -535,14 +537,15 @@ class SafeRedisQueue:
         if state not in STATES:
             raise InvalidArgument(f"queue {self.alias!r}: no state {shown(state)}; known: {', '.join(STATES)}")
         first = arguments.offset_of(offset, self.alias)
-        page = yield from self._send(operations.peek(self.keys, state, offset=first))
-        return [Item(one.uid, self._loaded(one), one.delivery) for one in page.found], page.offset
+        call = operations.list_items(self.keys, state, anchor=f"from {first}", count=PAGE, look=PAGE, largest=-1)
+        page = yield from self._send(call)
+        return [Item(view.uid, self._loaded(view), view.delivery) for view in page.items], page.following
 
-    def _loaded(self, found: StoredItem) -> Any:
+    def _loaded(self, view: ItemView) -> Any:
         try:
-            return load(self.serializer, found.payload, queue=self.alias, uid=found.uid)
+            return load(self.serializer, view.payload, queue=self.alias, uid=view.uid)
         except PayloadError:
-            return found.payload
+            return view.payload
 
     @sync_method
     def states(self, *uids: str) -> Steps[list[str | None]]:

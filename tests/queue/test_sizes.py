@@ -344,9 +344,9 @@ def test_nor_does_it_in_an_event_loop(queue, behind, relay):
 def test_several_replies_of_one_look(queue, behind, relay):
     queue.put(bytes(1 * MB))
     remote = behind(relay(rate=RATE))
-    peek = ("", operations.peek(queue.keys, "ready"))
-    pages = remote.link.look([peek, peek], timeout=SHORT)
-    assert [len(page.found[0].payload) for page in pages] == [1 * MB] * 2
+    page = ("", operations.list_items(queue.keys, "ready", largest=-1))
+    pages = remote.link.look([page, page], timeout=SHORT)
+    assert [len(page.items[0].payload) for page in pages] == [1 * MB] * 2
 
 
 def drip(listener: socket.socket, head: bytes) -> None:
