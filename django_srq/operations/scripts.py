@@ -39,7 +39,8 @@ _COMMAND = re.compile(r"\bredis\.p?call\('([A-Z]+)'")
 _OPTIONAL = frozenset({"INFO"})  # commands that a script can do without if the server refuses them
 _IDLE = frozenset({"claim", "register"})  # scripts that idle consumers call again and again
 _WORD = re.compile(r"\w+")
-_FUNCTION = re.compile(r"^( *)local function (\w+)\(.*?^\1end\n", re.MULTILINE | re.DOTALL)
+# Looks ahead, so that it finds functions within functions, too: the whole text, the indentation, the name.
+_FUNCTION = re.compile(r"^(?=(( *)local function (\w+)\(.*?^\2end\n))", re.MULTILINE | re.DOTALL)
 
 
 @cache
@@ -102,7 +103,7 @@ def _stripped(text: str) -> str:
 
 def _unused(text: str) -> list[str]:
     words = Counter(_WORD.findall(text))
-    functions = Counter((match[2], match[0]) for match in _FUNCTION.finditer(text))
+    functions = Counter((match[3], match[1]) for match in _FUNCTION.finditer(text))
     # A function is unused when its name occurs only within itself: once as its name, and where it calls itself.
     return [body for (name, body), times in functions.items() if words[name] == times * _WORD.findall(body).count(name)]
 
@@ -130,11 +131,11 @@ def _commands(text: str) -> set[str]:
 
 def explained(name: str) -> str:
     """A script as the server gets it, but with its comments. KeyError: there is no script of that name."""
-    used = {match[2] for match in _FUNCTION.finditer(Script.named(name).text.decode())}
+    used = {match[3] for match in _FUNCTION.finditer(Script.named(name).text.decode())}
     text = _INCLUDE.sub(_included, _LUA[name]).replace("IDLE", _idle(name))
     for match in list(_FUNCTION.finditer(text)):
-        if match[2] not in used:
-            text = text.replace(match[0], "")
+        if match[3] not in used:
+            text = text.replace(match[1], "")
     return _with_rights(_with_facts(text))
 
 

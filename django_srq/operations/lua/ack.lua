@@ -6,7 +6,13 @@
 if repeated then
   return repeated
 end
-local flags = settle(3, has_records())
-local _, acked = string.gsub(flags, '1', '')
+local flags, recorded = {}, has_records()
+local at = recorded and 3 or settle(3, flags)
+if ARGV[at] then
+  -- include: removal settle_carefully
+  settle_carefully(at, flags, recorded)
+end
+local reply = table.concat(flags)
+local _, acked = string.gsub(reply, '1', '')
 freed(acked)
-return finish(flags)
+return finish(reply)

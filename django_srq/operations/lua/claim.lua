@@ -19,7 +19,7 @@
 -- A suspect is an item that was in hand when a consumer died. It is handed out alone. A consumer that holds a suspect
 --   gets no other suspect for a while, but the items behind it. When only suspects are left, they count as held up.
 -- A repeated call gets the same items again, their leases renewed, as far as the caller still holds them.
--- include: keys begin wake records leases due handing_out next_look most_bytes
+-- include: keys begin wake records leases due handing_out most_bytes
 local consumer, width = string.match(ARGV[3], '^([^+]*)(.*)$')
 local lease, recovers, n = tonumber(ARGV[4]), ARGV[6] == '1', math.max(0, tonumber(ARGV[7]))
 local max_deliveries, max_crashes = tonumber(ARGV[8]), tonumber(ARGV[9])
@@ -63,19 +63,23 @@ elseif max_in_flight == 0 and facts.most then
   redis.call('HDEL', meta, 'most')
 end
 if facts.told then
+  -- include: look arrive
   arrive(consumer)
 end
 
-local flags = ''
+local flags = {}
 if ARGV[12] then
   -- include: settle
-  flags = settle(12, recorded)
+  local at = recorded and 12 or settle(12, flags)
+  if ARGV[at] then
+    -- include: removal settle_carefully
+    settle_carefully(at, flags, recorded)
+  end
 end
 
 local reply, outcome = {'', '0', '0'}, {'', '0', '0'}   -- outcome: for a repeat of this call
 local chores, ended = is_due(), redis.call('ZCOUNT', leases, 0, now) > 0
-local made = 0   -- items that became ready by this call
-local taken      -- what next_look needs to know
+local handed, left = 0, 0   -- items that were handed out, and ready items that are left
 
 -- The fast path, for the common case: only the list has ready items, nothing else is to be made ready, nothing limits
 -- this claim, and the next items on the list are nowhere else. It checks all of them before it changes anything. With
@@ -92,7 +96,7 @@ if fast then
       break
     end
   end
-  local number, handed = #uids - first + 1, 0
+  local number = #uids - first + 1
   if number > 0 then
     local payloads = redis.call('HMGET', items, unpack(uids, first))
     local holder = redis.call('HMGET', holders, unpack(uids, first))
@@ -123,12 +127,19 @@ if fast then
       redis.call('LTRIM', queue, 0, -number - 1)
     end
   end
-  taken = fast and {handed = handed, left = first - 1}
+  left = first - 1
 end
 
--- The careful path, for all other cases.
-if not fast then
+local wait, held_up = 0, 0   -- what the caller is told
+if fast and left > 0 then
+  ring(redis.call('LLEN', wake) == 0 and 1 or 0)   -- pass on the baton, as in next_look
+elseif fast then
+  -- include: look next_look
+  wait, held_up = next_look(consumer, n, max_in_flight, interval, {made = 0, handed = handed, left = left})
+else
+  -- The careful path, for all other cases.
   -- include: removal lifecycle ghosts suspects claim_carefully
+  local made = 0   -- items that become ready by this call
   if chores or ended or not plain then
     -- include: housekeeping
     if chores then
@@ -137,15 +148,16 @@ if not fast then
     made = recover_ended(max_deliveries, max_crashes) + promote_due()
     plain, recorded, suspected = look_around()
   end
-  taken = claim_carefully({
+  local taken = claim_carefully({
     consumer = consumer, width = width, n = n, deadline = deadline, max_in_flight = max_in_flight, interval = interval,
     plain = plain, recorded = recorded, suspected = suspected,
   }, reply, outcome)
+  taken.made = made
+  -- include: look next_look
+  wait, held_up = next_look(consumer, n, max_in_flight, interval, taken)
 end
-
--- What the caller is told.
-local wait, held_up = next_look(consumer, n, max_in_flight, interval, made, taken)
-reply[1], outcome[1] = flags, flags
+reply[1] = table.concat(flags)
+outcome[1] = reply[1]
 if wait ~= 0 then
   reply[2] = string.format('%.0f', wait)
   outcome[2] = reply[2]

@@ -1,24 +1,14 @@
--- When a consumer is to come again, after a claim. Needs keys, begin, wake.
-local LOOK = 5000      -- ms after which an idle consumer claims by itself
+-- When a consumer is to come again, after a claim. Needs keys, begin, wake, look.
+-- include: next_event
 local MISSED = 2000    -- ms after which another consumer comes, in case the one that was told to come does not
-
--- Before a claim: if this is the consumer that was told when to come again, it starts anew. From here on, told > now
--- means that another consumer is coming.
-local function arrive(consumer)
-  if facts.told and facts.told > now and (facts.told > now + LOOK + 1   -- written by a clock that was ahead
-    or redis.call('HGET', meta, 'told_to') == consumer) then
-    facts.told = nil
-    redis.call('HDEL', meta, 'told')
-  end
-end
 
 -- After a claim: wakes the consumers that are needed now. Returns the time (ms) until it is worth asking again (-1: no
 -- known moment), and how many ready items only the limits hold up.
--- n: items asked for. made: items that this call made ready. taken: handed, how many items were handed out; left, how
--- many ready items are left, ghosts included; held_up, whether the queue is paused, and till when; due, when the rate
+-- n: items asked for. taken: made, how many items this call made ready; handed, how many were handed out; left, how many
+-- ready items are left, ghosts included; held_up, whether the queue is paused, and till when; due, when the rate
 -- allows the next item; pass_on, set when only suspects are left that this consumer may not have now: wakes another
 -- consumer, and returns the time (ms) after which this one may ask again.
-local function next_look(consumer, n, max_in_flight, interval, made, taken)
+local function next_look(consumer, n, max_in_flight, interval, taken)
   if taken.held_up then
     return taken.till and math.max(10, taken.till - now) or -1, 0
   end
@@ -31,11 +21,10 @@ local function next_look(consumer, n, max_in_flight, interval, made, taken)
       return taken.pass_on(consumer), left
     end
     -- Pass on the baton: a claim that leaves items that can be taken wakes consumers for them.
-    ring(math.max(math.min(made - handed, left), redis.call('LLEN', wake) == 0 and 1 or 0))
+    ring(math.max(math.min(taken.made - handed, left), redis.call('LLEN', wake) == 0 and 1 or 0))
     return 0, 0
   end
 
-  -- include: next_event
   local wait = handed < n and next_event() or 0   -- a consumer that got all n items comes again anyway
   local function within(ms)
     wait = wait < 0 and ms or math.min(wait, ms)

@@ -11,15 +11,13 @@ local function count_settled(token)
   end
 end
 
--- Acks the items that ARGV names from an index on: uid, token ('': any holder's), number of the put ('': the uid was
--- generated). recorded: whether any item may have records. Returns per item '1' if it was there, else '0'.
-local function settle(at, recorded)
-  local flags = {}
-  -- The fast path, for the common case: no item has records, the uid was generated, the caller names the delivery, and
-  -- somebody holds the item. The careful path does the same with such an item. It also takes over when an item turns
-  -- out to be different: if nobody holds it, nothing has happened to it yet; if it has no payload, it loses its holder
-  -- in both paths.
-  while not recorded and ARGV[at] and ARGV[at + 1] ~= '' and ARGV[at + 2] == '' do
+-- The fast path of acks, for the common case: the uid was generated, the caller names the delivery, somebody holds the
+-- item, and no item has records. Acks the items that ARGV names from an index on (uid, token, number of the put), up to
+-- the first for which that does not hold; adds '1' to the flags for each. Returns the index of that item.
+-- settle_carefully does the same with items of the common case, and all others. Of an item at which this stops, either
+-- nobody held it, and nothing has happened to it yet; or it has no payload, and loses its holder in both paths.
+local function settle(at, flags)
+  while ARGV[at] and ARGV[at + 1] ~= '' and ARGV[at + 2] == '' do
     local uid, token = ARGV[at], ARGV[at + 1]
     if redis.call('HDEL', holders, uid) == 0 or redis.call('HDEL', items, uid) == 0 then
       break
@@ -29,11 +27,5 @@ local function settle(at, recorded)
     flags[#flags + 1] = '1'
     at = at + 3
   end
-  if ARGV[at] then
-    -- include: removal settle_carefully
-    for i = at, #ARGV, 3 do
-      flags[#flags + 1] = settle_carefully(ARGV[i], ARGV[i + 1], ARGV[i + 2], recorded) and '1' or '0'
-    end
-  end
-  return table.concat(flags)
+  return at
 end

@@ -1,8 +1,9 @@
 -- Needs keys, begin, records, removal, settle.
 
--- Acks one item, by token and number as in settle, and counts it; returns whether it was there. The work is done,
--- wherever the item is now; but an item that was put anew with the same uid has another number, and stays.
-local function settle_carefully(uid, token, number, recorded)
+-- Acks one item, by token ('': any holder's) and number of the put ('': the uid was generated), and counts it; returns
+-- whether it was there. The work is done, wherever the item is now; but an item that was put anew with the same uid has
+-- another number, and stays.
+local function settle_one(uid, token, number, recorded)
   if token == '' then
     token = redis.call('HGET', holders, uid)
     if not token then
@@ -28,4 +29,12 @@ local function settle_carefully(uid, token, number, recorded)
   end
   count_settled(token)
   return true
+end
+
+-- Acks the items that ARGV names from an index on; adds '1' to the flags for each that was there, '0' for each other.
+-- recorded: whether any item may have records.
+local function settle_carefully(at, flags, recorded)
+  for i = at, #ARGV, 3 do
+    flags[#flags + 1] = settle_one(ARGV[i], ARGV[i + 1], ARGV[i + 2], recorded) and '1' or '0'
+  end
 end

@@ -1,7 +1,6 @@
 -- Suspects: items that were in hand when a consumer died, each of which may be the cause. Needs keys, begin, wake. If a
 -- consumer had two suspects in hand, in one process or in two, it could die of the one, and the other would be blamed
 -- again. While it has one, it goes on with the items behind the others.
--- include: order
 local PASSED_MOST = 1000   -- suspects of one place (returned, priority, queue) behind which it looks for others
 local APART = 60000        -- ms for which a consumer that holds a suspect gets no other suspect
 local CROWDED = 1000       -- ms after which such a consumer may ask again
@@ -39,6 +38,7 @@ end
 -- So many ready items that are no suspects, or all if there are fewer, in the order in which they are handed out; each
 -- as its uid, the key that it is in, and its score there.
 local function behind_suspects(number)
+  -- include: order
   local look = number + math.min(redis.call('HLEN', crashes), PASSED_MOST)   -- there are no more suspects than that
   local found = {}
   for _, section in ipairs(sections_of('ready')) do
