@@ -16,7 +16,7 @@ from django_srq.operations.replies import (
     read_listing,
     read_shown,
 )
-from django_srq.operations.scripts import Script
+from django_srq.operations.scripts import MOST_BYTES, Script
 
 
 def uids(keys: Keys, name: str, cursor: bytes, count: int) -> Call[tuple[bytes, list[str]]]:
@@ -47,6 +47,7 @@ def list_items(
     newest: bool = False,
     largest: int = 0,
     detail: Literal["all", "headers", "none"] = "all",
+    most_bytes: int = 2 * MOST_BYTES,
     group: str = "",
 ) -> Call[ItemPage]:
     """A page of the items of one state. The arguments are those of page.lua."""
@@ -58,6 +59,7 @@ def list_items(
         encode_flag(newest),
         encode_int(largest),
         detail.encode(),
+        encode_int(most_bytes),
         group.encode(errors="replace"),
     )
     return Call(Script.named("page"), keys, args, lambda reply: read_listing(reply, state))

@@ -30,6 +30,7 @@ from django_srq.operations import (
     BATCH,
     GIVE_BACK,
     LAYOUT,
+    MOST_BYTES,
     STATES,
     UNREAD,
     Call,
@@ -537,7 +538,9 @@ class SafeRedisQueue:
         if state not in STATES:
             raise InvalidArgument(f"queue {self.alias!r}: no state {shown(state)}; known: {', '.join(STATES)}")
         first = arguments.offset_of(offset, self.alias)
-        call = operations.list_items(self.keys, state, anchor=f"from {first}", count=PAGE, look=PAGE, largest=-1)
+        call = operations.list_items(
+            self.keys, state, anchor=f"from {first}", count=PAGE, look=PAGE, largest=-1, most_bytes=MOST_BYTES
+        )
         page = yield from self._send(call)
         return [Item(view.uid, self._loaded(view), view.delivery) for view in page.items], page.following
 

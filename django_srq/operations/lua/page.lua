@@ -8,18 +8,18 @@
 -- ARGV[5]  newest: 1 to begin with the highest score (in the states with a time), else 0
 -- ARGV[6]  largest: bytes of a payload in the reply at most; -1: any number
 -- ARGV[7]  detail: "all"; or "headers", for empty payload and error; or "none", for empty headers, too
--- ARGV[8]  group: only dead items of this group; '' for any
--- A reply has at most MOST_BYTES of payloads, headers and errors besides those of its first item. Their contents decide
--- nothing except which items are in the group: otherwise people could conclude from how far it looked what is hidden
--- from them.
+-- ARGV[8]  most_bytes: bytes of payloads, headers and errors in the reply at most, besides those of its first item
+-- ARGV[9]  group: only dead items of this group; '' for any
+-- Contents decide nothing except which items are in the group: otherwise people could conclude from how far it looked
+-- what is hidden from them.
 -- Reply: the time (ms), the number of uids in that state, the position of the first uid that was looked at, how many
 --   were looked at, the anchor of the next page ('' at the end), then per item: uid, payload ('' when it is too large),
 --   its size, its score (its place in the order of ready items; or its due time, deadline or time of death in ms),
 --   deliveries, crashes, headers, error, token ('' for none), position.
 -- Ghosts are left out, so that a page with fewer items than asked for need not be the last.
--- include: keys check_layout clock order most_bytes
+-- include: keys check_layout clock order
 local count, look, newest, largest = tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5] == '1', tonumber(ARGV[6])
-local detail, in_group = ARGV[7], ARGV[8] ~= '' and '"group":' .. cjson.encode(ARGV[8])
+local detail, most_bytes, in_group = ARGV[7], tonumber(ARGV[8]), ARGV[9] ~= '' and '"group":' .. cjson.encode(ARGV[9])
 
 local function value(hash, uid)
   return redis.call('HGET', hash, uid) or ''
@@ -78,7 +78,7 @@ local function show(uid, score, from_list)
   local about_it = detail ~= 'none' and value(headers, uid) or ''
   if shown > 0 then
     bytes = bytes + (has_payload and length or 0) + #about_it + #failure
-    full = bytes > MOST_BYTES
+    full = bytes > most_bytes
   end
   if not full then
     for _, part in ipairs({uid, has_payload and value(items, uid) or '', length, score, value(deliveries, uid),
