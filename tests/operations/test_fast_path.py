@@ -187,6 +187,7 @@ def test_acks_say_which_were_there(make_queue, client):
     for careful in (False, True):
         way = Way(make_queue(f"-{careful}"), client, careful=careful)
         assert way.ack(odd(way)) == [True, True, False, True, True, True, False, False]
+        assert client.hkeys(way.keys["items"]) == []
 
 
 def spoil(way: Way, how: str) -> None:
