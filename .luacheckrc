@@ -1,4 +1,5 @@
 -- For the scripts as the server gets them: python -m django_srq.operations NAME | luacheck -
+-- What single includes may use, tests/operations/test_includes.py checks.
 std = "lua51"
 read_globals = {"redis", "KEYS", "ARGV", "cjson"}
 max_line_length = false

@@ -20,8 +20,11 @@ end
 local function count_time(kind)
   count(kind == 'wait' and 'delivered' or 'acked')
 end
+local function finish(outcome)
+  redis.call('HSET', slots, ARGV[1], ARGV[2] .. ' ' .. seconds .. '000 ' .. outcome)
+  return outcome
+end
 """
-_PARTS = {"series": _COUNTERS, "tallies": ""}
 
 
 def measure(bench: Bench) -> Iterator[Row]:
@@ -63,7 +66,7 @@ def _cycle(bench: Bench, queue: SafeRedisQueue, calls: int, costs: dict[str, lis
 def _without_series(name: str) -> Script:
     """A script of which only the part that counts is another."""
     shared = scripts._shared
-    with patch.object(scripts, "_shared", lambda part: _PARTS[part] if part in _PARTS else shared(part)):
+    with patch.object(scripts, "_shared", lambda part: _COUNTERS if part == "series" else shared(part)):
         script: Script = Script.named.__wrapped__(name)  # type: ignore[attr-defined]
     assert script.sha != Script.named(name).sha
     return script

@@ -130,7 +130,8 @@ def _batch(bulk: BulkAction, queue: Queue, place: str, most: int) -> BulkAction:
         look=min(MOST_SEARCHED, most) if scope.text else most,
         newest=place in NEWEST_FIRST,
         largest=LARGEST_IN_LIST if scope.payloads else 0,
-        brief=not scope.text and place not in ("delayed", "priority"),  # their headers say when they were put
+        # The headers of these say when they were put.
+        detail="all" if scope.text or place in ("delayed", "priority") else "none",
         group=scope.group,
     )
     (listing,) = queue.link.look([(queue.alias, call)], timeout=queue.link.timeout)

@@ -15,7 +15,7 @@ from django_srq.operations.claims import GIVE_BACK, UNREAD, claim, ring, take_to
 from django_srq.operations.control import drop, forget_slots, pause, purge, register, resume
 from django_srq.operations.dead_letters import count_dead, dead_groups, purge_dead, requeue, requeue_dead
 from django_srq.operations.encoding import milliseconds
-from django_srq.operations.lookups import counts, find, info, list_items, peek, show, uids
+from django_srq.operations.lookups import counts, find, info, list_items, show, uids
 from django_srq.operations.puts import Put, encode_headers, put
 from django_srq.operations.replies import (
     STATES,
@@ -26,11 +26,10 @@ from django_srq.operations.replies import (
     DeliveryRef,
     ItemPage,
     ItemView,
-    Page,
     PutReply,
     StoredItem,
 )
-from django_srq.operations.scripts import LAYOUT, MOST_BYTES, Script, key_types
+from django_srq.operations.scripts import BUCKETS, HOURS, LAYOUT, MINUTES, MOST_BYTES, Script, key_types
 from django_srq.operations.settlements import (
     FAILED,
     FAILED_ALIKE,
@@ -48,10 +47,13 @@ from django_srq.operations.settlements import (
 
 __all__ = [
     "BATCH",
+    "BUCKETS",
     "FAILED",
     "FAILED_ALIKE",
     "GIVE_BACK",
+    "HOURS",
     "LAYOUT",
+    "MINUTES",
     "MOST_BYTES",
     "STATES",
     "UNREAD",
@@ -66,7 +68,6 @@ __all__ = [
     "ItemPage",
     "ItemView",
     "Keys",
-    "Page",
     "Put",
     "PutReply",
     "Script",
@@ -91,7 +92,6 @@ __all__ = [
     "list_items",
     "milliseconds",
     "pause",
-    "peek",
     "purge",
     "purge_dead",
     "put",

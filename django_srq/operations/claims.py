@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 from django_srq.operations.call import Call, Command, Keys
-from django_srq.operations.encoding import encode_held, encode_int, milliseconds
+from django_srq.operations.encoding import encode_flag, encode_held, encode_int, milliseconds
 from django_srq.operations.replies import ClaimReply, DeliveryRef, as_text, read_claim
 from django_srq.operations.scripts import Script
 
-GIVE_BACK, UNREAD = -1, -2  # as n of a claim that is repeated: see claim.lua, ARGV[6]
+GIVE_BACK, UNREAD = -1, -2  # as n of a claim that is repeated: see claim.lua, ARGV[7]
 
 
 def claim(
@@ -34,8 +34,7 @@ def claim(
     milliseconds from one item to the next, where RATE limits them; 0: no such limit. limited: False disregards
     max_in_flight and interval, and leaves the limits of other claims as they are.
     """
-    sign = 1 if recover else -1
-    terms = _claim_terms(consumer, sign * lease, sign * legacy_lease, n, max_deliveries, max_crashes)
+    terms = _claim_terms(consumer, lease, legacy_lease, recover, n, max_deliveries, max_crashes)
     limits = _limit_terms(max_in_flight, interval) if limited else (b"-1", b"0")
     unknown = "what it may have taken comes back when its lease ends"
     return Call(Script.named("claim"), keys, (*terms, *limits, *encode_held(acks)), read_claim, unknown)
@@ -43,13 +42,16 @@ def claim(
 
 @lru_cache(maxsize=256)
 def _claim_terms(
-    consumer: str, lease: float, legacy_lease: float, n: int, max_deliveries: int | None, max_crashes: int | None
+    consumer: str,
+    lease: float,
+    legacy_lease: float,
+    recover: bool,
+    n: int,
+    max_deliveries: int | None,
+    max_crashes: int | None,
 ) -> tuple[bytes, ...]:
     """The arguments that a consumer sends with every claim, encoded once."""
-    leases = (
-        encode_int(-milliseconds(-seconds) if seconds < 0 else milliseconds(seconds))
-        for seconds in (lease, legacy_lease)
-    )
+    leases = encode_int(milliseconds(lease)), encode_int(milliseconds(legacy_lease)), encode_flag(recover)
     return (consumer.encode(), *leases, encode_int(n), encode_int(max_deliveries or 0), encode_int(max_crashes or 0))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 from django_srq.operations.call import BATCH, Call, Command, Keys
 from django_srq.operations.encoding import encode_flag, encode_int
@@ -11,20 +11,12 @@ from django_srq.operations.replies import (
     Counts,
     ItemPage,
     ItemView,
-    Page,
     as_text,
     read_counts,
     read_listing,
-    read_page,
     read_shown,
 )
-from django_srq.operations.scripts import Script
-
-
-def peek(keys: Keys, state: str, *, offset: int = 0, count: int = 100, brief: bool = False) -> Call[Page]:
-    """Items of one state, from an offset on. brief: without payloads and errors."""
-    args = (state.encode(), encode_int(offset), encode_int(count), encode_flag(brief))
-    return Call(Script.named("peek"), keys, args, lambda reply: read_page(reply, state))
+from django_srq.operations.scripts import MOST_BYTES, Script
 
 
 def uids(keys: Keys, name: str, cursor: bytes, count: int) -> Call[tuple[bytes, list[str]]]:
@@ -54,17 +46,20 @@ def list_items(
     look: int = BATCH,
     newest: bool = False,
     largest: int = 0,
-    brief: bool = False,
+    detail: Literal["all", "headers", "none"] = "all",
+    most_bytes: int = 2 * MOST_BYTES,
     group: str = "",
 ) -> Call[ItemPage]:
-    """A page of the items of one state, for people. The arguments are those of page.lua."""
-    flags = (encode_flag(newest), encode_int(largest), encode_flag(brief))
+    """A page of the items of one state. The arguments are those of page.lua."""
     args = (
         state.encode(),
         anchor.encode(),
         encode_int(count),
         encode_int(look),
-        *flags,
+        encode_flag(newest),
+        encode_int(largest),
+        detail.encode(),
+        encode_int(most_bytes),
         group.encode(errors="replace"),
     )
     return Call(Script.named("page"), keys, args, lambda reply: read_listing(reply, state))

@@ -51,12 +51,6 @@ class CrashReply:
 
 
 @dataclass(frozen=True)
-class Page:
-    found: Sequence[StoredItem]
-    offset: int | None  # of the next page; None: that was all
-
-
-@dataclass(frozen=True)
 class ItemView:
     """An item as people look at it, without taking it."""
 
@@ -79,6 +73,11 @@ class ItemPage:
     looked: int  # how many uids were looked at
     anchor: str  # of the next page; empty at the end
     items: Sequence[ItemView]
+
+    @property
+    def following(self) -> int | None:
+        """The position of the next page; None at the end."""
+        return self.first + self.looked if self.anchor else None
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,7 @@ class Counts:
     oldest: dt.datetime | None  # since when the next ready item waits (its put, or its due time), where that is known
     stats: Mapping[str, int] = field(default_factory=dict)  # counters that only grow
     buckets: Mapping[str, int] = field(default_factory=dict)  # wait<e> and run<e>, see lua/shared/series.lua
-    minutes: Sequence[str] = ()  # entries of the time series, as they are stored
+    minutes: Sequence[str] = ()  # periods of the time series, as lua/shared/series.lua describes them
     hours: Sequence[str] = ()
     consumers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     meta: Mapping[str, str] = field(default_factory=dict)
@@ -182,16 +181,6 @@ def _delivery(headers: bytes, token: str, deliveries: int, **known: Any) -> Deli
         put_at=from_milliseconds(kept["time"]),
         **known,
     )
-
-
-def read_page(reply: Any, state: str) -> Page:
-    following, _now, *rest = reply
-    found = []
-    for i in range(0, len(rest), 8):
-        uid, payload, score, deliveries, crashes, headers, error, _token = rest[i : i + 8]
-        found.append(StoredItem(as_text(uid), payload, _looked_at(state, score, deliveries, crashes, headers, error)))
-    offset = int(following)
-    return Page(found, None if offset < 0 else offset)
 
 
 def _looked_at(state: str, score: bytes, deliveries: bytes, crashes: bytes, headers: bytes, error: bytes) -> Delivery:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import textwrap
 from collections import Counter
 from dataclasses import dataclass
 from functools import cache
@@ -15,6 +16,9 @@ LAYOUT = 1  # the version of the key layout; a change of it comes with a way to 
 # payload. More bytes would not be faster, and would hold up all other calls: the server copies such a reply in less
 # than 1 ms, and 10 Mbit/s carry it within 1 s.
 MOST_BYTES = 2**20
+# The time series in stats (lua/shared/series.lua): how many periods its rings hold, and how many buckets there are for
+# times. The last bucket is for all times beyond 2^30 ms, 12 days.
+MINUTES, HOURS, BUCKETS = 180, 336, 32
 
 
 def _read(folder: Traversable) -> dict[str, str]:
@@ -28,14 +32,15 @@ def _read(folder: Traversable) -> dict[str, str]:
 _FOLDER = resources.files("django_srq.operations") / "lua"
 _LUA, _SHARED = _read(_FOLDER), _read(_FOLDER / "shared")
 _KEY = re.compile(r"^(?:local| {5}) (\w+),? +-- (\w+):", re.MULTILINE)
-_INCLUDE = re.compile(r"^ *-- include: (.+)\n", re.MULTILINE)
+_INCLUDE = re.compile(r"^( *)-- include: (.+)\n", re.MULTILINE)
 _COMMENT = re.compile(r"^ *--.*\n", re.MULTILINE)
 _FACT = re.compile(r"\bfacts\.(\w+)")
 _COMMAND = re.compile(r"\bredis\.p?call\('([A-Z]+)'")
 _OPTIONAL = frozenset({"INFO"})  # commands that a script can do without if the server refuses them
 _IDLE = frozenset({"claim", "register"})  # scripts that idle consumers call again and again
 _WORD = re.compile(r"\w+")
-_FUNCTION = re.compile(r"^( *)local function (\w+)\(.*?^\1end\n", re.MULTILINE | re.DOTALL)
+# Looks ahead, so that it finds functions within functions, too: the whole text, the indentation, the name.
+_FUNCTION = re.compile(r"^(?=(( *)local function (\w+)\(.*?^\2end\n))", re.MULTILINE | re.DOTALL)
 
 
 @cache
@@ -71,6 +76,8 @@ def _idle(name: str) -> str:
 def _shared(name: str) -> str:
     if name == "most_bytes":
         return f"local MOST_BYTES = {MOST_BYTES}\n"
+    if name == "series_sizes":
+        return f"local MINUTES, HOURS, BUCKETS = {MINUTES}, {HOURS}, {BUCKETS}\n"
     if name == "types":
         types = ", ".join(f"'{kind}'" for kind in key_types().values())
         return f"local types = {{{types}}}\n"
@@ -78,11 +85,11 @@ def _shared(name: str) -> str:
 
 
 def _included(match: re.Match[str]) -> str:
-    names = match[1].split()
+    indent, names = match[1], match[2].split()
     parts = [_INCLUDE.sub(_included, _shared(name)) for name in names]
     if "keys" in names:
         parts.insert(0, f"local LAYOUT = '{LAYOUT}'")
-    return "\n".join(parts)
+    return textwrap.indent("\n".join(parts), indent)
 
 
 def _stripped(text: str) -> str:
@@ -96,7 +103,7 @@ def _stripped(text: str) -> str:
 
 def _unused(text: str) -> list[str]:
     words = Counter(_WORD.findall(text))
-    functions = Counter((match[2], match[0]) for match in _FUNCTION.finditer(text))
+    functions = Counter((match[3], match[1]) for match in _FUNCTION.finditer(text))
     # A function is unused when its name occurs only within itself: once as its name, and where it calls itself.
     return [body for (name, body), times in functions.items() if words[name] == times * _WORD.findall(body).count(name)]
 
@@ -124,11 +131,11 @@ def _commands(text: str) -> set[str]:
 
 def explained(name: str) -> str:
     """A script as the server gets it, but with its comments. KeyError: there is no script of that name."""
-    used = {match[2] for match in _FUNCTION.finditer(Script.named(name).text.decode())}
+    used = {match[3] for match in _FUNCTION.finditer(Script.named(name).text.decode())}
     text = _INCLUDE.sub(_included, _LUA[name]).replace("IDLE", _idle(name))
     for match in list(_FUNCTION.finditer(text)):
-        if match[2] not in used:
-            text = text.replace(match[0], "")
+        if match[3] not in used:
+            text = text.replace(match[1], "")
     return _with_rights(_with_facts(text))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from django_srq.operations.call import Call, Command, Keys
-from django_srq.operations.encoding import encode_held, encode_int, encode_moment, milliseconds
+from django_srq.operations.encoding import encode_flag, encode_held, encode_int, encode_moment, milliseconds
 from django_srq.operations.replies import CrashReply, DeliveryRef, as_text, read_flags, read_pair, read_states
 from django_srq.operations.scripts import Script
 
@@ -56,7 +56,7 @@ def fail_many(
         )
     args = [
         encode_int(max_deliveries or 0),
-        b"1" if bury else b"0",
+        encode_flag(bury),
         encode_int(len(errors) - 1),
         *list(errors)[1:],
         *items,
@@ -74,9 +74,8 @@ def extend(
     about: bytes = b"",
     claims: Iterable[bytes] = (),
 ) -> Call[list[bool]]:
-    """Make leases last so many seconds from now. The other arguments are those of extend.lua; claims: ARGV[6]."""
-    sign = 1 if recover else -1
-    args = [encode_int(sign * milliseconds(lease)), consumer.encode(), about, b" ".join(claims)]
+    """Make leases last so many seconds from now. The other arguments are those of extend.lua; claims: ARGV[7]."""
+    args = [encode_int(milliseconds(lease)), encode_flag(recover), consumer.encode(), about, b" ".join(claims)]
     for one in held:
         args += (one.uid.encode(), one.token.encode())
     return Call(Script.named("extend"), keys, tuple(args), read_flags)
@@ -134,11 +133,11 @@ def recover(
     max_deliveries: int | None = None,
     max_crashes: int | None = None,
 ) -> Call[tuple[int, int]]:
-    sign = 1 if recover else -1
     args = (
         encode_int(max_deliveries or 0),
         encode_int(max_crashes or 0),
-        encode_int(sign * milliseconds(legacy_lease)),
+        encode_int(milliseconds(legacy_lease)),
+        encode_flag(recover),
     )
     return Call(Script.named("recover"), keys, args, read_pair)
 

@@ -168,9 +168,10 @@ def _items_in(queue: SafeRedisQueue, place: str) -> Steps[list[DeliveryRef]]:
     items: list[DeliveryRef] = []
     offset: int | None = 0
     while offset is not None:
-        page = yield from send(queue, operations.peek(queue.keys, place, offset=offset, brief=True))
-        items += (DeliveryRef(found.uid, number=found.delivery.number) for found in page.found)
-        offset = page.offset
+        call = operations.list_items(queue.keys, place, anchor=f"from {offset}", count=BATCH, detail="headers")
+        page = yield from send(queue, call)
+        items += (DeliveryRef(view.uid, number=view.delivery.number) for view in page.items)
+        offset = page.following
     return items
 
 

@@ -12,7 +12,18 @@ import redis
 
 from django_srq import operations
 from django_srq.exceptions import InvalidArgument, LayoutError, PayloadError, shown
-from django_srq.operations import LAYOUT, STATES, Call, ClaimReply, Counts, DeliveryRef, Keys, PutReply, StoredItem
+from django_srq.operations import (
+    LAYOUT,
+    MOST_BYTES,
+    STATES,
+    Call,
+    ClaimReply,
+    Counts,
+    DeliveryRef,
+    ItemView,
+    Keys,
+    PutReply,
+)
 from django_srq.queue import arguments, gets, maintenance, moves, puts, settlements
 from django_srq.queue.audit import audit
 from django_srq.queue.backoff import Backoff
@@ -28,6 +39,7 @@ from django_srq.transport.link import Link
 from django_srq.transport.sansio import Steps, arun, async_method, sync_method
 
 AUTOCLEAN_INTERVAL = 60.0  # seconds
+PAGE = 100  # items
 
 
 class SafeRedisQueue:
@@ -315,14 +327,17 @@ class SafeRedisQueue:
         if state not in STATES:
             raise InvalidArgument(f"queue {self.alias!r}: no state {shown(state)}; known: {', '.join(STATES)}")
         first = arguments.offset_of(offset, self.alias)
-        page = yield from send(self, operations.peek(self.keys, state, offset=first))
-        return [Item(one.uid, self._loaded(one), one.delivery) for one in page.found], page.offset
+        call = operations.list_items(
+            self.keys, state, anchor=f"from {first}", count=PAGE, look=PAGE, largest=-1, most_bytes=MOST_BYTES
+        )
+        page = yield from send(self, call)
+        return [Item(view.uid, self._loaded(view), view.delivery) for view in page.items], page.following
 
-    def _loaded(self, found: StoredItem) -> Any:
+    def _loaded(self, view: ItemView) -> Any:
         try:
-            return load(self.serializer, found.payload, queue=self.alias, uid=found.uid)
+            return load(self.serializer, view.payload, queue=self.alias, uid=view.uid)
         except PayloadError:
-            return found.payload
+            return view.payload
 
     @sync_method
     def states(self, *uids: str) -> Steps[list[str | None]]:

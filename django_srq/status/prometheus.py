@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 
+from django_srq.operations import BUCKETS
 from django_srq.status.reports import QueueReport, Snapshot
-from django_srq.status.series import BUCKETS, bucket_limit
+from django_srq.status.series import bucket_limit
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"  # content type of Prometheus
 # Help text, and how the value is read from the report of a queue.

@@ -1,9 +1,9 @@
-"""Makes periods of a queue's time series, which are stored in its stats (see lua/shared/series.lua). Does no I/O."""
+"""The time series of a queue, as counts.lua reads them (see lua/shared/series.lua). Does no I/O."""
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -11,9 +11,6 @@ from django_srq.operations import Counts
 
 MINUTE, HOUR = 60, 3600  # seconds
 COUNTERS = ("put", "acked", "failed", "recovered", "dead")
-TIMES = ("wait", "run")
-BUCKETS = 32
-SHARES = (0.5, 0.95)
 RECENT = 5  # closed minutes over which a rate is taken, besides the running one
 
 
@@ -62,10 +59,7 @@ def bucket_limit(e: int) -> float:
 
 
 def _periods(counts: Counts, entries: Sequence[str], length: int, wanted: int) -> list[Period]:
-    found = dict(_stored(entry, length) for entry in entries[1:])
-    if entries:
-        number, period = _running(entries[0], counts, length)
-        found[number] = period
+    found = dict(_period(entry, length) for entry in reversed(entries))  # the first one is still running
     last = int(counts.at.timestamp()) // length
     return [found.get(number) or Period(_start(number, length)) for number in range(last - wanted + 1, last + 1)]
 
@@ -74,40 +68,8 @@ def _start(number: int, length: int) -> dt.datetime:
     return dt.datetime.fromtimestamp(number * length, dt.UTC)
 
 
-def _stored(entry: str, length: int) -> tuple[int, Period]:
+def _period(entry: str, length: int) -> tuple[int, Period]:
+    """The number of a period since the epoch, and the period."""
     number, *values = map(int, entry.split(" "))
     counted, times = values[: len(COUNTERS)], values[len(COUNTERS) :]
     return number, Period(_start(number, length), *counted, *(None if ms < 0 else ms / 1000 for ms in times))
-
-
-def _running(entry: str, counts: Counts, length: int) -> tuple[int, Period]:
-    """The running period: how much the counters have grown since it began."""
-    number, *before = map(int, entry.split(" "))
-    began, buckets = before[: len(COUNTERS)], before[len(COUNTERS) :]
-    acked = began[1] + sum(buckets[BUCKETS:])
-    counted = {
-        name: max(0, counts.stats.get(name, 0) - was)
-        for name, was in zip(COUNTERS, (began[0], acked, *began[2:]), strict=True)
-    }
-    times = {
-        f"{kind}_p{share * 100:.0f}": quantile(_grown(counts.buckets, kind, buckets[i * BUCKETS :]), share)
-        for i, kind in enumerate(TIMES)
-        for share in SHARES
-    }
-    return number, Period(_start(number, length), **counted, **times)  # type: ignore[arg-type]
-
-
-def _grown(buckets: Mapping[str, int], kind: str, before: Iterable[int]) -> list[int]:
-    return [max(0, buckets.get(f"{kind}{e}", 0) - was) for e, was in zip(range(BUCKETS), before, strict=False)]
-
-
-def quantile(buckets: Sequence[int], share: float) -> float | None:
-    """The time (seconds) within which a share of the items stayed; None without items. series.lua computes the same."""
-    rank = share * sum(buckets)
-    for e, n in enumerate(buckets):
-        if n and rank <= n:
-            high = bucket_limit(e)
-            low = high / 2 if e else 0
-            return low + (high - low) * rank / n
-        rank -= n
-    return None

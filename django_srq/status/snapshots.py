@@ -28,7 +28,7 @@ from dataclasses import replace
 
 from django_srq import conf
 from django_srq.conf import QueueConfig
-from django_srq.operations import Counts
+from django_srq.operations import HOURS, Counts
 from django_srq.status import verdicts
 from django_srq.status.reading import ServerReading, by_server, read_all, seconds_since, utc_now
 from django_srq.status.reports import ConsumerInfo, QueueReport, Snapshot
@@ -37,7 +37,7 @@ from django_srq.status.verdicts import Attendance, Finding
 
 SEEN = 15.0  # seconds for which a consumer is live after it was last seen; or three leases, if that is longer
 MINUTES = 60  # of the time series that come with a snapshot
-ALL_HOURS = 14 * 24
+ALL_HOURS = HOURS  # as many as the server keeps
 
 
 def snapshot(

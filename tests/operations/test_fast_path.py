@@ -131,6 +131,19 @@ def test_there_are_two_ways(make_queue, client):
     assert "cmdstat_ltrim" in commands(careful=False)
 
 
+@pytest.mark.parametrize("n", [0, 1, 3])
+def test_claims_wake_consumers_for_what_they_leave(both, n):
+    def scenario(way: Way) -> Any:
+        way.put(UIDS[:3])
+        way.client.delete(way.keys["wake"])  # all tokens were taken
+        way.claim(n)
+        tokens = way.client.llen(way.keys["wake"])
+        assert tokens == (1 if n < 3 else 0)
+        return tokens
+
+    both(scenario)
+
+
 def odd(way: Way) -> list[DeliveryRef]:
     """Six deliveries: the second was given back, the third has no payload, the fourth no holder, the last is twice."""
     way.put(UIDS[:6])
@@ -174,6 +187,7 @@ def test_acks_say_which_were_there(make_queue, client):
     for careful in (False, True):
         way = Way(make_queue(f"-{careful}"), client, careful=careful)
         assert way.ack(odd(way)) == [True, True, False, True, True, True, False, False]
+        assert client.hkeys(way.keys["items"]) == []
 
 
 def spoil(way: Way, how: str) -> None:

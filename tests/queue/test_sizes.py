@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 
 import pytest
 import redis
@@ -344,9 +345,9 @@ def test_nor_does_it_in_an_event_loop(queue, behind, relay):
 def test_several_replies_of_one_look(queue, behind, relay):
     queue.put(bytes(1 * MB))
     remote = behind(relay(rate=RATE))
-    peek = ("", operations.peek(queue.keys, "ready"))
-    pages = remote.link.look([peek, peek], timeout=SHORT)
-    assert [len(page.found[0].payload) for page in pages] == [1 * MB] * 2
+    page = ("", operations.list_items(queue.keys, "ready", largest=-1))
+    pages = remote.link.look([page, page], timeout=SHORT)
+    assert [len(page.items[0].payload) for page in pages] == [1 * MB] * 2
 
 
 def drip(listener: socket.socket, head: bytes) -> None:
@@ -651,6 +652,18 @@ def test_a_page_of_one_state_in_several_places(queue):
     queue.put_many(payloads(2, 700 * KB), priority=-1)
     assert len(list(queue.items())) == 6
     assert len(queue.page("ready")[0]) == 2
+
+
+@pytest.mark.parametrize("bring", [SafeRedisQueue.put, partial(SafeRedisQueue.put, delay=60)], ids=["ready", "delayed"])
+def test_a_page_beyond_the_end_is_empty(queue, bring):
+    """For programs, which go on until nothing follows; people get the last page."""
+    bring(queue, "x")
+    state = "ready" if queue.counts()["ready"] else "delayed"
+    assert [item.payload for item in queue.page(state)[0]] == [b"x"]
+    for offset in (1, 100, 2**53 - 1):
+        assert queue.page(state, offset) == ([], None)
+    call = operations.list_items(queue.keys, state, anchor="100")
+    assert len(queue.link.call(call, queue=queue.alias).items) == 1
 
 
 @pytest.mark.parametrize("state", [None, "ready", "delayed", "dead"])

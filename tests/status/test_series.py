@@ -12,7 +12,7 @@ from django_srq.status import series
 from tests.support.server_clock import now, pass_minutes, pass_time
 from tests.support.waiting import wait_for
 
-ALL = {"minutes": 180, "hours": 336}
+ALL = {"minutes": operations.MINUTES, "hours": operations.HOURS}
 
 
 @pytest.fixture(autouse=True)
@@ -136,21 +136,21 @@ def operations_slot():
     return Slot(b"series-test", 1)
 
 
-def test_series_and_queue_agree_on_quantiles(queue, client):
+def test_a_running_minute_is_as_it_will_be_stored(queue, client):
     generator = random.Random(1)
     for name in ("wait", "run"):
-        for e in range(series.BUCKETS):
+        for e in range(operations.BUCKETS):
             client.hset(queue.keys["stats"], f"{name}{e}", 0)
     queue.put(1)
     for name in ("wait", "run"):
-        for e in range(series.BUCKETS - 1):
+        for e in range(operations.BUCKETS - 1):
             client.hset(queue.keys["stats"], f"{name}{e}", generator.choice([0, 0, 1, 7, 100]))
     running = read(queue).minutes[-1]
     pass_minutes(client, queue.keys, 1)
     queue.put(2)
     closed = read(queue).minutes[-2]
     for name in ("wait_p50", "wait_p95", "run_p50", "run_p95"):
-        assert getattr(closed, name) == pytest.approx(getattr(running, name), abs=0.001)
+        assert getattr(closed, name) == getattr(running, name) > 0
     assert closed.acked == running.acked > 0
 
 
@@ -161,7 +161,7 @@ def test_bounded(queue, client):
     queue.put(1)
     large = "1234567 1234567 1234567 1234567 1234567 12345678 123456789 12345678 123456789"
     rings = {f"m{i}": f"29926128 {large}" for i in range(180)} | {f"h{i}": f"498768 {large}" for i in range(336)}
-    counters = {f"{kind}{e}": 10**9 for kind in ("wait", "run") for e in range(series.BUCKETS)}
+    counters = {f"{kind}{e}": 10**9 for kind in ("wait", "run") for e in range(operations.BUCKETS)}
     client.hset(queue.keys["stats"], mapping={**rings, **counters})
     pass_minutes(client, queue.keys, 61)
     queue.put(2)

@@ -2,13 +2,16 @@
 -- Acks items: removes each with all that is known of it, wherever it is now.
 -- ARGV[3…] per item: uid, token ('': any holder's), number of the put ('': the uid was generated)
 -- Reply: per item a flag, 1 when this call removed it, else 0.
--- include: keys begin wake records
+-- include: keys begin wake records settle
 if repeated then
   return repeated
 end
-local at = 3
-local recorded = has_records()
--- include: settle
+local flags, recorded = {}, has_records()
+local at = recorded and 3 or settle(3, flags)
+if ARGV[at] then
+  -- include: removal settle_carefully
+  settle_carefully(at, flags, recorded)
+end
 local reply = table.concat(flags)
 local _, acked = string.gsub(reply, '1', '')
 freed(acked)

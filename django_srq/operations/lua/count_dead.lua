@@ -5,11 +5,9 @@
 -- ARGV[3]  word: only items whose error it names (its group, its type, or the last part of its type); '' for any
 -- Reply: the next cursor, '' when that was all; then per group its name and the number of its items among those, at
 --   most 250, that this call looked at.
--- include: keys check_layout walk_dead
-local clock = redis.call('TIME')
-local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+-- include: keys check_layout clock walk_dead
 local groups = {}
-local _, cursor = walk_dead(ARGV[1], now, tonumber(ARGV[2]), ARGV[3], LOOK_MOST, true, function(_, failure)
+local _, cursor = walk_dead(ARGV[1], server_time(), tonumber(ARGV[2]), ARGV[3], LOOK_MOST, true, function(_, failure)
   local name = failure.group or 'other'
   groups[name] = (groups[name] or 0) + 1
   return 1, false

@@ -1,14 +1,13 @@
 #!lua flags=no-writes
 -- Everything that the status shows of one queue, at one moment.
--- ARGV[1]  minutes and ARGV[2] hours: how many of the last ones of each time series, at most 180 and 336
+-- ARGV[1]  minutes and ARGV[2] hours: how many of the last ones of each time series, at most MINUTES and HOURS
 -- Reply: time (ms), ready, in flight, delayed, dead, ended leases that are never recovered automatically, the sum of
 --   due delays and ended leases (the next claims make these items ready), layout ('' when the queue was never used),
 --   paused (JSON or ''), uid and headers of the oldest ready item ('' for none); then three flat lists of fields and
---   values: counters, consumers, meta; and two lists, of minutes and of hours: the running period as it began, then the
---   periods before it (see shared/series).
--- include: keys
-local clock = redis.call('TIME')
-local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+--   values: counters, consumers, meta; and two lists, of minutes and of hours: the running period so far, then the periods
+--   before it (see shared/series).
+-- include: keys clock series_sizes periods
+local now = server_time()
 
 -- The oldest ready item: the next one of returned, else of the list, else of priority. Since when it waits, its uid or
 -- its headers say.
@@ -26,16 +25,11 @@ local function oldest()
   return redis.call('ZRANGE', priority, 0, 0)[1]
 end
 
-local COUNTERS = {'put', 'acked', 'delivered', 'failed', 'recovered', 'crashed', 'dead', 'dropped', 'purged', 'requeued',
-  'released'}
-for _, kind in ipairs({'wait', 'run'}) do
-  for e = 0, 31 do
-    COUNTERS[#COUNTERS + 1] = kind .. e
-  end
-end
 local function counted()
-  local values, flat = redis.call('HMGET', stats, unpack(COUNTERS)), {}
-  for i, name in ipairs(COUNTERS) do
+  local counters = with_buckets({'put', 'acked', 'delivered', 'failed', 'recovered', 'crashed', 'dead', 'dropped', 'purged',
+    'requeued', 'released'})
+  local values, flat = redis.call('HMGET', stats, unpack(counters)), {}
+  for i, name in ipairs(counters) do
     if values[i] then
       flat[#flat + 1] = name
       flat[#flat + 1] = values[i]
@@ -44,16 +38,16 @@ local function counted()
   return flat
 end
 
-local function series(name, ring, ms, most, wanted)
+local function periods(name, ring_name, ms, most, wanted)
   local fields = {name}
   local number = math.floor(now / ms)
   for i = 1, wanted do
-    fields[#fields + 1] = ring .. string.format('%.0f', (number - i + most) % most)
+    fields[#fields + 1] = ring_name .. string.format('%.0f', (number - i + most) % most)
   end
   local found = {}
-  for _, entry in ipairs(wanted > 0 and redis.call('HMGET', stats, unpack(fields)) or {}) do
+  for i, entry in ipairs(wanted > 0 and redis.call('HMGET', stats, unpack(fields)) or {}) do
     if entry then
-      found[#found + 1] = entry
+      found[#found + 1] = i == 1 and period_until(totals_of_stats(), entry) or entry
     end
   end
   return found
@@ -70,5 +64,5 @@ return {
   redis.call('HGET', meta, 'layout') or '', redis.call('GET', paused) or '',
   old or '', old and redis.call('HGET', headers, old) or '',
   counted(), redis.call('HGETALL', consumers), redis.call('HGETALL', meta),
-  series('minute', 'm', 60000, 180, tonumber(ARGV[1])), series('hour', 'h', 3600000, 336, tonumber(ARGV[2])),
+  periods('minute', 'm', 60000, MINUTES, tonumber(ARGV[1])), periods('hour', 'h', 3600000, HOURS, tonumber(ARGV[2])),
 }

@@ -17,7 +17,7 @@ end
 local how, died, made = ARGV[5], 0, 0
 
 local function end_one(uid, token)
-  if redis.call('HGET', holders, uid) ~= token or redis.call('HEXISTS', items, uid) == 0 then
+  if not is_held(uid, token) then
     return '-'
   end
   died = died + 1

@@ -3,23 +3,20 @@
 -- ARGV[3]  state: only items in this state; '' for any state except in flight
 -- ARGV[4…] per item: uid, number of the put ('': any put's); an item that was put anew with its uid is another item
 -- Reply: per uid a flag, 1 when this call deleted it, else 0.
--- include: keys begin wake records removal lifecycle
+-- include: keys begin wake records removal state flags
 if repeated then
   return repeated
 end
-local flags, gone = {}, 0
-for i = 4, #ARGV, 2 do
-  local uid, number = ARGV[i], ARGV[i + 1]
+local flags, gone = flag_each(4, 2, function(uid, number)
   local state = redis.call('HEXISTS', items, uid) == 1 and state_of(uid) or 'in_flight'
   local drops = state ~= 'in_flight' and (ARGV[3] == '' or ARGV[3] == state)
     and (number == '' or tostring(about(uid).number or '') == number)
   if drops then
     remove_unheld(uid)
-    gone = gone + 1
   end
-  flags[#flags + 1] = drops and '1' or '0'
-end
+  return drops
+end)
 if gone > 0 then
   count('dropped', gone)
 end
-return finish(table.concat(flags))
+return finish(flags)

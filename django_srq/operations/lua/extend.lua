@@ -1,22 +1,23 @@
 #!lua flags=allow-oom
 -- Makes leases last longer, counted from now. Takes back an item whose lease ended, if nobody has taken it since.
--- ARGV[3]  lease (ms); negative: the lease of an item that is taken back is never recovered automatically; other leases
---          remain what they are in this respect
--- ARGV[4]  consumer and ARGV[5] about: JSON object that describes the consumer; '' leaves its entry as it is
--- ARGV[6]  slots of claims whose replies were not read yet, separated by spaces: extends also the items that the last
+-- ARGV[3]  lease (ms)
+-- ARGV[4]  recovers: 1 if the lease of an item that is taken back is recovered when it has ended; 0: never automatically;
+--          other leases remain what they are in this respect
+-- ARGV[5]  consumer and ARGV[6] about: JSON object that describes the consumer; '' leaves its entry as it is
+-- ARGV[7]  slots of claims whose replies were not read yet, separated by spaces: extends also the items that the last
 --          claim in each slot took
--- ARGV[7…] per item: uid, token ('': any holder's)
+-- ARGV[8…] per item: uid, token ('': any holder's)
 -- Reply: per item a flag, 1 when its lease now lasts that long, else 0: the caller does not hold the item any more.
--- include: keys begin wake records removal lifecycle claimed
+-- include: keys begin wake records removal lifecycle leases claimed flags
 if repeated then
   return repeated
 end
-local lease = math.abs(tonumber(ARGV[3]))
+local lease, recovers = tonumber(ARGV[3]), ARGV[4] == '1'
 if lease > (facts.longest or 0) then
   redis.call('HSET', meta, 'longest', lease)
 end
-if ARGV[5] ~= '' then
-  redis.call('HSET', consumers, ARGV[4], '{"seen":' .. now .. ',' .. string.sub(ARGV[5], 2))
+if ARGV[6] ~= '' then
+  redis.call('HSET', consumers, ARGV[5], '{"seen":' .. now .. ',' .. string.sub(ARGV[6], 2))
 end
 
 -- Whether the item is ready again because the lease of this very delivery ended, and nobody has taken it since.
@@ -39,21 +40,20 @@ local function take_back(uid, token)
 end
 
 local function extend(uid, token)
-  local holder = redis.call('HGET', holders, uid)
-  local holds = holder and (token == '' or holder == token)
-  if not holds and not holder and token ~= '' and redis.call('HEXISTS', items, uid) == 1
-    and lapsed(uid, token) then
+  local holds = holder_of(uid, token)
+  if not holds and token ~= '' and redis.call('HEXISTS', holders, uid) == 0
+    and redis.call('HEXISTS', items, uid) == 1 and lapsed(uid, token) then
     take_back(uid, token)
     holds = true
   end
   if holds then
-    local never = tonumber(redis.call('ZSCORE', leases, uid) or ARGV[3]) < 0
-    redis.call('ZADD', leases, never and -(now + lease) or now + lease, uid)
+    local deadline = redis.call('ZSCORE', leases, uid)
+    redis.call('ZADD', leases, deadline_of(lease, deadline and tonumber(deadline) >= 0 or not deadline and recovers), uid)
   end
-  return holds and '1' or '0'
+  return holds
 end
 
-for slot in string.gmatch(ARGV[6], '%S+') do
+for slot in string.gmatch(ARGV[7], '%S+') do
   local known = redis.call('HGET', slots, slot)
   if known then   -- the slot was used just now: housekeeping must not trim it
     redis.call('HSET', slots, slot, (string.gsub(known, '^(%d+) %d+', '%1 ' .. now, 1)))
@@ -62,8 +62,5 @@ for slot in string.gmatch(ARGV[6], '%S+') do
     extend(uid, token)
   end
 end
-local flags = {}
-for i = 7, #ARGV, 2 do
-  flags[#flags + 1] = extend(ARGV[i], ARGV[i + 1])
-end
-return finish(table.concat(flags))
+local flags = flag_each(8, 2, extend)
+return finish(flags)

@@ -13,7 +13,7 @@ end
 local limit, buries = tonumber(ARGV[3]), ARGV[4] == '1'
 local known = tonumber(ARGV[5])
 
-local function give_back(uid, holder, delay, failure)
+local function end_failed(uid, holder, delay, failure)
   local delivered = end_delivery(uid, holder)
   if buries or limit > 0 and delivered >= limit then
     bury(uid, failure or {type = 'Failed', message = 'failed without an error'})
@@ -33,13 +33,13 @@ end
 local states, failed, made = {}, 0, 0
 for i = 6 + known, #ARGV, 4 do
   local uid, token, which = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 3])
-  local holder = redis.call('HGET', holders, uid)
+  local holder = holder_of(uid, token)
   local state = '-'
-  if holder and (token == '' or holder == token) then
+  if holder then
     if redis.call('HEXISTS', items, uid) == 0 then
       forget(uid)
     else
-      state = give_back(uid, holder, tonumber(ARGV[i + 2]), which > 0 and cjson.decode(ARGV[5 + which]) or nil)
+      state = end_failed(uid, holder, tonumber(ARGV[i + 2]), which > 0 and cjson.decode(ARGV[5 + which]) or nil)
       unhold(uid)
       failed = failed + 1
       made = made + (state == 'ready' and 1 or 0)

@@ -5,13 +5,12 @@
 --   due time, deadline or time of death (ms; '' when ready), deliveries, crashes, headers, error, token ('' for none),
 --   and how many items are served before it ('' when it is not ready, has a priority below 0, or more than 1000 uids
 --   are before it on the list).
--- include: keys check_layout
+-- include: keys check_layout clock state
 local uid = ARGV[1]
 local payload = redis.call('HGET', items, uid)
 if not payload then
   return ''
 end
-local clock = redis.call('TIME')
 
 local function value(hash)
   return redis.call('HGET', hash, uid) or ''
@@ -31,16 +30,8 @@ local function ahead()
   return place and urgent + redis.call('ZCARD', returned) + redis.call('LLEN', queue) - place - 1 or ''
 end
 
-local state, moment = 'ready', ''
-local token = value(holders)
-local due, death = redis.call('ZSCORE', delayed, uid), redis.call('ZSCORE', dead, uid)
-if token ~= '' then
-  state, moment = 'in_flight', redis.call('ZSCORE', leases, uid) or ''
-elseif due then
-  state, moment = 'delayed', due
-elseif death then
-  state, moment = 'dead', death
-end
-return {string.format('%.0f', clock[1] * 1000 + math.floor(clock[2] / 1000)), state, string.sub(payload, 1, tonumber(ARGV[2])),
-  #payload, moment, value(deliveries), value(crashes), value(headers), value(errors), token,
+local state, key = state_of(uid)
+local moment = key and redis.call('ZSCORE', key, uid) or ''
+return {string.format('%.0f', (server_time())), state, string.sub(payload, 1, tonumber(ARGV[2])), #payload, moment,
+  value(deliveries), value(crashes), value(headers), value(errors), value(holders),
   state == 'ready' and ahead() or ''}

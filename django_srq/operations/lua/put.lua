@@ -45,7 +45,7 @@ if plain then
   return finish('added' .. string.rep(' 1', number))
 end
 
--- include: records removal lifecycle
+-- include: records removal lifecycle state
 local moment, delay, most, chosen, attempt = string.match(ARGV[3], '^%S+ (@?)(%S+) (%d+) (%d) (%d+)$')
 local limit, own = tonumber(most), chosen == '1'
 local due = moment == '@' and tonumber(delay) or now + tonumber(delay)

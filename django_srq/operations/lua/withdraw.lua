@@ -14,7 +14,7 @@ if ahead < 0 then
 end
 if ahead == 0 then
   for uid, token in taken_by(known) do
-    if redis.call('HGET', holders, uid) == token and redis.call('HEXISTS', items, uid) == 1 then
+    if is_held(uid, token) then
       give_back(uid, token)
       given = given + 1
     end

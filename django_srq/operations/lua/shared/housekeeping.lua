@@ -1,5 +1,7 @@
 -- Housekeeping: what time makes necessary. Promotes delays that are due, recovers leases that ended, adopts the items
--- that saferedisqueue's consumers hold; each for at most BATCH items in one call. Needs keys, begin, lifecycle.
+-- that saferedisqueue's consumers hold; each for at most BATCH items in one call. Needs keys, begin, wake, records,
+-- removal, lifecycle.
+-- include: leases
 local BATCH = 100
 local SLOT_UNUSED = 3600000   -- ms without use after which a slot is trimmed
 local IN_VIEW = 1000          -- leases, those that end first, among which those of a lost consumer are searched
@@ -114,30 +116,30 @@ local function recover_ended(max_deliveries, max_crashes, by_hand)
 end
 
 -- Gives an item that a saferedisqueue consumer took a holder, "legacy/" and a number, and a lease.
-local function adopt(uid, lease)
+local function adopt(uid, lease, recovers)
   if redis.call('HEXISTS', items, uid) == 1 and redis.call('HEXISTS', holders, uid) == 0
     and not redis.call('ZSCORE', delayed, uid) and not redis.call('ZSCORE', dead, uid)
     and not redis.call('ZSCORE', returned, uid) and not redis.call('ZSCORE', priority, uid) then
-    redis.call('ZADD', leases, lease < 0 and lease - now or now + lease, uid)
+    redis.call('ZADD', leases, deadline_of(lease, recovers), uid)
     redis.call('HSET', holders, uid, 'legacy/' .. redis.call('HINCRBY', meta, 'order', 1))
   end
 end
 
 -- We never create backup, and never take its lock. A lock without expiry, whose owner crashed, gets one.
-local function adopt_legacy(lease)
+local function adopt_legacy(lease, recovers)
   for _, key in ipairs({backup, ackbuf}) do
     local uids = redis.call('LRANGE', key, -BATCH, -1)
     for i = #uids, 1, -1 do   -- the oldest is the last
-      adopt(uids[i], lease)
+      adopt(uids[i], lease, recovers)
       redis.call('LREM', key, -1, uids[i])
     end
   end
   for _, uid in ipairs(redis.call('ZRANGE', ackbuf_aging, 0, BATCH - 1)) do
-    adopt(uid, lease)
+    adopt(uid, lease, recovers)
     redis.call('ZREM', ackbuf_aging, uid)
   end
   if redis.call('PTTL', backuplock) == -1 then
-    redis.call('PEXPIRE', backuplock, math.abs(lease))
+    redis.call('PEXPIRE', backuplock, lease)
   end
 end
 
@@ -182,9 +184,10 @@ local function drop_leftovers()
   end
 end
 
--- The chores that need no haste: they are done once a second.
-local function keep_house(lease)
-  adopt_legacy(lease)
+-- The chores that need no haste: they are done once a second. lease (ms), recovers: of the items that saferedisqueue's
+-- consumers hold.
+local function keep_house(lease, recovers)
+  adopt_legacy(lease, recovers)
   clip_deadlines()
   trim_slots()
   drop_leftovers()

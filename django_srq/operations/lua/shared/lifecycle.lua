@@ -7,6 +7,17 @@ local function claim_of(token)
   return string.match(token, '^[^/]*/(%d+)')
 end
 
+-- The token of the holder of an item, if it is this one ('': any); else false.
+local function holder_of(uid, token)
+  local holder = redis.call('HGET', holders, uid)
+  return holder and (token == '' or holder == token) and holder
+end
+
+-- Whether an item is there and in flight under this token.
+local function is_held(uid, token)
+  return redis.call('HGET', holders, uid) == token and redis.call('HEXISTS', items, uid) == 1
+end
+
 local function end_delivery(uid, token)
   local ended = deliveries_of(uid) + 1
   redis.call('HSET', deliveries, uid, ended .. ' ' .. claim_of(token))
@@ -93,18 +104,6 @@ local function give_back(uid, token)
   forget_claim(uid)
   place(uid, first_claim(token))
   unhold(uid)
-end
-
--- The state of an item that is in items.
-local function state_of(uid)
-  if redis.call('HEXISTS', holders, uid) == 1 then
-    return 'in_flight'
-  elseif redis.call('ZSCORE', delayed, uid) then
-    return 'delayed'
-  elseif redis.call('ZSCORE', dead, uid) then
-    return 'dead'
-  end
-  return 'ready'
 end
 
 -- Ends a delivery that was not acked: counts it, and makes the item ready again or, when its limits are used up, dead.

@@ -19,18 +19,15 @@ local function list_section()
   end}
 end
 
-local function whole(key)
-  return function() return {zset_section(key, '-inf', '+inf')} end
-end
-
-local sections = {
-  ready = function()
+-- place: a state; or one of the keys of ready items, returned or priority.
+local function sections_of(place)
+  if place == 'ready' then
     return {zset_section(priority, '-inf', '(0'), zset_section(returned, '-inf', '+inf'), list_section(),
       zset_section(priority, '(0', '+inf')}
-  end,
-  returned = whole(returned), priority = whole(priority), in_flight = whole(leases), delayed = whole(delayed),
-  dead = whole(dead),
-}
+  end
+  local keys = {in_flight = leases, delayed = delayed, dead = dead, returned = returned, priority = priority}
+  return {zset_section(keys[place], '-inf', '+inf')}
+end
 
 -- Whether the item of a uid in a section is really there: a uid from the list may be a ghost.
 local function is_there(uid, from_list)

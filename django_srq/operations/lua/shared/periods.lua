@@ -1,14 +1,15 @@
--- Closes the minute, and the hour, if they are over. Needs keys, begin, series, and minute, the number of the new one.
-local counters = {'put', 'acked', 'failed', 'recovered', 'dead'}
-local counted = #counters
-for _, kind in ipairs({'wait', 'run'}) do
-  for e = 0, BUCKETS - 1 do
-    counters[#counters + 1] = kind .. e
+-- The periods of the time series: see series. Needs keys, begin, series_sizes.
+-- include: buckets
+local COUNTED = 5   -- counters of a period, before the buckets
+
+-- The values of the counters and buckets from which periods are made.
+local function totals_of_stats()
+  local counters = with_buckets({'put', 'acked', 'failed', 'recovered', 'dead'})
+  local totals = redis.call('HMGET', stats, unpack(counters))
+  for i = 1, #counters do
+    totals[i] = totals[i] or '0'
   end
-end
-local totals = redis.call('HMGET', stats, unpack(counters))
-for i = 1, #counters do
-  totals[i] = totals[i] or '0'
+  return totals
 end
 
 local function sum(grown, before)
@@ -36,30 +37,40 @@ local function quantile(grown, before, share)
   end
 end
 
-local function close(name, ring, ms, most)
-  local began = redis.call('HGET', stats, name)
-  if began then
-    local grown, number = {}, nil
-    for value in string.gmatch(began, '%d+') do
-      if number then
-        grown[#grown + 1] = math.max(0, totals[#grown + 1] - value)
-      else
-        number = tonumber(value)
-      end
+-- A period as its ring stores it, and its number. began: the number of the period, and the totals when it began.
+local function period_until(totals, began)
+  local grown, number = {}, nil
+  for value in string.gmatch(began, '%d+') do
+    if number then
+      grown[#grown + 1] = math.max(0, totals[#grown + 1] - value)
+    else
+      number = tonumber(value)
     end
-    local wait, run = counted, counted + BUCKETS
-    grown[2] = grown[2] + sum(grown, run)
-    redis.call('HSET', stats, ring .. string.format('%.0f', number % most), table.concat({
-      string.format('%.0f', number), table.concat(grown, ' ', 1, counted),
-      quantile(grown, wait, 0.5), quantile(grown, wait, 0.95), quantile(grown, run, 0.5), quantile(grown, run, 0.95),
-    }, ' '))
   end
-  local number = string.format('%.0f', math.floor(now / ms))
-  redis.call('HSET', stats, name, number .. ' ' .. table.concat(totals, ' '))
+  local waits, runs = COUNTED, COUNTED + BUCKETS
+  grown[2] = grown[2] + sum(grown, runs)
+  return table.concat({
+    string.format('%.0f', number), table.concat(grown, ' ', 1, COUNTED),
+    quantile(grown, waits, 0.5), quantile(grown, waits, 0.95), quantile(grown, runs, 0.5), quantile(grown, runs, 0.95),
+  }, ' '), number
 end
 
-close('minute', 'm', 60000, 180)
-if not facts.minute or math.floor(facts.minute / 60) ~= math.floor(minute / 60) then
-  close('hour', 'h', 3600000, 336)
+-- Closes the running period of one length, if there is any, and begins another.
+local function begin_period(name, ring_name, ms, most, totals)
+  local began = redis.call('HGET', stats, name)
+  if began then
+    local period, number = period_until(totals, began)
+    redis.call('HSET', stats, ring_name .. string.format('%.0f', number % most), period)
+  end
+  redis.call('HSET', stats, name, string.format('%.0f', math.floor(now / ms)) .. ' ' .. table.concat(totals, ' '))
 end
-redis.call('HSET', meta, 'minute', string.format('%.0f', minute))
+
+-- Closes the minute, and the hour if it is over. minute: the number of the new one.
+local function close_periods(minute)
+  local totals = totals_of_stats()
+  begin_period('minute', 'm', 60000, MINUTES, totals)
+  if not facts.minute or math.floor(facts.minute / 60) ~= math.floor(minute / 60) then
+    begin_period('hour', 'h', 3600000, HOURS, totals)
+  end
+  redis.call('HSET', meta, 'minute', string.format('%.0f', minute))
+end

@@ -1,10 +1,10 @@
--- Finds out whether the server's run is the one that was seen last; writes nothing. Needs keys, begin. Sets run_id (nil
--- where the server does not say), goes_on (the run is the same) and restarted (it is another one).
+-- Needs keys.
 -- include: info
-run_id = string.match(info('server'), 'run_id:(%x+)')
-local before = redis.call('HGET', meta, 'run_id')
-goes_on = run_id and before == 'r' .. run_id
-restarted = run_id and before and not goes_on
-if restarted then
-  facts.typed = nil   -- the keys may be those of a backup
+
+-- The id of the server's run (nil where the server does not say), and whether it is the "same" run as the one that was
+-- seen last, or "another" (nil where that is not known). Writes nothing.
+local function server_run()
+  local id = string.match(info('server'), 'run_id:(%x+)')
+  local before = redis.call('HGET', meta, 'run_id')
+  return id, id and before and (before == 'r' .. id and 'same' or 'another') or nil
 end

@@ -1,0 +1,40 @@
+-- Needs keys, begin, records, removal, settle.
+
+-- Acks one item, by token ('': any holder's) and number of the put ('': the uid was generated), and counts it; returns
+-- whether it was there. The work is done, wherever the item is now; but an item that was put anew with the same uid has
+-- another number, and stays.
+local function settle_one(uid, token, number, recorded)
+  if token == '' then
+    token = redis.call('HGET', holders, uid)
+    if not token then
+      return false
+    end
+  elseif (recorded or number ~= '') and tostring(about(uid).number or '') ~= number then
+    return false
+  end
+  if unhold(uid) == 0 and redis.call('HEXISTS', items, uid) == 1 then
+    remove_unheld(uid)
+    count('acked')
+    return true
+  end
+  -- The payload is deleted first: if a key turns out to belong to something else, the rest is dropped when a claim
+  -- meets it.
+  local there = redis.call('HDEL', items, uid) == 1
+  if recorded then
+    delete_records(uid)
+  end
+  if not there then
+    forget(uid)
+    return false
+  end
+  count_settled(token)
+  return true
+end
+
+-- Acks the items that ARGV names from an index on; adds '1' to the flags for each that was there, '0' for each other.
+-- recorded: whether any item may have records.
+local function settle_carefully(at, flags, recorded)
+  for i = at, #ARGV, 3 do
+    flags[#flags + 1] = settle_one(ARGV[i], ARGV[i + 1], ARGV[i + 2], recorded) and '1' or '0'
+  end
+end
