@@ -37,11 +37,11 @@ class InProcessConsumer:
         burst: bool = False,
         max_items: int | None = None,
         options: ConsumerOptions | None = None,
-        rest: Callable[[], None] = lambda: None,
+        on_idle: Callable[[], None] = lambda: None,
     ) -> None:
         """burst: end when no item is ready. max_items: end after so many items. Both are ignored if options are given.
 
-        rest: called in each thread when it has nothing to do for now.
+        on_idle: called in each thread when it has nothing to do for now.
         """
         options = options or ConsumerOptions(burst=burst, max_items=max_items)
         self.id = f"c{secrets.token_hex(5)}"
@@ -55,7 +55,7 @@ class InProcessConsumer:
             options=options,
             report=Outage().report,
             max_items=options.max_items,
-            rest=rest,
+            on_idle=on_idle,
         )
 
     @property

@@ -20,6 +20,7 @@ from django_srq.consumer.leases import Leases
 from django_srq.consumer.ledger import FAILED, HELD, RUNNING
 from django_srq.consumer.processes.child import Child
 from django_srq.consumer.processes.supervisor import Supervisor
+from django_srq.consumer.subscription import Kind
 from django_srq.consumer.worker.claims import Answer, Claims
 from django_srq.consumer.worker.worker import Worker
 from django_srq.exceptions import LayoutError
@@ -499,7 +500,7 @@ def test_after_a_claim_that_is_owed_the_others_are_asked_in_the_same_round(pair)
     one._claims.plenty = True
     pair.away.kill()
     answer = Answer()
-    one._round((), {False: 1}, None, answer)
+    one._round((), {Kind.SYNC: 1}, None, answer)
     assert [job.found.payload for job in answer.jobs] == [b"a"]
     pair.away.start()
     wait_for(lambda: not owed(one), "the claim")

@@ -13,6 +13,7 @@ import pytest
 
 from django_srq.consumer import ConsumerOptions, InProcessConsumer, Subscription
 from django_srq.consumer.ledger import Ledger
+from django_srq.consumer.subscription import Kind
 from django_srq.consumer.worker.claims import Answer, Claims
 from django_srq.consumer.worker.wakeup import Wakeup
 from django_srq.consumer.worker.worker import Worker
@@ -166,7 +167,7 @@ def test_a_thread_that_is_free_again_is_heard_for(patient, make_queue):
         other.put("a")
         wait_for(lambda: seen, "the first")
         inner = consumer._worker
-        wait_for(lambda: inner._idler is False and inner._heard == {False}, "the other kind on the server")
+        wait_for(lambda: inner._idler is Kind.SYNC and inner._heard == {Kind.SYNC}, "the other kind on the server")
         gate.set()
         wait_for(lambda: not other.counts()["in_flight"], "the ack of the first")
         other.put("b")
@@ -177,7 +178,7 @@ def test_whoever_is_woken_without_room_passes_that_on(queue, client):
     subscription, answer = Subscription(queue, print), Answer()
     queue.put("a")
     client.delete(queue.keys["wake"])
-    worker(subscription)._round([], {False: 0}, subscription, answer)
+    worker(subscription)._round([], {Kind.SYNC: 0}, subscription, answer)
     assert client.llen(queue.keys["wake"]) == 1
     assert (answer.jobs, answer.waits, answer.dry) == ([], {}, set())
 
@@ -195,8 +196,8 @@ def test_what_was_not_started_when_it_stops_is_released(queue):
     subscription, answer = Subscription(queue, print), Answer()
     one = worker(subscription)
     uids = queue.put_many("ab")
-    one._round([], {False: 2}, None, answer)
-    one._jobs[False].extend(answer.jobs)
+    one._round([], {Kind.SYNC: 2}, None, answer)
+    one._jobs[Kind.SYNC].extend(answer.jobs)
     assert queue.counts()["in_flight"] == 2
     one.stop()
     one.run()
@@ -475,7 +476,7 @@ def test_what_comes_of_the_last_wait_takes_the_place_of_what_was_needed(queue):
     one._claims._parking.seq += 1
     queue.link.call(queue.claim(one.id, lease=LONG), queue=queue.alias, slot=one._claims._parking)
     one._claims._unsure = subscription
-    one._round([], {False: 1}, None, answer)
+    one._round([], {Kind.SYNC: 1}, None, answer)
     assert [job.found.payload for job in answer.jobs] == [b"a"]
     assert queue.counts()["ready"] == 1
 
@@ -488,7 +489,7 @@ def test_there_is_room_for_what_a_wait_brings_beside_the_claims_of_all_kinds(mak
     plain.put_many("0123456789" * 2)
     other.put_many("0123456789")
     waited, claimed = one._claims.park(subscriptions[0], 10, 1), Answer()
-    one._round([], {False: 1, True: 1}, None, claimed)
+    one._round([], {Kind.SYNC: 1, Kind.ASYNC: 1}, None, claimed)
     assert (len(waited.jobs), len(claimed.jobs)) == (10, 20)
 
 
@@ -503,7 +504,7 @@ def test_who_waits_and_who_leads_do_not_write_down_at_one_time(queue, monkeypatc
     assert not queue.get(-1)  # the server has the script now, without which a wait brings nothing
     queue.put_many("ab")
     one._claims.park(subscription, 1, 1)
-    one._round([], {False: 1}, None, Answer())
+    one._round([], {Kind.SYNC: 1}, None, Answer())
     assert owned == [True, True]
 
 
@@ -512,7 +513,7 @@ def test_what_was_handled_is_acked_whatever_is_wrong_with_another_queue(make_que
     subscriptions, handled = (Subscription(broken, print), Subscription(queue, print)), Answer()
     one = worker(*subscriptions)
     queue.put("a")
-    one._round([], {False: 1}, None, handled)
+    one._round([], {Kind.SYNC: 1}, None, handled)
     one._executor.handle(handled.jobs)
     one._claims._unsure = subscriptions[0]
     client.hset(broken.keys["meta"], "layout", "99")

@@ -128,7 +128,7 @@ class ChildMain:
             report=self._report,
             ready=poke,  # from now on this child can send signals for the supervisor
             max_items=max_items,
-            rest=rest,
+            on_idle=rest,
             replaced=True,
         )
 

@@ -15,7 +15,7 @@ from django_srq import operations, signals
 from django_srq.consumer.ledger import Ledger
 from django_srq.consumer.log import guarded
 from django_srq.consumer.options import ConsumerOptions
-from django_srq.consumer.subscription import NEVER, Rotation, Subscription, Timetable
+from django_srq.consumer.subscription import NEVER, Kind, Rotation, Subscription, Timetable
 from django_srq.consumer.worker import prefetch
 from django_srq.consumer.worker.claims import Answer, Claims, Rung
 from django_srq.consumer.worker.executor import Executor
@@ -68,17 +68,17 @@ class Worker:
         report: Callable[[str], None],
         ready: Callable[[], None] = lambda: None,
         max_items: int | None = None,
-        rest: Callable[[], None] = lambda: None,
+        on_idle: Callable[[], None] = lambda: None,
         replaced: bool = False,
     ) -> None:
         """report: called with a description of a trouble with a server, and with "" when the trouble is over.
 
-        rest: called in each thread when it has nothing to do for now. ready: called once before the first item.
+        on_idle: called in each thread when it has nothing to do for now. ready: called once before the first item.
         replaced: when this process cannot go on, a supervisor starts another one.
         """
         self.id = consumer
         self._subscriptions, self._ledger, self._options = list(subscriptions), ledger, options
-        self._ready, self._rest, self._replaced = ready, rest, replaced
+        self._ready, self._on_idle, self._replaced = ready, on_idle, replaced
         self._turns, self._timetable = Rotation(subscriptions), Timetable(subscriptions)
         self._wakeup = Wakeup()
         links = [subscription.queue.link for subscription in subscriptions]
@@ -95,25 +95,24 @@ class Worker:
             self._retries,
             self._wakeup,
             left=max_items,
-            width=lambda subscription: sizes[subscription.asynchronous] * subscription.batch,
+            width=lambda subscription: sizes[subscription.kind] * subscription.batch,
             late=self._share_late,
         )
         self._executor = Executor(ledger, self._settler, self._finish)
         self._error: BaseException | None = None
 
         lock = threading.RLock()
-        # Kinds of threads: False, those for sync handlers; True, those for async ones.
         self._changed = {kind: threading.Condition(lock) for kind in sizes}
         self._lock, self._released = lock, _Released(lock)
         self._sizes = sizes
         self._free = dict.fromkeys(sizes, 0)  # threads without an item
-        self._jobs: dict[bool, deque[Job]] = {kind: deque() for kind in sizes}  # claimed, not started
+        self._jobs: dict[Kind, deque[Job]] = {kind: deque() for kind in sizes}  # claimed, not started
         self._finished: list[Finished] = []  # to be acked with the next claim
         self._suspects = 0  # threads that handle an item that was in hand when a consumer died
         self._over = False  # the worker takes no more items
         self._leading = False  # a thread is the leader: it is claiming
-        self._idler: bool | None = None  # the kind of the thread that waits on the server; None: no thread does
-        self._heard: set[bool] = set()  # the kinds for which the idler waits
+        self._idler: Kind | None = None  # the kind of the thread that waits on the server; None: no thread does
+        self._heard: set[Kind] = set()  # the kinds for which the idler waits
         self._until = 0.0  # the moment at which the wait on the server ends
         self._woken: Subscription | None = None
         self._by_pace = options.prefetch is None
@@ -121,7 +120,7 @@ class Worker:
         self._claimed = 0.0  # the moment of the last claim that brought several items
         self._ahead = threading.Event()  # items that were claimed ahead may be waiting for their turn
         self._ended = threading.Event()
-        self._dry: set[bool] = set()  # the kinds whose burst is over: none of their queues has a ready item
+        self._dry: set[Kind] = set()  # the kinds whose burst is over: none of their queues has a ready item
 
     @staticmethod
     def capacity(subscriptions: Sequence[Subscription], options: ConsumerOptions) -> int:
@@ -197,7 +196,7 @@ class Worker:
         if self._error is not None:
             raise self._error
 
-    def _work(self, kind: bool) -> None:
+    def _work(self, kind: Kind) -> None:
         try:
             while jobs := self._next(kind):
                 self._paces[kind].took(self._executor.handle(jobs))
@@ -222,7 +221,7 @@ class Worker:
 
     # -- taking
 
-    def _next(self, kind: bool) -> list[Job]:
+    def _next(self, kind: Kind) -> list[Job]:
         """The next items to be handled together by a thread of that kind; none: the thread is to end. Blocks."""
         jobs, acks = self._taken(kind)
         try:
@@ -236,7 +235,7 @@ class Worker:
             self.give_back()
         return jobs
 
-    def _taken(self, kind: bool) -> tuple[list[Job], list[tuple[Subscription, Sent[Any]]]]:
+    def _taken(self, kind: Kind) -> tuple[list[Job], list[tuple[Subscription, Sent[Any]]]]:
         """The next items, as soon as there are some, and the acks to be sent before they are begun."""
         rested = False
         with self._lock:
@@ -254,7 +253,7 @@ class Worker:
                         break
                     elif not rested:
                         with self._released:
-                            self._rest()
+                            self._on_idle()
                         rested = True
                     elif self._idler is None:
                         self._wait(kind)
@@ -331,7 +330,7 @@ class Worker:
 
     def _line_up(self, jobs: Sequence[Job]) -> None:
         for job in jobs:
-            self._jobs[job.subscription.asynchronous].append(job)
+            self._jobs[job.subscription.kind].append(job)
 
     def _share_late(self, answer: Answer) -> None:
         """Share out the items from a server that was away; called in the thread that makes the calls owed to it."""
@@ -343,7 +342,7 @@ class Worker:
 
     def _back(self) -> None:
         """A server that was away has taken all calls owed to it; called in the thread that made them."""
-        self._rest()
+        self._on_idle()
         with self._lock:
             self._ask_soon(self._subscriptions)
             self._call_up([])
@@ -357,7 +356,7 @@ class Worker:
         if self._idler is not None:
             self._wakeup.ring()
 
-    def _needed(self, kind: bool) -> int:
+    def _needed(self, kind: Kind) -> int:
         """How many threads have nothing to do. The idler does not count: it takes no item before its wait ends."""
         return max(0, self._free[kind] - (self._idler is kind) - len(self._jobs[kind]))
 
@@ -367,7 +366,7 @@ class Worker:
         ahead: claim more, to be handled afterwards, if no item is waiting already.
         """
         most = needed * subscription.batch
-        if ahead and not self._jobs[subscription.asynchronous] and not self._suspects:
+        if ahead and not self._jobs[subscription.kind] and not self._suspects:
             most = max(most, self._options.prefetch or self._ahead_of(subscription))
         most = min(most, operations.BATCH)
         return most if self._claims.left is None else min(most, self._claims.left)
@@ -382,18 +381,14 @@ class Worker:
             return 1  # an item that waits here uses up the limit, and another consumer might begin one instead
         if any(one.weight for one in self._subscriptions):
             return 1  # by weight, each turn is for one item
-        return self._paces[subscription.asynchronous].ahead
+        return self._paces[subscription.kind].ahead
 
     def _check_end(self, answer: Answer) -> None:
         if self._claims.left is not None and self._claims.left <= 0:
             self._over = True
         if self._options.burst:
             for kind in self._sizes:
-                if all(
-                    subscription in answer.dry
-                    for subscription in self._subscriptions
-                    if subscription.asynchronous is kind
-                ):
+                if all(subscription in answer.dry for subscription in self._subscriptions if subscription.kind is kind):
                     self._dry.add(kind)
         if self._over or self._idler in self._dry:
             self._wakeup.ring(for_good=self._over)
@@ -403,14 +398,14 @@ class Worker:
     def _call_up(self, jobs: Sequence[Job]) -> None:
         """Wake a thread for each item, and one more: it leads or waits on the server from now on."""
         for kind, changed in self._changed.items():
-            changed.notify(sum(job.subscription.asynchronous is kind for job in jobs) + 1)
+            changed.notify(sum(job.subscription.kind is kind for job in jobs) + 1)
 
     def _notify_all(self) -> None:
         for changed in self._changed.values():
             changed.notify_all()
 
     def _round(
-        self, finished: Sequence[Finished], needed: dict[bool, int], woken: Subscription | None, answer: Answer
+        self, finished: Sequence[Finished], needed: dict[Kind, int], woken: Subscription | None, answer: Answer
     ) -> None:
         """Ack the finished items, and claim from one subscription after the other until each thread has an item."""
         self._ledger.live()
@@ -418,14 +413,14 @@ class Worker:
         ahead = not answer.jobs
         if answer.jobs:  # from a claim behind a wait or one sent ahead, which are made only with a single subscription
             subscription = answer.jobs[0].subscription
-            needed[subscription.asynchronous] -= -(-len(answer.jobs) // subscription.batch)
+            needed[subscription.kind] -= -(-len(answer.jobs) // subscription.batch)
         acks: dict[Subscription, list[Finished]] = {}
         for one in finished:
             acks.setdefault(one.job.subscription, []).append(one)
         for subscription, has_token in self._to_ask(woken, acks, needed):
             if self._is_away(subscription):
                 continue
-            kind = subscription.asynchronous
+            kind = subscription.kind
             n = self._most(subscription, needed[kind], ahead=ahead) if needed[kind] > 0 and not self._over else 0
             # With a token and no free thread, a claim of nothing passes the token on to another consumer.
             if n > 0 or has_token:
@@ -439,7 +434,7 @@ class Worker:
             self._settler.ack(subscription, rest)
 
     def _to_ask(
-        self, woken: Subscription | None, acks: Container[Subscription], needed: Mapping[bool, int]
+        self, woken: Subscription | None, acks: Container[Subscription], needed: Mapping[Kind, int]
     ) -> Iterator[tuple[Subscription, bool]]:
         """The subscriptions to ask, in their turn, and for each whether its wake token was taken.
 
@@ -469,13 +464,11 @@ class Worker:
         yield from ((subscription, subscription in later) for subscription in due if subscription is not woken)
 
     def _token_before(
-        self, due: Sequence[Subscription], order: Sequence[Subscription], needed: Mapping[bool, int]
+        self, due: Sequence[Subscription], order: Sequence[Subscription], needed: Mapping[Kind, int]
     ) -> Rung:
         """Take a wake token of a subscription that comes before all that are due; with weights: of any other one."""
         before = order if self._turns.weighted or not due else order[: order.index(due[0])]
-        others = [
-            subscription for subscription in before if subscription not in due and needed[subscription.asynchronous] > 0
-        ]
+        others = [subscription for subscription in before if subscription not in due and needed[subscription.kind] > 0]
         rung = self._claims.take_token(others) if others and not self._over else Rung(None, ())
         self._ask_soon([*rung.unknown, *rung.later, *([rung.subscription] if rung.subscription else [])])
         return rung
@@ -505,7 +498,7 @@ class Worker:
             return 0
         ahead, waiting = (
             self._options.prefetch or self._ahead_of(subscription),
-            len(self._jobs[subscription.asynchronous]),
+            len(self._jobs[subscription.kind]),
         )
         return min(ahead - waiting, operations.BATCH) if waiting <= LEAD * ahead else 0
 
@@ -524,7 +517,7 @@ class Worker:
                     self._take_over()
                     if self._by_pace or self._retries.stopping:
                         self._unload()
-            self._rest()
+            self._on_idle()
             self._ahead.wait()
 
     def _take_over(self) -> None:
@@ -549,12 +542,12 @@ class Worker:
 
     # -- waiting
 
-    def _wait(self, kind: bool) -> None:
+    def _wait(self, kind: Kind) -> None:
         """Wait for items on the server, as the idler. The caller holds the lock; it is released while waiting."""
         now = time.monotonic()
         seconds = min(self._due() - now, LOOK)
         wanted = [subscription for subscription in self._subscriptions if self._waits_for(subscription, kind)]
-        self._heard = {subscription.asynchronous for subscription in wanted}
+        self._heard = {subscription.kind for subscription in wanted}
         subscriptions = [subscription for subscription in wanted if not self._retries.away(subscription.queue.link)]
         n = self._behind()
         self._idler, self._until = kind, now + seconds
@@ -584,11 +577,11 @@ class Worker:
             return 0
         if self._free != self._sizes:
             return 0  # a handler at work may hold the interpreter's lock: no thread would read the reply
-        room = self._needed(self._subscriptions[0].asynchronous)
+        room = self._needed(self._subscriptions[0].kind)
         return self._most(self._subscriptions[0], room) if room else 0
 
-    def _waits_for(self, subscription: Subscription, kind: bool) -> bool:
-        return subscription.asynchronous is kind or self._free[subscription.asynchronous] > 0
+    def _waits_for(self, subscription: Subscription, kind: Kind) -> bool:
+        return subscription.kind is kind or self._free[subscription.kind] > 0
 
     # -- finishing
 
@@ -598,7 +591,7 @@ class Worker:
             self._ledger.finish(one.job.record)
         self._ledger.count_handled(len(finished))
         with self._lock:
-            about_to_claim = not self._jobs[subscription.asynchronous] and self._claims.asked is None
+            about_to_claim = not self._jobs[subscription.kind] and self._claims.asked is None
             if about_to_claim or self._retries.away(subscription.queue.link):
                 self._finished += finished
                 return
@@ -656,13 +649,11 @@ class Worker:
             self._claims.pass_on()
 
 
-def _sizes(subscriptions: Sequence[Subscription], options: ConsumerOptions) -> dict[bool, int]:
-    """How many threads there are of each kind. False: for sync handlers, True: for async ones."""
-    sizes = {False: options.threads, True: options.concurrency}
+def _sizes(subscriptions: Sequence[Subscription], options: ConsumerOptions) -> dict[Kind, int]:
+    """How many threads there are of each kind."""
+    sizes = {Kind.SYNC: options.threads, Kind.ASYNC: options.concurrency}
     return {
-        kind: size
-        for kind, size in sizes.items()
-        if any(subscription.asynchronous is kind for subscription in subscriptions)
+        kind: size for kind, size in sizes.items() if any(subscription.kind is kind for subscription in subscriptions)
     }
 
 

@@ -200,7 +200,7 @@ class Command(QueueCommand):
             raise CommandError(
                 "--max-memory, --time-limit and --heartbeat-file need child processes.", returncode=USAGE
             )
-        consumer = InProcessConsumer(subscriptions, options=plan, rest=close_connections)
+        consumer = InProcessConsumer(subscriptions, options=plan, on_idle=close_connections)
         signalled: list[int] = []
         code = ERROR
         stopping = _stop_on_signals(consumer, signalled)
