@@ -9,7 +9,7 @@ from django.dispatch import Signal
 
 from django_srq import signals
 from django_srq.consumer.log import guarded
-from django_srq.consumer.worker.job import Failed, Finished, Job
+from django_srq.consumer.worker.job import FailedJob, FinishedJob, Job
 from django_srq.exceptions import PayloadError, RetryLater
 from django_srq.queue import failure
 from django_srq.queue.item import Item
@@ -26,7 +26,7 @@ class Events:
         if signals.item_started.receivers:  # usually there are none
             self._send(signals.item_started, job.subscription.queue, item=item)
 
-    def acked(self, one: Finished, removed: bool) -> None:
+    def acked(self, one: FinishedJob, removed: bool) -> None:
         """removed: whether this ack removed the item; if not, the item was settled before."""
         job = one.job
         if not removed:
@@ -38,7 +38,7 @@ class Events:
         if signals.item_acked.receivers:
             self._send(signals.item_acked, job.subscription.queue, item=one.item, duration=one.seconds)
 
-    def failed(self, one: Failed, state: str | None) -> None:
+    def failed(self, one: FailedJob, state: str | None) -> None:
         """state: the state that the item went to; None: none, as its lease was lost."""
         error = one.error
         level = logging.INFO if issubclass(type(error), RetryLater) and state != "dead" else logging.ERROR
@@ -61,7 +61,7 @@ class Events:
         signals.send(signal, type(queue), queue=queue.alias, consumer=self._consumer, **about)
 
     def _log(
-        self, level: int, outcome: str, one: Finished | Failed, *, error: BaseException | None = None, **more: str
+        self, level: int, outcome: str, one: FinishedJob | FailedJob, *, error: BaseException | None = None, **more: str
     ) -> None:
         if not logger.isEnabledFor(level):
             return
