@@ -88,29 +88,29 @@ class Settler:
         queue = subscription.queue
         described: dict[int, bytes] = {}  # each error is described once: usually all items have the same one
         calls, sizes = [], []
-        for job_failed in failed:  # runs code of the project; the items still count as running: the time limit holds
-            job, item, _, error = job_failed
+        for each in failed:  # runs code of the project; the items still count as running, so the time limit holds
+            job, item, _, error = each
             new = id(error) not in described
             if new:
                 described[id(error)] = failure.describe(error, consumer=self._consumer)
             delay = delay_after(error, subscription.backoff, item.deliveries)
-            calls.append((job_failed, operations.Failed(job.held, described[id(error)], delay)))
+            calls.append((each, operations.Failed(job.held, described[id(error)], delay)))
             sizes.append(len(described[id(error)]) if new else 0)
-        if any(failure.is_exhaustion(job_failed.error) for job_failed in failed):
+        if any(failure.is_exhaustion(each.error) for each in failed):
             self._retries.use_spare()
-        for job_failed in failed:
-            self._ledger.fail(job_failed.job.record)  # from now on only the server can take long: the time limit ends
+        for each in failed:
+            self._ledger.fail(each.job.record)  # from now on only the server can take long: the time limit ends here
         for batch in operations.cut(calls, sizes):
             call = operations.fail_many(queue.keys, [call for _, call in batch], max_deliveries=queue.max_deliveries)
-            self._retries.do(queue, call, partial(self._failed, [job_failed for job_failed, _ in batch]))
+            self._retries.do(queue, call, partial(self._failed, [each for each, _ in batch]))
 
     def _failed(self, failed: Sequence[FailedJob], states: Sequence[str | None] | None) -> None:
         if states is not None:
-            for job_failed in failed:
-                self._ledger.let_go(job_failed.job.record)
+            for each in failed:
+                self._ledger.let_go(each.job.record)
             self._ledger.count_handled(len(failed))
-        for job_failed, state in zip(failed, states or [None] * len(failed), strict=True):
-            self._events.failed(job_failed, state)
+        for each, state in zip(failed, states or [None] * len(failed), strict=True):
+            self._events.failed(each, state)
 
     def _bury(self, buried: BuriedJob) -> None:
         """Make an item dead whose payload cannot be decoded."""
