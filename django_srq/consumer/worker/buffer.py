@@ -99,7 +99,7 @@ class Buffer:
         with self._lock:
             group.free += 1
             if handled:
-                group.suspects -= handled[0].suspect
+                self.groups.suspects -= handled[0].suspect
             return self._step(group, rested=False)
 
     def again(self, group: ThreadGroup, *, rested: bool) -> Step:
@@ -111,7 +111,9 @@ class Buffer:
         while True:
             if group.jobs and not self._retries.stopping:
                 group.free -= 1
-                return Handle(group.batch(), self._acks() if self._finished else ())
+                jobs = group.batch()
+                self.groups.suspects += jobs[0].suspect
+                return Handle(jobs, self._acks() if self._finished else ())
             over = self.over or group.dry
             if self._leading:
                 group.changed.wait()

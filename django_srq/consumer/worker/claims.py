@@ -42,12 +42,8 @@ class Claims:
         retries: Retries,
     ) -> None:
         """slot: of the claims that are made at once or sent ahead."""
-        self._subscriptions, self._rotation, self._ledger, self._slot = (
-            list(subscriptions),
-            Rotation(subscriptions),
-            ledger,
-            slot,
-        )
+        self._subscriptions, self._rotation = list(subscriptions), Rotation(subscriptions)
+        self._ledger, self._slot = ledger, slot
         self._calls, self._pipeline, self._intake, self._waits = calls, pipeline, intake, waits
         self._buffer, self._settler, self._retries = buffer, settler, retries
 

@@ -23,7 +23,6 @@ class ThreadGroup:
     changed: threading.Condition
     free: int = 0  # threads without a job
     jobs: deque[Job] = field(default_factory=deque)  # claimed, not begun
-    suspects: int = 0  # threads that handle an item that was in hand when a consumer died
     dry: bool = False  # its burst is over: none of its queues has a ready item
     pace: AdaptivePrefetch = field(default_factory=AdaptivePrefetch)
 
@@ -35,7 +34,6 @@ class ThreadGroup:
         """
         jobs = [self.jobs.popleft()]
         subscription, alone = jobs[0].subscription, jobs[0].found.delivery.deliveries > 1
-        self.suspects += jobs[0].suspect
         while self.jobs and len(jobs) < subscription.batch and not alone:
             if self.jobs[0].subscription is not subscription or self.jobs[0].found.delivery.deliveries > 1:
                 break
@@ -56,6 +54,7 @@ class ThreadGroups:
     ) -> None:
         """sizes: how many threads there are of each kind. burst: a group ends when nothing is ready for it."""
         self.burst = burst
+        self.suspects = 0  # threads that handle an item that was in hand when a consumer died
         self._groups: dict[Kind, ThreadGroup] = {}
         for kind, size in sizes.items():
             mine = [subscription for subscription in subscriptions if subscription.kind is kind]
@@ -83,11 +82,6 @@ class ThreadGroups:
     def waiting(self) -> bool:
         """Whether any job waits."""
         return any(group.jobs for group in self)
-
-    @property
-    def suspects(self) -> bool:
-        """Whether a thread handles a suspect."""
-        return any(group.suspects for group in self)
 
     @property
     def all_free(self) -> bool:

@@ -38,10 +38,9 @@ logger = guarded("django_srq.consumer")
 class Worker:
     """Serves the subscriptions with a fixed number of threads; the thread that calls ``run`` is one of them.
 
-    The threads follow the Leader/Followers pattern. A thread without an item becomes the leader: it claims for all
-    threads that have none, and acks the finished items with the same call. That is one round trip an item, or less.
-    Meanwhile the other threads wait for their share. While no item is ready, one of them, the idler, waits on the
-    server.
+    Each thread gets its next jobs (``Roles.next``), runs the handler with them (``Executor.run``), and has the server
+    told what became of them (``Settler.settle``). ``Buffer`` says which thread claims for all (``Claims.fetch``), and
+    which one waits on the server.
 
     The worker writes the items in hand into the ledger; a keeper or another thread reads it and renews the leases.
     """
