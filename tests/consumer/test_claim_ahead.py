@@ -102,7 +102,7 @@ def test_the_next_are_claimed_with_the_ack_of_one_of_the_last(queue, client, unr
 
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("prefetch", [4, 10, 100, None])
-def test_no_more_than_so_many_wait_here(queue, client, threads, prefetch):
+def test_no_more_than_so_many_wait_here(queue, client, unread, threads, prefetch):
     """Seen from the server, where what an unread claim took is in flight too."""
     queue.put_many(range(300))
     seen: list[tuple[bytes, int]] = []
