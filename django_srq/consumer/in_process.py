@@ -58,7 +58,7 @@ class InProcessConsumer:
             options=options,
             report=Outage().report,
             max_items=options.max_items,
-            rest=on_idle,
+            on_idle=on_idle,
         )
 
     @property

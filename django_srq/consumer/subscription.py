@@ -6,6 +6,8 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cached_property
 from typing import Any
 
 from django_srq.queue.backoff import Backoff
@@ -13,6 +15,13 @@ from django_srq.queue.safe_redis_queue import SafeRedisQueue
 
 NEVER = float("inf")
 TOGETHER = 1.0  # seconds; subscriptions whose moments lie within the same such interval are asked together
+
+
+class Kind(StrEnum):
+    """The kind of a handler, and of the threads that call it."""
+
+    SYNC = "sync"  # ``--threads`` says how many items run at one time
+    ASYNC = "async"  # it waits for an event loop; ``--concurrency`` says how many items run at one time
 
 
 class StopConsuming(Exception):
@@ -35,6 +44,10 @@ class Subscription:
     batch: int = 1  # items that handle takes at one time, at most
     asynchronous: bool = False  # handle waits for an event loop: --concurrency says how many items run at one time
 
+    @cached_property
+    def kind(self) -> Kind:
+        return Kind.ASYNC if self.asynchronous else Kind.SYNC
+
 
 class Timetable:
     """When each subscription is to be asked for items again: moments of ``time.monotonic()``.
@@ -48,11 +61,9 @@ class Timetable:
         # Several subscriptions are asked together, a little early, rather than each at a moment of its own.
         self._together = len(subscriptions) > 1
 
-    def earliest(self, asynchronous: bool) -> float:
+    def earliest(self, kind: Kind) -> float:
         """The earliest moment of the subscriptions of that kind."""
-        moments = [
-            moment for subscription, moment in self._moments.items() if subscription.asynchronous is asynchronous
-        ]
+        moments = [moment for subscription, moment in self._moments.items() if subscription.kind is kind]
         return min(moments, default=NEVER)
 
     def is_due(self, subscription: Subscription, now: float) -> bool:

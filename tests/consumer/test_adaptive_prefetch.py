@@ -13,8 +13,8 @@ from django_srq.consumer.leases import Leases
 from django_srq.consumer.ledger import Ledger
 from django_srq.consumer.worker import prefetch
 from django_srq.consumer.worker.claims import Claims
+from django_srq.consumer.worker.roles import Roles
 from django_srq.consumer.worker.settler import Settler
-from django_srq.consumer.worker.worker import Worker
 from django_srq.operations import DeliveryRef
 from django_srq.queue.backoff import Backoff
 from django_srq.transport.stream import Stream
@@ -257,17 +257,17 @@ def test_what_is_being_given_back_belongs_to_the_burst(queue, quick, monkeypatch
     """Whoever is free meanwhile would find nothing, and take that for the end."""
     queue.put_many(range(20))
     claimed, giving = threading.Event(), threading.Event()
-    release, claim, unload = Settler.release, Claims.claim, Worker._unload
+    release, claim, unload = Settler.release, Claims.claim, Roles._unload
 
-    def unload_when_blocked(worker):
+    def unload_when_blocked(roles, answer):
         if blocked:  # and not sooner, on a slow machine
-            unload(worker)
+            unload(roles, answer)
 
-    def slow_release(worker, subscription, jobs):
+    def slow_release(settler, subscription, jobs):
         if jobs:
             giving.set()
             claimed.wait(1)  # in vain
-        release(worker, subscription, jobs)
+        release(settler, subscription, jobs)
 
     def told_claim(*args):
         found = claim(*args)
@@ -275,14 +275,14 @@ def test_what_is_being_given_back_belongs_to_the_burst(queue, quick, monkeypatch
             claimed.set()
         return found
 
-    monkeypatch.setattr(Worker, "_unload", unload_when_blocked)
+    monkeypatch.setattr(Roles, "_unload", unload_when_blocked)
     monkeypatch.setattr(Settler, "release", slow_release)
     monkeypatch.setattr(Claims, "claim", told_claim)
     handled, blocked = [], []
 
     def handle(item: object) -> None:
         handled.append(item)
-        waiting = sum(map(len, consumer._worker._jobs.values()))
+        waiting = sum(len(group.jobs) for group in consumer._worker._buffer.groups)
         if blocked or (waiting > 4 and len(handled) + waiting >= 18):  # the last ones are in hand
             blocked.append(item)
             assert giving.wait(60)

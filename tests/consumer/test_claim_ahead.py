@@ -16,7 +16,7 @@ from django_srq.consumer.leases import Leases
 from django_srq.consumer.ledger import HELD, Ledger
 from django_srq.consumer.processes.child_handle import ChildHandle
 from django_srq.consumer.worker import prefetch
-from django_srq.consumer.worker.claims import _Asked
+from django_srq.consumer.worker.claim import Claim
 from django_srq.consumer.worker.worker import Worker
 from django_srq.exceptions import LayoutError
 from django_srq.operations import DeliveryRef
@@ -42,7 +42,7 @@ EARLY = b"\r\n$2\r\nc1\r\n$1\r\n2\r\n"  # in the request: the second call in the
 @pytest.fixture
 def unread(monkeypatch):
     """No reply is read before it is needed, however long that takes."""
-    monkeypatch.setattr("django_srq.consumer.worker.worker.WAITED", LONG)
+    monkeypatch.setattr("django_srq.consumer.worker.buffer.WAITED", LONG)
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_the_next_are_claimed_with_the_ack_of_one_of_the_last(queue, client, unr
         # with the claim.
         wait_for(lambda: client.hlen(queue.keys["items"]) == 30 - done, "the ack before")
         most.append(client.hlen(queue.keys["holders"]) - 1)
-        turns.append(one._claims._slot.seq)
+        turns.append(one._roles._claims._slot.seq)
 
     one = worker(Subscription(queue, handle, lease=LONG), prefetch=AHEAD)
     with running(one):
@@ -102,7 +102,7 @@ def test_the_next_are_claimed_with_the_ack_of_one_of_the_last(queue, client, unr
 
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("prefetch", [4, 10, 100, None])
-def test_no_more_than_so_many_wait_here(queue, client, threads, prefetch):
+def test_no_more_than_so_many_wait_here(queue, client, unread, threads, prefetch):
     """Seen from the server, where what an unread claim took is in flight too."""
     queue.put_many(range(300))
     seen: list[tuple[bytes, int]] = []
@@ -206,13 +206,13 @@ def test_at_the_end_of_a_queue_it_waits(patient, queue, named, client, prefix, n
     before = claims(client)
     with running(one):
         wait_for(lambda: len(seen.seen) == number and parked(client, prefix), "an idle worker")
-        turns = one._claims._slot.seq
+        turns = one._roles._claims._slot.seq
         # An ack each, or with a claim, and what the worker asks at its begin and end; behind the wait is another claim.
         assert claims(client) - before <= number + turns + 1
         assert turns <= 2 + number // 8
         queue.put(number)
         wait_for(lambda: len(seen.seen) == number + 1 and parked(client, prefix), "an idle worker again")
-        assert one._claims._slot.seq <= turns + 2
+        assert one._roles._claims._slot.seq <= turns + 2
     assert seen.seen == all_of(number + 1)
     assert empty(queue)
 
@@ -346,7 +346,7 @@ def test_what_a_claim_at_once_took_is_kept_and_asked_for_again_when_its_reply_is
     queue, make_queue, server_url, client, monkeypatch
 ):
     """While the reply is on its way, or another thread has the interpreter's lock, a lease may end."""
-    monkeypatch.setattr(_Asked, "old", property(lambda asked: asked.share < 1))
+    monkeypatch.setattr(Claim, "old", property(lambda claim: claim.share < 1))
     assert not queue.get(-1)  # the server knows the script now, and carries out what it is first asked
     queue.put_many("ab")
     with closing(Proxy(server_url)) as proxy, closing(Link(client_from_url(proxy.url), timeout=PATIENT)) as link:
@@ -450,14 +450,14 @@ def test_what_is_unread_is_given_back_when_stopped(queue, make_queue, server_url
     handler = Handler(_8=lambda: end.wait(60))
     with closing(Proxy(server_url)) as proxy, closing(Link(client_from_url(proxy.url), timeout=PATIENT)) as link:
         if fault:
-            monkeypatch.setattr("django_srq.consumer.worker.worker.WAITED", 0.05)
+            monkeypatch.setattr("django_srq.consumer.worker.buffer.WAITED", 0.05)
         stalled = proxy.arm("stall request", EARLY, times=int(fault))
         one = worker(Subscription(make_queue(link=link), handler, lease=LONG), prefetch=AHEAD)
         queue.put_many(range(30))
         with running(one):
             wait_for(lambda: len(handler.seen) == 9, "the ninth in hand")
             if fault:
-                wait_for(lambda: stalled.hits and one._leading, "somebody who reads the reply")
+                wait_for(lambda: stalled.hits and one._buffer._leading, "somebody who reads the reply")
             one.stop()
             one.give_back()
             if fault:
@@ -480,7 +480,7 @@ def ninth(project, told, client):
 
     def start(deed: dict[str, object], **options: object):
         queue = told(**options)
-        project.add_to_settings(f"from django_srq.consumer.worker import worker\nworker.WAITED = {LONG}")
+        project.add_to_settings(f"from django_srq.consumer.worker import buffer\nbuffer.WAITED = {LONG}")
         items = [{"do": "nothing", "name": f"n{number}"} for number in range(30)]
         items[NINTH] = {"name": "it", **deed}
         queue.put_many(items)
@@ -577,16 +577,17 @@ def test_what_a_dead_child_had_begun_to_read_may_be_what_killed_it(queue):
 # For the settings of a command: it says when a claim's reply begins to be read, by the thread that needs the items, or
 # behind a slow item by the one that takes over.
 TELLS_WHEN_IT_READS = """
-from django_srq.consumer.worker import worker
+from django_srq.consumer.worker import buffer
+from django_srq.consumer.worker.pipeline import Pipeline
 from tests.support.handlers import _say
-collecting = worker.Claims.collect
+collecting = Pipeline.collect
 
 def collect(self, *arguments):
     if self.asked is not None:
         _say("reads")
     return collecting(self, *arguments)
 
-worker.Claims.collect = collect
+Pipeline.collect = collect
 """
 
 
@@ -597,7 +598,7 @@ def test_a_reply_that_stalls_for_longer_than_a_lease_doubles_nothing(project, to
     with closing(Proxy(server_url)) as proxy:
         fault = proxy.arm("stall reply", b".1\r\n$1\r\n2\r\n")  # the second call in the slot of the claims at once
         queue = told(URL=proxy.url, LEASE=2)
-        project.add_to_settings(TELLS_WHEN_IT_READS + f"worker.WAITED = {0.05 if slow else LONG}")
+        project.add_to_settings(TELLS_WHEN_IT_READS + f"buffer.WAITED = {0.05 if slow else LONG}")
         queue.put_many([{"do": "wait" if slow and name == "n8" else "nothing", "name": name} for name in names])
         project.start("srq_consume", "--prefetch", str(AHEAD))
         project.said("reads")

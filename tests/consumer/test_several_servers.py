@@ -20,13 +20,17 @@ from django_srq.consumer.leases import Leases
 from django_srq.consumer.ledger import FAILED, HELD, RUNNING
 from django_srq.consumer.processes.child_handle import ChildHandle
 from django_srq.consumer.processes.supervisor import Supervisor
-from django_srq.consumer.worker.claims import Answer, Claims
+from django_srq.consumer.subscription import Kind
+from django_srq.consumer.worker.buffer import Buffer
+from django_srq.consumer.worker.claim import Answer
+from django_srq.consumer.worker.claims import Claims
+from django_srq.consumer.worker.pipeline import Pipeline
 from django_srq.consumer.worker.worker import Worker
 from django_srq.exceptions import LayoutError
 from django_srq.operations import DeliveryRef
 from django_srq.queue.backoff import Backoff
 from tests.consumer.test_supervisor import account_for
-from tests.consumer.test_wakeups import patient, running, worker  # noqa: F401
+from tests.consumer.test_wakeups import fetch, patient, running, worker  # noqa: F401
 from tests.support.decoding import decoded
 from tests.support.proxy import Proxy
 from tests.support.servers import Server
@@ -167,7 +171,7 @@ def test_the_one_that_is_back_is_asked_at_once(pair):
 
     consumer = serve(pair, handle)
     with running(consumer):
-        wait_for(lambda: owed(consumer) and consumer._worker._idler is not None, "an idle worker")
+        wait_for(lambda: owed(consumer) and consumer._worker._buffer._idler is not None, "an idle worker")
         pair.away.start()
         wait_for(lambda: seen == [b"a", b"b", b"a"] and empty(pair.there), "the next items, and the acks")
 
@@ -175,13 +179,13 @@ def test_the_one_that_is_back_is_asked_at_once(pair):
 @pytest.mark.usefixtures("patient")
 def test_what_a_late_claim_brings_is_begun_at_once(pair, monkeypatch):
     """Whoever waits on another server is called for it, before all that is owed is said."""
-    monkeypatch.setattr(Worker, "_back", lambda self: None)
+    monkeypatch.setattr(Buffer, "wake", lambda self: None)
     pair.there.put("a")
     pair.away.kill()
     seen: list[bytes] = []
     consumer = serve(pair, lambda queue, item: seen.append(item.payload))
     with running(consumer):
-        wait_for(lambda: owed(consumer) and consumer._worker._idler is not None, "an idle worker")
+        wait_for(lambda: owed(consumer) and consumer._worker._buffer._idler is not None, "an idle worker")
         pair.away.start()
         wait_for(lambda: seen == [b"a"], "the item")
 
@@ -262,14 +266,16 @@ def test_the_trouble_is_told_once_and_its_end(pair, caplog):
 @pytest.mark.parametrize("all_away", [False, True])
 def test_an_idle_worker_does_not_keep_asking_for_a_server_that_is_away(pair, monkeypatch, all_away):
     rounds: list[int] = []
-    rounding = Worker._round
-    monkeypatch.setattr(Worker, "_round", lambda *arguments: (rounds.append(1), rounding(*arguments))[1])
+    fetching = Claims.fetch
+    monkeypatch.setattr(Claims, "fetch", lambda *arguments: (rounds.append(1), fetching(*arguments))[1])
     pair.away.kill()
     if all_away:
         pair.stays.kill()
     consumer = serve(pair, lambda queue, item: None, threads=3)
     with running(consumer):
-        wait_for(lambda: owed(consumer) == 1 + all_away and consumer._worker._idler is not None, "an idle worker")
+        wait_for(
+            lambda: owed(consumer) == 1 + all_away and consumer._worker._buffer._idler is not None, "an idle worker"
+        )
         before, looks = len(rounds), []
         wait_for(lambda: looks.append(1) or len(looks) > 100, "a while")
         assert len(rounds) - before < 10  # it has nothing to ask for 5 s
@@ -317,13 +323,13 @@ def test_all_servers_away_and_back(pair):
 def test_a_server_that_hangs_holds_up_no_other(pair, monkeypatch):
     """Not even by acks that are sent without waiting for the reply: none goes there once it is known to be away."""
     in_vain: list[bool] = []
-    sending = Claims.send
+    sending = Pipeline.send
 
-    def send(claims: Claims, subscription: Subscription, *arguments) -> None:
+    def send(pipeline: Pipeline, subscription: Subscription, *arguments) -> None:
         in_vain.append(consumer._worker._retries.away(subscription.queue.link))
-        sending(claims, subscription, *arguments)
+        sending(pipeline, subscription, *arguments)
 
-    monkeypatch.setattr(Claims, "send", send)
+    monkeypatch.setattr(Pipeline, "send", send)
     there = SafeRedisQueue(name="q", url=pair.away.url, timeout=PATIENT)
     gates = {str(number): threading.Event() for number in range(4)}
     go = threading.Event()
@@ -348,7 +354,10 @@ def test_a_server_that_hangs_holds_up_no_other(pair, monkeypatch):
             for number, gate in enumerate(gates.values(), 1):
                 go.clear()
                 pair.here.put_many(range(20))
-                wait_for(lambda: any(consumer._worker._jobs.values()), "items that wait for their turn")
+                wait_for(
+                    lambda: any(group.jobs for group in consumer._worker._buffer.groups),
+                    "items that wait for their turn",
+                )
                 gate.set()
                 wait_for(lambda: at_work() == 4 - number, "the end of one")  # noqa: B023
                 go.set()
@@ -420,25 +429,26 @@ def test_a_claim_is_sent_again_with_its_own_number_whatever_was_claimed_meanwhil
         pair.there.put_many("ab")
         there = SafeRedisQueue(name="q", url=proxy.url)
         subscriptions = Subscription(there, print, lease=LONG), Subscription(pair.here, print, lease=LONG)
-        claims, late = worker(*subscriptions)._claims, []
-        monkeypatch.setattr(claims, "_late", late.append)
+        one, late = worker(*subscriptions), []
+        claims, waits, pipeline = one._roles._claims, one._roles._waits, one._roles._pipeline
+        monkeypatch.setattr(one._buffer, "put", late.append)
         fault = proxy.arm("lose reply", b"$2\r\nc1" if way == "ahead" else b"$4\r\nc1.w", times=1000)
         if way == "ahead":
-            claims.send(subscriptions[0], claims.prepare(subscriptions[0], (), 1))
+            pipeline.send(subscriptions[0], pipeline.prepare(subscriptions[0], (), 1))
             claims.claim(subscriptions[1], 1, (), Answer())
             claims.collect(Answer())
         else:
-            claims.park(subscriptions[0], 1, 1)
-            claims.recall(Answer())
-            claims._parking.seq += 1  # as the next one begins
+            waits.park(subscriptions[0], 1, 1)
+            waits.recall(Answer())
+            waits._slot.seq += 1  # as the next one begins
         fault.wait()
-        wait_for(lambda: claims._retries.away(there.link), "a claim that is owed")
+        wait_for(lambda: one._retries.away(there.link), "a claim that is owed")
         claims.claim(subscriptions[1], 1, (), Answer())
         proxy.disarm()
         wait_for(lambda: late, "what it took")
         assert [job.found.payload for job in late[0].jobs] == [b"a"]
         assert pair.there.counts()["in_flight"] == 1
-        claims.close()
+        one._roles.close()
         there.link.close()
 
 
@@ -451,8 +461,8 @@ def test_a_claim_that_was_given_up_is_left_to_the_supervisor(pair, monkeypatch):
         fault = proxy.arm("lose reply", b"$2\r\nc1\r\n$1\r\n1\r\n", times=1000)
         there = SafeRedisQueue(name="q", url=proxy.url)
         one = worker(Subscription(there, print, lease=LONG), Subscription(pair.here, print))
-        passing = one._claims.pass_on
-        monkeypatch.setattr(one._claims, "pass_on", lambda: (proxy.disarm(), passing()))
+        passing = one._roles._claims.pass_on
+        monkeypatch.setattr(one._roles._claims, "pass_on", lambda: (proxy.disarm(), passing()))
         with running(one):
             fault.wait()
             wait_for(lambda: owed(one), "a claim that is owed")
@@ -473,8 +483,8 @@ def test_what_an_owed_claim_took_is_not_blamed_for_a_handler_s_death(pair, monke
         there = SafeRedisQueue(name="q", url=proxy.url, timeout=1)
         one = worker(Subscription(there, print, lease=LONG), subscriptions[1])
         one._ledger.slot = b"c1"
-        passing = one._claims.pass_on
-        monkeypatch.setattr(one._claims, "pass_on", lambda: (proxy.disarm(), passing()))
+        passing = one._roles._claims.pass_on
+        monkeypatch.setattr(one._roles._claims, "pass_on", lambda: (proxy.disarm(), passing()))
         with running(one):
             fault.wait()
             wait_for(lambda: owed(one), "a claim that is owed")
@@ -496,15 +506,14 @@ def test_after_a_claim_that_is_owed_the_others_are_asked_in_the_same_round(pair)
     """That the claim before it left some behind says nothing of them."""
     pair.here.put("a")
     one = worker(*(Subscription(queue, print, lease=LONG) for queue in (pair.there, pair.here)))
-    one._claims.plenty = True
+    one._buffer.ahead.plenty = True
     pair.away.kill()
     answer = Answer()
-    one._round((), {False: 1}, None, answer)
+    fetch(one, {Kind.SYNC: 1}, answer)
     assert [job.found.payload for job in answer.jobs] == [b"a"]
     pair.away.start()
     wait_for(lambda: not owed(one), "the claim")
-    one._claims.close()
-    one._wakeup.close()
+    one._roles.close()
 
 
 def test_a_queue_that_cannot_be_told_keeps_nothing_from_another_on_its_server(pair):
@@ -569,7 +578,7 @@ def test_nothing_rings_for_nobody(pair):
         assert owed(consumer)
         pair.away.start()
         wait_for(lambda: not owed(consumer), "what was owed")
-        assert not select.select([consumer._worker._wakeup.end], [], [], 0)[0]
+        assert not select.select([consumer._worker._buffer._wakeup.end], [], [], 0)[0]
         gate.set()
 
 

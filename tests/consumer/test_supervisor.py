@@ -36,9 +36,9 @@ from tests.support.waiting import PATIENT, parked, wait_for
 LONG = 600  # seconds; a lease that does not end during a test
 # For the settings of a command: no wait on the server ends by itself.
 PATIENT_WAITS = f"""
-from django_srq.consumer.worker.claims import Claims
-parking = Claims.park
-Claims.park = lambda self, source, n, seconds: parking(self, source, n, {LONG})
+from django_srq.consumer.worker.waits import Waits
+parking = Waits.park
+Waits.park = lambda self, source, n, seconds: parking(self, source, n, {LONG})
 """
 
 

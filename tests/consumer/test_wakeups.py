@@ -13,7 +13,11 @@ import pytest
 
 from django_srq.consumer import ConsumerOptions, InProcessConsumer, Subscription
 from django_srq.consumer.ledger import Ledger
-from django_srq.consumer.worker.claims import Answer, Claims
+from django_srq.consumer.subscription import Kind
+from django_srq.consumer.worker.claim import Answer
+from django_srq.consumer.worker.claims import Claims
+from django_srq.consumer.worker.steps import Lead
+from django_srq.consumer.worker.waits import Rung, Waits
 from django_srq.consumer.worker.wakeup import Wakeup
 from django_srq.consumer.worker.worker import Worker
 from django_srq.exceptions import LayoutError
@@ -31,9 +35,9 @@ LONG = 600.0  # seconds; a wait, or a lease, that does not end during a test
 @pytest.fixture
 def patient(monkeypatch):
     """No wait on the server ends by itself during a test."""
-    waiting, parking = Claims.wait, Claims.park
-    monkeypatch.setattr(Claims, "wait", lambda self, seconds, subscriptions: waiting(self, LONG, subscriptions))
-    monkeypatch.setattr(Claims, "park", lambda self, subscription, n, seconds: parking(self, subscription, n, LONG))
+    waiting, parking = Waits.wait, Waits.park
+    monkeypatch.setattr(Waits, "wait", lambda self, seconds, subscriptions: waiting(self, LONG, subscriptions))
+    monkeypatch.setattr(Waits, "park", lambda self, subscription, n, seconds: parking(self, subscription, n, LONG))
 
 
 @pytest.fixture
@@ -67,6 +71,10 @@ def worker(*subscriptions: Subscription, **plans: object) -> Worker:
     )
 
 
+def fetch(one: Worker, needed: dict[Kind, int], answer: Answer, woken: Subscription | None = None) -> None:
+    one._roles._claims.fetch(Lead([], needed, woken), answer)
+
+
 def test_the_last_of_max_items_ends_the_wait_of_another_thread(patient, queue, client):
     gate = threading.Event()
     consumer = InProcessConsumer(
@@ -75,7 +83,7 @@ def test_the_last_of_max_items_ends_the_wait_of_another_thread(patient, queue, c
     with running(consumer) as thread:
         queue.put("a")
         wait_for(lambda: queue.counts()["in_flight"] == 1, "the first in hand")
-        wait_for(lambda: consumer._worker._idler is not None, "the other thread on the server")
+        wait_for(lambda: consumer._worker._buffer._idler is not None, "the other thread on the server")
         client.hset(queue.keys["items"], "legacy", "b")
         client.lpush(queue.keys["queue"], "legacy")  # and no bell rings
         gate.set()
@@ -89,7 +97,7 @@ def test_the_end_of_a_burst_ends_the_wait_of_another_thread(patient, make_queue)
     queue.put_many("ab")
 
     def handle(item: object) -> None:
-        wait_for(lambda: consumer._worker._idler is not None, "the other thread on the server")
+        wait_for(lambda: consumer._worker._buffer._idler is not None, "the other thread on the server")
         queue.purge("ready")
 
     consumer = InProcessConsumer([Subscription(queue, handle)], options=ConsumerOptions(burst=True, threads=2))
@@ -110,11 +118,11 @@ def test_a_moment_that_is_told_while_another_thread_waits_is_kept(patient, make_
     consumer = InProcessConsumer([Subscription(queue, handle)], options=ConsumerOptions(threads=2))
     with running(consumer):
         queue.put("a")
-        wait_for(lambda: seen and consumer._worker._idler is not None, "the other thread on the server")
+        wait_for(lambda: seen and consumer._worker._buffer._idler is not None, "the other thread on the server")
         client.hset(queue.keys["items"], "legacy", "b")
         client.lpush(queue.keys["queue"], "legacy")  # and no bell rings
         client.hset(queue.keys["meta"], "next_due", now(client) + 900)
-        consumer._worker._until += LONG  # as patient has it
+        consumer._worker._buffer._idler.until += LONG  # as patient has it
         gate.set()  # whoever acks is told that moment
         wait_for(lambda: len(seen) == 2, "the second")
 
@@ -128,23 +136,23 @@ def test_a_moment_that_is_told_with_another_item_is_for_the_thread_that_waits(mo
         seen.append(item)
         gates[item.payload].wait(60)
 
-    waiting, first = Claims.wait, [LONG]  # which does not end by itself
+    waiting, first = Waits.wait, [LONG]  # which does not end by itself
 
-    def wait(claims: Claims, seconds: float, subscriptions: list[Subscription]) -> Subscription | None:
-        return waiting(claims, first.pop() if first else seconds, subscriptions)
+    def wait(waits: Waits, seconds: float, subscriptions: list[Subscription]) -> Rung:
+        return waiting(waits, first.pop() if first else seconds, subscriptions)
 
-    monkeypatch.setattr(Claims, "wait", wait)
+    monkeypatch.setattr(Waits, "wait", wait)
     plain.put("a")
     consumer = InProcessConsumer(
         [Subscription(limited, seen.append), Subscription(plain, handle)], options=ConsumerOptions(threads=2)
     )
     with running(consumer):
-        wait_for(lambda: seen and consumer._worker._idler is not None, "the other thread on the server")
+        wait_for(lambda: seen and consumer._worker._buffer._idler is not None, "the other thread on the server")
         for queue, payload in ((plain, "b"), (limited, "c")):
             client.hset(queue.keys["items"], "legacy", payload)
             client.lpush(queue.keys["queue"], "legacy")  # and no bell rings
         client.hset(limited.keys["meta"], "next_due", now(client) + 900)
-        consumer._worker._until += LONG
+        consumer._worker._buffer._idler.until += LONG
         gates[b"a"].set()
         try:
             wait_for(lambda: len(seen) == 3, "the third")
@@ -165,8 +173,12 @@ def test_a_thread_that_is_free_again_is_heard_for(patient, make_queue):
     with running(consumer):
         other.put("a")
         wait_for(lambda: seen, "the first")
-        inner = consumer._worker
-        wait_for(lambda: inner._idler is False and inner._heard == {False}, "the other kind on the server")
+
+        def waits_alone() -> bool:
+            idler = consumer._worker._buffer._idler
+            return idler is not None and idler.group.kind is Kind.SYNC and idler.heard == {Kind.SYNC}
+
+        wait_for(waits_alone, "the other kind on the server")
         gate.set()
         wait_for(lambda: not other.counts()["in_flight"], "the ack of the first")
         other.put("b")
@@ -177,7 +189,7 @@ def test_whoever_is_woken_without_room_passes_that_on(queue, client):
     subscription, answer = Subscription(queue, print), Answer()
     queue.put("a")
     client.delete(queue.keys["wake"])
-    worker(subscription)._round([], {False: 0}, subscription, answer)
+    fetch(worker(subscription), {Kind.SYNC: 0}, answer, woken=subscription)
     assert client.llen(queue.keys["wake"]) == 1
     assert (answer.jobs, answer.waits, answer.dry) == ([], {}, set())
 
@@ -195,8 +207,8 @@ def test_what_was_not_started_when_it_stops_is_released(queue):
     subscription, answer = Subscription(queue, print), Answer()
     one = worker(subscription)
     uids = queue.put_many("ab")
-    one._round([], {False: 2}, None, answer)
-    one._jobs[False].extend(answer.jobs)
+    fetch(one, {Kind.SYNC: 2}, answer)
+    one._buffer.groups.add(answer.jobs)
     assert queue.counts()["in_flight"] == 2
     one.stop()
     one.run()
@@ -208,8 +220,8 @@ def test_a_worker_that_gave_up_leaves_its_last_claim_to_the_supervisor(queue):
     one = worker(Subscription(queue, print))
     one.stop()
     one._retries.gave_up = True
-    one._sign_off()
-    assert one._claims._slot.seq == 0  # another call in the slot would hide what the last one took
+    one._roles.sign_off()
+    assert one._roles._claims._slot.seq == 0  # another call in the slot would hide what the last one took
 
 
 def test_a_wait_that_is_refused_is_no_reason_to_hurry():
@@ -278,10 +290,12 @@ def test_an_idle_worker_asks_once_a_wait(server):
 
 def test_the_claim_behind_a_wait_that_timed_out_finds_what_rang_no_bell(named, client, prefix):
     claimed = []
-    one = worker(Subscription(named, lambda item: claimed.append((item.payload, one._claims._slot.seq)), lease=0.5))
+    one = worker(
+        Subscription(named, lambda item: claimed.append((item.payload, one._roles._claims._slot.seq)), lease=0.5)
+    )
     with running(one):
         wait_for(lambda: parked(client, prefix), "an idle worker")
-        before = one._claims._slot.seq
+        before = one._roles._claims._slot.seq
         client.hset(named.keys["items"], "legacy", "a")
         client.lpush(named.keys["queue"], "legacy")
         wait_for(lambda: claimed, "the item")
@@ -304,7 +318,7 @@ def test_a_claim_behind_a_wait_whose_reply_is_lost_or_not_awaited_is_asked_again
             queue.put("a")
             if kind == "hold reply":
                 wait_for(lambda: fault.held, "the reply on its way")
-                one._wakeup.ring()
+                one._buffer._wakeup.ring()
             wait_for(lambda: seen, "the item, although the reply did not come")
         assert seen == [(b"a", 1)]
         assert sum(queue.counts().values()) == 0
@@ -319,10 +333,10 @@ def test_a_claim_behind_a_wait_that_was_interrupted_comes_too_late(patient, serv
         one = worker(Subscription(SafeRedisQueue(name="q", link=link), print, lease=LONG))
         with server.client() as client, running(one):
             fault.wait()
-            (one.stop if interrupt == "stop" else one._wakeup.ring)()
+            (one.stop if interrupt == "stop" else one._buffer._wakeup.ring)()
             if interrupt == "ring":
                 # Or the one after it: an interrupt may be seen twice.
-                wait_for(lambda: one._claims._parking.seq >= 2 and one._claims._unsure is None, "the next wait")
+                wait_for(lambda: one._roles._waits._slot.seq >= 2 and one._roles._waits.unsure is None, "the next wait")
         queue.put("a")
         before = claims(client)
         fault.deliver()
@@ -369,7 +383,7 @@ def test_a_server_that_knows_the_script_no_more_is_no_matter(patient, server, tr
                 client.script_flush()
             queue.put("a")
             wait_for(lambda: seen, "the item")
-            assert not one._claims.refused
+            assert not one._roles._waits.refused
     assert seen == [(b"a", 1)]
 
 
@@ -397,7 +411,7 @@ def test_of_two_threads_one_waits_while_the_other_works(patient, queue, named, c
 
 def test_no_claim_waits_while_a_handler_may_hold_the_interpreters_lock(patient, queue, monkeypatch):
     working, gate, seen, parks = threading.Event(), threading.Event(), [], []
-    parking = Claims.park
+    parking = Waits.park
 
     def park(self, *arguments):
         parks.append(working.is_set())
@@ -410,10 +424,10 @@ def test_no_claim_waits_while_a_handler_may_hold_the_interpreters_lock(patient, 
             gate.wait(60)
             working.clear()
 
-    monkeypatch.setattr(Claims, "park", park)
+    monkeypatch.setattr(Waits, "park", park)
     one = worker(Subscription(queue, handle, lease=LONG), threads=2)
     with running(one):
-        wait_for(lambda: one._idler is not None, "an idle worker")
+        wait_for(lambda: one._buffer._idler is not None, "an idle worker")
         queue.put("first")
         assert working.wait(60)
         for number in range(20):
@@ -448,15 +462,15 @@ def test_a_wait_is_ended_once_however_often_it_was_to_be():
 def test_what_wakes_one_thread_while_another_claims_is_not_forgotten(patient, queue, make_queue, monkeypatch):
     """The claim came before the item and found nothing; that is no reason to wait for the next look."""
     other, seen, gate = make_queue("other"), [], threading.Event()
-    rounds = Worker._round
+    fetching = Claims.fetch
 
-    def slow(self, finished, *arguments) -> None:
-        rounds(self, finished, *arguments)
-        if finished and not seen:
+    def slow(self, lead, answer) -> None:
+        fetching(self, lead, answer)
+        if lead.finished and not seen:
             other.put("a")
-            wait_for(lambda: self._idler is None, "the other thread, which is woken")
+            wait_for(lambda: self._buffer._idler is None, "the other thread, which is woken")
 
-    monkeypatch.setattr(Worker, "_round", slow)
+    monkeypatch.setattr(Claims, "fetch", slow)
     subscriptions = (
         Subscription(queue, lambda item: gate.wait(60)),
         Subscription(other, lambda item: seen.append(item.payload)),
@@ -464,7 +478,7 @@ def test_what_wakes_one_thread_while_another_claims_is_not_forgotten(patient, qu
     one = worker(*subscriptions, threads=2)
     with running(one):
         queue.put("first")
-        wait_for(lambda: queue.counts()["in_flight"] and one._idler is not None, "one works, the other waits")
+        wait_for(lambda: queue.counts()["in_flight"] and one._buffer._idler is not None, "one works, the other waits")
         gate.set()
         wait_for(lambda: seen, "the item")
 
@@ -472,10 +486,10 @@ def test_what_wakes_one_thread_while_another_claims_is_not_forgotten(patient, qu
 def test_what_comes_of_the_last_wait_takes_the_place_of_what_was_needed(queue):
     one, answer = worker(subscription := Subscription(queue, print)), Answer()
     queue.put_many("ab")
-    one._claims._parking.seq += 1
-    queue.link.call(queue.claim(one.id, lease=LONG), queue=queue.alias, slot=one._claims._parking)
-    one._claims._unsure = subscription
-    one._round([], {False: 1}, None, answer)
+    one._roles._waits._slot.seq += 1
+    queue.link.call(queue.claim(one.id, lease=LONG), queue=queue.alias, slot=one._roles._waits._slot)
+    one._roles._waits.unsure = subscription
+    fetch(one, {Kind.SYNC: 1}, answer)
     assert [job.found.payload for job in answer.jobs] == [b"a"]
     assert queue.counts()["ready"] == 1
 
@@ -487,8 +501,8 @@ def test_there_is_room_for_what_a_wait_brings_beside_the_claims_of_all_kinds(mak
     assert not plain.get(-1)  # the server has the script now, without which a wait brings nothing
     plain.put_many("0123456789" * 2)
     other.put_many("0123456789")
-    waited, claimed = one._claims.park(subscriptions[0], 10, 1), Answer()
-    one._round([], {False: 1, True: 1}, None, claimed)
+    waited, claimed = one._roles._waits.park(subscriptions[0], 10, 1), Answer()
+    fetch(one, {Kind.SYNC: 1, Kind.ASYNC: 1}, claimed)
     assert (len(waited.jobs), len(claimed.jobs)) == (10, 20)
 
 
@@ -496,14 +510,14 @@ def test_who_waits_and_who_leads_do_not_write_down_at_one_time(queue, monkeypatc
     one, holding, owned = worker(subscription := Subscription(queue, print)), Ledger.hold, []
 
     def hold(*arguments, **more):
-        owned.append(one._claims._taking.locked())
+        owned.append(one._roles._claims._intake._taking.locked())
         return holding(*arguments, **more)
 
     monkeypatch.setattr(Ledger, "hold", hold)
     assert not queue.get(-1)  # the server has the script now, without which a wait brings nothing
     queue.put_many("ab")
-    one._claims.park(subscription, 1, 1)
-    one._round([], {False: 1}, None, Answer())
+    one._roles._waits.park(subscription, 1, 1)
+    fetch(one, {Kind.SYNC: 1}, Answer())
     assert owned == [True, True]
 
 
@@ -512,12 +526,12 @@ def test_what_was_handled_is_acked_whatever_is_wrong_with_another_queue(make_que
     subscriptions, handled = (Subscription(broken, print), Subscription(queue, print)), Answer()
     one = worker(*subscriptions)
     queue.put("a")
-    one._round([], {False: 1}, None, handled)
-    one._executor.handle(handled.jobs)
-    one._claims._unsure = subscriptions[0]
+    fetch(one, {Kind.SYNC: 1}, handled)
+    one._handle(handled.jobs)
+    one._roles._waits.unsure = subscriptions[0]
     client.hset(broken.keys["meta"], "layout", "99")
     with pytest.raises(LayoutError):
-        one._sign_off()
+        one._roles.sign_off()
     assert queue.snapshot().stats["acked"] == 1
 
 

@@ -19,7 +19,7 @@ from django_srq.consumer.ledger import HELD, RUNNING, Ledger, Waiting
 from django_srq.consumer.processes.child_handle import ChildHandle
 from django_srq.consumer.processes.supervisor import Supervisor
 from django_srq.consumer.processes.withdrawal import Withdrawal
-from django_srq.consumer.worker.claims import Answer
+from django_srq.consumer.worker.claim import Answer
 from django_srq.consumer.worker.worker import Worker
 from django_srq.operations import DeliveryRef
 from django_srq.transport.slots import Slot
@@ -66,16 +66,16 @@ def test_what_is_wanted_back_of_a_batch_goes_before_any_of_it_is_begun(queue):
     subscription = Subscription(queue, handled.extend, batch=3)
     worker = Worker([subscription], ledger, consumer="c1", options=ConsumerOptions(), report=print)
     settler, answer = worker._settler, Answer()
-    worker._claims.claim(subscription, 3, (), answer)
+    worker._roles._claims.claim(subscription, 3, (), answer)
     ledger.mark(Waiting(answer.jobs[1].generation, answer.jobs[1].record))
     release = settler.release
     settler.release = lambda *args: (states.extend(hand.state for hand in ledger), release(*args))
-    worker._executor.handle(answer.jobs)
+    worker._handle(answer.jobs)
     assert states == [HELD] * 3
     assert [item.payload for item in handled] == [b"a", b"c"]
     (back,) = queue.items("ready")
     assert (back.payload, back.deliveries) == (b"b", 0)
-    worker._claims.close()
+    worker._roles.close()
 
 
 def test_of_a_claim_that_is_marked_nothing_may_be_begun():

@@ -67,7 +67,7 @@ class ChildMain:
             report=self._report,
             ready=wake_supervisor,  # from now on this child can send signals for the supervisor
             max_items=max_items,
-            rest=on_idle,
+            on_idle=on_idle,
             replaced=True,
         )
 

@@ -9,7 +9,7 @@ from django.dispatch import Signal
 
 from django_srq import signals
 from django_srq.consumer.log import guarded
-from django_srq.consumer.worker.job import Failed, Finished, Job
+from django_srq.consumer.worker.job import FailedJob, FinishedJob, Job
 from django_srq.exceptions import PayloadError, RetryLater
 from django_srq.queue import failure
 from django_srq.queue.item import Item
@@ -26,27 +26,27 @@ class Events:
         if signals.item_started.receivers:  # usually there are none
             self._send(signals.item_started, job.subscription.queue, item=item)
 
-    def acked(self, one: Finished, removed: bool) -> None:
+    def acked(self, done: FinishedJob, removed: bool) -> None:
         """removed: whether this ack removed the item; if not, the item was settled before."""
-        job = one.job
+        job = done.job
         if not removed:
             logger.warning("item was already settled queue=%s uid=%s", job.subscription.queue.alias, job.found.uid)
-        elif one.discarded is not None:
-            self._log(logging.WARNING, "discarded", one, reason=one.discarded)
+        elif done.discarded is not None:
+            self._log(logging.WARNING, "discarded", done, reason=done.discarded)
         else:
-            self._log(logging.INFO, "acked", one)
+            self._log(logging.INFO, "acked", done)
         if signals.item_acked.receivers:
-            self._send(signals.item_acked, job.subscription.queue, item=one.item, duration=one.seconds)
+            self._send(signals.item_acked, job.subscription.queue, item=done.item, duration=done.seconds)
 
-    def failed(self, one: Failed, state: str | None) -> None:
+    def failed(self, failed: FailedJob, state: str | None) -> None:
         """state: the state that the item went to; None: none, as its lease was lost."""
-        error = one.error
+        error = failed.error
         level = logging.INFO if issubclass(type(error), RetryLater) and state != "dead" else logging.ERROR
-        self._log(level, "failed", one, error=error, state=state or "lost")
-        about = {"item": one.item, "duration": one.seconds, "error": error, "state": state}
-        self._send(signals.item_failed, one.job.subscription.queue, **about)
+        self._log(level, "failed", failed, error=error, state=state or "lost")
+        about = {"item": failed.item, "duration": failed.seconds, "error": error, "state": state}
+        self._send(signals.item_failed, failed.job.subscription.queue, **about)
         if state == "dead":
-            self._dead(one.job, error)
+            self._dead(failed.job, error)
 
     def buried(self, job: Job, error: PayloadError) -> None:
         queue = job.subscription.queue
@@ -61,21 +61,21 @@ class Events:
         signals.send(signal, type(queue), queue=queue.alias, consumer=self._consumer, **about)
 
     def _log(
-        self, level: int, outcome: str, one: Finished | Failed, *, error: BaseException | None = None, **more: str
+        self, level: int, outcome: str, end: FinishedJob | FailedJob, *, error: BaseException | None = None, **more: str
     ) -> None:
         if not logger.isEnabledFor(level):
             return
         name = type(error).__name__ if error else None
         if name:
             more["error"] = name
-        queue, uid, deliveries = one.job.subscription.queue.alias, one.item.uid, one.item.deliveries
+        queue, uid, deliveries = end.job.subscription.queue.alias, end.item.uid, end.item.deliveries
         record = logger.makeRecord(  # not logger._log, which inspects the stack each time; tracers extend makeRecord
             logger.name,
             level,
             __file__,
             0,
             "%s queue=%s uid=%s deliveries=%d duration=%.3f%s",
-            (outcome, queue, uid, deliveries, one.seconds, "".join([f" {key}={value}" for key, value in more.items()])),
+            (outcome, queue, uid, deliveries, end.seconds, "".join([f" {key}={value}" for key, value in more.items()])),
             (type(error), error, error.__traceback__) if error and logger.isEnabledFor(logging.DEBUG) else None,
             "_log",
         )
@@ -83,7 +83,7 @@ class Events:
             queue=queue,
             uid=uid,
             deliveries=deliveries,
-            duration=one.seconds,
+            duration=end.seconds,
             consumer=self._consumer,
             outcome=outcome,
             error=name,

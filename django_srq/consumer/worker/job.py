@@ -1,10 +1,12 @@
-"""An item on its way through a worker."""
+"""An item on its way through a worker, and what became of it."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from django_srq.consumer.subscription import Subscription
+from django_srq.consumer.subscription import StopConsuming, Subscription
+from django_srq.exceptions import PayloadError
 from django_srq.operations import DeliveryRef, StoredItem
 from django_srq.queue.item import Item
 
@@ -24,7 +26,7 @@ class Job(NamedTuple):
         return self.found.delivery.crashes > 0
 
 
-class Finished(NamedTuple):
+class FinishedJob(NamedTuple):
     """A job that is to be acked: its handler returned, or discarded the item."""
 
     job: Job
@@ -33,10 +35,34 @@ class Finished(NamedTuple):
     discarded: str | None = None  # the reason, if the handler discarded the item
 
 
-class Failed(NamedTuple):
+class FailedJob(NamedTuple):
     """A job whose handler raised."""
 
     job: Job
     item: Item
     seconds: float
     error: BaseException
+
+
+class BuriedJob(NamedTuple):
+    """A job whose payload cannot be decoded: no handler gets it, and the item becomes dead."""
+
+    job: Job
+    error: PayloadError
+
+
+@dataclass(slots=True)
+class Outcomes:
+    """What became of the jobs that were handled together, all of one subscription."""
+
+    subscription: Subscription
+    seconds: float = 0.0  # how long the handler took
+    finished: list[FinishedJob] = field(default_factory=list)
+    failed: list[FailedJob] = field(default_factory=list)
+    buried: list[BuriedJob] = field(default_factory=list)
+    released: list[Job] = field(default_factory=list)  # not handled; to be given back
+    stop: StopConsuming | None = None  # the handler cannot go on
+
+    @property
+    def all_well(self) -> bool:
+        return not (self.failed or self.buried or self.released)

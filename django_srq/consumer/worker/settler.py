@@ -12,10 +12,11 @@ from functools import partial
 from django_srq import operations
 from django_srq.consumer.ledger import FAILED, RUNNING, Ledger
 from django_srq.consumer.subscription import Subscription
+from django_srq.consumer.worker.buffer import Buffer
 from django_srq.consumer.worker.events import Events
-from django_srq.consumer.worker.job import Failed, Finished, Job
+from django_srq.consumer.worker.job import BuriedJob, FailedJob, FinishedJob, Job, Outcomes
+from django_srq.consumer.worker.pipeline import Pipeline
 from django_srq.consumer.worker.retries import Retries
-from django_srq.exceptions import PayloadError
 from django_srq.queue import failure
 from django_srq.queue.backoff import delay_after
 
@@ -23,65 +24,109 @@ from django_srq.queue.backoff import delay_after
 class Settler:
     """Settles the items in hand."""
 
-    def __init__(self, consumer: str, ledger: Ledger, retries: Retries) -> None:
-        self.events = Events(consumer)
-        self._consumer, self._ledger, self._retries = consumer, ledger, retries
+    def __init__(
+        self, consumer: str, ledger: Ledger, events: Events, retries: Retries, buffer: Buffer, pipeline: Pipeline
+    ) -> None:
+        self._consumer, self._ledger, self._events, self._retries = consumer, ledger, events, retries
+        self._buffer, self._pipeline = buffer, pipeline
 
-    def ack(self, subscription: Subscription, finished: Sequence[Finished]) -> None:
-        call = operations.ack(subscription.queue.keys, [one.job.held for one in finished])
+    def still_ours(self, jobs: Sequence[Job]) -> Sequence[Job]:
+        """Give back the items whose leases ended while they waited here, and those that the supervisor wants back.
+
+        This comes before any of them is begun: giving back takes as long as the server is away, and that time must not
+        count as time of a running item.
+        """
+        ledger = self._ledger
+        lost = [job for job in jobs if ledger.lapsed(job.record, job.generation) or ledger.is_wanted(job.record)]
+        if not lost:
+            return jobs
+        self.release(jobs[0].subscription, lost)
+        return [job for job in jobs if job not in lost]
+
+    def settle(self, outcomes: Outcomes) -> None:
+        """Tell the server what became of the jobs. Raises the error of a handler that cannot go on."""
+        if outcomes.finished:
+            self._finish(outcomes.subscription, outcomes.finished)
+        if outcomes.failed:
+            self._fail(outcomes.subscription, outcomes.failed)
+        for buried in outcomes.buried:
+            self._bury(buried)
+        if outcomes.released:
+            self.release(outcomes.subscription, outcomes.released)
+        if outcomes.stop is not None:
+            raise outcomes.stop
+
+    # -- handled well
+
+    def _finish(self, subscription: Subscription, finished: Sequence[FinishedJob]) -> None:
+        """Ack the finished jobs: with the next claim if a thread is about to make one, else at once."""
+        for done in finished:
+            self._ledger.finish(done.job.record)
+        self._ledger.count_handled(len(finished))
+        prepared = self._buffer.finish(subscription, finished)
+        if prepared is not None:
+            self._pipeline.send(subscription, prepared)
+
+    def ack(self, subscription: Subscription, finished: Sequence[FinishedJob]) -> None:
+        """Ack finished jobs, and wait for the reply."""
+        call = operations.ack(subscription.queue.keys, [done.job.held for done in finished])
         self._retries.do(subscription.queue, call, lambda flags: self.acked(finished, flags))
 
-    def acked(self, finished: Sequence[Finished], flags: Sequence[bool] | None) -> None:
+    def acked(self, finished: Sequence[FinishedJob], flags: Sequence[bool] | None) -> None:
         """See to items whose ack is over. flags: for each, whether the ack removed it; None: the ack was not made."""
-        for one, removed in zip(finished, flags, strict=True) if flags is not None else ():
-            self._ledger.let_go(one.job.record)
-            self.events.acked(one, removed)
+        for done, removed in zip(finished, flags, strict=True) if flags is not None else ():
+            self._ledger.let_go(done.job.record)
+            self._events.acked(done, removed)
 
-    def fail(self, subscription: Subscription, failed: Sequence[Failed]) -> None:
+    # -- not handled well
+
+    def _fail(self, subscription: Subscription, failed: Sequence[FailedJob]) -> None:
         for start in range(0, len(failed), operations.FAILED):
-            self._fail(subscription, failed[start : start + operations.FAILED])
+            self._fail_some(subscription, failed[start : start + operations.FAILED])
 
-    def _fail(self, subscription: Subscription, failed: Sequence[Failed]) -> None:
+    def _fail_some(self, subscription: Subscription, failed: Sequence[FailedJob]) -> None:
         queue = subscription.queue
         described: dict[int, bytes] = {}  # each error is described once: usually all items have the same one
         calls, sizes = [], []
-        for one in failed:  # runs code of the project; the items still count as running, so the time limit holds
-            job, item, _, error = one
+        for each in failed:  # runs code of the project; the items still count as running, so the time limit holds
+            job, item, _, error = each
             new = id(error) not in described
             if new:
                 described[id(error)] = failure.describe(error, consumer=self._consumer)
             delay = delay_after(error, subscription.backoff, item.deliveries)
-            calls.append((one, operations.Failed(job.held, described[id(error)], delay)))
+            calls.append((each, operations.Failed(job.held, described[id(error)], delay)))
             sizes.append(len(described[id(error)]) if new else 0)
-        if any(failure.is_exhaustion(one.error) for one in failed):
+        if any(failure.is_exhaustion(each.error) for each in failed):
             self._retries.use_spare()
-        for one in failed:
-            self._ledger.fail(one.job.record)  # from now on only the server can take long: the time limit ends here
+        for each in failed:
+            self._ledger.fail(each.job.record)  # from now on only the server can take long: the time limit ends here
         for batch in operations.cut(calls, sizes):
             call = operations.fail_many(queue.keys, [call for _, call in batch], max_deliveries=queue.max_deliveries)
-            self._retries.do(queue, call, partial(self._failed, [one for one, _ in batch]))
+            self._retries.do(queue, call, partial(self._failed, [each for each, _ in batch]))
 
-    def _failed(self, failed: Sequence[Failed], states: Sequence[str | None] | None) -> None:
+    def _failed(self, failed: Sequence[FailedJob], states: Sequence[str | None] | None) -> None:
         if states is not None:
-            for one in failed:
-                self._ledger.let_go(one.job.record)
+            for each in failed:
+                self._ledger.let_go(each.job.record)
             self._ledger.count_handled(len(failed))
-        for one, state in zip(failed, states or [None] * len(failed), strict=True):
-            self.events.failed(one, state)
+        for each, state in zip(failed, states or [None] * len(failed), strict=True):
+            self._events.failed(each, state)
 
-    def bury(self, job: Job, error: PayloadError) -> None:
+    def _bury(self, buried: BuriedJob) -> None:
         """Make an item dead whose payload cannot be decoded."""
+        job, error = buried
         queue, described = job.subscription.queue, failure.describe(error, consumer=self._consumer)
-        self._ledger.fail(job.record)
 
-        def buried(states: Sequence[str | None] | None) -> None:
+        def then(states: Sequence[str | None] | None) -> None:
             if states is not None:
                 self._ledger.let_go(job.record)
                 self._ledger.count_handled(1)
-                self.events.buried(job, error)
+                self._events.buried(job, error)
 
         call = operations.fail_many(queue.keys, [operations.Failed(job.held, described)], bury=True)
-        self._retries.do(queue, call, buried)
+        self._retries.do(queue, call, then)
+
+    # -- not handled
 
     def release(self, subscription: Subscription, jobs: Sequence[Job]) -> None:
         """Give back items that were not started."""
