@@ -19,7 +19,7 @@ from typing import Any
 from django_srq import operations
 from django_srq.consumer.clock import lease_time
 from django_srq.consumer.durability import possible_losses
-from django_srq.consumer.ledger import RUNNING, SENT, Entry, Ledger
+from django_srq.consumer.ledger import ACKING, RUNNING, Entry, Ledger
 from django_srq.consumer.log import guarded
 from django_srq.consumer.log_thread import LogThread
 from django_srq.consumer.subscription import Subscription
@@ -206,7 +206,7 @@ class ServerLeases:
         if not self._since:
             self._sign_on(subscription.queue)
         self._look_at_time(place, subscription, [entry for _, entry in mine])
-        about = self._entry([entry for _, entry in mine if entry.state != SENT])
+        about = self._entry([entry for _, entry in mine if entry.state != ACKING])
         if mine or unread:
             self._extend(subscription, mine, unread, about)
         else:
@@ -233,7 +233,7 @@ class ServerLeases:
         until = lease_time() + subscription.lease  # at the earliest, as the server counts from a later moment
         kept = queue.link.call(call, queue=queue.alias, timeout=self._patience)
         for (table, entry), keeps in zip(mine, kept, strict=True):
-            table.renewed(entry, until if keeps else 0)
+            table.renew(entry, until if keeps else 0)
             if not keeps:
                 self._warn(queue.alias, entry)
 
@@ -302,7 +302,7 @@ def _claims(tables: Iterable[Ledger]) -> list[tuple[int | None, bytes]]:
     """The slots of claims that may hold items which are not written down yet, each with the subscription's index."""
     found: list[tuple[int | None, bytes]] = []
     for table in tables:
-        found += [(place, table.slot) for place in (table.asked, *(place for place, _ in table.owed))]
+        found += [(place, table.slot) for place in (table.claiming, *(place for place, _ in table.claims_put_off))]
         if table.arriving:  # a claim behind a wait is made only with a single subscription
             found.append((0, claim_slots(table.slot.decode())[1]))
     return found

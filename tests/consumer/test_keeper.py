@@ -434,12 +434,12 @@ def test_no_more_children_than_there_are_tables(queue):
     with pytest.raises(OSError, match="about to end"):
         keeper.take_table(b"s3", 3)
     index, generation = first.hold(0, DeliveryRef("a", "t"), until=lease_time() + LONG)
-    (hand,) = first
+    (entry,) = first
     keeper.give_back_table(first)
     again = keeper.take_table(b"s3", 3)
     assert (again is first, again.slot, second.slot, list(again)) == (True, b"s3", b"s2", [])
     same, other = again.hold(0, DeliveryRef("b", "t"), until=lease_time() + LONG)
-    again.renewed(hand, 0)  # the answer about what the child before had comes late
+    again.renew(entry, 0)  # the answer about what the child before had comes late
     assert (same, other != generation, again.lapsed(same, other)) == (index, True, False)
 
 
@@ -462,8 +462,8 @@ def test_a_renewal_that_is_late_is_said_once(queue, caplog):
     wait_for(lambda: f"leases renewed late queue={queue.alias}" in caplog.text, "a word about it")
     leases.renew()
     assert queue.snapshot().consumers["c1"]["renewed_late"] == 1
-    (hand,) = ledger
-    ledger.renewed(hand, lease_time() - 1)
+    (entry,) = ledger
+    ledger.renew(entry, lease_time() - 1)
     leases.renew()
     wait_for(lambda: caplog.text.count("leases renewed late") == 2, "another word")
     assert queue.snapshot().consumers["c1"]["renewed_late"] == 2
@@ -477,12 +477,12 @@ def test_a_child_renews_only_what_is_overdue_and_is_no_consumer(queue, client, c
     (server,) = leases.servers
     server.renew_overdue()
     assert client.zscore(queue.keys["leases"], uid) == 1
-    (hand,) = ledger
-    ledger.renewed(hand, lease_time() + LONG * 0.4)
+    (entry,) = ledger
+    ledger.renew(entry, lease_time() + LONG * 0.4)
     server.renew_overdue()
     server.renew_overdue()
     assert client.zscore(queue.keys["leases"], uid) > 1
-    assert ledger.lapsed(hand.index, hand.generation) is False
+    assert ledger.lapsed(entry.index, entry.generation) is False
     assert queue.snapshot().consumers == {}
     wait_for(lambda: "renewing them in the child" in caplog.text, "a word about it")
 
@@ -495,7 +495,7 @@ def test_keeper_and_child_may_renew_at_one_time(queue, client):
         thread.start()
     for thread in threads:
         thread.join()
-    assert [ledger.lapsed(hand.index, hand.generation) for hand in ledger] == [False] * 20
+    assert [ledger.lapsed(entry.index, entry.generation) for entry in ledger] == [False] * 20
     assert queue.snapshot().stats["delivered"] == 20
     assert queue.audit() == []
 
@@ -512,8 +512,8 @@ def test_a_queue_that_a_server_refuses_ends_no_lease_of_another_there(make_queue
     )
     leases.renew()
     assert "layout has version 99" in leases.trouble
-    (hand,) = ledger
-    assert not ledger.lapsed(hand.index, hand.generation)
+    (entry,) = ledger
+    assert not ledger.lapsed(entry.index, entry.generation)
 
 
 # -- the log

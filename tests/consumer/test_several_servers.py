@@ -337,7 +337,7 @@ def test_a_server_that_hangs_holds_up_no_other(pair, monkeypatch):
             seen.append(item.payload)
 
     def at_work() -> int:
-        return sum(hand.state == RUNNING and hand.subscription == 0 for hand in consumer._ledger)
+        return sum(entry.state == RUNNING and entry.subscription == 0 for entry in consumer._ledger)
 
     there.put_many(gates)
     consumer = serve(SimpleNamespace(there=there, here=pair.here), handle, threads=5, prefetch=10)
@@ -409,7 +409,7 @@ def test_what_cannot_be_said_stays_in_hand(pair, monkeypatch):
         pair.away.kill()
         consumer.stop()
         gate.set()
-    assert [hand.state for hand in consumer._ledger] == [FAILED, HELD, HELD, HELD, HELD]
+    assert [entry.state for entry in consumer._ledger] == [FAILED, HELD, HELD, HELD, HELD]
 
 
 @pytest.mark.parametrize("way", ["ahead", "parked"])
@@ -472,7 +472,7 @@ def test_what_an_owed_claim_took_is_not_blamed_for_a_handler_s_death(pair, monke
         fault = proxy.arm("lose reply", b"$2\r\nc1\r\n$1\r\n1\r\n", times=1000)
         there = SafeRedisQueue(name="q", url=proxy.url, timeout=1)
         one = worker(Subscription(there, print, lease=LONG), subscriptions[1])
-        one._ledger.slot = b"c1"
+        one._ledger._head.slot = b"c1"
         passing = one._claims.pass_on
         monkeypatch.setattr(one._claims, "pass_on", lambda: (proxy.disarm(), passing()))
         with running(one):
@@ -480,7 +480,7 @@ def test_what_an_owed_claim_took_is_not_blamed_for_a_handler_s_death(pair, monke
             wait_for(lambda: owed(one), "a claim that is owed")
             pair.here.put("b")
             wait_for(lambda: empty(pair.here), "an item of the other")
-            assert [place for place, _ in one._ledger.owed] == [0]
+            assert [place for place, _ in one._ledger.claims_put_off] == [0]
         there.link.close()
     if is_at_work:
         pair.here.put("c")
@@ -550,7 +550,7 @@ def test_too_much_memory_ends_a_process_although_a_server_is_away(pair, monkeypa
     thread.start()
     thread.join(60)
     assert not thread.is_alive()
-    assert consumer._ledger.full
+    assert consumer._ledger.wants_successor
 
 
 def test_nothing_rings_for_nobody(pair):

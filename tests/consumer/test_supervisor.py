@@ -456,7 +456,7 @@ def test_only_a_child_that_did_nothing_is_started_again_later(queue, monkeypatch
     (place,) = supervisor._places
     for _ in range(5):
         child = place.child = Child("c1.1", 0, Ledger(1), 0, born=99.0)
-        child.ledger.live()
+        child.ledger.beat()
         child.ledger.count_handled(handled)
         supervisor._vacate(place, child, code)
     assert (place.due > 100.0) is waits
@@ -841,11 +841,11 @@ def test_there_are_never_more_than_two_children_for_each_place(listeners):
     supervisor, _ = listeners()
     first, second = (place.child for place in supervisor._places)
     for place in supervisor._places:
-        place.child.ledger.full = True
+        place.child.ledger.want_successor()
     supervisor._make_way()
     assert [place.child for place in supervisor._places] == [None, None]
     supervisor._places[0].child = third = Child("c1", 0, Ledger(1), first.line)
-    third.ledger.full = True
+    third.ledger.want_successor()
     for _ in range(2):
         supervisor._to_replace = [third]
         supervisor._enforce()
@@ -1246,7 +1246,7 @@ def listeners(queue, line):
         ends = [line() for _ in range(2)]
         for place, (_, writing) in zip(supervisor._places, ends, strict=True):
             place.child = Child("c1", 0, Ledger(1), writing)
-            place.child.ledger.live()
+            place.child.ledger.beat()
         return supervisor, [lambda reading=reading: heard(reading) for reading, _ in ends]
 
     return make

@@ -153,7 +153,7 @@ class ChildMain:
             self._worker.run()
             code = 0
         except (SRQError, StopConsuming) as error:
-            self._ledger.say(str(error), fatal=True)
+            self._ledger.report(str(error), fatal=True)
         except BaseException:
             logger.exception("the worker failed")
         finally:
@@ -162,7 +162,8 @@ class ChildMain:
             self._leave(code)
 
     def _leave(self, code: int) -> NoReturn:
-        self._ledger.full = self._ledger.full or (code == 0 and self._stop_at is not None)
+        if code == 0 and self._stop_at is not None:
+            self._ledger.want_successor()
         self._ledger.leave()
         within = self._options.grace if self._stop_at is None else self._stop_at - time.monotonic()
         leave(code, consumer=self._id, within=within - min(SOONER, self._options.grace / 10))
@@ -173,7 +174,7 @@ class ChildMain:
         self._line = -1
 
     def _report(self, trouble: str) -> None:
-        self._ledger.say(trouble)
+        self._ledger.report(trouble)
         self._poke()
 
     def _listen(self) -> None:
@@ -202,7 +203,7 @@ class ChildMain:
         if line == STOP:
             self._stop()
         elif line == ASK:
-            self._ledger.hear()
+            self._ledger.answer()
         else:
             self._events.put(line)
 

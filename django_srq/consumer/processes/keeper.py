@@ -109,11 +109,11 @@ class Keeper:
         if not self._free:
             raise BlockingIOError("too many children are about to end")
         table = self._free.popleft()
-        table.empty(slot, number)
+        table.reset(slot, number)
         return table
 
     def give_back_table(self, table: Ledger) -> None:
-        table.empty(b"", 0)  # it must not name a process id that the system may give to another process
+        table.reset(b"", 0)  # it must not name a process id that the system may give to another process
         self._free.append(table)
 
     # -- the process

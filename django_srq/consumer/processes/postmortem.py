@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from django_srq import operations
-from django_srq.consumer.ledger import DONE, HELD, SENT, Entry
+from django_srq.consumer.ledger import ACKING, DONE, HELD, Entry
 from django_srq.operations import Call, CrashReply, DeliveryRef
 from django_srq.queue.safe_redis_queue import SafeRedisQueue
 
@@ -17,7 +17,7 @@ def settlements(queue: SafeRedisQueue, entries: Sequence[Entry]) -> Iterator[Cal
     They come before the calls about running items: if their sender dies in between, no handled item is delivered again,
     and no item that was not started is blamed.
     """
-    if done := [entry.held for entry in entries if entry.state in {DONE, SENT}]:
+    if done := [entry.held for entry in entries if entry.state in {DONE, ACKING}]:
         yield operations.ack(queue.keys, done)
     if unstarted := [entry.held for entry in entries if entry.state == HELD]:
         yield operations.release(queue.keys, unstarted)

@@ -358,7 +358,7 @@ class Supervisor:
         """Give the places of children that take no more items to successors: their threads may go on for the grace."""
         for place in self._places:
             child = place.child
-            if child and child.ledger.full and place.left is None and self._has_room:
+            if child and child.ledger.wants_successor and place.left is None and self._has_room:
                 self._leaving.append(child)
                 place.child = None
 
@@ -392,7 +392,7 @@ class Supervisor:
         else:
             self._vacate(place, child, code)
         if child.ledger.fatal and not self.last_words:
-            self.last_words = child.ledger.words
+            self.last_words = child.ledger.trouble
             for other in self._children():
                 other.stop()
         elif _died(child, code) and not child.killed_for:
@@ -410,7 +410,7 @@ class Supervisor:
             place.left -= child.ledger.handled + sum(entry.state in {RUNNING, FAILED} for entry in child.ledger)
             place.over = place.left <= 0
         died = _died(child, code)
-        finished = not died and not child.told_to_stop and not child.ledger.full
+        finished = not died and not child.told_to_stop and not child.ledger.wants_successor
         place.over = place.over or (finished and self._options.burst)
         # SIGKILL comes from outside: it does not say that the next child will not come up.
         killed = code == -signal.SIGKILL
@@ -465,8 +465,8 @@ class Supervisor:
                 self._send_reports()
 
     def _report_waiting(self, child: Child, waiting: Iterable[Waiting]) -> None:
-        found = [entry for one in waiting if (entry := child.ledger.of(one))]
-        claims = [(child.ledger.source_of(one), one) for one in waiting if one.record is None]
+        found = [entry for one in waiting if (entry := child.ledger.entry_of(one))]
+        claims = [(child.ledger.subscription_of(one), one) for one in waiting if one.record is None]
         for place, subscription in enumerate(self._subscriptions):
             queue = subscription.queue
             if held := [entry.held for entry in found if entry.subscription == place]:
@@ -536,7 +536,7 @@ class Supervisor:
             self._next_look = now + LOOK
             self._withdraw()
         self._send_reports()
-        troubles = [child.ledger.words for child in self._children() if not child.ledger.fatal]
+        troubles = [child.ledger.trouble for child in self._children() if not child.ledger.fatal]
         self._outage.report(next(filter(None, [self._trouble, *troubles]), ""))
         self._pass_on_events()
         if not self._ready and all(child.ledger.ready for child in self._children()):
@@ -564,7 +564,7 @@ class Supervisor:
                 self._events.popleft()
 
     def _beat(self, now: float) -> None:
-        stuck = [child for child in self._children() if now - child.ledger.beat > self._patience(child)]
+        stuck = [child for child in self._children() if now - child.ledger.last_beat > self._patience(child)]
         if stuck and all(child.ledger.ready for child in stuck) and not self._trouble:
             return
         notify("WATCHDOG=1")
@@ -596,17 +596,22 @@ def _unread_claims(child: Child, place: int) -> set[bytes]:
     The child was not reading these replies when it died.
     """
     ledger, (own, parking) = child.ledger, claim_slots(child.id)
-    sent = ledger.asked is not None and not ledger.reading
+    sent = ledger.claiming is not None and not ledger.reading
     # A child repeats a claim that is owed, and may have been reading its reply. But if a handler was at work, that is
     # the likelier cause.
     at_work = any(entry.state in {RUNNING, FAILED} for entry in ledger)
-    unread = {own} if sent or (at_work and any(owed == place for owed, _ in ledger.owed)) else set()
+    unread = {own} if sent or (at_work and any(owed == place for owed, _ in ledger.claims_put_off)) else set()
     return unread | {parking} if ledger.parked and not ledger.arriving else unread
 
 
 def _is_at_work(child: Child) -> bool:
     """Whether it has items in hand or on their way. Both may last long."""
-    return any(child.ledger) or child.ledger.asked is not None or bool(child.ledger.owed) or child.ledger.arriving
+    return (
+        any(child.ledger)
+        or child.ledger.claiming is not None
+        or bool(child.ledger.claims_put_off)
+        or child.ledger.arriving
+    )
 
 
 def _how(code: int) -> str:

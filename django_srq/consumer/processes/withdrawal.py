@@ -40,10 +40,10 @@ class Withdrawal:
         self._withdrawn = self._withdrawn & waiting | due
         long = self._waited & waiting - self._withdrawn
         self._waited = waiting
-        deaf = self._asked is not None and self._ledger.heard < self._asked
+        deaf = self._asked is not None and self._ledger.last_answer < self._asked
         self._marked = long if deaf else set()
         for one in self._marked:
-            self._ledger.mark(one)
+            self._ledger.want_back(one)
         if not long:
             self._asked = None
         elif not deaf:

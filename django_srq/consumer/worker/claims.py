@@ -145,8 +145,8 @@ class Claims:
         self.plenty = False  # until a reply says otherwise, and it may not come now
         self._slot.seq += 1
         if n:  # in the ledger until the reply is taken: a handler may hold the interpreter's lock meanwhile, for long
-            self._ledger.ask(self._subscriptions.index(subscription), self._slot.seq)
-            self._ledger.read()
+            self._ledger.begin_claim(self._subscriptions.index(subscription), self._slot.seq)
+            self._ledger.read_reply()
         self._make(call, replace(self._slot), _Asked(subscription, n, finished, number=self._slot.seq), answer)
         return len(answer.jobs) - before
 
@@ -158,7 +158,7 @@ class Claims:
 
         def put_off() -> None:
             if asked.n:
-                self._ledger.owe(self._subscriptions.index(asked.subscription), asked.number)
+                self._ledger.put_off(self._subscriptions.index(asked.subscription), asked.number)
 
         undoing = partial(self._undoing, asked)
         self._do(asked.subscription, call, take, answer, slot=slot, unread=undoing, put_off=put_off)
@@ -217,7 +217,7 @@ class Claims:
 
     def _took(self, asked: _Asked, reply: ClaimReply, answer: Answer) -> None:
         taken = self._add(asked, reply, answer)
-        took = self._ledger.took_parked if asked.parked else self._ledger.took
+        took = self._ledger.end_parked if asked.parked else self._ledger.end_claim
         if not took(asked.number):
             self._return(asked.subscription, taken, answer)
             taken = 0
@@ -286,12 +286,12 @@ class Claims:
         """A call for ``send`` that acks the finished items, and claims up to n items (0: none). Does no I/O."""
         queue, held, n = subscription.queue, [one.job.held for one in finished], min(n, self._room)
         for one in finished:
-            self._ledger.sent(one.job.record)
+            self._ledger.ack(one.job.record)
         if not n:
             return Sent(operations.ack(queue.keys, held), queue.alias, slots.borrow(), (subscription, finished))
         self._slot.seq += 1
         call = queue.claim(self._names[subscription], lease=subscription.lease, n=n, acks=held)
-        self._ledger.ask(self._subscriptions.index(subscription), self._slot.seq)
+        self._ledger.begin_claim(self._subscriptions.index(subscription), self._slot.seq)
         about = _Asked(subscription, n, finished, number=self._slot.seq)
         # A copy: it may be sent again with this number, after later claims.
         self.asked = Sent(call, queue.alias, replace(self._slot), about)
@@ -306,13 +306,13 @@ class Claims:
 
         A call without a reply is made again in its slot, so that it is carried out once.
         """
-        self._ledger.read()
+        self._ledger.read_reply()
         collected = [sent for stream in self._streams.values() for sent in stream.collect(last)]
         self.asked = None  # this claim is among the collected calls in any case
         for sent in collected:
             if isinstance(sent.about, _Asked) and sent.result is None:
                 # It is on its way again, and no reply is being read.
-                self._ledger.ask(self._subscriptions.index(sent.about.subscription), sent.slot.seq)
+                self._ledger.begin_claim(self._subscriptions.index(sent.about.subscription), sent.slot.seq)
         for sent in collected:
             if isinstance(sent.about, _Asked):
                 self._claimed_ahead(sent, sent.about, answer)
@@ -360,7 +360,7 @@ class Claims:
                 arriving=self._arriving,
             )
             if reply is not None:
-                self._ledger.live()
+                self._ledger.beat()
                 answer = Answer()
                 self._take(asked, reply, answer)
         except (QueueUnavailable, OutcomeUnknown):

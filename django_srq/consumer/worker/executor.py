@@ -50,7 +50,7 @@ class Executor:
         count as time of a running item.
         """
         ledger = self._ledger
-        lost = [job for job in jobs if ledger.lapsed(job.record, job.generation) or ledger.is_wanted(job.record)]
+        lost = [job for job in jobs if ledger.lapsed(job.record, job.generation) or ledger.is_wanted_back(job.record)]
         if not lost:
             return jobs
         self._settler.release(jobs[0].subscription, lost)

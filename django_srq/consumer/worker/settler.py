@@ -34,7 +34,7 @@ class Settler:
     def acked(self, finished: Sequence[Finished], flags: Sequence[bool] | None) -> None:
         """See to items whose ack is over. flags: for each, whether the ack removed it; None: the ack was not made."""
         for one, removed in zip(finished, flags, strict=True) if flags is not None else ():
-            self._ledger.let_go(one.job.record)
+            self._ledger.free(one.job.record)
             self.events.acked(one, removed)
 
     def fail(self, subscription: Subscription, failed: Sequence[Failed]) -> None:
@@ -64,7 +64,7 @@ class Settler:
     def _failed(self, failed: Sequence[Failed], states: Sequence[str | None] | None) -> None:
         if states is not None:
             for one in failed:
-                self._ledger.let_go(one.job.record)
+                self._ledger.free(one.job.record)
             self._ledger.count_handled(len(failed))
         for one, state in zip(failed, states or [None] * len(failed), strict=True):
             self.events.failed(one, state)
@@ -76,7 +76,7 @@ class Settler:
 
         def buried(states: Sequence[str | None] | None) -> None:
             if states is not None:
-                self._ledger.let_go(job.record)
+                self._ledger.free(job.record)
                 self._ledger.count_handled(1)
                 self.events.buried(job, error)
 
@@ -88,7 +88,7 @@ class Settler:
 
         def released(reply: object) -> None:
             for job in jobs if reply is not None else ():
-                self._ledger.let_go(job.record)
+                self._ledger.free(job.record)
 
         if jobs:
             call = operations.release(subscription.queue.keys, [job.held for job in jobs])

@@ -169,7 +169,7 @@ class Worker:
             for number, kind in enumerate(kinds[1:], 2)
         ]
         relieving = threading.Thread(target=self._beside, args=[self._relieve], name="srq-ahead", daemon=True)
-        self._ledger.live()
+        self._ledger.beat()
         self._ready()
         for thread in (relieving, *threads):
             thread.start()
@@ -413,7 +413,7 @@ class Worker:
         self, finished: Sequence[Finished], needed: dict[bool, int], woken: Subscription | None, answer: Answer
     ) -> None:
         """Ack the finished items, and claim from one subscription after the other until each thread has an item."""
-        self._ledger.live()
+        self._ledger.beat()
         self._claims.recall(answer)
         ahead = not answer.jobs
         if answer.jobs:  # from a claim behind a wait or one sent ahead, which are made only with a single subscription
@@ -627,12 +627,12 @@ class Worker:
         if self._options.max_memory is not None and _memory() > self._options.max_memory:
             logger.info("memory limit reached, restarting the process consumer=%s", self.id)
             self._make_room()
-        elif self._replaced and self._retries.exhausted and not self._ledger.full:
+        elif self._replaced and self._retries.exhausted and not self._ledger.wants_successor:
             logger.warning("out of memory, files or threads, restarting the process consumer=%s", self.id)
             self._make_room()
 
     def _make_room(self) -> None:
-        self._ledger.full = True
+        self._ledger.want_successor()
         self.stop()
         self.give_back()
 
