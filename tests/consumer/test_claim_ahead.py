@@ -172,14 +172,14 @@ def test_a_claim_whose_reply_is_lost_is_not_being_read(make_queue, server_url, u
         queue = make_queue(link=link)
         queue.put_many(range(30))
         one = worker(Subscription(queue, Handler(), lease=LONG), prefetch=AHEAD)
-        insist = one._retries._insist
+        repeat = one._retries._repeat
 
         def note(retry) -> bool:
             if (retry.slot.name, retry.slot.seq) == (b"c1", 2):
                 reading.append((one._ledger.claiming, one._ledger.reading))
-            return insist(retry)
+            return repeat(retry)
 
-        one._retries._insist = note
+        one._retries._repeat = note
         with running(one):
             wait_for(lambda: empty(queue), "all items")
     assert reading == [(0, False)]
@@ -665,21 +665,21 @@ def test_what_a_slot_stands_for_is_taken_back_when_its_lease_ended(queue, client
     assert queue.audit() == []
 
 
-def test_leases_are_renewed_by_the_slots_that_the_hands_tell(make_queue, client):
+def test_leases_are_renewed_by_the_slots_that_the_ledgers_name(make_queue, client):
     """Of each queue those that were claimed there, until they are written down; and so the slot is not forgotten."""
     made = [make_queue(str(place)) for place in range(4)]
-    tables = [Ledger(1, servers=2, slot=b"c1") for _ in made]
-    for place, (queue, ledger) in enumerate(zip(made, tables, strict=True)):
+    ledgers = [Ledger(1, servers=2, slot=b"c1") for _ in made]
+    for place, (queue, ledger) in enumerate(zip(made, ledgers, strict=True)):
         queue.put("a")
         claimed(queue, Slot(b"c1"), 1, 200)
         number, _, outcome = client.hget(queue.keys["slots"], "c1").split(b" ", 2)
         client.hset(queue.keys["slots"], "c1", b"%s 1000 %s" % (number, outcome))
         ledger.begin_claim(place, 1)
         ledger.read_reply()
-    tables[0].took(1)
-    tables[3].owe(3, 1)
-    tables[3].ask(1, 2)  # beside it
-    Leases("c1", [Subscription(queue, print, lease=900) for queue in made], lambda: tables).renew()
+    ledgers[0].end_claim(1)
+    ledgers[3].put_off(3, 1)
+    ledgers[3].begin_claim(1, 2)  # beside it
+    Leases("c1", [Subscription(queue, print, lease=900) for queue in made], lambda: ledgers).renew()
     assert [lasts(queue, client) for queue in made] == [{"a": 2}, {"a": 9}, {"a": 9}, {"a": 9}]
     used = [int(client.hget(queue.keys["slots"], "c1").split()[1]) for queue in made]
     assert used[0] == 1000 < min(used[1:])

@@ -82,8 +82,8 @@ class Worker:
         self._turns, self._timetable = Rotation(subscriptions), Timetable(subscriptions)
         self._wakeup = Wakeup()
         links = [subscription.queue.link for subscription in subscriptions]
-        self._retries = Retries(
-            links, ledger, self._wakeup, report=report, beside=self._beside, back=self._back, replaced=replaced
+        self._retries = Retries.for_servers(
+            links, ledger, self._wakeup, report=report, spawn=self._beside, on_recovered=self._back, replaced=replaced
         )
         self._settler = Settler(consumer, ledger, self._retries)
         sizes = _sizes(subscriptions, options)
