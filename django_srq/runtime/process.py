@@ -1,4 +1,4 @@
-"""This process: its name, and objects that each process has for itself.
+"""This process: its name, its title in ps and top, and objects that each process has for itself.
 
 Python's hooks run in a forked child only where Python forked it; some application servers fork in C. So the functions
 here compare the process's id at each call.
@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -37,6 +39,12 @@ def _begin() -> str:
 if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork either
     # Needed only where a child has the same id as its parent, such as 1 as the first process of a PID namespace.
     os.register_at_fork(after_in_child=_names.clear)
+
+
+def set_title(title: str) -> None:
+    """Have ps and top show this process under a title of 15 characters at most. Only Linux can do that."""
+    with suppress(OSError):
+        Path("/proc/self/comm").write_text(title)
 
 
 class PerProcess(Generic[T]):

@@ -24,7 +24,7 @@ from django_srq.consumer.leases import Leases
 from django_srq.consumer.ledger import Ledger
 from django_srq.consumer.probes import interval
 from django_srq.consumer.processes.child import STOP, Child
-from django_srq.consumer.processes.keeper import NAME
+from django_srq.consumer.processes.keeper_main import NAME
 from django_srq.consumer.processes.reports import tell
 from django_srq.operations import DeliveryRef
 from tests.support.decoding import decoded

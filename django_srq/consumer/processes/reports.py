@@ -19,10 +19,10 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, NoReturn
 
 from django_srq.consumer.log import guarded
-from django_srq.consumer.processes.keeper import name_this_process
 from django_srq.exceptions import OutcomeUnknown, QueueUnavailable, SRQError
 from django_srq.operations import Call
 from django_srq.queue.safe_redis_queue import SafeRedisQueue
+from django_srq.runtime.process import set_title
 from django_srq.transport import names
 from django_srq.transport.link import Link
 from django_srq.transport.refusals import is_refusal
@@ -263,7 +263,7 @@ class Reports:
             gc.freeze()  # as in a child
             for end in others:
                 os.close(end)
-            name_this_process(NAME)
+            set_title(NAME)
             for outcome in tell(reports):
                 self._say(line, outcome)
             # The supervisor looks up no names, but the processes that it forks have those that it knows. They may need

@@ -96,10 +96,10 @@ class Supervisor:
             subscriptions,
             # Two for each child, as its successor may start before it has ended.
             [Worker.table(subscriptions, options) for _ in range(2 * options.processes)],
-            about={"processes": options.processes, "threads": options.threads, "concurrency": options.concurrency},
+            details={"processes": options.processes, "threads": options.threads, "concurrency": options.concurrency},
             options=options,
             heartbeat=heartbeat,
-            poke=self._signals.poke,
+            wake_supervisor=self._signals.poke,
         )
         self._count = 0
         self._never_started = 0
@@ -216,13 +216,13 @@ class Supervisor:
         os.set_blocking(writing, False)
         ledger: Ledger | None = None
         try:
-            ledger = self._keeper.take_table(claim_slots(id)[0], self._count)
+            ledger = self._keeper.take_ledger(claim_slots(id)[0], self._count)
             pid = self._fork()
         except OSError:
             os.close(reading)
             os.close(writing)
             if ledger is not None:
-                self._keeper.give_back_table(ledger)
+                self._keeper.give_back_ledger(ledger)
             raise
         if pid == 0:
             try:
@@ -243,7 +243,7 @@ class Supervisor:
 
     def _lines(self) -> list[int]:
         """The ends of the pipes over which the supervisor talks to the children and the keeper."""
-        lines = [*(child.line for child in self._children()), self._keeper.line]
+        lines = [*(child.line for child in self._children()), self._keeper.control_fd]
         return [line for line in lines if line is not None]
 
     def _fork(self) -> int:
@@ -400,7 +400,7 @@ class Supervisor:
         self._account_for(child, child.killed_for or _how(code), memory, code)
         if place is not None:
             place.died = time.monotonic()
-        self._keeper.give_back_table(child.ledger)
+        self._keeper.give_back_ledger(child.ledger)
         self._send_reports()
 
     def _vacate(self, place: Place, child: Child, code: int) -> None:
