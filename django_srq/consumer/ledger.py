@@ -77,13 +77,25 @@ class _Record(Structure):
         ("token", c_char * 72),
     )
 
+    @property
+    def delivery(self) -> DeliveryRef:
+        """The child may have been writing. A half-written uid or token names no delivery, so it does no harm."""
+        return DeliveryRef(
+            self.uid[: self.uid_length].decode(errors="replace"),
+            self.token[: self.token_length].decode(errors="replace"),
+            str(self.number or ""),
+        )
+
+    def end_of_lease(self, generation: int) -> float:
+        return float(self.renewed_until if self.renewed_generation == generation else self.until)
+
 
 class _PutOffClaim(Structure):
     _fields_ = (("subscription", c_uint32), ("number", c_uint64))  # the subscription's index plus one; 0: none
 
 
 UID_MOST, TOKEN_MOST = _Record.uid.size, _Record.token.size  # bytes
-_HEAD, _RECORD = sizeof(_Head), sizeof(_Record)
+_HEAD, _RECORD, _PUT_OFF_CLAIM = sizeof(_Head), sizeof(_Record), sizeof(_PutOffClaim)
 
 
 @dataclass(frozen=True)
@@ -121,7 +133,7 @@ class Ledger:
         """capacity: entries. servers: how many servers the child's queues are on. slot: the slot of its claims."""
         # Behind the records, if there are several servers: for each a claim that is put off while its server is away.
         claims = _HEAD + capacity * _RECORD
-        size = claims + (servers * sizeof(_PutOffClaim) if servers > 1 else 0)
+        size = claims + (servers * _PUT_OFF_CLAIM if servers > 1 else 0)
         self._memory = memory = mmap.mmap(-1, size)  # anonymous: shared with forked children, gone with them
         self._head = _Head.from_buffer(memory)
         self._records = (_Record * capacity).from_buffer(memory, _HEAD)
@@ -194,7 +206,7 @@ class Ledger:
 
     def lapsed(self, index: int, generation: int) -> bool:
         """Whether the lease of that generation may have ended: a renewal was refused, or none came in time."""
-        return lease_time() > _end_of_lease(self._records[index], generation)
+        return lease_time() > self._records[index].end_of_lease(generation)
 
     # -- the child itself
 
@@ -357,7 +369,7 @@ class Ledger:
     def __iter__(self) -> Iterator[Entry]:
         """The entries that are not free, in the order in which they were filled."""
         found = [self._read(index) for index, state in enumerate(self._memory[self._states]) if state != FREE]
-        return iter(sorted(found, key=lambda entry: entry.generation))
+        return iter(sorted((entry for entry in found if entry.state != FREE), key=lambda entry: entry.generation))
 
     def waiting(self) -> set[Waiting]:
         """All items that are held and not begun, and all claims that may hold some, except one behind a wait.
@@ -401,16 +413,10 @@ class Ledger:
         return next(put_off, claiming)
 
     def _read(self, index: int) -> Entry:
-        record = self._records[index]
-        # The child may be writing at this moment. A half-written uid or token names no delivery, so it does no harm.
-        held = DeliveryRef(
-            record.uid[: record.uid_length].decode(errors="replace"),
-            record.token[: record.token_length].decode(errors="replace"),
-            str(record.number or ""),
-        )
-        generation = record.generation
-        until = _end_of_lease(record, generation)
-        return Entry(index, generation, record.state, record.subscription, held, record.started, until)
+        # A copy: the child may go on meanwhile, and the fields must be those of one item.
+        copy = _Record.from_buffer_copy(self._memory, _HEAD + index * _RECORD)
+        until = copy.end_of_lease(copy.generation)
+        return Entry(index, copy.generation, copy.state, copy.subscription, copy.delivery, copy.started, until)
 
     def renew(self, entry: Entry, until: float) -> None:
         """Note that the lease of that entry's generation lasts until then; 0: the renewal was refused."""
@@ -419,8 +425,3 @@ class Ledger:
             record.renewed_generation = 0  # keeper and child may both write, for different generations
         record.renewed_until = until
         record.renewed_generation = entry.generation
-
-
-def _end_of_lease(record: _Record, generation: int) -> float:
-    renewed = record.renewed_generation == generation
-    return float(record.renewed_until if renewed else record.until)

@@ -76,10 +76,10 @@ def notify(state: str) -> bool:
         return True
     # An @ stands for the zero byte of Linux's abstract sockets.
     address = "\0" + address[1:] if address.startswith("@") else address
-    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as end:
-        end.setblocking(False)
+    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+        sender.setblocking(False)
         try:
-            end.sendto(state.encode(), address)
+            sender.sendto(state.encode(), address)
         except BlockingIOError:
             return False
     return True

@@ -40,6 +40,22 @@ def test_an_item_on_its_way_through_an_entry():
     assert list(ledger) == []
 
 
+def test_an_entry_is_read_as_it_was_at_one_moment(monkeypatch):
+    ledger = Ledger(1)
+    index, _ = ledger.hold(0, DeliveryRef("a", "t1"), until=FAR)
+    ledger.start(index)
+
+    def next_item(*fields: str) -> DeliveryRef:
+        """The child goes on while its supervisor reads."""
+        ledger.free(index)
+        ledger.hold(1, DeliveryRef("b", "t2"), until=FAR)
+        return DeliveryRef(*fields)
+
+    monkeypatch.setattr("django_srq.consumer.ledger.DeliveryRef", next_item)
+    (entry,) = ledger
+    assert (entry.held.uid, entry.subscription, entry.state, entry.started > 0) == ("a", 0, RUNNING, True)
+
+
 def test_a_child_fills_what_its_parent_reads():
     ledger = Ledger(2)
     pid = os.fork()

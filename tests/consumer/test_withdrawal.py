@@ -49,7 +49,7 @@ def test_what_is_marked_is_not_begun():
     assert (ledger.entry_of(first).held.uid, ledger.entry_of(second)) == ("0", None)
 
 
-def test_a_mark_is_gone_with_the_filling_that_it_was_about():
+def test_a_mark_is_gone_with_the_generation_that_it_was_about():
     ledger = held(1)
     (one,) = ledger.waiting()
     ledger.want_back(one)
@@ -131,7 +131,7 @@ def test_a_claim_that_the_server_had_not_carried_out_is_withdrawn_again():
     for _ in range(3):
         wait_for(lambda: withdrawal.look() == {claim}, "the claim")
         assert withdrawal.look() == set()
-        withdrawal.again(claim)
+        withdrawal.withdraw_again(claim)
     assert not ledger.end_parked(1)
     assert [withdrawal.look() for _ in range(5)] == [set()] * 5
 
@@ -240,8 +240,8 @@ def test_what_a_claim_takes_after_it_was_withdrawn_is_given_back_too(queue, is_p
         ledger.begin_claim(0, 1)
     slot, answers = Slot(b"c1.1.w" if is_parked else b"c1.1", 1), []
     supervisor._send_reports = lambda: reported(supervisor)
-    again = child.withdrawal.again
-    child.withdrawal.again = lambda claim: (answers.append(claim), again(claim))
+    again = child.withdrawal.withdraw_again
+    child.withdrawal.withdraw_again = lambda claim: (answers.append(claim), again(claim))
     wait_for(lambda: supervisor._withdraw() or answers, "a withdrawal")
     found = queue.link.call(queue.claim("c1.1", lease=LONG, n=2), queue="q", slot=slot).found
     assert [one.uid for one in found] == [item.uid for item in queue.items("in_flight")]

@@ -189,7 +189,7 @@ class ChildMain:
         self._orphaned = True
         self._alone.set()
         self._stop()
-        Orphan(self._id, self._subscriptions, self._ledger, self._options, self._leases.log).live(self._leases)
+        Orphan(self._id, self._subscriptions, self._ledger, self._options, self._leases.log).run(self._leases)
 
     def _renew_overdue(self) -> None:
         """Renew leases that the keeper did not renew in time; it may be stopped.

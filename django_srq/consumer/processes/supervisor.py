@@ -478,7 +478,7 @@ class Supervisor:
     def _report_claim(self, child: Child, queue: SafeRedisQueue, claim: Waiting) -> None:
         def given(items: int | None) -> None:
             if items is None:
-                child.withdrawal.again(claim)
+                child.withdrawal.withdraw_again(claim)
 
         slot = claim_slots(child.id)[claim.parked]
         self._reports.append(Report(queue, operations.withdraw(queue.keys, slot, claim.number), given))

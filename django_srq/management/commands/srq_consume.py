@@ -207,7 +207,7 @@ class Command(QueueCommand):
         try:
             if self._forked:
                 signals.send(signals.child_started, SafeRedisQueue, consumer=consumer.id)
-            with databases.left_alone():
+            with databases.preserve_open_connections():
                 consumer.run()
             code = 0
         except StopConsuming as error:
