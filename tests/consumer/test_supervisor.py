@@ -419,7 +419,7 @@ def test_a_child_that_cannot_be_started_now_is_started_later(project, told, monk
 def test_a_child_is_started_when_there_are_descriptors_again(project, told):
     queue = told()
     project.add_to_settings(
-        "import os, sys\npipe, left = os.pipe, {'_start': 4, 'start': 2}\n"
+        "import os, sys\npipe, left = os.pipe, {'_start': 4, 'open': 1, '_fork': 1}\n"
         "def failing():\n    name = sys._getframe(1).f_code.co_name\n    left[name] = left.get(name, 0) - 1\n"
         "    if left[name] < 0:\n        return pipe()\n    raise OSError(24, 'Too many open files')\n"
         "os.pipe = failing"
