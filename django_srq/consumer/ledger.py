@@ -32,7 +32,7 @@ FREE, HELD, RUNNING, DONE, FAILED, ACKING = range(6)
 
 
 class _Head(Structure):
-    """What the child says of itself and of its claims. A subscription is its index plus one; 0: none."""
+    """The description of the child and of its claims. A subscription is its index plus one; 0: none."""
 
     _fields_ = (
         ("pid", c_uint64),
@@ -73,18 +73,16 @@ class _Record(Structure):
         ("until", c_double),  # the end of the lease that the claim brought
         ("renewed_generation", c_uint64),  # written when the lease is renewed, as is renewed_until
         ("renewed_until", c_double),
-        ("uid", c_char * 128),
-        ("token", c_char * 72),
+        ("uid", c_uint8 * 128),
+        ("token", c_uint8 * 72),
     )
 
     @property
     def delivery(self) -> DeliveryRef:
         """The child may have been writing. A half-written uid or token names no delivery, so it does no harm."""
-        return DeliveryRef(
-            self.uid[: self.uid_length].decode(errors="replace"),
-            self.token[: self.token_length].decode(errors="replace"),
-            str(self.number or ""),
-        )
+        raw = bytes(self)
+        uid, token = raw[_UID : _UID + self.uid_length], raw[_TOKEN : _TOKEN + self.token_length]
+        return DeliveryRef(uid.decode(errors="replace"), token.decode(errors="replace"), str(self.number or ""))
 
     def end_of_lease(self, generation: int) -> float:
         return float(self.renewed_until if self.renewed_generation == generation else self.until)
@@ -95,6 +93,7 @@ class _PutOffClaim(Structure):
 
 
 UID_MOST, TOKEN_MOST = _Record.uid.size, _Record.token.size  # bytes
+_UID, _TOKEN = _Record.uid.offset, _Record.token.offset
 _HEAD, _RECORD, _PUT_OFF_CLAIM = sizeof(_Head), sizeof(_Record), sizeof(_PutOffClaim)
 
 
@@ -167,8 +166,9 @@ class Ledger:
         # put accepts no longer uid, and our consumers have no longer token. An item with one is handled, but its lease
         # is not renewed.
         uid, token = held.uid.encode()[:UID_MOST], held.token.encode()[:TOKEN_MOST]
-        record = self._records[index]
-        record.uid, record.token = uid, token
+        record, memory, start = self._records[index], self._memory, _HEAD + index * _RECORD
+        memory[start + _UID : start + _UID + len(uid)] = uid
+        memory[start + _TOKEN : start + _TOKEN + len(token)] = token
         record.uid_length, record.token_length = len(uid), len(token)
         record.subscription, record.generation, record.number = subscription, self._generation, int(held.number or 0)
         record.started, record.until, record.wanted_back = 0, until, False

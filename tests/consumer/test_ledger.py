@@ -60,13 +60,13 @@ def test_a_child_fills_what_its_parent_reads():
     ledger = Ledger(2)
     pid = os.fork()
     if pid == 0:
-        ledger.hold(0, DeliveryRef("é" * 3, "t"), until=FAR)
+        ledger.hold(0, DeliveryRef("é\0é", "t"), until=FAR)
         ledger.report("trouble", fatal=True)
         ledger.count_handled(5)
         ledger.beat()
         os._exit(0)
     os.waitpid(pid, 0)
-    assert [entry.held.uid for entry in ledger] == ["é" * 3]
+    assert [entry.held.uid for entry in ledger] == ["é\0é"]
     assert (ledger.trouble, ledger.fatal, ledger.handled, ledger.ready) == ("trouble", True, 5, True)
     assert 0 < ledger.last_beat <= time.monotonic()
 
