@@ -1,4 +1,4 @@
-"""The clock by which a consumer knows when its leases end."""
+"""The clock of a consumer's leases."""
 
 import time
 

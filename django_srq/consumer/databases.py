@@ -14,30 +14,36 @@ from typing import Any
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-_left = threading.local()  # .open: the connections to leave alone in this thread, by their wrappers
+_preserved = threading.local()  # .connections: those to leave alone in this thread, by their wrappers
 
 
 @contextmanager
-def left_alone() -> Iterator[None]:
+def preserve_open_connections() -> Iterator[None]:
     """Within the block, leave the connections alone that this thread has open now. At its end, close all others."""
-    _left.open = {one: one.connection for one in connections.all(initialized_only=True) if one.connection is not None}
+    _preserved.connections = {
+        wrapper: wrapper.connection
+        for wrapper in connections.all(initialized_only=True)
+        if wrapper.connection is not None
+    }
     try:
         yield
     finally:
         close_connections()
-        del _left.open
+        del _preserved.connections
 
 
-def ours() -> Sequence[BaseDatabaseWrapper]:
+def handler_connections() -> Sequence[BaseDatabaseWrapper]:
     """This thread's connections that handlers opened, or may open."""
-    found = connections.all(initialized_only=True)
-    left: dict[BaseDatabaseWrapper, Any] | None = getattr(_left, "open", None)
-    if not left:
-        return found
-    return [one for one in found if one.connection is None or left.get(one) is not one.connection]
+    wrappers = connections.all(initialized_only=True)
+    preserved: dict[BaseDatabaseWrapper, Any] = getattr(_preserved, "connections", {})
+    return [
+        wrapper
+        for wrapper in wrappers
+        if wrapper.connection is None or preserved.get(wrapper) is not wrapper.connection
+    ]
 
 
 def close_connections() -> None:
     """Close this thread's database connections while it has nothing to do, except those to be left alone."""
-    for connection in ours():
+    for connection in handler_connections():
         connection.close()

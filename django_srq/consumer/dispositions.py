@@ -16,12 +16,14 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class _Taken:
+class _Disposition:
+    """How a signal is handled now, and how it was before."""
+
     handler: Callable[[int, FrameType | None], None]
     before: Any  # the handler before it, as signal.signal takes it
 
 
-_taken: dict[int, _Taken] = {}
+_dispositions: dict[int, _Disposition] = {}  # by the number of the signal
 
 
 def take(number: int, handle: Callable[[int], object]) -> None:
@@ -36,13 +38,13 @@ def take(number: int, handle: Callable[[int], object]) -> None:
             os.kill(os.getpid(), number)
 
     before = signal.signal(number, handler)
-    if number in _taken and before is _taken[number].handler:
-        before = _taken[number].before
-    _taken[number] = _Taken(handler, signal.SIG_DFL if before is None else before)
+    if number in _dispositions and before is _dispositions[number].handler:
+        before = _dispositions[number].before
+    _dispositions[number] = _Disposition(handler, signal.SIG_DFL if before is None else before)
 
 
 def ignore(number: int) -> None:
-    take(number, _nothing)
+    take(number, _do_nothing)
     signal.siginterrupt(number, False)
 
 
@@ -55,17 +57,17 @@ def unignore() -> None:
 
 def give_back(number: int) -> None:
     """Have a signal handled as before ``take``, unless other code has set a handler of its own since."""
-    taken = _taken.pop(number)
-    if signal.getsignal(number) is taken.handler:
-        signal.signal(number, taken.before)
+    disposition = _dispositions.pop(number)
+    if signal.getsignal(number) is disposition.handler:
+        signal.signal(number, disposition.before)
 
 
 def give_back_all() -> None:
-    for number in list(_taken):
+    for number in list(_dispositions):
         give_back(number)
 
 
-def _nothing(number: int) -> None:
+def _do_nothing(number: int) -> None:
     pass
 
 

@@ -1,4 +1,4 @@
-"""Warnings at the start of a consumer: how its servers may lose items."""
+"""Warnings of a consumer when it begins: how its servers may lose items."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from asgiref.sync import SyncToAsync, ThreadSensitiveContext, iscoroutinefunctio
 from django.db import connections
 from django.db.backends.signals import connection_created
 
-from django_srq.consumer.databases import ours
+from django_srq.consumer.databases import handler_connections
 from django_srq.queue.item import Item
 from django_srq.runtime.completion import caught, completed, result_of, wait_here
 from django_srq.runtime.process import PerProcess
@@ -102,7 +102,7 @@ def with_fresh_connections(handle: Callable[[Any], Any]) -> Callable[[Any], Any]
     def handle_with(argument: Any) -> Any:
         if _opened:
             # As Django's close_old_connections and reset_queries, but in one loop: finding the connections costs most.
-            for connection in ours():
+            for connection in handler_connections():
                 connection.queries_log.clear()
                 connection.close_if_unusable_or_obsolete()
         return handle(argument)

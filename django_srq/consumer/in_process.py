@@ -50,7 +50,7 @@ class InProcessConsumer:
         self.id = f"c{secrets.token_hex(5)}"
         self._ledger = Worker.table(subscriptions, options, claim_slots(self.id)[0])
         about = {"processes": 0, "threads": options.threads, "concurrency": options.concurrency}
-        self._leases = Leases(self.id, subscriptions, lambda: [self._ledger], about=lambda: about)
+        self._leases = Leases(self.id, subscriptions, lambda: [self._ledger], details=lambda: about)
         self._worker = Worker(
             subscriptions,
             self._ledger,

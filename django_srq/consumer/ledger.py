@@ -14,45 +14,87 @@ from __future__ import annotations
 
 import mmap
 import os
-import struct
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator
+from ctypes import Structure, c_bool, c_char, c_double, c_uint8, c_uint32, c_uint64, sizeof
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from django_srq.consumer.clock import lease_time
+from django_srq.consumer.shared_text import SharedText
 from django_srq.operations import DeliveryRef
 
 # The state of an entry. HELD: not started; DONE: handled, not acked yet; FAILED: its handler raised, and the server is
-# being told; SENT: its ack is on its way or was lost, so the lease is renewed until there is a reply.
-FREE, HELD, RUNNING, DONE, FAILED, SENT = range(6)
+# being told; ACKING: its ack is on its way or was lost, so the lease is renewed until there is a reply.
+FREE, HELD, RUNNING, DONE, FAILED, ACKING = range(6)
 
-_HANDLED, _BEAT = 0, 8
-_READY, _FATAL, _FULL, _READING, _ASKED, _ARRIVING, _WORDS = 16, 17, 18, 19, 20, 24, 26  # offsets in the head
-_HEAD, _RECORD = 1024, 256  # bytes
-UID_MOST = 128  # bytes
-# At the end of the head, in the order of the offsets. For the claim behind a wait: its number in its slot (0: none),
-# the moment at which the wait is over, and the number of the last such claim whose items the supervisor wants back. Of
-# the child: its pid, the length of the slot's name, whether it is leaving, and the slot of its claims. For claims
-# without a wait: the number of the one on its way, and the number of the last one whose items the supervisor wants
-# back. The moment at which the child last answered the supervisor.
-_PARKED, _PARKED_UNTIL, _PARKED_MARK = _HEAD - 160, _HEAD - 152, _HEAD - 144
-_PID, _SLOT_LENGTH, _LEAVING, _SLOT = _HEAD - 136, _HEAD - 128, _HEAD - 127, _HEAD - 120
-_CLAIM, _CLAIM_MARK, _HEARD = _HEAD - 24, _HEAD - 16, _HEAD - 8
-_WORDS_MOST = _PARKED - _WORDS - 2
-# State, length of the uid, length of the token, room for the supervisor's mark, subscription, generation, number of the
-# put, moment of the start, end of the lease.
-_FILLED = struct.Struct("=BBBxIQQdd")
-_WHOLE = struct.Struct(_FILLED.format + "16x128s72s")  # and room for _RENEWED, the uid, the token
-_RENEWED = struct.Struct("=Qd")  # written when a lease is renewed: generation, end of the lease
-_MARK_AT, _RENEWED_AT, _UID_AT, _TOKEN_AT = 3, 40, 56, 184
-_MOMENT, _COUNT, _LENGTH, _PLACE = (struct.Struct(f"={kind}") for kind in "dQHI")
-TOKEN_MOST = _RECORD - _TOKEN_AT  # bytes
-# Behind the entries, one for each server if there are several: a claim that is owed to a server which is away, as its
-# subscription (index plus one; 0: none) and its number.
-_OWED = struct.Struct("=IxxxxQ")
+
+class _Head(Structure):
+    """The description of the child and of its claims. A subscription is its index plus one; 0: none."""
+
+    _fields_ = (
+        ("pid", c_uint64),
+        ("handled", c_uint64),
+        ("last_beat", c_double),
+        ("last_answer", c_double),
+        # Claims without a wait: the number of the one on its way, and of the last one that is wanted back.
+        ("claim", c_uint64),
+        ("claim_wanted_back", c_uint64),
+        # The claim behind a wait: its number (0: none), the end of the wait, and the last number that is wanted back.
+        ("parked", c_uint64),
+        ("parked_until", c_double),
+        ("parked_wanted_back", c_uint64),
+        ("claiming", c_uint32),  # the subscription of the claim on its way
+        ("reading", c_bool),
+        ("arriving", c_bool),
+        ("ready", c_bool),
+        ("leaving", c_bool),
+        ("fatal", c_bool),
+        ("wants_successor", c_bool),
+        ("slot", c_char * 96),
+        ("trouble", SharedText),
+    )
+
+
+class _Record(Structure):
+    """An entry as it is in memory."""
+
+    _fields_ = (
+        ("state", c_uint8),
+        ("uid_length", c_uint8),
+        ("token_length", c_uint8),
+        ("wanted_back", c_bool),  # written by the supervisor
+        ("subscription", c_uint32),  # its index
+        ("generation", c_uint64),
+        ("number", c_uint64),  # of the put
+        ("started", c_double),
+        ("until", c_double),  # the end of the lease that the claim brought
+        ("renewed_generation", c_uint64),  # written when the lease is renewed, as is renewed_until
+        ("renewed_until", c_double),
+        ("uid", c_uint8 * 128),
+        ("token", c_uint8 * 72),
+    )
+
+    @property
+    def delivery(self) -> DeliveryRef:
+        """The child may have been writing. A half-written uid or token names no delivery, so it does no harm."""
+        raw = bytes(self)
+        uid, token = raw[_UID : _UID + self.uid_length], raw[_TOKEN : _TOKEN + self.token_length]
+        return DeliveryRef(uid.decode(errors="replace"), token.decode(errors="replace"), str(self.number or ""))
+
+    def end_of_lease(self, generation: int) -> float:
+        return float(self.renewed_until if self.renewed_generation == generation else self.until)
+
+
+class _PutOffClaim(Structure):
+    _fields_ = (("subscription", c_uint32), ("number", c_uint64))  # the subscription's index plus one; 0: none
+
+
+UID_MOST, TOKEN_MOST = _Record.uid.size, _Record.token.size  # bytes
+_UID, _TOKEN = _Record.uid.offset, _Record.token.offset
+_HEAD, _RECORD, _PUT_OFF_CLAIM = sizeof(_Head), sizeof(_Record), sizeof(_PutOffClaim)
 
 
 @dataclass(frozen=True)
@@ -88,16 +130,20 @@ class Ledger:
 
     def __init__(self, capacity: int, *, servers: int = 1, slot: bytes = b"") -> None:
         """capacity: entries. servers: how many servers the child's queues are on. slot: the slot of its claims."""
-        self._records = range(_HEAD, _HEAD + capacity * _RECORD, _RECORD)
-        end = self._records.stop + (servers * _OWED.size if servers > 1 else 0)
-        self._owing = range(self._records.stop, end, _OWED.size)
-        self._memory = mmap.mmap(-1, end)  # anonymous: shared with forked children, gone with them
+        # Behind the records, if there are several servers: for each a claim that is put off while its server is away.
+        claims = _HEAD + capacity * _RECORD
+        size = claims + (servers * _PUT_OFF_CLAIM if servers > 1 else 0)
+        self._memory = memory = mmap.mmap(-1, size)  # anonymous: shared with forked children, gone with them
+        self._head = _Head.from_buffer(memory)
+        self._records = (_Record * capacity).from_buffer(memory, _HEAD)
+        self._states = slice(_HEAD + _Record.state.offset, claims, _RECORD)
+        self._put_off = [_PutOffClaim.from_buffer(memory, start) for start in range(claims, size, sizeof(_PutOffClaim))]
         self._free = deque(range(capacity))
-        self._fillings = self._handled = 0
+        self._generation = 0
         self._counting = threading.Lock()
-        self.slot = slot
+        self._head.slot = slot
 
-    def empty(self, slot: bytes, number: int) -> None:
+    def reset(self, slot: bytes, number: int) -> None:
         """Clear the ledger for the next child, before that is forked. number: the child's, among all children so far.
 
         The generations begin at another number for each child: the keeper may still write down a renewal for the former
@@ -105,27 +151,10 @@ class Ledger:
         """
         self._memory[:] = bytes(len(self._memory))
         self._free = deque(range(len(self._records)))
-        self.slot = slot
-        self._fillings = number << 32
+        self._generation = number << 32
+        self._head.slot = slot
 
-    # -- the child's
-
-    def belong_to_this_process(self) -> None:
-        _COUNT.pack_into(self._memory, _PID, os.getpid())
-
-    @property
-    def pid(self) -> int:
-        """The child's process id; 0 before it has begun."""
-        return int(_COUNT.unpack_from(self._memory, _PID)[0])
-
-    @property
-    def slot(self) -> bytes:
-        return self._memory[_SLOT : _SLOT + self._memory[_SLOT_LENGTH]]
-
-    @slot.setter
-    def slot(self, slot: bytes) -> None:
-        self._memory[_SLOT : _SLOT + len(slot)] = slot
-        self._memory[_SLOT_LENGTH] = len(slot)
+    # -- the entries: the child writes
 
     def hold(self, subscription: int, held: DeliveryRef, *, until: float) -> tuple[int, int]:
         """Write an item into a free entry, before anything is done with it. Returns the entry's index and generation.
@@ -133,274 +162,266 @@ class Ledger:
         subscription: its index. until: the end of the item's lease.
         """
         index = self._free.popleft()
-        self._fillings += 1
+        self._generation += 1
         # put accepts no longer uid, and our consumers have no longer token. An item with one is handled, but its lease
         # is not renewed.
-        start, uid, token = _at(index), held.uid.encode()[:UID_MOST], held.token.encode()[:TOKEN_MOST]
-        number, memory = int(held.number or 0), self._memory
-        lengths = len(uid), len(token)
-        _WHOLE.pack_into(memory, start, FREE, *lengths, subscription, self._fillings, number, 0, until, uid, token)
-        memory[start] = HELD
-        return index, self._fillings
+        uid, token = held.uid.encode()[:UID_MOST], held.token.encode()[:TOKEN_MOST]
+        record, memory, start = self._records[index], self._memory, _HEAD + index * _RECORD
+        memory[start + _UID : start + _UID + len(uid)] = uid
+        memory[start + _TOKEN : start + _TOKEN + len(token)] = token
+        record.uid_length, record.token_length = len(uid), len(token)
+        record.subscription, record.generation, record.number = subscription, self._generation, int(held.number or 0)
+        record.started, record.until, record.wanted_back = 0, until, False
+        record.state = HELD  # the last one: with it the entry counts
+        return index, self._generation
 
-    def is_wanted(self, index: int) -> bool:
+    def is_wanted_back(self, index: int) -> bool:
         """Whether the supervisor wants the item back."""
-        return self._memory[_at(index) + _MARK_AT] == 1
+        return bool(self._records[index].wanted_back)
 
     def start(self, index: int) -> bool:
         """Mark an item as running. False: it must not be begun, as the supervisor wants it back, or has it already."""
-        memory, start = self._memory, _at(index)
-        _MOMENT.pack_into(memory, start + 24, time.monotonic())
-        memory[start] = RUNNING
+        record = self._records[index]
+        record.started = time.monotonic()  # before the state: a running item has its moment
+        record.state = RUNNING
         # Read only now: the supervisor writes its mark first, and looks at the state some time later.
-        if memory[start + _MARK_AT]:
-            memory[start] = HELD
+        if record.wanted_back:
+            record.state = HELD
             return False
         return True
 
     def finish(self, index: int) -> None:
-        self._memory[_at(index)] = DONE
+        self._records[index].state = DONE
 
     def fail(self, index: int) -> None:
-        self._memory[_at(index)] = FAILED
+        self._records[index].state = FAILED
 
-    def sent(self, index: int) -> None:
-        self._memory[_at(index)] = SENT
+    def ack(self, index: int) -> None:
+        """Note that the item's ack is on its way."""
+        self._records[index].state = ACKING
 
-    def let_go(self, index: int) -> None:
-        self._memory[_at(index)] = FREE
+    def free(self, index: int) -> None:
+        self._records[index].state = FREE
         self._free.append(index)
 
     def lapsed(self, index: int, generation: int) -> bool:
         """Whether the lease of that generation may have ended: a renewal was refused, or none came in time."""
-        return lease_time() > self._until(_at(index), generation)
+        return lease_time() > self._records[index].end_of_lease(generation)
 
-    def _until(self, start: int, generation: int) -> float:
-        renewed, until = _RENEWED.unpack_from(self._memory, start + _RENEWED_AT)
-        if renewed != generation:
-            until = _MOMENT.unpack_from(self._memory, start + 32)[0]
-        return float(until)
+    # -- the child itself
 
-    # -- the head: the child writes, the supervisor reads
+    def belong_to_this_process(self) -> None:
+        self._head.pid = os.getpid()
+
+    @property
+    def pid(self) -> int:
+        """The child's process id; 0 before it has begun."""
+        return int(self._head.pid)
+
+    @property
+    def slot(self) -> bytes:
+        """The slot of its claims."""
+        return bytes(self._head.slot)
 
     @property
     def handled(self) -> int:
         """How many items were handled, with success or not."""
-        return int(_COUNT.unpack_from(self._memory, _HANDLED)[0])
+        return int(self._head.handled)
 
     def count_handled(self, number: int) -> None:
         with self._counting:
-            self._handled += number
-            _COUNT.pack_into(self._memory, _HANDLED, self._handled)
+            self._head.handled += number
 
     @property
-    def beat(self) -> float:
+    def last_beat(self) -> float:
         """The moment at which the child last looked for items, or began to leave."""
-        return float(_MOMENT.unpack_from(self._memory, _BEAT)[0])
+        return float(self._head.last_beat)
 
-    def live(self) -> None:
+    def beat(self) -> None:
         """Note that the child is ready, and looks for items now."""
-        _MOMENT.pack_into(self._memory, _BEAT, time.monotonic())
-        self._memory[_READY] = 1
-
-    def leave(self) -> None:
-        """Note that the child has ended its work, and waits within the grace for threads that its handlers started."""
-        _MOMENT.pack_into(self._memory, _BEAT, time.monotonic())
-        self._memory[_LEAVING] = 1
-
-    @property
-    def leaving(self) -> bool:
-        return self._memory[_LEAVING] == 1
+        self._head.last_beat = time.monotonic()
+        self._head.ready = True
 
     @property
     def ready(self) -> bool:
-        return self._memory[_READY] == 1
+        return bool(self._head.ready)
+
+    def leave(self) -> None:
+        """Note that the child has ended its work, and waits within the grace for threads that its handlers started."""
+        self._head.last_beat = time.monotonic()
+        self._head.leaving = True
 
     @property
-    def asked(self) -> int | None:
-        """The subscription (its index) of a claim that is on its way; its items are held though they have no entry yet.
+    def leaving(self) -> bool:
+        return bool(self._head.leaving)
 
-        None: there is no such claim.
+    def want_successor(self) -> None:
+        """Note that the child ends although there may be items for it: a successor is to take its place.
+
+        It uses too much memory, has run out of files or threads, or was told to stop, by the supervisor or by a signal.
         """
-        (place,) = _PLACE.unpack_from(self._memory, _ASKED)
-        return place - 1 if place else None
+        self._head.wants_successor = True
+
+    @property
+    def wants_successor(self) -> bool:
+        return bool(self._head.wants_successor)
+
+    def answer(self) -> None:
+        """Note that the child has read the supervisor's question whether it can hear."""
+        self._head.last_answer = time.monotonic()
+
+    @property
+    def last_answer(self) -> float:
+        """The moment of its last answer to that question."""
+        return float(self._head.last_answer)
+
+    def report(self, trouble: str, *, fatal: bool = False) -> None:
+        """Report a trouble to the supervisor, or "" when it is over. fatal: a restart would not mend it."""
+        self._head.trouble.write(trouble)
+        self._head.fatal = fatal
+
+    @property
+    def trouble(self) -> str:
+        """A trouble with a server, while it lasts, or why the child cannot go on."""
+        return str(self._head.trouble)
+
+    @property
+    def fatal(self) -> bool:
+        return bool(self._head.fatal)
+
+    # -- its claims: they may hold items that have no entry yet
+
+    def begin_claim(self, subscription: int, number: int) -> None:
+        """Note that a claim is on its way, with that number in its slot. subscription: its index."""
+        self._head.reading = False
+        self._head.claim = number
+        self._head.claiming = subscription + 1
+
+    @property
+    def claiming(self) -> int | None:
+        """The subscription (its index) of a claim that is on its way; None: there is no such claim."""
+        return self._head.claiming - 1 if self._head.claiming else None
+
+    def read_reply(self) -> None:
+        """Note that the reply to that claim is read from now on."""
+        self._head.reading = True
 
     @property
     def reading(self) -> bool:
         """Whether the child is reading the reply to that claim. If it dies meanwhile, the reply may be the cause."""
-        return self._memory[_READING] == 1
+        return bool(self._head.reading)
 
-    def ask(self, subscription: int, number: int) -> None:
-        """Note that a claim is on its way, with that number in its slot. subscription: its index."""
-        self._memory[_READING] = 0
-        _COUNT.pack_into(self._memory, _CLAIM, number)
-        _PLACE.pack_into(self._memory, _ASKED, subscription + 1)
-
-    def read(self) -> None:
-        """Note that the reply to that claim is read from now on."""
-        self._memory[_READING] = 1
-
-    def took(self, number: int) -> bool:
+    def end_claim(self, number: int) -> bool:
         """Note that the items of a claim are written down. False: the supervisor wants them back; do not begin them."""
-        if number == self._claim:
-            _PLACE.pack_into(self._memory, _ASKED, 0)
-        for start in self._owing:
-            if number == _OWED.unpack_from(self._memory, start)[1]:
-                _PLACE.pack_into(self._memory, start, 0)
-        return number > int(_COUNT.unpack_from(self._memory, _CLAIM_MARK)[0])  # a put-off claim has a lower number
+        if number == self._head.claim:
+            self._head.claiming = 0
+        for claim in self._put_off:
+            if number == claim.number:
+                claim.subscription = 0
+        return number > int(self._head.claim_wanted_back)  # a claim that was put off has a lower number
 
-    def owe(self, subscription: int, number: int) -> None:
-        """Note that a claim is owed: its server is away, and the claim is repeated until the server is back.
+    def put_off(self, subscription: int, number: int) -> None:
+        """Note that a claim is put off: its server is away, and the claim is repeated until the server is back.
 
         Meanwhile claims to other servers are made.
         """
-        for start in self._owing:  # one for each server is enough: a server that is away gets no further claim
-            if not _OWED.unpack_from(self._memory, start)[0]:
-                _OWED.pack_into(self._memory, start, subscription + 1, number)
-                _PLACE.pack_into(self._memory, _ASKED, 0)
+        for claim in self._put_off:  # one for each server is enough: a server that is away gets no further claim
+            if not claim.subscription:
+                claim.number = number  # before the subscription, by which it counts
+                claim.subscription = subscription + 1
+                self._head.claiming = 0
                 return
 
     @property
-    def owed(self) -> list[tuple[int, int]]:
-        """The subscription (its index) and the number of each claim to a server that is away. It may hold items."""
-        found = [_OWED.unpack_from(self._memory, start) for start in self._owing]
-        return [(place - 1, number) for place, number in found if place]
-
-    @property
-    def _claim(self) -> int:
-        return int(_COUNT.unpack_from(self._memory, _CLAIM)[0])
-
-    @property
-    def parked(self) -> Parked | None:
-        (number,) = _COUNT.unpack_from(self._memory, _PARKED)
-        return Parked(number, _MOMENT.unpack_from(self._memory, _PARKED_UNTIL)[0]) if number else None
+    def claims_put_off(self) -> list[tuple[int, int]]:
+        """The subscription (its index) and the number of each claim to a server that is away."""
+        found = [(claim.subscription, claim.number) for claim in self._put_off]
+        return [(subscription - 1, number) for subscription, number in found if subscription]
 
     def park(self, number: int, seconds: float) -> None:
         """Note that a claim, with that number in its slot, is sent behind a wait of so many seconds."""
-        _MOMENT.pack_into(self._memory, _PARKED_UNTIL, time.monotonic() + seconds)
-        _COUNT.pack_into(self._memory, _PARKED, number)
-
-    def took_parked(self, number: int) -> bool:
-        """As ``took``, for the claim behind a wait."""
-        self.arriving = False
-        _COUNT.pack_into(self._memory, _PARKED, 0)
-        return number > int(_COUNT.unpack_from(self._memory, _PARKED_MARK)[0])
-
-    def hear(self) -> None:
-        """Note that the child has read the supervisor's question whether it can hear."""
-        _MOMENT.pack_into(self._memory, _HEARD, time.monotonic())
+        self._head.parked_until = time.monotonic() + seconds  # before the number, by which it counts
+        self._head.parked = number
 
     @property
-    def heard(self) -> float:
-        """The moment of its last answer to that question."""
-        return float(_MOMENT.unpack_from(self._memory, _HEARD)[0])
+    def parked(self) -> Parked | None:
+        """The claim behind a wait; None: there is none. It is made only with a single subscription."""
+        number = self._head.parked
+        return Parked(number, self._head.parked_until) if number else None
 
     @property
     def arriving(self) -> bool:
         """Whether the reply to a claim behind a wait is on its way, or was lost: its items are held as well."""
-        return self._memory[_ARRIVING] == 1
+        return bool(self._head.arriving)
 
     @arriving.setter
     def arriving(self, arriving: bool) -> None:
-        self._memory[_ARRIVING] = arriving
+        self._head.arriving = arriving
 
-    @property
-    def words(self) -> str:
-        """What the child reports: a trouble with a server, while it lasts, or why the child cannot go on."""
-        (length,) = _LENGTH.unpack_from(self._memory, _WORDS)
-        return self._memory[_WORDS + 2 : _WORDS + 2 + length].decode(errors="replace")
-
-    def say(self, words: str, *, fatal: bool = False) -> None:
-        """Report a trouble to the supervisor, or "" when it is over. fatal: a restart would not mend it."""
-        said = words.encode(errors="replace")[:_WORDS_MOST]
-        _LENGTH.pack_into(self._memory, _WORDS, 0)
-        self._memory[_WORDS + 2 : _WORDS + 2 + len(said)] = said
-        _LENGTH.pack_into(self._memory, _WORDS, len(said))
-        self._memory[_FATAL] = fatal
-
-    @property
-    def fatal(self) -> bool:
-        return self._memory[_FATAL] == 1
-
-    @property
-    def full(self) -> bool:
-        """Whether the child makes room for a successor.
-
-        It uses too much memory, has run out of files or threads, or was told to stop, by the supervisor or by a signal.
-        """
-        return self._memory[_FULL] == 1
-
-    @full.setter
-    def full(self, full: bool) -> None:
-        self._memory[_FULL] = full
+    def end_parked(self, number: int) -> bool:
+        """As ``end_claim``, for the claim behind a wait."""
+        self._head.arriving = False
+        self._head.parked = 0
+        return number > int(self._head.parked_wanted_back)
 
     # -- the supervisor's, and its keeper's
 
     def __iter__(self) -> Iterator[Entry]:
         """The entries that are not free, in the order in which they were filled."""
-        found = [self._read(start) for start in self._records if self._memory[start] != FREE]
-        return iter(sorted(found, key=lambda entry: entry.generation))
+        found = [self._read(index) for index, state in enumerate(self._memory[self._states]) if state != FREE]
+        return iter(sorted((entry for entry in found if entry.state != FREE), key=lambda entry: entry.generation))
 
     def waiting(self) -> set[Waiting]:
         """All items that are held and not begun, and all claims that may hold some, except one behind a wait.
 
         For that one see ``parked``.
         """
-        memory, found = self._memory, set()
-        if self.asked is not None:
-            found.add(Waiting(self._claim, None))
-        found |= {Waiting(number, None) for _, number in self.owed}
-        for start in self._records:
-            if memory[start] == HELD:
-                found.add(Waiting(_COUNT.unpack_from(memory, start + 8)[0], (start - _HEAD) // _RECORD))
-        return found
+        found = {Waiting(number, None) for _, number in self.claims_put_off}
+        if self.claiming is not None:
+            found.add(Waiting(self._head.claim, None))
+        states = self._memory[self._states]
+        return found | {
+            Waiting(self._records[index].generation, index) for index, state in enumerate(states) if state == HELD
+        }
 
-    def mark(self, waiting: Waiting) -> None:
+    def want_back(self, waiting: Waiting) -> None:
         """Mark an item, or the items of a claim, as wanted back: the child does not begin them any more.
 
         Only an item that the child is beginning at this moment may still run; ``withdrawal.py`` finds that out.
         """
-        if waiting.record is None:
-            at = _PARKED_MARK if waiting.parked else _CLAIM_MARK
-            # A claim that is owed has a lower number than one that may be marked already.
-            _COUNT.pack_into(self._memory, at, max(waiting.number, *_COUNT.unpack_from(self._memory, at)))
-        else:
-            self._memory[_at(waiting.record) + _MARK_AT] = 1
+        head = self._head
+        if waiting.record is not None:
+            self._records[waiting.record].wanted_back = True
+        elif waiting.parked:
+            head.parked_wanted_back = max(waiting.number, head.parked_wanted_back)
+        else:  # a claim that is put off has a lower number than one that may be marked already
+            head.claim_wanted_back = max(waiting.number, head.claim_wanted_back)
 
-    def of(self, waiting: Waiting) -> Entry | None:
+    def entry_of(self, waiting: Waiting) -> Entry | None:
         """The entry of an item that waits; None: it does not wait any more, or it is a claim."""
         if waiting.record is None:
             return None
-        entry = self._read(_at(waiting.record))
+        entry = self._read(waiting.record)
         return entry if (entry.generation, entry.state) == (waiting.number, HELD) else None
 
-    def source_of(self, claim: Waiting) -> int | None:
+    def subscription_of(self, claim: Waiting) -> int | None:
         """The subscription (its index) of a claim that waits; None: it does not wait any more."""
         if claim.parked:
             return 0  # such a claim is made only with a single subscription
-        asked = self.asked if claim.number == self._claim else None
-        return next((place for place, number in self.owed if number == claim.number), asked)
+        claiming = self.claiming if claim.number == self._head.claim else None
+        put_off = (subscription for subscription, number in self.claims_put_off if number == claim.number)
+        return next(put_off, claiming)
 
-    def _read(self, start: int) -> Entry:
-        memory = self._memory
-        state, uid, token, subscription, generation, number, started, _ = _FILLED.unpack_from(memory, start)
-        # The child may be writing at this moment. A half-written uid or token names no delivery, so it does no harm.
-        held = DeliveryRef(
-            memory[start + _UID_AT : start + _UID_AT + uid].decode(errors="replace"),
-            memory[start + _TOKEN_AT : start + _TOKEN_AT + token].decode(errors="replace"),
-            str(number) if number else "",
-        )
-        return Entry(
-            (start - _HEAD) // _RECORD, generation, state, subscription, held, started, self._until(start, generation)
-        )
+    def _read(self, index: int) -> Entry:
+        # A copy: the child may go on meanwhile, and the fields must be those of one item.
+        copy = _Record.from_buffer_copy(self._memory, _HEAD + index * _RECORD)
+        until = copy.end_of_lease(copy.generation)
+        return Entry(index, copy.generation, copy.state, copy.subscription, copy.delivery, copy.started, until)
 
-    def renewed(self, entry: Entry, until: float) -> None:
+    def renew(self, entry: Entry, until: float) -> None:
         """Note that the lease of that entry's generation lasts until then; 0: the renewal was refused."""
-        start = _at(entry.index) + _RENEWED_AT
-        _COUNT.pack_into(self._memory, start, 0)  # keeper and child may both write, for different generations
-        _MOMENT.pack_into(self._memory, start + 8, until)
-        _COUNT.pack_into(self._memory, start, entry.generation)
-
-
-def _at(index: int) -> int:
-    return _HEAD + index * _RECORD
+        record = self._records[entry.index]
+        if record.renewed_generation != entry.generation:
+            record.renewed_generation = 0  # keeper and child may both write, for different generations
+        record.renewed_until = until
+        record.renewed_generation = entry.generation

@@ -9,7 +9,7 @@ from functools import partial
 
 from django_srq.runtime.interruption import is_interruption
 
-_nowhere = logging.Handler()
+_printer = logging.Handler()  # its handleError prints the error that is being handled
 
 
 def guarded(name: str) -> logging.Logger:
@@ -27,4 +27,4 @@ def _handle(handle: Callable[[logging.LogRecord], None], record: logging.LogReco
         if is_interruption(error):
             raise
         with suppress(Exception):
-            _nowhere.handleError(record)
+            _printer.handleError(record)

@@ -26,8 +26,8 @@ class LogThread:
         """Have a record logged. error: with the exception that is being handled. Does not block."""
         if not self._logger.isEnabledFor(level):
             return
-        raised = sys.exc_info() if error else None
-        self.handle(self._logger.makeRecord(self._logger.name, level, __file__, 0, message, args, raised))
+        exc_info = sys.exc_info() if error else None
+        self.handle(self._logger.makeRecord(self._logger.name, level, __file__, 0, message, args, exc_info))
 
     def handle(self, record: logging.LogRecord) -> None:
         """Have a record logged, or count it as dropped if too many wait. Does not block."""

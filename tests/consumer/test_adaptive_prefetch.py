@@ -311,7 +311,7 @@ def test_the_lease_lasts_until_the_ack_is_known_to_be_there(queue, client):
     item = queue.get(-1)
     ledger = Ledger(1)
     ledger.hold(0, DeliveryRef(item.uid, item.token), until=0)
-    ledger.sent(0)
+    ledger.ack(0)
     Leases("c1", [Subscription(queue, print, lease=LONG)], lambda: [ledger]).renew()
     seconds, _ = client.time()
     assert client.zscore(queue.keys["leases"], item.uid) / 1000 > seconds + LONG / 2

@@ -137,7 +137,7 @@ def test_where_nothing_is_claimed_early(make_queue, client, unread, plan):
     made[0].put_many(range(30))
     asked: list[object] = []
     consumer = InProcessConsumer(
-        [Subscription(queue, lambda item: asked.append(consumer._ledger.asked), lease=LONG) for queue in made],
+        [Subscription(queue, lambda item: asked.append(consumer._ledger.claiming), lease=LONG) for queue in made],
         options=ConsumerOptions(**plan),
     )
     handled = plan.get("max_items", 30)
@@ -152,7 +152,7 @@ def test_where_nothing_is_claimed_early(make_queue, client, unread, plan):
 def test_what_was_claimed_is_not_begun_with_too_much_memory(queue, monkeypatch, slow):
     """Neither what is unread, nor what was taken over behind a slow item."""
     monkeypatch.setattr("django_srq.consumer.worker.worker._memory", lambda: len(handler.seen) > NINTH)
-    taken_over = lambda: slow and wait_for(lambda: consumer._ledger.asked is None, "what the claim took")  # noqa: E731
+    taken_over = lambda: slow and wait_for(lambda: consumer._ledger.claiming is None, "what the claim took")  # noqa: E731
     queue.put_many(range(30))
     handler = Handler(_8=taken_over)
     consumer = InProcessConsumer(
@@ -172,14 +172,14 @@ def test_a_claim_whose_reply_is_lost_is_not_being_read(make_queue, server_url, u
         queue = make_queue(link=link)
         queue.put_many(range(30))
         one = worker(Subscription(queue, Handler(), lease=LONG), prefetch=AHEAD)
-        insist = one._retries._insist
+        repeat = one._retries._repeat
 
         def note(retry) -> bool:
             if (retry.slot.name, retry.slot.seq) == (b"c1", 2):
-                reading.append((one._ledger.asked, one._ledger.reading))
-            return insist(retry)
+                reading.append((one._ledger.claiming, one._ledger.reading))
+            return repeat(retry)
 
-        one._retries._insist = note
+        one._retries._repeat = note
         with running(one):
             wait_for(lambda: empty(queue), "all items")
     assert reading == [(0, False)]
@@ -264,7 +264,7 @@ def test_an_early_claim_that_gets_no_reply_is_made_once(queue, make_queue, serve
     asked: list[object] = []
     with closing(Proxy(server_url)) as proxy, closing(Link(client_from_url(proxy.url), timeout=1)) as link:
         fault = proxy.arm(kind, EARLY)
-        handler = Handler(_8=lambda: (fault.wait(), asked.append(one._ledger.asked)))
+        handler = Handler(_8=lambda: (fault.wait(), asked.append(one._ledger.claiming)))
         one = worker(Subscription(make_queue(link=link), handler, lease=LONG), prefetch=AHEAD)
         queue.put_many(range(30))
         with running(one):
@@ -355,7 +355,7 @@ def test_what_a_claim_at_once_took_is_kept_and_asked_for_again_when_its_reply_is
         one = worker(Subscription(make_queue(link=link), handler, lease=LONG), prefetch=AHEAD)
         with running(one):
             wait_for(lambda: queue.counts()["in_flight"] == 2, "the claim")
-            assert (one._ledger.asked, one._ledger.reading) == (0, True)
+            assert (one._ledger.claiming, one._ledger.reading) == (0, True)
             (first, _) = queue.items("in_flight")
             token = client.hget(queue.keys["holders"], first.uid).decode()
             queue.link.call(operations.release(queue.keys, [DeliveryRef(first.uid, token)]), queue="q")
@@ -365,7 +365,7 @@ def test_what_a_claim_at_once_took_is_kept_and_asked_for_again_when_its_reply_is
             queue.ack(other)
             wait_for(lambda: empty(queue), "the acks")
     assert [payload for payload, _ in handler.seen] == [{b"a": b"b", b"b": b"a"}[other.payload]]
-    assert one._ledger.asked is None
+    assert one._ledger.claiming is None
 
 
 # -- a long item while the reply is unread
@@ -405,8 +405,8 @@ def test_what_was_claimed_early_is_taken_over_behind_a_slow_item(queue, client):
     consumer = InProcessConsumer([Subscription(queue, handler, lease=LONG)], options=ConsumerOptions(prefetch=AHEAD))
     with running(consumer):
         wait_for(lambda: len(handler.seen) == 9, "the ninth in hand")
-        wait_for(lambda: sum(hand.state == HELD for hand in consumer._ledger) == 9, "what the claim took")
-        assert consumer._ledger.asked is None
+        wait_for(lambda: sum(entry.state == HELD for entry in consumer._ledger) == 9, "what the claim took")
+        assert consumer._ledger.claiming is None
         assert queue.counts() == {"ready": 12, "in_flight": 10, "delayed": 0, "dead": 0}
         end.set()
         wait_for(lambda: empty(queue), "all items")
@@ -426,7 +426,7 @@ def all_renewed(queue, client, beyond: float, number: int = 10) -> None:
 
 def test_its_lease_lasts_while_it_is_unread(queue, client, unread):
     queue.put_many(range(30))
-    handler = Handler(_8=lambda: (all_renewed(queue, client, 2), asked.append(consumer._ledger.asked)))
+    handler = Handler(_8=lambda: (all_renewed(queue, client, 2), asked.append(consumer._ledger.claiming)))
     asked: list[object] = []
     consumer = InProcessConsumer([Subscription(queue, handler, lease=2)], options=ConsumerOptions(prefetch=AHEAD))
     with running(consumer):
@@ -567,8 +567,8 @@ def test_what_is_unread_is_given_back_before_the_item_in_hand_is_done(project, n
 def test_what_a_dead_child_had_begun_to_read_may_be_what_killed_it(queue):
     """Such as a payload that is too large for its memory."""
     ledger, uid = Ledger(1, slot=b"c1.1"), queue.put("a")
-    ledger.ask(0, 1)
-    ledger.read()
+    ledger.begin_claim(0, 1)
+    ledger.read_reply()
     queue.link.call(queue.claim("c1.1", lease=LONG), queue="q", slot=Slot(b"c1.1", 1))
     account_for(Supervisor([Subscription(queue, print)], ConsumerOptions()), ChildHandle("c1.1", 0, ledger, 0))
     assert [(item.uid, item.delivery.crashes) for item in queue.items()] == [(uid, 1)]
@@ -666,21 +666,21 @@ def test_what_a_slot_stands_for_is_taken_back_when_its_lease_ended(queue, client
     assert queue.audit() == []
 
 
-def test_leases_are_renewed_by_the_slots_that_the_hands_tell(make_queue, client):
+def test_leases_are_renewed_by_the_slots_that_the_ledgers_name(make_queue, client):
     """Of each queue those that were claimed there, until they are written down; and so the slot is not forgotten."""
     made = [make_queue(str(place)) for place in range(4)]
-    tables = [Ledger(1, servers=2, slot=b"c1") for _ in made]
-    for place, (queue, ledger) in enumerate(zip(made, tables, strict=True)):
+    ledgers = [Ledger(1, servers=2, slot=b"c1") for _ in made]
+    for place, (queue, ledger) in enumerate(zip(made, ledgers, strict=True)):
         queue.put("a")
         claimed(queue, Slot(b"c1"), 1, 200)
         number, _, outcome = client.hget(queue.keys["slots"], "c1").split(b" ", 2)
         client.hset(queue.keys["slots"], "c1", b"%s 1000 %s" % (number, outcome))
-        ledger.ask(place, 1)
-        ledger.read()
-    tables[0].took(1)
-    tables[3].owe(3, 1)
-    tables[3].ask(1, 2)  # beside it
-    Leases("c1", [Subscription(queue, print, lease=900) for queue in made], lambda: tables).renew()
+        ledger.begin_claim(place, 1)
+        ledger.read_reply()
+    ledgers[0].end_claim(1)
+    ledgers[3].put_off(3, 1)
+    ledgers[3].begin_claim(1, 2)  # beside it
+    Leases("c1", [Subscription(queue, print, lease=900) for queue in made], lambda: ledgers).renew()
     assert [lasts(queue, client) for queue in made] == [{"a": 2}, {"a": 9}, {"a": 9}, {"a": 9}]
     used = [int(client.hget(queue.keys["slots"], "c1").split()[1]) for queue in made]
     assert used[0] == 1000 < min(used[1:])

@@ -21,7 +21,8 @@ from django_srq.consumer.leases import Leases
 from django_srq.consumer.ledger import Ledger
 from django_srq.consumer.log_thread import MOST, LogThread
 from django_srq.consumer.probes import Heartbeat, notify
-from django_srq.consumer.processes.keeper import BEAT, END, STOPPING, Keeper, _packed
+from django_srq.consumer.processes.keeper import Keeper
+from django_srq.consumer.processes.keeper_pipe import BEAT, END, STOPPING, pack
 from django_srq.operations import DeliveryRef
 from tests.consumer.test_supervisor import began, children, keeper, taken, told
 from tests.support.servers import Server
@@ -324,15 +325,15 @@ def serving(queue, tmp_path):
         "c1",
         [Subscription(queue, print, lease=LONG)],
         [Ledger(1)],
-        about={"processes": 1},
+        details={"processes": 1},
         heartbeat=Heartbeat(tmp_path / "beat"),
-        poke=lambda: pokes.append(1),
+        wake_supervisor=lambda: pokes.append(1),
     )
-    reading, keeper.line = os.pipe()
-    thread = threading.Thread(target=keeper.serve, args=[reading])
+    reading, keeper._pipe.fd = os.pipe()
+    thread = threading.Thread(target=keeper._main.serve, args=[reading])
     thread.start()
     yield keeper
-    os.close(keeper.line)
+    os.close(keeper.control_fd)
     thread.join(60)
     os.close(reading)
 
@@ -343,14 +344,14 @@ def test_what_the_supervisor_says_to_its_keeper(serving, queue, tmp_path):
     assert not beat.exists()
     serving.beat()
     wait_for(beat.exists, "a heartbeat")
-    os.write(serving.line, STOPPING)
-    wait_for(lambda: serving._about() == {"processes": 1, "state": "stopping"}, "that it stops")
-    os.write(serving.line, BEAT + END)
+    os.write(serving.control_fd, STOPPING)
+    wait_for(lambda: serving._main._current_details() == {"processes": 1, "state": "stopping"}, "that it stops")
+    os.write(serving.control_fd, BEAT + END)
     wait_for(lambda: not beat.exists(), "the end")
 
 
 def test_the_keeper_logs_for_the_supervisor(serving, caplog):
-    os.write(serving.line, b'{"torn\n')
+    os.write(serving.control_fd, b'{"torn\n')
     record = logging.makeLogRecord({"name": "django_srq.consumer", "levelno": 30, "msg": "%s died", "args": ("it",)})
     long = logging.makeLogRecord({"levelno": 30, "msg": "x" * 10_000})
     assert serving.pass_on(record)
@@ -384,38 +385,38 @@ def test_a_record_for_the_keeper_is_written_as_a_whole(character):
     record = logging.makeLogRecord(
         {"msg": character * 10_000, "exc_info": (ValueError, error, None), "more": "x" * 5000}
     )
-    packed = _packed(record)
+    packed = pack(record)
     assert len(packed) <= select.PIPE_BUF
     assert packed.count(b"\n") == 1
 
 
 def test_the_keeper_ends_behind_a_line_that_was_torn(queue):
-    keeper = Keeper("c1", [Subscription(queue, print)], [], about={}, heartbeat=None, poke=lambda: None)
-    reading, keeper.line = os.pipe()
-    serving = threading.Thread(target=keeper.serve, args=[reading])
+    keeper = Keeper("c1", [Subscription(queue, print)], [], details={}, heartbeat=None, wake_supervisor=lambda: None)
+    reading, keeper._pipe.fd = os.pipe()
+    serving = threading.Thread(target=keeper._main.serve, args=[reading])
     serving.start()
     try:
-        os.write(keeper.line, b'{"torn')
-        os.write(keeper.line, b"\n" + END)
+        os.write(keeper.control_fd, b'{"torn')
+        os.write(keeper.control_fd, b"\n" + END)
         serving.join(30)
         assert not serving.is_alive()
     finally:
-        os.close(keeper.line)
+        os.close(keeper.control_fd)
         serving.join(30)
         os.close(reading)
 
 
 def test_what_the_keeper_has_no_room_for_is_counted(queue):
-    keeper = Keeper("c1", [Subscription(queue, print)], [], about={}, heartbeat=None, poke=lambda: None)
+    keeper = Keeper("c1", [Subscription(queue, print)], [], details={}, heartbeat=None, wake_supervisor=lambda: None)
     record = logging.makeLogRecord({"levelno": 30, "msg": "it died"})
     assert not keeper.pass_on(record)  # nobody is there
-    reading, keeper.line = os.pipe()
-    fcntl.fcntl(keeper.line, fcntl.F_SETPIPE_SZ, 4096)
-    os.set_blocking(keeper.line, False)
+    reading, keeper._pipe.fd = os.pipe()
+    fcntl.fcntl(keeper.control_fd, fcntl.F_SETPIPE_SZ, 4096)
+    os.set_blocking(keeper.control_fd, False)
     try:
         with suppress(BlockingIOError):
             while True:
-                os.write(keeper.line, b"x" * 4096)
+                os.write(keeper.control_fd, b"x" * 4096)
         assert keeper.pass_on(record)
         assert keeper.pass_on(record)
         os.read(reading, 65536)
@@ -424,22 +425,24 @@ def test_what_the_keeper_has_no_room_for_is_counted(queue):
         assert (b"dropped count=2" in notice, b"it died" in last) == (True, True)
     finally:
         os.close(reading)
-        os.close(keeper.line)
+        os.close(keeper.control_fd)
 
 
-def test_no_more_children_than_there_are_tables(queue):
-    tables = [Ledger(1), Ledger(1)]
-    keeper = Keeper("c1", [Subscription(queue, print)], tables, about={}, heartbeat=None, poke=lambda: None)
-    first, second = (keeper.take_table(b"s%d" % number, number) for number in (1, 2))
+def test_no_more_children_than_there_are_ledgers(queue):
+    ledgers = [Ledger(1), Ledger(1)]
+    keeper = Keeper(
+        "c1", [Subscription(queue, print)], ledgers, details={}, heartbeat=None, wake_supervisor=lambda: None
+    )
+    first, second = (keeper.take_ledger(b"s%d" % number, number) for number in (1, 2))
     with pytest.raises(OSError, match="about to end"):
-        keeper.take_table(b"s3", 3)
+        keeper.take_ledger(b"s3", 3)
     index, generation = first.hold(0, DeliveryRef("a", "t"), until=lease_time() + LONG)
-    (hand,) = first
-    keeper.give_back_table(first)
-    again = keeper.take_table(b"s3", 3)
+    (entry,) = first
+    keeper.give_back_ledger(first)
+    again = keeper.take_ledger(b"s3", 3)
     assert (again is first, again.slot, second.slot, list(again)) == (True, b"s3", b"s2", [])
     same, other = again.hold(0, DeliveryRef("b", "t"), until=lease_time() + LONG)
-    again.renewed(hand, 0)  # the answer about what the child before had comes late
+    again.renew(entry, 0)  # the answer about what the child before had comes late
     assert (same, other != generation, again.lapsed(same, other)) == (index, True, False)
 
 
@@ -447,7 +450,7 @@ def test_no_more_children_than_there_are_tables(queue):
 
 
 def held(queue, *, until: float, count: int = 1) -> Ledger:
-    """A table with items in hand, whose leases end then for all that it knows."""
+    """A ledger with items in hand, whose leases end then for all that it knows."""
     queue.put_many(str(number) for number in range(count))
     ledger = Ledger(count)
     for item in taken(queue, "c1.1", count):
@@ -462,8 +465,8 @@ def test_a_renewal_that_is_late_is_said_once(queue, caplog):
     wait_for(lambda: f"leases renewed late queue={queue.alias}" in caplog.text, "a word about it")
     leases.renew()
     assert queue.snapshot().consumers["c1"]["renewed_late"] == 1
-    (hand,) = ledger
-    ledger.renewed(hand, lease_time() - 1)
+    (entry,) = ledger
+    ledger.renew(entry, lease_time() - 1)
     leases.renew()
     wait_for(lambda: caplog.text.count("leases renewed late") == 2, "another word")
     assert queue.snapshot().consumers["c1"]["renewed_late"] == 2
@@ -477,12 +480,12 @@ def test_a_child_renews_only_what_is_overdue_and_is_no_consumer(queue, client, c
     (server,) = leases.servers
     server.renew_overdue()
     assert client.zscore(queue.keys["leases"], uid) == 1
-    (hand,) = ledger
-    ledger.renewed(hand, lease_time() + LONG * 0.4)
+    (entry,) = ledger
+    ledger.renew(entry, lease_time() + LONG * 0.4)
     server.renew_overdue()
     server.renew_overdue()
     assert client.zscore(queue.keys["leases"], uid) > 1
-    assert ledger.lapsed(hand.index, hand.generation) is False
+    assert ledger.lapsed(entry.index, entry.generation) is False
     assert queue.snapshot().consumers == {}
     wait_for(lambda: "renewing them in the child" in caplog.text, "a word about it")
 
@@ -495,7 +498,7 @@ def test_keeper_and_child_may_renew_at_one_time(queue, client):
         thread.start()
     for thread in threads:
         thread.join()
-    assert [ledger.lapsed(hand.index, hand.generation) for hand in ledger] == [False] * 20
+    assert [ledger.lapsed(entry.index, entry.generation) for entry in ledger] == [False] * 20
     assert queue.snapshot().stats["delivered"] == 20
     assert queue.audit() == []
 
@@ -512,8 +515,8 @@ def test_a_queue_that_a_server_refuses_ends_no_lease_of_another_there(make_queue
     )
     leases.renew()
     assert "layout has version 99" in leases.trouble
-    (hand,) = ledger
-    assert not ledger.lapsed(hand.index, hand.generation)
+    (entry,) = ledger
+    assert not ledger.lapsed(entry.index, entry.generation)
 
 
 # -- the log

@@ -1,8 +1,9 @@
-"""What a child has in hand, as its supervisor sees it through shared memory."""
+"""What a child has in entry, as its supervisor sees it through shared memory."""
 
 from __future__ import annotations
 
 import os
+import signal
 import time
 
 import pytest
@@ -10,99 +11,122 @@ import pytest
 from django_srq.consumer.clock import lease_time
 from django_srq.consumer.ledger import DONE, FAILED, HELD, RUNNING, Ledger, Waiting
 from django_srq.operations import DeliveryRef
+from tests.support.waiting import wait_for
 
 FAR = lease_time() + 1000
 
 
-def test_an_item_on_its_way_through_a_hand():
+def test_an_item_on_its_way_through_an_entry():
     ledger = Ledger(2)
     held = DeliveryRef("uid", "c1.1/7/3", "12")
     index, generation = ledger.hold(4, held, until=FAR)
-    (hand,) = ledger
-    assert (hand.held, hand.subscription, hand.state, hand.started, hand.generation) == (held, 4, HELD, 0, generation)
+    (entry,) = ledger
+    assert (entry.held, entry.subscription, entry.state, entry.started, entry.generation) == (
+        held,
+        4,
+        HELD,
+        0,
+        generation,
+    )
     ledger.start(index)
-    (hand,) = ledger
-    assert hand.state == RUNNING
-    assert 0 < hand.started <= time.monotonic()
+    (entry,) = ledger
+    assert entry.state == RUNNING
+    assert 0 < entry.started <= time.monotonic()
     ledger.finish(index)
-    assert [hand.state for hand in ledger] == [DONE]
+    assert [entry.state for entry in ledger] == [DONE]
     ledger.fail(index)
-    assert [hand.state for hand in ledger] == [FAILED]
-    ledger.let_go(index)
+    assert [entry.state for entry in ledger] == [FAILED]
+    ledger.free(index)
     assert list(ledger) == []
+
+
+def test_an_entry_is_read_as_it_was_at_one_moment(monkeypatch):
+    ledger = Ledger(1)
+    index, _ = ledger.hold(0, DeliveryRef("a", "t1"), until=FAR)
+    ledger.start(index)
+
+    def next_item(*fields: str) -> DeliveryRef:
+        """The child goes on while its supervisor reads."""
+        ledger.free(index)
+        ledger.hold(1, DeliveryRef("b", "t2"), until=FAR)
+        return DeliveryRef(*fields)
+
+    monkeypatch.setattr("django_srq.consumer.ledger.DeliveryRef", next_item)
+    (entry,) = ledger
+    assert (entry.held.uid, entry.subscription, entry.state, entry.started > 0) == ("a", 0, RUNNING, True)
 
 
 def test_a_child_fills_what_its_parent_reads():
     ledger = Ledger(2)
     pid = os.fork()
     if pid == 0:
-        ledger.hold(0, DeliveryRef("é" * 3, "t"), until=FAR)
-        ledger.say("trouble", fatal=True)
+        ledger.hold(0, DeliveryRef("é\0é", "t"), until=FAR)
+        ledger.report("trouble", fatal=True)
         ledger.count_handled(5)
-        ledger.live()
+        ledger.beat()
         os._exit(0)
     os.waitpid(pid, 0)
-    assert [hand.held.uid for hand in ledger] == ["é" * 3]
-    assert (ledger.words, ledger.fatal, ledger.handled, ledger.ready) == ("trouble", True, 5, True)
-    assert 0 < ledger.beat <= time.monotonic()
+    assert [entry.held.uid for entry in ledger] == ["é\0é"]
+    assert (ledger.trouble, ledger.fatal, ledger.handled, ledger.ready) == ("trouble", True, 5, True)
+    assert 0 < ledger.last_beat <= time.monotonic()
 
 
 def test_a_claim_is_held_until_what_it_brought_is_written_down():
     ledger = Ledger(1)
-    assert ledger.asked is None
+    assert ledger.claiming is None
     pid = os.fork()
     if pid == 0:
-        ledger.say("w" * 2000)
-        ledger.ask(3, 7)
+        ledger.report("w" * 2000)
+        ledger.begin_claim(3, 7)
         os._exit(0)
     os.waitpid(pid, 0)
-    assert (ledger.asked, ledger.reading, ledger.words[:3], ledger.fatal, ledger.full) == (
+    assert (ledger.claiming, ledger.reading, ledger.trouble[:3], ledger.fatal, ledger.wants_successor) == (
         3,
         False,
         "www",
         False,
         False,
     )
-    ledger.read()
-    assert (ledger.asked, ledger.reading) == (3, True)
-    assert ledger.took(7)
-    assert ledger.asked is None
-    ledger.ask(0, 8)
-    assert (ledger.asked, ledger.reading, list(ledger)) == (0, False, [])
+    ledger.read_reply()
+    assert (ledger.claiming, ledger.reading) == (3, True)
+    assert ledger.end_claim(7)
+    assert ledger.claiming is None
+    ledger.begin_claim(0, 8)
+    assert (ledger.claiming, ledger.reading, list(ledger)) == (0, False, [])
 
 
 def test_a_claim_that_is_owed_is_held_beside_the_next_ones():
     ledger = Ledger(1, servers=2)
     ledger.hold(0, DeliveryRef("uid", "token"), until=FAR)
     for place, number in ((3, 7), (70_000, 8)):
-        ledger.ask(place, number)
-        ledger.owe(place, number)
-    ledger.ask(1, 9)
+        ledger.begin_claim(place, number)
+        ledger.put_off(place, number)
+    ledger.begin_claim(1, 9)
     claims = {Waiting(number, None) for number in (7, 8, 9)}
-    assert (ledger.asked, ledger.owed) == (1, [(3, 7), (70_000, 8)])
+    assert (ledger.claiming, ledger.claims_put_off) == (1, [(3, 7), (70_000, 8)])
     assert {one for one in ledger.waiting() if one.record is None} == claims
-    assert {ledger.source_of(one) for one in claims} == {3, 70_000, 1}
-    ledger.mark(Waiting(8, None))
-    ledger.mark(Waiting(7, None))  # which takes the mark from nothing
-    assert (ledger.took(7), ledger.took(8), ledger.owed, ledger.asked) == (False, False, [], 1)
-    assert ledger.source_of(Waiting(7, None)) is None
-    assert ledger.took(9)
-    assert [hand.held.uid for hand in ledger] == ["uid"]
-    ledger.owe(5, 10)
-    ledger.empty(b"c2", 2)
-    assert ledger.owed == []
+    assert {ledger.subscription_of(one) for one in claims} == {3, 70_000, 1}
+    ledger.want_back(Waiting(8, None))
+    ledger.want_back(Waiting(7, None))  # which takes the mark from nothing
+    assert (ledger.end_claim(7), ledger.end_claim(8), ledger.claims_put_off, ledger.claiming) == (False, False, [], 1)
+    assert ledger.subscription_of(Waiting(7, None)) is None
+    assert ledger.end_claim(9)
+    assert [entry.held.uid for entry in ledger] == ["uid"]
+    ledger.put_off(5, 10)
+    ledger.reset(b"c2", 2)
+    assert ledger.claims_put_off == []
 
 
 @pytest.mark.parametrize("place", [254, 255, 256, 70_000])
-def test_any_number_of_sources(place):
+def test_any_number_of_subscriptions(place):
     ledger = Ledger(1)
-    ledger.say("trouble")
-    ledger.ask(place, 7)
+    ledger.report("trouble")
+    ledger.begin_claim(place, 7)
     ledger.hold(place, DeliveryRef("uid", "token"), until=FAR)
-    assert (ledger.asked, ledger.reading, ledger.words, ledger.ready) == (place, False, "trouble", False)
-    assert [hand.subscription for hand in ledger] == [place]
-    assert ledger.took(7)
-    assert ledger.asked is None
+    assert (ledger.claiming, ledger.reading, ledger.trouble, ledger.ready) == (place, False, "trouble", False)
+    assert [entry.subscription for entry in ledger] == [place]
+    assert ledger.end_claim(7)
+    assert ledger.claiming is None
 
 
 @pytest.mark.parametrize(
@@ -118,14 +142,14 @@ def test_what_is_too_long_for_a_record_leaves_the_next_one_alone(held):
     assert second.held == DeliveryRef("next", "token")
 
 
-def test_hands_are_used_again_and_fillings_tell_them_apart():
+def test_entries_are_used_again_and_generations_tell_them_apart():
     ledger = Ledger(1)
     index, first = ledger.hold(0, DeliveryRef("a", "t1"), until=FAR)
     (old,) = ledger
-    ledger.let_go(index)
+    ledger.free(index)
     again, second = ledger.hold(0, DeliveryRef("b", "t2"), until=FAR)
     assert (again, second > first) == (index, True)
-    ledger.renewed(old, 0)  # the answer about the one before comes late
+    ledger.renew(old, 0)  # the answer about the one before comes late
     assert not ledger.lapsed(again, second)
 
 
@@ -133,11 +157,29 @@ def test_a_lease_has_lapsed_when_it_was_refused_or_not_renewed():
     ledger = Ledger(1)
     index, generation = ledger.hold(0, DeliveryRef("a", "t"), until=0)
     assert ledger.lapsed(index, generation)
-    (hand,) = ledger
-    ledger.renewed(hand, FAR)
+    (entry,) = ledger
+    ledger.renew(entry, FAR)
     assert not ledger.lapsed(index, generation)
-    ledger.renewed(hand, 0)
+    ledger.renew(entry, 0)
     assert ledger.lapsed(index, generation)
+
+
+def test_a_lease_lasts_at_every_moment_of_its_renewals():
+    """Another process renews it, while this one looks."""
+    ledger = Ledger(1)
+    index, generation = ledger.hold(0, DeliveryRef("a", "t"), until=0)
+    (entry,) = ledger
+    ledger.renew(entry, FAR)
+    pid = os.fork()
+    if pid == 0:
+        while True:
+            ledger.renew(entry, FAR + 1)
+    try:
+        wait_for(lambda: next(iter(ledger)).until > FAR, "the first renewal")
+        assert sum(ledger.lapsed(index, generation) for _ in range(200_000)) == 0
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
 
 
 def test_leases_end_while_the_machine_is_suspended(monkeypatch):
@@ -154,16 +196,16 @@ def test_a_uid_that_is_too_long_spills_into_nothing():
     ledger = Ledger(2)
     ledger.hold(0, DeliveryRef("x" * 1000, "token"), until=FAR)
     ledger.hold(1, DeliveryRef("b", "t"), until=FAR)
-    assert [(hand.held.uid[:3], hand.held.token, hand.subscription) for hand in ledger] == [
+    assert [(entry.held.uid[:3], entry.held.token, entry.subscription) for entry in ledger] == [
         ("xxx", "token", 0),
         ("b", "t", 1),
     ]
 
 
-def test_long_words_are_cut():
+def test_a_long_trouble_is_cut():
     ledger = Ledger(1)
-    ledger.say("ä" * 2000)
-    assert ledger.words.startswith("ä" * 400)
+    ledger.report("ä" * 2000)
+    assert ledger.trouble.startswith("ä" * 400)
     assert list(ledger) == []
-    ledger.say("")
-    assert (ledger.words, ledger.fatal) == ("", False)
+    ledger.report("")
+    assert (ledger.trouble, ledger.fatal) == ("", False)

@@ -11,7 +11,7 @@ import pytest
 
 from django_srq.consumer import ConsumerOptions, Subscription
 from django_srq.consumer.clock import lease_time
-from django_srq.consumer.ledger import _COUNT, _PID, Ledger
+from django_srq.consumer.ledger import Ledger
 from django_srq.consumer.log_thread import LogThread, logging
 from django_srq.consumer.processes import orphan
 from django_srq.consumer.processes.orphan import Orphan
@@ -96,7 +96,7 @@ def test_of_one_that_is_killed_only_what_ran_too_long_is_blamed(queue, process, 
     done, held, running = taken(queue, "c1.1", 3)
     slot = operations_slot("c1.1")
     ledger = Ledger(3)
-    _COUNT.pack_into(ledger._memory, _PID, process.pid)
+    ledger._head.pid = process.pid
     for index, item in enumerate((done, held, running)):
         ledger.hold(0, DeliveryRef(item.uid, item.token), until=lease_time() + LONG)
         if item is not held:
@@ -121,7 +121,7 @@ def test_one_that_nobody_reaps_is_given_up(queue, process, monkeypatch):
     monkeypatch.setattr(orphan, "MARGIN", 0.0)
     monkeypatch.setattr("django_srq.consumer.processes.groups.lives", lambda pid: True)
     ledger = Ledger(1)
-    _COUNT.pack_into(ledger._memory, _PID, process.pid)
+    ledger._head.pid = process.pid
     plan = ConsumerOptions(grace=0)
     one = Orphan("c1.1", [Subscription(queue, print)], ledger, plan, LogThread(logging.getLogger("tests.orphans")))
     wait_for(lambda: not one.look(trouble=False), "that it is given up")

@@ -64,9 +64,9 @@ def empty(queue: SafeRedisQueue) -> bool:
     return not any(queue.counts().values())
 
 
-def owed(consumer: InProcessConsumer | Worker) -> int:
+def backlogs(consumer: InProcessConsumer | Worker) -> int:
     worker = consumer if isinstance(consumer, Worker) else consumer._worker
-    return len(worker._retries._owed)
+    return len(worker._retries._backlogs)
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -107,7 +107,7 @@ def test_what_became_of_an_item_is_said_when_its_server_is_back(pair, outcome):
         pair.here.put("second")
         wait_for(lambda: seen == [b"first", b"second"] and empty(pair.here), "the second, and its ack")
         pair.away.start()
-        wait_for(lambda: empty(pair.there), "what was owed")
+        wait_for(lambda: empty(pair.there), "the calls that were put off")
     assert seen == [b"first", b"second"] + ([b"first"] if outcome == "fail" else [])
     assert consumer.handled == len(seen)
     assert pair.there.snapshot().stats.get("failed", 0) == (outcome == "fail")
@@ -148,7 +148,7 @@ def test_a_claim_whose_reply_was_lost_is_made_once(pair):
         one = worker(*subscriptions)
         with running(one):
             fault.wait()
-            wait_for(lambda: owed(one), "a claim that is owed")
+            wait_for(lambda: backlogs(one), "a claim that is put off")
             pair.here.put("a")
             wait_for(lambda: len(seen) == 1 and empty(pair.here), "the item of the other")
             proxy.disarm()
@@ -171,7 +171,7 @@ def test_the_one_that_is_back_is_asked_at_once(pair):
 
     consumer = serve(pair, handle)
     with running(consumer):
-        wait_for(lambda: owed(consumer) and consumer._worker._buffer._idler is not None, "an idle worker")
+        wait_for(lambda: backlogs(consumer) and consumer._worker._buffer._idler is not None, "an idle worker")
         pair.away.start()
         wait_for(lambda: seen == [b"a", b"b", b"a"] and empty(pair.there), "the next items, and the acks")
 
@@ -185,7 +185,7 @@ def test_what_a_late_claim_brings_is_begun_at_once(pair, monkeypatch):
     seen: list[bytes] = []
     consumer = serve(pair, lambda queue, item: seen.append(item.payload))
     with running(consumer):
-        wait_for(lambda: owed(consumer) and consumer._worker._buffer._idler is not None, "an idle worker")
+        wait_for(lambda: backlogs(consumer) and consumer._worker._buffer._idler is not None, "an idle worker")
         pair.away.start()
         wait_for(lambda: seen == [b"a"], "the item")
 
@@ -225,7 +225,7 @@ def test_it_does_not_end_before_it_said_what_became_of_its_items(pair):
     consumer = serve(pair, lambda queue, item: pair.away.kill(), max_items=1)
     thread = threading.Thread(target=consumer.run, daemon=True)
     thread.start()
-    wait_for(lambda: owed(consumer), "an ack that is owed")
+    wait_for(lambda: backlogs(consumer), "an ack that is put off")
     thread.join(1)
     assert thread.is_alive()
     pair.away.start()
@@ -274,7 +274,7 @@ def test_an_idle_worker_does_not_keep_asking_for_a_server_that_is_away(pair, mon
     consumer = serve(pair, lambda queue, item: None, threads=3)
     with running(consumer):
         wait_for(
-            lambda: owed(consumer) == 1 + all_away and consumer._worker._buffer._idler is not None, "an idle worker"
+            lambda: backlogs(consumer) == 1 + all_away and consumer._worker._buffer._idler is not None, "an idle worker"
         )
         before, looks = len(rounds), []
         wait_for(lambda: looks.append(1) or len(looks) > 100, "a while")
@@ -343,7 +343,7 @@ def test_a_server_that_hangs_holds_up_no_other(pair, monkeypatch):
             seen.append(item.payload)
 
     def at_work() -> int:
-        return sum(hand.state == RUNNING and hand.subscription == 0 for hand in consumer._ledger)
+        return sum(entry.state == RUNNING and entry.subscription == 0 for entry in consumer._ledger)
 
     there.put_many(gates)
     consumer = serve(SimpleNamespace(there=there, here=pair.here), handle, threads=5, prefetch=10)
@@ -365,7 +365,7 @@ def test_a_server_that_hangs_holds_up_no_other(pair, monkeypatch):
         finally:
             go.set()
             os.kill(pair.away.process.pid, signal.SIGCONT)
-        wait_for(lambda: empty(there), "what was owed")
+        wait_for(lambda: empty(there), "the calls that were put off")
     assert in_vain
     assert not any(in_vain)
     there.link.close()
@@ -395,7 +395,7 @@ def test_there_is_room_for_what_is_owed():
             wait_for(lambda: all(map(empty, mine)), "the third one's items")
             for server in servers[:2]:
                 server.start()
-            wait_for(lambda: all(empty(subscription.queue) for subscription in plans), "what was owed")
+            wait_for(lambda: all(empty(subscription.queue) for subscription in plans), "the calls that were put off")
     finally:
         for server in servers:
             server.close()
@@ -418,7 +418,7 @@ def test_what_cannot_be_said_stays_in_hand(pair, monkeypatch):
         pair.away.kill()
         consumer.stop()
         gate.set()
-    assert [hand.state for hand in consumer._ledger] == [FAILED, HELD, HELD, HELD, HELD]
+    assert [entry.state for entry in consumer._ledger] == [FAILED, HELD, HELD, HELD, HELD]
 
 
 @pytest.mark.parametrize("way", ["ahead", "parked"])
@@ -465,7 +465,7 @@ def test_a_claim_that_was_given_up_is_left_to_the_supervisor(pair, monkeypatch):
         monkeypatch.setattr(one._roles._claims, "pass_on", lambda: (proxy.disarm(), passing()))
         with running(one):
             fault.wait()
-            wait_for(lambda: owed(one), "a claim that is owed")
+            wait_for(lambda: backlogs(one), "a claim that is put off")
         there.link.close()
     closing_it = operations.crashed(pair.there.keys, [], evidence=b"{}", how="release", slot=b"c1")
     assert list(pair.there.link.call(closing_it, queue="q").found.values()) == ["ready"]
@@ -482,15 +482,15 @@ def test_what_an_owed_claim_took_is_not_blamed_for_a_handler_s_death(pair, monke
         fault = proxy.arm("lose reply", b"$2\r\nc1\r\n$1\r\n1\r\n", times=1000)
         there = SafeRedisQueue(name="q", url=proxy.url, timeout=1)
         one = worker(Subscription(there, print, lease=LONG), subscriptions[1])
-        one._ledger.slot = b"c1"
+        one._ledger._head.slot = b"c1"
         passing = one._roles._claims.pass_on
         monkeypatch.setattr(one._roles._claims, "pass_on", lambda: (proxy.disarm(), passing()))
         with running(one):
             fault.wait()
-            wait_for(lambda: owed(one), "a claim that is owed")
+            wait_for(lambda: backlogs(one), "a claim that is put off")
             pair.here.put("b")
             wait_for(lambda: empty(pair.here), "an item of the other")
-            assert [place for place, _ in one._ledger.owed] == [0]
+            assert [place for place, _ in one._ledger.claims_put_off] == [0]
         there.link.close()
     if is_at_work:
         pair.here.put("c")
@@ -512,7 +512,7 @@ def test_after_a_claim_that_is_owed_the_others_are_asked_in_the_same_round(pair)
     fetch(one, {Kind.SYNC: 1}, answer)
     assert [job.found.payload for job in answer.jobs] == [b"a"]
     pair.away.start()
-    wait_for(lambda: not owed(one), "the claim")
+    wait_for(lambda: not backlogs(one), "the claim")
     one._roles.close()
 
 
@@ -543,7 +543,7 @@ def test_a_queue_that_cannot_be_told_keeps_nothing_from_another_on_its_server(pa
         client.hset(pair.there.keys["meta"], "layout", "99")
     pair.away.kill()
     gate.set()
-    wait_for(lambda: owed(consumer), "what is owed")
+    wait_for(lambda: backlogs(consumer), "the calls that are put off")
     pair.away.start()
     thread.join(60)
     assert len(ended) == 1
@@ -559,7 +559,7 @@ def test_too_much_memory_ends_a_process_although_a_server_is_away(pair, monkeypa
     thread.start()
     thread.join(60)
     assert not thread.is_alive()
-    assert consumer._ledger.full
+    assert consumer._ledger.wants_successor
 
 
 def test_nothing_rings_for_nobody(pair):
@@ -575,9 +575,9 @@ def test_nothing_rings_for_nobody(pair):
     consumer = serve(pair, handle)
     with running(consumer):
         assert begun.wait(60)
-        assert owed(consumer)
+        assert backlogs(consumer)
         pair.away.start()
-        wait_for(lambda: not owed(consumer), "what was owed")
+        wait_for(lambda: not backlogs(consumer), "what was owed")
         assert not select.select([consumer._worker._buffer._wakeup.end], [], [], 0)[0]
         gate.set()
 

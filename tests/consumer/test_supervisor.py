@@ -24,7 +24,7 @@ from django_srq.consumer.leases import Leases
 from django_srq.consumer.ledger import Ledger
 from django_srq.consumer.probes import interval
 from django_srq.consumer.processes.child_handle import STOP, ChildExit, ChildHandle
-from django_srq.consumer.processes.keeper import NAME
+from django_srq.consumer.processes.keeper_main import NAME
 from django_srq.consumer.processes.reports import attempts
 from django_srq.consumer.processes.seats import Seats
 from django_srq.operations import DeliveryRef
@@ -436,7 +436,7 @@ def test_a_child_that_cannot_be_started_now_is_started_later(project, told, monk
 def test_a_child_is_started_when_there_are_descriptors_again(project, told):
     queue = told()
     project.add_to_settings(
-        "import os, sys\npipe, left = os.pipe, {'start_child': 4, 'start': 2}\n"
+        "import os, sys\npipe, left = os.pipe, {'start_child': 4, 'open': 1, '_fork': 1}\n"
         "def failing():\n    name = sys._getframe(1).f_code.co_name\n    left[name] = left.get(name, 0) - 1\n"
         "    if left[name] < 0:\n        return pipe()\n    raise OSError(24, 'Too many open files')\n"
         "os.pipe = failing"
@@ -473,7 +473,7 @@ def test_only_a_child_that_did_nothing_is_started_again_later(monkeypatch, handl
     (seat,) = seats
     for _ in range(5):
         child = seat.child = ChildHandle("c1.1", 0, Ledger(1), 0, born=99.0)
-        child.ledger.live()
+        child.ledger.beat()
         child.ledger.count_handled(handled)
         assert seats.vacate(ChildExit(child, code, 0)) is seat
     assert (seat.due > 100.0) is waits
@@ -858,12 +858,12 @@ def test_there_are_never_more_than_two_children_for_each_place(listeners):
     seats = listeners()[0]._seats
     first, second = (seat.child for seat in seats)
     for child in (first, second):
-        child.ledger.full = True
+        child.ledger.want_successor()
     seats.make_way()
     assert [seat.child for seat in seats] == [None, None]
     seat = seats.vacant[0]
     seat.child = third = ChildHandle("c1", 0, Ledger(1), first.control_fd)
-    third.ledger.full = True
+    third.ledger.want_successor()
     for _ in range(2):
         seats.replace_all()
         seats.make_way()
@@ -1262,7 +1262,7 @@ def listeners(queue, line):
         ends = [line() for _ in range(2)]
         for seat, (_, writing) in zip(supervisor._seats, ends, strict=True):
             seat.child = ChildHandle("c1", 0, Ledger(1), writing)
-            seat.child.ledger.live()
+            seat.child.ledger.beat()
         return supervisor, [lambda reading=reading: heard(reading) for reading, _ in ends]
 
     return make

@@ -43,19 +43,19 @@ def held(number: int) -> Ledger:
 def test_what_is_marked_is_not_begun():
     ledger = held(2)
     first, second = sorted(ledger.waiting())
-    ledger.mark(first)
+    ledger.want_back(first)
     assert (ledger.start(0), ledger.start(1)) == (False, True)
-    assert [hand.state for hand in ledger] == [HELD, RUNNING]
-    assert (ledger.of(first).held.uid, ledger.of(second)) == ("0", None)
+    assert [entry.state for entry in ledger] == [HELD, RUNNING]
+    assert (ledger.entry_of(first).held.uid, ledger.entry_of(second)) == ("0", None)
 
 
-def test_a_mark_is_gone_with_the_filling_that_it_was_about():
+def test_a_mark_is_gone_with_the_generation_that_it_was_about():
     ledger = held(1)
     (one,) = ledger.waiting()
-    ledger.mark(one)
-    ledger.let_go(0)
+    ledger.want_back(one)
+    ledger.free(0)
     ledger.hold(0, DeliveryRef("other", "t"), until=0)
-    assert ledger.of(one) is None
+    assert ledger.entry_of(one) is None
     assert ledger.start(0)
 
 
@@ -67,7 +67,7 @@ def test_what_is_wanted_back_of_a_batch_goes_before_any_of_it_is_begun(queue):
     worker = Worker([subscription], ledger, consumer="c1", options=ConsumerOptions(), report=print)
     settler, answer = worker._settler, Answer()
     worker._roles._claims.claim(subscription, 3, (), answer)
-    ledger.mark(Waiting(answer.jobs[1].generation, answer.jobs[1].record))
+    ledger.want_back(Waiting(answer.jobs[1].generation, answer.jobs[1].record))
     release = settler.release
     settler.release = lambda *args: (states.extend(hand.state for hand in ledger), release(*args))
     worker._handle(answer.jobs)
@@ -81,26 +81,26 @@ def test_what_is_wanted_back_of_a_batch_goes_before_any_of_it_is_begun(queue):
 def test_of_a_claim_that_is_marked_nothing_may_be_begun():
     ledger = Ledger(1)
     for number, may in ((4, True), (5, False), (6, True)):
-        ledger.ask(0, number)
+        ledger.begin_claim(0, number)
         if not may:
-            ledger.mark(Waiting(number, None))
+            ledger.want_back(Waiting(number, None))
         assert ledger.waiting() == {Waiting(number, None)}
-        assert ledger.took(number) is may
-    assert not ledger.took(3)  # one before it that was put off
+        assert ledger.end_claim(number) is may
+    assert not ledger.end_claim(3)  # one before it that was put off
     assert ledger.waiting() == set()
 
 
 def test_of_a_claim_behind_a_wait_that_is_marked_nothing_may_be_begun():
     ledger = Ledger(1)
-    ledger.ask(0, 1)
+    ledger.begin_claim(0, 1)
     for number, may in ((4, True), (5, False), (6, True)):
         ledger.park(number, LONG)
         if not may:
-            ledger.mark(Waiting(number, None, parked=True))
+            ledger.want_back(Waiting(number, None, parked=True))
         assert (ledger.parked.number, ledger.parked.until > time.monotonic()) == (number, True)
-        assert ledger.took_parked(number) is may
+        assert ledger.end_parked(number) is may
         assert (ledger.parked, ledger.arriving) == (None, False)
-    assert ledger.took(1)  # a claim that is made at once has numbers of its own
+    assert ledger.end_claim(1)  # a claim that is made at once has numbers of its own
 
 
 def test_an_idle_child_is_not_asked_while_it_may_just_be_idle():
@@ -120,7 +120,7 @@ def test_an_idle_child_whose_wait_is_over_is_asked():
     assert [withdrawal.look() for _ in range(5)] == [set()] * 3 + [{Waiting(1, None, parked=True)}] + [set()]
     assert len(asked) == 1
     ledger.park(2, -1)
-    withdrawal = Withdrawal(ledger, ledger.hear)
+    withdrawal = Withdrawal(ledger, ledger.answer)
     assert [withdrawal.look() for _ in range(10)] == [set()] * 10
 
 
@@ -131,8 +131,8 @@ def test_a_claim_that_the_server_had_not_carried_out_is_withdrawn_again():
     for _ in range(3):
         wait_for(lambda: withdrawal.look() == {claim}, "the claim")
         assert withdrawal.look() == set()
-        withdrawal.again(claim)
-    assert not ledger.took_parked(1)
+        withdrawal.withdraw_again(claim)
+    assert not ledger.end_parked(1)
     assert [withdrawal.look() for _ in range(5)] == [set()] * 5
 
 
@@ -146,7 +146,7 @@ def test_no_claim_behind_a_wait_is_both_begun_and_given_back():
                 ledger.park(number, LONG)
                 if number % 30 == 0:
                     time.sleep(random.uniform(0, 0.02))
-                begun[number] = ledger.took_parked(number)
+                begun[number] = ledger.end_parked(number)
             os._exit(0)
         withdrawal, back = Withdrawal(ledger, lambda: None, lambda: True), set()
         while os.waitpid(pid, os.WNOHANG) == (0, 0):
@@ -157,7 +157,7 @@ def test_no_claim_behind_a_wait_is_both_begun_and_given_back():
 
 def test_a_child_that_hears_keeps_what_waits_there():
     ledger = held(3)
-    withdrawal = Withdrawal(ledger, ledger.hear)
+    withdrawal = Withdrawal(ledger, ledger.answer)
     assert [withdrawal.look() for _ in range(10)] == [set()] * 10
     assert all(ledger.start(index) for index in range(3))
 
@@ -166,7 +166,7 @@ def test_what_waits_in_one_that_does_not_is_given_back_once():
     ledger, asked = held(3), []
     withdrawal = Withdrawal(ledger, lambda: asked.append(1))
     assert [withdrawal.look() for _ in range(3)] == [set()] * 3
-    ledger._memory[1024] = RUNNING  # begun after all, before it saw the mark
+    ledger._records[0].state = RUNNING  # begun after all, before it saw the mark
     assert {one.record for one in withdrawal.look()} == {1, 2}
     assert [withdrawal.look() for _ in range(5)] == [set()] * 5
     assert len(asked) == 1
@@ -177,7 +177,7 @@ def test_one_that_hears_again_begins_with_what_is_not_given_back():
     withdrawal = Withdrawal(ledger, lambda: None)
     for _ in range(4):
         withdrawal.look()
-    ledger.hear()
+    ledger.answer()
     assert withdrawal.look() == set()
     assert not any(ledger.start(index) for index in range(2))
 
@@ -196,9 +196,9 @@ def test_nothing_is_both_begun_and_given_back():
             os._exit(0)
         withdrawal, back = Withdrawal(ledger, lambda: None), set()
         while os.waitpid(pid, os.WNOHANG) == (0, 0):
-            back |= {one.record for one in withdrawal.look() if ledger.of(one)}
+            back |= {one.record for one in withdrawal.look() if ledger.entry_of(one)}
             time.sleep(random.uniform(0.001, 0.005))  # a mark is seen much sooner
-        begun = {hand.index for hand in ledger if hand.state != HELD}
+        begun = {entry.index for entry in ledger if entry.state != HELD}
         assert not back & begun
         assert back | begun <= set(range(3000))
 
@@ -238,21 +238,21 @@ def test_what_a_claim_takes_after_it_was_withdrawn_is_given_back_too(queue, is_p
     if is_parked:
         ledger.park(1, -1)
     else:
-        ledger.ask(0, 1)
+        ledger.begin_claim(0, 1)
     slot, answers = Slot(b"c1.1.w" if is_parked else b"c1.1", 1), []
 
     def look() -> None:
         supervisor._watch.look_for_waiting_items()
         reported(supervisor)
 
-    again = child.withdrawal.again
-    child.withdrawal.again = lambda claim: (answers.append(claim), again(claim))
+    again = child.withdrawal.withdraw_again
+    child.withdrawal.withdraw_again = lambda claim: (answers.append(claim), again(claim))
     wait_for(lambda: look() or answers, "a withdrawal")
     found = queue.link.call(queue.claim("c1.1", lease=LONG, n=2), queue="q", slot=slot).found
     assert [one.uid for one in found] == [item.uid for item in queue.items("in_flight")]
     wait_for(lambda: look() or queue.counts()["ready"] == 2, "what it took")
     assert [(item.payload, item.deliveries) for item in queue.items()] == [(b"a", 0), (b"b", 0)]
-    assert not (ledger.took_parked if is_parked else ledger.took)(1)
+    assert not (ledger.end_parked if is_parked else ledger.end_claim)(1)
     assert not supervisor._reports
     for end in (heard, line):
         os.close(end)

@@ -84,7 +84,7 @@ class ChildMain:
             self._worker.run()
             code = 0
         except (SRQError, StopConsuming) as error:
-            self._ledger.say(str(error), fatal=True)
+            self._ledger.report(str(error), fatal=True)
         except BaseException:
             logger.exception("the worker failed")
         finally:
@@ -111,7 +111,8 @@ class ChildMain:
             threading.Thread(target=target, name=name, daemon=True).start()
 
     def _leave(self, code: int) -> NoReturn:
-        self._ledger.full = self._ledger.full or (code == 0 and self._stop_at is not None)
+        if code == 0 and self._stop_at is not None:
+            self._ledger.want_successor()
         self._ledger.leave()
         within = self._options.grace if self._stop_at is None else self._stop_at - time.monotonic()
         leave(code, consumer=self._id, within=within - min(SOONER, self._options.grace / 10))
@@ -122,7 +123,7 @@ class ChildMain:
         self._control_fd = -1
 
     def _report(self, trouble: str) -> None:
-        self._ledger.say(trouble)
+        self._ledger.report(trouble)
         self._wake_supervisor()
 
     def _listen(self) -> None:
@@ -136,13 +137,13 @@ class ChildMain:
         # dies, nothing starts another one.
         self._orphaned.set()
         self._stop()
-        Orphan(self._id, self._subscriptions, self._ledger, self._options, self._leases.log).live(self._leases)
+        Orphan(self._id, self._subscriptions, self._ledger, self._options, self._leases.log).run(self._leases)
 
     def _obey(self, line: bytes) -> None:
         if line == STOP:
             self._stop()
         elif line == ASK:
-            self._ledger.hear()
+            self._ledger.answer()
         else:
             self._events.add(line)
 

@@ -77,7 +77,7 @@ class ChildHandle:
     def is_at_work(self) -> bool:
         """Whether it has items in hand or on their way. Both may last long."""
         ledger = self.ledger
-        return any(ledger) or ledger.asked is not None or bool(ledger.owed) or ledger.arriving
+        return any(ledger) or ledger.claiming is not None or bool(ledger.claims_put_off) or ledger.arriving
 
     def reap(self) -> ChildExit | None:
         """Take the exit status of the process; None: it has not ended. Does not block."""

@@ -40,14 +40,14 @@ class Health:
 
     @property
     def _child_trouble(self) -> str:
-        troubles = [child.ledger.words for child in self._seats.children if not child.ledger.fatal]
+        troubles = [child.ledger.trouble for child in self._seats.children if not child.ledger.fatal]
         return next(filter(None, troubles), "")
 
     @property
     def _is_well(self) -> bool:
         """Whether no child is stuck. One that is not ready may be starting, or wait for its server like the others."""
         now = time.monotonic()
-        stuck = [child for child in self._seats.children if now - child.ledger.beat > self._patience(child)]
+        stuck = [child for child in self._seats.children if now - child.ledger.last_beat > self._patience(child)]
         return not stuck or not all(child.ledger.ready for child in stuck) or bool(self._server_trouble)
 
     def _patience(self, child: ChildHandle) -> float:

@@ -48,29 +48,24 @@ class Orphan:
         options: ConsumerOptions,
         log: LogThread,
     ) -> None:
-        self._consumer, self._subscriptions, self._ledger, self._options, self._log = (
-            consumer,
-            subscriptions,
-            ledger,
-            options,
-            log,
-        )
-        self._since = self._ran = time.monotonic()
-        self._killed: float | None = None  # the moment at which the keeper killed the child
-        self._over: set[int] = set()  # generations of the entries that had taken too long when the child was killed
+        self._consumer, self._subscriptions, self._ledger = consumer, subscriptions, ledger
+        self._options, self._log = options, log
+        self._since = self._last_at_work = time.monotonic()
+        self._killed_at: float | None = None  # the moment at which the keeper killed the child
+        self._overdue: set[int] = set()  # generations of the entries that had taken too long when the child was killed
 
     # -- in the child
 
-    def live(self, leases: Leases) -> None:
+    def run(self, leases: Leases) -> None:
         """Renew the leases until the process ends, and kill it when an item takes too long. Does not return."""
         # The event is never set: the leases are renewed as long as the process lives.
         renewing = threading.Thread(target=leases.renew_until, args=[threading.Event()], name="srq-leases")
         renewing.daemon = True
         renewing.start()
-        while not (over := self._late()):
+        while not (overdue := self._find_overdue()):
             time.sleep(LOOK)
         try:
-            self._report(over)
+            self._give_back(overdue)
             leases.sign_off()
             self._log.flush(LAST_LINES)
         finally:
@@ -83,68 +78,65 @@ class Orphan:
 
         trouble: a server is away, so that the child may take longer to end.
         """
-        if self._killed is None:
+        if self._killed_at is None:
             if trouble or self._running():
-                self._ran = time.monotonic()
+                self._last_at_work = time.monotonic()
             if lives := groups.lives(self._ledger.pid):
-                self._kill_if_late()
+                self._kill_if_overdue()
             return lives
         # A killed child that nobody reaps stays listed; but it begins nothing any more.
-        if groups.lives(self._ledger.pid) and time.monotonic() - self._killed < PATIENCE:
+        if groups.lives(self._ledger.pid) and time.monotonic() - self._killed_at < PATIENCE:
             return True
-        self._report(self._over)
+        self._give_back(self._overdue)
         self._settle()
         return False
 
-    def _kill_if_late(self) -> None:
-        self._over = self._late(MARGIN)
+    def _kill_if_overdue(self) -> None:
+        self._overdue = self._find_overdue(MARGIN)
         # A child without a running item should have ended by now: something in it holds the interpreter's lock.
-        if self._over or time.monotonic() - self._ran >= max(self._options.grace, farewell.LEAST) + MARGIN:
-            self._killed = time.monotonic()
+        if self._overdue or time.monotonic() - self._last_at_work >= max(self._options.grace, farewell.LEAST) + MARGIN:
+            self._killed_at = time.monotonic()
             pid = self._ledger.pid
             self._log.log(logging.WARNING, "child killed, as it did not end consumer=%s pid=%d", self._consumer, pid)
             groups.kill(pid)
 
     def _settle(self) -> None:
-        """Settle the items that did not run, without blame. ``_report`` gives back those that ran."""
-        for place, subscription in enumerate(self._subscriptions):
+        """Settle the items that did not run, without blame. ``_give_back`` is for those that ran."""
+        for index, subscription in enumerate(self._subscriptions):
             queue = subscription.queue
-            for call in postmortem.settlements(queue, [entry for entry in self._ledger if entry.subscription == place]):
-                self._tell(queue, call)
+            entries = [entry for entry in self._ledger if entry.subscription == index]
+            for call in postmortem.settlements(queue, entries):
+                self._call(queue, call)
             for slot in claim_slots(self._consumer):
-                self._tell(queue, postmortem.ending(queue, [], "release", b"{}", slot=slot))
+                self._call(queue, postmortem.ending(queue, [], "release", b"{}", slot=slot))
 
     # -- in both
 
     def _running(self) -> list[Entry]:
         return [entry for entry in self._ledger if entry.state in {RUNNING, FAILED}]
 
-    def _late(self, margin: float = 0.0) -> set[int]:
+    def _find_overdue(self, margin: float = 0.0) -> set[int]:
         """The generations of the entries that have taken too long. margin: seconds that they may take in addition."""
         limit, latest = self._options.time_limit, time.monotonic() - margin
-        if limit is None:
-            return (
-                {entry.generation for entry in self._running()}
-                if latest - self._since >= self._options.grace
-                else set()
-            )
-        return {
-            entry.generation for entry in self._running() if entry.state == RUNNING and latest - entry.started >= limit
-        }
+        if limit is not None:
+            overdue = [entry for entry in self._running() if entry.state == RUNNING and latest - entry.started >= limit]
+        else:
+            overdue = self._running() if latest - self._since >= self._options.grace else []
+        return {entry.generation for entry in overdue}
 
-    def _report(self, over: set[int]) -> None:
+    def _give_back(self, overdue: set[int]) -> None:
         """Give back the running items. Those that took longer than the time limit count as crashed."""
         for entry in self._running():
-            self._give_back(entry, blamed=self._options.time_limit is not None and entry.generation in over)
+            self._give_back_entry(entry, blamed=self._options.time_limit is not None and entry.generation in overdue)
 
-    def _give_back(self, entry: Entry, *, blamed: bool) -> None:
+    def _give_back_entry(self, entry: Entry, *, blamed: bool) -> None:
         queue, limit = self._subscriptions[entry.subscription].queue, self._options.time_limit
         how = f"killed: an item took longer than the time limit of {limit:g} s" if limit else "stopped"
         evidence = failure.of_death(how, consumer=self._consumer, run_time=time.monotonic() - entry.started, memory=0)
-        words = "%s, and its supervisor is gone queue=%s uid=%s"
-        self._log.log(logging.WARNING, words, how, queue.alias, entry.held.uid)
-        self._tell(queue, postmortem.ending(queue, [entry.held], "crash" if blamed else "cut", evidence))
+        message = "%s, and its supervisor is gone queue=%s uid=%s"
+        self._log.log(logging.WARNING, message, how, queue.alias, entry.held.uid)
+        self._call(queue, postmortem.ending(queue, [entry.held], "crash" if blamed else "cut", evidence))
 
-    def _tell(self, queue: SafeRedisQueue, call: Call[Any]) -> None:
+    def _call(self, queue: SafeRedisQueue, call: Call[Any]) -> None:
         with suppress(SRQError):  # then the items come back when their leases end
             queue.link.call(call, queue=queue.alias, timeout=PATIENCE)

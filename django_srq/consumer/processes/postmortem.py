@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from django_srq import operations
-from django_srq.consumer.ledger import DONE, FAILED, HELD, RUNNING, SENT, Entry
+from django_srq.consumer.ledger import ACKING, DONE, FAILED, HELD, RUNNING, Entry
 from django_srq.consumer.log import guarded
 from django_srq.consumer.processes.child_handle import STOPPED, ChildExit, ChildHandle
 from django_srq.consumer.processes.event_relay import EventRelay
@@ -88,11 +88,11 @@ def _unread_claims(child: ChildHandle, index: int) -> set[bytes]:
     The child was not reading these replies when it died.
     """
     ledger, (own, parking) = child.ledger, claim_slots(child.id)
-    sent = ledger.asked is not None and not ledger.reading
+    sent = ledger.claiming is not None and not ledger.reading
     # A child repeats a claim that is owed, and may have been reading its reply. But if a handler was at work, that is
     # the likelier cause.
     at_work = any(entry.state in {RUNNING, FAILED} for entry in ledger)
-    unread = {own} if sent or (at_work and any(owed == index for owed, _ in ledger.owed)) else set()
+    unread = {own} if sent or (at_work and any(owed == index for owed, _ in ledger.claims_put_off)) else set()
     return unread | {parking} if ledger.parked and not ledger.arriving else unread
 
 
@@ -102,7 +102,7 @@ def settlements(queue: SafeRedisQueue, entries: Sequence[Entry]) -> Iterator[Cal
     They come before the calls about running items: if their sender dies in between, no handled item is delivered again,
     and no item that was not started is blamed.
     """
-    if done := [entry.held for entry in entries if entry.state in {DONE, SENT}]:
+    if done := [entry.held for entry in entries if entry.state in {DONE, ACKING}]:
         yield operations.ack(queue.keys, done)
     if unstarted := [entry.held for entry in entries if entry.state == HELD]:
         yield operations.release(queue.keys, unstarted)

@@ -80,7 +80,7 @@ class Seats:
         The threads of these children may go on for the grace.
         """
         for child in self._seated():
-            if child.ledger.full:
+            if child.ledger.wants_successor:
                 self._leave(child)
         while self.to_replace and self._has_room and not any(child.stopping for child in self.children):
             child = self.to_replace.pop(0)
@@ -113,7 +113,7 @@ class Seats:
             return None
         seat.child = None
         seat.count(exit.child)
-        has_finished = not exit.premature and not exit.child.stopping and not exit.child.ledger.full
+        has_finished = not exit.premature and not exit.child.stopping and not exit.child.ledger.wants_successor
         seat.finished = seat.finished or (has_finished and self._options.burst)
         self._look_for_a_reason_to_give_up(exit)
         # A child that has handled items comes up: its death is the fault of its last item.

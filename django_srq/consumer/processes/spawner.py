@@ -90,13 +90,13 @@ class Spawner:
         os.set_blocking(writing, False)
         ledger: Ledger | None = None
         try:
-            ledger = self._keeper.take_table(claim_slots(id)[0], self._count)
+            ledger = self._keeper.take_ledger(claim_slots(id)[0], self._count)
             pid = self.fork()
         except OSError:
             os.close(reading)
             os.close(writing)
             if ledger is not None:
-                self._keeper.give_back_table(ledger)
+                self._keeper.give_back_ledger(ledger)
             raise
         if pid == 0:
             self._be_child(id, ledger, reading, [writing, *self._pipe_ends()], max_items)

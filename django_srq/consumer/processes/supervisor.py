@@ -68,10 +68,10 @@ class Supervisor:
             subscriptions,
             # Two for each child, as its successor may start before it has ended.
             [Worker.table(subscriptions, options) for _ in range(2 * options.processes)],
-            about={"processes": options.processes, "threads": options.threads, "concurrency": options.concurrency},
+            details={"processes": options.processes, "threads": options.threads, "concurrency": options.concurrency},
             options=options,
             heartbeat=heartbeat,
-            poke=self._signals.wake,
+            wake_supervisor=self._signals.wake,
         )
         self._spawner = Spawner(
             id,
@@ -188,7 +188,11 @@ class Supervisor:
 
     def _pipe_ends(self) -> list[int]:
         """The supervisor's ends of its pipes to other processes."""
-        ends = [*(child.control_fd for child in self._seats.children), self._keeper.line, *self._reports.read_ends]
+        ends = [
+            *(child.control_fd for child in self._seats.children),
+            self._keeper.control_fd,
+            *self._reports.read_ends,
+        ]
         return [end for end in ends if end is not None]
 
     # -- signals
@@ -232,14 +236,14 @@ class Supervisor:
         seat = self._seats.vacate(exit)
         self.failure = self.failure or self._seats.failure
         if child.ledger.fatal and not self.failure:
-            self.failure = child.ledger.words
+            self.failure = child.ledger.trouble
             self._stop_children()
         elif exit.unexplained:
             logger.error("child died consumer=%s pid=%d how=%s", child.id, child.pid, exit.description)
         self._post_mortem.examine(exit)
         if seat is not None:
             seat.reported = time.monotonic()
-        self._keeper.give_back_table(child.ledger)
+        self._keeper.give_back_ledger(child.ledger)
         self._reports.send()
 
     def _end_group(self, exit: ChildExit) -> None:

@@ -58,8 +58,8 @@ class Watch:
                     self._report_waiting(child, waiting)
 
     def _report_waiting(self, child: ChildHandle, waiting: Iterable[Waiting]) -> None:
-        entries = [entry for each in waiting if (entry := child.ledger.of(each))]
-        claims = [(child.ledger.source_of(each), each) for each in waiting if each.record is None]
+        entries = [entry for each in waiting if (entry := child.ledger.entry_of(each))]
+        claims = [(child.ledger.subscription_of(each), each) for each in waiting if each.record is None]
         for index, subscription in enumerate(self._subscriptions):
             queue = subscription.queue
             if held := [entry.held for entry in entries if entry.subscription == index]:
@@ -71,7 +71,7 @@ class Watch:
     def _report_claim(self, child: ChildHandle, queue: SafeRedisQueue, claim: Waiting) -> None:
         def withdraw_again(items: int | None) -> None:
             if items is None:
-                child.withdrawal.again(claim)
+                child.withdrawal.withdraw_again(claim)
 
         slot = claim_slots(child.id)[claim.parked]
         self._reports.append(Report(queue, operations.withdraw(queue.keys, slot, claim.number), withdraw_again))

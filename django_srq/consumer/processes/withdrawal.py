@@ -28,30 +28,30 @@ class Withdrawal:
     ) -> None:
         """ask: asks the child to note in the ledger that it can hear. is_stopped: whether it is known to be stopped."""
         self._ledger, self._ask, self._is_stopped = ledger, ask, is_stopped
-        self._waited: set[Waiting] = set()  # those that waited at the last look
+        self._waiting_before: set[Waiting] = set()  # those that waited at the last look
         self._marked: set[Waiting] = set()  # those that were marked at the last look
         self._withdrawn: set[Waiting] = set()  # those that were given back and are still in the ledger
-        self._asked: float | None = None  # the moment of the last question, while items wait for long; else None
+        self._asked_at: float | None = None  # the moment of the last question, while items wait for long; else None
 
     def look(self) -> set[Waiting]:
         """The items and claims to give back now: the child will not begin them. Not called more often than ``LOOK``."""
         waiting = self._waiting()
         due = self._marked & waiting
         self._withdrawn = self._withdrawn & waiting | due
-        long = self._waited & waiting - self._withdrawn
-        self._waited = waiting
-        deaf = self._asked is not None and self._ledger.heard < self._asked
+        long = self._waiting_before & waiting - self._withdrawn
+        self._waiting_before = waiting
+        deaf = self._asked_at is not None and self._ledger.last_answer < self._asked_at
         self._marked = long if deaf else set()
-        for one in self._marked:
-            self._ledger.mark(one)
+        for item in self._marked:
+            self._ledger.want_back(item)
         if not long:
-            self._asked = None
+            self._asked_at = None
         elif not deaf:
-            self._asked = time.monotonic()
+            self._asked_at = time.monotonic()
             self._ask()
         return due
 
-    def again(self, claim: Waiting) -> None:
+    def withdraw_again(self, claim: Waiting) -> None:
         """Have a claim withdrawn once more: the server had not carried it out yet, and it may take items later."""
         self._withdrawn.discard(claim)
 

@@ -56,7 +56,7 @@ class Claims:
             self.collect(answer, self._pipeline.asked)
         if not answer.jobs:
             self.collect(answer)
-        self._ledger.live()
+        self._ledger.beat()
         self._waits.recall(answer)
         self._round(lead, answer)
 
@@ -120,8 +120,8 @@ class Claims:
         answer.plenty = False  # until a reply says otherwise, and it may not come now
         self._slot.seq += 1
         if n:  # in the ledger until the reply is taken: a handler may hold the interpreter's lock meanwhile, for long
-            self._ledger.ask(self._calls.place(subscription), self._slot.seq)
-            self._ledger.read()
+            self._ledger.begin_claim(self._calls.place(subscription), self._slot.seq)
+            self._ledger.read_reply()
         claim = Claim(subscription, n, finished, number=self._slot.seq)
         self._intake.make(self._calls.call(subscription, n, finished), replace(self._slot), claim, answer)
         return len(answer.jobs) - before

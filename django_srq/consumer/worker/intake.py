@@ -46,7 +46,7 @@ class Intake:
 
         def put_off() -> None:
             if claim.n:
-                self._ledger.owe(self._calls.place(claim.subscription), claim.number)
+                self._ledger.put_off(self._calls.place(claim.subscription), claim.number)
 
         undoing = partial(self._undoing, claim)
         self._do(claim.subscription, call, take, answer, slot=slot, unread=undoing, put_off=put_off)
@@ -106,7 +106,7 @@ class Intake:
 
     def _take(self, claim: Claim, reply: ClaimReply, answer: Answer) -> None:
         taken = self._add(claim, reply, answer)
-        took = self._ledger.took_parked if claim.parked else self._ledger.took
+        took = self._ledger.end_parked if claim.parked else self._ledger.end_claim
         if not took(claim.number):  # the supervisor wants the items back
             self._return(claim.subscription, taken, answer)
             taken = 0

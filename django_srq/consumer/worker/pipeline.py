@@ -37,12 +37,12 @@ class Pipeline:
         """A call for ``send`` that acks the finished jobs, and claims up to n items (0: none). Does no I/O."""
         queue, n = subscription.queue, min(n, self._calls.room)
         for done in finished:
-            self._ledger.sent(done.job.record)
+            self._ledger.ack(done.job.record)
         if not n:
             call = operations.ack(queue.keys, [done.job.held for done in finished])
             return Sent(call, queue.alias, slots.borrow(), (subscription, finished))
         self._slot.seq += 1
-        self._ledger.ask(self._calls.place(subscription), self._slot.seq)
+        self._ledger.begin_claim(self._calls.place(subscription), self._slot.seq)
         claim = Claim(subscription, n, finished, number=self._slot.seq)
         # A copy of the slot: the call may be sent again with this number, after later claims.
         self.asked = Sent(self._calls.call(subscription, n, finished), queue.alias, replace(self._slot), claim)
@@ -54,13 +54,13 @@ class Pipeline:
 
     def collect(self, last: Sent[Any] | None = None) -> list[Sent[Any]]:
         """The calls that were sent, or those up to ``last``, with their results: None without a reply. Blocks."""
-        self._ledger.read()
+        self._ledger.read_reply()
         collected = [sent for stream in self._streams.values() for sent in stream.collect(last)]
         self.asked = None  # this claim is among the collected calls in any case
         for sent in collected:
             if isinstance(sent.about, Claim) and sent.result is None:
                 # It will be on its way again, and no reply is being read.
-                self._ledger.ask(self._calls.place(sent.about.subscription), sent.slot.seq)
+                self._ledger.begin_claim(self._calls.place(sent.about.subscription), sent.slot.seq)
         return collected
 
     def close(self) -> None:

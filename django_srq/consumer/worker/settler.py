@@ -37,7 +37,7 @@ class Settler:
         count as time of a running item.
         """
         ledger = self._ledger
-        lost = [job for job in jobs if ledger.lapsed(job.record, job.generation) or ledger.is_wanted(job.record)]
+        lost = [job for job in jobs if ledger.lapsed(job.record, job.generation) or ledger.is_wanted_back(job.record)]
         if not lost:
             return jobs
         self.release(jobs[0].subscription, lost)
@@ -75,7 +75,7 @@ class Settler:
     def acked(self, finished: Sequence[FinishedJob], flags: Sequence[bool] | None) -> None:
         """See to items whose ack is over. flags: for each, whether the ack removed it; None: the ack was not made."""
         for done, removed in zip(finished, flags, strict=True) if flags is not None else ():
-            self._ledger.let_go(done.job.record)
+            self._ledger.free(done.job.record)
             self._events.acked(done, removed)
 
     # -- not handled well
@@ -107,7 +107,7 @@ class Settler:
     def _failed(self, failed: Sequence[FailedJob], states: Sequence[str | None] | None) -> None:
         if states is not None:
             for each in failed:
-                self._ledger.let_go(each.job.record)
+                self._ledger.free(each.job.record)
             self._ledger.count_handled(len(failed))
         for each, state in zip(failed, states or [None] * len(failed), strict=True):
             self._events.failed(each, state)
@@ -119,7 +119,7 @@ class Settler:
 
         def then(states: Sequence[str | None] | None) -> None:
             if states is not None:
-                self._ledger.let_go(job.record)
+                self._ledger.free(job.record)
                 self._ledger.count_handled(1)
                 self._events.buried(job, error)
 
@@ -133,7 +133,7 @@ class Settler:
 
         def released(reply: object) -> None:
             for job in jobs if reply is not None else ():
-                self._ledger.let_go(job.record)
+                self._ledger.free(job.record)
 
         if jobs:
             call = operations.release(subscription.queue.keys, [job.held for job in jobs])

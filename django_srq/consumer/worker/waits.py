@@ -62,7 +62,7 @@ class Waits:
                 arriving=self._arriving,
             )
             if reply is not None:
-                self._ledger.live()
+                self._ledger.beat()
                 answer = Answer()
                 self._intake.take(claim, reply, answer)
         except (QueueUnavailable, OutcomeUnknown):

@@ -71,8 +71,14 @@ class Worker:
         # Two slots: one for claims that are made at once or sent ahead, one for claims behind a wait.
         slot, parking = (Slot(name) for name in claim_slots(consumer))
         links = {subscription.queue.link for subscription in subscriptions}
-        self._retries = retries = Retries(
-            links, ledger, wakeup, report=report, beside=self._run_or_stop, back=self._recovered, replaced=replaced
+        self._retries = retries = Retries.for_servers(
+            links,
+            ledger,
+            wakeup,
+            report=report,
+            run_or_stop=self._run_or_stop,
+            on_recovered=self._recovered,
+            replaced=replaced,
         )
         calls = ClaimCalls(consumer, subscriptions, lambda each: sizes[each.kind] * each.batch)
         streams = {link: link.stream(ATTEMPT if len(links) > 1 else None) for link in links}
@@ -136,7 +142,7 @@ class Worker:
         first, *others = [group for group in self._buffer.groups for _ in range(group.size)]
         threads = [self._thread(f"srq-{number}", self._work, group) for number, group in enumerate(others, 2)]
         relieving = self._thread("srq-ahead", self._roles.relieve)
-        self._ledger.live()
+        self._ledger.beat()
         self._ready()
         for thread in (relieving, *threads):
             thread.start()
@@ -204,12 +210,12 @@ class Worker:
         if self._options.max_memory is not None and _memory() > self._options.max_memory:
             logger.info("memory limit reached, restarting the process consumer=%s", self.id)
             self._make_room()
-        elif self._replaced and self._retries.exhausted and not self._ledger.full:
+        elif self._replaced and self._retries.exhausted and not self._ledger.wants_successor:
             logger.warning("out of memory, files or threads, restarting the process consumer=%s", self.id)
             self._make_room()
 
     def _make_room(self) -> None:
-        self._ledger.full = True
+        self._ledger.want_successor()
         self.stop()
         self.give_back()
 

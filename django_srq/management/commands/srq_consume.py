@@ -196,7 +196,7 @@ class Command(QueueCommand):
     def _run(self, consumer: InProcessConsumer) -> None:
         if self._forked:
             signals.send(signals.child_started, SafeRedisQueue, consumer=consumer.id)
-        with databases.left_alone():
+        with databases.preserve_open_connections():
             consumer.run()
 
     def _chosen(self, named: list[tuple[str, int | None]]) -> list[tuple[Queue, int | None]]:

@@ -1,0 +1,138 @@
+"""What runs in the keeper's process."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import NoReturn
+
+from django_srq.consumer.leases import LAST_LINES, Leases
+from django_srq.consumer.ledger import Ledger
+from django_srq.consumer.options import ConsumerOptions
+from django_srq.consumer.probes import Heartbeat, HeartbeatThread
+from django_srq.consumer.processes import groups
+from django_srq.consumer.processes.keeper_pipe import BEAT, END, STOPPING, unpack
+from django_srq.consumer.processes.orphan import LOOK, Orphan
+from django_srq.consumer.shared_text import SharedText
+from django_srq.consumer.subscription import Subscription
+from django_srq.runtime.process import set_title
+
+NAME = "srq-keeper"  # as ps and top show it
+UP = b"u"  # what the keeper writes when it is ready
+PATIENCE = 2.0  # seconds for its start, and for its end
+
+
+class KeeperMain:
+    """The work of the keeper. The supervisor makes it before the fork, and reads ``trouble``, which they share."""
+
+    def __init__(
+        self,
+        consumer: str,
+        subscriptions: Sequence[Subscription],
+        ledgers: Sequence[Ledger],
+        *,
+        details: Mapping[str, object],
+        options: ConsumerOptions,
+        heartbeat: Heartbeat | None,
+        wake_supervisor: Callable[[], None],
+    ) -> None:
+        """See ``Keeper``."""
+        self._subscriptions, self._ledgers, self._options = subscriptions, ledgers, options
+        self._details, self._heartbeat, self._wake_supervisor = details, heartbeat, wake_supervisor
+        self._leases = Leases(consumer, subscriptions, self._ledgers_in_use, details=self._current_details)
+        self._troubles = [SharedText.allocate() for _ in self._leases.servers]
+        self._stopping = False
+
+    @property
+    def trouble(self) -> str:
+        """A trouble with a server, while it lasts; "" for none."""
+        return next(filter(None, map(str, self._troubles)), "")
+
+    def sign_off(self) -> None:
+        """Remove the consumer's registrations; called in the supervisor."""
+        self._leases.sign_off()
+
+    def run(self, control_fd: int, ready_fd: int, unused_fds: Iterable[int]) -> NoReturn:
+        """Work as the keeper, in the forked process; does not return. ready_fd: where to write that it is ready."""
+        code = 1
+        try:
+            gc.freeze()  # as in a child
+            # A service manager or a terminal signals all processes of a consumer; the keeper is needed until the end.
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                signal.signal(number, signal.SIG_IGN)
+            for fd in unused_fds:
+                os.close(fd)
+            set_title(NAME)
+            os.write(ready_fd, UP)
+            os.close(ready_fd)
+            self.serve(control_fd)
+            code = 0
+        finally:
+            os._exit(code)
+
+    def serve(self, control_fd: int) -> None:
+        """Renew leases until the supervisor writes ``END``, or has died and so have all its children. Blocks."""
+        log, ended = self._leases.log, threading.Event()
+        heartbeat = HeartbeatThread(self._heartbeat, log)
+        renewing = threading.Thread(target=self._renew_until, args=[ended], name="srq-keeper", daemon=True)
+        renewing.start()
+        told_to_end = self._obey(control_fd, heartbeat)
+        if not told_to_end:
+            self._outlive_children()
+        ended.set()
+        renewing.join(PATIENCE)
+        if told_to_end:
+            heartbeat.end(LAST_LINES)
+        log.flush(LAST_LINES)
+
+    def _obey(self, control_fd: int, heartbeat: HeartbeatThread) -> bool:
+        """Do what the supervisor writes, until it writes ``END``. False: it has died. Blocks."""
+        unread = b""
+        while data := os.read(control_fd, 65536):
+            *lines, unread = (unread + data).split(b"\n")
+            for line in lines:
+                if line + b"\n" == END:
+                    return True
+                self._obey_line(line + b"\n", heartbeat)
+        return False
+
+    def _obey_line(self, line: bytes, heartbeat: HeartbeatThread) -> None:
+        if line == BEAT:
+            heartbeat.beat()
+        elif line == STOPPING:
+            self._stopping = True
+        else:
+            with suppress(ValueError):
+                self._leases.log.handle(unpack(line))
+
+    def _outlive_children(self) -> None:
+        """Look after the children of a supervisor that was killed, until the last of them has ended. Blocks."""
+        self._stopping = True
+        log = self._leases.log
+        orphans = [
+            Orphan(ledger.slot.decode(), self._subscriptions, ledger, self._options, log) for ledger in self._ledgers
+        ]
+        while orphans := [orphan for orphan in orphans if orphan.look(trouble=bool(self._leases.trouble))]:
+            time.sleep(LOOK)
+
+    def _renew_until(self, ended: threading.Event) -> None:
+        for server, trouble in zip(self._leases.servers, self._troubles, strict=True):
+            server.trouble = str(trouble)  # known by the keeper before this one; the server may be back
+            server.on_trouble = partial(self._report, trouble)
+        self._leases.renew_until(ended)
+
+    def _report(self, shared: SharedText, trouble: str) -> None:
+        shared.write(trouble)
+        self._wake_supervisor()
+
+    def _ledgers_in_use(self) -> list[Ledger]:
+        return [ledger for ledger in self._ledgers if groups.lives(ledger.pid)]
+
+    def _current_details(self) -> Mapping[str, object]:
+        return {**self._details, "state": "stopping"} if self._stopping else self._details
