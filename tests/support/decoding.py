@@ -1,4 +1,4 @@
-"""Items from the reply to a claim that a test made by itself."""
+"""Decodes the reply to a claim that a test made by itself."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ from django_srq.transport.sansio import run
 
 
 def decoded(queue: SafeRedisQueue, found: Iterable[StoredItem]) -> list[Item]:
-    """Those that can be decoded; the queue sets aside the others."""
+    """The claimed items that can be decoded; the queue sets the others aside."""
     return run(queue._decode(found))
