@@ -222,7 +222,7 @@ WHERE_IT_RUNS = {
         "test_whole_life_of_items_with_few_rights",
         "test_documented_rights_are_enough_for_the_operations_of_a_role",
         "test_nothing_is_put_without_one_of_the_rights",
-        "test_server_that_tells_scripts_nothing",
+        "test_a_server_on_which_scripts_may_not_ask_for_info",
     ],
     "Name servers": [
         "test_with_a_silent_name_server_a_call_ends_in_time",
