@@ -1,4 +1,4 @@
-"""The README says what the code does: its tables are those of the code, its example runs as written."""
+"""Compares the README with the code: its tables are complete and correct, and its example runs as written."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
 
 
 def rows(heading: str, column: int = 0) -> dict[str, str]:
-    """First code words of the rows of a section's tables, with the cell of another column."""
+    """The rows of a section's tables: the first code word of each, and the text of another column."""
     section = README.split(f"\n## {heading}\n")[1].split("\n## ")[0]
     cells = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| `")]
     return {row[0].strip("`"): row[column] if len(row) > column else "" for row in cells}
@@ -39,7 +39,7 @@ def test_the_first_commands_are_demo_and_test():
     assert blocks("console")[0].split("\n")[:2] == ["$ make demo", "$ make test"]
 
 
-def test_options_and_defaults():
+def test_the_options_and_their_defaults():
     documented = rows("Settings", 2)
     assert list(documented) == list(conf._OPTIONS)
     defaults = {field.name.upper(): field.default for field in fields(QueueConfig)}
@@ -55,17 +55,17 @@ def test_options_of_the_status_view():
     assert tuple(documented["REDACT"].split(", ")) == conf.REDACT
 
 
-def test_permissions_and_views():
+def test_permissions_and_views_for_machines():
     documented = list(rows("The status view"))
     assert {name for name, _label in QueueStatus._meta.permissions} <= set(documented)
     assert {str(pattern.pattern) for pattern in urls.urlpatterns} <= set(documented)
 
 
-def test_keys():
+def test_the_keys_of_a_queue():
     assert {name.strip(":"): kind for name, kind in rows("Keys", 1).items()} == operations.key_types()
 
 
-def test_exceptions_and_what_else_they_are():
+def test_the_exceptions_and_their_base_classes():
     named = {
         name: getattr(django_srq, name) for name in django_srq.__all__ if isinstance(getattr(django_srq, name), type)
     }
@@ -78,13 +78,13 @@ def test_exceptions_and_what_else_they_are():
             assert issubclass(errors[name], errors[also.strip("` ")])
 
 
-def test_commands():
+def test_all_commands_are_described():
     documented = {name.split()[0] for name in rows("Commands") if name.startswith("srq_")}
     folder = Path(django_srq.__file__).parent / "management" / "commands"
     assert documented == {path.stem for path in folder.glob("srq_*.py")}
 
 
-def test_methods_exist():
+def test_the_methods_exist():
     for cell in rows("Queues"):
         for name in re.findall(r"(\w+)\(", cell):
             assert name == "len" or hasattr(django_srq.registry.Queue, name), name
@@ -92,7 +92,7 @@ def test_methods_exist():
 
 @pytest.fixture
 def project(tmp_path):
-    """The example's files, in a project that has nothing else."""
+    """A project with the files of the example, and nothing else."""
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop" / "__init__.py").touch()
     for block in blocks("python"):
@@ -135,7 +135,7 @@ def test_the_example_runs_as_written(project):
     assert shell(project, "python manage.py srq_consume --burst") == "order 17, delivery 1\n"
 
 
-def test_the_raw_queue_s_commands_run_as_written(project):
+def test_the_commands_of_the_raw_queue_run_as_written(project):
     put, consume = (
         line[2:] for block in blocks("console") for line in block.splitlines() if " test" in line and "manage" in line
     )
@@ -143,8 +143,8 @@ def test_the_raw_queue_s_commands_run_as_written(project):
     assert shell(project, consume) == f"{uid} Hello World\n"
 
 
-def test_options_of_srq_consume():
-    """Each is in the table, and so is nothing else."""
+def test_the_options_of_srq_consume():
+    """The table has all of them, and nothing else."""
     actions = srq_consume.Command().create_parser("manage.py", "srq_consume")._actions
     general = {action.dest for action in BaseCommand().create_parser("manage.py", "x")._actions}
     options = {action.option_strings[-1] for action in actions if action.option_strings and action.dest not in general}
@@ -152,7 +152,7 @@ def test_options_of_srq_consume():
     assert documented == options
 
 
-# What holds the lines of "Where it runs".
+# The tests that hold each line of "Where it runs".
 WHERE_IT_RUNS = {
     "gunicorn, uWSGI, uvicorn, gevent": [
         "test_each_put_that_was_answered_is_stored",
@@ -249,12 +249,12 @@ WHERE_IT_RUNS = {
     ],
     "Servers that may lose items": [
         "test_consumer_warns_once_of_each_server",
-        "test_a_cache_on_the_queue_s_server_is_told_before_a_deployment",
+        "test_the_deployment_check_reports_a_cache_on_the_server_of_a_queue",
     ],
     "Many queues, several servers": [
         "test_a_queue_on_another_server_has_its_turn_before_those_behind_it",
         "test_an_item_that_comes_alone_costs_few_scripts",
-        "test_any_number_of_queues",
+        "test_a_consumer_of_many_queues",
     ],
     "Upgrades in place": [
         "test_a_consumer_has_read_all_scripts",
@@ -273,7 +273,7 @@ WHERE_IT_RUNS = {
 }
 
 
-def test_each_line_of_where_it_runs_is_held_by_tests():
+def test_each_line_of_where_it_runs_has_its_tests():
     section = README.split("\n## Where it runs\n")[1].split("\n## ")[0]
     lines = [line.strip("| ").split(" | ")[0] for line in section.splitlines() if line.startswith("| ")]
     assert lines[1:] == list(WHERE_IT_RUNS)
