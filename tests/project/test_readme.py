@@ -155,14 +155,14 @@ def test_the_options_of_srq_consume():
 # The tests that hold each line of "Where it runs".
 WHERE_IT_RUNS = {
     "gunicorn, uWSGI, uvicorn, gevent": [
-        "test_each_put_that_was_answered_is_stored",
+        "test_each_answered_put_is_stored",
         "test_every_put_that_is_answered_is_stored_once",
-        "test_no_connection_of_a_parent_outlives_it_in_a_child",
+        "test_a_child_keeps_no_connection_of_its_parent_open",
     ],
     "Database pools, memcached": [
-        "test_children_read_no_rows_of_each_other",
-        "test_children_get_no_replies_of_each_other_from_memcached",
-        "test_later_children_share_nothing_that_the_supervisor_opened_meanwhile",
+        "test_children_do_not_read_rows_of_each_other",
+        "test_children_do_not_read_memcached_replies_of_each_other",
+        "test_a_later_child_shares_no_connection_that_the_supervisor_opened_meanwhile",
         "test_each_child_is_announced_before_its_first_item",
     ],
     "systemd, logs, mounts": [
@@ -173,9 +173,9 @@ WHERE_IT_RUNS = {
         "test_a_renewal_that_is_late_is_said_once",
     ],
     "Containers": [
-        "test_orphans_are_reaped_and_a_stop_is_heard",
-        "test_signals_are_passed_on_and_the_exit_code_is_that_of_the_work",
-        "test_handlers_keep_the_status_of_their_programs",
+        "test_the_first_process_reaps_orphans_and_obeys_a_stop",
+        "test_signals_are_passed_on_and_the_exit_code_is_that_of_the_worker",
+        "test_handlers_get_the_exit_status_of_their_programs",
         "test_the_process_that_does_the_work_is_announced",
     ],
     "Debuggers, swap": [
@@ -231,9 +231,9 @@ WHERE_IT_RUNS = {
         "test_no_lookup_of_a_name_is_under_way_when_the_supervisor_forks",
     ],
     "Firewalls, NAT": [
-        "test_a_put_after_a_quiet_while",
-        "test_an_aput_after_a_quiet_while",
-        "test_connections_of_the_same_age_cost_a_share_once",
+        "test_a_put_over_a_connection_that_was_forgotten_while_it_was_quiet",
+        "test_an_aput_over_a_connection_that_was_forgotten_while_it_was_quiet",
+        "test_forgotten_connections_of_the_same_age_cost_one_share_of_the_time",
     ],
     "TLS": [
         "test_all_connections_have_one_context",
@@ -268,7 +268,7 @@ WHERE_IT_RUNS = {
     ],
     "Tests of your project": [
         "test_a_consumer_in_the_process_of_a_test_closes_what_it_opened_and_nothing_else",
-        "test_a_timed_wait_ends",
+        "test_a_timed_wait_ends_under_a_frozen_clock",
     ],
 }
 
