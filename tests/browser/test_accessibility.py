@@ -1,4 +1,4 @@
-"""Checks each page in both themes and two widths: axe, the policy and the console object to nothing; nothing scrolls."""
+"""Checks each page in both themes and two widths: no objection by axe, policy or console, no sideways scroll."""
 
 from __future__ import annotations
 

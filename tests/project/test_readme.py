@@ -226,7 +226,7 @@ WHERE_IT_RUNS = {
     ],
     "Name servers": [
         "test_with_a_silent_name_server_a_call_ends_in_time",
-        "test_the_address_that_is_known_is_used_while_the_name_server_is_silent",
+        "test_a_known_address_is_used_while_the_name_server_is_silent",
         "test_the_addresses_of_a_name_share_the_time",
         "test_no_lookup_of_a_name_is_under_way_when_the_supervisor_forks",
     ],
@@ -237,15 +237,15 @@ WHERE_IT_RUNS = {
     ],
     "TLS": [
         "test_all_connections_have_one_context",
-        "test_a_file_that_was_renewed_is_read_again",
-        "test_what_cannot_work_is_said_at_once",
+        "test_a_renewed_file_is_read_again",
+        "test_a_wrong_configuration_is_an_error_at_once",
     ],
     "Large payloads": [
         "test_a_claim_is_bounded_by_bytes_and_keeps_the_order",
         "test_a_batch_of_puts_is_bounded_by_bytes",
         "test_srq_consume_behind_a_slow_line",
         "test_other_clients_are_served_between_the_batches_of_large_puts",
-        "test_a_consumer_goes_on_with_what_it_can_read",
+        "test_a_consumer_handles_the_items_whose_replies_it_can_read",
     ],
     "Servers that may lose items": [
         "test_consumer_warns_once_of_each_server",
@@ -257,8 +257,8 @@ WHERE_IT_RUNS = {
         "test_a_consumer_of_many_queues",
     ],
     "Upgrades in place": [
-        "test_a_consumer_has_read_all_scripts",
-        "test_another_process_has_read_them_too",
+        "test_a_consumer_reads_all_scripts_at_its_start",
+        "test_a_producer_reads_all_scripts_at_its_start",
     ],
     "Logging": [
         "test_records_go_to_the_handlers_of_the_project_once",
