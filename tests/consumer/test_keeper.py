@@ -1,4 +1,4 @@
-"""What keeps the leases while something else blocks: a log, a file system, systemd, a server, the supervisor itself."""
+"""Leases are renewed while something else blocks: a log, a file system, systemd, a server, or the supervisor itself."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ LONG = 600
 
 
 def kept(project, queue, client, uid: str) -> None:
-    """Wait until a lease was renewed for longer than it lasts, and see that there was no second delivery."""
+    """Wait until a lease was renewed for longer than it lasts, and check that there was no second delivery."""
     first = client.zscore(queue.keys["leases"], uid)
     wait_for(lambda: client.zscore(queue.keys["leases"], uid) > first + 1100 * LEASE, "renewals beyond the lease")
     assert len(deliveries(project)) == 1
 
 
 def deliveries(project) -> list[str]:
-    """The lines that its handler wrote when it began."""
+    """The lines that the handler of the item wrote at its begin."""
     return [line for line in project.lines() if line.startswith("it ") and "lost=" not in line]
 
 
@@ -56,12 +56,12 @@ def ended(process, code: int = 0) -> None:
     assert process.wait(60) == code
 
 
-# -- what may block
+# -- things that may block
 
 
 @contextmanager
 def full_pipe():
-    """Yields the writing end of a pipe without room, and a function that makes room and returns what was written."""
+    """Yields the writing end of a full pipe, and a function that begins to read it and returns what it read so far."""
     reading, writing = os.pipe()
     fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
     os.set_blocking(writing, False)
@@ -92,7 +92,7 @@ def full_pipe():
 
 
 def test_a_log_that_nobody_reads_ends_no_lease(project, told, client):
-    """Not even where the supervisor has something to say: that a child died."""
+    """Not even when the supervisor has something to log: the death of a child."""
     queue = told(LEASE=LEASE)
     uid = queue.put({"do": "wait", "name": "it"})
     with full_pipe() as (stderr, read):
@@ -108,7 +108,7 @@ def test_a_log_that_nobody_reads_ends_no_lease(project, told, client):
 
 
 @pytest.mark.parametrize("processes", ["0", "1"])
-def test_a_consumer_hears_a_signal_while_nobody_reads_its_log(project, told, processes):
+def test_a_consumer_obeys_a_signal_while_nobody_reads_its_log(project, told, processes):
     queue = told()
     with full_pipe() as (stderr, _):
         process = project.start("srq_consume", "--processes", processes, stderr=stderr)
@@ -134,7 +134,7 @@ def test_a_log_that_nobody_reads_while_items_are_handled_ends_no_lease(project, 
 def test_a_file_system_that_hangs_ends_no_lease(project, told, client):
     queue = told(LEASE=LEASE)
     fifo = project.folder / "fifo"
-    os.mkfifo(fifo)  # opened for writing it blocks, as a file of a mount that hangs
+    os.mkfifo(fifo)  # to open it for writing blocks, like a file of a mount that hangs
     project.add_to_settings(
         "from django_srq.consumer.probes import Heartbeat\n"
         f"Heartbeat.beat = Heartbeat.end = lambda self: open({str(fifo)!r}, 'w')"
@@ -147,7 +147,7 @@ def test_a_file_system_that_hangs_ends_no_lease(project, told, client):
     ended(process)
 
 
-def test_a_systemd_that_does_not_listen_ends_no_lease(project, told, client, monkeypatch, tmp_path):
+def test_a_systemd_that_does_not_read_ends_no_lease(project, told, client, monkeypatch, tmp_path):
     queue = told(LEASE=LEASE)
     address = str(tmp_path / "notify")
     with closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) as systemd:
@@ -159,7 +159,7 @@ def test_a_systemd_that_does_not_listen_ends_no_lease(project, told, client, mon
         began(project, "it")
         kept(project, queue, client, uid)
         systemd.settimeout(30)
-        while systemd.recv(100) != b"READY=1":  # said again until it is heard
+        while systemd.recv(100) != b"READY=1":  # sent again until it is read
             pass
         finished(project, queue)
         ended(process)
@@ -172,12 +172,12 @@ def fill(address: str) -> None:
             other.sendto(b"x", address)
 
 
-def test_what_systemd_has_no_room_for_is_not_taken(monkeypatch, tmp_path):
+def test_a_message_for_which_systemd_has_no_room_is_reported_as_unsent(monkeypatch, tmp_path):
     address = str(tmp_path / "notify")
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
-    assert notify("READY=1")  # nobody asked for it
+    assert notify("READY=1")  # without NOTIFY_SOCKET, there is nothing to send
     monkeypatch.setenv("NOTIFY_SOCKET", address)
-    assert notify("READY=1")  # nobody is there, nor will be
+    assert notify("READY=1")  # nobody listens there, now or later
     with closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) as systemd:
         systemd.bind(address)
         assert notify("READY=1")
@@ -187,7 +187,7 @@ def test_what_systemd_has_no_room_for_is_not_taken(monkeypatch, tmp_path):
 
 @contextmanager
 def silent_servers(number: int):
-    """The URLs of so many servers that take a connection and say nothing."""
+    """The URLs of so many servers that accept connections and never answer."""
     servers = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
     try:
         yield [f"redis://127.0.0.1:{server.getsockname()[1]}" for server in servers]
@@ -196,10 +196,10 @@ def silent_servers(number: int):
             server.close()
 
 
-def test_servers_that_are_silent_end_no_lease_of_another(project, server_url, prefix, client):
-    """More of them than could be asked one after the other within a lease."""
+def test_silent_servers_end_no_lease_on_another_server(project, server_url, prefix, client):
+    """They are too many to be asked one after the other within a lease."""
     stopped = Server()
-    handled = {"HANDLER": "tests.support.handlers.told", "LEASE": 4}  # as long as four calls may take
+    handled = {"HANDLER": "tests.support.handlers.told", "LEASE": 4}  # seconds; as long as four calls may take
     try:
         with silent_servers(4) as urls:
             away = {f"away{number}": {**handled, "URL": url} for number, url in enumerate([stopped.url, *urls])}
@@ -225,7 +225,7 @@ def test_servers_that_are_silent_end_no_lease_of_another(project, server_url, pr
 
 
 @pytest.mark.parametrize("alone", [True, False], ids=["the supervisor", "the supervisor and its keeper"])
-def test_a_supervisor_that_is_stopped_ends_no_lease(project, told, client, alone):
+def test_a_stopped_supervisor_ends_no_lease(project, told, client, alone):
     queue = told(LEASE=LEASE)
     uid = queue.put({"do": "wait", "name": "it"})
     process = project.start("srq_consume", "--threads", "2")
@@ -247,7 +247,7 @@ def test_a_supervisor_that_is_stopped_ends_no_lease(project, told, client, alone
 
 
 def test_the_lease_of_a_dead_child_ends_although_its_supervisor_is_stopped(project, told):
-    """Nobody has reported its death: then it is the lease that brings the item back."""
+    """Nobody has reported the death of the child, so the end of the lease brings the item back."""
     queue = told(LEASE=LEASE)
     queue.put({"do": "wait", "name": "it"})
     process = project.start("srq_consume")
@@ -276,7 +276,7 @@ def test_a_keeper_that_dies_is_replaced(project, told, client):
     (about,) = queue.snapshot().consumers.values()
     assert (about["pid"], len(since)) == (process.pid, 1)
     assert abs(about["since"] - since[0]) < 1000
-    # With more, each fork would be a danger: what another thread has locked stays locked in the child.
+    # With more threads each fork would be dangerous: a lock that another thread holds stays locked in the child.
     assert len(list(Path(f"/proc/{process.pid}/task").iterdir())) == 1
     finished(project, queue)
     process.terminate()
@@ -286,8 +286,8 @@ def test_a_keeper_that_dies_is_replaced(project, told, client):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_signal_to_all_processes_ends_the_keeper_last(project, told, client, number):
-    """As service managers and terminals send it."""
+def test_after_a_signal_to_all_processes_the_keeper_ends_last(project, told, client, number):
+    """Service managers and terminals send signals this way."""
     queue = told(LEASE=LEASE)
     uid = queue.put({"do": "wait", "name": "it"})
     process = project.start("srq_consume")
@@ -313,12 +313,12 @@ def test_a_keeper_ends_with_its_supervisor(project, told):
     wait_for(lambda: not Path(f"/proc/{pid}").exists(), "the end of the keeper")
 
 
-# -- the keeper's own side
+# -- the keeper by itself
 
 
 @pytest.fixture
 def serving(queue, tmp_path):
-    """A keeper that serves in a thread; called with what its supervisor says."""
+    """A keeper that serves in a thread; the test writes the messages of its supervisor."""
     pokes: list[int] = []
     keeper = Keeper(
         "c1",
@@ -337,7 +337,7 @@ def serving(queue, tmp_path):
     os.close(reading)
 
 
-def test_what_the_supervisor_says_to_its_keeper(serving, queue, tmp_path):
+def test_the_keeper_obeys_its_supervisor(serving, queue, tmp_path):
     beat = tmp_path / "beat"
     wait_for(lambda: queue.snapshot().consumers.get("c1"), "its entry")
     assert not beat.exists()
@@ -357,7 +357,7 @@ def test_the_keeper_logs_for_the_supervisor(serving, caplog):
     assert serving.pass_on(long)
 
     def passed_on() -> list[str]:
-        """Without what the keeper says of its server."""
+        """The messages without the keeper's warning about its server."""
         return [message for message in caplog.messages if not message.startswith("the server has no append-only file")]
 
     wait_for(lambda: len(passed_on()) == 2, "both")
@@ -379,7 +379,7 @@ def test_the_keeper_logs_the_errors_of_the_supervisor(serving, caplog):
 
 
 @pytest.mark.parametrize("character", ["x", "\N{COLLISION SYMBOL}", "\0", "\n", "\udc80"])
-def test_a_record_for_the_keeper_is_written_as_a_whole(character):
+def test_a_log_record_for_the_keeper_fits_into_one_atomic_write(character):
     error = ValueError(character * 10_000)
     record = logging.makeLogRecord(
         {"msg": character * 10_000, "exc_info": (ValueError, error, None), "more": "x" * 5000}
@@ -389,7 +389,7 @@ def test_a_record_for_the_keeper_is_written_as_a_whole(character):
     assert packed.count(b"\n") == 1
 
 
-def test_the_keeper_ends_behind_a_line_that_was_torn(queue):
+def test_the_keeper_reads_on_after_a_torn_line(queue):
     keeper = Keeper("c1", [Subscription(queue, print)], [], about={}, heartbeat=None, poke=lambda: None)
     reading, keeper.line = os.pipe()
     serving = threading.Thread(target=keeper.serve, args=[reading])
@@ -405,10 +405,10 @@ def test_the_keeper_ends_behind_a_line_that_was_torn(queue):
         os.close(reading)
 
 
-def test_what_the_keeper_has_no_room_for_is_counted(queue):
+def test_log_records_that_do_not_fit_into_the_pipe_are_counted(queue):
     keeper = Keeper("c1", [Subscription(queue, print)], [], about={}, heartbeat=None, poke=lambda: None)
     record = logging.makeLogRecord({"levelno": 30, "msg": "it died"})
-    assert not keeper.pass_on(record)  # nobody is there
+    assert not keeper.pass_on(record)  # no keeper reads yet
     reading, keeper.line = os.pipe()
     fcntl.fcntl(keeper.line, fcntl.F_SETPIPE_SZ, 4096)
     os.set_blocking(keeper.line, False)
@@ -427,7 +427,7 @@ def test_what_the_keeper_has_no_room_for_is_counted(queue):
         os.close(keeper.line)
 
 
-def test_no_more_children_than_there_are_tables(queue):
+def test_there_are_no_more_children_than_ledgers(queue):
     tables = [Ledger(1), Ledger(1)]
     keeper = Keeper("c1", [Subscription(queue, print)], tables, about={}, heartbeat=None, poke=lambda: None)
     first, second = (keeper.take_table(b"s%d" % number, number) for number in (1, 2))
@@ -439,7 +439,7 @@ def test_no_more_children_than_there_are_tables(queue):
     again = keeper.take_table(b"s3", 3)
     assert (again is first, again.slot, second.slot, list(again)) == (True, b"s3", b"s2", [])
     same, other = again.hold(0, DeliveryRef("b", "t"), until=lease_time() + LONG)
-    again.renewed(hand, 0)  # the answer about what the child before had comes late
+    again.renewed(hand, 0)  # the reply about the former child's item comes late
     assert (same, other != generation, again.lapsed(same, other)) == (index, True, False)
 
 
@@ -447,7 +447,7 @@ def test_no_more_children_than_there_are_tables(queue):
 
 
 def held(queue, *, until: float, count: int = 1) -> Ledger:
-    """A table with items in hand, whose leases end then for all that it knows."""
+    """A ledger with running items whose leases it expects to end at ``until``."""
     queue.put_many(str(number) for number in range(count))
     ledger = Ledger(count)
     for item in taken(queue, "c1.1", count):
@@ -455,7 +455,7 @@ def held(queue, *, until: float, count: int = 1) -> Ledger:
     return ledger
 
 
-def test_a_renewal_that_is_late_is_said_once(queue, caplog):
+def test_a_late_renewal_is_logged_once(queue, caplog):
     ledger = held(queue, until=lease_time() + 1)
     leases = Leases("c1", [Subscription(queue, print, lease=LONG)], lambda: [ledger])
     leases.renew()
@@ -469,7 +469,7 @@ def test_a_renewal_that_is_late_is_said_once(queue, caplog):
     assert queue.snapshot().consumers["c1"]["renewed_late"] == 2
 
 
-def test_a_child_renews_only_what_is_overdue_and_is_no_consumer(queue, client, caplog):
+def test_a_child_renews_only_overdue_leases_and_is_not_registered(queue, client, caplog):
     ledger = held(queue, until=lease_time() + LONG * 0.6)
     (uid,) = client.hkeys(queue.keys["holders"])
     client.zadd(queue.keys["leases"], {uid: 1})
@@ -487,7 +487,7 @@ def test_a_child_renews_only_what_is_overdue_and_is_no_consumer(queue, client, c
     wait_for(lambda: "renewing them in the child" in caplog.text, "a word about it")
 
 
-def test_keeper_and_child_may_renew_at_one_time(queue, client):
+def test_keeper_and_child_may_renew_at_the_same_time(queue, client):
     ledger = held(queue, until=lease_time() + 1, count=20)
     both = [Leases(name, [Subscription(queue, print, lease=LONG)], lambda: [ledger]) for name in ("c1", "c1.1")]
     threads = [threading.Thread(target=lambda one=one: [one.renew() for _ in range(50)]) for one in both]
@@ -500,7 +500,7 @@ def test_keeper_and_child_may_renew_at_one_time(queue, client):
     assert queue.audit() == []
 
 
-def test_a_queue_that_a_server_refuses_ends_no_lease_of_another_there(make_queue, client):
+def test_a_queue_that_its_server_refuses_ends_no_lease_of_another_queue_there(make_queue, client):
     broken, other = make_queue("1"), make_queue("2")
     other.put("a")
     (item,) = taken(other, "c1.1", 1)
@@ -521,7 +521,7 @@ def test_a_queue_that_a_server_refuses_ends_no_lease_of_another_there(make_queue
 
 @pytest.fixture
 def blocked():
-    """A logger whose handler blocks until it is let go, and what came through."""
+    """A logger whose handler blocks until the test opens a gate, and the records that came through."""
     logger, gate, records = logging.getLogger("tests.blocked"), threading.Event(), []
 
     class Blocking(logging.Handler):
@@ -537,10 +537,10 @@ def blocked():
     logger.removeHandler(handler)
 
 
-def test_nobody_waits_for_a_log_that_takes_nothing(blocked):
+def test_no_caller_waits_for_a_log_that_blocks(blocked):
     logger, gate, records = blocked
     log = LogThread(logger)
-    log.flush(60)  # nothing was said
+    log.flush(60)  # nothing was logged
     log.log(logging.DEBUG, "nobody wants to know")
     for number in range(MOST + 10):
         log.log(logging.ERROR, "number %d", number)
@@ -555,7 +555,7 @@ def test_nobody_waits_for_a_log_that_takes_nothing(blocked):
 
 
 def test_renewing_does_not_wait_for_the_log(queue, client, blocked, monkeypatch):
-    """As in the consumer without child processes, whose threads have one log together."""
+    """In the consumer without child processes, all threads share one log."""
     logger, _, _ = blocked
     monkeypatch.setattr("django_srq.consumer.leases.logger", logger)
     ledger = held(queue, until=lease_time() + 1, count=2)

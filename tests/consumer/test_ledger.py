@@ -1,4 +1,4 @@
-"""What a child has in hand, as its supervisor sees it through shared memory."""
+"""The ledger: the items in hand of a child process, which its supervisor reads in shared memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from django_srq.operations import DeliveryRef
 FAR = lease_time() + 1000
 
 
-def test_an_item_on_its_way_through_a_hand():
+def test_the_states_of_an_entry():
     ledger = Ledger(2)
     held = DeliveryRef("uid", "c1.1/7/3", "12")
     index, generation = ledger.hold(4, held, until=FAR)
@@ -32,7 +32,7 @@ def test_an_item_on_its_way_through_a_hand():
     assert list(ledger) == []
 
 
-def test_a_child_fills_what_its_parent_reads():
+def test_the_parent_reads_what_its_child_writes():
     ledger = Ledger(2)
     pid = os.fork()
     if pid == 0:
@@ -47,7 +47,7 @@ def test_a_child_fills_what_its_parent_reads():
     assert 0 < ledger.beat <= time.monotonic()
 
 
-def test_a_claim_is_held_until_what_it_brought_is_written_down():
+def test_a_claim_is_recorded_until_its_items_are_recorded():
     ledger = Ledger(1)
     assert ledger.asked is None
     pid = os.fork()
@@ -71,7 +71,7 @@ def test_a_claim_is_held_until_what_it_brought_is_written_down():
     assert (ledger.asked, ledger.reading, list(ledger)) == (0, False, [])
 
 
-def test_a_claim_that_is_owed_is_held_beside_the_next_ones():
+def test_an_owed_claim_is_recorded_beside_later_claims():
     ledger = Ledger(1, servers=2)
     ledger.hold(0, DeliveryRef("uid", "token"), until=FAR)
     for place, number in ((3, 7), (70_000, 8)):
@@ -83,7 +83,7 @@ def test_a_claim_that_is_owed_is_held_beside_the_next_ones():
     assert {one for one in ledger.waiting() if one.record is None} == claims
     assert {ledger.source_of(one) for one in claims} == {3, 70_000, 1}
     ledger.mark(Waiting(8, None))
-    ledger.mark(Waiting(7, None))  # which takes the mark from nothing
+    ledger.mark(Waiting(7, None))  # this removes the other mark
     assert (ledger.took(7), ledger.took(8), ledger.owed, ledger.asked) == (False, False, [], 1)
     assert ledger.source_of(Waiting(7, None)) is None
     assert ledger.took(9)
@@ -94,7 +94,7 @@ def test_a_claim_that_is_owed_is_held_beside_the_next_ones():
 
 
 @pytest.mark.parametrize("place", [254, 255, 256, 70_000])
-def test_any_number_of_sources(place):
+def test_any_number_of_subscriptions(place):
     ledger = Ledger(1)
     ledger.say("trouble")
     ledger.ask(place, 7)
@@ -108,24 +108,24 @@ def test_any_number_of_sources(place):
 @pytest.mark.parametrize(
     "held", [DeliveryRef("u" * 128, "t" * 72), DeliveryRef("u" * 500, "t" * 500), DeliveryRef("é" * 100, "é" * 100)]
 )
-def test_what_is_too_long_for_a_record_leaves_the_next_one_alone(held):
+def test_texts_that_are_too_long_for_an_entry_leave_the_next_entry_intact(held):
     ledger = Ledger(2)
     for name in (held, DeliveryRef("next", "token")):
         ledger.hold(0, name, until=FAR)
     first, second = ledger
     assert held.uid.startswith(first.held.uid[:64])
-    assert len(first.held.token.encode()) <= 72 + 2  # half a character reads as three bytes
+    assert len(first.held.token.encode()) <= 72 + 2  # half a character is read as three bytes
     assert second.held == DeliveryRef("next", "token")
 
 
-def test_hands_are_used_again_and_fillings_tell_them_apart():
+def test_entries_are_reused_and_their_generations_differ():
     ledger = Ledger(1)
     index, first = ledger.hold(0, DeliveryRef("a", "t1"), until=FAR)
     (old,) = ledger
     ledger.let_go(index)
     again, second = ledger.hold(0, DeliveryRef("b", "t2"), until=FAR)
     assert (again, second > first) == (index, True)
-    ledger.renewed(old, 0)  # the answer about the one before comes late
+    ledger.renewed(old, 0)  # the reply about the former item comes late
     assert not ledger.lapsed(again, second)
 
 
@@ -141,7 +141,7 @@ def test_a_lease_has_lapsed_when_it_was_refused_or_not_renewed():
 
 
 def test_leases_end_while_the_machine_is_suspended(monkeypatch):
-    """Then the monotonic clock stands still on Linux."""
+    """The monotonic clock of Linux stands still meanwhile."""
     ledger = Ledger(1)
     index, generation = ledger.hold(0, DeliveryRef("a", "t"), until=lease_time() + 1000)
     assert not ledger.lapsed(index, generation)
@@ -150,7 +150,7 @@ def test_leases_end_while_the_machine_is_suspended(monkeypatch):
     assert ledger.lapsed(index, generation)
 
 
-def test_a_uid_that_is_too_long_spills_into_nothing():
+def test_a_uid_that_is_too_long_overwrites_nothing():
     ledger = Ledger(2)
     ledger.hold(0, DeliveryRef("x" * 1000, "token"), until=FAR)
     ledger.hold(1, DeliveryRef("b", "t"), until=FAR)
@@ -160,7 +160,7 @@ def test_a_uid_that_is_too_long_spills_into_nothing():
     ]
 
 
-def test_long_words_are_cut():
+def test_a_message_that_is_too_long_is_cut():
     ledger = Ledger(1)
     ledger.say("ä" * 2000)
     assert ledger.words.startswith("ä" * 400)

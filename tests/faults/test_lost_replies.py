@@ -69,8 +69,7 @@ def through(request, proxy: Proxy) -> Iterator[Callable[..., SafeRedisQueue]]:
 def giving_up(
     proxy: Proxy, queue: SafeRedisQueue, seconds: float = SOON
 ) -> Iterator[pytest.ExceptionInfo[OutcomeUnknown]]:
-    """Expect the call inside to be given up after so many seconds; its connection is opened before, however slow that
-    is.
+    """Expect the call inside to be given up after so many seconds; a slow connection is opened before that time.
 
     Afterwards the proxy, which may be slower still, has read all that was sent.
     """

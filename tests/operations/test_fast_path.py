@@ -132,7 +132,7 @@ def test_the_two_queues_take_different_paths(make_queue, client):
 
 
 def odd(way: Way) -> list[DeliveryRef]:
-    """Six deliveries: the second was given back; the third lacks a payload, the fourth a holder; the last comes twice."""
+    """Six deliveries: the second was given back, the third lacks a payload, the fourth a holder, the last is twice."""
     way.put(UIDS[:6])
     way.claim(6)
     held = way.held()

@@ -47,9 +47,7 @@ class Legacy:
         self.client.pipeline().lrem(self.ackbuf, 0, uid).lrem(self.backup, 0, uid).lpush(self.queue, uid).execute()
 
     def autoclean(self, *, crash_after: int | None = None) -> None:
-        """Like the original, with a client whose EXISTS works as it expects; crash_after: items to put back before it
-        dies.
-        """
+        """Like the original, with an EXISTS that works as it expects; crash_after: items to put back before it dies."""
         if self.client.exists(self.lock):
             return
         if self.client.exists(self.backup):
