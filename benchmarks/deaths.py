@@ -1,7 +1,8 @@
 """``python -m benchmarks.deaths``: what happens to items when consumers die, with real processes.
 
-Measures the time to redelivery for each kind of death, counts lost and repeated items under random kills, and shows how
-long handlers keep their leases. Exit code 1 when a promise is broken.
+Measures times to redelivery, counts lost and repeated items under random kills, and shows whether leases are kept.
+
+Exit code 1 when a promise is broken.
 """
 
 from __future__ import annotations

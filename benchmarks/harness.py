@@ -1,6 +1,4 @@
-"""The frame of all measures: rows with their targets, contenders that take turns, and the server and queues of a
-measure.
-"""
+"""The frame of all measures: rows with targets, contenders that take turns, and the server and queues of a measure."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""``python srq_scripts.py N``: a loop that claims N items and acks each when it is handled, without waiting for
-replies.
+"""``python srq_scripts.py N``: a loop that claims N items and acks each when it is handled; it awaits no replies.
 
 No worker can be faster, because this one does nothing else: nobody renews its leases or notices its death, it writes no
 log and checks no database connections.

@@ -26,9 +26,7 @@ METHODS = ["get", "head", "post", "put", "delete", "options"]
 
 
 def visitor(name: str) -> Client:
-    """The browser of: anonymous, a user who is no staff, a superuser, staff without permissions, or staff with that
-    one.
-    """
+    """The browser of: anonymous, a user (no staff), a superuser, staff without permissions, or staff with only that."""
     browser = Client()
     if name != "anonymous":
         user = User.objects.create_user(name, is_staff=name != "user", is_superuser=name == "superuser")

@@ -373,7 +373,7 @@ def test_a_claim_behind_a_wait_survives_the_loss_of_the_script(patient, server, 
     assert seen == [(b"a", 1)]
 
 
-def test_of_two_threads_one_waits_while_the_other_works(patient, queue, named, client, prefix):
+def test_one_thread_waits_while_the_other_works(patient, queue, named, client, prefix):
     gate, seen = threading.Event(), []
 
     def handle(item) -> None:

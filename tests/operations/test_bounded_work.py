@@ -27,7 +27,7 @@ def claim(queue: SafeRedisQueue) -> ClaimReply:
     return queue.link.call(operations.claim(queue.keys, consumer="g1", lease=60, legacy_lease=60), queue=queue.alias)
 
 
-def test_what_is_due_is_made_ready_in_batches(queue, client):
+def test_due_items_are_made_ready_in_batches(queue, client):
     uids = queue.put_many(range(250), delay=60)
     pass_time(client, queue.keys, 61)
     assert claim(queue).found[0].uid == uids[0]

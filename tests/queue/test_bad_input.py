@@ -475,7 +475,7 @@ def test_wrong_error_of_a_failure(queue, fail, error):
 
 @pytest.mark.parametrize("verb", ["put_many", "ack_many", "fail_many"])
 @pytest.mark.parametrize("items", [5, None])
-def test_what_is_not_many(queue, verb, items):
+def test_the_methods_for_many_refuse_arguments_that_are_no_collection(queue, verb, items):
     with pytest.raises(InvalidArgument, match=rf"^queue '{queue.alias}': items are several, such as a list"):
         getattr(queue, verb)(items)
 

@@ -812,7 +812,7 @@ def test_the_methods_for_many_accept_no_items(queue):
     assert (queue.put_many([]), queue.get_many(5), queue.ack_many([])) == ([], [], [])
 
 
-def test_get_many_takes_what_there_is(queue):
+def test_get_many_takes_fewer_items_when_fewer_are_ready(queue):
     uids = queue.put_many("abc")
     assert [item.uid for item in queue.get_many(10)] == uids
 
@@ -866,7 +866,7 @@ def test_full_queue_refuses_puts(make_queue):
     assert queue.counts() == counts(ready=1, delayed=1)
 
 
-def test_limit_does_not_count_what_is_in_flight_or_dead(make_queue):
+def test_the_limit_does_not_count_items_in_flight_or_dead_items(make_queue):
     queue = make_queue(max_length=1)
     dead(queue)
     queue.put(1)
@@ -998,7 +998,7 @@ def test_queue_is_true_also_when_empty(queue):
     assert len(queue) == 0
 
 
-def test_len_does_not_count_what_was_dropped(queue):
+def test_len_does_not_count_dropped_items(queue):
     uids = queue.put_many("abc")
     assert queue.drop(uids[1]) == 1
     assert len(queue) == 2

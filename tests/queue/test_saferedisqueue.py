@@ -202,7 +202,7 @@ def test_recovery_works_with_current_versions_of_redis_py(queue):
 # -- beside processes of saferedisqueue
 
 
-def test_each_takes_what_the_other_put(queue, legacy):
+def test_legacy_and_this_package_take_items_of_each_other(queue, legacy):
     theirs, ours = legacy.put("theirs"), queue.put("ours").encode()
     item = queue.get(-1)
     assert item == (theirs.decode(), b"theirs")
