@@ -239,7 +239,7 @@ def _once(bench: Bench, field: Sequence[Contender], figure: Callable[[Contender]
 
 
 def _take_turns(bench: Bench, field: Sequence[Contender], figure: Callable[[Contender], float]) -> Race:
-    """Measure each contender in every round, each with new processes and in turns. A contender that fails is left out."""
+    """Measure each contender in every round, with new processes and in turns. A contender that fails is left out."""
     figures: dict[str, list[float]] = {contender.name: [] for contender in field}
     absent: dict[str, str] = {}
     for turn in range(bench.sizes.race_rounds):

@@ -347,7 +347,7 @@ def stopped_with_a_claim(project, queue, client, name) -> tuple[int, int]:
 
 
 def test_an_item_claimed_behind_a_wait_for_a_dead_child_comes_back(project, told, client, prefix):
-    """The child dies after the server carried out the claim and before it reads the reply, so the item gets no blame."""
+    """The child dies after the server carried out the claim and before it reads the reply: the item gets no blame."""
     queue = told(OPTIONS={"client_name": prefix})
     supervisor, child = stopped_with_a_claim(project, queue, client, prefix)
     os.kill(child, signal.SIGKILL)
