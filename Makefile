@@ -9,14 +9,14 @@ ARGS ?=
 
 help:
 	@echo 'make demo    watch orders survive a killed consumer'
-	@echo 'make test    the whole suite, against a real server (SRQ_TEST_URL, else a throw-away one); ARGS goes to pytest'
+	@echo 'make test    the whole suite, on a real server (SRQ_TEST_URL, else a throw-away one); ARGS goes to pytest'
 	@echo 'make services     test srq_consume beside PostgreSQL and memcached, as the first process of a container, with large payloads (Linux)'
-	@echo 'make browser test the status view in Chromium (SRQ_CHROMIUM, else the one on the path); make unfold: under django-unfold'
+	@echo 'make browser test the status view in Chromium (SRQ_CHROMIUM, else from the path); make unfold: under django-unfold'
 	@echo 'make screenshots  renew the pictures in the README, with Chromium'
 	@echo 'make messages     update and compile the translations, with gettext'
 	@echo 'make serve   the test project with its admin, on http://127.0.0.1:8000/'
 	@echo 'make lint    ruff, mypy, import-linter, codespell, luacheck (Debian: lua-check)'
-	@echo 'make bench   measure what it costs, side by side with other queues; ARGS=--quick, or "--only throughput memory"'
+	@echo 'make bench   measure speed and memory, beside other queues; ARGS=--quick, or "--only throughput memory"'
 
 demo: $(VENV)/.installed
 	@$(BIN)/python testproject/demo.py
@@ -68,13 +68,13 @@ clean:
 	rm -rf $(VENV)
 
 $(BIN)/python:
-	@test -n "$(PYTHON)" || { echo 'No Python from 3.11 on with venv was found; say make PYTHON=/path/to/python.' >&2; exit 1; }
+	@test -n "$(PYTHON)" || { echo 'No Python 3.11 or newer with venv was found; name one: make PYTHON=/path/to/python.' >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
 # --group needs pip 25.1; many Pythons come with an older pip.
 $(VENV)/.installed: setup.cfg pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
-	@# setuptools warns about editable installations, which only confuses here.
+	@# The warning of setuptools about editable installations would only confuse here.
 	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable '.[hiredis,embedded,django-redis]' --group test
 	@touch $@
 

@@ -1,5 +1,5 @@
-"""How fast the queue is, and what that is compared with: ``python -m benchmarks``, or ``make bench``.
+"""Measures how fast the queue is, beside other queues and bare commands: ``python -m benchmarks``, or ``make bench``.
 
-It starts a server of its own, pinned to one core. What is compared runs side by side, alternating, several times: on a
-busy machine ratios count, not figures. ``harness.py`` has the frame; a module per kind of measure yields the rows.
+It starts a server of its own, pinned to one core. The contenders run alternately, several times: on a busy machine the
+ratios count, not the figures. ``harness.py`` has the frame; each other module measures one thing and yields rows.
 """

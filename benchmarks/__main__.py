@@ -64,7 +64,7 @@ def main() -> int:
                 for row in measure.measure(bench):
                     rows.append(row)
                     print(f"  {row.measure}", file=sys.stderr)
-        finally:  # also of what was stopped
+        finally:  # also when a measure was interrupted
             report.write(options.json, rows, bench)
     print(report.table(rows, bench.sizes))
     missed = [row.measure for row in rows if row.reached(bench.sizes) is False]

@@ -1,4 +1,4 @@
-"""What the queue is compared with: the least that redis-py and the server can do."""
+"""The references of other measures: the least that redis-py and the server can do."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ return {uid, redis.call('HGET', KEYS[2], uid)}
 
 
 class HandOff:
-    """A hand-off to a blocked consumer that promises nothing: no leases, no outcomes kept, no housekeeping.
+    """A hand-off to a blocked consumer that promises nothing: no leases, no stored outcomes, no housekeeping.
 
-    A script puts an item and rings a bell, BLPOP hears it, and a second script takes the item.
+    A script puts an item and pushes a wake token; BLPOP returns the token, and a second script takes the item.
     """
 
     def __init__(self, client: redis.Redis, name: str) -> None:
@@ -35,7 +35,7 @@ class HandOff:
         self._put(keys=[queue, items, bell], args=[str(uuid.uuid4()), payload])
 
     def get(self) -> Sequence[bytes]:
-        """Block for the next item; its uid and payload."""
+        """Block for the next item; returns its uid and payload."""
         queue, items, holders, bell = self._keys
         self._client.blpop([bell])
         return self._take(keys=[queue, items, holders], args=["consumer"])
@@ -47,7 +47,7 @@ class HandOff:
 
 
 def lay_out_as_saferedisqueue(client: redis.Redis, name: str, payloads: Sequence[bytes]) -> None:
-    """Put payloads as saferedisqueue 3.0.0 stores them, with uids as it makes them."""
+    """Put payloads in the layout of saferedisqueue 3.0.0, with uids like its own."""
     with client.pipeline(transaction=False) as pipeline:
         for payload in payloads:
             uid = str(uuid.uuid4())

@@ -1,4 +1,4 @@
-"""What a new connection costs: a put on one with TLS, and on one without."""
+"""The cost of a new connection: a put over a new connection, with TLS and without."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FRONTS = {"TLS": Front, "plain": PlainFront}
 
 
 def measure(bench: Bench) -> Iterator[Row]:
-    """Through a relay in a process of its own, whose time is in both: not every server is built with TLS."""
+    """Both ways lead through a relay in a process of its own, because not every server is built with TLS."""
     with _front("TLS", bench.server.port) as secured, _front("plain", bench.server.port) as plain:
         puts = {"TLS": _putting(bench, secured), "plain": _putting(bench, plain)}
         values = alternate(puts, bench.sizes.rounds)
@@ -27,7 +27,7 @@ def _putting(bench: Bench, url: str) -> Callable[[], float]:
     queue = bench.queue(url)
 
     def put() -> float:
-        """Milliseconds for a put, on a connection that is opened for it."""
+        """The milliseconds of a put that has to open its connection."""
         took = 0.0
         for _ in range(bench.sizes.hand_offs):
             queue.link.close()
@@ -54,4 +54,4 @@ def _front(kind: str, port: int) -> Iterator[str]:
 
 
 def _listen(kind: str, port: int, said: Connection) -> None:
-    said.send(FRONTS[kind](port).url)  # its threads go on until the process is killed
+    said.send(FRONTS[kind](port).url)  # the threads of the front go on until this process is killed

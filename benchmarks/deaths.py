@@ -1,7 +1,8 @@
-"""``python -m benchmarks.deaths``: what becomes of items when consumers die, on real processes.
+"""``python -m benchmarks.deaths``: what happens to items when consumers die, with real processes.
 
-Measures the time to redelivery for each kind of death, counts what is lost and doubled under random kills, and shows
-how long handlers keep their leases. Exit code 1 when a promise is broken.
+Measures times to redelivery, counts lost and repeated items under random kills, and shows whether leases are kept.
+
+Exit code 1 when a promise is broken.
 """
 
 from __future__ import annotations
@@ -29,16 +30,16 @@ from tests.support.servers import Server
 
 ROOT = Path(__file__).resolve().parent.parent
 DEATHS = ("SIGKILL", "SIGSEGV", "SIGABRT", "exit", "time limit", "host")
-LEASE = 5.0  # seconds; of the handlers that are watched, and where the whole consumer dies
-DEADLINE = 120.0  # seconds for anything that is waited for
-MOST = 1.0  # second, from the death of a child to the next delivery
+LEASE = 5.0  # seconds; for the measures of leases, and of the death of a whole consumer
+DEADLINE = 120.0  # seconds, for each wait
+MOST = 1.0  # seconds, at most, from the death of a child to the next delivery
 
 
 # -- handlers, run by srq_consume
 
 
 def say(*words: object) -> None:
-    # One write, so that the lines of several processes stay whole.
+    # A single write, so that lines of several processes stay whole.
     with Path(os.environ["SRQ_BENCH_LOG"]).open("a") as log:
         log.write(" ".join(map(str, (time.monotonic(), *words))) + "\n")
 
@@ -134,11 +135,11 @@ def children(process: subprocess.Popen[bytes]) -> list[int]:
     return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
 
 
-# -- measures; each returns whether the promise was kept
+# -- the measures; each returns whether the promise was kept
 
 
 def redelivery(server: Server, folder: Path, kills: int) -> bool:
-    """From the death of the process in mid-item to the next delivery."""
+    """The time from the death of a process in mid-item to the next delivery of the item."""
     kept = True
     print("time to redelivery (s)          kills  median     max  bound")
     for how in DEATHS[:-1]:
@@ -162,7 +163,7 @@ def _one_death(project: Project, how: str) -> float:
 
 
 def _loss_of_host(server: Server, folder: Path, kills: int) -> bool:
-    """All processes of a consumer die at once: another one is served when the lease ends."""
+    """All processes of a consumer die at once: another consumer gets the item when the lease ends."""
     times = []
     for _ in range(kills):
         project = Project(folder, server.url, "dying", MAX_CRASHES=None, LEASE=LEASE)
@@ -186,7 +187,7 @@ def _print_times(what: str, times: list[float], most: float) -> bool:
 
 
 def random_kills(server: Server, folder: Path, kills: int) -> bool:
-    """Four children under load, killed at random moments: nothing lost, and repeated only what was cut."""
+    """Kills four children at random moments under load: no item is lost, and only interrupted items are repeated."""
     project = Project(folder, server.url, "working", MAX_CRASHES=None, MAX_DELIVERIES=None, LEASE=60)
     chance, uids, killed = random.Random(1), [], 0
     with project.consumer("--processes", "4") as process:
@@ -208,12 +209,13 @@ def random_kills(server: Server, folder: Path, kills: int) -> bool:
         f"the end, {cut} cut and delivered again, audit: {findings or 'clean'}",
         flush=True,
     )
-    # Killed after its last word and before the supervisor could know: at most that is handled again.
+    # A child may die after it logged the end of an item and before the ledger says so; only such an item is handled
+    # again.
     return not lost and not findings and len(doubled) <= kills // 20 and cut <= kills
 
 
 def leases(server: Server, folder: Path, seconds: float) -> bool:
-    """A handler that sleeps, and one that holds the interpreter's lock, for much longer than their lease."""
+    """Handlers keep their leases: one sleeps, another holds the interpreter's lock, for much longer than LEASE."""
     kept = True
     for handler in ("sleeping", "spinning"):
         project = Project(folder, server.url, handler, LEASE=LEASE)
@@ -229,7 +231,7 @@ def leases(server: Server, folder: Path, seconds: float) -> bool:
 
 
 def idle(server: Server, folder: Path, seconds: float) -> bool:
-    """Commands that an idle consumer of one queue sends, by the server's count, whatever the number of threads."""
+    """The commands of an idle consumer of one queue, counted by the server: the number of threads does not matter."""
     kept = True
     for threads in ("1", "8"):
         project = Project(folder, server.url, "nothing")
@@ -244,14 +246,14 @@ def idle(server: Server, folder: Path, seconds: float) -> bool:
 
 
 def _calls(client: object) -> int:
-    """Commands that clients sent; those of scripts and our own INFO do not count."""
+    """The number of commands from clients; those of scripts and the INFO of this function do not count."""
     stats = client.info("commandstats")  # type: ignore[attr-defined]
     names = ("evalsha", "eval", "blpop", "rpush", "ping", "client|setinfo", "hello")
     return sum(stats.get(f"cmdstat_{name}", {}).get("calls", 0) for name in names)
 
 
 def drain(server: Server, folder: Path, items: int) -> bool:
-    """Items per second through the real command, handlers that do nothing, start included in neither."""
+    """Items per second through the real command, with handlers that do nothing; the consumer's start is not counted."""
     print("drain (items/s)    1 thread  4 threads")
     for processes in (1, 2, 4):
         rates = []

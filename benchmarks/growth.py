@@ -1,4 +1,4 @@
-"""Whether a put, a get and an ack cost more with many items in flight or waiting: in the server, and over the wire."""
+"""Whether put, get and ack cost more when many items are in flight or waiting: in the server, and over the wire."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from benchmarks.harness import PAYLOAD, Bench, Row, Target, alternate
 from django_srq import SafeRedisQueue
 
-AT_A_TIME = 20_000  # items put at once: they are all held in memory here meanwhile
-Costs = defaultdict[str, list[float]]  # by what was measured
+AT_A_TIME = 20_000  # items in one put_many; this process holds them all in memory
+Costs = defaultdict[str, list[float]]  # lists of times, by the name of the measure
 
 
 def measure(bench: Bench) -> Iterator[Row]:
@@ -46,12 +46,12 @@ def _compare(bench: Bench, queues: Mapping[int, SafeRedisQueue], state: str) -> 
 
 
 def _cycle(bench: Bench, queue: SafeRedisQueue, costs: Costs) -> float:
-    """Put some, get as many and ack them, so that afterwards there are as many as before."""
+    """Put some items, get and ack as many; the queue is as long afterwards as before."""
     calls = max(10, bench.sizes.calls // 5)
     taken = []
 
     def timed(operation: Callable[[], object]) -> tuple[float, float]:
-        """The time of one call (µs): in the server's script, and from here."""
+        """The time of one call (µs): in the server's script, and for the caller."""
         before, began = script_time(bench), time.perf_counter()
         for _ in range(calls):
             operation()
@@ -71,6 +71,6 @@ def _cycle(bench: Bench, queue: SafeRedisQueue, costs: Costs) -> float:
 
 
 def script_time(bench: Bench) -> tuple[int, float]:
-    """How many scripts the server ran, and the time (µs) that it took."""
+    """The number of scripts that the server ran, and their time (µs)."""
     stats = bench.control.info("commandstats")["cmdstat_evalsha"]
     return stats["calls"], stats["usec"]

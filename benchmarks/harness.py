@@ -1,4 +1,4 @@
-"""The frame of all measures: rows with their targets, contenders that take turns, and what a measure is given."""
+"""The frame of all measures: rows with targets, contenders that take turns, and the server and queues of a measure."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ PAYLOAD = b"x" * 100
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is measured."""
+    """How much a full run measures."""
 
     rounds: int = 9  # how often contenders take turns
     requests: int = 3  # of a page, per turn
     calls: int = 1000  # of one kind, per round
     counted: int = 200  # calls whose round trips are counted
     idle: float = 25  # seconds that an idle consumer is watched
-    hand_offs: int = 150  # per round, from a put to the handler
-    items: int = 100_000  # whose memory is measured
+    hand_offs: int = 150  # items handed from a put to a waiting handler, per round
+    items: int = 100_000  # to measure the memory with
     in_flight: Sequence[int] = (1000, 10_000, 100_000)  # items, from few to many
     waiting: Sequence[int] = (1000, 100_000, 1_000_000)
-    race: int = 20_000  # items of a drain, for the fast ones; others get as many as take them as long
+    race: int = 20_000  # items to drain; slow contenders get fewer, so that each takes about as long
     race_rounds: int = 3
-    starts: int = 5  # of a process, by each contender
+    starts: int = 5  # of each process, by each contender
 
 
 QUICK = Sizes(
@@ -41,7 +41,7 @@ QUICK = Sizes(
 
 @dataclass(frozen=True)
 class Target:
-    """The most or the least that a figure may be; ``timed``: too noisy to be judged with few samples."""
+    """The most or the least that a figure may be; ``timed``: it varies too much to be judged with few samples."""
 
     most: float | None = None
     timed: bool = True
@@ -56,7 +56,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Row:
-    """One measure: a value per round, and the same of what it is compared with, taken in the same rounds."""
+    """One measure: a value per round, and the values of its reference in the same rounds."""
 
     measure: str
     values: Sequence[float]
@@ -68,7 +68,7 @@ class Row:
 
     @property
     def figures(self) -> Sequence[float]:
-        """What the target is about, per round: the ratio, or without a reference the value."""
+        """The figures that the target judges, one per round: the ratio to the reference, else the value itself."""
         if not self.reference:
             return self.values
         pairs = zip(self.values, self.reference, strict=True)
@@ -80,14 +80,14 @@ class Row:
 
     @property
     def spread(self) -> tuple[float, float]:
-        """The quartiles of the figure."""
+        """The quartiles of the figures."""
         if len(self.figures) < 2:
             return self.figure, self.figure
         low, _, high = statistics.quantiles(self.figures, n=4, method="inclusive")
         return low, high
 
     def reached(self, sizes: Sizes) -> bool | None:
-        """None: there is no target, or it is not judged at these sizes."""
+        """Whether the target is reached; None: there is no target, or these sizes are too small to judge it."""
         if self.target is None or not self.values or (self.target.timed and sizes is QUICK):
             return None
         return self.target.reached(self.figure)
@@ -95,26 +95,26 @@ class Row:
 
 @dataclass
 class Bench:
-    """What a measure is given: a server of its own, how much to measure, and queues."""
+    """The surroundings of a measure: a server of its own, the sizes, and queues."""
 
     server: Server
     sizes: Sizes
-    control: redis.Redis = field(init=False)  # for looking at the server, never measured
+    control: redis.Redis = field(init=False)  # to look at the server; its calls are not measured
 
     def __post_init__(self) -> None:
         self.control = self.server.client(decode_responses=True)
 
     def queue(self, url: str = "") -> SafeRedisQueue:
-        """A new queue, over a connection of its own; its leases outlast any measure."""
+        """A new queue with connections of its own; its leases outlast any measure."""
         return SafeRedisQueue(name=uuid.uuid4().hex, url=url or self.server.url, autoclean_interval=3600)
 
     def clear(self) -> None:
-        """Empty the server, which is ours, and wait until its memory is free."""
+        """Empty the server, which belongs to the benchmark, and wait until its memory is free."""
         self.control.execute_command("FLUSHALL", "SYNC")
 
 
 def alternate(contenders: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Let each contender measure once a round; who begins changes each time. The first round is not counted."""
+    """Let each contender measure once a round; the first one changes each time. The first round is not counted."""
     names = list(contenders)
     values: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(rounds + 1):

@@ -1,4 +1,4 @@
-"""From a put to the handler: an item for a consumer in another process that waits for one."""
+"""The time from a put to the handler: an item for an idle consumer in another process."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.waiting import wait_for
 
 T = TypeVar("T")
 CONTENDERS = 2
-MANY = 200  # queues of one consumer
+MANY = 200  # queues of a single consumer
 
 
 def measure(bench: Bench) -> Iterator[Row]:
@@ -36,7 +36,7 @@ def measure(bench: Bench) -> Iterator[Row]:
         samples: dict[str, list[list[float]]] = {"queue": [], "bare": []}
 
         def one_round() -> float:
-            """One hand-off of each in turn: what slows the machine for a moment slows both."""
+            """One hand-off of each contender in turn: a moment in which the machine is slow hits all of them."""
             ours, bare = [], []
             for _ in range(bench.sizes.hand_offs):
                 ours.append(_hand_off(bench, lambda: queue.put(PAYLOAD), queue_times))
@@ -61,7 +61,7 @@ def measure(bench: Bench) -> Iterator[Row]:
 
 
 def _many_queues(bench: Bench) -> Row:
-    """Items that come alone, for a consumer that serves many queues."""
+    """Single items for an idle consumer of many queues."""
     queues = [bench.queue() for _ in range(MANY)]
     names = [queue.name for queue in queues]
     rounds = []
@@ -82,7 +82,7 @@ def _p99(samples: list[float]) -> float:
 
 
 def _hand_off(bench: Bench, put: Callable[[], object], times: Connection, *, idle: int = CONTENDERS) -> float:
-    """Seconds from the put to the consumer's hands."""
+    """Seconds from the put until the consumer has the item."""
     wait_for(lambda: bench.control.info("clients")["blocked_clients"] == idle, "idle consumers")
     began = time.monotonic()
     put()
@@ -107,7 +107,7 @@ def _consume_queue(url: str, name: str, times: Connection) -> None:
     queue = SafeRedisQueue(name=name, url=url)
     while True:
         item = queue.get()
-        times.send(time.monotonic())  # one clock for all processes of a machine
+        times.send(time.monotonic())  # all processes of a machine share this clock
         queue.ack(item)
 
 

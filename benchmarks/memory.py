@@ -42,7 +42,7 @@ def _grown(bench: Bench, work: Callable[[], None]) -> int:
 
 
 def used(bench: Bench) -> int:
-    """used_memory, without the buffers of whoever worked."""
+    """The server's used_memory, after the buffers of other connections are gone."""
     bench.control.client_kill_filter(_type="normal", skipme=True)
     wait_for(lambda: bench.control.info("clients")["connected_clients"] == 1, "the other connections to be closed")
     return bench.control.info("memory")["used_memory"]

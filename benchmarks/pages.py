@@ -1,4 +1,4 @@
-"""What the status view costs: each page with many items next to few, the overview, a server that is down."""
+"""The cost of the status view: each page with many items and with few, the overview, and servers that are down."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _browser() -> Any:
 
 
 def _growth(bench: Bench, browser: Any) -> Iterator[Row]:
-    """The time of a page is that of the whole request, and of the scripts in the server."""
+    """The time of a whole request for each page; it includes the time of the scripts in the server."""
     from django.test import override_settings
 
     sizes = {"few": FEW, "one-look": 10 * SEARCHED, "many": bench.sizes.waiting[-1]}
@@ -93,7 +93,7 @@ def _growth(bench: Bench, browser: Any) -> Iterator[Row]:
             return took / bench.sizes.requests * 1000
 
     for name, path in PAGES.items():
-        # A search looks at a thousand at most: it is compared with one among so many.
+        # A search looks at 1,000 items at most, so its reference has more than one look as well.
         few = "one-look" if name in SEARCHES else "few"
         taken = alternate({alias: partial(timed, alias, path) for alias in (few, "many")}, 2 * bench.sizes.rounds)
         what = f"page {name}, {sizes['many']:,} items"
@@ -101,7 +101,7 @@ def _growth(bench: Bench, browser: Any) -> Iterator[Row]:
 
 
 def _batches(bench: Bench) -> Iterator[Row]:
-    """One batch of each action, of a thousand items: what a request of a long operation waits for."""
+    """The time of one batch of 1,000 items, for each action: a long operation is a row of such requests."""
     from django.test import override_settings
 
     with override_settings(SRQ_QUEUES={"many": {"URL": bench.server.url}}):
@@ -124,7 +124,7 @@ def _batches(bench: Bench) -> Iterator[Row]:
 
 
 def _fill(bench: Bench, alias: str, n: int) -> None:
-    """n ready, and a tenth of it dead, delayed and in flight each; these laid out as the scripts do, only faster."""
+    """Add n ready items, and a tenth of that dead, delayed and in flight each; written directly, which is faster."""
     from django_srq import queues
 
     queue, client = queues[alias], bench.server.client()
@@ -148,7 +148,7 @@ def _fill(bench: Bench, alias: str, n: int) -> None:
 
 
 def _overview(bench: Bench, browser: Any) -> Iterator[Row]:
-    """Of twenty queues: what goes over the wire, the database's queries, and the page's size."""
+    """The overview of twenty queues: its round trips, its database queries, and the page's size."""
     from django.db import connection
     from django.test import override_settings
     from django.test.utils import CaptureQueriesContext
@@ -184,7 +184,7 @@ def _weight() -> Row:
 
 
 def _down(browser: Any) -> Row:
-    """A server that does not answer, and one that refuses: the page is there all the same."""
+    """The time of the overview with a server that does not answer and one that refuses connections."""
     import socket
 
     from django.test import override_settings
@@ -196,7 +196,7 @@ def _down(browser: Any) -> Row:
             "silent": {"URL": f"redis://127.0.0.1:{hole.getsockname()[1]}"},
             "refusing": {"URL": f"redis://127.0.0.1:{dead_port}"},
         }
-        with override_settings(SRQ_QUEUES=configured, SRQ_ADMIN={}):  # with the time limit that the view has by itself
+        with override_settings(SRQ_QUEUES=configured, SRQ_ADMIN={}):  # no TIMEOUT: the view's default applies
             began = time.perf_counter()
             response = browser.get(URL)
             took = time.perf_counter() - began

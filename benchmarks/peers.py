@@ -1,4 +1,4 @@
-"""The peers: what each needs, and how its documentation says to run it at its best, in an environment of its own."""
+"""The peers: their requirements, and the fastest way to run each by its documentation, in an environment of its own."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from functools import cache
 from pathlib import Path
 
 HERE = Path(__file__).parent
-APPS = HERE / "apps"  # what runs in the peers' environments: for each a module with its handlers and puts
+APPS = HERE / "apps"  # a module for each peer, with its handlers and puts, that runs in the peer's environment
 VENVS = HERE / ".venvs"
 PATIENCE = 600  # seconds for an installation
 
 
 class Absent(Exception):
-    """Why something cannot be measured."""
+    """Raised, with the reason, when a contender cannot be measured."""
 
 
 @dataclass(frozen=True)
 class Contender:
-    """Something with a worker command. ``command`` is for one process, or has {n} for the number of processes."""
+    """A queue with a worker command. ``command`` starts one process, or has {n} for the number of processes."""
 
     name: str
     app: str
     command: Sequence[str]
-    several: Sequence[str] = ()  # the command for several processes; empty: as many times the other one
+    several: Sequence[str] = ()  # the command for several processes; empty: ``command`` is started several times
     requirements: Sequence[str] = ()  # empty: this project's own environment
-    pace: int = 20_000  # items that are enough for a drain of some seconds
-    loses: bool = False  # whether a crash loses what is in hand
-    holding: Sequence[str] = ()  # options of the command with which {n} items are in flight in one process
-    alone: str = ""  # why there never are so many
+    pace: int = 20_000  # items that it drains in some seconds
+    loses: bool = False  # whether a crash loses the items in hand
+    holding: Sequence[str] = ()  # options of the command that keep {n} items in flight in one process
+    alone: str = ""  # the reason why it never has many items in flight
     python_from: tuple[int, int] = (3, 11)
 
     @property
@@ -43,7 +43,7 @@ class Contender:
         return str(_environment(tuple(self.requirements), self.python_from) / "python")
 
     def commands(self, processes: int, url: str, holding: int = 0) -> list[list[str]]:
-        """The commands to start so many worker processes; holding: how many items are to be in flight in the one."""
+        """The commands that start so many worker processes; holding: the items that the first keeps in flight."""
         template, times = (self.command, processes) if processes == 1 or not self.several else (self.several, 1)
         folder = Path(self.python).parent
         filled = [part.format(n=processes, url=url) for part in template]
@@ -156,7 +156,7 @@ PEERS = (
 
 @cache
 def _environment(requirements: tuple[str, ...], python_from: tuple[int, int]) -> Path:
-    """The folder of programs of an environment with these requirements, made when it is first asked for."""
+    """The folder with the programs of an environment with these requirements; made on the first use."""
     python = _python(python_from)
     text = "\n".join((python, *requirements))
     folder = VENVS / f"{requirements[0].split('==')[0].split('[')[0]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
@@ -181,7 +181,7 @@ def _run(*command: str) -> str:
 
 
 def _python(version: tuple[int, int]) -> str:
-    """A Python of that version or newer: this one, else one on the path."""
+    """A Python of that version or newer: the running one, else one on the path."""
     if sys.version_info[:2] >= version:
         return sys.executable
     for minor in range(14, version[1] - 1, -1):

@@ -1,4 +1,4 @@
-"""The same work by us and by the peers: each through its own API and its own worker command, taking turns."""
+"""The same work by django-srq and by its peers: each with its own API and its own worker command, in turns."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from benchmarks.peers import APPS, OURS, PEERS, Absent, Contender
 from tests.support.project import kill_session
 from tests.support.waiting import wait_for
 
-FIRST, LAST = 0.3, 0.95  # of a drain: between these all processes are at work, whenever they were up
+FIRST, LAST = 0.3, 0.95  # parts of a drain: between them all processes are at work, however long their starts took
 PATIENCE = 300  # seconds for one drain
-HELD = 1000  # items in flight; the most that we claim at one time
+HELD = 1000  # items in flight; the most that django-srq claims at one time
 
 
 @dataclass(frozen=True)
 class Race:
-    """Figures by contender, one a round; and why some are absent."""
+    """The figures of each contender, one a round, and the reasons why others are absent."""
 
     figures: Mapping[str, list[float]]
     absent: Mapping[str, str]
@@ -60,7 +60,7 @@ def _absent(absent: Mapping[str, str]) -> Iterator[Row]:
         yield Row(name, [], "", note=reason)
 
 
-# -- what is measured
+# -- the measures
 
 
 def _puts(bench: Bench, field: Sequence[Contender], verb: str, what: str, target: Target | None) -> Iterator[Row]:
@@ -103,7 +103,7 @@ def _drains(bench: Bench, field: Sequence[Contender], processes: int, target: Ta
 
 
 def _our_ways() -> Iterator[Contender]:
-    """The other ways to run our own worker, and what bounds two of them."""
+    """django-srq with other options, and two loops of bare scripts, which bound what any worker of it can reach."""
     for options in ("--threads 4", "--prefetch 1", "--threads 4 --prefetch 1", "--prefetch 10", "--prefetch 100"):
         yield replace(OURS, name=f"{OURS.name} {options}", command=(*OURS.command, *options.split()))
     for ahead in (10, 100):
@@ -157,12 +157,12 @@ def _idle(bench: Bench, field: Sequence[Contender]) -> Iterator[Row]:
 
     def round_trips(contender: Contender) -> float:
         with _worker(bench, contender, 1) as worker:
-            time.sleep(5)  # it is up by then, and has found nothing
+            time.sleep(5)  # until then it has started, and has found the queue empty
             before = _commands(bench)
             time.sleep(bench.sizes.idle)
             after = _commands(bench)
-            worker.lines()  # it must still be there
-        # Our own looking is one of each.
+            worker.lines()  # fails if the worker has ended
+        # This function's own INFO is one of each.
         commands[contender.name] = [(after[1] - before[1] - 1) / bench.sizes.idle]
         return (after[0] - before[0] - 1) / bench.sizes.idle
 
@@ -191,7 +191,7 @@ def _memory_in_flight(bench: Bench, field: Sequence[Contender]) -> Iterator[Row]
     more: dict[str, list[float]] = {}
 
     def grown(contender: Contender) -> float:
-        # One item has with it all that does not grow with their number: the worker's own keys, and scripts.
+        # The run with one item has all that does not grow with the items: the worker's own keys, and the scripts.
         one, many = (_hold(bench, contender, n) for n in (1, HELD))
         queued, in_flight = ((late - early) / (HELD - 1) for early, late in zip(one, many, strict=True))
         more[contender.name] = [in_flight - queued]
@@ -206,12 +206,14 @@ def _memory_in_flight(bench: Bench, field: Sequence[Contender]) -> Iterator[Row]
 
 
 def _hold(bench: Bench, contender: Contender, n: int) -> tuple[int, int]:
-    """The server's memory with so many items queued, and then in flight.
+    """The server's memory with so many items queued, and then with as many in flight.
 
-    The worker is killed before that is read, and its buffers are gone; what is in flight stays, as after any crash.
+    The worker is killed before the second reading, so its buffers are gone; its items stay in flight, as after any
+    crash.
     """
     bench.clear()
-    # What the server keeps of each script, and of each kind of command, is then new with one item and with many.
+    # Without this, the server would already know the scripts and the kinds of commands, and only the first run would
+    # pay.
     bench.control.script_flush("SYNC")
     bench.control.config_resetstat()
     _drive(bench, contender, "put_many", n)
@@ -219,7 +221,7 @@ def _hold(bench: Bench, contender: Contender, n: int) -> tuple[int, int]:
     with _worker(bench, contender, 1, holding=HELD) as worker:
 
         def all_there() -> bool:
-            worker.lines()  # or it has ended
+            worker.lines()  # fails if the worker has ended
             return _drive(bench, contender, "in_flight", n)["found"] >= n
 
         wait_for(all_there, f"{n} items of {contender.name} in flight", seconds=60)
@@ -232,12 +234,12 @@ def _hold(bench: Bench, contender: Contender, n: int) -> tuple[int, int]:
 
 
 def _once(bench: Bench, field: Sequence[Contender], figure: Callable[[Contender], float]) -> Race:
-    """What does not depend on how busy the machine is."""
+    """Measure each contender once; for figures that do not depend on the load of the machine."""
     return _take_turns(replace(bench, sizes=replace(bench.sizes, race_rounds=1)), field, figure)
 
 
 def _take_turns(bench: Bench, field: Sequence[Contender], figure: Callable[[Contender], float]) -> Race:
-    """A figure of each in every round; who begins changes. Each is a new process: none warms up. Who fails is out."""
+    """Measure each contender in every round, with new processes and in turns. A contender that fails is left out."""
     figures: dict[str, list[float]] = {contender.name: [] for contender in field}
     absent: dict[str, str] = {}
     for turn in range(bench.sizes.race_rounds):
@@ -269,7 +271,7 @@ def _rows(
 
 
 def _best_peer(race: Race, best: Callable[[Sequence[float]], float] = max) -> str:
-    """Its name; none: "" when no peer is there."""
+    """The name of the best peer; "" when there is none."""
     peers = {name: values for name, values in race.figures.items() if not name.startswith(OURS.name)}
     ranked = {statistics.median(values): name for name, values in peers.items()}
     return ranked[best(list(ranked))] if ranked else ""
@@ -303,12 +305,12 @@ def _drive(bench: Bench, contender: Contender, verb: str, n: int) -> dict[str, f
 class Worker:
     """A running worker command."""
 
-    marks: Path  # where its handlers leave their marks
+    marks: Path  # the file that its handlers write
     log: Path
     processes: list[subprocess.Popen[bytes]]
 
     def lines(self) -> list[str]:
-        """The marks so far; an AssertionError when nobody is left to make more."""
+        """The lines that the handlers wrote so far; AssertionError when the worker has ended."""
         if all(process.poll() is not None for process in self.processes):
             said = self.log.read_text(errors="replace").strip().splitlines() or ["?"]
             raise AssertionError(f"the worker ended: {said[-1]}")
@@ -326,7 +328,7 @@ def _worker(
         worker = Worker(Path(folder) / "marks", Path(folder) / "log", [])
         log = stack.enter_context(worker.log.open("w"))
         environment = _environment(bench, BENCH_MARKS=str(worker.marks), BENCH_AT=" ".join(map(str, at)))
-        if holding:  # dramatiq has no option for it
+        if holding:  # dramatiq has no option for it, but this variable
             environment |= {"BENCH_HOLDING": str(holding), "dramatiq_queue_prefetch": str(holding)}
         for command in contender.commands(processes, bench.server.url, holding):
             process = subprocess.Popen(
@@ -338,15 +340,16 @@ def _worker(
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a worker and its children, which are of its session."""
+    """End a worker and its children, which are in its session."""
     kill_session(process)
 
 
 def _drain(bench: Bench, contender: Contender, processes: int, n: int) -> tuple[float, float, float, float]:
-    """Items per second, and per item: round trips, commands and the worker's CPU (µs).
+    """Items per second, and per item: round trips, commands and the worker's CPU time (µs).
 
-    The last three are read from outside, when the first and the last of the marked items are seen. A look that comes so
-    late that half of the items between them are handled says nothing: then twice as many are drained.
+    The last three are read from outside, when the first and the last marked item have been handled. If the first
+    reading comes so late that half of the items between them are handled, it is worthless: then twice as many are
+    drained.
     """
     bench.clear()
     _drive(bench, contender, "put_many", n)
@@ -372,20 +375,20 @@ def _wait_for_item(worker: Worker, number: int) -> None:
 
 
 def _commands(bench: Bench) -> tuple[int, int]:
-    """How often the server read from its clients, which is once a round trip, and how many commands it carried out."""
+    """How often the server read from its clients (once per round trip), and how many commands it carried out."""
     stats = bench.control.info("stats")
     return stats["total_reads_processed"], stats["total_commands_processed"]
 
 
 def _cpu() -> float:
-    """Seconds of CPU of the workers: all that descends from us and is not of our session."""
+    """Seconds of CPU time of the workers: all descendants of this process, except the server."""
     ticks = os.sysconf("SC_CLK_TCK")
     mine, total = os.getpid(), 0.0
     parents, spent = {}, {}
     for entry in Path("/proc").glob("[0-9]*/stat"):
         try:
             pid, fields = int(entry.parent.name), entry.read_text().rpartition(")")[2].split()
-        except OSError:  # it has just ended
+        except OSError:  # the process has just ended
             continue
         parents[pid], spent[pid] = int(fields[1]), (int(fields[11]) + int(fields[12])) / ticks
     for pid in parents:

@@ -1,4 +1,4 @@
-"""Rows as a table for people and as JSON."""
+"""Prints rows as a table and writes them as JSON."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _REACHED = {True: "yes", False: "NO", None: ""}
 
 
 def conditions(bench: Bench) -> dict[str, str]:
-    """What the figures depend on."""
+    """The versions and the machine that the figures depend on."""
     info = bench.control.info("server")
     return {
         "server": f"{info.get('server_name', 'redis')} {info.get('valkey_version') or info['redis_version']}",
@@ -33,7 +33,7 @@ def conditions(bench: Bench) -> dict[str, str]:
 
 
 def table(rows: Sequence[Row], sizes: Sizes) -> str:
-    """One line per row; ratio and target are of the value itself where there is nothing to compare with."""
+    """A line for each row; without a reference, the target judges the value itself."""
     lines = [HEADINGS, *(_cells(row, sizes) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     lines.insert(1, tuple("-" * width for width in widths))

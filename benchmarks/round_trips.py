@@ -1,4 +1,4 @@
-"""Round trips per operation, and those of an idle consumer; counted on the wire."""
+"""Round trips per operation, and those of an idle consumer, counted between client and server."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def measure(bench: Bench) -> Iterator[Row]:
     meter = Meter(bench.server.port)
     queue = bench.queue(meter.url)
     queue.put(PAYLOAD)
-    queue.ack(queue.get(-1))  # opens the connection, teaches the server the scripts
+    queue.ack(queue.get(-1))  # opens the connection, and loads the scripts into the server
     yield from _operations(queue, meter, bench.sizes.counted)
     yield _fused(queue, meter, bench.sizes.counted)
     yield _idle(bench, meter, bench.sizes.idle)
@@ -41,9 +41,9 @@ def _operations(queue: SafeRedisQueue, meter: Meter, n: int) -> Iterator[Row]:
 
 
 def _fused(queue: SafeRedisQueue, meter: Meter, n: int) -> Row:
-    """What one more item costs a consumer that claims one at a time, as it does with all that is not very short.
+    """The round trips that an item adds for a consumer that claims single items, as it does unless they are very short.
 
-    The difference leaves out its beginning and its end.
+    Two runs are subtracted, so that their beginning and their end do not count.
     """
     one_by_one = ConsumerOptions(burst=True, prefetch=1)
 
@@ -54,7 +54,7 @@ def _fused(queue: SafeRedisQueue, meter: Meter, n: int) -> Row:
         return meter.round_trips - before
 
     drain(1)
-    # The median: the thread that renews the leases may open a connection of its own at any time.
+    # The median, because the thread that renews the leases may open a connection at any time.
     return Row("ack + get of a consumer", [(drain(2 * n) - drain(n)) / n for _ in range(5)], "round trips", target=ONE)
 
 

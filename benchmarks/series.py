@@ -1,4 +1,4 @@
-"""What the time series behind the charts costs put, get and ack: time in the server, next to counting only."""
+"""The cost of the time series behind the charts for put, get and ack: server time, beside that of plain counters."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from django_srq.operations import scripts
 from django_srq.operations.scripts import Script
 
 OPERATIONS = ("put", "get", "ack")
-# The same words as in lua/shared/series.lua, without series: a counter is a field of stats, written at once.
+# The functions of lua/shared/series.lua, without series: a counter is a field of stats, written at once.
 _COUNTERS = """
 local function count(counter, by)
   redis.call('HINCRBY', stats, counter, by or 1)
@@ -49,7 +49,7 @@ def measure(bench: Bench) -> Iterator[Row]:
 
 def _cycle(bench: Bench, queue: SafeRedisQueue, calls: int, costs: dict[str, list[float]]) -> float:
     def timed(operation: Callable[[], object]) -> float:
-        operation()  # a script that the server has not seen yet is not sent by EVALSHA
+        operation()  # the first call of a script loads it
         before = script_time(bench)
         for _ in range(calls):
             operation()
@@ -64,7 +64,7 @@ def _cycle(bench: Bench, queue: SafeRedisQueue, calls: int, costs: dict[str, lis
 
 
 def _without_series(name: str) -> Script:
-    """A script of which only the part that counts is another."""
+    """The script with its part that counts exchanged."""
     shared = scripts._shared
     with patch.object(scripts, "_shared", lambda part: _COUNTERS if part == "series" else shared(part)):
         script: Script = Script.named.__wrapped__(name)  # type: ignore[attr-defined]

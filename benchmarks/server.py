@@ -1,4 +1,4 @@
-"""The server that is measured, and a relay in front of it that counts round trips."""
+"""The server under measurement, and a relay in front of it that counts round trips."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from tests.support.servers import Server
 
 @contextmanager
 def pinned_server() -> Iterator[Server]:
-    """A throw-away server with a core to itself, where the system can pin and has more than one."""
+    """A throw-away server with a core to itself, if the system can pin processes and has more than one core."""
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else []
     if len(cores) > 1:
-        os.sched_setaffinity(0, cores[-1:])  # inherited by the server
+        os.sched_setaffinity(0, cores[-1:])  # the server inherits this
     server = Server()
     if len(cores) > 1:
         os.sched_setaffinity(0, cores[:-1])
@@ -30,7 +30,7 @@ def pinned_server() -> Iterator[Server]:
 
 
 class Meter:
-    """Relays connections to a server and counts the round trips: what was sent together, until the reply came."""
+    """Relays connections to a server and counts round trips: all that is sent until the reply comes is one."""
 
     def __init__(self, port: int) -> None:
         self.round_trips = 0

@@ -1,4 +1,4 @@
-"""What many queues cost at the start of a process, in processor time: ``manage.py check``, and ``srq_consume``."""
+"""The processor time that many queues cost when a process starts: ``manage.py check``, and ``srq_consume``."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def _starting(bench: Bench, folder: Path, number: int, command: list[str]) -> Ca
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{folder}", "DJANGO_SETTINGS_MODULE": module}
 
     def start() -> float:
-        """Milliseconds of processor time of the command and its children."""
-        queue.put(b"1")  # for commands that handle one
+        """The milliseconds of processor time of the command and its children."""
+        queue.put(b"1")  # for the command that handles an item
         before = _cpu()
         subprocess.run([sys.executable, "-m", "django", *command], env=environment, check=True, capture_output=True)
         return (_cpu() - before) * 1000

@@ -1,4 +1,4 @@
-"""Calls per second, one after the other over one connection, next to PING through redis-py and to the bare bytes."""
+"""Calls per second, sequentially over one connection, beside PING through redis-py and beside the bare bytes."""
 
 from __future__ import annotations
 
@@ -45,18 +45,18 @@ def measure(bench: Bench) -> Iterator[Row]:
         return rate(lambda: queue.put_many([PAYLOAD] * n))
 
     def consume() -> float:
-        """Drains what put_many put: ack and claim in one round trip."""
+        """Drain the items of put_many: the ack and the next claim share a round trip."""
         return rate(InProcessConsumer([Subscription(queue, lambda item: None)], burst=True).run)
 
     def bare_puts() -> float:
-        """The bytes of the puts, packed before, and their replies, parsed after."""
+        """Send the bytes of the puts, packed beforehand; the replies are parsed afterwards."""
         keys = bench.queue().keys
         calls = [operations.put(keys, [Put(new_uid(), PAYLOAD, b"")], own=False) for _ in range(n)]
         packed = [call.pack(b"bare", next(SEQUENCE)) for call in calls]
         return rate(lambda: [_exchange(socket_, command) for command in packed])
 
     def bare_batches() -> float:
-        """As many, in variadic commands in MULTI."""
+        """As many items in variadic commands within MULTI."""
         name = uuid.uuid4().hex
         return rate(lambda: [_put_bare(client, name, min(BATCH, n - start)) for start in range(0, n, BATCH)])
 
@@ -94,7 +94,7 @@ def measure(bench: Bench) -> Iterator[Row]:
 
 
 def _exchange(socket_: socket.socket, command: bytes) -> Any:
-    """The least that a round trip costs in Python: no parser is quicker than none, and these replies end so."""
+    """The least that a round trip costs in Python: it parses nothing, because these replies all have the same end."""
     socket_.sendall(command)
     reply = socket_.recv(65536)
     while not reply.endswith(b"\r\n"):

@@ -54,7 +54,7 @@ def demonstrate(cleanup: ExitStack) -> int:
     say(f"Putting {len(PRODUCTS)} orders through the shop's view, into an embedded Valkey server (no Redis needed).")
     for product in PRODUCTS:
         Client().post("/", {"product": product, "quantity": 1})
-    print(f"  {len(orders)} ready. The third takes very long: its consumer will not live to see the end of it.")
+    print(f"  {len(orders)} ready. The third takes very long, and its consumer will be killed before it is done.")
 
     say("Starting a consumer: manage.py srq_consume orders")
     slow = Path(os.environ["SHOP_DATA"], "slow.pid")  # written by the handler of the slow order
@@ -62,19 +62,19 @@ def demonstrate(cleanup: ExitStack) -> int:
     wait_for(lambda: slow.exists() and bool(slow.read_text()), "the slow order in hand", first)
     print(f"  {Order.objects.exclude(handled_at=None).count()} orders handled, and the slow one is in hand.")
 
-    say("Killing the consumer with SIGKILL, all its processes, in the middle of the slow order: no last word.")
+    say("Killing all processes of the consumer with SIGKILL, in the middle of the slow order: none can clean up.")
     kill(first, int(slow.read_text()))
     slow.unlink()
     killed = time.monotonic()
     print(f"  Left in the queue: {counted(orders.counts())}.")
 
-    say("Starting another consumer. It takes what is ready, and the slow order as soon as the dead one's lease ends:")
+    say("Starting another consumer. It takes the ready orders, and the slow one when the killed consumer's lease ends:")
     print(f"  LEASE is {LEASE} s here, to keep this short; the default is 15 s.")
     second = consumer(cleanup)
     wait_for(lambda: slow.exists() and bool(slow.read_text()), "the second delivery", second)
     redelivered = time.monotonic() - killed
 
-    say("Killing only the process that handles it, in the middle again: its supervisor gives it back at once.")
+    say("Killing only the process with the slow order, again in the middle: its supervisor gives it back at once.")
     os.kill(int(slow.read_text()), signal.SIGKILL)
     killed = time.monotonic()
     wait_for(lambda: Order.objects.filter(product=SLOW, deliveries=3).exists(), "the third delivery", second)
@@ -87,7 +87,7 @@ def demonstrate(cleanup: ExitStack) -> int:
         note = again if order.product == SLOW else ""
         print(f"     {order.product:16} deliveries: {order.deliveries}{note}")
 
-    say("What manage.py srq_status says (CONSUMERS counts the killed one too, until it was not heard of for 15 s):")
+    say("Output of manage.py srq_status (CONSUMERS counts the killed one too, until 15 s after its last sign of life):")
     call_command("srq_status", stdout=sys.stdout)
     second.terminate()
     return verdict(second.wait(left()), orders.audit())
@@ -117,7 +117,7 @@ def consumer(cleanup: ExitStack) -> subprocess.Popen[bytes]:
 
 def kill(process: subprocess.Popen[bytes], *children: int) -> None:
     """Kill a consumer and its child processes at once, as the loss of a host does."""
-    for number in (signal.SIGSTOP, signal.SIGKILL):  # stopped first, so that none notices that another one died
+    for number in (signal.SIGSTOP, signal.SIGKILL):  # stopped first, so that none notices another's death
         for pid in (process.pid, *children):
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
@@ -128,7 +128,7 @@ def wait_for(condition: Callable[[], bool], what: str, process: subprocess.Popen
     while not condition():
         if process.poll() is not None or left() < 0:
             log = Path(os.environ["SHOP_DATA"], "consumer.log").read_text()
-            raise SystemExit(f"Waited in vain for {what}. What the consumers said:\n{log}")
+            raise SystemExit(f"Waited in vain for {what}. Output of the consumers:\n{log}")
         time.sleep(0.02)
 
 

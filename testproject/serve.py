@@ -29,12 +29,12 @@ def main() -> int:
     print(f"Shop:  http://{ADDRESS}/\nAdmin: http://{ADDRESS}/admin/  (user admin, password admin)\nCtrl-C ends both.")
     sys.stdout.flush()
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # also when the shell ignores it, as for a job with &
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for jobs started with &
     processes = [start("srq_consume"), start("runserver", "--noreload", "--verbosity", "0", ADDRESS)]
     try:
         while all(process.poll() is None for process in processes):
             time.sleep(0.2)
-        print("One of the two ended by itself; see above.", file=sys.stderr)
+        print("The web server or the consumer ended by itself; see above.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 0
@@ -50,7 +50,7 @@ def main() -> int:
 
 
 def start(*arguments: str) -> subprocess.Popen[bytes]:
-    # In its own process group, which Ctrl-C does not reach: it gets one SIGINT from us, and finishes the item in hand.
+    # In a process group of its own, it does not get Ctrl-C; main sends one SIGINT, and the item in hand is finished.
     return subprocess.Popen([sys.executable, HERE / "manage.py", *arguments], process_group=0)
 
 

@@ -29,7 +29,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # Started in the background by a shell; the commands under test would inherit that, and ignore Ctrl-C.
+    # A shell started the tests in the background; the commands under test would inherit this, and ignore Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # started by nohup
@@ -49,7 +49,7 @@ def pytest_xdist_make_scheduler(config, log):
 def server_url() -> Iterator[str]:
     """The URL of the server under test."""
     if url := os.environ.get("SRQ_TEST_URL"):
-        client_from_url(url).ping()  # a missing server is a failure, not a skip
+        client_from_url(url).ping()  # a missing server fails the tests; they are not skipped
         yield url
         return
     server = Server()
@@ -66,7 +66,7 @@ def dead_port() -> Iterator[int]:
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    """A server of the test's own, which it may stop, fill or lock."""
+    """A server for one test, which may stop, fill or lock it."""
     server = Server()
     yield server
     server.close()
@@ -74,7 +74,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def at() -> Iterator[MakeQueue]:
-    """Makes queues named orders at a URL, each with connections of its own; options: of the client."""
+    """Makes queues named orders at a URL, each with its own connections; the options are those of the client."""
     links = []
 
     def make(url: str, timeout: float = PATIENT, **options: object) -> SafeRedisQueue:
@@ -88,7 +88,7 @@ def at() -> Iterator[MakeQueue]:
 
 @pytest.fixture(scope="session")
 def client(server_url: str) -> Iterator[redis.Redis]:
-    """A bare client, for looking behind the curtain."""
+    """A bare client, to look at the keys themselves."""
     with client_from_url(server_url) as client:
         yield client
 
@@ -102,7 +102,7 @@ def link(server_url: str) -> Iterator[Link]:
 
 @pytest.fixture
 def prefix(client: redis.Redis) -> Iterator[str]:
-    """A name that no other test has; whatever keys start with it are deleted afterwards."""
+    """A name that no other test has; all keys that start with it are deleted afterwards."""
     name = f"test-{uuid.uuid4().hex[:12]}"
     yield name
     for pattern in (f"srq:{name}*", f"srq:{{{name}*"):

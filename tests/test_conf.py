@@ -80,7 +80,7 @@ def problems_of(queue: object = None, **settings: object) -> list[str]:
         ({"URL": URL, "SERIALIZER": "tests.settings.USE_TZ"}, r"E009 .*has no dumps and loads"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_told_on_check_and_on_use(queue, expected):
+def test_an_invalid_queue_is_reported_by_the_check_and_on_use(queue, expected):
     (found,) = problems_of(queue)
     assert re.search(expected, found)
     assert found.startswith("django_srq.")
@@ -89,12 +89,12 @@ def test_what_is_wrong_is_told_on_check_and_on_use(queue, expected):
 
 
 @pytest.mark.parametrize("name", ["SRQ_QUEUES", "SRQ_DEFAULTS", "SRQ_ADMIN"])
-def test_settings_that_are_no_dicts(name):
+def test_settings_that_are_not_dicts(name):
     (found,) = problems_of(**{"SRQ_QUEUES": {}, name: ["x"]})
     assert f"E001 {name} must be a dict" in found
 
 
-def test_unknown_option_of_the_view():
+def test_an_unknown_option_of_the_status_view():
     (found,) = problems_of(SRQ_ADMIN={"TIMEOOT": 1})
     assert re.search("E002 SRQ_ADMIN .*Did you mean 'TIMEOUT'", found)
 
@@ -110,14 +110,14 @@ def test_unknown_option_of_the_view():
         ("tests.nowhere.allows", "cannot be imported"),
     ],
 )
-def test_functions_of_the_view(option, path, says):
+def test_invalid_functions_of_the_status_view(option, path, says):
     (found,) = problems_of(SRQ_ADMIN={option: path})
     assert re.search(rf"E010 SRQ_ADMIN\['{option}'\]: .*{says}", found)
 
 
 @pytest.mark.parametrize("path", ["tests.nowhere.handle", f"{LEAVING}.handle"])
 def test_a_handler_that_cannot_be_imported_stops_no_other_command(path, capsys):
-    """A web process may lack what only the handlers need."""
+    """A web process may lack modules that only the handlers need."""
     with override_settings(SRQ_QUEUES={"orders": {"URL": URL, "HANDLER": path}}):
         (found,) = checks.run_checks(tags=["django_srq"])
         call_command("check")
@@ -125,34 +125,34 @@ def test_a_handler_that_cannot_be_imported_stops_no_other_command(path, capsys):
     assert "SRQ_QUEUES['orders']['HANDLER']" in capsys.readouterr().err
 
 
-def test_a_default_that_is_wrong_is_told():
+def test_an_invalid_default_is_reported():
     (found,) = problems_of({"URL": URL}, SRQ_DEFAULTS={"LEASE": -1})
     assert "E003 SRQ_DEFAULTS['LEASE']" in found
 
 
-def test_prefix_in_the_defaults_needs_the_alias():
+def test_the_prefix_in_the_defaults_needs_the_alias():
     (found,) = problems_of({"URL": URL}, SRQ_DEFAULTS={"PREFIX": "shop"})
     assert "E006 SRQ_DEFAULTS['PREFIX'] must contain '{alias}'" in found
 
 
 @pytest.mark.parametrize("other", [URL, "redis://localhost:1", "valkey://127.0.0.1:1/0", "redis://user:pw@127.0.0.1:1"])
-def test_two_aliases_on_one_place(other):
+def test_two_aliases_with_the_same_keys_are_refused(other):
     (found,) = problems_of(SRQ_QUEUES={"a": {"URL": URL, "PREFIX": "x"}, "b": {"URL": other, "PREFIX": "x"}})
     assert "E007 SRQ_QUEUES['b'] and SRQ_QUEUES['a'] have the same server and PREFIX" in found
 
 
-def test_two_aliases_on_one_server_with_their_own_prefix():
+def test_two_aliases_of_one_server_with_their_own_prefixes():
     assert problems_of(SRQ_QUEUES={"a": {"URL": URL}, "b": {"URL": URL}}) == []
 
 
-def test_a_cache_in_the_queue_s_database():
+def test_a_cache_in_the_database_of_a_queue_is_reported():
     cache = {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": "redis://localhost:1/0"}
     (found,) = problems_of({"URL": URL}, CACHES={"default": cache})
     assert "W001 SRQ_QUEUES['orders'] is in the same database as CACHES['default']" in found
     assert problems_of({"URL": URL[:-1] + "1"}, CACHES={"default": cache}) == []
 
 
-def test_a_cache_alias_that_is_there_for_the_queue():
+def test_a_cache_alias_made_for_the_queue_is_accepted():
     cache = {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": "redis://localhost:1/0"}
     assert problems_of({"CACHE": "queues"}, CACHES={"queues": cache}) == []
     (found,) = problems_of({"CACHE": "queues"}, CACHES={"queues": cache, "sessions": cache})
@@ -162,7 +162,7 @@ def test_a_cache_alias_that_is_there_for_the_queue():
 
 
 def deployed(queue: dict[str, object], **caches: str) -> list[str]:
-    """What ``check --deploy`` has to say besides; caches: alias to LOCATION."""
+    """The additional messages of ``check --deploy``; caches: alias to LOCATION."""
     backend = "django_redis.cache.RedisCache"
     made = {alias: {"BACKEND": backend, "LOCATION": location} for alias, location in caches.items()}
     with override_settings(SRQ_QUEUES={"orders": queue}, CACHES=made):
@@ -174,7 +174,7 @@ def deployed(queue: dict[str, object], **caches: str) -> list[str]:
 
 
 @pytest.mark.parametrize("location", ["redis://localhost:1/5", "valkey://127.0.0.1:1", "redis://x:y@localhost:1/0"])
-def test_a_cache_on_the_queue_s_server_is_told_before_a_deployment(location):
+def test_the_deployment_check_reports_a_cache_on_the_server_of_a_queue(location):
     (found,) = deployed({"URL": URL}, default=location)
     assert "W004" in found
     assert "SRQ_QUEUES['orders'] is on the same server as CACHES['default']" in found
@@ -182,11 +182,11 @@ def test_a_cache_on_the_queue_s_server_is_told_before_a_deployment(location):
 
 
 @pytest.mark.parametrize("queue", [{"URL": "redis://127.0.0.1:2"}, {"CACHE": "queues"}, {"URL": "unix:///run/a"}])
-def test_a_cache_on_another_server_is_not(queue):
+def test_the_deployment_check_accepts_a_cache_on_another_server(queue):
     assert deployed(queue, default="redis://localhost:1/0", queues="redis://localhost:3/0") == []
 
 
-def test_an_embedded_server_is_told_before_a_deployment():
+def test_the_deployment_check_reports_an_embedded_server():
     (found,) = deployed({"URL": "embedded://"}, default="redis://localhost:1/0")
     assert "W005" in found
     assert "on an embedded server" in found
@@ -206,7 +206,7 @@ def test_no_secret_in_any_message():
         assert "secret" not in str(raised.value)
 
 
-def test_defaults():
+def test_the_defaults():
     with override_settings(SRQ_QUEUES={"orders": {"URL": URL}}):
         config = conf.queue_config("orders")
     target = config.target
@@ -228,29 +228,29 @@ def test_options_are_read():
     assert (config.target.timeout, config.target.options) == (1, (("protocol", 2),))
 
 
-def test_check_passes_without_a_server(dead_port):
+def test_the_check_passes_without_a_server(dead_port):
     with override_settings(SRQ_QUEUES={"orders": {"URL": f"redis://127.0.0.1:{dead_port}"}}):
         call_command("check")
     with override_settings(SRQ_QUEUES={"orders": {}}), pytest.raises(SystemCheckError, match=r"django_srq\.E004"):
         call_command("check")
 
 
-def test_nothing_is_read_at_import():
-    """Importing the package works without settings, and a queue of one's own needs none."""
+def test_no_setting_is_read_at_import():
+    """The package can be imported without settings, and a queue made by hand needs none."""
     code = "import django_srq; print(django_srq.SafeRedisQueue(name='x', port=1))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT, env={})
     assert "srq:x" in done.stdout
 
 
-def test_ids_are_unique_and_documented():
+def test_check_ids_are_unique_and_documented():
     source = "".join((ROOT / "django_srq" / name).read_text() for name in ("conf.py", "checks.py"))
     used = set(re.findall(r"django_srq\.([EW]\d{3})", source))
     documented = re.findall(r"^\| `django_srq\.([EW]\d{3})` \|", (ROOT / "README.md").read_text(), re.MULTILINE)
     assert sorted(documented) == sorted(used)
 
 
-def test_the_queue_and_all_below_it_never_read_settings():
-    """They run in a script or a benchmark with a bare client; so does the consumer."""
+def test_the_lower_packages_never_read_settings():
+    """They work in a script or a benchmark with a bare client; the consumer does, too."""
     package = ROOT / "django_srq"
     below = [
         path
@@ -261,8 +261,8 @@ def test_the_queue_and_all_below_it_never_read_settings():
     assert [path.name for path in below if "django.conf" in path.read_text()] == []
 
 
-def test_queues_of_one_server_are_read_with_one_client(monkeypatch):
-    """To make one takes a millisecond, at the start of every process."""
+def test_the_options_of_one_server_are_read_with_one_client(monkeypatch):
+    """Making a client takes a millisecond, and every process would pay it at its start."""
     made = []
     monkeypatch.setattr(conf, "client_from_url", lambda url, **options: (made.append(url), client_from_url(url))[1])
     with override_settings(
@@ -273,7 +273,7 @@ def test_queues_of_one_server_are_read_with_one_client(monkeypatch):
     assert len(made) == 1
 
 
-def test_queues_of_many_servers_are_read_with_a_client_each(monkeypatch):
+def test_the_options_of_several_servers_are_read_with_a_client_each(monkeypatch):
     made = []
     monkeypatch.setattr(conf, "client_from_url", lambda url, **options: (made.append(url), client_from_url(url))[1])
     servers = {f"q{number}": {"URL": f"redis://one-of-many/{number}"} for number in range(50)}
@@ -316,7 +316,7 @@ def keepalive(found: socket.socket) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("way", ["OPTIONS", "django", "django_redis"])
-def test_options_that_are_dicts_and_lists_take_effect(server_url, prefix, way):
+def test_options_given_as_dicts_and_lists_take_effect(server_url, prefix, way):
     url = server_url.rpartition("/")[0]
     caches = {alias: {**cache, "LOCATION": url} for alias, cache in CACHES.items() if alias == way}
     options = {"socket_keepalive_options": KEEPALIVE, "retry_on_error": [redis.OutOfMemoryError], "db": 1}
@@ -351,7 +351,7 @@ def test_queues_with_the_same_options_share_a_link():
         assert queues["a"].link is queues["b"].link is not queues["c"].link
 
 
-def test_options_without_effect_are_named():
+def test_options_without_effect_are_reported():
     options = {"health_check_interval": 30, "socket_timeout": 5, "retry": Retry(NoBackoff(), 3)}
     found = problems_of({"URL": f"{URL}?socket_connect_timeout=3", "OPTIONS": options})
     assert [text.split(" has no")[0] for text in found] == [
@@ -361,13 +361,13 @@ def test_options_without_effect_are_named():
     assert "TIMEOUT is the time limit of a call" in found[-1]
 
 
-def test_options_of_a_cache_that_have_no_effect_here_have_it_there():
+def test_a_cache_may_have_options_without_effect_on_a_queue():
     caches = {"queues": {**CACHES["django_redis"], "LOCATION": URL}}
     assert problems_of({"CACHE": "queues"}, CACHES=caches) == []
 
 
-def test_files_of_tls_that_are_not_there_are_named(tmp_path):
-    """By the check alone: they may be there before the queue is used."""
+def test_missing_files_of_tls_are_reported(tmp_path):
+    """Only the check reports them: they may appear before the queue is used."""
     there = tmp_path / "authorities.pem"
     there.touch()
     url = f"rediss://127.0.0.1:1?ssl_ca_certs={there}"

@@ -1,4 +1,4 @@
-"""The errors: what they know comes along to another process."""
+"""The errors keep their attributes when they are sent to another process."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ def made(kind: type[Exception]) -> Exception:
     return error
 
 
-def test_all_are_looked_at():
+def test_this_file_covers_all_exceptions():
     assert {SRQError, QueueUnavailable, OutcomeUnknown, *SPECIAL} <= set(CLASSES)
 
 
 @pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda error: pickle.loads(pickle.dumps(error))])
 @pytest.mark.parametrize("kind", CLASSES)
-def test_error_survives_the_way_to_another_process(kind, again):
+def test_an_error_survives_pickling_and_copying(kind, again):
     error = made(kind)
     copied = again(error)
     assert type(copied) is kind
     assert (str(copied), copied.args, vars(copied)) == (str(error), error.args, vars(error))
 
 
-def test_retry_later_without_a_reason_says_when():
+def test_retry_later_without_a_reason_names_the_delay():
     assert str(pickle.loads(pickle.dumps(RetryLater(60)))) == "again in 60 s"

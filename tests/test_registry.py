@@ -25,7 +25,7 @@ def configured(settings, server_url, prefix):
     return settings
 
 
-def test_alias_to_queue(configured, prefix):
+def test_an_alias_gives_its_queue(configured, prefix):
     assert queues["orders"].autoclean_interval == 7
     assert str(queues["orders"].keys) == f"srq:{prefix}.orders"
     assert list(queues) == ["default", "orders", "raw"]
@@ -37,31 +37,31 @@ def test_default_queue_is_the_queue_named_default(configured):
     uid = default_queue.put({"a": 1})
     assert len(default_queue) == 1
     assert queues["default"].get(-1) == (uid, {"a": 1})
-    assert default_queue  # though empty
+    assert default_queue  # true although the queue is empty
     assert repr(default_queue) == repr(queues["default"])
 
 
-def test_unknown_queue_says_what_was_meant(configured):
+def test_an_unknown_queue_suggests_a_known_one(configured):
     with pytest.raises(
         UnknownQueue, match=r"Unknown queue 'ordres'\. Did you mean 'orders'\? Known: default, orders, raw"
     ):
         queues["ordres"]
 
 
-def test_no_queue_configured(settings):
+def test_without_a_configured_queue(settings):
     settings.SRQ_QUEUES = {}
     with pytest.raises(UnknownQueue, match="Known: none"):
         queues["default"]
 
 
-def test_one_wrong_queue_leaves_the_others_usable(configured):
+def test_a_misconfigured_queue_leaves_the_others_usable(configured):
     configured.SRQ_QUEUES = {"good": {}, "bad": {"AUTOCLEAN": 5}}
     assert queues["good"].put(1)
     with pytest.raises(ConfigurationError, match=r"SRQ_QUEUES\['bad'\] has the unknown option 'AUTOCLEAN'"):
         queues["bad"]
 
 
-def test_override_settings_makes_queues_anew(configured, server_url):
+def test_override_settings_makes_new_queues(configured, server_url):
     before = queues["orders"]
     with override_settings(SRQ_QUEUES={"orders": {"AUTOCLEAN_INTERVAL": 9}}):
         assert queues["orders"].autoclean_interval == 9
@@ -71,7 +71,7 @@ def test_override_settings_makes_queues_anew(configured, server_url):
     assert queues["orders"] is not before
 
 
-def test_a_changed_cache_moves_the_queue(configured, server_url):
+def test_a_change_of_caches_moves_the_queue(configured, server_url):
     cache = {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": server_url}
     with override_settings(CACHES={"queues": cache}, SRQ_QUEUES={"orders": {"CACHE": "queues", "PREFIX": "x"}}):
         first = queues["orders"].link.address
@@ -80,7 +80,7 @@ def test_a_changed_cache_moves_the_queue(configured, server_url):
 
 
 @pytest.mark.parametrize("backend", ["django_redis.cache.RedisCache", "django.core.cache.backends.redis.RedisCache"])
-def test_cache_alias_of_either_backend(configured, server_url, backend):
+def test_a_cache_alias_of_either_backend(configured, server_url, backend):
     with override_settings(
         CACHES={"default": {"BACKEND": backend, "LOCATION": server_url}},
         SRQ_QUEUES={"orders": {"CACHE": "default", "PREFIX": configured.SRQ_DEFAULTS["PREFIX"].format(alias="c")}},
@@ -90,7 +90,7 @@ def test_cache_alias_of_either_backend(configured, server_url, backend):
         assert queues["orders"].ack(uid)
 
 
-def test_a_queue_s_own_place_overrides_the_defaults(configured, server_url):
+def test_the_url_or_cache_of_a_queue_overrides_the_defaults(configured, server_url):
     with override_settings(
         CACHES={"c": {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": server_url[:-1] + "5"}},
         SRQ_QUEUES={"orders": {"CACHE": "c"}},
@@ -98,7 +98,7 @@ def test_a_queue_s_own_place_overrides_the_defaults(configured, server_url):
         assert queues["orders"].link.address.endswith("/5")
 
 
-def test_json_by_default(configured, client):
+def test_the_default_serializer_is_json(configured, client):
     queues["orders"].put({"name": "Zoë"})
     (payload,) = client.hvals(queues["orders"].keys["items"])
     assert payload == '{"name":"Zoë"}'.encode()
@@ -128,17 +128,17 @@ def test_one_link_per_target_for_all_threads_tasks_and_aliases(configured):
 
     asyncio.run(tasks())
     assert len(found) == 1
-    assert len({id(one) for one in objects}) > 1  # the queue object is a thread's own
-    assert len({id(one) for one in of_tasks}) == 1  # and that of all tasks in it
+    assert len({id(one) for one in objects}) > 1  # each thread has its own queue object
+    assert len({id(one) for one in of_tasks}) == 1  # all tasks of a thread share one
 
 
-def test_another_time_limit_is_another_link(configured):
+def test_another_time_limit_needs_another_link(configured):
     configured.SRQ_QUEUES = {"a": {}, "b": {"TIMEOUT": 1}}
     assert queues["a"].link is not queues["b"].link
     assert queues["b"].link.timeout == 1
 
 
-def test_connections_can_be_closed_and_the_queues_go_on(configured, client):
+def test_queues_work_after_their_connections_were_closed(configured, client):
     assert len(queues["orders"]) == 0
     idle = queues["orders"].link.connections.here().threads.idle
     assert idle
@@ -152,7 +152,7 @@ def test_a_forked_child_uses_connections_of_its_own(configured, client):
     queue.put(1)
     reader, writer = os.pipe()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of threads of other tests
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of other tests' threads
         child = os.fork()
     if child == 0:
         status = 1
@@ -169,11 +169,11 @@ def test_a_forked_child_uses_connections_of_its_own(configured, client):
     assert {uid for uid, _ in queue.get_many(3)} > uids
 
 
-def test_using_a_queue_imports_no_settings_before_that():
-    assert django_srq.queues is queues  # importing the package touched no setting: this module did it without any queue
+def test_importing_the_package_reads_no_settings():
+    assert django_srq.queues is queues  # this module imported it without using a queue, and no setting was read
 
 
-def test_an_unreachable_server_is_told_by_alias(configured, dead_port):
+def test_an_error_about_an_unreachable_server_names_the_alias(configured, dead_port):
     configured.SRQ_QUEUES = {"far": {"URL": f"redis://user:secret@127.0.0.1:{dead_port}", "TIMEOUT": 0.2}}
     with pytest.raises(QueueUnavailable, match="queue 'far'") as raised:
         queues["far"].put(1)
@@ -199,18 +199,18 @@ class TestPutOnCommit:
         queues["orders"].put_on_commit({"order": 1}, using="default")
         assert len(queues["orders"]) == 1
 
-    def test_takes_the_payload_as_it_is_now(self, configured):
+    def test_serialises_the_payload_at_the_call(self, configured):
         payload = {"order": 1}
         with transaction.atomic():
             queues["orders"].put_on_commit(payload)
             payload["order"] = 2
         assert queues["orders"].get(-1).payload == {"order": 1}
 
-    def test_what_cannot_be_serialised_raises_before_the_commit(self, configured):
+    def test_a_payload_that_cannot_be_serialised_raises_before_the_commit(self, configured):
         with transaction.atomic(), pytest.raises(PayloadError):
             queues["orders"].put_on_commit(object())
 
-    def test_options_go_along(self, configured):
+    def test_passes_the_options_of_put(self, configured):
         with transaction.atomic():
             queues["orders"].put_on_commit(1, uid="mine", delay=60, headers={"a": "b"})
         (item,) = queues["orders"].items("delayed")

@@ -1,4 +1,4 @@
-"""Signals that the queue sends; those of the consumer are tested with it."""
+"""The signals that the queue sends; tests/consumer has those of the consumer."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def heard(signal):
         yield received
 
 
-def test_every_item_that_was_put_is_told(make_queue):
+def test_every_put_item_is_announced(make_queue):
     queue = make_queue(alias="orders")
     with heard(signals.item_put) as received:
         uids = [queue.put("a"), *queue.put_many(["b", "c"]), asyncio.run(queue.aput("d"))]
     assert received == [{"queue": "orders", "uid": uid} for uid in uids]
 
 
-def test_what_was_not_added_is_not_told(make_queue):
+def test_an_item_that_was_not_added_is_not_announced(make_queue):
     queue = make_queue(max_length=1)
     queue.put("a", uid="mine")
     with heard(signals.item_put) as received:
@@ -50,14 +50,14 @@ def test_what_was_not_added_is_not_told(make_queue):
     assert received == []
 
 
-def test_a_pause_is_told(make_queue):
+def test_a_pause_is_announced(make_queue):
     queue = make_queue(alias="orders")
     with heard(signals.queue_paused) as received:
         queue.pause("stock-taking", by="anna")
     assert received == [{"queue": "orders", "by": "anna", "reason": "stock-taking", "until": None}]
 
 
-def test_a_receiver_that_raises_spoils_nothing(queue, caplog):
+def test_a_receiver_that_raises_stops_nothing(queue, caplog):
     def fail(sender: type, **about: object) -> None:
         raise ValueError
 
@@ -99,8 +99,8 @@ def test_async_receivers_of_calls_in_a_thread(queue):
     assert received == [uid]
 
 
-def test_async_receiver_that_cannot_run_spoils_nothing(queue, caplog):
-    """A blocking call in an event loop, where Django cannot run a coroutine."""
+def test_an_async_receiver_that_cannot_run_stops_nothing(queue, caplog):
+    """A blocking call in an event loop: Django cannot run a coroutine there."""
 
     async def call() -> None:
         assert queue.put("a")

@@ -1,4 +1,4 @@
-"""The testing kit: queues of a test's own, and handling what is ready."""
+"""The testing kit: queues for one test, and a call that handles their ready items."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from django.test import SimpleTestCase, TestCase
 
 from django_srq import ConfigurationError, queues
 from django_srq.testing import QueueTestMixin, isolated_queues, run_all
-from django_srq.testing import srq_queues as srq_queues  # the fixture, as a user imports it
+from django_srq.testing import srq_queues as srq_queues  # the fixture, imported as a user imports it
 
 pytestmark = pytest.mark.versions
 
@@ -45,7 +45,7 @@ def keys_of(queue, client):
     return list(client.scan_iter(f"{queue.keys}*", count=1000))
 
 
-def test_queues_are_empty_and_leave_nothing_behind(client):
+def test_the_queues_of_a_test_start_empty_and_leave_no_keys(client):
     queues["note"].put("kept")
     names = set()
     for _ in range(2):
@@ -63,7 +63,7 @@ def test_queues_are_empty_and_leave_nothing_behind(client):
     assert [item.payload for item in queues["note"].items()] == ["kept"]
 
 
-def test_queues_are_cleared_when_the_test_fails(client):
+def test_the_queues_are_cleared_when_the_test_fails(client):
     with pytest.raises(LookupError), isolated_queues():
         inside = queues["plain"]
         inside.put("a")
@@ -71,13 +71,13 @@ def test_queues_are_cleared_when_the_test_fails(client):
     assert keys_of(inside, client) == []
 
 
-def test_fixture(srq_queues, prefix):
+def test_the_fixture(srq_queues, prefix):
     assert srq_queues is queues
     assert prefix not in str(queues["note"].keys)
     assert prefix not in str(queues["plain"].keys)
 
 
-def test_fixture_as_a_plugin_of_pytest(tmp_path, server_url, prefix):
+def test_the_fixture_as_a_plugin_of_pytest(tmp_path, server_url, prefix):
     (tmp_path / "conftest.py").write_text('pytest_plugins = ["django_srq.testing"]\n')
     (tmp_path / "own_settings.py").write_text(
         f"USE_TZ = True\nINSTALLED_APPS = ['django_srq']\n"
@@ -99,7 +99,7 @@ def test_fixture_as_a_plugin_of_pytest(tmp_path, server_url, prefix):
     assert "1 passed" in done.stdout, done.stdout + done.stderr
 
 
-def test_mixin(prefix, client):
+def test_the_mixin(prefix, client):
     used = []
 
     class Tests(QueueTestMixin, SimpleTestCase):
@@ -118,7 +118,7 @@ def test_mixin(prefix, client):
 
 
 @pytest.mark.django_db
-def test_mixin_in_a_database_test(log):
+def test_the_mixin_in_a_database_test(log):
     class Tests(QueueTestMixin, TestCase):
         def runTest(self):
             with self.captureOnCommitCallbacks(execute=True):
@@ -131,7 +131,7 @@ def test_mixin_in_a_database_test(log):
     assert (result.errors, result.failures, result.testsRun) == ([], [], 1)
 
 
-def test_without_pytest():
+def test_the_kit_works_without_pytest():
     code = "import sys; sys.modules['pytest'] = None; from django_srq.testing import QueueTestMixin, run_all"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
 
@@ -139,7 +139,7 @@ def test_without_pytest():
 # -- run_all
 
 
-def test_run_all_handles_what_is_ready_in_order(log):
+def test_run_all_handles_the_ready_items_in_order(log):
     uids = [queues["note"].put(payload) for payload in ("a", None, 0)]
     queues["note"].put("later", delay=60)
     handled = run_all("note")
@@ -155,7 +155,7 @@ def test_run_all_with_a_limit(log):
     assert queues["note"].counts() == {"ready": 1, "in_flight": 0, "delayed": 0, "dead": 0}
 
 
-def test_run_all_lets_the_handler_s_exception_out():
+def test_run_all_raises_the_handler_s_exception():
     queues["failing"].put_many("ab")
     with pytest.raises(LookupError, match="cannot handle a"):
         run_all("failing")
@@ -178,7 +178,7 @@ def test_run_all_needs_a_handler():
 
 
 @pytest.mark.django_db
-def test_queries_of_the_handlers_can_be_counted(django_assert_num_queries):
+def test_the_queries_of_the_handlers_can_be_counted(django_assert_num_queries):
     queues["counting"].put_many([1, 2])
     with django_assert_num_queries(3):
         with connection.cursor() as cursor:

@@ -1,4 +1,4 @@
-"""arq; results are not kept."""
+"""arq; it keeps no results."""
 
 import asyncio
 import os
@@ -33,7 +33,7 @@ class WorkerSettings:
     functions = [handled, arrived]
     redis_settings = settings
     keep_result = 0
-    max_jobs = marks.HOLDING or 10  # which is its default
+    max_jobs = marks.HOLDING or 10  # 10 is arq's default
 
 
 def put(number):
@@ -42,7 +42,7 @@ def put(number):
 
 def put_many(numbers):
     async def put_all():
-        for number in numbers:  # it has no batches
+        for number in numbers:  # arq has no put in batches
             await pool().enqueue_job("handled", number)
 
     pool()

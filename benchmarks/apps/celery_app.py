@@ -1,4 +1,4 @@
-"""celery on Redis; results are ignored."""
+"""celery on Redis; it ignores results."""
 
 import os
 
@@ -9,7 +9,7 @@ app = Celery("bench", broker=os.environ["BENCH_URL"])
 app.conf.task_ignore_result = True
 app.conf.worker_hijack_root_logger = False
 app.conf.broker_connection_retry_on_startup = True
-app.conf.task_acks_late = bool(marks.HOLDING)  # or what is begun is in flight no more
+app.conf.task_acks_late = bool(marks.HOLDING)  # with early acks, a started item would no longer be in flight
 handled = app.task(marks.handled, name="handled")
 arrived = app.task(marks.arrived, name="arrived")
 
@@ -19,7 +19,7 @@ def put(number):
 
 
 def put_many(numbers):
-    for number in numbers:  # a group sends one by one, too
+    for number in numbers:  # a group sends its tasks one by one, too
         handled.delay(number)
 
 

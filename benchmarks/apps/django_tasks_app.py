@@ -1,4 +1,4 @@
-"""django-tasks-redis, by way of Django's own tasks."""
+"""django-tasks-redis, called through Django's own tasks."""
 
 import os
 
@@ -28,7 +28,7 @@ def put(number):
 
 
 def put_many(numbers):
-    for number in numbers:  # it has no batches
+    for number in numbers:  # the API has no put in batches
         put(number)
 
 

@@ -17,7 +17,7 @@ def put(number):
 
 
 def put_many(numbers):
-    for number in numbers:  # it has no batches
+    for number in numbers:  # dramatiq has no put in batches
         handled.send(number)
 
 

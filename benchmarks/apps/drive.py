@@ -1,7 +1,7 @@
 """``python drive.py APP VERB N``: puts into a peer's queue, in the peer's own environment; prints the outcome as JSON.
 
-An app is a module with ``put(number)``, ``put_many(numbers)`` and ``send(sent)``, whose handlers are those of marks.py;
-and with ``in_flight()``, how many items are, if it can have many.
+An app is a module with ``put(number)``, ``put_many(numbers)`` and ``send(sent)``; marks.py has its handlers. If it can
+have many items in flight, it also has ``in_flight()``, which counts them.
 """
 
 import importlib

@@ -15,7 +15,7 @@ def put(number):
 
 
 def put_many(numbers):
-    for number in numbers:  # it has no batches
+    for number in numbers:  # huey has no put in batches
         handled(number)
 
 

@@ -1,4 +1,4 @@
-"""What every handler tells: when certain items were handled. It runs in each peer's environment: stdlib only."""
+"""The handlers of all peers: they write when marked items were handled. stdlib only, for the peers' environments."""
 
 import os
 import time
@@ -6,7 +6,7 @@ import time
 _path = os.environ.get("BENCH_MARKS", os.devnull)
 _marks = {int(number) for number in os.environ.get("BENCH_AT", "").split()}
 _file = None
-HOLDING = int(os.environ.get("BENCH_HOLDING", 0))  # items that are to be in flight at one time: none ends
+HOLDING = int(os.environ.get("BENCH_HOLDING", 0))  # items to keep in flight at the same time: no handler returns
 LONG = 3600  # seconds
 
 
@@ -18,7 +18,7 @@ def _write(line):
 
 
 def handled(number):
-    """The handler of a drain: does nothing, but says when certain items came."""
+    """The handler of a drain: does nothing, but writes the time when a marked item came."""
     if HOLDING:
         time.sleep(LONG)
     if number in _marks:
@@ -26,5 +26,5 @@ def handled(number):
 
 
 def arrived(sent):
-    """The handler of a hand-off; sent: time.monotonic() of the put, one clock for all processes of a machine."""
+    """The handler of a hand-off; sent: time.monotonic() at the put, a clock that all processes of a machine share."""
     _write(f"{time.monotonic() - sent}\n")

@@ -1,4 +1,4 @@
-"""rq: results are not kept."""
+"""rq; it keeps no results."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""saferedisqueue has no worker command: as its documentation shows, a loop of get and ack."""
+"""saferedisqueue has no worker command, so this is a loop of get and ack, as in its documentation."""
 
 import os
 import sys
@@ -15,7 +15,7 @@ def put(number):
 
 
 def put_many(numbers):
-    for number in numbers:  # it has no batches
+    for number in numbers:  # saferedisqueue has no put in batches
         put(number)
 
 

@@ -1,7 +1,7 @@
-"""``python srq_scripts.py N``: a loop of claims of N items, each acked as soon as it is handled, without waiting.
+"""``python srq_scripts.py N``: a loop that claims N items and acks each when it is handled; it awaits no replies.
 
-A worker that does so cannot be faster: this one does nothing else. Nobody renews its leases or notices its death, it
-logs nothing and looks for no database connections.
+No worker can be faster, because this one does nothing else: nobody renews its leases or notices its death, it writes no
+log and checks no database connections.
 """
 
 import sys

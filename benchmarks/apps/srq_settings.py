@@ -1,4 +1,4 @@
-"""A Django project with one queue, and nothing switched off."""
+"""A Django project with one queue and the default options."""
 
 import os
 

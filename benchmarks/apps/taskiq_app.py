@@ -1,4 +1,4 @@
-"""taskiq on a Redis stream, which acknowledges; without results."""
+"""taskiq on a Redis stream, which acknowledges items; without results."""
 
 import asyncio
 import os
@@ -36,7 +36,7 @@ def put(number):
 
 def put_many(numbers):
     async def put_all():
-        for number in numbers:  # it has no batches
+        for number in numbers:  # taskiq has no put in batches
             await handled.kiq(number)
 
     run(put_all())

@@ -4,7 +4,7 @@ from django.db import models
 
 
 class Order(models.Model):
-    """What a customer ordered; the consumer handles it."""
+    """An order of a customer; the consumer handles it."""
 
     uid = models.CharField(max_length=36, unique=True, null=True)  # noqa: DJ001 (unknown until it is put)
     product = models.CharField(max_length=100)

@@ -21,7 +21,7 @@ def orders(request: HttpRequest) -> HttpResponse:
 
 @transaction.atomic
 def place(form: OrderForm) -> None:
-    """Save the order and put it into the queue, only if the order is really saved."""
+    """Save the order, and put it into the queue when the transaction is committed."""
     order: Order = form.save()
     order.uid = queues["orders"].put_on_commit({"order": order.pk})
     order.save()

@@ -26,7 +26,7 @@ METHODS = ["get", "head", "post", "put", "delete", "options"]
 
 
 def visitor(name: str) -> Client:
-    """anonymous, a user who is no staff, a superuser, staff without any permission, or staff with just that one."""
+    """The browser of: anonymous, a user (no staff), a superuser, staff without permissions, or staff with only that."""
     browser = Client()
     if name != "anonymous":
         user = User.objects.create_user(name, is_staff=name != "user", is_superuser=name == "superuser")
@@ -39,7 +39,7 @@ def visitor(name: str) -> Client:
 @pytest.fixture
 def orders(settings, server_url, prefix):
     settings.SRQ_QUEUES = {"orders": {"URL": server_url, "PREFIX": prefix, "HANDLER": "tests.support.handlers.note"}}
-    settings.SRQ_ADMIN = {"TIMEOUT": 10}  # a busy machine is no server that is down
+    settings.SRQ_ADMIN = {"TIMEOUT": 10}  # a busy machine must not count as a server that is down
     return queues["orders"]
 
 
@@ -50,7 +50,7 @@ def page(who: str = "view") -> str:
 
 
 def ours(html: str) -> str:
-    """The part of the page that is not the admin's."""
+    """The part of the page that this package adds to the admin's."""
     (found,) = re.findall(r'<div class="srq">.*</footer>', html, re.DOTALL)
     return found
 
@@ -59,12 +59,12 @@ def words(html: str) -> str:
     return " ".join(re.sub("<[^>]*>", " ", html).split())
 
 
-# -- who may
+# -- who may see it
 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("who", ["anonymous", "user", "staff", "superuser", *PERMISSIONS])
-def test_who_may_see_it(orders, who, method):
+def test_who_may_see_the_status_page(orders, who, method):
     response = getattr(visitor(who), method)(URL)
     if who in ("anonymous", "user"):
         assert (response.status_code, response.headers["Location"]) == (302, f"{reverse('admin:login')}?next={URL}")
@@ -77,18 +77,18 @@ def test_who_may_see_it(orders, who, method):
 
 
 @pytest.mark.parametrize("path", ["add/", "1/", "1/change/", "1/delete/", "1/history/", "autocomplete/"])
-def test_there_are_no_other_pages(orders, path):
+def test_the_admin_has_no_other_pages_of_the_model(orders, path):
     assert visitor("superuser").get(URL + path).status_code == 404
 
 
 @pytest.mark.parametrize(("who", "listed"), [("view", True), ("superuser", True), ("put", False), ("staff", False)])
-def test_listed_in_the_index_for_those_who_may(orders, who, listed):
+def test_the_index_lists_the_page_for_users_who_may_see_it(orders, who, listed):
     html = visitor(who).get(reverse("admin:index")).content.decode()
     assert (URL in html) == listed
     assert "/queuestatus/add/" not in html
 
 
-def test_nobody_may_change_anything(orders):
+def test_the_admin_offers_no_add_change_or_delete(orders):
     (model_admin,) = (one for model, one in admin.site._registry.items() if model is QueueStatus)
     assert isinstance(model_admin, QueueStatusAdmin)
     request = RequestFactory().get(URL)
@@ -98,20 +98,20 @@ def test_nobody_may_change_anything(orders):
     assert not any(model_admin.get_model_perms(request).values())
 
 
-def test_permissions():
+def test_the_permissions_of_the_model():
     found = Permission.objects.filter(content_type__app_label="django_srq").values_list("codename", flat=True)
     assert sorted(found) == sorted(PERMISSIONS)
 
 
-def test_model_makes_no_migration():
+def test_the_model_needs_no_migration():
     call_command("makemigrations", "--check", "--dry-run", verbosity=0)
     assert QueueStatus._meta.db_table not in connection.introspection.table_names()
 
 
-# -- what it says
+# -- what the overview says
 
 
-def test_all_well(orders):
+def test_a_healthy_queue(orders):
     queues["orders"].put_many(range(3))
     queues["orders"].ack(queues["orders"].get(-1))
     html = page()
@@ -122,7 +122,7 @@ def test_all_well(orders):
     assert re.search(r"(Valkey|Redis) [\d.]+, memory [\d.]+\s.B, read in [\d.]+ ms Updated", footer)
 
 
-def test_stuck(orders):
+def test_a_stuck_queue(orders):
     orders.put(1)
     html = page()
     assert "Error orders is stuck: 1 ready, and no consumer was ever seen. Start one:" in words(html)
@@ -161,12 +161,12 @@ def test_server_that_never_answers(orders, settings):
         hole.bind(("127.0.0.1", 0))
         hole.listen()
         address = f"127.0.0.1:{hole.getsockname()[1]}"
-        settings.SRQ_ADMIN = {"TIMEOUT": 2}  # enough for the server that answers
+        settings.SRQ_ADMIN = {"TIMEOUT": 2}  # seconds; enough for the server that answers
         settings.SRQ_QUEUES = {**settings.SRQ_QUEUES, "mail": {"URL": f"redis://{address}", "TIMEOUT": 600}}
         browser = visitor("view")
         started = time.monotonic()
         response = browser.get(URL)
-        assert time.monotonic() - started < 60  # the page has a time limit of its own, not the queue's
+        assert time.monotonic() - started < 60  # the page uses the TIMEOUT of SRQ_ADMIN, not the queue's
     assert response.status_code == 200
     said = words(response.content.decode())
     assert f"The server {address}/0 is down" in said
@@ -177,7 +177,7 @@ def test_server_that_never_answers(orders, settings):
 HOSTILE = "<script>alert(1)</script><b onclick=x style='y'>"
 
 
-def test_what_others_wrote_is_text(orders, client, settings):
+def test_texts_from_outside_are_escaped(orders, client, settings):
     settings.SRQ_QUEUES = {HOSTILE: next(iter(settings.SRQ_QUEUES.values())), "mail": {"URL": HOSTILE}}
     queue = queues[HOSTILE]
     queue.put(1)
@@ -203,10 +203,10 @@ def test_numbers_are_localised(orders, settings):
     assert "1.234 bereit" in html
 
 
-# -- how it is made
+# -- how the page is built
 
 
-def test_nothing_inline(orders):
+def test_no_inline_script_or_style(orders):
     orders.put(1)
     html = page()
     assert not re.search(r"<[^>]*\s(on\w+|style)\s*=", html)
@@ -222,7 +222,7 @@ def test_nothing_inline(orders):
 
 
 @pytest.mark.parametrize("where", ["request", "context"])
-def test_stylesheet_has_the_nonce_if_there_is_one(orders, where):
+def test_stylesheet_and_script_have_the_nonce_if_there_is_one(orders, where):
     request = RequestFactory().get(URL)
     request.user = User.objects.create_superuser("root")
     context = {}
@@ -236,7 +236,7 @@ def test_stylesheet_has_the_nonce_if_there_is_one(orders, where):
     assert '<script src="/static/django_srq/status.js" defer nonce="n0nce">' in html
 
 
-def test_breadcrumbs_are_made_as_the_admin_makes_them(orders):
+def test_breadcrumbs_have_the_markup_of_the_admin(orders):
     browser = visitor("superuser")
     shape = re.compile(r'<(\w+) class="breadcrumbs">(.*?)</\1>', re.DOTALL)
     (theirs,) = shape.findall(browser.get(reverse("admin:auth_group_add")).content.decode())
@@ -246,7 +246,7 @@ def test_breadcrumbs_are_made_as_the_admin_makes_them(orders):
     assert re.findall(r"<(li[^>]*)>", mine[1]) == ["li", "li", 'li aria-current="page"'] * ("<li" in theirs[1])
 
 
-def test_no_query_of_its_own(orders):
+def test_the_page_makes_no_more_queries_than_other_admin_pages(orders):
     browser = visitor("view")
     with CaptureQueriesContext(connection) as theirs:
         browser.get(reverse("admin:password_change"))
@@ -255,7 +255,7 @@ def test_no_query_of_its_own(orders):
     assert len(mine) <= len(theirs)
 
 
-def test_twenty_queues_are_a_small_page(orders, settings):
+def test_the_page_of_twenty_queues_is_small(orders, settings):
     (options,) = settings.SRQ_QUEUES.values()
     settings.SRQ_QUEUES = {f"q{n}": {**options, "PREFIX": f"{options['PREFIX']}{n}"} for n in range(20)}
     assert len(page()) < 25_000

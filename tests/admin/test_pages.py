@@ -1,4 +1,4 @@
-"""The pages beside the overview: who may, what they say, what their buttons do."""
+"""The pages beside the overview: who may see them, what they say, what their buttons do."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ HOSTILE = "<script>alert(1)</script><b onclick=x style='y'>"
 @pytest.fixture
 def orders(settings, server_url, prefix):
     settings.SRQ_QUEUES = {"orders": {"URL": server_url, "PREFIX": prefix, "HANDLER": "tests.support.handlers.note"}}
-    settings.SRQ_ADMIN = {"TIMEOUT": 10}  # a busy machine is no server that is down
+    settings.SRQ_ADMIN = {"TIMEOUT": 10}  # a busy machine must not count as a server that is down
     return queues["orders"]
 
 
@@ -71,7 +71,7 @@ def said(browser: Client, url: str, code: int = 200) -> str:
     return html_module.unescape(words(read(browser, url, code)))
 
 
-# -- who may: each kind of user, every URL, GET and POST
+# -- who may do what: each kind of user, every URL, GET and POST
 
 ACTIONS = {"requeue": "requeue", "drop": "drop", "release": "release", "purge": "purge", "pause": "pause",
            "resume": "pause", "put": "put"}  # fmt: skip
@@ -92,7 +92,7 @@ def allowed(who: str, permission: str) -> bool:
 
 
 @pytest.mark.parametrize("who", ["anonymous", "user", "staff", "superuser", *PERMISSIONS])
-def test_who_may_see_and_do_what(orders, who):
+def test_each_user_sees_and_does_only_what_the_permissions_allow(orders, who):
     browser = visitor(who)
     orders.put(1)
     for path, query in LOOKS.items():
@@ -120,7 +120,7 @@ def test_who_may_see_and_do_what(orders, who):
 
 @pytest.mark.parametrize("permission", PERMISSIONS[2:])
 def test_each_permission_opens_its_own_actions(orders, permission):
-    """Besides view, without which there is nothing."""
+    """It needs the permission ``view`` as well."""
     browser = user_with("view", permission)
     for action, needed in ACTIONS.items():
         sent = dict(part.split("=") for part in FITTING.get(action, "a=b").split("&"))
@@ -128,7 +128,7 @@ def test_each_permission_opens_its_own_actions(orders, permission):
             assert method(f"{QUEUE}{action}/", sent).status_code == (200 if needed == permission else 403), action
 
 
-def test_each_action_is_offered_to_those_who_may(orders):
+def test_each_action_is_offered_to_users_who_may_use_it(orders):
     dead_item(orders)
     for permission, button in (("requeue", "Requeue"), ("drop", "Drop"), ("purge", "Purge"), ("pause", "Pause"),
                                ("put", "Put an item")):  # fmt: skip
@@ -140,7 +140,7 @@ def test_each_action_is_offered_to_those_who_may(orders):
     assert 'srq-button"' not in read(user_with("view"), QUEUE + "?state=dead")
 
 
-def test_read_only(orders, settings):
+def test_read_only_allows_no_action(orders, settings):
     settings.SRQ_ADMIN = {"TIMEOUT": 10, "READ_ONLY": True}
     uid = dead_item(orders)
     root = visitor("superuser")
@@ -157,7 +157,7 @@ def only_looking_at_orders(request, action, alias):
     return alias == "orders" and (action in ("view", "pause") or request.user.username == "boss")
 
 
-def test_rule_for_single_queues(orders, settings):
+def test_a_rule_of_the_project_for_single_queues(orders, settings):
     options = settings.SRQ_QUEUES["orders"]
     settings.SRQ_QUEUES = {"orders": options, "secret": {**options, "PREFIX": options["PREFIX"] + "s"}}
     settings.SRQ_ADMIN = {"TIMEOUT": 10, "ALLOW": "tests.admin.test_pages.only_looking_at_orders"}
@@ -176,20 +176,20 @@ def test_rule_for_single_queues(orders, settings):
 
 
 @pytest.mark.parametrize("rule", ["allows_by_wrapper", "allows_by_generator", "allows_one"])
-def test_only_true_is_a_yes(orders, settings, caplog, rule):
-    """A coroutine that nobody awaits is true, too."""
+def test_only_true_from_a_rule_allows_access(orders, settings, caplog, rule):
+    """A coroutine that nobody awaits is truthy, but not True."""
     settings.SRQ_ADMIN = {"TIMEOUT": 10, "ALLOW": f"tests.support.odd_handlers.{rule}"}
     access._log_once.cache_clear()
     assert visitor("superuser").get(QUEUE).status_code == 403
     assert caplog.text.count("returned neither True nor False") == 1
 
 
-def test_a_rule_that_is_async_is_said(orders, settings):
+def test_an_async_rule_is_reported(orders, settings):
     settings.SRQ_ADMIN = {"TIMEOUT": 10, "ALLOW": "tests.support.odd_handlers.allows"}
     assert "is not to be an async def" in said(visitor("superuser"), URL, 503)
 
 
-def test_a_rule_that_cannot_be_imported_is_said_on_every_page(orders, settings):
+def test_a_rule_that_cannot_be_imported_is_reported_on_every_page(orders, settings):
     settings.SRQ_ADMIN = {"TIMEOUT": 10, "ALLOW": "not.there"}
     root = visitor("superuser")
     for path, query in LOOKS.items():
@@ -211,16 +211,16 @@ def test_consumers_of_hidden_queues_do_not_name_them(orders, settings):
     assert "secret" not in text
 
 
-# -- what is not there, or makes no sense
+# -- wrong URLs and wrong input
 
 
-def test_unknown_queue_is_a_404_with_a_sentence(orders):
+def test_an_unknown_queue_is_a_404_that_says_so(orders):
     text = said(visitor("view"), f"{URL}queue/order/", 404)
     assert "There is no queue order. Did you mean 'orders'?" in text
 
 
 @pytest.mark.parametrize("uid", ["gone", "", "two words", "ä", "x" * 200, HOSTILE])
-def test_unknown_item_is_a_404_with_a_sentence(orders, uid):
+def test_an_unknown_item_is_a_404_that_says_so(orders, uid):
     response = visitor("view").get(f"{QUEUE}item/", {"uid": uid})
     assert response.status_code == 404
     assert "It was acked or deleted, or it never existed" in response.content.decode()
@@ -236,12 +236,12 @@ def test_page_numbers_are_brought_into_range(orders, page):
     assert said(visitor("superuser"), f"{QUEUE}?page=999").count("51 to 60") == 1
 
 
-# Numbers to Python, and not to the server.
+# Python takes these for numbers, the server does not.
 NO_NUMBERS = ["anan x", "a1_0 x", "b+nan x", "aNaN x", "a\u0663 x", "\u0663", "\u0663\u0661"]
 
 
 @pytest.mark.parametrize("at", ["x", "a1", "b5 ", "a1 ä", "-5", "a" + "9" * 400 + " x", "ainf x", *NO_NUMBERS])
-def test_an_odd_place_to_go_on_from_is_the_beginning(orders, at):
+def test_an_invalid_position_shows_the_first_page(orders, at):
     orders.put("first", uid="later-1", delay=60)
     orders.put("second", uid="ready-1")
     orders.put("third", uid="held-1", priority=1)
@@ -252,7 +252,7 @@ def test_an_odd_place_to_go_on_from_is_the_beginning(orders, at):
         assert uid in response.content.decode()
 
 
-def test_a_place_beyond_the_end_is_the_last_page(orders):
+def test_a_position_beyond_the_end_shows_the_last_page(orders):
     for number in range(60):
         orders.put(number)
     assert "Items 51 to 60 of 60" in said(visitor("view"), f"{QUEUE}?state=ready&at={'9' * 400}")
@@ -269,8 +269,8 @@ def visitor_user(name: str) -> User:
     return User.objects.get(username=name)
 
 
-def test_purge_is_of_no_single_items(orders):
-    """Those are dropped, for which there is another permission, and no name to be typed."""
+def test_purge_takes_no_single_items(orders):
+    """Single items are dropped instead; that needs another permission, and no name to be typed."""
     uid = orders.put(1)
     browser = user_with("view", "purge")
     sent = {"state": "ready", "uid": uid, "confirmed": "1"}
@@ -294,28 +294,28 @@ def test_purge_is_of_no_single_items(orders):
         ("requeue/", {"state": "dead", "uid": [f"u{n}" for n in range(501)]}, "At most 500 items"),
     ],
 )
-def test_what_cannot_be_done_is_a_400_with_a_sentence(orders, settings, path, sent, sentence):
+def test_an_impossible_action_is_a_400_that_says_why(orders, settings, path, sent, sentence):
     settings.USE_THOUSAND_SEPARATOR = True
     response = visitor("superuser").post(QUEUE + path, sent)
-    if sentence == "No such":  # a uid with a token that nobody has: asked, and then found to be gone
+    if sentence == "No such":  # nobody has an item with this uid: the page asks, and the answer is that it is gone
         assert response.status_code == 200
         return
     assert response.status_code == 400
     assert sentence in html_module.unescape(words(response.content.decode()))
 
 
-def test_unknown_state_is_a_400(orders):
+def test_an_unknown_state_is_a_400(orders):
     assert "There is no state odd." in said(visitor("view"), f"{QUEUE}?state=odd", 400)
 
 
 @pytest.mark.parametrize("operation", ["", "x", "eyJhIjoxfQ:1abc:sig"])
-def test_forged_operation_is_a_400(orders, operation):
+def test_a_forged_operation_is_a_400(orders, operation):
     response = visitor("superuser").post(f"{URL}operation/", {"operation": operation})
     assert response.status_code == 400
 
 
 @pytest.mark.parametrize("alias", [HOSTILE, "a/b", "..", "50%", "ä ö", "item", '"', "a'b"])
-def test_any_alias_has_its_pages(orders, settings, alias):
+def test_a_queue_with_any_alias_has_its_pages(orders, settings, alias):
     (options,) = settings.SRQ_QUEUES.values()
     settings.SRQ_QUEUES = {alias: options}
     uid = queues[alias].put(HOSTILE, headers={HOSTILE: HOSTILE})
@@ -330,7 +330,7 @@ def test_any_alias_has_its_pages(orders, settings, alias):
     assert queues[alias].counts()["ready"] == 0
 
 
-def test_misconfigured_queue_has_a_page(orders, settings):
+def test_a_misconfigured_queue_has_a_page(orders, settings):
     settings.SRQ_QUEUES = {**settings.SRQ_QUEUES, "wrong": {"URL": "nowhere://user:secret@x"}}
     text = said(visitor("superuser"), f"{URL}queue/wrong/")
     assert "not a URL of a queue's server" in text
@@ -387,7 +387,7 @@ def test_troubles_are_told_apart(settings, monkeypatch, options, prepare, words_
 # -- lists
 
 
-def test_ready_items_in_their_order(orders):
+def test_ready_items_are_listed_in_their_order(orders):
     uids = [orders.put({"n": n}) for n in range(60)]
     root = visitor("superuser")
     first = read(root, QUEUE)
@@ -402,8 +402,8 @@ def test_ready_items_in_their_order(orders):
 
 @pytest.mark.parametrize("alike", [False, True], ids=["", "all at one moment"])
 @pytest.mark.parametrize("state", ["delayed", "dead", "in_flight"])
-def test_pages_of_the_others_go_by_cursor(orders, client, state, alike):
-    """What leaves the list between two pages shifts nothing."""
+def test_pages_of_other_states_continue_after_the_last_item(orders, client, state, alike):
+    """When items leave the list between two pages, the next page skips and repeats nothing."""
     uids = [orders.put(n, delay=60 + n) if state == "delayed" else orders.put(n) for n in range(120)]
     if state != "delayed":
         items = orders.get_many(120)
@@ -454,7 +454,7 @@ def test_search_by_text(orders):
     assert needle not in read(user_with("view"), f"{QUEUE}?q=Zoë")
 
 
-def test_a_search_says_how_far_it_looked(orders, settings):
+def test_a_search_says_which_items_it_has_searched(orders, settings):
     settings.USE_THOUSAND_SEPARATOR = True
     orders.put_many([{"n": n} for n in range(2500)])
     root, url, pages = visitor("superuser"), f"{QUEUE}?q=2499", []
@@ -467,7 +467,7 @@ def test_a_search_says_how_far_it_looked(orders, settings):
     assert "2499" in html
 
 
-def test_nobody_finds_by_searching_what_is_hidden(orders):
+def test_a_search_does_not_find_redacted_text(orders):
     uid = orders.put({"password": "hunter2"})
     assert uid not in read(visitor("superuser"), f"{QUEUE}?q=hunter2")
 
@@ -478,7 +478,7 @@ def looked_at(browser: Client, text: str, state: str = "ready") -> str:
 
 
 @pytest.mark.parametrize("who", ["view", "superuser"])
-def test_how_far_a_search_looks_tells_nothing_of_what_is_hidden(orders, client, who):
+def test_the_reach_of_a_search_reveals_nothing_that_is_redacted(orders, client, who):
     orders.put_many([{"password": "hunter2", "n": n} for n in range(120)])
     uids = many_dead(orders, client, 120)
     error = '{"type":"E","message":"password=hunter2","group":"odd"}'
@@ -491,7 +491,7 @@ def test_how_far_a_search_looks_tells_nothing_of_what_is_hidden(orders, client, 
 
 
 @pytest.mark.parametrize("who", ["view", "superuser"])
-def test_payloads_are_read_for_those_who_may_see_them(orders, who, monkeypatch):
+def test_a_search_reads_payloads_only_for_users_who_may_see_them(orders, who, monkeypatch):
     orders.put({"n": 1})
     payloads = []
     original = browse._ask
@@ -501,7 +501,7 @@ def test_payloads_are_read_for_those_who_may_see_them(orders, who, monkeypatch):
 
 
 @pytest.mark.parametrize("state", ["ready", "delayed", "dead"])
-def test_a_search_goes_on_after_the_last_one_shown(orders, client, state):
+def test_the_next_page_of_a_search_begins_after_the_last_item_shown(orders, client, state):
     if state == "dead":
         uids = many_dead(orders, client, 120)[::-1]
     else:
@@ -515,7 +515,7 @@ def test_a_search_goes_on_after_the_last_one_shown(orders, client, state):
     assert pages == [uids[:50], uids[50:100], uids[100:]]
 
 
-def test_a_search_in_large_payloads_looks_at_fewer(orders):
+def test_a_search_of_large_payloads_covers_fewer_items(orders):
     orders.put_many([{"n": n, "text": "x" * 15_000} for n in range(200)])
     root, url, found = visitor("superuser"), f'{QUEUE}?q="n": 199', []
     for _ in range(3):
@@ -529,7 +529,7 @@ def test_a_search_in_large_payloads_looks_at_fewer(orders):
     assert len(found) == 1
 
 
-def test_in_flight_says_who_and_for_how_long(orders, client):
+def test_items_in_flight_have_a_holder_and_a_remaining_time(orders, client):
     from tests.support.server_clock import now
 
     uid = orders.put(1)
@@ -542,7 +542,7 @@ def test_in_flight_says_who_and_for_how_long(orders, client):
 
 
 @pytest.mark.parametrize("consumer", ["c77", "c77.2"], ids=["a worker", "a supervisor's child"])
-def test_in_flight_says_where(orders, consumer):
+def test_items_in_flight_have_the_host_of_their_consumer(orders, consumer):
     orders.put(1)
     orders.link.call(operations.register(orders.keys, "c77", b'{"host":"web-1","pid":77}'), queue="q")
     call = operations.claim(orders.keys, consumer=consumer, lease=60, legacy_lease=60)
@@ -550,7 +550,7 @@ def test_in_flight_says_where(orders, consumer):
     assert f"{consumer} web-1, 77" in said(visitor("view"), f"{QUEUE}?state=in_flight")
 
 
-def test_find(orders, settings):
+def test_find_an_item(orders, settings):
     (options,) = settings.SRQ_QUEUES.values()
     settings.SRQ_QUEUES = {"orders": options, "mail": {**options, "PREFIX": options["PREFIX"] + "m"}}
     uid = queues["mail"].put(1)
@@ -564,7 +564,7 @@ def test_find(orders, settings):
     assert "No queue has an item gone" in said(root, f"{URL}find/?uid=gone")
 
 
-def test_find_asks_all_servers_at_one_time(orders, settings, dead_port, monkeypatch):
+def test_find_asks_all_servers_at_the_same_time(orders, settings, dead_port, monkeypatch):
     (options,) = settings.SRQ_QUEUES.values()
     silent = {f"silent{n}": {"URL": f"redis://127.0.0.1:{dead_port}/{n}"} for n in range(4)}
     settings.SRQ_QUEUES = {**silent, "orders": options, "wrong": {"URL": "nowhere://x"}}
@@ -588,7 +588,7 @@ def test_find_asks_all_servers_at_one_time(orders, settings, dead_port, monkeypa
 # -- one item
 
 
-def test_item(orders):
+def test_the_page_of_an_item(orders):
     uid = orders.put({"order": 17, "card": {"token": "t0p"}}, priority=5, headers={"trace": "4bf92", "token": "x1"})
     text = said(visitor("superuser"), f"{QUEUE}item/?uid={uid}")
     assert '{ "order": 17, "card": { "token": "[…]" } }' in text
@@ -600,7 +600,7 @@ def test_item(orders):
     assert '"order"' not in hidden
 
 
-def test_dead_item_tells_its_story(orders):
+def test_the_page_of_a_dead_item_has_its_history(orders):
     uid = dead_item(orders, LookupError(HOSTILE))
     text = said(visitor("superuser"), f"{QUEUE}item/?uid={uid}")
     assert "Traceback" not in text or "LookupError" in text
@@ -610,7 +610,7 @@ def test_dead_item_tells_its_story(orders):
     assert "<script>alert" not in read(user_with("view"), f"{QUEUE}item/?uid={uid}")
 
 
-def test_an_item_tells_what_was_done_to_it_and_no_other(orders):
+def test_the_page_of_an_item_lists_only_the_actions_on_that_item(orders):
     uids = [orders.put(1, uid=uid) for uid in ("u1", "u10", "xu1", "Put", "item")]
     root = visitor("superuser")
     for chosen in (uids, ["u10", "xu1"]):
@@ -622,7 +622,7 @@ def test_an_item_tells_what_was_done_to_it_and_no_other(orders):
         assert said(root, f"{QUEUE}item/?uid={uid}").count("superuser: ") == times, uid
 
 
-def test_what_is_not_there_asks_the_log_nothing(orders):
+def test_the_page_of_an_unknown_item_does_not_query_the_log(orders):
     root = visitor("superuser")
     with CaptureQueriesContext(connection) as queries:
         said(root, f"{QUEUE}item/?uid=e", 404)
@@ -669,7 +669,7 @@ def test_a_deeply_nested_item_is_listed_and_can_be_dropped(orders, settings, cli
 
 
 def confirmed(browser: Client, action: str, **sent: object):
-    """Asks first, sends what the form on the page has, and follows to where it leads."""
+    """Asks for the action, sends the form of the confirmation page, and follows the redirect."""
     asked = browser.post(f"{QUEUE}{action}/", sent)
     assert asked.status_code == 200
     html = asked.content.decode().partition('class="srq-confirm"')[2].partition("</form>")[0]
@@ -685,10 +685,10 @@ def confirmed(browser: Client, action: str, **sent: object):
 def outcome(response) -> str:
     (listed,) = re.findall(r'<ul class="messagelist">.*?</ul>', response.content.decode(), re.DOTALL)
     text = html_module.unescape(words(listed))
-    return text[0].lower() + text[1:]  # the admin begins it with a capital
+    return text[0].lower() + text[1:]  # the admin capitalises the first letter
 
 
-def test_requeue_those_chosen(orders):
+def test_requeue_selected_items(orders):
     chosen, left = [dead_item(orders) for _ in range(2)], dead_item(orders)
     root = visitor("superuser")
     asked = root.post(f"{QUEUE}requeue/", {"state": "dead", "uid": chosen})
@@ -708,7 +708,7 @@ def test_requeue_those_chosen(orders):
     assert "superuser: Requeued" in said(root, f"{QUEUE}item/?uid={chosen[0]}")
 
 
-def test_a_concurrent_change_is_told(orders):
+def test_the_message_says_so_when_an_item_has_changed_meanwhile(orders):
     chosen = [dead_item(orders) for _ in range(5)]
     orders.requeue(*chosen[:2])
     response = confirmed(visitor("superuser"), "drop", state="dead", uid=chosen)
@@ -717,7 +717,7 @@ def test_a_concurrent_change_is_told(orders):
 
 
 @pytest.mark.parametrize("action", ["requeue", "drop"])
-def test_exactly_the_group(orders, action):
+def test_an_action_on_a_group_changes_only_that_group(orders, action):
     for _ in range(3):
         dead_item(orders, LookupError("a"))
     spared = [dead_item(orders, error) for error in (TimeoutError("b"), ValueError('"group":"LookupError"'))]
@@ -732,7 +732,7 @@ def test_exactly_the_group(orders, action):
     assert LogEntry.objects.get().change_message.endswith(f"3 items (dead) of {group}")
 
 
-def test_exactly_those_with_the_text(orders):
+def test_an_action_on_a_search_changes_only_its_matches(orders):
     found = [dead_item(orders, "x", payload={"customer": "Zoë", "n": n}) for n in range(3)]
     spared = dead_item(orders, "x", payload={"customer": "Bob", "password": "Zoë"})
     response = confirmed(visitor("superuser"), "requeue", state="dead", q="Zoë")
@@ -752,7 +752,7 @@ def test_return_to_queue(orders):
     assert outcome(response) == "orders: 1 item is ready again."
     again = orders.get(-1)
     assert again.uid == item.uid
-    stale = confirmed(root, "release", state="in_flight", uid=chosen)  # the delivery before
+    stale = confirmed(root, "release", state="in_flight", uid=chosen)  # this form names the delivery before
     assert "1 of 1 was already gone." in outcome(stale)
     assert orders.counts()["in_flight"] == 1
 
@@ -766,7 +766,7 @@ def test_return_to_queue(orders):
         ("all", {"ready": 0, "in_flight": 1, "delayed": 0, "dead": 0}),
     ],
 )
-def test_purge_wants_the_name(orders, state, left):
+def test_purge_asks_for_the_name_of_the_queue(orders, state, left):
     for _ in range(2):
         dead_item(orders)
         orders.put(1, delay=60)
@@ -806,7 +806,7 @@ def test_pause_and_resume(orders):
 
 
 @pytest.mark.parametrize("aware", [True, False], ids=["USE_TZ", "no USE_TZ"])
-def test_changing_a_pause_begins_with_what_it_is(orders, settings, aware):
+def test_the_form_to_change_a_pause_has_its_present_values(orders, settings, aware):
     settings.USE_TZ, settings.TIME_ZONE = aware, "Asia/Tokyo"
     root = visitor("superuser")
     orders.pause("stock-taking", by="ada", until=datetime(2040, 1, 1, 0, 30, tzinfo=UTC))
@@ -824,13 +824,13 @@ def test_changing_a_pause_begins_with_what_it_is(orders, settings, aware):
     assert not re.search('name="until"[^>]*value', read(root, f"{QUEUE}pause/"))
 
 
-def test_pause_until_the_past_is_refused(orders):
+def test_a_pause_until_a_time_in_the_past_is_refused(orders):
     response = visitor("superuser").post(f"{QUEUE}pause/", {"confirmed": "1", "until": "2020-01-01T00:00"})
     assert "This time is in the past." in response.content.decode()
     assert orders.snapshot().paused is None
 
 
-def test_what_may_have_been_done_is_written_down(orders, monkeypatch):
+def test_an_action_with_an_unknown_outcome_is_logged(orders, monkeypatch):
     from django_srq.exceptions import OutcomeUnknown
     from django_srq.registry import Queue
 
@@ -843,7 +843,7 @@ def test_what_may_have_been_done_is_written_down(orders, monkeypatch):
     assert LogEntry.objects.get().change_message == "Pause: sent, but its outcome is unknown"
 
 
-def test_an_operation_is_written_down_before_it_begins(orders, client, monkeypatch):
+def test_an_operation_is_logged_before_it_begins(orders, client, monkeypatch):
     from django_srq.exceptions import OutcomeUnknown
 
     many_dead(orders, client, 3)
@@ -863,7 +863,7 @@ def test_an_operation_is_written_down_before_it_begins(orders, client, monkeypat
     assert LogEntry.objects.get().change_message == "Dropped 3 items (dead)"
 
 
-def test_put(orders):
+def test_put_an_item(orders):
     root = visitor("superuser")
     response = confirmed(root, "put", payload='{"order": 17}', delay="")
     assert "was put." in outcome(response)
@@ -875,7 +875,7 @@ def test_put(orders):
     assert orders.counts()["delayed"] == 1
 
 
-def test_put_into_a_raw_queue_has_the_line_ends_of_the_form(orders, settings):
+def test_put_into_a_raw_queue_converts_line_ends_of_the_form(orders, settings):
     settings.SRQ_QUEUES = {"orders": {**settings.SRQ_QUEUES["orders"], "SERIALIZER": "raw"}}
     confirmed(visitor("superuser"), "put", payload="one\r\ntwo\n")
     assert queues["orders"].get(-1).payload == b"one\ntwo\n"
@@ -885,7 +885,7 @@ def test_put_into_a_raw_queue_has_the_line_ends_of_the_form(orders, settings):
 
 
 def many_dead(orders, client, n: int) -> list[str]:
-    """Faster than to let each of them die."""
+    """Writes n dead items directly, which is faster than n failures."""
     uids = [f"dead-{i:06}" for i in range(n)]
     with client.pipeline() as pipe:
         for i, uid in enumerate(uids):
@@ -903,7 +903,7 @@ def hidden(html: str) -> str:
     return html_module.unescape(re.findall(r'name="operation" value="([^"]+)"', html)[0])
 
 
-def test_many_go_in_batches_with_progress(orders, client):
+def test_many_items_are_requeued_in_batches_with_progress(orders, client):
     many_dead(orders, client, 2500)
     root = visitor("superuser")
     response = confirmed(root, "requeue", state="dead", everything="1")
@@ -914,7 +914,7 @@ def test_many_go_in_batches_with_progress(orders, client):
     operation = hidden(html)
     response = root.post(f"{URL}operation/", {"operation": operation}, follow=True)
     assert "2000 items are ready again." in response.content.decode()
-    again = root.post(f"{URL}operation/", {"operation": operation}, follow=True)  # the same page, sent twice
+    again = root.post(f"{URL}operation/", {"operation": operation}, follow=True)  # sent a second time
     assert "items are ready again" in outcome(again)
     assert orders.counts() == {"ready": 2500, "in_flight": 0, "delayed": 0, "dead": 0}
     assert LogEntry.objects.count() == 1
@@ -931,7 +931,7 @@ def test_an_operation_can_be_stopped(orders, client):
     assert LogEntry.objects.get().change_message == "Dropped 500 items (dead) of odd, stopped"
 
 
-def test_what_comes_later_is_spared(orders, client):
+def test_an_operation_spares_items_that_die_after_its_begin(orders, client):
     many_dead(orders, client, 1500)
     root = visitor("superuser")
     response = confirmed(root, "drop", state="dead", everything="1")
@@ -941,7 +941,7 @@ def test_what_comes_later_is_spared(orders, client):
     assert [item.uid for item in orders.items("dead")] == [later]
 
 
-def test_purge_of_many_spares_what_is_put_meanwhile(orders):
+def test_a_purge_in_batches_spares_items_put_meanwhile(orders):
     orders.put_many(range(2300))
     for n in range(3):
         orders.put(n, delay=60)
@@ -957,8 +957,8 @@ def test_purge_of_many_spares_what_is_put_meanwhile(orders):
     assert orders.audit() == []
 
 
-def test_a_purge_that_is_begun_again_spares_what_was_put_meanwhile(orders):
-    """As after a lost reply, or by a page that is loaded again."""
+def test_a_repeated_purge_spares_items_put_meanwhile(orders):
+    """A request is repeated after a lost reply, or when somebody loads the page again."""
     orders.put_many(range(3))
     operation = batches.BulkAction.begin(batches.Selection("purge", "orders", "ready"), 3, orders.snapshot().at)
     assert batches.carry_on(operation, orders).done == 3
@@ -968,14 +968,14 @@ def test_a_purge_that_is_begun_again_spares_what_was_put_meanwhile(orders):
     assert [item.uid for item in orders.items()] == [later]
 
 
-def test_the_operation_of_one_is_not_for_another(orders, client):
+def test_another_user_cannot_continue_an_operation(orders, client):
     many_dead(orders, client, 1500)
     operation = hidden(confirmed(visitor("superuser"), "drop", state="dead", everything="1").content.decode())
     assert user_with("view", "requeue").post(f"{URL}operation/", {"operation": operation}).status_code == 403
     assert orders.counts()["dead"] == 500
 
 
-def test_a_batch_is_at_most_a_thousand(orders, client, monkeypatch):
+def test_a_batch_has_at_most_1000_items(orders, client, monkeypatch):
     many_dead(orders, client, 1200)
     sizes = []
     original = batches.carry_out
@@ -984,7 +984,7 @@ def test_a_batch_is_at_most_a_thousand(orders, client, monkeypatch):
     assert sizes == [1000]
 
 
-def test_live_part_of_an_operation(orders, client):
+def test_the_live_part_of_an_operation(orders, client):
     many_dead(orders, client, 1500)
     root = visitor("superuser")
     operation = hidden(confirmed(root, "requeue", state="dead", everything="1").content.decode())
@@ -995,11 +995,11 @@ def test_live_part_of_an_operation(orders, client):
     assert "Back to the queue" in html
 
 
-# -- fragments, languages, consumers
+# -- live parts, consumers, activity
 
 
 @pytest.mark.parametrize("path", ["", "queue/orders/", "queue/orders/?state=dead", "consumers/"])
-def test_the_live_part_is_the_page_s_own(orders, path):
+def test_the_live_part_is_a_part_of_the_page(orders, path):
     dead_item(orders)
     root = visitor("superuser")
     whole = read(root, URL + path)
@@ -1010,7 +1010,7 @@ def test_the_live_part_is_the_page_s_own(orders, path):
     assert " ".join(still) in words(whole)
 
 
-def test_consumers(orders, client):
+def test_the_page_of_consumers(orders, client):
     from tests.support.server_clock import now
 
     moment = now(client)
@@ -1031,11 +1031,11 @@ def test_consumers(orders, client):
     assert "c6 lost" in text
 
 
-def test_no_consumer(orders):
+def test_the_page_of_consumers_without_a_consumer(orders):
     assert "No consumer is known. Start one: manage.py srq_consume" in said(visitor("view"), f"{URL}consumers/")
 
 
-def test_activity_in_pages(orders):
+def test_the_activity_has_pages(orders):
     user = visitor_user("view")
     from django.contrib.contenttypes.models import ContentType
 
@@ -1063,13 +1063,13 @@ def said_for_nobody() -> str:
     return said(visitor_once(), f"{URL}activity/")
 
 
-def test_admin_s_own_list_of_recent_actions_leads_to_the_queue(orders):
+def test_the_admin_s_recent_actions_link_to_the_queue(orders):
     root = visitor("superuser")
     confirmed(root, "pause", reason="x")
     assert f'href="{QUEUE}"' in read(root, reverse("admin:index"))
 
 
-def test_overview_of_twenty_queues_is_one_round_trip(orders, settings, monkeypatch):
+def test_the_overview_of_twenty_queues_takes_one_round_trip(orders, settings, monkeypatch):
     (options,) = settings.SRQ_QUEUES.values()
     settings.SRQ_QUEUES = {f"q{n}": {**options, "PREFIX": f"{options['PREFIX']}{n}"} for n in range(20)}
     root = visitor("superuser")

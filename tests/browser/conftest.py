@@ -1,4 +1,4 @@
-"""A real Chromium, on pages of a live server. Without one the tests fail: nothing is skipped."""
+"""A real Chromium, on pages of a live server. Without Chromium the tests fail; they are not skipped."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from django_srq import queues
 from tests.admin.test_admin import URL
 from tests.browser import showcase
 
-expect.set_options(timeout=30_000)  # ms; else five seconds, which a busy machine may take for a page
+expect.set_options(timeout=30_000)  # ms; a busy machine may need longer than the default of 5 s
 AXE = Path(axe_playwright_python.__file__).with_name("axe.min.js")
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
@@ -31,10 +31,10 @@ def chromium() -> str:
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    # Playwright runs an event loop in this thread, in which Django would refuse to use the database.
+    # Playwright runs an event loop in this thread, and Django refuses to use the database beside one.
     os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "true"
     with sync_playwright() as playwright:
-        # Without its own sandbox, which root and most containers may not have: the pages are ours.
+        # Root and most containers cannot use Chromium's sandbox; it opens only pages of this test.
         browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
         yield browser
         browser.close()
@@ -42,25 +42,25 @@ def browser() -> Iterator[Browser]:
 
 @dataclass
 class Visit:
-    """A page in the browser, and what must not happen on it."""
+    """A page in the browser, and checks of that page."""
 
     page: Page
     base: str
-    said: list[str] = field(default_factory=list)  # on the console
+    said: list[str] = field(default_factory=list)  # messages on the console
 
     def open(self, path: str = "") -> Page:
         self.page.goto(self.base + path)
         return self.page
 
     def violations(self) -> list[str]:
-        """What axe finds wrong with the page."""
-        # By evaluation, which the page's policy does not concern.
+        """The faults that axe finds in the page."""
+        # The content security policy does not apply to evaluate.
         self.page.evaluate(AXE.read_text("utf-8"))
         found = self.page.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
         return [f"{one['id']}: {node['html']} {node['failureSummary']}" for one in found for node in one["nodes"]]
 
     def sideways(self) -> int:
-        """By how many pixels the page is wider than the window."""
+        """The number of pixels by which the page is wider than the window."""
         return self.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
 
 
@@ -68,7 +68,7 @@ class Visit:
 def scene(settings, server_url, prefix, client, transactional_db):
     """Queues in all kinds of states."""
     settings.SRQ_QUEUES = showcase.options(server_url, prefix)
-    settings.SRQ_ADMIN = {"TIMEOUT": 20}  # a busy machine is no server that is down
+    settings.SRQ_ADMIN = {"TIMEOUT": 20}  # a busy machine must not count as a server that is down
     showcase.fill(client, queues)
     return queues
 
@@ -82,7 +82,7 @@ def cookie() -> str:
 
 @pytest.fixture
 def visit(scene, browser, live_server, cookie) -> Iterator[object]:
-    """Opens windows: ``visit(width=390, scheme="dark", script=False)``. At the end nothing was said on a console."""
+    """Opens windows: ``visit(width=390, scheme="dark", script=False)``. The consoles must be empty at the end."""
     contexts: list[BrowserContext] = []
     visits: list[Visit] = []
 

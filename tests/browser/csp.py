@@ -1,4 +1,4 @@
-"""A Content-Security-Policy with nothing but 'self' and a nonce, as a middleware that works with every Django."""
+"""A middleware with a Content-Security-Policy that allows only 'self' and a nonce; it works with every Django."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``make screenshots``: the pictures of the README, light and dark, from the scene that the browser tests look at."""
+"""``make screenshots``: the pictures of the README, light and dark, of the queues that the browser tests use."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _take() -> None:
 
 
 def _is_free(port: int) -> bool:
-    """The usual port looks best in a picture."""
+    """Whether nobody listens on this port; the usual port looks best in a picture."""
     import socket
 
     with socket.socket() as probe:
@@ -75,7 +75,7 @@ def _shoot(site: str, path: str, cookie: str) -> None:
             context.add_cookies([{"name": "sessionid", "value": cookie, "url": site}])
             page = context.new_page()
             page.goto(site + path)
-            page.locator("#toggle-nav-sidebar").click()  # the admin's own list of applications tells nothing here
+            page.locator("#toggle-nav-sidebar").click()  # hides the admin's list of applications
             for name, address in pages.items():
                 page.goto(site + path + address)
                 if name == "dead":

@@ -1,4 +1,4 @@
-"""Settings of the browser tests: those of the others, with static files, and a policy that allows nothing inline."""
+"""Settings of the browser tests: the common ones, static files, and a policy that forbids inline code."""
 
 from tests.settings import *  # noqa: F403
 from tests.settings import INSTALLED_APPS, MIDDLEWARE
@@ -8,6 +8,6 @@ MIDDLEWARE = ["tests.browser.csp.strict", "django.middleware.locale.LocaleMiddle
 USE_I18N = True
 LANGUAGE_CODE = "en"
 TIME_ZONE = "UTC"
-# One file for the test's and the live server's threads.
+# A file, which the threads of the test and of the live server share.
 DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:", "OPTIONS": {"timeout": 20}}}
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]

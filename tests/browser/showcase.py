@@ -1,4 +1,4 @@
-"""Queues in all kinds of states, with a past: what the pages are looked at, and shown, with."""
+"""Queues in all kinds of states, with a history, for the browser tests and the pictures."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from django_srq.operations import DeliveryRef
 from django_srq.queue import failure
 from tests.support.server_clock import now, pass_minutes
 
-HERE = __file__.encode()  # in tracebacks; the pictures need not show where they were made
+HERE = __file__.encode()  # replaced in tracebacks: the pictures need not show this path
 CONSUMER = "c5f3a9e2b71"
 
 
 def options(server_url: str, prefix: str) -> dict[str, dict[str, object]]:
-    """SRQ_QUEUES."""
+    """The setting SRQ_QUEUES of these queues."""
     common = {"URL": server_url, "HANDLER": "tests.support.handlers.note"}
     names = ("orders", "mail", "thumbnails", "invoices", "imports")
     return {name: {**common, "PREFIX": f"{prefix}:{name}"} for name in names}
@@ -62,7 +62,7 @@ def _live(queue: SafeRedisQueue, client: redis.Redis) -> None:
 
 
 def _die(queue: SafeRedisQueue, n: int, error: Exception) -> None:
-    """So many items that die of this error."""
+    """Put n items, and let each die of this error."""
     for i in range(n):
         uid = queue.put({"order": 4000 + i}, priority=50)
         item = queue.get(-1)

@@ -1,4 +1,4 @@
-"""Each page, in both themes and widths: nothing that axe, the policy or the console objects to, no sideways scroll."""
+"""Checks each page in both themes and two widths: no objection by axe, policy or console, no sideways scroll."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def dead_uid(queues) -> str:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
-def test_every_page(visit, scene, width, scheme):
+def test_every_page_is_accessible_and_fits(visit, scene, width, scheme):
     window = visit(width, scheme)
     window.page.add_init_script(POLICY)
     for name, path in PAGES.items():
@@ -58,7 +58,7 @@ def test_every_page(visit, scene, width, scheme):
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_a_long_alias(visit, scene, settings, width):
+def test_a_long_alias_fits_into_the_window(visit, scene, settings, width):
     alias = "l" * 150
     settings.SRQ_QUEUES = {alias: settings.SRQ_QUEUES["orders"]}
     window = visit(width)
@@ -75,11 +75,11 @@ def test_a_long_alias(visit, scene, settings, width):
         window.open(path)
         assert window.sideways() <= 0, path
     state = window.open().locator("td.srq-state").bounding_box()
-    assert state["x"] + state["width"] <= width  # without scrolling in the table
+    assert state["x"] + state["width"] <= width  # visible without scrolling the table
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_right_to_left(visit, settings, width):
+def test_right_to_left_languages(visit, settings, width):
     settings.LANGUAGE_CODE = "he"
     window = visit(width, locale="he")
     for path in ("", "queue/orders/", "queue/orders/?state=dead", "queue/orders/purge/?state=all&everything=1"):
@@ -94,15 +94,15 @@ def test_right_to_left(visit, settings, width):
         assert window.violations() == [], path
 
 
-def test_german(visit, settings):
+def test_the_pages_in_german(visit, settings):
     window = visit(locale="de")
     page = window.open()
     assert "invoices steht: 41 bereit" in page.locator("#srq-live").inner_text()
     assert page.locator("html").get_attribute("lang") == "de"
 
 
-def test_own_weight(visit):
-    """CSS and JavaScript of ours, and nothing from another host."""
+def test_the_size_of_css_and_javascript(visit):
+    """It also checks that nothing comes from another host."""
     window = visit()
     sizes, hosts = {}, set()
 
@@ -119,12 +119,12 @@ def test_own_weight(visit):
     assert len(hosts) == 1
 
 
-def test_not_found_pages(visit):
+def test_the_not_found_pages(visit):
     window = visit()
     for path in ("queue/nothing/", "queue/orders/item/?uid=gone"):
         page = window.open(path)
         assert page.locator(".srq-hint").inner_text()
         assert window.violations() == [], path
-    # The browser itself says on the console that it got a 404.
+    # The browser itself logs the 404 to the console.
     assert all("404" in said for said in window.said)
     window.said.clear()

@@ -1,4 +1,4 @@
-"""What people do: every action by its buttons, with and without JavaScript, with the mouse and the keyboard."""
+"""The workflows of users: every action by its buttons, with and without JavaScript, with the mouse and the keyboard."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_requeue_a_group(visit, script):
 
 
 @WITHOUT
-def test_drop_those_chosen(visit, script):
+def test_drop_selected_items(visit, script):
     page = visit(script=script).open("queue/orders/?state=dead&all=1")
     for box in page.locator('input[type="checkbox"][name="uid"]').all()[:2]:
         box.check()
@@ -51,7 +51,7 @@ def test_drop_those_chosen(visit, script):
     assert queues["orders"].counts()["dead"] == 8
 
 
-def test_choose_all(visit):
+def test_select_all_items_of_a_page(visit):
     page = visit().open("queue/orders/?state=dead&all=1")
     page.get_by_label("Select all items on this page").check()
     page.get_by_role("button", name="Requeue selected").click()
@@ -61,7 +61,7 @@ def test_choose_all(visit):
 
 
 @WITHOUT
-def test_return_to_queue(visit, script):
+def test_return_an_item_to_the_queue(visit, script):
     page = visit(script=script).open("queue/orders/?state=in_flight")
     page.get_by_role("link", name="order-1").click()
     page.get_by_role("button", name="Return to queue").click()
@@ -86,7 +86,7 @@ def test_pause_and_resume(visit, script):
 
 
 @WITHOUT
-def test_put(visit, script):
+def test_put_an_item(visit, script):
     page = visit(script=script).open("queue/imports/")
     page.get_by_role("link", name="Put an item").click()
     page.get_by_label("Payload").fill("{")
@@ -99,7 +99,7 @@ def test_put(visit, script):
 
 
 @WITHOUT
-def test_purge_wants_the_name(visit, script):
+def test_purge_asks_for_the_name_of_the_queue(visit, script):
     page = visit(script=script).open("queue/orders/")
     page.get_by_role("link", name="Purge", exact=True).click()
     page.get_by_label("type the name of the queue").fill("order")
@@ -122,7 +122,7 @@ def many(scene, client):
     return queue
 
 
-def test_an_operation_goes_on_by_itself(visit, many):
+def test_an_operation_continues_by_itself(visit, many):
     page = visit().open("queue/imports/drop/?state=dead&everything=1")
     confirm(page, "Drop")
     expect(page.get_by_role("status").filter(has_text="3500 items were deleted.")).to_be_visible(timeout=30_000)
@@ -130,7 +130,7 @@ def test_an_operation_goes_on_by_itself(visit, many):
     expect(page.locator("#srq-live")).to_contain_text("No dead items.")
 
 
-def test_an_operation_by_hand_and_stopped(visit, many):
+def test_without_javascript_an_operation_is_continued_and_stopped_by_buttons(visit, many):
     page = visit(script=False).open("queue/imports/requeue/?state=dead&everything=1")
     confirm(page, "Requeue")
     expect(page.get_by_role("status")).to_contain_text("1000 items are ready again.")
@@ -141,7 +141,7 @@ def test_an_operation_by_hand_and_stopped(visit, many):
     assert many.counts()["dead"] == 1500
 
 
-def test_stop_waits_for_the_batch_under_way(visit, many):
+def test_stop_takes_effect_after_the_current_batch(visit, many):
     page, held = visit().open("queue/imports/drop/?state=dead&everything=1"), []
     page.route("**/operation/", lambda route: route.continue_() if held else held.append(route))
     with page.expect_request("**/operation/"):
@@ -165,7 +165,7 @@ def test_find_and_search(visit, script):
     expect(page.locator("#srq-live tbody tr")).to_have_count(1)
 
 
-def test_by_keyboard(visit):
+def test_the_pages_work_with_the_keyboard(visit):
     page = visit().open()
     seen = []
     for _ in range(60):
@@ -180,7 +180,7 @@ def test_by_keyboard(visit):
     expect(page.locator("h1", has_text="orders")).to_be_visible()
 
 
-def test_copy(visit):
+def test_the_copy_button_copies_the_traceback(visit):
     window = visit()
     window.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page = window.open("queue/orders/?state=dead")
@@ -190,8 +190,8 @@ def test_copy(visit):
     assert "Error" in page.evaluate("navigator.clipboard.readText()")
 
 
-def test_no_copy_without_a_clipboard(visit):
-    """As on a page of plain HTTP."""
+def test_the_copy_button_is_hidden_without_a_clipboard(visit):
+    """Browsers offer no clipboard on a page without HTTPS."""
     window = visit()
     window.page.add_init_script("Object.defineProperty(navigator, 'clipboard', {value: undefined})")
     page = window.open("queue/orders/?state=dead&all=1")
@@ -201,12 +201,12 @@ def test_no_copy_without_a_clipboard(visit):
     expect(page.locator(".srq-copy").first).to_be_hidden()
 
 
-# -- live
+# -- live updates
 
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Updates in short turns."""
+    """Shortens the interval between updates."""
     from django_srq.admin import frame
 
     monkeypatch.setattr(frame, "EVERY", 0.2)
@@ -216,14 +216,14 @@ def number(page: Page, tab: str) -> str:
     return page.locator(".srq-tabs a", has_text=tab).locator("b").inner_text()
 
 
-def test_updates(visit, quick):
+def test_the_page_updates_itself(visit, quick):
     page = visit().open("queue/imports/")
     assert number(page, "Ready") == "0"
     queues["imports"].put(1)
     expect(page.locator(".srq-tabs a", has_text="Ready").locator("b")).to_have_text("1")
 
 
-def test_no_update_while_in_use(visit, quick):
+def test_the_page_does_not_update_while_it_is_used(visit, quick):
     page = visit().open("queue/imports/")
     page.locator(".srq-tabs a").first.focus()
     expect(page.locator(".srq-said")).to_have_text("Not updated while you are using this page.")
@@ -246,7 +246,7 @@ def test_updates_can_be_paused(visit, quick):
     expect(page.locator(".srq-tabs a", has_text="Ready").locator("b")).to_have_text("1")
 
 
-def test_hidden_pages_do_not_update(visit, quick):
+def test_a_hidden_page_does_not_update(visit, quick):
     page = visit().open("queue/imports/")
     page.evaluate("Object.defineProperty(document, 'hidden', {get: () => window.away ?? true})")
     page.wait_for_timeout(400)
@@ -257,18 +257,18 @@ def test_hidden_pages_do_not_update(visit, quick):
     expect(page.locator(".srq-tabs a", has_text="Ready").locator("b")).to_have_text("1")
 
 
-def test_a_site_that_is_away_is_told(visit, quick):
+def test_the_page_says_that_the_site_does_not_answer(visit, quick):
     window = visit()
     page = window.open("queue/imports/")
     page.route("**/queue/imports/", lambda route: route.abort())
     expect(page.locator(".srq-said")).to_have_text("Not updated: the site does not answer.")
     page.unroute("**/queue/imports/")
     expect(page.locator(".srq-said")).to_have_text("")
-    assert all("ERR_FAILED" in said for said in window.said)  # the browser's own words
+    assert all("ERR_FAILED" in said for said in window.said)  # the error that the browser itself logs
     window.said.clear()
 
 
-def test_a_session_that_is_over_is_told(visit, quick):
+def test_the_page_says_that_the_session_is_over(visit, quick):
     window = visit()
     page = window.open("queue/imports/")
     page.context.clear_cookies()

@@ -1,4 +1,4 @@
-"""srq_requeue, srq_purge, srq_pause, srq_resume and srq_recover as real processes, and their manners."""
+"""srq_requeue, srq_purge, srq_pause, srq_resume and srq_recover: what they do, print and ask, run as real processes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ CODES = re.compile(r"\x1b\[[\d;]*m")
 
 @pytest.fixture
 def project(project, server_url, prefix, dead_port):
-    """Queues on the server under test, one that recovers nothing by itself, and one whose server is away."""
+    """Queues on the server under test, a queue without automatic recovery, and two on an unreachable server."""
     away = f"redis://:secret@127.0.0.1:{dead_port}/0"
     project.configure(
         {
@@ -76,7 +76,7 @@ def in_each_state(alias: str) -> None:
 
 
 def states(alias: str) -> tuple[int, ...]:
-    """How many are ready, in flight, delayed, dead."""
+    """The numbers of items that are ready, in flight, delayed and dead."""
     return tuple(queues[alias].counts().values())
 
 
@@ -88,7 +88,7 @@ def let_leases_end(client, alias: str, number: int) -> None:
 
 
 def said(command: str, *arguments: str) -> list[dict[str, object]]:
-    """The rows, run in this process."""
+    """Run a command in this process; returns its rows."""
     out = io.StringIO()
     options = ["--no-input"] if command in BULK and "--dry-run" not in arguments else []
     call_command(command, *arguments, *options, "--format", "json", stdout=out, stderr=io.StringIO())
@@ -97,7 +97,7 @@ def said(command: str, *arguments: str) -> list[dict[str, object]]:
 
 
 class Terminal:
-    """What a process sees as its terminal: it types there and shows what was written."""
+    """A terminal for a command: answers its question and collects its output."""
 
     def __init__(self) -> None:
         self.ours, self.theirs = pty.openpty()
@@ -107,7 +107,7 @@ class Terminal:
     def run(
         self, project, *arguments: str, answer: str | None = None, cut: bool = False, **options: object
     ) -> tuple[int, str]:
-        """Exit code and stdout of a command that asks on this terminal, unless no answer is given."""
+        """Run a command on this terminal and type the answer, if one is given; returns its exit code and its stdout."""
         process = project.start(*arguments, **{"stdin": self.theirs, "stderr": self.theirs, **options})
         os.close(self.theirs)
         if answer is not None or cut:
@@ -142,7 +142,7 @@ def terminal():
     os.close(made.ours)
 
 
-# -- what they do
+# -- what the commands do
 
 
 def test_requeue_all(project):
@@ -164,7 +164,7 @@ def test_requeue_by_error_age_and_limit(project, client):
     assert [item.uid for item in queue.items("dead")] == [uids[1], uids[3], uids[4]]
 
 
-def test_requeue_by_uid(project):
+def test_requeue_by_uid_changes_only_those_items(project):
     uids = die("orders", "a", "b", "c")
     ready = queues["orders"].put("x")
     arguments = [part for uid in (uids[2], uids[2], uids[0], ready, "unknown") for part in ("--uid", uid)]
@@ -195,14 +195,14 @@ def test_purge_and_its_dry_run(project, options, purged, left):
     assert states("orders") == left
 
 
-def test_purge_says_what_it_spared(project):
+def test_purge_counts_the_items_in_flight_that_it_spared(project):
     in_each_state("orders")
     code, out, err = project.run("srq_purge", "orders", "--no-input")
     assert (code, err) == (0, "")
     assert out == "QUEUE   PURGED  SPARED IN FLIGHT\norders       5                 1\n"
 
 
-def test_recover_by_hand(project, client):
+def test_recover_without_automatic_recovery(project, client):
     let_leases_end(client, "careful", 2)
     queues["careful"].put("x")
     queues["careful"].get(-1)
@@ -214,11 +214,11 @@ def test_recover_by_hand(project, client):
     code, out, err = project.run("srq_recover", "careful", "mail", "--no-input")
     assert (code, err) == (0, "")
     assert out == "QUEUE    LEASES  READY\ncareful       2      0\nmail          0      0\n"
-    # Their only delivery was used up.
+    # MAX_DELIVERIES is 1, and the delivery counts, so the items are dead.
     assert states("careful") == (0, 1, 0, 2)
 
 
-def test_recover_makes_ready(project, client, server_url, prefix):
+def test_recover_makes_items_ready(project, client, server_url, prefix):
     project.configure({"orders": {"URL": server_url, "PREFIX": prefix, "AUTOCLEAN_INTERVAL": None}}, {})
     let_leases_end(client, "orders", 150)
     assert queues["orders"].get(-1).uid is None
@@ -255,13 +255,13 @@ def test_pause_until(project):
     assert queues["orders"].snapshot().paused["until"] == 4_073_540_400_000
 
 
-def test_pause_for_a_time_counts_by_the_server_s_clock(project, client):
+def test_a_pause_for_a_duration_counts_by_the_server_s_clock(project, client):
     before = now(client)
     said("srq_pause", "orders", "--until", "30m")
     assert before + 1_800_000 <= queues["orders"].snapshot().paused["until"] <= now(client) + 1_800_000
 
 
-def test_a_naive_moment_is_of_the_project_s_time_zone(project, settings):
+def test_a_naive_time_is_in_the_project_s_time_zone(project, settings):
     settings.TIME_ZONE = "America/New_York"
     out = io.StringIO()
     call_command("srq_pause", "orders", "--until", "2099-07-01T12:00", "--by", "anna", stdout=out)
@@ -269,7 +269,7 @@ def test_a_naive_moment_is_of_the_project_s_time_zone(project, settings):
     assert "2099-07-01 12:00:00-04:00" in out.getvalue()
 
 
-def test_who_pauses_in_a_container_without_a_name(project, monkeypatch):
+def test_a_pause_by_a_user_without_a_name_has_the_user_id(project, monkeypatch):
     def nobody() -> str:
         raise KeyError("getpwuid(): uid not found: 1234")
 
@@ -282,8 +282,8 @@ def test_who_pauses_in_a_container_without_a_name(project, monkeypatch):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_unknown_queue(project, command):
-    """Nothing is done to those that are known either."""
+def test_an_unknown_queue_stops_the_whole_command(project, command):
+    """The command changes none of the known queues either."""
     die("orders", "a")
     with pytest.raises(CommandError, match=r"^Unknown queue 'maill'\. Did you mean 'mail'\? Known: orders, ") as caught:
         said(command, "orders", "maill")
@@ -293,34 +293,34 @@ def test_unknown_queue(project, command):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_no_queue_is_taken_for_granted(project, command):
+def test_commands_need_a_queue_name(project, command):
     with pytest.raises(CommandError, match=r"^Name queues.*known: orders, mail") as caught:
         said(command)
     assert caught.value.returncode == 2
     assert ("--all" in str(caught.value)) == (command not in BULK[:2])
 
 
-def test_exit_code_and_streams_when_a_queue_is_unknown(project):
+def test_the_exit_code_and_streams_for_an_unknown_queue(project):
     code, out, err = project.run("srq_purge", "maill", "--no-input")
     assert (code, out, len(err.splitlines())) == (2, "", 1)
 
 
 @pytest.mark.parametrize("command", ["srq_requeue", "srq_purge"])
-def test_items_of_all_queues_are_not_at_stake(project, command):
+def test_requeue_and_purge_refuse_all_queues(project, command):
     in_each_state("orders")
     code, out, err = project.run(command, "--all", "--no-input")
     assert (code, out, "unrecognized arguments: --all" in err) == (2, "", True)
     assert states("orders") == (2, 1, 1, 2)
 
 
-def test_all_or_names(project):
+def test_queue_names_and_all_exclude_each_other(project):
     code, _, err = project.run("srq_pause", "orders", "--all")
     assert (code, "not both" in err) == (2, True)
     assert queues["orders"].snapshot().paused is None
 
 
 @pytest.mark.parametrize("command", ["srq_pause", "srq_resume", "srq_recover"])
-def test_a_server_that_is_away_does_not_keep_the_others_waiting(project, command):
+def test_queues_of_an_unreachable_server_are_skipped_after_the_first(project, command):
     options = ["--no-input"] if command in BULK else []
     code, out, err = project.run(command, "--all", "--format", "jsonl", *options)
     assert code == 69
@@ -332,7 +332,7 @@ def test_a_server_that_is_away_does_not_keep_the_others_waiting(project, command
 
 
 @pytest.mark.parametrize("command", ["srq_requeue", "srq_purge"])
-def test_server_unreachable(project, command):
+def test_an_unreachable_server_is_one_line_on_stderr(project, command):
     code, out, err = project.run(command, "far", "--no-input")
     assert (code, out, len(err.splitlines())) == (69, "", 1)
     assert "secret" not in err
@@ -340,7 +340,7 @@ def test_server_unreachable(project, command):
 
 @pytest.mark.parametrize("command", [["srq_put", "x"], ["srq_pause"], ["srq_resume"], ["srq_requeue", "--no-input"]])
 @pytest.mark.parametrize("wrong", [{"HANDLER": "nowhere.to.be.found"}, {"PREFX": "x"}, {"SERIALIZER": "not.there"}])
-def test_another_queue_s_wrong_settings_stop_no_command(project, server_url, prefix, command, wrong):
+def test_wrong_settings_of_another_queue_stop_no_command(project, server_url, prefix, command, wrong):
     project.configure({"orders": {}, "mail": wrong}, {"URL": server_url, "PREFIX": prefix + ".{alias}"})
     code, out, err = project.run(command[0], "orders", *command[1:])
     assert (code, err) == (0, "")
@@ -348,17 +348,17 @@ def test_another_queue_s_wrong_settings_stop_no_command(project, server_url, pre
 
 
 @pytest.mark.parametrize("command", [["srq_put", "x"], ["srq_pause"], ["srq_requeue", "--no-input"]])
-def test_wrong_settings_of_the_queue_are_one_line(project, command):
+def test_wrong_settings_of_the_queue_are_one_line_on_stderr(project, command):
     project.configure({"orders": {"PREFX": "x"}}, {})
     code, out, err = project.run(command[0], "orders", *command[1:])
     assert (code, out, len(err.splitlines())) == (2, "", 1)
     assert "SRQ_QUEUES['orders'] has the unknown option 'PREFX'. Did you mean 'PREFIX'?" in err
 
 
-# -- what they say
+# -- what the commands print
 
 
-def test_json_is_stable(project):
+def test_the_json_keeps_its_shape(project):
     in_each_state("orders")
     die("mail", "a")
     code, out, err = project.run("srq_requeue", "orders", "mail", "--dry-run", "--format", "json")
@@ -375,20 +375,20 @@ def test_json_is_stable(project):
     ]
 
 
-def test_a_document_of_json_also_when_nothing_could_be_done(project):
+def test_the_output_is_json_also_when_no_queue_was_reached(project):
     code, out, _ = project.run("srq_recover", "far", "--no-input", "--format", "json")
     assert (code, json.loads(out)) == (69, {"dry_run": False, "queues": []})
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_fields_are_those_of_the_readme(project, command):
+def test_the_fields_are_those_of_the_readme(project, command):
     readme = (ROOT / "README.md").read_text("utf-8")
     (documented,) = re.findall(rf"^\| `{command}` \| (.*) \|$", readme, re.MULTILINE)
     (row,) = said(command, "orders")
     assert list(row) == ["queue", *re.findall(r"`(\w+)`", documented)]
 
 
-def test_dry_run_names_the_errors(project):
+def test_dry_run_lists_the_errors(project):
     die("orders", "b", "a", "b", "c\x1b[2J")
     code, out, err = project.run("srq_requeue", "orders", "--dry-run")
     assert (code, out) == (0, "QUEUE   REQUEUED\norders         4\n")
@@ -401,7 +401,7 @@ def test_dry_run_names_the_errors(project):
     assert states("orders") == (0, 0, 0, 4)
 
 
-def test_many_errors_are_cut_short(project):
+def test_a_long_list_of_errors_is_cut(project):
     die("orders", *(f"{n:02}" for n in range(13)))
     err = io.StringIO()
     call_command("srq_requeue", "orders", "--dry-run", stdout=io.StringIO(), stderr=err)
@@ -410,7 +410,7 @@ def test_many_errors_are_cut_short(project):
 
 
 @pytest.mark.parametrize("command", BULK)
-def test_dry_run_counts_and_does_nothing(project, client, command):
+def test_dry_run_counts_and_changes_nothing(project, client, command):
     in_each_state("orders")
     let_leases_end(client, "careful", 1)
     before = [states(alias) for alias in ("orders", "careful")]
@@ -420,12 +420,12 @@ def test_dry_run_counts_and_does_nothing(project, client, command):
     assert [states(alias) for alias in ("orders", "careful")] == before
 
 
-# -- asking
+# -- the question
 
 
 @pytest.mark.parametrize("command", BULK)
 @pytest.mark.parametrize("filled", [True, False])
-def test_without_a_terminal_nothing_is_done(project, client, command, filled):
+def test_without_a_terminal_nothing_is_changed(project, client, command, filled):
     if filled:
         in_each_state("orders")
         pass_time(client, queues["orders"].keys, 100)
@@ -438,7 +438,7 @@ def test_without_a_terminal_nothing_is_done(project, client, command, filled):
 
 
 @pytest.mark.parametrize("answer", ["y\n", " Yes\n"])
-def test_a_terminal_is_asked(project, terminal, answer):
+def test_on_a_terminal_the_command_asks(project, terminal, answer):
     die("orders", "a", "b", "b")
     code, out = terminal.run(project, "srq_requeue", "orders", answer=answer)
     assert (code, out) == (0, "QUEUE   REQUEUED\norders         3\n")
@@ -451,7 +451,7 @@ def test_a_terminal_is_asked(project, terminal, answer):
 
 
 @pytest.mark.parametrize("answer", ["n\n", "\n", "x\n", "\x04"])
-def test_any_other_answer_does_nothing(project, terminal, answer):
+def test_any_other_answer_changes_nothing(project, terminal, answer):
     in_each_state("orders")
     before = states("orders")
     assert terminal.run(project, "srq_purge", "orders", answer=answer) == (1, "")
@@ -461,7 +461,7 @@ def test_any_other_answer_does_nothing(project, terminal, answer):
     assert states("orders") == before
 
 
-def test_ctrl_c_is_an_answer(project, client, terminal):
+def test_ctrl_c_at_the_question_changes_nothing(project, client, terminal):
     let_leases_end(client, "careful", 1)
     before = states("careful")
     assert terminal.run(project, "srq_recover", "careful", cut=True) == (130, "")
@@ -470,7 +470,7 @@ def test_ctrl_c_is_an_answer(project, client, terminal):
     assert states("careful") == before
 
 
-def test_nobody_is_asked_when_there_is_nothing_to_do(project, terminal):
+def test_the_command_does_not_ask_when_there_is_nothing_to_do(project, terminal):
     assert terminal.run(project, "srq_requeue", "orders", "mail") == (
         0,
         "QUEUE   REQUEUED\norders         0\nmail           0\n",
@@ -479,12 +479,12 @@ def test_nobody_is_asked_when_there_is_nothing_to_do(project, terminal):
 
 
 @pytest.mark.parametrize(("colour", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False)])
-def test_errors_in_colour_unless_not_wanted(project, terminal, monkeypatch, colour, coloured):
+def test_errors_are_coloured_unless_the_user_forbids_it(project, terminal, monkeypatch, colour, coloured):
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.delenv("NO_COLOR", raising=False)
     for name, value in colour.items():
         monkeypatch.setenv(name, value)
-    # Django looks at stdout to decide about colours.
+    # Django decides about colours by stdout.
     code, _ = terminal.run(project, "srq_pause", "orders", "--until", "2001-01-01", stdout=terminal.theirs)
     assert code == 2
     assert "--until is in the past" in terminal.text
@@ -529,7 +529,7 @@ def test_duration(text, seconds):
 @pytest.mark.parametrize(
     "text", ["", "2", "h", "-2h", "2 h", "2H", "1h 30m", "1e3s", "999999999w", "\N{ARABIC-INDIC DIGIT TWO}h"]
 )
-def test_no_duration(text):
+def test_invalid_durations(text):
     with pytest.raises(argparse.ArgumentTypeError, match="a duration such as"):
         duration(text)
 
@@ -550,12 +550,12 @@ def test_moment(settings, text, expected):
 
 
 @pytest.mark.parametrize("text", ["", "0s", "12:00", "tomorrow", "2026-13-01", "90"])
-def test_no_moment(text):
+def test_invalid_times(text):
     with pytest.raises(argparse.ArgumentTypeError, match="must be a time such as"):
         moment(text)
 
 
-# -- progress, and stopping
+# -- progress and interruption
 
 
 class Stream(io.StringIO):
@@ -563,7 +563,7 @@ class Stream(io.StringIO):
         return False
 
 
-def test_a_line_every_five_seconds():
+def test_progress_is_a_line_every_five_seconds():
     times = iter([0.0, 1.0, 4.9, 5.0, 5.0, 9.0, 10.0, 10.0])
     stream = Stream()
     with Progress("requeue", 20_000, OutputWrapper(stream), clock=lambda: next(times)) as progress:
@@ -572,7 +572,7 @@ def test_a_line_every_five_seconds():
     assert stream.getvalue() == "requeue: 3,000 of 20,000 so far\nrequeue: 5,000 of 20,000 so far\n"
 
 
-def test_a_bar_on_a_terminal(project, terminal):
+def test_progress_on_a_terminal_is_a_bar(project, terminal):
     die_many(queues["orders"], 1000)
     code, out = terminal.run(project, "srq_requeue", "orders", "--no-input")
     assert (code, out) == (0, "QUEUE   REQUEUED\norders      1000\n")
@@ -581,7 +581,7 @@ def test_a_bar_on_a_terminal(project, terminal):
 
 
 @pytest.mark.parametrize("number", [999, 1000])
-def test_no_bar_without_tqdm_or_for_what_is_done_at_once(project, terminal, number):
+def test_no_bar_without_tqdm_or_for_few_items(project, terminal, number):
     if number == 1000:
         (project.folder / "tqdm.py").write_text("raise ImportError('not installed')\n")
     die_many(queues["orders"], number)
@@ -595,7 +595,7 @@ def test_no_bar_without_a_terminal(project):
     assert project.run("srq_requeue", "orders", "--no-input")[2] == ""
 
 
-def test_tqdm_is_imported_only_for_a_bar(project):
+def test_tqdm_is_imported_only_on_a_terminal(project):
     (project.folder / "tqdm.py").write_text("raise RuntimeError('imported')\n")
     die_many(queues["orders"], 1000)
     code, _, err = project.run("srq_requeue", "orders", "--no-input")
@@ -603,7 +603,7 @@ def test_tqdm_is_imported_only_for_a_bar(project):
 
 
 def interrupting(project, signals: int) -> None:
-    """Ctrl-C, so many times, while the first batch is shown: what stands in for tqdm sends it."""
+    """Let the progress bar of the first batch send Ctrl-C so many times; it is a stand-in for tqdm."""
     (project.folder / "tqdm.py").write_text(
         "import os, signal\n"
         "class tqdm:\n"
@@ -626,7 +626,7 @@ def interrupting(project, signals: int) -> None:
     ],
 )
 @pytest.mark.parametrize(("signals", "says"), [(1, "between two batches"), (2, "in the middle of a batch")])
-def test_ctrl_c_stops_and_says_what_was_done(project, terminal, command, row, left, signals, says):
+def test_ctrl_c_stops_the_command_which_reports_its_work_so_far(project, terminal, command, row, left, signals, says):
     interrupting(project, signals)
     die_many(queues["orders"], 1000)
     die("mail", "a")
@@ -639,22 +639,22 @@ def test_ctrl_c_stops_and_says_what_was_done(project, terminal, command, row, le
     assert states("mail") == (0, 0, 0, 1)
 
 
-def test_ctrl_c_works_again_afterwards(project):
-    """In a process that goes on, such as a shell."""
+def test_the_command_restores_the_handler_of_ctrl_c(project):
+    """This matters in a process that goes on, such as a shell."""
     die("orders", "a")
     before = signal.getsignal(signal.SIGINT)
     said("srq_requeue", "orders")
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_call_command_raises(project):
+def test_call_command_raises_the_errors(project):
     with pytest.raises(CommandError, match="Unknown queue") as caught:
         said("srq_purge", "nowhere")
     assert caught.value.returncode == 2
 
 
-def test_what_fails_does_not_undo_what_was_done(project, client):
-    """One queue's keys turn out to be of a later layout: the other is done all the same, and the exit code is 1."""
+def test_an_error_of_one_queue_does_not_stop_the_others(project, client):
+    """One queue's keys have a later layout: the command does the other queue, and its exit code is 1."""
     die("orders", "a")
     die("mail", "a")
     client.hset(queues["orders"].keys["meta"], "layout", 99)
@@ -665,7 +665,7 @@ def test_what_fails_does_not_undo_what_was_done(project, client):
     assert states("mail") == (1, 0, 0, 0)
 
 
-# -- standard streams that are closed, full, or of few characters
+# -- standard streams that are closed, full, or not Unicode
 
 
 @pytest.mark.parametrize(
@@ -680,7 +680,7 @@ def test_what_fails_does_not_undo_what_was_done(project, client):
         (["srq_pause", "maill"], 2, 2, ""),
     ],
 )
-def test_a_stream_that_is_closed_is_one_line(project, arguments, closed, code, says):
+def test_a_closed_stream_is_one_line_on_stderr(project, arguments, closed, code, says):
     process = project.start(*arguments, closed=closed)
     _, err = process.communicate(timeout=60)
     assert (process.returncode, len(err.splitlines())) == (code, bool(says))
@@ -688,7 +688,7 @@ def test_a_stream_that_is_closed_is_one_line(project, arguments, closed, code, s
 
 
 @pytest.mark.parametrize("arguments", [["srq_status", "orders"], ["srq_pause", "orders"], ["srq_put", "orders", "x"]])
-def test_an_output_that_is_full_is_one_line(project, arguments):
+def test_a_full_output_is_one_line_on_stderr(project, arguments):
     with open("/dev/full", "w") as full:
         process = project.start(*arguments, stdout=full)
     _, err = process.communicate(timeout=60)
@@ -696,7 +696,7 @@ def test_an_output_that_is_full_is_one_line(project, arguments):
     assert "standard output: No space left on device" in err
 
 
-def test_a_reader_that_saw_enough_is_one_line(project):
+def test_a_closed_pipe_is_one_line_on_stderr(project):
     process = project.start("srq_status", "orders", "--watch", "0.05")
     assert process.stdout.readline()
     process.stdout.close()
@@ -704,14 +704,14 @@ def test_a_reader_that_saw_enough_is_one_line(project):
     assert process.wait(60) == 1
 
 
-def test_a_traceback_for_who_wants_one(project):
+def test_the_option_traceback_shows_the_traceback(project):
     with open("/dev/full", "w") as full:
         process = project.start("srq_status", "orders", "--traceback", stdout=full)
     _, err = process.communicate(timeout=60)
     assert (process.returncode, "Traceback" in err, "No space left" in err) == (1, True, True)
 
 
-def test_ctrl_c_is_one_line_and_says_what_was_put(project):
+def test_ctrl_c_during_srq_put_is_one_line_with_the_number_of_puts(project):
     process = project.start("srq_put", "orders")
     process.stdin.write("x\n")
     process.stdin.flush()
@@ -721,7 +721,7 @@ def test_ctrl_c_is_one_line_and_says_what_was_put(project):
     assert process.wait(60) == 130
 
 
-def test_what_the_output_cannot_encode_is_escaped(project):
+def test_characters_that_the_output_cannot_encode_are_escaped(project):
     process = project.start("srq_pause", "orders", "--by", "jürgen", environment={"PYTHONIOENCODING": "ascii"})
     out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (0, "")

@@ -30,11 +30,11 @@ pytestmark = pytest.mark.versions
 
 
 def idle(queue) -> bool:
-    """Whether a consumer has signed on and found nothing."""
+    """Whether a consumer has registered and found the queue empty."""
     return bool(queue.snapshot().consumers) and sum(queue.counts().values()) == 0
 
 
-def test_help_says_what_the_grace_has_to_be_below():
+def test_the_help_names_the_stop_timeout_that_grace_must_stay_below():
     words = load_command_class("django_srq", "srq_consume").create_parser("manage.py", "srq_consume").format_help()
     assert "(docker stop: 10)" in " ".join(words.split())
 
@@ -42,7 +42,7 @@ def test_help_says_what_the_grace_has_to_be_below():
 # -- srq_put
 
 
-def test_put_prints_the_uids_only(project):
+def test_put_prints_only_the_uids(project):
     code, out, err = project.run("srq_put", "raw", "one", "two words")
     assert (code, err) == (0, "")
     assert [(item.uid, item.payload) for item in queues["raw"].items()] == list(
@@ -50,26 +50,26 @@ def test_put_prints_the_uids_only(project):
     )
 
 
-def test_put_takes_lines_from_standard_input(project):
-    """As they are, but for their ends; a blank line is one, too."""
+def test_put_reads_lines_from_standard_input(project):
+    """Each line is a payload without its line end; blank lines are payloads as well."""
     _, out, _ = project.run("srq_put", "raw", stdin="Hello World\n  spaces around \n\n\ttab\r\n a\rb \r")
     payloads = [item.payload for item in queues["raw"].items()]
     assert payloads == [b"Hello World", b"  spaces around ", b"", b"\ttab", b" a\rb \r"]
     assert len(out.splitlines()) == 5
 
 
-def test_put_skips_blank_lines_between_json(project):
+def test_put_skips_blank_lines_between_json_documents(project):
     _, out, _ = project.run("srq_put", "json", "--json", stdin=' 1\n\n{"a": 2}\r\n \t\n\r\nnull\n\n')
     assert [item.payload for item in queues["json"].items()] == [1, {"a": 2}, None]
     assert len(out.splitlines()) == 3
 
 
-def test_put_holds_no_line_back(project):
+def test_put_sends_each_line_at_once(project):
     process = project.start("srq_put", "raw")
     for payload in ("first", "second"):
         process.stdin.write(f"{payload}\n")
         process.stdin.flush()
-        # While standard input is still open.
+        # Standard input is still open.
         wait_for(lambda text=payload: text.encode() in [item.payload for item in queues["raw"].items()], payload)
         assert process.stdout.readline().strip() == list(queues["raw"].items())[-1].uid
     process.stdin.write("no end of line")
@@ -78,7 +78,7 @@ def test_put_holds_no_line_back(project):
     assert len(queues["raw"]) == 3
 
 
-def test_put_takes_many_lines_at_once(project, client):
+def test_put_sends_many_lines_in_few_calls(project, client):
     payloads = [f"näive {number}" for number in range(20_000)]
     _, out, _ = project.run("srq_put", "raw", stdin="\n".join(payloads))
     assert [item.uid for item in queues["raw"].items()] == out.split()
@@ -87,7 +87,7 @@ def test_put_takes_many_lines_at_once(project, client):
     assert int(slot.split()[0]) < 1000  # calls
 
 
-def test_put_stops_at_what_is_not_json(project):
+def test_put_stops_at_invalid_json(project):
     code, out, err = project.run("srq_put", "json", "--json", stdin='1\n{"a": 2}\n{\n4\n')
     assert code == 1
     assert "line 3: not JSON: '{'" in err
@@ -98,7 +98,7 @@ def test_put_stops_at_what_is_not_json(project):
 
 
 @pytest.mark.parametrize("as_lines", [True, False])
-def test_put_prints_what_was_put_before_the_rest_was_refused(project, server_url, prefix, as_lines):
+def test_put_prints_the_uids_of_the_puts_before_a_refusal(project, server_url, prefix, as_lines):
     project.configure({"q": {"URL": server_url, "PREFIX": prefix, "MAX_LENGTH": 1500, "SERIALIZER": "raw"}}, {})
     payloads = [str(number) for number in range(2500)]
     arguments, stdin = ([], "\n".join(payloads)) if as_lines else (payloads, None)
@@ -147,7 +147,7 @@ def test_put_options(project):
         (["raw", "x", "--uid", "a b"], 1, "a uid is 1 to 128 visible ASCII characters"),
     ],
 )
-def test_put_says_what_is_wrong(project, arguments, code, says):
+def test_put_explains_wrong_arguments(project, arguments, code, says):
     found, out, err = project.run("srq_put", *arguments)
     assert (found, out) == (code, "")
     assert says in err
@@ -156,10 +156,10 @@ def test_put_says_what_is_wrong(project, arguments, code, says):
 
 
 @pytest.mark.parametrize("command", [["srq_put", "far", "x"], ["srq_consume", "far", "--burst"]])
-def test_an_unreachable_server_is_one_line(project, command, dead_port):
+def test_an_unreachable_server_is_one_line_on_stderr(project, command, dead_port):
     project.configure({"far": {"URL": f"redis://:secret@127.0.0.1:{dead_port}", "TIMEOUT": 0.3}}, {})
     process = project.start(*command)
-    if command[0] == "srq_consume":  # it waits for the server, and says so once
+    if command[0] == "srq_consume":  # srq_consume waits for the server, and logs that once
         line = process.stderr.readline() + process.stderr.readline()
         assert "server unavailable" in line
         process.send_signal(signal.SIGTERM)
@@ -175,10 +175,10 @@ def test_an_unreachable_server_is_one_line(project, command, dead_port):
     assert "secret" not in line + err
 
 
-# -- srq_consume: what it serves
+# -- srq_consume: its queues
 
 
-def test_every_queue_with_a_handler(project):
+def test_without_names_it_serves_every_queue_with_a_handler(project):
     queues["note"].put("a")
     queues["async"].put("b")
     queues["raw"].put("c")
@@ -188,7 +188,7 @@ def test_every_queue_with_a_handler(project):
     assert len(queues["raw"]) == 1
 
 
-def test_no_queue_with_a_handler(project, server_url):
+def test_without_names_and_handlers_it_refuses(project, server_url):
     project.configure({"raw": {"URL": server_url}}, {})
     code, _, err = project.run("srq_consume", "--burst")
     assert code == 2
@@ -196,7 +196,7 @@ def test_no_queue_with_a_handler(project, server_url):
     assert "raw" in err
 
 
-def test_a_named_queue_without_handler_is_printed_and_acked(project):
+def test_items_of_a_named_queue_without_handler_are_printed_and_acked(project):
     uids = queues["raw"].put_many(["Hello World", b"\xff"])
     code, out, err = project.run("srq_consume", "raw", "--burst")
     assert code == 0
@@ -205,7 +205,7 @@ def test_a_named_queue_without_handler_is_printed_and_acked(project):
     assert queues["raw"].counts() == {"ready": 0, "in_flight": 0, "delayed": 0, "dead": 0}
 
 
-def test_queues_in_the_order_given(project):
+def test_queues_are_served_in_the_order_given(project):
     queues["async"].put_many("ab")
     queues["note"].put_many("xy")
     project.run("srq_consume", "note", "async", "--burst")
@@ -238,7 +238,7 @@ def test_unknown_queue(project):
 
 @pytest.mark.parametrize("path", ["tests.support.handlers.gone", "tests.support.leaves_on_import.handle"])
 @pytest.mark.parametrize("option", ["HANDLER", "SERIALIZER"])
-def test_what_cannot_be_imported_is_named(project, server_url, path, option):
+def test_a_handler_or_serializer_that_cannot_be_imported_is_named(project, server_url, path, option):
     project.configure({"q": {"URL": server_url, "HANDLER": "tests.support.handlers.note", option: path}}, {})
     code, _, err = project.run("srq_consume", "q", "--burst")
     assert code == 2
@@ -246,7 +246,7 @@ def test_what_cannot_be_imported_is_named(project, server_url, path, option):
     assert "Traceback" not in err
 
 
-def test_inside_another_thread(project):
+def test_consume_inside_another_thread(project):
     queues["raw"].put("x")
     failures = []
 
@@ -278,12 +278,12 @@ def test_child_processes_need_the_main_thread(project):
     assert "--processes 0" in failures[0]
 
 
-def test_call_command_raises(project):
+def test_call_command_raises_the_errors(project):
     with pytest.raises(CommandError, match="Unknown queue"):
         call_command("srq_consume", "nowhere")
 
 
-# -- failure
+# -- failures
 
 
 def test_an_exception_is_recorded_and_the_item_waits(project):
@@ -294,12 +294,12 @@ def test_an_exception_is_recorded_and_the_item_waits(project):
     error = item.delivery.error
     assert (error["type"], error["message"], error["delivery"]) == ("LookupError", "cannot handle it", 1)
     assert "in failing" in error["traceback"]
-    assert "cannot handle it" not in err  # it may quote the payload
+    assert "cannot handle it" not in err  # the message may quote the payload
     assert "failed queue=failing" in err
     assert "state=delayed error=LookupError" in err
 
 
-def test_undecodable_goes_to_dead_and_the_next_is_served(project, client):
+def test_an_item_that_cannot_be_decoded_is_dead_and_the_next_is_served(project, client):
     uid = queues["note"].put("a")
     queues["note"].put("b")
     client.hset(queues["note"].keys["items"], uid, b"{")
@@ -309,7 +309,7 @@ def test_undecodable_goes_to_dead_and_the_next_is_served(project, client):
     assert (dead.uid, dead.payload) == (uid, b"{")
 
 
-def test_undecodable_counts_as_one_of_max_items(project, client):
+def test_an_item_that_cannot_be_decoded_counts_for_max_items(project, client):
     uid = queues["note"].put("a")
     queues["note"].put_many("bc")
     client.hset(queues["note"].keys["items"], uid, b"{")
@@ -317,7 +317,7 @@ def test_undecodable_counts_as_one_of_max_items(project, client):
     assert project.lines() == ["b 1"]
 
 
-def test_sys_exit_in_a_handler_is_a_failure(project):
+def test_sys_exit_in_a_handler_fails_the_item(project):
     queues["leaving"].put("a")
     assert project.run("srq_consume", "leaving", "--burst")[0] == 0
     (item,) = queues["leaving"].items("delayed")
@@ -342,7 +342,7 @@ def test_the_lease_is_renewed_while_the_handler_runs(project, client):
     assert project.lines() == ["begin a 1", "end a 1"]
 
 
-def test_sigkill_in_mid_item_redelivers_when_the_lease_ends(project, client):
+def test_after_sigkill_in_mid_item_the_item_is_delivered_again_when_the_lease_ends(project, client):
     uid = queues["slow"].put("a")
     process = project.start("srq_consume", "slow")
     project.said("begin a 1")
@@ -356,7 +356,7 @@ def test_sigkill_in_mid_item_redelivers_when_the_lease_ends(project, client):
     assert queues["slow"].audit() == []
 
 
-def test_a_consumer_that_keeps_dying_makes_the_item_dead(project):
+def test_an_item_that_keeps_killing_its_consumer_is_dead(project):
     queues["slow"].put("a")
     for delivery in (1, 2, 3):
         process = project.start("srq_consume", "slow")
@@ -379,7 +379,7 @@ def test_a_signal_ends_an_idle_consumer(project, number):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_finishes_the_item_in_hand(project, number):
+def test_a_signal_lets_the_consumer_finish_the_item_in_hand(project, number):
     project.add_to_settings(
         "from django_srq.consumer.worker.worker import Worker\nstop = Worker.stop\n"
         "def stop_and_say(self):\n    from tests.support.handlers import _say\n    stop(self)\n    _say('stops')\n"
@@ -403,7 +403,7 @@ def test_a_second_signal_cuts_the_item(project, number, code, processes):
     process = project.start("srq_consume", "slow", "--processes", processes)
     project.said("begin a 1")
     process.send_signal(number)
-    wait_for(lambda: "stopping" in process.stderr.readline(), "a word about the first signal")
+    wait_for(lambda: "stopping" in process.stderr.readline(), "the log line of the first signal")
     process.send_signal(number)
     assert process.wait(60) == code
     (item,) = queues["slow"].items()
@@ -411,12 +411,12 @@ def test_a_second_signal_cuts_the_item(project, number, code, processes):
 
 
 def test_a_signal_in_the_middle_of_a_log_line_is_not_lost(project):
-    queues["note"].put_many(range(20_000))  # many more than it handles before it hears of the signal
+    queues["note"].put_many(range(20_000))  # many more than it handles before the signal arrives
     process = project.start("srq_consume", "note")
     seen: list[int] = []
 
     def is_full() -> bool:
-        """The consumer waits in the middle of a line: a pipe holds 65,536 bytes, and nobody reads this one."""
+        """Whether the consumer blocks in the middle of a line: the pipe is full (65,536 bytes), and nobody reads it."""
         waiting = array.array("i", [0])
         fcntl.ioctl(process.stderr, termios.FIONREAD, waiting)
         seen.append(waiting[0])
@@ -431,17 +431,17 @@ def test_a_signal_in_the_middle_of_a_log_line_is_not_lost(project):
     assert len(queues["note"]) > 0
 
 
-def test_a_consumer_is_known_while_it_runs(project):
+def test_a_consumer_is_registered_while_it_runs(project):
     process = project.start("srq_consume", "note")
 
-    def entry():  # at first it says no more than that the consumer is starting
+    def entry():  # its first entry says only that the consumer is starting
         return next((about for about in queues["note"].snapshot().consumers.values() if "pid" in about), None)
 
-    about = wait_for(entry, "its entry")
+    about = wait_for(entry, "the consumer's entry")
     assert (about["pid"], about["queues"], about["threads"]) == (process.pid, ["note"], 1)
 
 
-def test_an_idle_consumer_wakes_on_put(project):
+def test_a_put_wakes_an_idle_consumer(project):
     project.start("srq_consume", "note")
     wait_for(lambda: idle(queues["note"]), "an idle consumer")
     queues["note"].put("a")
@@ -449,7 +449,7 @@ def test_an_idle_consumer_wakes_on_put(project):
     wait_for(lambda: queues["note"].snapshot().stats.get("acked") == 1, "the ack")
 
 
-def test_the_server_goes_and_comes_back(project):
+def test_the_consumer_waits_for_a_server_that_goes_away(project):
     server = Server("--appendonly", "yes", "--appendfsync", "always")
     try:
         queue = {"URL": server.url, "HANDLER": "tests.support.handlers.note", "TIMEOUT": 2}
@@ -461,9 +461,9 @@ def test_the_server_goes_and_comes_back(project):
         project.said("before 1")
         server.kill()
         err = project.folder / "err"
-        wait_for(lambda: "server unavailable" in err.read_text(), "a word about it")
+        wait_for(lambda: "server unavailable" in err.read_text(), "the log line of the outage")
         server.start()
-        wait_for(lambda: "available again" in err.read_text(), "a word about its return")
+        wait_for(lambda: "available again" in err.read_text(), "the log line of the return")
         queues["note"].put("after")
         project.said("after 1")
         process.send_signal(signal.SIGTERM)
@@ -474,7 +474,7 @@ def test_the_server_goes_and_comes_back(project):
         server.close()
 
 
-def test_a_line_that_nobody_took_is_not_acked(project):
+def test_an_item_that_could_not_be_printed_is_not_acked(project):
     queues["raw"].put_many(["x"] * 3)
     reader, writer = os.pipe()
     os.close(reader)
@@ -487,7 +487,7 @@ def test_a_line_that_nobody_took_is_not_acked(project):
 
 
 @pytest.mark.parametrize(("terminal", "printed"), [(True, r"a\x1b[2J\tü\nb\xff"), (False, "a\x1b[2J\tü\nb\\xff")])
-def test_a_payload_does_not_command_a_terminal(project, terminal, printed):
+def test_control_characters_of_a_payload_do_not_reach_the_terminal(project, terminal, printed):
     uid = queues["raw"].put("a\x1b[2J\tü\nb".encode() + b"\xff")
     ours, theirs = pty.openpty() if terminal else os.pipe()
     process = project.start("srq_consume", "raw", "--burst", stdout=theirs)
@@ -500,7 +500,7 @@ def test_a_payload_does_not_command_a_terminal(project, terminal, printed):
 
 @pytest.mark.parametrize("processes", ["0", "1"])
 @pytest.mark.parametrize(("output", "why"), [("full", "No space left on device"), ("closed", "Bad file descriptor")])
-def test_an_output_that_takes_nothing_makes_no_item_fail(project, output, why, processes):
+def test_an_output_that_cannot_be_written_makes_no_item_fail(project, output, why, processes):
     queues["raw"].put_many(["x"] * 3)
     with open("/dev/full", "w") as full:
         stream = {"stdout": full} if output == "full" else {"closed": 1}
@@ -515,7 +515,7 @@ def test_an_output_that_takes_nothing_makes_no_item_fail(project, output, why, p
     assert [item.deliveries for item in queues["raw"].items()] == [0, 0, 0]
 
 
-def test_a_payload_that_the_output_cannot_encode_is_escaped(project):
+def test_characters_of_a_payload_that_the_output_cannot_encode_are_escaped(project):
     uid = queues["json"].put("jürgen")
     process = project.start("srq_consume", "json", "--burst", environment={"PYTHONIOENCODING": "ascii"})
     out, _ = process.communicate(timeout=60)
@@ -544,9 +544,9 @@ def test_the_ack_of_one_item_goes_with_the_claim_of_the_next(queue, client):
     before = client.info("commandstats").get("cmdstat_evalsha", {}).get("calls", 0)
     InProcessConsumer(
         [Subscription(queue, lambda item: None, lease=600)], burst=True
-    ).run()  # a lease that is not renewed meanwhile
+    ).run()  # nothing renews the lease meanwhile
     calls = client.info("commandstats")["cmdstat_evalsha"]["calls"] - before
-    # Ten items, and the claim that finds nothing; besides it signs on, in two calls, and off.
+    # Ten items, and the claim that finds nothing; besides, the consumer registers in two calls and removes its entry.
     assert calls <= 11 + 3
 
 
@@ -570,9 +570,9 @@ def test_every_item_is_logged_with_its_fields(queue, caplog):
         assert line.duration >= 0
 
 
-def test_no_database_connection_is_open_while_idle(project):
+def test_an_idle_consumer_has_no_open_database_connection(project):
     project.configure({"q": {"HANDLER": "tests.support.handlers.connecting"}}, project.settings.SRQ_DEFAULTS)
-    project.add_to_settings("DATABASES['default']['CONN_MAX_AGE'] = None")  # which are else closed after each item
+    project.add_to_settings("DATABASES['default']['CONN_MAX_AGE'] = None")  # by default they are closed after each item
     process = project.start("srq_consume", "q", "--threads", "2")
     for payload in "AB":
         queues["q"].put(payload)
@@ -583,7 +583,7 @@ def test_no_database_connection_is_open_while_idle(project):
     assert process.poll() is None
 
 
-def test_settled_elsewhere_is_no_error(queue, caplog):
+def test_an_item_that_the_handler_settled_is_no_error(queue, caplog):
     queue.put("a")
 
     def handle(item: object) -> None:
@@ -593,7 +593,7 @@ def test_settled_elsewhere_is_no_error(queue, caplog):
     assert "was already settled" in caplog.text
 
 
-def test_stop_from_another_thread(queue):
+def test_stop_a_consumer_from_another_thread(queue):
     begun = threading.Event()
     consumer = InProcessConsumer([Subscription(queue, lambda item: begun.set())])
     thread = threading.Thread(target=consumer.run)
@@ -607,12 +607,12 @@ def test_stop_from_another_thread(queue):
 
 
 class Odd(BaseException):
-    """As some libraries and extension modules raise."""
+    """Some libraries and extension modules raise such errors."""
 
 
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("kind", [Odd, GeneratorExit, asyncio.CancelledError])
-def test_what_is_no_exception_fails_its_item_too(queue, kind, threads):
+def test_a_base_exception_fails_its_item_too(queue, kind, threads):
     queue.put_many("ab")
     seen: list[object] = []
 
@@ -640,8 +640,8 @@ def test_an_interruption_ends_the_consumer(queue, kind):
     assert queue.counts()["delayed"] == 0
 
 
-def test_a_keyboard_interrupt_where_no_signal_can_arrive_is_a_failure(queue):
-    """Python runs signal handlers in the main thread."""
+def test_a_keyboard_interrupt_raised_outside_the_main_thread_fails_the_item(queue):
+    """Python runs signal handlers in the main thread, so this one comes from the handler's own code."""
     queue.put_many(range(3))
 
     def handle(item: object) -> None:
@@ -654,7 +654,7 @@ def test_a_keyboard_interrupt_where_no_signal_can_arrive_is_a_failure(queue):
     assert queue.counts()["delayed"] == 3
 
 
-def test_every_item_is_counted_however_many_threads_there_are(queue):
+def test_max_items_is_exact_with_any_number_of_threads(queue):
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
@@ -669,7 +669,7 @@ def test_every_item_is_counted_however_many_threads_there_are(queue):
         sys.setswitchinterval(before)
 
 
-def test_any_number_of_queues(project, server_url, prefix):
+def test_a_consumer_of_many_queues(project, server_url, prefix):
     aliases = [f"q{number}" for number in range(300)]
     options = {"HANDLER": "tests.support.handlers.note"}
     project.configure(dict.fromkeys(aliases, options), {"URL": server_url, "PREFIX": prefix + ".{alias}"})
@@ -680,8 +680,8 @@ def test_any_number_of_queues(project, server_url, prefix):
 
 
 @pytest.mark.parametrize("processes", ["1", "0"])
-def test_any_number_of_open_files(project, server_url, prefix, processes):
-    """select() knows only those below 1024."""
+def test_a_consumer_with_many_open_files(project, server_url, prefix, processes):
+    """select() takes only file descriptors below 1024."""
     project.configure(
         {"note": {"HANDLER": "tests.support.handlers.note"}},
         {"URL": server_url, "PREFIX": prefix + ".{alias}", "LEASE": 0.6},
@@ -693,7 +693,7 @@ def test_any_number_of_open_files(project, server_url, prefix, processes):
         "_open = [os.dup(0) for _ in range(1100)]"
     )
     consumer = project.start("srq_consume", "--processes", processes)
-    for number in range(2):  # the second one after a wait
+    for number in range(2):  # the second item finds the consumer waiting
         queues["note"].put(number)
         project.said(f"{number} 1")
     consumer.terminate()

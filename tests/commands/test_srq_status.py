@@ -76,7 +76,7 @@ def said(*arguments: str, **options: object) -> str:
     return out.getvalue()
 
 
-# -- once
+# -- printed once
 
 
 def test_table(configure):
@@ -102,13 +102,13 @@ def test_table(configure):
     assert lines[6].endswith(" UTC")
 
 
-def test_all_well_comes_first(configure):
+def test_the_table_begins_with_the_verdict_when_all_is_well(configure):
     configure(orders={}, mail={})
     assert said().splitlines()[0] == "All 2 queues are healthy."
     assert said("mail").splitlines()[0] == "The queue mail is healthy."
 
 
-def test_queues_that_are_named(configure):
+def test_only_the_named_queues_are_printed(configure):
     configure(orders={}, mail={}, bills={})
     out = said("bills", "orders")
     assert re.findall(r"^(orders|mail|bills) ", out, re.MULTILINE) == ["orders", "bills"]
@@ -134,7 +134,7 @@ def test_jsonl(configure):
     assert all(line["at"].endswith("Z") for line in lines)
 
 
-def test_misconfigured_queue_is_shown(configure, start):
+def test_a_misconfigured_queue_is_printed(configure, start):
     configure(orders={}, mail={"PREFX": 1})
     process = start()
     out, err = process.communicate(timeout=60)
@@ -144,7 +144,7 @@ def test_misconfigured_queue_is_shown(configure, start):
     assert re.search(r"^orders +ok +0 ", out, re.MULTILINE)
 
 
-def test_control_characters_stay_out_of_the_terminal(configure):
+def test_control_characters_do_not_reach_the_terminal(configure):
     configure(**{"or\x1b[2Jders": {}})
     queues["or\x1b[2Jders"].pause("\x1b]0;title\x07", by="\r\n")
     assert not re.search(r"[\x00-\x09\x0b-\x1f]", said())
@@ -161,7 +161,7 @@ def test_unknown_queue(configure, arguments):
 
 
 @pytest.mark.parametrize("seconds", ["0", "-1", "soon", "nan", "inf"])
-def test_bad_interval(configure, seconds):
+def test_an_invalid_interval(configure, seconds):
     configure(orders={})
     with pytest.raises(CommandError, match="a number of seconds above 0"):
         said(f"--watch={seconds}")
@@ -191,7 +191,7 @@ def test_exit_codes_and_streams(configure, start, dead_port):
 
 
 def on_terminal(start, *arguments: str, until: str, **options: object) -> str:
-    """What the command writes to a terminal, up to a text; then it is interrupted, and ends with 0."""
+    """The output of the command on a terminal up to a text; then Ctrl-C ends it, with exit code 0."""
     ours, theirs = pty.openpty()
     process = start(*arguments, stdout=theirs, **options)
     os.close(theirs)
@@ -219,14 +219,14 @@ def on_terminal(start, *arguments: str, until: str, **options: object) -> str:
     ("arguments", "environment", "coloured"),
     [([], {}, True), (["--no-color"], {}, False), ([], {"NO_COLOR": "1"}, False)],
 )
-def test_colours_for_a_terminal_unless_not_wanted(configure, start, arguments, environment, coloured):
+def test_a_terminal_gets_colours_unless_the_user_forbids_them(configure, start, arguments, environment, coloured):
     configure(orders={})
     out = on_terminal(start, *arguments, until=" UTC", environment={"TERM": "xterm", **environment})
     assert "The queue orders is healthy." in out
     assert bool(CODES.search(out)) == coloured
 
 
-# -- again and again
+# -- with --watch
 
 
 def test_watch_redraws_a_terminal(configure, start):
@@ -235,7 +235,7 @@ def test_watch_redraws_a_terminal(configure, start):
     assert out.startswith("\x1b[H")
 
 
-def test_watch_outlives_the_server(configure, start):
+def test_watch_goes_on_when_the_server_dies(configure, start):
     server = Server()
     try:
         configure(orders={"URL": server.url})
@@ -251,13 +251,13 @@ def test_watch_outlives_the_server(configure, start):
         server.start()
         next_state("ok")
         process.send_signal(signal.SIGINT)
-        wait_for(lambda: process.poll() is not None, "the end")
+        wait_for(lambda: process.poll() is not None, "the end of the command")
         assert (process.returncode, process.stderr.read()) == (0, "")
     finally:
         server.close()
 
 
-def test_watch_of_a_table_without_terminal_separates_by_a_blank_line(configure, start):
+def test_watch_without_a_terminal_separates_tables_by_a_blank_line(configure, start):
     configure(orders={})
     process = start("--watch", "0.05", "orders")
     try:
@@ -272,6 +272,6 @@ def test_watch_of_a_table_without_terminal_separates_by_a_blank_line(configure, 
 
 
 @pytest.mark.parametrize(("width", "kept"), [(None, 4), (80, 4), (20, 4), (19, 3), (1, 3)])
-def test_columns_that_do_not_fit_the_terminal_are_left_out_from_the_end(width, kept):
-    row = ["abcd", "abcd", "abc", "abc"]  # 20 characters with the gaps
+def test_the_last_columns_are_left_out_when_the_terminal_is_narrow(width, kept):
+    row = ["abcd", "abcd", "abc", "abc"]  # 20 characters, with the gaps
     assert srq_status._fitting([row, row], width) == [row[:kept]] * 2

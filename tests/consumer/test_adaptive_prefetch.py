@@ -1,4 +1,4 @@
-"""Items claimed ahead: acked one by one all the same, given back when they are not started."""
+"""Items claimed ahead: each is acked when it is handled, and given back when it is not started."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ from tests.consumer.test_wakeups import running
 from tests.support.servers import Server
 from tests.support.waiting import wait_for
 
-LONG = 600  # seconds; during a test no lease is renewed, as calls are counted here, and no failure returns
+# Seconds: no lease is renewed during a test, because calls are counted here, and no failed item comes back.
+LONG = 600
 
 
-# With a burst nothing is claimed before the last ones are handled; without, the next ones are.
+# In a burst, a consumer claims when the last items are handled; otherwise it claims while they are.
 burst_or_not = pytest.mark.parametrize("burst", [True, False])
 
 
@@ -41,7 +42,7 @@ def consume(queue, handle, *, burst=True, **plan):
 
 @burst_or_not
 @pytest.mark.parametrize("threads", [1, 3])
-def test_all_are_handled_once(queue, threads, burst):
+def test_all_items_are_handled_once(queue, threads, burst):
     queue.put_many(range(95))
     seen: list[bytes] = []
     assert consume(queue, lambda item: seen.append(item.payload), threads=threads, burst=burst) == 95
@@ -53,8 +54,8 @@ def test_all_are_handled_once(queue, threads, burst):
 
 
 @burst_or_not
-def test_each_is_acked_before_the_next_is_begun(queue, client, burst):
-    """So a crash repeats no more than the item in hand; also where the server does not know the scripts yet."""
+def test_each_item_is_acked_before_the_next_is_begun(queue, client, burst):
+    """So a crash repeats only the item in hand. This holds also while the server does not know the scripts yet."""
     client.script_flush()
     queue.put_many(range(20))
     gone: list[int] = []
@@ -67,18 +68,18 @@ def test_each_is_acked_before_the_next_is_begun(queue, client, burst):
     assert gone == list(range(1, 21))
 
 
-def test_many_items_are_one_claim(queue, client):
+def test_many_items_are_claimed_in_one_call(queue, client):
     queue.put_many(range(20))
-    consume(queue, lambda item: None)  # now the server knows the scripts
+    consume(queue, lambda item: None)  # loads the scripts into the server
     queue.put_many(range(30))
     before = client.info("commandstats")["cmdstat_evalsha"]["calls"]
     consume(queue, lambda item: None)
     calls = client.info("commandstats")["cmdstat_evalsha"]["calls"] - before
-    # 27 acks by themselves and 3 with the next claim; 3 claims, and one that finds nothing; it signs on and off.
+    # 27 acks alone and 3 with the next claim; 3 claims, and one that finds nothing; the consumer registers and leaves.
     assert calls <= 27 + 4 + 3
 
 
-def test_what_was_not_started_is_given_back_when_stopped(queue):
+def test_items_that_were_not_started_are_given_back_at_a_stop(queue):
     queue.put_many(range(10))
     begun, end = threading.Event(), threading.Event()
 
@@ -99,7 +100,7 @@ def test_what_was_not_started_is_given_back_when_stopped(queue):
 
 
 @burst_or_not
-def test_failures_among_them(queue, burst):
+def test_failures_among_prefetched_items(queue, burst):
     queue.put_many(range(30))
 
     def handle(item: object) -> None:
@@ -112,8 +113,8 @@ def test_failures_among_them(queue, burst):
 
 
 @pytest.mark.parametrize("cut_at", [2, 5, 9])
-def test_acks_whose_replies_are_lost(cut_at):
-    """All connections break in the middle: each ack is carried out once, and each item handled once."""
+def test_acks_survive_the_loss_of_their_replies(cut_at):
+    """All connections break in the middle: each ack is carried out once, and each item is handled once."""
     server = Server()
     try:
         queue = SafeRedisQueue(name="cut", url=server.url, timeout=20)
@@ -135,17 +136,17 @@ def test_acks_whose_replies_are_lost(cut_at):
         server.close()
 
 
-# -- by the pace of the items
+# -- adaptive prefetch
 
 
-def test_short_items_are_claimed_ahead_more_and_more(queue):
+def test_short_items_are_claimed_ahead_in_growing_numbers(queue):
     queue.put_many(range(1000))
     seen: list[int] = []
     looks = {0, *range(500, 1000, 50)}
     handled = iter(range(1000))
 
     def handle(item: object) -> None:
-        if next(handled) in looks:  # a look takes longer than an item here
+        if next(handled) in looks:  # a call of counts takes longer than an item here
             seen.append(queue.counts()["in_flight"])
 
     assert consume(queue, handle, prefetch=None) == 1000
@@ -171,7 +172,7 @@ def pass_time() -> None:
     wait_for(lambda: time.monotonic() > done, "a while")
 
 
-def test_failures_that_take_long_to_be_told_count_as_slow_items(queue):
+def test_a_slow_report_of_a_failure_counts_as_a_slow_item(queue):
     queue.put_many(range(20))
     seen: list[int] = []
 
@@ -190,8 +191,8 @@ def test_failures_that_take_long_to_be_told_count_as_slow_items(queue):
     assert seen == [1] * 20
 
 
-def test_acks_that_take_long_to_be_sent_do_not_count(queue, monkeypatch):
-    """Many threads hold each other up there; that they then claimed one by one made it worse."""
+def test_a_slow_send_of_an_ack_does_not_count_as_a_slow_item(queue, monkeypatch):
+    """With many threads, sends delay each other; to claim single items then would make it worse."""
     send = Stream.send
     monkeypatch.setattr(Stream, "send", lambda *args, **options: (pass_time(), send(*args, **options))[1])
     queue.put_many(range(100))
@@ -199,7 +200,7 @@ def test_acks_that_take_long_to_be_sent_do_not_count(queue, monkeypatch):
     handled = iter(range(100))
 
     def handle(item: object) -> None:
-        if next(handled) in range(50, 100, 5):  # one of those before may have taken long, as the machine was busy
+        if next(handled) in range(50, 100, 5):  # several: one may follow an item that was slow on a busy machine
             seen.append(queue.counts()["in_flight"])
 
     assert consume(queue, handle, prefetch=None) == 100
@@ -208,7 +209,7 @@ def test_acks_that_take_long_to_be_sent_do_not_count(queue, monkeypatch):
 
 @burst_or_not
 @pytest.mark.parametrize("limit", [{"max_in_flight": 50}, {"rate": "100000/s"}])
-def test_limits_leave_to_others_what_is_not_begun(make_queue, limit, burst):
+def test_with_limits_nothing_is_claimed_ahead(make_queue, limit, burst):
     queue = make_queue(**limit)
     queue.put_many(range(300))
     handled: list[int] = []
@@ -225,12 +226,12 @@ def test_limits_leave_to_others_what_is_not_begun(make_queue, limit, burst):
 
 @pytest.fixture
 def quick(monkeypatch):
-    """The items before were so short that ten are claimed at one time."""
+    """As after items so short that ten are claimed at one time."""
     monkeypatch.setattr(prefetch.AdaptivePrefetch, "ahead", 10)
 
 
-def test_what_waits_behind_a_slow_item_is_given_back(queue, quick):
-    """The pace of those before promised something else."""
+def test_items_behind_a_slow_item_are_given_back(queue, quick):
+    """They were claimed because the items before were short."""
     queue.put_many(range(20))
     begun, end = threading.Event(), threading.Event()
     handled: list[bytes] = []
@@ -249,12 +250,12 @@ def test_what_waits_behind_a_slow_item_is_given_back(queue, quick):
     assert {item.deliveries for item in queue.items()} == {0}
     end.set()
     thread.join(60)
-    assert handled == [str(n).encode() for n in range(20)]  # in their old places
+    assert handled == [str(n).encode() for n in range(20)]  # in the original order
     assert sum(queue.counts().values()) == 0
 
 
-def test_what_is_being_given_back_belongs_to_the_burst(queue, quick, monkeypatch):
-    """Whoever is free meanwhile would find nothing, and take that for the end."""
+def test_a_burst_does_not_end_while_items_are_being_given_back(queue, quick, monkeypatch):
+    """A thread without work finds the queue empty meanwhile, and must not take that for the end of the burst."""
     queue.put_many(range(20))
     claimed, giving = threading.Event(), threading.Event()
     release, claim, unload = Settler.release, Claims.claim, Roles._unload
@@ -292,7 +293,7 @@ def test_what_is_being_given_back_belongs_to_the_burst(queue, quick, monkeypatch
     assert blocked
 
 
-def test_a_pace_believes_slow_items_at_once():
+def test_the_prefetch_falls_at_once_when_items_become_slow():
     paced = prefetch.AdaptivePrefetch()
     assert paced.ahead == 1
     for _ in range(100):
@@ -305,8 +306,8 @@ def test_a_pace_believes_slow_items_at_once():
     assert paced.ahead == prefetch.MOST
 
 
-def test_the_lease_lasts_until_the_ack_is_known_to_be_there(queue, client):
-    """An ack that was lost on its way is sent again only when the next item is done, however long that takes."""
+def test_a_lease_is_renewed_until_the_ack_is_known_to_have_arrived(queue, client):
+    """An ack that was lost is sent again only after the next item, however long that takes."""
     queue.put("a")
     item = queue.get(-1)
     ledger = Ledger(1)

@@ -1,4 +1,4 @@
-"""Every failure and every death of a handler is charged to its item, and what is behind it is handled."""
+"""Every failure and every death of a handler is attributed to its item, and the items behind it are handled."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.waiting import PATIENT
 
 @pytest.fixture
 def one(project, server_url, prefix):
-    """A queue with one of the odd handlers."""
+    """Makes a queue with one of the handlers of odd_handlers."""
 
     def make(handler: str, **options: object):
         queue = {"HANDLER": f"tests.support.odd_handlers.{handler}", "LEASE": 600, "BACKOFF": {"base": 1000}, **options}
@@ -43,11 +43,11 @@ RAISED = [
 
 
 @pytest.mark.parametrize("handler", ["raising", "raising_async"])
-def test_whatever_a_handler_raises_fails_its_item(project, one, handler):
+def test_any_error_of_a_handler_fails_its_item(project, one, handler):
     queue = one(handler, MAX_DELIVERIES=1)
     queue.put_many([*RAISED, "good"])
     assert project.run("srq_consume", "--burst", "--max-items", str(len(RAISED) + 1))[0] == 0
-    assert project.lines() == [*RAISED, "good"]  # each once, and by the first child
+    assert project.lines() == [*RAISED, "good"]  # each once, all in the same child
     assert [item.payload for item in queue.items("dead")] == RAISED
     for item in queue.items("dead"):
         assert item.delivery.error["type"].rpartition(".")[2] == item.payload
@@ -56,7 +56,7 @@ def test_whatever_a_handler_raises_fails_its_item(project, one, handler):
 
 @pytest.mark.parametrize(("payload", "code"), [("Exits", 3), ("ExitsWell", 0)])
 @pytest.mark.parametrize("handler", ["raising", "raising_in_batch"])
-def test_an_error_that_ends_the_process_when_it_is_told_is_a_crash(project, one, handler, payload, code):
+def test_an_error_that_ends_the_process_when_it_is_described_is_a_crash(project, one, handler, payload, code):
     queue = one(handler, HANDLER_BATCH=2 if handler == "raising_in_batch" else 1)
     queue.put_many([payload, "good"])
     assert project.run("srq_consume", "--burst")[0] == 0
@@ -67,7 +67,7 @@ def test_an_error_that_ends_the_process_when_it_is_told_is_a_crash(project, one,
     assert sum(queue.counts().values()) == 1
 
 
-def test_an_error_that_hangs_when_it_is_told_is_held_to_the_time_limit(project, one):
+def test_an_error_that_hangs_when_it_is_described_meets_the_time_limit(project, one):
     queue = one("raising", MAX_CRASHES=1)
     queue.put_many(["Hangs", "good"])
     assert project.run("srq_consume", "--burst", "--time-limit", "1")[0] == 0
@@ -77,8 +77,8 @@ def test_an_error_that_hangs_when_it_is_told_is_held_to_the_time_limit(project, 
 
 
 @pytest.mark.parametrize("handler", ["leaking", "opening"])
-def test_a_handler_that_opens_files_until_there_are_no_more(project, one, handler):
-    """The next item finds a process that can open some: a new one where they are kept."""
+def test_after_a_handler_that_exhausts_the_file_descriptors_the_next_item_is_handled(project, one, handler):
+    """The next item needs a process that can open files: a new process, if the handler keeps its files."""
     queue = one(handler, MAX_DELIVERIES=1)
     queue.put_many(["bad", "good"])
     process = project.start("srq_consume", "--burst", preexec_fn=few_files)
@@ -93,8 +93,8 @@ def test_a_handler_that_opens_files_until_there_are_no_more(project, one, handle
 
 
 @pytest.mark.parametrize(("spare", "kind", "times"), [(4, "OSError", 1), (0, "Crashed", 2)])
-def test_a_failure_is_told_also_where_a_connection_is_needed(project, one, spare, kind, times):
-    """There is none, and the error itself holds all files."""
+def test_a_failure_is_reported_even_if_that_needs_a_new_connection(project, one, spare, kind, times):
+    """No connection is open, and the error holds all files that can be opened."""
     queue = one("cut_off", MAX_DELIVERIES=times, MAX_CRASHES=2, TIMEOUT=PATIENT if spare else 1)
     project.add_to_settings(f"from django_srq.consumer.worker import retries\nretries.SPARE = {spare}")
     queue.put_many(["bad", "good"])
@@ -120,7 +120,7 @@ def test_payloads_that_end_the_serializer_are_set_aside(project, one):
     code, _, err = project.run("srq_consume", "--burst")
     assert code == 0
     assert project.lines() == ["good"]
-    queue.serializer = Raw()  # or looking at them would end this process too
+    queue.serializer = Raw()  # otherwise looking at the items would end this process too
     dead = {item.delivery.error["type"] for item in queue.items("dead")}
     assert dead == {"django_srq.exceptions.PayloadError", "Crashed"}
     assert queue.counts() == {"ready": 0, "in_flight": 0, "delayed": 0, "dead": 5}
@@ -134,7 +134,7 @@ def test_a_payload_that_ends_the_serializer_cannot_be_put(make_queue, payload):
 
 
 @pytest.mark.parametrize("payload", ["Odd", "SystemExit", "coroutine"])
-def test_a_payload_that_ends_the_serializer_is_not_got(make_queue, payload):
+def test_a_payload_that_ends_the_serializer_is_set_aside_by_get(make_queue, payload):
     queue = make_queue(serializer=OddSerializer)
     queue.put_many([payload, "good"])
     assert queue.get(-1).payload == "good"
@@ -187,7 +187,8 @@ FILTERS = 'LOGGING["loggers"]["django_srq.consumer"] = {"filters": ["leaving"], 
 @pytest.mark.parametrize("processes", ["1", "0"])
 def test_receivers_and_logs_that_raise_stop_nothing(project, one, added, processes):
     if added is RECEIVERS and processes == "0":
-        added = RECEIVERS.replace("raise KeyboardInterrupt", "raise GeneratorExit")  # there it stops the consumer
+        # Without child processes, KeyboardInterrupt would stop the consumer.
+        added = RECEIVERS.replace("raise KeyboardInterrupt", "raise GeneratorExit")
     queue = one("raising", MAX_DELIVERIES=1)
     project.add_to_settings(added)
     queue.put_many(["Odd", "good", "SystemExit", "good"])
@@ -219,7 +220,7 @@ async def later(deliveries: int) -> float:
 
 
 @pytest.mark.parametrize("delay", [lambda deliveries: -1, lambda deliveries: "soon", lambda deliveries: 1e99, later])
-def test_a_delay_that_is_none_is_the_usual_one(delay):
+def test_an_invalid_delay_is_replaced_by_the_default_delay(delay):
     class Own(Backoff):
         def delay(self, deliveries):
             return delay(deliveries)
@@ -229,10 +230,10 @@ def test_a_delay_that_is_none_is_the_usual_one(delay):
     assert delay_after(RetryLater(5), Own(), 1) == 5
 
 
-# -- to describe an error cannot fail
+# -- the description of an error cannot fail
 
 
-def test_what_cannot_be_told_is_said():
+def test_an_error_whose_text_cannot_be_had_says_so():
     class Leaving(Exception):
         def __str__(self) -> str:
             raise SystemExit
@@ -245,7 +246,7 @@ def test_what_cannot_be_told_is_said():
     assert told(Deep())["message"] == "<its text cannot be had: RecursionError>"
 
 
-def test_an_interruption_while_an_error_is_told_is_passed_on():
+def test_an_interruption_during_the_description_of_an_error_is_passed_on():
     class Interrupted(Exception):
         def __str__(self) -> str:
             raise KeyboardInterrupt
@@ -294,7 +295,7 @@ def test_names_of_an_odd_class():
     assert told(Nowhere())["type"] == "Nowhere"
 
 
-def test_causes_that_go_in_a_circle_and_those_without_end():
+def test_circular_and_very_long_chains_of_causes():
     one, other = LookupError("one"), ValueError("other")
     one.__cause__, other.__cause__ = other, one
     assert "direct cause of" in told(one)["traceback"]
@@ -307,7 +308,7 @@ def test_causes_that_go_in_a_circle_and_those_without_end():
 
 
 @pytest.mark.parametrize("notes", [5, ["fine", 5, None], "text", [["x"] * 100], ["long" * 10**6] * 100])
-def test_notes_of_any_kind(notes):
+def test_notes_of_any_type(notes):
     error = LookupError("x")
     error.__notes__ = notes
     assert "LookupError: x\n" in told(error)["traceback"] or len(told(error)["traceback"]) == TRACEBACK_MOST
@@ -333,7 +334,7 @@ def test_the_work_for_a_huge_text_is_bounded(given):
     assert len(kept["message"]) <= MESSAGE_MOST
 
 
-def test_a_traceback_that_cannot_be_made(monkeypatch):
+def test_a_traceback_that_cannot_be_formatted(monkeypatch):
     def fail(*args: object, **named: object) -> list[str]:
         raise MemoryError
 
@@ -360,7 +361,7 @@ def test_the_frames_of_an_endless_recursion():
     assert kept["fingerprint"].endswith("deeper")
 
 
-def test_exhaustion_is_seen_behind_other_errors():
+def test_exhaustion_is_recognised_behind_other_errors():
     error = ValueError("x")
     error.__context__ = OSError(24, "Too many open files")
     assert is_exhaustion(error)

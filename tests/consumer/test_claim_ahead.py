@@ -1,4 +1,4 @@
-"""The next items are claimed while the last ones are handled: nothing is lost, doubled or kept from others by that."""
+"""A worker claims the next items while it handles the last ones: none is lost, handled twice or kept from others."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ from tests.support.waiting import PATIENT, parked, wait_for
 
 __all__ = ["named", "patient", "told"]  # fixtures
 
-# With --prefetch 10 the claim for the next ones goes with the ack of the eighth item, when two more are waiting: while
-# the ninth is handled its reply may be unread.
+# With --prefetch 10, the claim of the next items goes with the ack of the eighth item, when two more are waiting. While
+# the ninth is handled, the reply may still be unread.
 AHEAD, NINTH = 10, 8
-EARLY = b"\r\n$2\r\nc1\r\n$1\r\n2\r\n"  # in the request: the second call in the slot of the claims at once
+EARLY = b"\r\n$2\r\nc1\r\n$1\r\n2\r\n"  # in the request: the second call in the slot of ordinary claims
 
 
 @pytest.fixture
@@ -47,20 +47,20 @@ def unread(monkeypatch):
 
 @pytest.fixture
 def quick(monkeypatch):
-    """The items before were so short that ten are claimed at one time."""
+    """As after items so short that ten are claimed at one time."""
     monkeypatch.setattr(prefetch.AdaptivePrefetch, "ahead", AHEAD)
 
 
 @pytest.fixture
 def server():
-    """One that forgets nothing when it is killed."""
+    """A server that loses nothing when it is killed."""
     server = Server("--appendonly", "yes", "--appendfsync", "always")
     yield server
     server.close()
 
 
 class Handler:
-    """Writes down what it gets, and does something with single ones of them, by their place."""
+    """Records the items that it gets, and runs a deed at some of them, by their position."""
 
     def __init__(self, **deeds) -> None:
         self.seen: list[tuple[bytes, int]] = []
@@ -76,10 +76,10 @@ def all_of(number: int) -> list[tuple[bytes, int]]:
     return [(b"%d" % n, 1) for n in range(number)]
 
 
-# -- when it is sent, and what it takes
+# -- when the claim is sent, and how much it takes
 
 
-def test_the_next_are_claimed_with_the_ack_of_one_of_the_last(queue, client, unread):
+def test_the_next_items_are_claimed_with_the_ack_of_one_of_the_last(queue, client, unread):
     client.script_flush()
     queue.put_many(range(30))
     turns: list[int] = []
@@ -87,8 +87,8 @@ def test_the_next_are_claimed_with_the_ack_of_one_of_the_last(queue, client, unr
 
     def handle(item: object) -> None:
         done = len(turns)
-        # The acks before are there before the next is begun, or at least before the one after; also the one that goes
-        # with the claim.
+        # Before an item is begun, or at least before the next one, the acks of all earlier items have arrived,
+        # including the ack that went with the claim.
         wait_for(lambda: client.hlen(queue.keys["items"]) == 30 - done, "the ack before")
         most.append(client.hlen(queue.keys["holders"]) - 1)
         turns.append(one._roles._claims._slot.seq)
@@ -114,7 +114,7 @@ def test_no_more_than_so_many_wait_here(queue, client, unread, threads, prefetch
         with lock:
             seen.append((item.payload, item.deliveries))
             begun.add(item.uid.encode())
-            if prefetch is not None:  # what was begun is still in flight when its ack is on its way
+            if prefetch is not None:  # an item that was begun is still in flight while its ack is on its way
                 most.append(len(set(client.hkeys(queue.keys["holders"])) - begun))
 
     consumer = InProcessConsumer(
@@ -124,13 +124,13 @@ def test_no_more_than_so_many_wait_here(queue, client, unread, threads, prefetch
         wait_for(lambda: empty(queue), "all items")
     assert sorted(seen, key=lambda one: int(one[0])) == all_of(300)
     assert threads > 1 or seen == all_of(300)
-    assert max(most, default=0) <= (prefetch or 0) + threads - 1  # the others may be about to write down theirs
+    assert max(most, default=0) <= (prefetch or 0) + threads - 1  # the other threads may be about to record their items
     assert queue.snapshot().stats["acked"] == queue.snapshot().stats["delivered"] == 300
     assert queue.audit() == []
 
 
 @pytest.mark.parametrize("plan", [{"burst": True}, {"max_items": 25}, {"prefetch": 3}, {"sources": 2}, {}])
-def test_where_nothing_is_claimed_early(make_queue, client, unread, plan):
+def test_cases_without_an_early_claim(make_queue, client, unread, plan):
     plan = {"prefetch": AHEAD, **plan}
     control = plan == {"prefetch": AHEAD}
     made = [make_queue(str(number)) for number in range(plan.pop("sources", 1))]
@@ -149,8 +149,8 @@ def test_where_nothing_is_claimed_early(make_queue, client, unread, plan):
 
 
 @pytest.mark.parametrize("slow", [False, True])
-def test_what_was_claimed_is_not_begun_with_too_much_memory(queue, monkeypatch, slow):
-    """Neither what is unread, nor what was taken over behind a slow item."""
+def test_claimed_items_are_not_begun_with_too_much_memory(queue, monkeypatch, slow):
+    """Neither items of an unread reply, nor items that were taken over behind a slow one."""
     monkeypatch.setattr("django_srq.consumer.worker.worker._memory", lambda: len(handler.seen) > NINTH)
     taken_over = lambda: slow and wait_for(lambda: consumer._ledger.claiming is None, "what the claim took")  # noqa: E731
     queue.put_many(range(30))
@@ -164,8 +164,8 @@ def test_what_was_claimed_is_not_begun_with_too_much_memory(queue, monkeypatch, 
     assert {item.deliveries for item in queue.items()} == {0}
 
 
-def test_a_claim_whose_reply_is_lost_is_not_being_read(make_queue, server_url, unread):
-    """So it is not blamed for what kills the child while it is asked again."""
+def test_a_claim_whose_reply_was_lost_does_not_count_as_being_read(make_queue, server_url, unread):
+    """Otherwise its items would be blamed if the child died while the claim is repeated."""
     reading = []
     with closing(Proxy(server_url)) as proxy, closing(Link(client_from_url(proxy.url), timeout=1)) as link:
         proxy.arm("lose reply", EARLY)
@@ -186,7 +186,7 @@ def test_a_claim_whose_reply_is_lost_is_not_being_read(make_queue, server_url, u
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_an_error_in_what_was_sent_ends_all_threads(named, client, prefix, threads):
+def test_an_error_of_a_claim_or_ack_ends_all_threads(named, client, prefix, threads):
     named.put_many(range(100))
     handler = Handler(_20=lambda: client.hset(named.keys["meta"], "layout", "99"))
     with pytest.raises(LayoutError):
@@ -198,8 +198,8 @@ def test_an_error_in_what_was_sent_ends_all_threads(named, client, prefix, threa
 
 
 @pytest.mark.parametrize("number", [1, 10, 18, 23])
-def test_at_the_end_of_a_queue_it_waits(patient, queue, named, client, prefix, number):
-    """As before; whether the last claim took all that there was, or nothing, or some."""
+def test_at_the_end_of_a_queue_the_worker_waits(patient, queue, named, client, prefix, number):
+    """As without early claims; the last claim may have taken all items that there were, some, or none."""
     seen = Handler()
     one = worker(Subscription(named, seen, lease=LONG), prefetch=AHEAD)
     queue.put_many(range(number))
@@ -220,7 +220,7 @@ def test_at_the_end_of_a_queue_it_waits(patient, queue, named, client, prefix, n
 @pytest.mark.parametrize(
     ("threads", "batch", "prefetch"), [(1, 1, 10), (1, 1, 100), (2, 3, 10), (4, 5, 4), (1, 10, 10), (3, 7, 20)]
 )
-def test_there_is_room_for_all_that_is_claimed_early(queue, client, unread, threads, batch, prefetch):
+def test_the_ledger_has_room_for_all_early_claims(queue, client, unread, threads, batch, prefetch):
     queue.put_many(range(600))
     seen: list[tuple[bytes, int]] = []
 
@@ -232,15 +232,15 @@ def test_there_is_room_for_all_that_is_claimed_early(queue, client, unread, thre
         wait_for(lambda: empty(queue) or one._error, "all items")
     assert one._error is None
     assert sorted(seen, key=lambda one: int(one[0])) == all_of(600)
-    assert len(one._ledger._free) == Worker.capacity(one._subscriptions, one._options)  # all records are free again
+    assert len(one._ledger._free) == Worker.capacity(one._subscriptions, one._options)  # all entries are free again
 
 
-# -- replies that are lost, and requests that come late
+# -- lost replies, and late requests
 
 
 @pytest.mark.parametrize("cut_at", range(AHEAD))
-def test_connections_that_break_anywhere(server, cut_at):
-    """All of them, while the item at that place of each ten is handled."""
+def test_connections_that_break_at_any_item(server, cut_at):
+    """All connections break while the item at that position of each ten is handled."""
     queue = SafeRedisQueue(name="cut", url=server.url, timeout=PATIENT)
     queue.put_many(range(40))
     seen: list[tuple[bytes, int]] = []
@@ -260,7 +260,7 @@ def test_connections_that_break_anywhere(server, cut_at):
 
 
 @pytest.mark.parametrize("kind", ["lose reply", "lose request", "hold request", "stall request"])
-def test_an_early_claim_that_gets_no_reply_is_made_once(queue, make_queue, server_url, unread, kind):
+def test_an_early_claim_without_a_reply_takes_items_once(queue, make_queue, server_url, unread, kind):
     asked: list[object] = []
     with closing(Proxy(server_url)) as proxy, closing(Link(client_from_url(proxy.url), timeout=1)) as link:
         fault = proxy.arm(kind, EARLY)
@@ -276,8 +276,8 @@ def test_an_early_claim_that_gets_no_reply_is_made_once(queue, make_queue, serve
     assert queue.audit() == []
 
 
-def test_none_is_claimed_early_while_one_is_being_read(queue, make_queue, server_url):
-    """It would have the number in the slot that the one before is repeated with."""
+def test_no_early_claim_is_sent_while_another_is_being_read(queue, make_queue, server_url):
+    """It would have the number in the slot with which the other is repeated."""
     with closing(Proxy(server_url)) as proxy, closing(Link(client_from_url(proxy.url), timeout=1)) as link:
         fault = proxy.arm("stall request", EARLY, times=2)
         handler = Handler(_8=lambda: wait_for(lambda: fault.hits == 2, "the repeated call"))
@@ -290,8 +290,8 @@ def test_none_is_claimed_early_while_one_is_being_read(queue, make_queue, server
 
 
 @pytest.mark.parametrize("place", [AHEAD, 18, 29])
-def test_an_early_claim_that_comes_late_takes_nothing_more(queue, make_queue, server_url, client, unread, place):
-    """It was sent again meanwhile, in its slot, where it may be the last call or not."""
+def test_an_early_claim_that_arrives_late_takes_nothing_more(queue, make_queue, server_url, client, unread, place):
+    """It was repeated meanwhile, and may or may not be the last call in its slot."""
     counted: list[dict[str, int]] = []
 
     def deliver() -> None:
@@ -316,7 +316,7 @@ def test_an_early_claim_that_comes_late_takes_nothing_more(queue, make_queue, se
 @pytest.mark.parametrize("place", [2, 7, NINTH, 9, AHEAD, 17])
 @pytest.mark.parametrize("away", [False, True])
 def test_a_server_that_is_restarted_in_the_middle(server, place, away):
-    """It may be back before anybody needs it, or only after that was noticed."""
+    """It is back before the worker needs it, or only after the worker has noticed."""
     queue = SafeRedisQueue(name="q", url=server.url, timeout=1)
     reading = SafeRedisQueue(name="q", url=server.url, timeout=PATIENT)
     reading.put_many(range(30))
@@ -339,10 +339,10 @@ def test_a_server_that_is_restarted_in_the_middle(server, place, away):
         each.link.close()
 
 
-FIRST = b"\r\n$2\r\nc1\r\n$1\r\n1\r\n"  # in the request: the first claim, which is made at once
+FIRST = b"\r\n$2\r\nc1\r\n$1\r\n1\r\n"  # in the request: the first ordinary claim
 
 
-def test_what_a_claim_at_once_took_is_kept_and_asked_for_again_when_its_reply_is_old(
+def test_a_claim_whose_reply_is_old_is_repeated_before_its_items_are_begun(
     queue, make_queue, server_url, client, monkeypatch
 ):
     """While the reply is on its way, or another thread has the interpreter's lock, a lease may end."""
@@ -368,11 +368,11 @@ def test_what_a_claim_at_once_took_is_kept_and_asked_for_again_when_its_reply_is
     assert one._ledger.claiming is None
 
 
-# -- a long item while the reply is unread
+# -- a slow item while the reply is unread
 
 
-def test_as_many_as_max_items_are_handled_although_one_of_them_is_slow(queue, quick):
-    """None are claimed ahead by the pace, as those behind it would be given back."""
+def test_max_items_are_handled_although_one_of_them_is_slow(queue, quick):
+    """Adaptive prefetch claims none ahead here, because items behind the slow one would be given back."""
     queue.put_many(range(30))
     handler = Handler(_8=lambda: wait_for(lambda: queue.counts()["in_flight"] == 1, "none but this in flight"))
     assert (
@@ -382,7 +382,7 @@ def test_as_many_as_max_items_are_handled_although_one_of_them_is_slow(queue, qu
     assert len(queue) == 20
 
 
-def test_what_was_claimed_early_is_given_back_behind_a_slow_item(queue, quick):
+def test_items_of_an_early_claim_are_given_back_behind_a_slow_item(queue, quick):
     queue.put_many(range(30))
     end = threading.Event()
     handler = Handler(_8=lambda: end.wait(60))
@@ -395,10 +395,10 @@ def test_what_was_claimed_early_is_given_back_behind_a_slow_item(queue, quick):
         assert queue.release(item)
         end.set()
         wait_for(lambda: empty(queue), "all items")
-    assert handler.seen == all_of(30)  # in their old places
+    assert handler.seen == all_of(30)  # in the original order
 
 
-def test_what_was_claimed_early_is_taken_over_behind_a_slow_item(queue, client):
+def test_items_of_an_early_claim_are_taken_over_behind_a_slow_item(queue, client):
     queue.put_many(range(30))
     end = threading.Event()
     handler = Handler(_8=lambda: end.wait(60))
@@ -424,7 +424,7 @@ def all_renewed(queue, client, beyond: float, number: int = 10) -> None:
     wait_for(lambda: len(leases()) == number and min(leases()) > first + 1000 * beyond, "renewals beyond the lease")
 
 
-def test_its_lease_lasts_while_it_is_unread(queue, client, unread):
+def test_the_leases_of_an_unread_claim_are_renewed(queue, client, unread):
     queue.put_many(range(30))
     handler = Handler(_8=lambda: (all_renewed(queue, client, 2), asked.append(consumer._ledger.claiming)))
     asked: list[object] = []
@@ -435,7 +435,7 @@ def test_its_lease_lasts_while_it_is_unread(queue, client, unread):
     assert handler.seen == all_of(30)
 
 
-def test_its_lease_lasts_when_it_is_taken_over(queue, client):
+def test_the_leases_of_a_claim_that_was_taken_over_are_renewed(queue, client):
     queue.put_many(range(30))
     handler = Handler(_8=lambda: all_renewed(queue, client, 2))
     with running(InProcessConsumer([Subscription(queue, handler, lease=2)], options=ConsumerOptions(prefetch=AHEAD))):
@@ -444,8 +444,8 @@ def test_its_lease_lasts_when_it_is_taken_over(queue, client):
 
 
 @pytest.mark.parametrize("fault", [False, True])
-def test_what_is_unread_is_given_back_when_stopped(queue, make_queue, server_url, unread, monkeypatch, fault):
-    """At once, though the item in hand takes long; also when the reply is just being read, and does not come."""
+def test_items_of_an_unread_claim_are_given_back_at_a_stop(queue, make_queue, server_url, unread, monkeypatch, fault):
+    """This happens at once, though the item in hand is slow, and even if the reply is being read and does not come."""
     end = threading.Event()
     handler = Handler(_8=lambda: end.wait(60))
     with closing(Proxy(server_url)) as proxy, closing(Link(client_from_url(proxy.url), timeout=PATIENT)) as link:
@@ -476,7 +476,7 @@ def test_what_is_unread_is_given_back_when_stopped(queue, make_queue, server_url
 
 @pytest.fixture
 def ninth(project, told, client):
-    """Starts a consumer whose ninth item does something while a claim is unread; returns the queue and the command."""
+    """Starts a consumer whose ninth item does a deed while a claim is unread; returns the queue and the command."""
 
     def start(deed: dict[str, object], **options: object):
         queue = told(**options)
@@ -492,7 +492,7 @@ def ninth(project, told, client):
 
 
 def handled(project) -> list[list[str]]:
-    """Name and delivery of each item that was begun."""
+    """The name and the delivery of each item that was begun."""
     return [line.split()[:2] for line in project.lines() if "lost=" not in line]
 
 
@@ -500,8 +500,8 @@ ALL_ONCE = [["it" if number == NINTH else f"n{number}", "1"] for number in range
 
 
 @pytest.mark.parametrize("deed", ["suspend", "hold the GIL"])
-def test_what_is_unread_is_given_back_for_a_child_that_hears_nothing(project, ninth, client, deed):
-    """As is what it had written down; what it is handling is kept for it."""
+def test_items_of_an_unread_claim_are_given_back_for_a_child_that_does_not_react(project, ninth, client, deed):
+    """So are the items in the ledger of the child; its item in hand stays in flight."""
     fifo = project.folder / "fifo"
     os.mkfifo(fifo)
     queue, process = ninth({"do": deed, "until": str(fifo)}, LEASE=3)
@@ -516,18 +516,18 @@ def test_what_is_unread_is_given_back_for_a_child_that_hears_nothing(project, ni
     else:
         fifo.write_text("go on")
     wait_for(lambda: empty(queue), "all items")
-    assert handled(project) == ALL_ONCE  # in their old places
+    assert handled(project) == ALL_ONCE  # in the original order
     assert queue.audit() == []
 
 
-def test_a_child_whose_host_was_suspended_begins_with_nothing_that_others_may_have(project, ninth):
-    """Neither with what waited there nor with what an unread claim took."""
+def test_a_child_whose_host_was_suspended_begins_no_item_that_others_may_have(project, ninth):
+    """This concerns the items in its ledger and those of an unread claim."""
     queue, process = ninth({"do": "suspend"}, LEASE=1)
     os.killpg(process.pid, signal.SIGSTOP)
     wait_for(lambda: queue.recover() == 0 and queue.counts()["ready"] == 22, "the end of all leases")
-    taken = [*queue.get_many(10), *queue.get_many(9)]  # the first one alone, as it may have been begun
+    taken = [*queue.get_many(10), *queue.get_many(9)]  # the first item comes alone, because the child may have begun it
     signal_session(process.pid, signal.SIGCONT)
-    # The late ack of what it was handling counts.
+    # The child's late ack of its item in hand counts.
     wait_for(lambda: queue.counts() == {"ready": 0, "in_flight": 9, "delayed": 0, "dead": 0}, "the others")
     assert handled(project) == ALL_ONCE[:9] + ALL_ONCE[18:]
     assert [(item.payload["name"], item.deliveries) for item in taken[1:]] == [(f"n{n}", 1) for n in range(9, 18)]
@@ -535,11 +535,11 @@ def test_a_child_whose_host_was_suspended_begins_with_nothing_that_others_may_ha
     assert queue.audit() == []
 
 
-def test_what_an_unread_claim_took_for_a_dead_child_comes_back_and_is_not_blamed(project, ninth):
+def test_items_of_an_unread_claim_of_a_dead_child_come_back_without_blame(project, ninth):
     queue, _ = ninth({"do": "SIGKILL"}, MAX_CRASHES=1, MAX_DELIVERIES=1)
     counts = {"ready": 0, "in_flight": 0, "delayed": 0, "dead": 1}
     wait_for(lambda: queue.counts() == counts, "all items")
-    assert handled(project) == ALL_ONCE  # in their old places
+    assert handled(project) == ALL_ONCE  # in the original order
     (dead,) = queue.items("dead")
     assert (dead.payload["name"], dead.delivery.crashes) == ("it", 1)
     stats = queue.snapshot().stats
@@ -548,8 +548,8 @@ def test_what_an_unread_claim_took_for_a_dead_child_comes_back_and_is_not_blamed
 
 
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
-def test_what_is_unread_is_given_back_before_the_item_in_hand_is_done(project, ninth, end):
-    """Also when it is the supervisor's death that ends the child."""
+def test_items_of_an_unread_claim_are_given_back_before_the_item_in_hand_is_done(project, ninth, end):
+    """This holds also for a child that ends because its supervisor died."""
     queue, process = ninth({"do": "wait"})
     (child,) = children(process)
     process.send_signal(end)
@@ -564,8 +564,8 @@ def test_what_is_unread_is_given_back_before_the_item_in_hand_is_done(project, n
     assert queue.audit() == []
 
 
-def test_what_a_dead_child_had_begun_to_read_may_be_what_killed_it(queue):
-    """Such as a payload that is too large for its memory."""
+def test_an_item_that_a_dead_child_had_begun_to_read_may_have_killed_it(queue):
+    """For example, its payload was too large for the memory of the child."""
     ledger, uid = Ledger(1, slot=b"c1.1"), queue.put("a")
     ledger.begin_claim(0, 1)
     ledger.read_reply()
@@ -574,8 +574,8 @@ def test_what_a_dead_child_had_begun_to_read_may_be_what_killed_it(queue):
     assert [(item.uid, item.delivery.crashes) for item in queue.items()] == [(uid, 1)]
 
 
-# For the settings of a command: it says when a claim's reply begins to be read, by the thread that needs the items, or
-# behind a slow item by the one that takes over.
+# For the settings of a command: it logs when it begins to read the reply of a claim. The thread that needs the items
+# reads it, or behind a slow item the thread that takes over.
 TELLS_WHEN_IT_READS = """
 from django_srq.consumer.worker import buffer
 from django_srq.consumer.worker.pipeline import Pipeline
@@ -592,11 +592,11 @@ Pipeline.collect = collect
 
 
 @pytest.mark.parametrize("slow", [False, True])
-def test_a_reply_that_stalls_for_longer_than_a_lease_doubles_nothing(project, told, server_url, client, prefix, slow):
-    """Another consumer waits for whatever lease ends; also for that of a slow item, which is done but not acked."""
-    names = [f"n{number}" for number in range(18)]  # ten, and the eight that are claimed with one of the acks
+def test_a_reply_that_stalls_beyond_a_lease_delivers_no_item_twice(project, told, server_url, client, prefix, slow):
+    """Another consumer waits for any lease to end, also for that of a slow item, which is done but not acked."""
+    names = [f"n{number}" for number in range(18)]  # ten, and the eight that are claimed with one of their acks
     with closing(Proxy(server_url)) as proxy:
-        fault = proxy.arm("stall reply", b".1\r\n$1\r\n2\r\n")  # the second call in the slot of the claims at once
+        fault = proxy.arm("stall reply", b".1\r\n$1\r\n2\r\n")  # the second call in the slot of ordinary claims
         queue = told(URL=proxy.url, LEASE=2)
         project.add_to_settings(TELLS_WHEN_IT_READS + f"buffer.WAITED = {0.05 if slow else LONG}")
         queue.put_many([{"do": "wait" if slow and name == "n8" else "nothing", "name": name} for name in names])
@@ -620,11 +620,11 @@ def test_a_reply_that_stalls_for_longer_than_a_lease_doubles_nothing(project, to
     assert queue.audit() == []
 
 
-# -- leases by a claim's slot
+# -- leases that are renewed by the slot of a claim
 
 
 def lasts(queue, client) -> dict[str, int]:
-    """For how long from now each lease lasts, in hundreds of seconds."""
+    """For each item, the remaining time of its lease in hundreds of seconds."""
     seconds, _ = client.time()
     leases = client.zrange(queue.keys["leases"], 0, -1, withscores=True)
     names = client.hgetall(queue.keys["items"])
@@ -637,7 +637,7 @@ def claimed(queue, slot: Slot, n: int, lease: float):
     return decoded(queue, queue.link.call(call, queue=queue.alias, slot=slot).found)
 
 
-def test_a_slot_stands_for_what_its_last_claim_took_and_still_holds(queue, client):
+def test_extending_a_slot_extends_the_items_that_its_last_claim_took_and_still_holds(queue, client):
     queue.put_many("abcde")
     slot = Slot(b"c1")
     claimed(queue, slot, 1, 200)
@@ -651,12 +651,12 @@ def test_a_slot_stands_for_what_its_last_claim_took_and_still_holds(queue, clien
     assert queue.link.call(operations.extend(queue.keys, [], lease=900, claims=[b"c1", b"c2"]), queue="q") == []
     assert lasts(queue, client) == {"a": 2, "b": 9, "d": 4}
     both = operations.extend(queue.keys, [DeliveryRef(other.uid, other.token)], lease=1000, claims=[b"c1"])
-    assert queue.link.call(both, queue="q") == [True]  # the flags are those of the items
+    assert queue.link.call(both, queue="q") == [True]  # the results are those of the items
     assert lasts(queue, client) == {"a": 2, "b": 10, "d": 10}
     assert queue.counts()["ready"] == 1
 
 
-def test_what_a_slot_stands_for_is_taken_back_when_its_lease_ended(queue, client):
+def test_extending_a_slot_takes_its_items_back_when_their_lease_ended(queue, client):
     queue.put("a")
     (item,) = claimed(queue, Slot(b"c1"), 1, 0.001)
     wait_for(queue.recover, "the end of the lease")

@@ -1,4 +1,4 @@
-"""The database connections of whoever runs a consumer without child processes are left alone."""
+"""A consumer without child processes does not touch the database connections of the code that runs it."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class Without(QueueTestMixin, TransactionTestCase):
 '''
 
 
-def test_a_consumer_in_the_process_of_a_test_closes_what_it_opened_and_nothing_else(project, server_url, prefix):
+def test_a_consumer_in_the_process_of_a_test_closes_only_connections_that_it_opened(project, server_url, prefix):
     names = ("count", "acount", "batch")
     made = {name: {"HANDLER": f"consuming_tests.{name}"} for name in names}
     made["batch"]["HANDLER_BATCH"] = 10

@@ -1,4 +1,4 @@
-"""Forks, threads and programs that handlers start, and the fork of a child itself."""
+"""Forks, threads and programs of handlers, and the forks of the child processes themselves."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LONG = 600  # seconds; a lease that does not end during a test
 
 @pytest.fixture
 def forking(project, server_url, prefix):
-    """A queue whose items say what their handler does."""
+    """A queue whose items name the deed of their handler."""
 
     def make(handler: str = "forking", **options: object):
         queue = {"HANDLER": f"tests.support.forking.{handler}", "LEASE": LONG, "BACKOFF": {"base": 1000}, **options}
@@ -33,16 +33,16 @@ def forking(project, server_url, prefix):
 
 
 def begun(project, do: str, delivery: int = 1) -> int:
-    """The id of the process that began that."""
+    """The id of the process that began this deed."""
     start = f"begin {do} {delivery} "
     return int(wait_for(lambda: [line for line in project.lines() if line.startswith(start)], start)[0].split()[-1])
 
 
 def at_work(project, program: bytes = b"sleep\0") -> list[int]:
-    """The programs of that name that handlers started."""
+    """The programs of that name that handlers started and that still run."""
     found = []
     for process in filter(lambda path: path.name.isdecimal(), Path("/proc").iterdir()):
-        with suppress(OSError):  # it has ended
+        with suppress(OSError):  # the process has ended
             mine = str(project.log).encode() in (process / "environ").read_bytes()
             if mine and (process / "cmdline").read_bytes().startswith(program):
                 found.append(int(process.name))
@@ -53,11 +53,11 @@ def empty(queue) -> bool:
     return sum(queue.counts().values()) == 0
 
 
-# -- what forks and programs have of us
+# -- what forks and programs inherit
 
 
 @pytest.mark.parametrize("processes", ["1", "0"])
-def test_forks_have_nothing_of_ours(project, forking, processes):
+def test_forks_of_handlers_inherit_no_signal_handlers_or_pipes(project, forking, processes):
     forking().put_many([{"do": "fork"}, {"do": "pipes"}])
     assert project.run("srq_consume", "--burst", "--processes", processes, "--threads", "2")[0] == 0
     default = repr(signal.SIG_DFL)
@@ -65,7 +65,7 @@ def test_forks_have_nothing_of_ours(project, forking, processes):
     project.said("shared 0 of True")
 
 
-def test_programs_handle_signals_as_if_we_were_not_there(project, forking):
+def test_programs_of_handlers_have_the_usual_signal_handlers(project, forking):
     forking().put({"do": "program"})
     assert project.run("srq_consume", "--burst")[0] == 0
     python, ignored = project.lines()[-2:]
@@ -76,7 +76,7 @@ def test_programs_handle_signals_as_if_we_were_not_there(project, forking):
 
 
 @pytest.mark.parametrize("processes", ["1", "0"])
-def test_a_fork_that_is_terminated_ends_and_the_idle_process_rests(project, forking, processes):
+def test_a_fork_ends_by_sigterm_and_the_idle_process_uses_no_cpu(project, forking, processes):
     queue = forking()
     queue.put_many([{"do": "pool"}, {"do": "fork in C"}])
     process = project.start("srq_consume", "--processes", processes)
@@ -91,14 +91,14 @@ def test_a_fork_that_is_terminated_ends_and_the_idle_process_rests(project, fork
 
 
 def cpu(pid: int) -> float:
-    """The seconds for which a process was at work."""
+    """The CPU time of a process in seconds."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @pytest.mark.parametrize("handler", ["forking", "aforking"])
-def test_a_fork_that_leaves_the_handler_ends(project, forking, handler):
-    """It would handle what waits in this process, and tell what became of its item."""
+def test_a_fork_that_returns_from_the_handler_ends(project, forking, handler):
+    """Otherwise it would handle the items that wait in this process, and report the outcome of its own."""
     queue = forking(handler)
     queue.put_many([{"do": "return"}, {"do": "exit"}, {"do": "nothing"}])
     assert project.run("srq_consume", "--burst", "--prefetch", "3")[0] == 0
@@ -115,8 +115,8 @@ os.execvp(sys.argv[1], sys.argv[1:])
 """
 
 
-def test_a_terminal_is_the_supervisors(project, forking):
-    """A handler that reads from it fails, rather than to be stopped; Ctrl-C stops the consumer, and no program."""
+def test_only_the_supervisor_uses_the_terminal(project, forking):
+    """A handler that reads from the terminal fails, and is not stopped; Ctrl-C stops the consumer, but no program."""
     ours, theirs = os.openpty()
     queue = forking()
     queue.put({"do": "terminal"})
@@ -130,13 +130,13 @@ def test_a_terminal_is_the_supervisors(project, forking):
     os.close(ours)
 
 
-# -- what is at work when a child ends
+# -- programs and threads that still run when a child ends
 
 
 @pytest.mark.parametrize(
     ("do", "arguments"), [("hang", ["--time-limit", "2"]), ("crash", []), ("hang", ["--grace", "1"])]
 )
-def test_programs_end_with_a_child_that_is_killed_or_dies(project, forking, do, arguments):
+def test_programs_end_with_a_child_that_is_killed_or_crashes(project, forking, do, arguments):
     queue = forking()
     queue.put({"do": do, "session": do == "hang"})
     process = project.start("srq_consume", *arguments)
@@ -151,7 +151,7 @@ def test_programs_end_with_a_child_that_is_killed_or_dies(project, forking, do, 
 
 
 @pytest.mark.parametrize("arguments", [["--burst"], ["--max-items", "2"]])
-def test_what_a_handler_left_at_work_comes_to_its_end(project, forking, arguments):
+def test_threads_and_programs_that_a_handler_left_may_finish(project, forking, arguments):
     queue = forking()
     queue.put_many([{"do": "leave threads"}, {"do": "leave program"}])
     assert project.run("srq_consume", *arguments)[0] == 0
@@ -163,7 +163,7 @@ def test_what_a_handler_left_at_work_comes_to_its_end(project, forking, argument
     assert empty(queue)
 
 
-def test_what_is_at_work_for_longer_than_the_grace_is_cut_and_said(project, forking):
+def test_threads_and_programs_that_outlast_the_grace_are_killed_and_logged(project, forking):
     queue = forking()
     queue.put_many([{"do": "leave endless"}, {"do": "leave programs"}])
     code, _, err = project.run("srq_consume", "--burst", "--grace", "1")
@@ -185,7 +185,7 @@ LOGGING = {
 """
 
 
-def test_what_is_at_work_for_longer_than_the_grace_is_cut_while_nobody_reads_the_log(project, forking):
+def test_threads_that_outlast_the_grace_are_killed_while_nobody_reads_the_log(project, forking):
     queue = forking()
     project.add_to_settings(LOGGING)
     queue.put({"do": "leave endless"})
@@ -195,7 +195,7 @@ def test_what_is_at_work_for_longer_than_the_grace_is_cut_while_nobody_reads_the
     assert empty(queue)
 
 
-def test_programs_that_handlers_left_are_told_of_a_stop(project, forking):
+def test_programs_that_handlers_left_get_sigterm_at_a_stop(project, forking):
     queue = forking()
     queue.put({"do": "leave programs"})
     process = project.start("srq_consume", "--grace", "60")
@@ -205,17 +205,17 @@ def test_programs_that_handlers_left_are_told_of_a_stop(project, forking):
     assert not at_work(project)
 
 
-# -- a child whose supervisor is gone
+# -- a child without a supervisor
 
 
 @pytest.mark.parametrize(
     ("arguments", "crashes"), [(["--time-limit", "2"], 1), (["--grace", "1"], 0)], ids=["time limit", "grace"]
 )
-def test_an_orphan_that_hangs_is_ended(project, forking, arguments, crashes):
+def test_an_orphan_whose_handler_hangs_is_killed(project, forking, arguments, crashes):
     queue = forking()
     queue.put({"do": "hang", "session": True})
     project.add_to_settings(LOGGING)
-    with full_pipe() as (stderr, _):  # that nobody reads its log any more is no matter
+    with full_pipe() as (stderr, _):  # nobody reads its log, which must not matter
         process = project.start("srq_consume", *arguments, stderr=stderr)
         child = begun(project, "hang")
         process.kill()
@@ -228,11 +228,11 @@ def test_an_orphan_that_hangs_is_ended(project, forking, arguments, crashes):
 
 
 def process_id(project) -> str:
-    """The name of the supervisor among the consumers."""
+    """The id of the supervisor among the consumers."""
     return project.lines()[0].split()[1].split(".")[0]
 
 
-# -- the fork of a child
+# -- the fork of a child process
 
 
 def test_each_child_is_announced_before_its_first_item(project, forking):
@@ -246,7 +246,7 @@ def test_each_child_is_announced_before_its_first_item(project, forking):
     assert (first[1][-2:], second[1][-2:]) == (".1", ".2")
 
 
-def test_without_child_processes_none_is_announced(project, forking):
+def test_without_child_processes_no_child_is_announced(project, forking):
     forking().put({"do": "nothing"})
     assert project.run("srq_consume", "--burst", "--processes", "0")[0] == 0
     assert [line.split()[0] for line in project.lines()] == ["begin"]
@@ -289,7 +289,7 @@ def handle(payload):
 """
 
 
-def test_what_receivers_of_the_announcement_return_is_awaited_before_the_first_item(project):
+def test_coroutines_of_receivers_of_child_started_are_awaited_before_the_first_item(project):
     (project.folder / "receiving.py").write_text(RECEIVING)
     project.configure({"q": {"HANDLER": "receiving.handle"}}, project.settings.SRQ_DEFAULTS)
     queues["q"].put(1)

@@ -1,4 +1,4 @@
-"""What keeps the leases while something else blocks: a log, a file system, systemd, a server, the supervisor itself."""
+"""Leases are renewed while something else blocks: a log, a file system, systemd, a server, or the supervisor itself."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ LONG = 600
 
 
 def kept(project, queue, client, uid: str) -> None:
-    """Wait until a lease was renewed for longer than it lasts, and see that there was no second delivery."""
+    """Wait until a lease was renewed for longer than it lasts, and check that there was no second delivery."""
     first = client.zscore(queue.keys["leases"], uid)
     wait_for(lambda: client.zscore(queue.keys["leases"], uid) > first + 1100 * LEASE, "renewals beyond the lease")
     assert len(deliveries(project)) == 1
 
 
 def deliveries(project) -> list[str]:
-    """The lines that its handler wrote when it began."""
+    """The lines that the handler of the item wrote at its begin."""
     return [line for line in project.lines() if line.startswith("it ") and "lost=" not in line]
 
 
@@ -57,12 +57,12 @@ def ended(process, code: int = 0) -> None:
     assert process.wait(60) == code
 
 
-# -- what may block
+# -- things that may block
 
 
 @contextmanager
 def full_pipe():
-    """Yields the writing end of a pipe without room, and a function that makes room and returns what was written."""
+    """Yields the writing end of a full pipe, and a function that begins to read it and returns what it read so far."""
     reading, writing = os.pipe()
     fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
     os.set_blocking(writing, False)
@@ -93,7 +93,7 @@ def full_pipe():
 
 
 def test_a_log_that_nobody_reads_ends_no_lease(project, told, client):
-    """Not even where the supervisor has something to say: that a child died."""
+    """Not even when the supervisor has something to log: the death of a child."""
     queue = told(LEASE=LEASE)
     uid = queue.put({"do": "wait", "name": "it"})
     with full_pipe() as (stderr, read):
@@ -109,7 +109,7 @@ def test_a_log_that_nobody_reads_ends_no_lease(project, told, client):
 
 
 @pytest.mark.parametrize("processes", ["0", "1"])
-def test_a_consumer_hears_a_signal_while_nobody_reads_its_log(project, told, processes):
+def test_a_consumer_obeys_a_signal_while_nobody_reads_its_log(project, told, processes):
     queue = told()
     with full_pipe() as (stderr, _):
         process = project.start("srq_consume", "--processes", processes, stderr=stderr)
@@ -135,7 +135,7 @@ def test_a_log_that_nobody_reads_while_items_are_handled_ends_no_lease(project, 
 def test_a_file_system_that_hangs_ends_no_lease(project, told, client):
     queue = told(LEASE=LEASE)
     fifo = project.folder / "fifo"
-    os.mkfifo(fifo)  # opened for writing it blocks, as a file of a mount that hangs
+    os.mkfifo(fifo)  # to open it for writing blocks, like a file of a mount that hangs
     project.add_to_settings(
         "from django_srq.consumer.probes import Heartbeat\n"
         f"Heartbeat.beat = Heartbeat.end = lambda self: open({str(fifo)!r}, 'w')"
@@ -148,7 +148,7 @@ def test_a_file_system_that_hangs_ends_no_lease(project, told, client):
     ended(process)
 
 
-def test_a_systemd_that_does_not_listen_ends_no_lease(project, told, client, monkeypatch, tmp_path):
+def test_a_systemd_that_does_not_read_ends_no_lease(project, told, client, monkeypatch, tmp_path):
     queue = told(LEASE=LEASE)
     address = str(tmp_path / "notify")
     with closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) as systemd:
@@ -160,7 +160,7 @@ def test_a_systemd_that_does_not_listen_ends_no_lease(project, told, client, mon
         began(project, "it")
         kept(project, queue, client, uid)
         systemd.settimeout(30)
-        while systemd.recv(100) != b"READY=1":  # said again until it is heard
+        while systemd.recv(100) != b"READY=1":  # sent again until it is read
             pass
         finished(project, queue)
         ended(process)
@@ -173,12 +173,12 @@ def fill(address: str) -> None:
             other.sendto(b"x", address)
 
 
-def test_what_systemd_has_no_room_for_is_not_taken(monkeypatch, tmp_path):
+def test_a_message_for_which_systemd_has_no_room_is_reported_as_unsent(monkeypatch, tmp_path):
     address = str(tmp_path / "notify")
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
-    assert notify("READY=1")  # nobody asked for it
+    assert notify("READY=1")  # without NOTIFY_SOCKET, there is nothing to send
     monkeypatch.setenv("NOTIFY_SOCKET", address)
-    assert notify("READY=1")  # nobody is there, nor will be
+    assert notify("READY=1")  # nobody listens there, now or later
     with closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) as systemd:
         systemd.bind(address)
         assert notify("READY=1")
@@ -188,7 +188,7 @@ def test_what_systemd_has_no_room_for_is_not_taken(monkeypatch, tmp_path):
 
 @contextmanager
 def silent_servers(number: int):
-    """The URLs of so many servers that take a connection and say nothing."""
+    """The URLs of so many servers that accept connections and never answer."""
     servers = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
     try:
         yield [f"redis://127.0.0.1:{server.getsockname()[1]}" for server in servers]
@@ -197,10 +197,10 @@ def silent_servers(number: int):
             server.close()
 
 
-def test_servers_that_are_silent_end_no_lease_of_another(project, server_url, prefix, client):
-    """More of them than could be asked one after the other within a lease."""
+def test_silent_servers_end_no_lease_on_another_server(project, server_url, prefix, client):
+    """They are too many to be asked one after the other within a lease."""
     stopped = Server()
-    handled = {"HANDLER": "tests.support.handlers.told", "LEASE": 4}  # as long as four calls may take
+    handled = {"HANDLER": "tests.support.handlers.told", "LEASE": 4}  # seconds; as long as four calls may take
     try:
         with silent_servers(4) as urls:
             away = {f"away{number}": {**handled, "URL": url} for number, url in enumerate([stopped.url, *urls])}
@@ -226,7 +226,7 @@ def test_servers_that_are_silent_end_no_lease_of_another(project, server_url, pr
 
 
 @pytest.mark.parametrize("alone", [True, False], ids=["the supervisor", "the supervisor and its keeper"])
-def test_a_supervisor_that_is_stopped_ends_no_lease(project, told, client, alone):
+def test_a_stopped_supervisor_ends_no_lease(project, told, client, alone):
     queue = told(LEASE=LEASE)
     uid = queue.put({"do": "wait", "name": "it"})
     process = project.start("srq_consume", "--threads", "2")
@@ -248,7 +248,7 @@ def test_a_supervisor_that_is_stopped_ends_no_lease(project, told, client, alone
 
 
 def test_the_lease_of_a_dead_child_ends_although_its_supervisor_is_stopped(project, told):
-    """Nobody has reported its death: then it is the lease that brings the item back."""
+    """Nobody has reported the death of the child, so the end of the lease brings the item back."""
     queue = told(LEASE=LEASE)
     queue.put({"do": "wait", "name": "it"})
     process = project.start("srq_consume")
@@ -277,7 +277,7 @@ def test_a_keeper_that_dies_is_replaced(project, told, client):
     (about,) = queue.snapshot().consumers.values()
     assert (about["pid"], len(since)) == (process.pid, 1)
     assert abs(about["since"] - since[0]) < 1000
-    # With more, each fork would be a danger: what another thread has locked stays locked in the child.
+    # With more threads each fork would be dangerous: a lock that another thread holds stays locked in the child.
     assert len(list(Path(f"/proc/{process.pid}/task").iterdir())) == 1
     finished(project, queue)
     process.terminate()
@@ -287,8 +287,8 @@ def test_a_keeper_that_dies_is_replaced(project, told, client):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_signal_to_all_processes_ends_the_keeper_last(project, told, client, number):
-    """As service managers and terminals send it."""
+def test_after_a_signal_to_all_processes_the_keeper_ends_last(project, told, client, number):
+    """Service managers and terminals send signals this way."""
     queue = told(LEASE=LEASE)
     uid = queue.put({"do": "wait", "name": "it"})
     process = project.start("srq_consume")
@@ -314,12 +314,12 @@ def test_a_keeper_ends_with_its_supervisor(project, told):
     wait_for(lambda: not Path(f"/proc/{pid}").exists(), "the end of the keeper")
 
 
-# -- the keeper's own side
+# -- the keeper by itself
 
 
 @pytest.fixture
 def serving(queue, tmp_path):
-    """A keeper that serves in a thread; called with what its supervisor says."""
+    """A keeper that serves in a thread; the test writes the messages of its supervisor."""
     pokes: list[int] = []
     keeper = Keeper(
         "c1",
@@ -338,7 +338,7 @@ def serving(queue, tmp_path):
     os.close(reading)
 
 
-def test_what_the_supervisor_says_to_its_keeper(serving, queue, tmp_path):
+def test_the_keeper_obeys_its_supervisor(serving, queue, tmp_path):
     beat = tmp_path / "beat"
     wait_for(lambda: queue.snapshot().consumers.get("c1"), "its entry")
     assert not beat.exists()
@@ -358,7 +358,7 @@ def test_the_keeper_logs_for_the_supervisor(serving, caplog):
     assert serving.pass_on(long)
 
     def passed_on() -> list[str]:
-        """Without what the keeper says of its server."""
+        """The messages without the keeper's warning about its server."""
         return [message for message in caplog.messages if not message.startswith("the server has no append-only file")]
 
     wait_for(lambda: len(passed_on()) == 2, "both")
@@ -380,7 +380,7 @@ def test_the_keeper_logs_the_errors_of_the_supervisor(serving, caplog):
 
 
 @pytest.mark.parametrize("character", ["x", "\N{COLLISION SYMBOL}", "\0", "\n", "\udc80"])
-def test_a_record_for_the_keeper_is_written_as_a_whole(character):
+def test_a_log_record_for_the_keeper_fits_into_one_atomic_write(character):
     error = ValueError(character * 10_000)
     record = logging.makeLogRecord(
         {"msg": character * 10_000, "exc_info": (ValueError, error, None), "more": "x" * 5000}
@@ -458,7 +458,7 @@ def held(queue, *, until: float, count: int = 1) -> Ledger:
     return ledger
 
 
-def test_a_renewal_that_is_late_is_said_once(queue, caplog):
+def test_a_late_renewal_is_logged_once(queue, caplog):
     ledger = held(queue, until=lease_time() + 1)
     leases = Leases("c1", [Subscription(queue, print, lease=LONG)], lambda: [ledger])
     leases.renew()
@@ -472,7 +472,7 @@ def test_a_renewal_that_is_late_is_said_once(queue, caplog):
     assert queue.snapshot().consumers["c1"]["renewed_late"] == 2
 
 
-def test_a_child_renews_only_what_is_overdue_and_is_no_consumer(queue, client, caplog):
+def test_a_child_renews_only_overdue_leases_and_is_not_registered(queue, client, caplog):
     ledger = held(queue, until=lease_time() + LONG * 0.6)
     (uid,) = client.hkeys(queue.keys["holders"])
     client.zadd(queue.keys["leases"], {uid: 1})
@@ -490,7 +490,7 @@ def test_a_child_renews_only_what_is_overdue_and_is_no_consumer(queue, client, c
     wait_for(lambda: "renewing them in the child" in caplog.text, "a word about it")
 
 
-def test_keeper_and_child_may_renew_at_one_time(queue, client):
+def test_keeper_and_child_may_renew_at_the_same_time(queue, client):
     ledger = held(queue, until=lease_time() + 1, count=20)
     both = [Leases(name, [Subscription(queue, print, lease=LONG)], lambda: [ledger]) for name in ("c1", "c1.1")]
     threads = [threading.Thread(target=lambda one=one: [one.renew() for _ in range(50)]) for one in both]
@@ -503,7 +503,7 @@ def test_keeper_and_child_may_renew_at_one_time(queue, client):
     assert queue.audit() == []
 
 
-def test_a_queue_that_a_server_refuses_ends_no_lease_of_another_there(make_queue, client):
+def test_a_queue_that_its_server_refuses_ends_no_lease_of_another_queue_there(make_queue, client):
     broken, other = make_queue("1"), make_queue("2")
     other.put("a")
     (item,) = taken(other, "c1.1", 1)
@@ -524,7 +524,7 @@ def test_a_queue_that_a_server_refuses_ends_no_lease_of_another_there(make_queue
 
 @pytest.fixture
 def blocked():
-    """A logger whose handler blocks until it is let go, and what came through."""
+    """A logger whose handler blocks until the test opens a gate, and the records that came through."""
     logger, gate, records = logging.getLogger("tests.blocked"), threading.Event(), []
 
     class Blocking(logging.Handler):
@@ -540,10 +540,10 @@ def blocked():
     logger.removeHandler(handler)
 
 
-def test_nobody_waits_for_a_log_that_takes_nothing(blocked):
+def test_no_caller_waits_for_a_log_that_blocks(blocked):
     logger, gate, records = blocked
     log = LogThread(logger)
-    log.flush(60)  # nothing was said
+    log.flush(60)  # nothing was logged
     log.log(logging.DEBUG, "nobody wants to know")
     for number in range(MOST + 10):
         log.log(logging.ERROR, "number %d", number)
@@ -558,7 +558,7 @@ def test_nobody_waits_for_a_log_that_takes_nothing(blocked):
 
 
 def test_renewing_does_not_wait_for_the_log(queue, client, blocked, monkeypatch):
-    """As in the consumer without child processes, whose threads have one log together."""
+    """In the consumer without child processes, all threads share one log."""
     logger, _, _ = blocked
     monkeypatch.setattr("django_srq.consumer.leases.logger", logger)
     ledger = held(queue, until=lease_time() + 1, count=2)

@@ -71,7 +71,7 @@ def test_a_child_fills_what_its_parent_reads():
     assert 0 < ledger.last_beat <= time.monotonic()
 
 
-def test_a_claim_is_held_until_what_it_brought_is_written_down():
+def test_a_claim_is_recorded_until_its_items_are_recorded():
     ledger = Ledger(1)
     assert ledger.claiming is None
     pid = os.fork()
@@ -95,7 +95,7 @@ def test_a_claim_is_held_until_what_it_brought_is_written_down():
     assert (ledger.claiming, ledger.reading, list(ledger)) == (0, False, [])
 
 
-def test_a_claim_that_is_owed_is_held_beside_the_next_ones():
+def test_an_owed_claim_is_recorded_beside_later_claims():
     ledger = Ledger(1, servers=2)
     ledger.hold(0, DeliveryRef("uid", "token"), until=FAR)
     for place, number in ((3, 7), (70_000, 8)):
@@ -132,13 +132,13 @@ def test_any_number_of_subscriptions(place):
 @pytest.mark.parametrize(
     "held", [DeliveryRef("u" * 128, "t" * 72), DeliveryRef("u" * 500, "t" * 500), DeliveryRef("é" * 100, "é" * 100)]
 )
-def test_what_is_too_long_for_a_record_leaves_the_next_one_alone(held):
+def test_texts_that_are_too_long_for_an_entry_leave_the_next_entry_intact(held):
     ledger = Ledger(2)
     for name in (held, DeliveryRef("next", "token")):
         ledger.hold(0, name, until=FAR)
     first, second = ledger
     assert held.uid.startswith(first.held.uid[:64])
-    assert len(first.held.token.encode()) <= 72 + 2  # half a character reads as three bytes
+    assert len(first.held.token.encode()) <= 72 + 2  # half a character is read as three bytes
     assert second.held == DeliveryRef("next", "token")
 
 
@@ -183,7 +183,7 @@ def test_a_lease_lasts_at_every_moment_of_its_renewals():
 
 
 def test_leases_end_while_the_machine_is_suspended(monkeypatch):
-    """Then the monotonic clock stands still on Linux."""
+    """The monotonic clock of Linux stands still meanwhile."""
     ledger = Ledger(1)
     index, generation = ledger.hold(0, DeliveryRef("a", "t"), until=lease_time() + 1000)
     assert not ledger.lapsed(index, generation)
@@ -192,7 +192,7 @@ def test_leases_end_while_the_machine_is_suspended(monkeypatch):
     assert ledger.lapsed(index, generation)
 
 
-def test_a_uid_that_is_too_long_spills_into_nothing():
+def test_a_uid_that_is_too_long_overwrites_nothing():
     ledger = Ledger(2)
     ledger.hold(0, DeliveryRef("x" * 1000, "token"), until=FAR)
     ledger.hold(1, DeliveryRef("b", "t"), until=FAR)

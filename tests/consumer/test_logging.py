@@ -1,4 +1,4 @@
-"""Where the records of srq_consume go: to the project's handlers, and only without any to standard error."""
+"""Log records of srq_consume go to the handlers of the project, and to standard error only if there are none."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def config(**parts: object) -> str:
     return repr({"version": 1, "handlers": {"file": {"()": "srq_settings.ToFile"}}, **parts})
 
 
-# Code for the settings, and whether it gives the records a handler.
+# Code for the settings, with or without a handler for the records.
 PROJECTS = {
     "nothing": ("", False),
     "LOGGING is None": ("LOGGING = None", False),
@@ -46,7 +46,7 @@ PROJECTS = {
 @pytest.mark.parametrize(
     ("name", "processes"), [*((name, "1") for name in PROJECTS), ("nothing", "0"), ("root", "0"), ("later", "0")]
 )
-def test_records_go_to_the_handlers_of_the_project_once(project, name, processes):
+def test_records_go_once_to_the_handlers_of_the_project(project, name, processes):
     code, handled = PROJECTS[name]
     filed = project.folder / "filed"
     filed.touch()
@@ -58,7 +58,7 @@ def test_records_go_to_the_handlers_of_the_project_once(project, name, processes
     assert counted == ((1, 0) if handled else (0, 1))
 
 
-def test_a_project_that_wants_silence_has_it(project):
+def test_a_project_can_silence_the_log(project):
     quiet = {"django_srq": {"handlers": ["none"], "propagate": False}}
     nowhere = {"none": {"class": "logging.NullHandler"}}
     project.add_to_settings(f"LOGGING = {config(loggers=quiet, handlers=nowhere)}")
@@ -67,7 +67,7 @@ def test_a_project_that_wants_silence_has_it(project):
 
 
 @pytest.mark.parametrize(("verbosity", "says"), [("0", False), ("1", True), ("2", True)])
-def test_without_handlers_verbosity_says_how_much_there_is_to_read(project, verbosity, says):
+def test_without_handlers_verbosity_sets_the_level(project, verbosity, says):
     uid = queues["note"].put(1)
     _, _, err = project.run("srq_consume", "note", "--burst", "--verbosity", verbosity)
     assert (uid in err) is says

@@ -1,4 +1,4 @@
-"""A whole consumer is lost again and again: only what it may have begun is blamed, and nothing good goes with it."""
+"""A whole consumer is lost again and again: only items that it may have begun are blamed, and no good item dies."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ALL_BUT_ONE = {"ready": 0, "in_flight": 0, "delayed": 0, "dead": 1}
 
 @pytest.fixture
 def told(project, server_url, prefix):
-    """A queue whose items say what their handler does."""
+    """A queue whose items name the deed of their handler."""
 
     def make(**options: object):
         queue = {"HANDLER": "tests.support.handlers.told", "LEASE": LEASE, "MAX_CRASHES": MAX_CRASHES, **options}
@@ -39,7 +39,7 @@ def put(queue, number: int, deed: str, *, bad: int = 0, others: str = "nothing",
 
 
 def begun(project) -> list[tuple[str, int]]:
-    """Name and delivery of each item that a handler got."""
+    """The name and the delivery of each item that a handler got."""
     lines = [line.split() for line in project.lines() if "went on" not in line]
     return [(words[0], int(words[1])) for words in lines]
 
@@ -49,9 +49,9 @@ def times(project, name: str) -> int:
 
 
 def kill_in_bad(project, queue, *options: str, beside: int = 0) -> None:
-    """Kill a consumer with all its processes while it handles the bad item, as often as that takes to be set aside.
+    """Kill a consumer with all its processes while it handles the bad item, again and again until that is dead.
 
-    beside: so many others are handled at the same time at first.
+    beside: other items that are handled at the same time, the first time.
     """
     for number in range(1, MAX_CRASHES + 1):
         process = project.start("srq_consume", *options)
@@ -62,7 +62,7 @@ def kill_in_bad(project, queue, *options: str, beside: int = 0) -> None:
 
 
 def finish(project, queue, *options: str) -> None:
-    """Let another consumer handle the rest; in the end only the bad one is dead."""
+    """Let another consumer handle the rest; in the end only the bad item is dead."""
     process = project.start("srq_consume", *options)
     wait_for(lambda: queue.counts() == ALL_BUT_ONE, "the end of all but the bad one")
     process.terminate()
@@ -73,20 +73,20 @@ def finish(project, queue, *options: str) -> None:
     assert queue.audit() == []
 
 
-# -- on real processes
+# -- with real processes
 
 
-def test_what_a_lost_consumer_had_claimed_ahead_is_not_blamed(project, told):
+def test_items_that_a_lost_consumer_had_claimed_ahead_are_not_blamed(project, told):
     queue = told()
     put(queue, 50, "wait")
     kill_in_bad(project, queue, "--prefetch", "50")
     finish(project, queue, "--prefetch", "50")
-    # In their order, and not even counted as delivered.
+    # They come in their order, and were not even counted as delivered.
     assert begun(project)[MAX_CRASHES:] == [(f"n{place}", 1) for place in range(1, 50)]
 
 
-def test_an_item_that_takes_its_consumer_down_takes_no_other_with_it(project, told):
-    """At the default pace: the items before it are so quick that many are claimed ahead, also while it comes back."""
+def test_an_item_that_kills_its_consumer_kills_no_other_item(project, told):
+    """With adaptive prefetch: the other items are so short that many are claimed ahead, also when it comes back."""
     queue = told()
     put(queue, 90, "kill all", bad=30)
     for turn in range(MAX_CRASHES):
@@ -99,7 +99,7 @@ def test_an_item_that_takes_its_consumer_down_takes_no_other_with_it(project, to
     assert (len(good), len(set(good))) == (89 + 3 * 50, 89 + 3 * 50)
 
 
-def test_of_a_batch_each_is_blamed_once_and_comes_alone(project, told):
+def test_each_item_of_a_batch_is_blamed_once_and_then_handed_out_alone(project, told):
     queue = told(HANDLER="tests.support.handlers.one_by_one", HANDLER_BATCH=5)
     put(queue, 20, "kill all", bad=2)
     for _ in range(MAX_CRASHES):
@@ -108,12 +108,12 @@ def test_of_a_batch_each_is_blamed_once_and_comes_alone(project, told):
     deliveries = {name: max(delivery for one, delivery in begun(project) if one == name) for name, _ in begun(project)}
     batch = {"n0": 2, "n1": 2, "bad": 3, "n3": 2, "n4": 2}
     assert deliveries == batch | {f"n{place}": 1 for place in range(5, 20)}
-    assert (times(project, "n0"), times(project, "n3")) == (2, 1)  # those before it are handled again
+    assert (times(project, "n0"), times(project, "n3")) == (2, 1)  # the items before the bad one are handled again
 
 
 @pytest.mark.parametrize("options", [("--threads", "4"), ("--processes", "2")])
-def test_what_was_handled_beside_it_is_blamed_once(project, told, options):
-    """For then only one of them is in hand at a time, in all threads and processes of a consumer."""
+def test_items_handled_beside_the_bad_one_are_blamed_once(project, told, options):
+    """After that, all threads and processes of a consumer together have one of them in hand at a time."""
     queue = told()
     put(queue, 20, "wait", others="wait")
     others = {"--threads": 3, "--processes": 1}[options[0]]
@@ -126,8 +126,8 @@ def test_what_was_handled_beside_it_is_blamed_once(project, told, options):
 
 
 @pytest.mark.parametrize(("handler", "batch"), [("told", 1), ("one_by_one", 2)])
-def test_items_behind_those_of_a_lost_consumer_do_not_wait_for_them(project, told, handler, batch):
-    """One of the four that it had in hand is handled after the other; idle processes go on with the rest."""
+def test_items_behind_the_suspects_of_a_lost_consumer_do_not_wait_for_them(project, told, handler, batch):
+    """The four items that it had in hand are handled one after the other; idle processes handle the rest."""
     queue = told(HANDLER=f"tests.support.handlers.{handler}", HANDLER_BATCH=batch)
     slow, others = [f"slow{place}" for place in range(4)], {f"n{place}" for place in range(6)}
     queue.put_many([{"do": "wait", "name": name, "once": False} for name in slow])
@@ -142,24 +142,24 @@ def test_items_behind_those_of_a_lost_consumer_do_not_wait_for_them(project, tol
     assert [name for name, delivery in begun(project) if delivery == 2] == slow[:1]
     project.say("on")
     wait_for(lambda: sum(queue.counts().values()) == 0, "the end of all")
-    assert [name for name, delivery in begun(project) if delivery == 2] == slow  # in their order, each once more
+    assert [name for name, delivery in begun(project) if delivery == 2] == slow  # each once more, in their order
     process.terminate()
     assert process.wait(60) == 0
     assert queue.audit() == []
 
 
-# -- by the calls of a consumer
+# -- with calls like those of a consumer
 
 
 def claimed(queue, consumer: str, n: int, *, width: int | None = 1, lease: float = LONG, acks=()):
-    """What a claim brings, and the reply; width None: as an older version's."""
+    """The items of a claim, and its reply; width None: a claim by an older version."""
     name = consumer if width is None else f"{consumer}+{width}"
     reply = queue.link.call(queue.claim(name, lease=lease, n=n, acks=acks), queue=queue.alias)
     return decoded(queue, reply.found), reply
 
 
 def told_of(queue) -> dict[bytes, tuple[int, int]]:
-    """Deliveries and crashes of what is ready, in its order."""
+    """The deliveries and crashes of the ready items, in their order."""
     return {item.payload: (item.delivery.deliveries, item.delivery.crashes) for item in queue.items()}
 
 
@@ -173,7 +173,7 @@ def lose(queue, client) -> None:
 
 
 @pytest.mark.parametrize("width", [1, 3, 250])
-def test_the_first_that_are_not_acked_are_blamed_however_many_calls_it_takes(queue, client, width):
+def test_the_oldest_items_without_an_ack_are_blamed_however_many_calls_the_recovery_takes(queue, client, width):
     queue.put_many(range(230))
     items, _ = claimed(queue, "c1.1", 200, width=width)
     more, _ = claimed(queue, "c1.1", 30, width=width)
@@ -187,7 +187,7 @@ def test_the_first_that_are_not_acked_are_blamed_however_many_calls_it_takes(que
     assert len(more) == 30
 
 
-def test_what_was_claimed_later_ends_later_and_is_not_blamed_for_that(queue, client):
+def test_items_that_were_claimed_later_are_not_blamed(queue, client):
     queue.put_many(range(6))
     claimed(queue, "c1.1", 3)
     pass_time(client, queue.keys, LONG / 2)
@@ -199,7 +199,7 @@ def test_what_was_claimed_later_ends_later_and_is_not_blamed_for_that(queue, cli
     assert list(told_of(queue).values()) == [(1, 1)] + [(0, 0)] * 5
 
 
-def test_each_process_of_a_consumer_is_one_that_may_have_begun_something(queue, client):
+def test_each_process_of_a_consumer_may_have_begun_an_item(queue, client):
     queue.put_many(range(6))
     claimed(queue, "c1.1", 3)
     claimed(queue, "c1.2", 3)
@@ -208,7 +208,7 @@ def test_each_process_of_a_consumer_is_one_that_may_have_begun_something(queue, 
     assert list(told_of(queue).values()) == [(1, 1), (0, 0), (0, 0)] * 2
 
 
-def test_of_an_older_versions_consumer_all_may_have_been_begun(queue, client):
+def test_all_items_of_an_older_versions_consumer_may_have_been_begun(queue, client):
     queue.put_many(range(3))
     claimed(queue, "c1.1", 3, width=None)
     lose(queue, client)
@@ -216,7 +216,7 @@ def test_of_an_older_versions_consumer_all_may_have_been_begun(queue, client):
     assert list(told_of(queue).values()) == [(1, 1)] * 3
 
 
-def test_what_is_taken_back_after_a_suspension_leaves_nobody_blamed(queue, client):
+def test_items_that_are_taken_back_after_a_suspension_leave_no_suspects(queue, client):
     queue.put_many(range(3))
     items, _ = claimed(queue, "c1.1", 3)
     lose(queue, client)
@@ -233,7 +233,7 @@ def queue_held(item):
 
 
 def suspects(queue, client, *places: int, of: int) -> None:
-    """So many items, of which those at these places were in hand when a consumer died."""
+    """Put so many items, of which those at these positions were in hand when a consumer died."""
     queue.put_many(range(of))
     items = queue.get_many(of)
     crashed = operations.crashed(queue.keys, [queue_held(items[place]) for place in places], evidence=b"{}")
@@ -249,8 +249,8 @@ def test_a_suspect_is_handed_out_alone(queue, client):
 
 
 @pytest.mark.parametrize("priority", [0, 5, -5])
-def test_a_suspect_that_failed_meanwhile_is_handed_out_alone_too(queue, client, priority):
-    """It is on the list again then, or among those of its priority."""
+def test_a_suspect_that_failed_afterwards_is_handed_out_alone_too(queue, client, priority):
+    """It is on the list then, or among the items of its priority."""
     queue.put("bad", priority=priority)
     crashed = operations.crashed(queue.keys, [queue_held(queue.get(-1))], evidence=b"{}")
     queue.link.call(crashed, queue="q")
@@ -261,7 +261,7 @@ def test_a_suspect_that_failed_meanwhile_is_handed_out_alone_too(queue, client, 
     assert found == [[b"a"], [b"bad"], [b"b"]]
 
 
-def test_the_crashes_are_told_with_the_item_also_when_the_claim_is_repeated(queue, client):
+def test_a_claim_and_its_repeat_return_the_number_of_crashes(queue, client):
     suspects(queue, client, 0, of=1)
     call, slot = queue.claim("c1+1", lease=LONG), Slot(b"c1", 1)
     for _ in range(2):
@@ -269,11 +269,11 @@ def test_the_crashes_are_told_with_the_item_also_when_the_claim_is_repeated(queu
         assert (found.delivery.deliveries, found.delivery.crashes) == (2, 1)
 
 
-def test_a_consumer_gets_one_suspect_at_a_time_and_others_the_next(queue, client):
+def test_a_consumer_gets_one_suspect_at_a_time_and_another_consumer_the_next(queue, client):
     suspects(queue, client, 0, 1, of=2)
     (first,), _ = claimed(queue, "c1.1", 10)
     found, reply = claimed(queue, "c1.2", 10)
-    assert (found, reply.wait, reply.held_up) == ([], 1, 1)  # no end of a burst, and worth asking again
+    assert (found, reply.wait, reply.held_up) == ([], 1, 1)  # a burst goes on, and the consumer asks again soon
     (second,), _ = claimed(queue, "c2.1", 10)
     assert (first.payload, second.payload) == (b"0", b"1")
 
@@ -283,15 +283,15 @@ def payloads(found) -> list[bytes]:
     return [item.payload for item in items]
 
 
-def test_a_consumer_gets_what_is_behind_a_suspect_that_it_may_not_have(queue, client):
+def test_a_consumer_gets_items_behind_a_suspect_that_it_may_not_have(queue, client):
     suspects(queue, client, 0, 1, 3, of=7)
     (first,), _ = claimed(queue, "c1.1", 10)
     items, reply = claimed(queue, "c1.2", 1)
-    assert ([item.payload for item in items], reply.wait, reply.held_up) == ([b"2"], 0, 0)  # there are more
+    assert ([item.payload for item in items], reply.wait, reply.held_up) == ([b"2"], 0, 0)  # more are ready
     items, reply = claimed(queue, "c1.2", 3)
     assert ([item.payload for item in items], reply.wait, reply.held_up) == ([b"4", b"5", b"6"], 1, 2)
     queue.put("7")
-    # The suspects lost their place only while they had to wait.
+    # The suspects lost their places only while they had to wait.
     assert list(told_of(queue)) == [b"1", b"3", b"7"]
     assert payloads(claimed(queue, "c1.1", 10, acks=[queue_held(first)])) == [b"1"]
     assert payloads(claimed(queue, "c1.2", 10)) == [b"7"]
@@ -299,8 +299,8 @@ def test_a_consumer_gets_what_is_behind_a_suspect_that_it_may_not_have(queue, cl
 
 
 @pytest.mark.parametrize("priority", [0, 5, -5])
-def test_suspects_that_wait_keep_their_place_wherever_that_is(queue, client, priority):
-    """On the list those that failed since are; they come back behind what was put before that."""
+def test_waiting_suspects_keep_their_places(queue, client, priority):
+    """Those on the list have failed since; they come back behind the items that were put before their failure."""
     suspects(queue, client, 0, of=1)
     claimed(queue, "c1.1", 1)
     uids = queue.put_many("abcdefg", priority=priority)
@@ -311,7 +311,7 @@ def test_suspects_that_wait_keep_their_place_wherever_that_is(queue, client, pri
     assert queue.audit() == []
 
 
-def test_an_item_behind_a_suspect_that_does_not_fit_into_the_reply_stays_behind_it(queue, client):
+def test_an_item_behind_a_suspect_that_does_not_fit_into_the_reply_keeps_its_place(queue, client):
     suspects(queue, client, 0, 1, of=2)
     claimed(queue, "c1.1", 1)
     large = [bytes([letter]) * operations.MOST_BYTES for letter in b"ab"]
@@ -321,7 +321,7 @@ def test_an_item_behind_a_suspect_that_does_not_fit_into_the_reply_stays_behind_
     assert list(told_of(queue)) == [b"1", large[1]]
 
 
-def test_a_limit_counts_what_is_behind_a_suspect(make_queue, client):
+def test_max_in_flight_counts_items_behind_a_suspect(make_queue, client):
     queue = make_queue(max_in_flight=3)
     suspects(queue, client, 0, 1, of=6)
     claimed(queue, "c1.1", 10)
@@ -329,14 +329,14 @@ def test_a_limit_counts_what_is_behind_a_suspect(make_queue, client):
     assert ([item.payload for item in items], reply.held_up) == ([b"2", b"3"], 3)
 
 
-def test_the_next_suspect_comes_when_the_last_one_is_settled(queue, client):
+def test_a_consumer_gets_the_next_suspect_when_the_last_one_is_settled(queue, client):
     suspects(queue, client, 0, 1, of=2)
     (first,), _ = claimed(queue, "c1.1", 10)
     (second,), _ = claimed(queue, "c1.1", 10, acks=[queue_held(first)])
     assert second.payload == b"1"
 
 
-def test_a_suspect_that_hangs_does_not_hold_up_the_others_for_ever(queue, client):
+def test_a_suspect_that_hangs_does_not_block_the_others_for_ever(queue, client):
     suspects(queue, client, 0, 1, of=2)
     claimed(queue, "c1.1", 10)
     assert claimed(queue, "c1.2", 10)[0] == []
@@ -344,12 +344,12 @@ def test_a_suspect_that_hangs_does_not_hold_up_the_others_for_ever(queue, client
     assert [item.payload for item in claimed(queue, "c1.2", 10)[0]] == [b"1"]
 
 
-def test_a_plain_get_gets_what_is_there(queue, client):
+def test_a_plain_get_may_have_any_number_of_suspects(queue, client):
     suspects(queue, client, 0, 1, of=2)
     assert [queue.get(-1).payload, queue.get(-1).payload] == [b"0", b"1"]
 
 
-def test_whoever_does_not_get_a_suspect_wakes_another_but_not_itself_all_the_time(queue, client):
+def test_a_consumer_that_may_not_have_a_suspect_wakes_another_once(queue, client):
     suspects(queue, client, 0, 1, of=2)
     claimed(queue, "c1.1", 10)
     client.delete(queue.keys["wake"])
@@ -359,17 +359,17 @@ def test_whoever_does_not_get_a_suspect_wakes_another_but_not_itself_all_the_tim
     assert client.llen(queue.keys["wake"]) == 1
 
 
-def test_who_takes_an_item_behind_a_suspect_wakes_another_for_the_next(queue, client):
+def test_a_consumer_that_takes_an_item_behind_a_suspect_wakes_another_for_the_next(queue, client):
     suspects(queue, client, 0, 1, of=5)
     claimed(queue, "c1.1", 1)
-    pass_time(client, queue.keys, -LONG)  # so that it has just woken another consumer for the suspect
+    pass_time(client, queue.keys, -LONG)  # as if it had just woken another consumer for the suspect
     for rung in (1, 1, 0):  # in the end only the suspect is left
         client.delete(queue.keys["wake"])
         assert claimed(queue, "c1.2", 1)[0]
         assert client.llen(queue.keys["wake"]) == rung
 
 
-def test_what_was_dropped_behind_a_suspect_keeps_nothing_from_being_handed_out(queue, client):
+def test_dropped_items_behind_a_suspect_hide_no_ready_items(queue, client):
     suspects(queue, client, 0, 1, of=2)
     claimed(queue, "c1.1", 1)
     uids = queue.put_many("abcdef")
@@ -378,7 +378,7 @@ def test_what_was_dropped_behind_a_suspect_keeps_nothing_from_being_handed_out(q
 
 
 def test_a_process_that_handles_a_suspect_claims_nothing_ahead(queue, client):
-    """Neither in its other threads, which go on with what is behind it, one by one."""
+    """Its other threads go on with single items from behind the suspect."""
     suspects(queue, client, 0, of=200)
     over, held = threading.Event(), []
 
@@ -394,4 +394,4 @@ def test_a_process_that_handles_a_suspect_claims_nothing_ahead(queue, client):
         [Subscription(queue, handle, lease=LONG)], options=ConsumerOptions(threads=4, prefetch=20)
     )
     consumer.run()
-    assert max(held) <= 7  # each thread has one, three of which may be handled, their acks on their way
+    assert max(held) <= 7  # each thread has one, and three more may be handled with their acks on their way

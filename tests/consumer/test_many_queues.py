@@ -1,4 +1,4 @@
-"""One consumer of many queues: it asks those that ring, and those whose moment has come."""
+"""A consumer of many queues asks those with a wake token, and those that are due for a look."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.consumer.test_wakeups import running  # isort: skip
 
 QUEUES = 200
 ITEMS = 25
-MOST = 10  # scripts for an item that comes alone, its put included
+MOST = 10  # scripts for a single item, including its put
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def scripts(client) -> int:
 
 
 @pytest.mark.parametrize(("threads", "place"), [(1, QUEUES - 1), (4, 0)])
-def test_an_item_that_comes_alone_costs_few_scripts(server, link, names, prefix, threads, place):
+def test_a_single_item_costs_few_scripts(server, link, names, prefix, threads, place):
     seen: list[bytes] = []
     subscriptions = [
         Subscription(SafeRedisQueue(name=name, link=link), lambda item: seen.append(item.payload)) for name in names
@@ -68,11 +68,11 @@ def test_an_item_that_comes_alone_costs_few_scripts(server, link, names, prefix,
             queue.put(b"alone")
             wait_for(lambda: idle(items + 1), "the item to be handled")  # noqa: B023
             costs.append(scripts(client) - before)
-    # The median: every five seconds the moments come, close together, at which the queues are asked.
+    # The median, because every five seconds the consumer looks at all queues, at nearly the same time.
     assert sorted(costs)[ITEMS // 2] <= MOST, costs
 
 
-def test_a_queue_further_ahead_has_its_turn_though_a_later_one_always_has_items(server, link, names):
+def test_an_earlier_queue_has_its_turn_though_a_later_one_always_has_items(server, link, names):
     queues = [SafeRedisQueue(name=name, link=link) for name in names[:3]]
     seen: list[bytes] = []
 
@@ -89,10 +89,10 @@ def test_a_queue_further_ahead_has_its_turn_though_a_later_one_always_has_items(
     assert seen[4] == b"first"
 
 
-def test_a_queue_on_another_server_has_its_turn_before_those_behind_it(server, link, names, prefix):
-    """The tokens of one server are looked at together; one that was taken too early is there again for others."""
+def test_a_queue_on_another_server_has_its_turn_before_later_queues(server, link, names, prefix):
+    """The consumer takes the tokens of a server together; it pushes a token back that it took too early."""
     other = Link(client_from_url(server.url, client_name=prefix), timeout=PATIENT)
-    links = [link, other, link, link]  # each stands for a server
+    links = [link, other, link, link]  # each link stands for a server
     queues = [SafeRedisQueue(name=name, link=one) for name, one in zip(names, links, strict=False)]
     seen: list[bytes] = []
     tokens: list[int] = []
@@ -129,8 +129,8 @@ def test_with_weights_a_queue_that_was_empty_has_its_share(server, link, names):
     assert sorted(place for place, payload in enumerate(seen) if payload == b"other")[-1] < 12
 
 
-def test_an_item_of_a_producer_that_rings_no_bell_is_found(server, link, names):
-    """As of saferedisqueue, or of a token that was lost with its connection."""
+def test_an_item_put_without_a_wake_token_is_found(server, link, names):
+    """Such an item comes from saferedisqueue, or its token was lost with a connection."""
     queues = [SafeRedisQueue(name=name, link=link) for name in names[:3]]
     seen: list[bytes] = []
     with running(InProcessConsumer([Subscription(queue, lambda item: seen.append(item.payload)) for queue in queues])):
@@ -140,7 +140,7 @@ def test_an_item_of_a_producer_that_rings_no_bell_is_found(server, link, names):
         wait_for(lambda: seen, "the item")
 
 
-def test_what_is_delayed_in_one_of_many_comes_when_it_is_due(server, link, names):
+def test_a_delayed_item_in_one_of_many_queues_comes_when_it_is_due(server, link, names):
     queues = [SafeRedisQueue(name=name, link=link) for name in names[:5]]
     seen: list[int] = []
 
@@ -156,12 +156,12 @@ def test_what_is_delayed_in_one_of_many_comes_when_it_is_due(server, link, names
 
 
 @pytest.mark.parametrize("number", [1, 20])
-def test_an_idle_consumer_seldom_looks_at_the_types_of_keys(server, link, names, prefix, number):
-    # With so short a lease it asks each queue three times a second.
+def test_an_idle_consumer_seldom_checks_the_types_of_keys(server, link, names, prefix, number):
+    # With so short a lease, it asks each queue three times a second.
     subscriptions = [Subscription(SafeRedisQueue(name=name, link=link), print, lease=1) for name in names[:number]]
     with running(InProcessConsumer(subscriptions)), server.client() as client:
         wait_for(lambda: parked(client, prefix), "an idle consumer")
         looks, asked = calls(client, "type"), scripts(client)
         wait_for(lambda: scripts(client) >= asked + 4 * number, "more claims")
-        # Not with each claim. One more look is one of a clock that was set back.
+        # Not with each claim. One more check happens after a clock was set back.
         assert calls(client, "type") - looks <= looks // number

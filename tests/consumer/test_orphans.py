@@ -1,4 +1,4 @@
-"""Children whose supervisor was killed, and whose handlers hold the interpreter's lock: none of their threads runs."""
+"""Children of a killed supervisor whose handlers hold the interpreter's lock, so that none of their threads runs."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ __all__ = ["told"]  # a fixture
 
 
 def deaf(project, queue, *arguments: str, behind: int = 0) -> tuple[int, int, Path]:
-    """Have a handler kill the supervisor and hold the lock: ids of the child and the keeper, and what it waits for.
+    """Let a handler kill the supervisor and hold the lock; returns the ids of child and keeper, and the handler's FIFO.
 
-    behind: so many items are claimed together with the one that it handles.
+    behind: items that are claimed together with the one that it handles.
     """
     fifo = project.folder / "fifo"
     os.mkfifo(fifo)
@@ -42,7 +42,7 @@ def gone(*pids: int) -> bool:
     return not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
-def test_its_lease_is_renewed_until_it_comes_to_its_end(project, told, client):
+def test_the_lease_of_an_orphan_is_renewed_until_it_ends(project, told, client):
     queue = told(LEASE=2)
     child, kept_by, fifo = deaf(project, queue)
     (uid,) = client.hkeys(queue.keys["holders"])
@@ -58,8 +58,8 @@ def test_its_lease_is_renewed_until_it_comes_to_its_end(project, told, client):
 @pytest.mark.parametrize(
     ("arguments", "crashes"), [(["--time-limit", "1"], 1), (["--grace", "0"], 0)], ids=["time limit", "grace"]
 )
-def test_it_is_held_to_its_limit(project, told, arguments, crashes):
-    """What waits behind it is given back as well, and is not even counted as delivered."""
+def test_an_orphan_is_killed_at_its_time_limit_or_at_the_end_of_its_grace(project, told, arguments, crashes):
+    """The items behind the running one are given back, and not even counted as delivered."""
     queue = told()
     child, kept_by, _ = deaf(project, queue, *arguments, behind=2)
     wait_for(lambda: gone(child), "the end of the child")
@@ -69,7 +69,7 @@ def test_it_is_held_to_its_limit(project, told, arguments, crashes):
     assert queue.counts()["in_flight"] == 0
 
 
-def test_without_its_keeper_too_its_item_comes_back_when_the_lease_ends(project, told):
+def test_without_a_keeper_the_item_of_an_orphan_comes_back_when_the_lease_ends(project, told):
     queue = told(LEASE=1)
     child, kept_by, fifo = deaf(project, queue)
     os.kill(kept_by, signal.SIGKILL)
@@ -89,8 +89,8 @@ def process():
 
 
 @pytest.mark.parametrize(("runs", "crashes"), [(True, 1), (False, 0)])
-def test_of_one_that_is_killed_only_what_ran_too_long_is_blamed(queue, process, monkeypatch, runs, crashes):
-    """Also one that runs nothing is killed in the end: it should have ended by itself."""
+def test_only_an_item_that_ran_too_long_is_blamed_for_the_kill_of_an_orphan(queue, process, monkeypatch, runs, crashes):
+    """An orphan that runs nothing is killed as well in the end: it should have ended by itself."""
     monkeypatch.setattr(orphan, "MARGIN", 0.0)
     uids = queue.put_many("abcd")
     done, held, running = taken(queue, "c1.1", 3)
@@ -104,7 +104,7 @@ def test_of_one_that_is_killed_only_what_ran_too_long_is_blamed(queue, process, 
     ledger.finish(0)
     if not runs:
         ledger.finish(2)
-    queue.link.call(queue.claim("c1.1", lease=LONG), queue="q", slot=slot)  # whose reply was not read
+    queue.link.call(queue.claim("c1.1", lease=LONG), queue="q", slot=slot)  # the orphan has not read this reply
     plan = ConsumerOptions(time_limit=0.5 if runs else LONG, grace=0)
     one = Orphan("c1.1", [Subscription(queue, print)], ledger, plan, LogThread(logging.getLogger("tests.orphans")))
     assert one.look(trouble=True)
@@ -117,7 +117,7 @@ def test_of_one_that_is_killed_only_what_ran_too_long_is_blamed(queue, process, 
     assert queue.snapshot().stats["acked"] == 2 - len(blamed)
 
 
-def test_one_that_nobody_reaps_is_given_up(queue, process, monkeypatch):
+def test_an_orphan_that_nobody_reaps_is_given_up(queue, process, monkeypatch):
     monkeypatch.setattr(orphan, "MARGIN", 0.0)
     monkeypatch.setattr("django_srq.consumer.processes.groups.lives", lambda pid: True)
     ledger = Ledger(1)

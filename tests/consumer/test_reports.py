@@ -1,4 +1,4 @@
-"""How servers are told of the items of dead children: neither a queue nor a server nor a name holds up another."""
+"""Servers learn what became of the items of dead children: no queue, server or name server delays another."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.servers import Server
 from tests.support.waiting import wait_for
 
 __all__ = ["told"]
-IN_TIME = 10  # seconds; far less than the servers below take when they are asked one after the other
+IN_TIME = 10  # seconds; far less than the servers below would take one after the other
 SILENT = 20  # servers
 
 
@@ -31,7 +31,7 @@ def server() -> Iterator[Server]:
 
 
 def configure(project, prefix: str, urls: dict[str, str], **options: object) -> None:
-    """Queues of the aliases, in that order."""
+    """Configure queues with these aliases, in that order."""
     handled = {"HANDLER": "tests.support.handlers.told", "LEASE": LONG, **options}
     project.configure(
         {alias: {**handled, "URL": url} for alias, url in urls.items()}, {"PREFIX": prefix + ".{alias}", "TIMEOUT": 1}
@@ -43,7 +43,7 @@ def lives(pid: int) -> bool:
 
 
 @pytest.mark.parametrize("refusal", ["no rights", "another type"])
-def test_a_queue_that_the_server_refuses_holds_up_no_other_of_that_server(project, prefix, server, refusal):
+def test_a_queue_that_its_server_refuses_delays_no_other_queue_of_that_server(project, prefix, server, refusal):
     def allow(*rules: str) -> None:
         with server.client() as client:
             client.execute_command("ACL", "SETUSER", "consumer", "on", ">pw", "+@all", "resetkeys", *rules)
@@ -71,7 +71,7 @@ def test_a_queue_that_the_server_refuses_holds_up_no_other_of_that_server(projec
 
 
 @pytest.mark.parametrize("promise", ["time limit", "withdrawal"])
-def test_silent_servers_hold_up_nothing_that_the_supervisor_promises(project, server_url, prefix, promise):
+def test_silent_servers_delay_no_promise_of_the_supervisor(project, server_url, prefix, promise):
     with silent_servers(SILENT) as urls:
         away = {f"away{number}": url for number, url in enumerate(urls)}
         configure(project, prefix, {"here": server_url, **away}, MAX_CRASHES=1)
@@ -95,7 +95,7 @@ def test_silent_servers_hold_up_nothing_that_the_supervisor_promises(project, se
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_reporter_that_tells_nothing_is_replaced(project, told, server, number):
+def test_a_reporter_that_hangs_or_dies_is_replaced(project, told, server, number):
     queue = told(URL=server.url)
     project.add_to_settings("from django_srq.consumer.processes import reports\nreports.HUNG = 1")
     queue.put({"do": "wait", "name": "it"})
@@ -112,7 +112,7 @@ def test_a_reporter_that_tells_nothing_is_replaced(project, told, server, number
     assert process.wait(60) == 0
 
 
-def test_a_reporter_that_cannot_be_started_now_is_started_later(queue, caplog):
+def test_a_reporter_that_cannot_be_started_is_started_later(queue, caplog):
     def fork() -> int:
         raise BlockingIOError("too many processes")
 
@@ -125,8 +125,8 @@ def test_a_reporter_that_cannot_be_started_now_is_started_later(queue, caplog):
     assert 0 < reports.next_moment < float("inf")
 
 
-def test_no_lookup_of_a_name_is_under_way_when_the_supervisor_forks(project, prefix, server, tmp_path):
-    """What a thread of the lookup has locked would stay locked in the child."""
+def test_the_supervisor_has_no_thread_of_a_name_lookup_when_it_forks(project, prefix, server, tmp_path):
+    """A lock of that thread would stay locked in the child."""
     resolver = Resolver(tmp_path)
     resolver.hosts.write_text("127.0.0.1 queue.example\n")
     configure(project, prefix, {"told": server.url})
@@ -138,7 +138,7 @@ def test_no_lookup_of_a_name_is_under_way_when_the_supervisor_forks(project, pre
     for delivery in ("1", "2", "3"):
         wait_for(lambda number=delivery: began(project, "it")[1] == number, f"delivery {delivery}")
         assert len(list(Path(f"/proc/{process.pid}/task").iterdir())) == 1
-        if delivery == "2":  # its name is known by now; from now on the name server is silent
+        if delivery == "2":  # the address is known by now; from here on, the name server is silent
             resolver.hosts.write_text("")
             with server.client() as client:
                 client.client_kill_filter(_type="normal", skipme=True)
@@ -152,8 +152,8 @@ def test_no_lookup_of_a_name_is_under_way_when_the_supervisor_forks(project, pre
     resolver.close()
 
 
-def test_a_successor_begins_when_the_items_of_its_predecessor_are_back(project, told):
-    """Or it would take the next one, or find nothing and take that for the end of a burst."""
+def test_a_successor_begins_after_the_items_of_its_predecessor_are_back(project, told):
+    """Otherwise it would take a later item, or find nothing and end the burst."""
     queue = told()
     project.add_to_settings(
         "import time\nfrom django_srq.consumer.processes import reports\nattempts = reports.attempts\n"

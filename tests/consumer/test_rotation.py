@@ -27,12 +27,12 @@ def test_weights_are_the_shares_of_the_first_place(make_queue, weights):
     assert first[:total] == first[total:]
 
 
-def test_every_source_is_asked_each_time(make_queue):
+def test_each_round_asks_every_subscription(make_queue):
     given = subscriptions(make_queue, 5, 1, 1)
     turns = Rotation(given)
     assert all(set(turns.next()) == set(given) for _ in range(10))
 
 
-def test_whoever_was_woken_goes_there_first(make_queue):
+def test_the_queue_of_a_wake_token_is_asked_first(make_queue):
     given = subscriptions(make_queue, None, None, None)
     assert Rotation(given).next(given[2]) == [given[2], given[0], given[1]]

@@ -1,4 +1,4 @@
-"""Queues on several servers: one that is away holds up nobody, and is told what it is owed when it is back."""
+"""Queues on several servers: a server that is away delays no other, and gets the calls it is owed when it is back."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ LONG = 600.0  # seconds; a lease that does not end during a test
 
 @pytest.fixture
 def pair() -> Iterator[SimpleNamespace]:
-    """A queue on a server that stays, and one on a server that goes and comes back with its data."""
+    """A queue on a server that stays, and a queue on a server that goes away and comes back with its data."""
     servers = Server(), Server("--appendonly", "yes", "--appendfsync", "always")
     try:
         here, there = (SafeRedisQueue(name="q", url=server.url) for server in servers)
@@ -52,7 +52,7 @@ def pair() -> Iterator[SimpleNamespace]:
 
 
 def serve(pair: SimpleNamespace, handle, **plan: object) -> InProcessConsumer:
-    """The one that goes is asked first."""
+    """A consumer of both queues; it asks the server that goes away first."""
     subscriptions = [
         Subscription(queue, lambda item, queue=queue: handle(queue, item), lease=LONG, backoff=Backoff(0))
         for queue in (pair.there, pair.here)
@@ -70,7 +70,7 @@ def backlogs(consumer: InProcessConsumer | Worker) -> int:
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_a_server_that_is_away_holds_up_no_other(pair, threads):
+def test_a_server_that_is_away_delays_no_other(pair, threads):
     seen: list[tuple[SafeRedisQueue, bytes, int]] = []
     consumer = serve(pair, lambda queue, item: seen.append((queue, item.payload, item.deliveries)), threads=threads)
     with running(consumer):
@@ -89,8 +89,8 @@ def test_a_server_that_is_away_holds_up_no_other(pair, threads):
 
 
 @pytest.mark.parametrize("outcome", ["ack", "fail"])
-def test_what_became_of_an_item_is_said_when_its_server_is_back(pair, outcome):
-    """Meanwhile its thread goes on with what the other server has."""
+def test_the_outcome_of_an_item_is_reported_when_its_server_is_back(pair, outcome):
+    """Meanwhile the thread handles items of the other server."""
     seen: list[bytes] = []
 
     def handle(queue: SafeRedisQueue, item) -> None:
@@ -133,8 +133,8 @@ def test_only_one_claim_is_owed_however_often_the_others_are_asked(pair):
         gate.set()
 
 
-def test_a_claim_whose_reply_was_lost_is_made_once(pair):
-    """What it took is handled when its server is back; meanwhile, others are made in the same slot elsewhere."""
+def test_a_claim_whose_reply_was_lost_takes_items_once(pair):
+    """They are handled when the server is back; meanwhile, other servers get claims in the same slot."""
     seen: list[tuple[bytes, int]] = []
     with closing(Proxy(pair.away.url)) as proxy:
         fault = proxy.arm("lose reply", b"$2\r\nc1\r\n$1\r\n1\r\n", times=1000)  # the first claim
@@ -143,7 +143,7 @@ def test_a_claim_whose_reply_was_lost_is_made_once(pair):
             Subscription(queue, lambda item: seen.append((item.payload, item.deliveries)), lease=LONG)
             for queue in (there, pair.here)
         ]
-        assert not pair.there.get(-1)  # the server knows the script now, and carries out what it cannot answer
+        assert not pair.there.get(-1)  # now the server knows the script, and carries out a claim whose reply is lost
         pair.there.put_many("bc")
         one = worker(*subscriptions)
         with running(one):
@@ -158,8 +158,8 @@ def test_a_claim_whose_reply_was_lost_is_made_once(pair):
 
 
 @pytest.mark.usefixtures("patient")
-def test_the_one_that_is_back_is_asked_at_once(pair):
-    """Not only when the wait for the other one ends."""
+def test_a_server_that_is_back_is_asked_at_once(pair):
+    """This does not wait until the wait on the other server ends."""
     pair.there.put_many("ab")
     seen: list[bytes] = []
 
@@ -167,7 +167,7 @@ def test_the_one_that_is_back_is_asked_at_once(pair):
         seen.append(item.payload)
         if seen == [b"a"]:
             pair.away.kill()
-            raise ValueError  # that comes first, so that nothing is claimed there before it is back
+            raise ValueError  # the failure is owed first, so nothing is claimed there before the server is back
 
     consumer = serve(pair, handle)
     with running(consumer):
@@ -190,7 +190,7 @@ def test_what_a_late_claim_brings_is_begun_at_once(pair, monkeypatch):
         wait_for(lambda: seen == [b"a"], "the item")
 
 
-def test_no_more_than_max_items_are_handled_although_a_claim_comes_late(pair):
+def test_max_items_holds_although_a_claim_comes_late(pair):
     pair.there.put_many("abc")
     pair.away.kill()
     pair.here.put_many("de")
@@ -203,14 +203,14 @@ def test_no_more_than_max_items_are_handled_although_a_claim_comes_late(pair):
             wait_for(lambda: pair.there.snapshot().stats.get("delivered"), "the late claim")
             wait_for(lambda: pair.there.counts()["ready"] == 3, "what it took, given back")
 
-    consumer = serve(pair, handle, max_items=2, prefetch=1)  # by its pace it would give that back anyway
+    consumer = serve(pair, handle, max_items=2, prefetch=1)  # adaptive prefetch would give it back anyway
     assert consumer.run() == 2
     assert seen == [b"d", b"e"]
     assert pair.there.counts()["ready"] == 3
     assert {item.deliveries for item in pair.there.items()} == {0}
 
 
-def test_it_does_not_wait_for_a_server_that_has_nothing_of_its_items(pair):
+def test_a_consumer_ends_without_waiting_for_a_server_that_it_owes_nothing(pair):
     pair.away.kill()
     pair.here.put("a")
     thread = threading.Thread(target=serve(pair, lambda queue, item: None, max_items=1).run, daemon=True)
@@ -220,7 +220,7 @@ def test_it_does_not_wait_for_a_server_that_has_nothing_of_its_items(pair):
     assert empty(pair.here)
 
 
-def test_it_does_not_end_before_it_said_what_became_of_its_items(pair):
+def test_a_consumer_does_not_end_before_it_has_reported_its_items(pair):
     pair.there.put("a")
     consumer = serve(pair, lambda queue, item: pair.away.kill(), max_items=1)
     thread = threading.Thread(target=consumer.run, daemon=True)
@@ -248,7 +248,7 @@ def test_a_burst_does_not_end_while_a_server_is_away(pair):
     assert seen == [b"c", b"a", b"b"]
 
 
-def test_the_trouble_is_told_once_and_its_end(pair, caplog):
+def test_an_outage_and_its_end_are_logged_once(pair, caplog):
     caplog.set_level(logging.INFO, "django_srq.consumer")
     seen: list[bytes] = []
     told = lambda text: [record for record in caplog.records if text in record.getMessage()]  # noqa: E731
@@ -264,7 +264,7 @@ def test_the_trouble_is_told_once_and_its_end(pair, caplog):
 
 
 @pytest.mark.parametrize("all_away", [False, True])
-def test_an_idle_worker_does_not_keep_asking_for_a_server_that_is_away(pair, monkeypatch, all_away):
+def test_an_idle_worker_does_not_keep_retrying_because_a_server_is_away(pair, monkeypatch, all_away):
     rounds: list[int] = []
     fetching = Claims.fetch
     monkeypatch.setattr(Claims, "fetch", lambda *arguments: (rounds.append(1), fetching(*arguments))[1])
@@ -300,7 +300,7 @@ def test_a_stop_ends_although_a_server_stays_away(pair, monkeypatch):
         wait_for(lambda: pair.here.counts()["in_flight"], "the other thread at work")
         pair.away.kill()
         gate.set()
-    assert empty(pair.here)  # what is said to the other server is said
+    assert empty(pair.here)  # the other server got all that it was owed
 
 
 def test_all_servers_away_and_back(pair):
@@ -320,8 +320,8 @@ def test_all_servers_away_and_back(pair):
         servers[1].close()
 
 
-def test_a_server_that_hangs_holds_up_no_other(pair, monkeypatch):
-    """Not even by acks that are sent without waiting for the reply: none goes there once it is known to be away."""
+def test_a_server_that_hangs_delays_no_other(pair, monkeypatch):
+    """Not even through acks sent without waiting for the reply: none is sent to a server that is known to be away."""
     in_vain: list[bool] = []
     sending = Pipeline.send
 
@@ -371,8 +371,8 @@ def test_a_server_that_hangs_holds_up_no_other(pair, monkeypatch):
     there.link.close()
 
 
-def test_there_is_room_for_what_is_owed():
-    """All that was claimed of two servers, in threads of both kinds, is owed to them; the third one goes on."""
+def test_there_is_room_for_all_owed_calls():
+    """All claims and acks for two servers, in threads of both kinds, are owed; the third server is served."""
     servers = [Server("--appendonly", "yes") for _ in range(3)]
     gates = [threading.Event() for _ in servers]
     links = [SafeRedisQueue(url=server.url).link for server in servers]
@@ -401,8 +401,8 @@ def test_there_is_room_for_what_is_owed():
             server.close()
 
 
-def test_what_cannot_be_said_stays_in_hand(pair, monkeypatch):
-    """For the supervisor, which says it when the process is gone."""
+def test_items_whose_outcome_cannot_be_reported_stay_in_the_ledger(pair, monkeypatch):
+    """The supervisor reports them when the process is gone."""
     monkeypatch.setattr("django_srq.consumer.worker.retries.LAST_WORDS", 0.5)
     pair.there.put_many(range(5))
     begun, gate = threading.Event(), threading.Event()
@@ -422,10 +422,10 @@ def test_what_cannot_be_said_stays_in_hand(pair, monkeypatch):
 
 
 @pytest.mark.parametrize("way", ["ahead", "parked"])
-def test_a_claim_is_sent_again_with_its_own_number_whatever_was_claimed_meanwhile(pair, monkeypatch, way):
-    """Its slot has gone on by then: with its number of now it would take other items, and strand those that it took."""
+def test_a_claim_is_repeated_with_its_own_number_after_later_claims(pair, monkeypatch, way):
+    """Its slot has later numbers by then: with one of those it would take other items, and leave its own to nobody."""
     with closing(Proxy(pair.away.url)) as proxy:
-        assert not pair.there.get(-1)  # the server knows the script now
+        assert not pair.there.get(-1)  # now the server knows the script
         pair.there.put_many("ab")
         there = SafeRedisQueue(name="q", url=proxy.url)
         subscriptions = Subscription(there, print, lease=LONG), Subscription(pair.here, print, lease=LONG)
@@ -453,10 +453,10 @@ def test_a_claim_is_sent_again_with_its_own_number_whatever_was_claimed_meanwhil
 
 
 def test_a_claim_that_was_given_up_is_left_to_the_supervisor(pair, monkeypatch):
-    """It may have taken something, which only its slot tells: a later claim there would hide it."""
+    """It may have taken items, which only its slot knows: a later claim in that slot would hide them."""
     monkeypatch.setattr("django_srq.consumer.worker.retries.LAST_WORDS", 0.1)
     with closing(Proxy(pair.away.url)) as proxy:
-        assert not pair.there.get(-1)  # the server knows the script now
+        assert not pair.there.get(-1)  # now the server knows the script
         pair.there.put("a")
         fault = proxy.arm("lose reply", b"$2\r\nc1\r\n$1\r\n1\r\n", times=1000)
         there = SafeRedisQueue(name="q", url=proxy.url)
@@ -472,12 +472,12 @@ def test_a_claim_that_was_given_up_is_left_to_the_supervisor(pair, monkeypatch):
 
 
 @pytest.mark.parametrize("is_at_work", [True, False])
-def test_what_an_owed_claim_took_is_not_blamed_for_a_handler_s_death(pair, monkeypatch, is_at_work):
-    """Although the child has made other claims since."""
+def test_items_of_an_owed_claim_are_not_blamed_for_the_death_of_a_handler(pair, monkeypatch, is_at_work):
+    """Even if the child has made other claims since."""
     monkeypatch.setattr("django_srq.consumer.worker.retries.LAST_WORDS", 0.1)
     subscriptions = [Subscription(pair.there, print, lease=LONG), Subscription(pair.here, print, lease=LONG)]
     with closing(Proxy(pair.away.url)) as proxy:
-        assert not pair.there.get(-1)  # the server knows the script now
+        assert not pair.there.get(-1)  # now the server knows the script
         pair.there.put("a")
         fault = proxy.arm("lose reply", b"$2\r\nc1\r\n$1\r\n1\r\n", times=1000)
         there = SafeRedisQueue(name="q", url=proxy.url, timeout=1)
@@ -502,8 +502,8 @@ def test_what_an_owed_claim_took_is_not_blamed_for_a_handler_s_death(pair, monke
     assert [item.delivery.crashes for item in pair.here.items("ready")] == [1] * is_at_work
 
 
-def test_after_a_claim_that_is_owed_the_others_are_asked_in_the_same_round(pair):
-    """That the claim before it left some behind says nothing of them."""
+def test_after_an_owed_claim_the_other_queues_are_asked_in_the_same_round(pair):
+    """The earlier claim that left items behind was for another server."""
     pair.here.put("a")
     one = worker(*(Subscription(queue, print, lease=LONG) for queue in (pair.there, pair.here)))
     one._buffer.ahead.plenty = True
@@ -516,7 +516,7 @@ def test_after_a_claim_that_is_owed_the_others_are_asked_in_the_same_round(pair)
     one._roles.close()
 
 
-def test_a_queue_that_cannot_be_told_keeps_nothing_from_another_on_its_server(pair):
+def test_a_queue_that_refuses_its_calls_keeps_none_from_another_queue_on_its_server(pair):
     other = SafeRedisQueue(name="other", link=pair.there.link)
     begun, gate = [], threading.Event()
 
@@ -551,7 +551,7 @@ def test_a_queue_that_cannot_be_told_keeps_nothing_from_another_on_its_server(pa
 
 
 def test_too_much_memory_ends_a_process_although_a_server_is_away(pair, monkeypatch):
-    """Its successor serves the others."""
+    """The successor of the process serves the other queues."""
     monkeypatch.setattr("django_srq.consumer.worker.retries.LAST_WORDS", 0.5)
     pair.there.put("a")
     consumer = serve(pair, lambda queue, item: pair.away.kill(), max_memory=1)
@@ -562,8 +562,8 @@ def test_too_much_memory_ends_a_process_although_a_server_is_away(pair, monkeypa
     assert consumer._ledger.wants_successor
 
 
-def test_nothing_rings_for_nobody(pair):
-    """It would end all pauses until somebody waits: a server that refuses at once would be asked without end."""
+def test_nothing_is_woken_while_no_thread_waits(pair):
+    """A wakeup would end all later pauses, and a server that refuses at once would be asked without end."""
     begun, gate = threading.Event(), threading.Event()
 
     def handle(queue: SafeRedisQueue, item) -> None:
@@ -582,7 +582,7 @@ def test_nothing_rings_for_nobody(pair):
         gate.set()
 
 
-def test_a_consumer_is_struck_off_where_it_can_be(pair):
+def test_a_consumer_removes_its_entries_where_it_can(pair):
     subscriptions = [Subscription(pair.there, print), Subscription(pair.here, print)]
     leases = Leases("c1", subscriptions, list)
     leases.renew()
@@ -592,7 +592,7 @@ def test_a_consumer_is_struck_off_where_it_can_be(pair):
     assert "c1" not in pair.here.snapshot().consumers
 
 
-def test_the_processes_of_a_consumer_go_on_too(pair, project):
+def test_the_processes_of_a_consumer_go_on_while_a_server_is_away(pair, project):
     handled = {"HANDLER": "tests.support.handlers.note"}
     project.configure({"there": {**handled, "URL": pair.away.url}, "here": handled}, project.settings.SRQ_DEFAULTS)
     process = project.start("srq_consume", "there", "here", "--processes", "2")

@@ -1,4 +1,4 @@
-"""srq_consume as a supervisor with child processes: deaths, stops, limits, and what becomes of the items."""
+"""srq_consume as a supervisor with child processes: deaths, stops, limits, and the fate of the items."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ Waits.park = lambda self, source, n, seconds: parking(self, source, n, {LONG})
 
 @pytest.fixture
 def told(project, server_url, prefix):
-    """A queue whose items say what their handler does, with a long lease: what comes back was given back."""
+    """A queue whose items name the deed of their handler, with a long lease: an item that comes back was given back."""
 
     def make(**options: object):
         queue = {"HANDLER": "tests.support.handlers.told", "LEASE": LONG, "BACKOFF": {"base": 1000}, **options}
@@ -55,7 +55,7 @@ def told(project, server_url, prefix):
 
 
 def children(process) -> list[int]:
-    """The ids of the child processes of a command, but for its keeper."""
+    """The ids of the child processes of a command, without its keeper."""
     return [pid for pid in offspring(process) if leads(pid)]
 
 
@@ -69,7 +69,7 @@ def offspring(process) -> list[int]:
 
 
 def leads(pid: int) -> bool:
-    """Whether it leads a process group, as each child does. The keeper does not; it has its name only after a while."""
+    """Whether the process leads a process group, as each child does. (The keeper gets its name only after a while.)"""
     try:
         return os.getpgid(pid) == pid
     except ProcessLookupError:
@@ -84,7 +84,7 @@ def name_of(pid: int) -> str:
 
 
 def began(project, name: str) -> re.Match[str]:
-    """The line of a handler that began: groups are its delivery and the process."""
+    """The line that the handler of an item wrote at its begin; its groups are the delivery and the process id."""
     pattern = re.compile(rf"{name} (\d+) (\d+)\b.*")
     return wait_for(lambda: next(filter(None, map(pattern.fullmatch, reversed(project.lines()))), None), name)
 
@@ -106,13 +106,13 @@ def empty(queue) -> bool:
         ("exit 0", "ended with exit code 0"),
     ],
 )
-def test_what_a_dead_child_held_is_delivered_again_at_once(project, told, deed, how):
+def test_the_item_of_a_dead_child_is_delivered_again_at_once(project, told, deed, how):
     queue = told()
     uid = queue.put({"do": deed, "name": "it"})
     queue.put({"do": "nothing", "name": "next"})
-    code, _, err = project.run("srq_consume", "--burst")  # whose end is not that of the child
+    code, _, err = project.run("srq_consume", "--burst")  # the exit code is not that of the child
     assert code == 0
-    # In its old place, although the lease would have lasted for long.
+    # The item has its old place, although its lease would have lasted longer.
     assert [line.split()[:2] for line in project.lines()] == [["it", "1"], ["it", "2"], ["next", "1"]]
     assert f"child died consumer={err.split('child died consumer=')[1].split()[0]}" in err
     assert f"the process was {how}" in err
@@ -154,7 +154,7 @@ def test_an_item_that_keeps_killing_is_set_aside_with_the_evidence(project, told
     assert project.lines()[-1].startswith("next 1")
 
 
-def test_what_was_handled_but_not_acked_when_the_child_died_is_acked(queue):
+def test_an_item_that_was_handled_but_not_acked_when_the_child_died_is_acked(queue):
     queue.put_many("abc")
     done, unstarted, running = taken(queue, "c1.1", 3)
     ledger, supervisor = Ledger(4), Supervisor([Subscription(queue, print)], ConsumerOptions())
@@ -171,8 +171,8 @@ def test_what_was_handled_but_not_acked_when_the_child_died_is_acked(queue):
 
 
 @pytest.mark.parametrize(("why", "code", "crashes"), [("", -9, 1), ("", 1, 1), ("stopped", -9, 0), ("", 0, 0)])
-def test_a_death_while_a_failure_is_told_is_charged_to_the_item_unless_we_caused_it(queue, why, code, crashes):
-    """A child that came to its end could not say it, as the server was away."""
+def test_a_death_during_the_report_of_a_failure_blames_the_item_unless_we_caused_it(queue, why, code, crashes):
+    """With code 0, the child ended by itself, but could not report, because the server was away."""
     uid = queue.put("a")
     (item,) = taken(queue, "c1.1", 1)
     ledger, supervisor = Ledger(1), Supervisor([Subscription(queue, print)], ConsumerOptions())
@@ -183,7 +183,7 @@ def test_a_death_while_a_failure_is_told_is_charged_to_the_item_unless_we_caused
     assert [(item.uid, item.deliveries, item.delivery.crashes) for item in queue.items()] == [(uid, 1, crashes)]
 
 
-def test_what_a_child_claimed_but_had_no_time_to_write_down_comes_back(queue):
+def test_an_item_that_a_child_claimed_but_did_not_record_comes_back(queue):
     uid = queue.put("a")
     supervisor = Supervisor([Subscription(queue, print)], ConsumerOptions())
     slot = operations_slot("c1.1")
@@ -194,7 +194,7 @@ def test_what_a_child_claimed_but_had_no_time_to_write_down_comes_back(queue):
 
 
 @pytest.mark.parametrize("begun", [False, True])
-def test_a_dead_child_may_have_died_of_the_reply_to_its_claim_behind_a_wait_once_it_read_that(queue, begun):
+def test_a_child_may_have_died_of_an_item_claimed_behind_a_wait_once_it_read_the_reply(queue, begun):
     uid = queue.put("a")
     supervisor, ledger = Supervisor([Subscription(queue, print)], ConsumerOptions()), Ledger(1, slot=b"c1.1")
     ledger.park(1, LONG)
@@ -204,8 +204,8 @@ def test_a_dead_child_may_have_died_of_the_reply_to_its_claim_behind_a_wait_once
     assert [(item.uid, item.delivery.crashes) for item in queue.items()] == [(uid, int(begun))]
 
 
-def test_what_a_child_that_came_to_its_end_never_knew_of_is_released(make_queue, caplog):
-    """As is what it knew of and had not begun: nothing happened to it that would have to be told."""
+def test_an_item_that_a_child_never_knew_of_is_released_when_it_ends(make_queue, caplog):
+    """No log and no signal report this, as for items that it had not begun: nothing happened to them."""
     queue = make_queue(max_deliveries=1)
     uid = queue.put("a")
     supervisor = Supervisor([Subscription(queue, print)], ConsumerOptions())
@@ -218,7 +218,7 @@ def test_what_a_child_that_came_to_its_end_never_knew_of_is_released(make_queue,
     assert queue.snapshot().stats.get("crashed", 0) == 0
 
 
-def test_a_claim_that_arrives_after_the_report_is_refused(queue):
+def test_a_claim_that_arrives_after_the_report_of_a_death_is_refused(queue):
     queue.put("a")
     supervisor = Supervisor([Subscription(queue, print)], ConsumerOptions())
     account_for(supervisor, ChildHandle("c1.1", 0, Ledger(1), 0))
@@ -228,8 +228,8 @@ def test_a_claim_that_arrives_after_the_report_is_refused(queue):
 
 
 @pytest.mark.parametrize("how", ["crash", "cut", "release"])
-def test_a_renewal_that_comes_after_the_report_of_a_death_takes_nothing_back(queue, how):
-    """They are made by two processes, the keeper and the supervisor."""
+def test_a_renewal_after_the_report_of_a_death_takes_nothing_back(queue, how):
+    """Two processes make these calls: the keeper renews, and the supervisor's reporter reports."""
     uid = queue.put("a")
     (item,) = taken(queue, "c1.1", 1)
     held = [DeliveryRef(item.uid, item.token)]
@@ -252,7 +252,7 @@ def account_for(supervisor: Supervisor, child: ChildHandle, *, code: int = -9) -
 
 
 def reported(supervisor: Supervisor) -> bool:
-    """Do in this process what the supervisor's reporters do; whether nothing is left to be told."""
+    """Do in this process what the supervisor's reporters do; returns whether all reports are made."""
     reports = list(supervisor._reports)
     for outcome in attempts(reports):
         supervisor._reports.settle(reports[outcome.position], outcome)
@@ -265,7 +265,7 @@ def operations_slot(name: str):
     return Slot(name.encode(), 1)
 
 
-def test_renewing_goes_on_whatever_happens_in_one_round(queue, monkeypatch, caplog):
+def test_renewing_goes_on_after_an_error_in_one_round(queue, monkeypatch, caplog):
     leases, ended, rounds = Leases("c1", [Subscription(queue, print, lease=LONG)], list), threading.Event(), []
 
     def renew() -> None:
@@ -282,8 +282,8 @@ def test_renewing_goes_on_whatever_happens_in_one_round(queue, monkeypatch, capl
     wait_for(lambda: "cannot renew the leases" in caplog.text, "a word about it")
 
 
-def test_a_lease_is_counted_from_before_it_was_renewed(queue, monkeypatch):
-    """The supervisor may be suspended between the server's reply and the reading of it."""
+def test_a_lease_counts_from_before_its_renewal_was_sent(queue, monkeypatch):
+    """The process may be suspended between the server's reply and the time when it reads the reply."""
     queue.put("a")
     (item,) = taken(queue, "c1.1", 1)
     ledger = Ledger(1)
@@ -304,7 +304,7 @@ def test_a_lease_is_counted_from_before_it_was_renewed(queue, monkeypatch):
     assert ledger.lapsed(index, generation)
 
 
-def test_trouble_lasts_until_a_server_says_that_it_is_over(told):
+def test_a_trouble_lasts_until_the_server_answers(told):
     server = Server()
     try:
         subscription = Subscription(told(URL=server.url, TIMEOUT=1), print, lease=LONG)
@@ -313,7 +313,7 @@ def test_trouble_lasts_until_a_server_says_that_it_is_over(told):
         (met,) = leases.servers
         met.trouble = "the keeper before met it"
         server.kill()
-        leases.renew()  # although there is nothing to renew, and it was told just now
+        leases.renew()  # although there is nothing to renew, and the server was asked just now
         assert "queue=told" in leases.trouble
         server.start()
         wait_for(lambda: leases.renew() or not leases.trouble, "the end of the trouble")
@@ -321,7 +321,7 @@ def test_trouble_lasts_until_a_server_says_that_it_is_over(told):
         server.close()
 
 
-def test_a_server_that_is_away_is_told_later_what_became_of_the_items(told):
+def test_a_server_that_was_away_gets_the_report_later(told):
     server = Server("--appendonly", "yes", "--appendfsync", "always")
     try:
         queue = told(URL=server.url, TIMEOUT=1)
@@ -352,7 +352,7 @@ def test_a_child_that_dies_while_it_waits_is_replaced(project, told):
 
 
 def stopped_with_a_claim(project, queue, client, name) -> tuple[int, int]:
-    """A supervisor and its only child, stopped while that was idle: it has not read what its claim took."""
+    """Stop a supervisor and its idle only child; the child has not read the reply to its claim. Returns both ids."""
     process = project.start("srq_consume")
     wait_for(lambda: parked(client, name), "an idle child")
     (child,) = children(process)
@@ -363,8 +363,8 @@ def stopped_with_a_claim(project, queue, client, name) -> tuple[int, int]:
     return process.pid, child
 
 
-def test_what_the_claim_behind_a_wait_took_for_a_dead_child_comes_back(project, told, client, prefix):
-    """It dies after the server carried the claim out, and before it reads the reply: it did not die of the item."""
+def test_an_item_claimed_behind_a_wait_for_a_dead_child_comes_back(project, told, client, prefix):
+    """The child dies after the server carried out the claim and before it reads the reply: the item gets no blame."""
     queue = told(OPTIONS={"client_name": prefix})
     supervisor, child = stopped_with_a_claim(project, queue, client, prefix)
     os.kill(child, signal.SIGKILL)
@@ -376,10 +376,10 @@ def test_what_the_claim_behind_a_wait_took_for_a_dead_child_comes_back(project, 
     assert queue.audit() == []
 
 
-def test_a_child_that_was_suspended_leaves_alone_what_it_lost_meanwhile(project, told, client, prefix):
+def test_a_child_that_was_suspended_does_not_handle_an_item_it_has_lost(project, told, client, prefix):
     queue = told(LEASE=1, OPTIONS={"client_name": prefix})
     pids = stopped_with_a_claim(project, queue, client, prefix)
-    item = queue.get(30)  # when that lease ended
+    item = queue.get(30)  # after the child's lease ended
     assert (item.payload["name"], item.deliveries) == ("it", 2)
     for pid in pids:
         os.kill(pid, signal.SIGCONT)
@@ -390,12 +390,12 @@ def test_a_child_that_was_suspended_leaves_alone_what_it_lost_meanwhile(project,
 
 
 @pytest.mark.parametrize("noticed", [True, False])
-def test_what_is_put_for_a_consumer_that_was_killed_while_idle_is_handled_by_another(
+def test_an_item_put_for_a_consumer_that_was_killed_while_idle_goes_to_another(
     project, told, server_url, client, prefix, noticed
 ):
-    """The claim that waited on the server is dropped with its connection; else it takes the item, until a lease ends.
+    """The waiting claim is dropped with its connection. Without that, it takes the item, until the lease ends.
 
-    A host that is lost closes no connections: here the proxy keeps them open.
+    A lost host closes no connections: here the proxy keeps them open.
     """
     with closing(Proxy(server_url)) as proxy:
         if not noticed:
@@ -420,7 +420,7 @@ def test_what_is_put_for_a_consumer_that_was_killed_while_idle_is_handled_by_ano
     assert queue.audit() == []
 
 
-def test_a_child_that_cannot_be_started_now_is_started_later(project, told, monkeypatch):
+def test_a_child_that_cannot_be_started_is_started_later(project, told, monkeypatch):
     queue = told()
     project.add_to_settings(
         "import os\nfork, left = os.fork, [3]\n"
@@ -429,11 +429,11 @@ def test_a_child_that_cannot_be_started_now_is_started_later(project, told, monk
     )
     queue.put({"do": "nothing", "name": "it"})
     code, _, err = project.run("srq_consume", "--burst", "--processes", "2")
-    assert (code, err.count("cannot start")) == (0, 3)  # one is its keeper
+    assert (code, err.count("cannot start")) == (0, 3)  # one of them is the keeper
     assert empty(queue)
 
 
-def test_a_child_is_started_when_there_are_descriptors_again(project, told):
+def test_a_child_is_started_when_file_descriptors_are_free_again(project, told):
     queue = told()
     project.add_to_settings(
         "import os, sys\npipe, left = os.pipe, {'start_child': 4, 'open': 1, '_fork': 1}\n"
@@ -448,7 +448,7 @@ def test_a_child_is_started_when_there_are_descriptors_again(project, told):
     assert empty(queue)
 
 
-def test_what_one_queue_refuses_to_hear_holds_up_no_other(make_queue, client):
+def test_a_queue_that_refuses_its_report_delays_no_other_queue(make_queue, client):
     broken, other = make_queue("1"), make_queue("2")
     uid = other.put("a")
     (item,) = taken(other, "c1.1", 1)
@@ -479,7 +479,7 @@ def test_only_a_child_that_did_nothing_is_started_again_later(monkeypatch, handl
     assert (seat.due > 100.0) is waits
 
 
-def test_a_consumer_whose_children_never_come_up_says_so_and_ends(project, told):
+def test_a_consumer_whose_children_all_die_at_their_start_says_so_and_ends(project, told):
     told()
     project.add_to_settings(
         "import os\nfrom django_srq.signals import consumer_started\n"
@@ -491,7 +491,7 @@ def test_a_consumer_whose_children_never_come_up_says_so_and_ends(project, told)
     assert "Traceback" not in err
 
 
-def test_what_a_restart_does_not_mend_ends_the_consumer_with_one_line(project, told, client):
+def test_an_error_that_a_restart_does_not_cure_ends_the_consumer_with_one_line(project, told, client):
     queue = told()
     client.hset(queue.keys["meta"], "layout", "99")
     code, _, err = project.run("srq_consume", "--processes", "2")
@@ -519,7 +519,7 @@ def test_a_handler_that_holds_the_interpreters_lock_keeps_its_lease(project, tol
     assert queue.snapshot().stats["delivered"] == 1
 
 
-def test_a_child_whose_supervisor_died_finishes_its_item_and_leaves(project, told, client):
+def test_a_child_whose_supervisor_died_finishes_its_item_and_ends(project, told, client):
     queue = told(LEASE=3)
     uid = queue.put({"do": "wait", "name": "it"})
     queue.put({"do": "nothing", "name": "next"})
@@ -536,7 +536,7 @@ def test_a_child_whose_supervisor_died_finishes_its_item_and_leaves(project, tol
     assert queue.counts()["in_flight"] == 0
 
 
-def test_an_orphan_that_finishes_while_the_server_is_away_tells_it_afterwards(project, told):
+def test_an_orphan_that_finishes_while_the_server_is_away_reports_afterwards(project, told):
     server = Server("--appendonly", "yes", "--appendfsync", "always")
     try:
         queue = told(URL=server.url, TIMEOUT=0.3)
@@ -548,7 +548,7 @@ def test_an_orphan_that_finishes_while_the_server_is_away_tells_it_afterwards(pr
         process.wait()
         project.say("on")
         project.said("it went on lost=False")
-        over = time.monotonic() + 2  # it gives up a call several times meanwhile
+        over = time.monotonic() + 2  # seconds; the child gives up a call several times meanwhile
         wait_for(lambda: time.monotonic() > over, "an outage longer than a call")
         server.start()
         wait_for(lambda: not Path(f"/proc/{child}").exists(), "the end of the child")
@@ -558,13 +558,13 @@ def test_an_orphan_that_finishes_while_the_server_is_away_tells_it_afterwards(pr
         server.close()
 
 
-def test_an_orphan_waits_for_no_other(project, told):
+def test_an_orphan_does_not_wait_for_another_orphan(project, told):
     queue = told()
     process = project.start("srq_consume", "--processes", "2")
     for name in ("one", "two"):
         queue.put({"do": "wait", "name": name, "word": name})
     names = {int(began(project, name)[2]): name for name in ("one", "two")}
-    elder, younger = children(process)  # which might have the other's line too
+    elder, younger = children(process)  # the younger might have inherited the pipe of the elder
     process.kill()
     process.wait()
     project.say(names[elder])
@@ -575,7 +575,7 @@ def test_an_orphan_waits_for_no_other(project, told):
     assert empty(queue)
 
 
-def test_an_idle_orphan_leaves(project, told):
+def test_an_idle_orphan_ends(project, told):
     queue = told()
     process = project.start("srq_consume", "--processes", "2", "--threads", "2")
     wait_for(lambda: queue.snapshot().consumers and len(children(process)) == 2, "two children")
@@ -585,12 +585,12 @@ def test_an_idle_orphan_leaves(project, told):
     wait_for(lambda: not any(Path(f"/proc/{child}").exists() for child in orphans), "the end of the children")
 
 
-def test_a_lost_lease_is_known_to_the_item(project, told, client):
+def test_an_item_knows_that_its_lease_was_lost(project, told, client):
     queue = told(LEASE=0.6)
     uid = queue.put({"do": "wait", "name": "it"})
     process = project.start("srq_consume")
     began(project, "it")
-    # Somebody else is served it, whatever the lease says.
+    # Another consumer gets the item, although its lease has not ended.
     client.hset(queue.keys["holders"], uid, "g1/99")
     line = wait_for(lambda: "lease lost" in (text := process.stderr.readline()) and text, "a word about it")
     assert uid in line
@@ -598,7 +598,7 @@ def test_a_lost_lease_is_known_to_the_item(project, told, client):
     wait_for(lambda: "it went on lost=True" in project.lines(), "the end of it")
 
 
-def test_nothing_is_recovered_by_itself_where_the_interval_is_none(project, told):
+def test_without_an_interval_nothing_is_recovered_automatically(project, told):
     queue = told(AUTOCLEAN_INTERVAL=None)
     uid = queue.put({"do": "SIGKILL", "name": "it"})
     process = project.start("srq_consume")
@@ -619,7 +619,7 @@ def test_nothing_is_recovered_by_itself_where_the_interval_is_none(project, told
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_what_is_not_finished_within_the_grace_is_cut(project, told, threads):
+def test_items_that_are_not_finished_within_the_grace_are_interrupted(project, told, threads):
     queue = told()
     for number in range(threads):
         queue.put({"do": "wait", "name": f"it{number}", "once": False})
@@ -632,7 +632,7 @@ def test_what_is_not_finished_within_the_grace_is_cut(project, told, threads):
     assert queue.snapshot().consumers == {}
 
 
-def test_hanging_up_replaces_the_children_one_by_one(project, told):
+def test_sighup_replaces_the_children_one_by_one(project, told):
     queue = told()
     process = project.start("srq_consume", "--processes", "2")
     before = wait_for(lambda: len(children(process)) == 2 and set(children(process)), "two children")
@@ -645,14 +645,14 @@ def test_hanging_up_replaces_the_children_one_by_one(project, told):
     project.say("on")
     wait_for(lambda: len(children(process)) == 2 and not set(children(process)) & before, "only new children")
     wait_for(lambda: empty(queue), "the end of the items")
-    # What a leaving child had claimed and not begun was given back; each was begun once.
+    # A child that ended had given back its items that were not begun; each was begun once.
     assert [line.split()[:2] for line in project.lines() if " went on" not in line] == [["it", "1"], ["next", "1"]]
     process.terminate()
     assert process.wait(60) == 0
 
 
-def test_who_replaces_a_child_knows_how_many_items_are_left(project, told):
-    """What that one had claimed and not begun is given back."""
+def test_the_successor_of_a_child_knows_how_many_items_are_left(project, told):
+    """The child gives back the items that it claimed and did not begin."""
     queue = told()
     queue.put({"do": "wait", "name": "first"})
     queue.put_many([{"do": "nothing"}] * 9)
@@ -665,8 +665,8 @@ def test_who_replaces_a_child_knows_how_many_items_are_left(project, told):
     assert (len(queue), queue.counts()["in_flight"]) == (2, 0)
 
 
-def test_a_second_signal_is_heard_while_a_server_is_away(project, told):
-    """Also when only the supervisor is left, which has to say what became of the items."""
+def test_a_second_signal_is_obeyed_while_a_server_is_away(project, told):
+    """This holds also when only the supervisor is left, which still has to report the items."""
     server = Server()
     try:
         queue = told(URL=server.url, TIMEOUT=1)
@@ -686,7 +686,7 @@ def test_a_second_signal_is_heard_while_a_server_is_away(project, told):
         server.close()
 
 
-def test_a_child_that_is_asked_to_end_finishes_its_item(project, told):
+def test_a_child_that_gets_sigterm_finishes_its_item(project, told):
     queue = told()
     queue.put({"do": "wait", "name": "it"})
     process = project.start("srq_consume")
@@ -698,7 +698,7 @@ def test_a_child_that_is_asked_to_end_finishes_its_item(project, told):
     wait_for(lambda: empty(queue), "the ack")
 
 
-def test_a_signal_that_reaches_a_child_at_its_birth_does_not_stop_the_consumer(project, told):
+def test_a_signal_to_a_child_at_its_birth_does_not_stop_the_consumer(project, told):
     queue = told()
     project.add_to_settings(
         "import os, signal\nfork = os.fork\n"
@@ -714,7 +714,7 @@ def test_a_signal_that_reaches_a_child_at_its_birth_does_not_stop_the_consumer(p
     assert process.wait(60) == 0
 
 
-# -- what it takes on
+# -- concurrency within a process, and limits
 
 
 def test_threads_share_one_blocked_connection(project, told, server_url):
@@ -725,7 +725,7 @@ def test_threads_share_one_blocked_connection(project, told, server_url):
         for number in range(4):
             queue.put({"do": "wait", "name": f"it{number}"})
         for number in range(4):
-            began(project, f"it{number}")  # all at one time
+            began(project, f"it{number}")  # all at the same time
         project.say("on")
         wait_for(lambda: empty(queue), "the acks")
         with server.client() as client:
@@ -749,7 +749,7 @@ def test_an_item_put_while_one_thread_waits_and_another_works_is_taken(project, 
     wait_for(lambda: empty(queue), "the acks")
 
 
-def test_async_handlers_run_side_by_side_on_one_loop(project, server_url, prefix):
+def test_async_handlers_run_concurrently_on_one_loop(project, server_url, prefix):
     queue = {"HANDLER": "tests.support.handlers.gathering"}
     project.configure({"q": queue}, {"URL": server_url, "PREFIX": prefix + ".{alias}"})
     queues["q"].put_many([20] * 20)
@@ -757,7 +757,7 @@ def test_async_handlers_run_side_by_side_on_one_loop(project, server_url, prefix
     assert project.lines() == ["gathered srq-loop"] * 20
 
 
-def test_an_async_handler_that_leaves_or_is_cancelled_fails_alone(project, server_url, prefix):
+def test_an_async_handler_that_exits_or_is_cancelled_fails_alone(project, server_url, prefix):
     project.configure(
         {"q": {"HANDLER": "tests.support.handlers.giving_up", "BACKOFF": {"base": 1000}}},
         {"URL": server_url, "PREFIX": prefix + ".{alias}"},
@@ -770,7 +770,7 @@ def test_an_async_handler_that_leaves_or_is_cancelled_fails_alone(project, serve
     assert errors == {"exit": "SystemExit", "cancelled": "asyncio.exceptions.CancelledError"}
 
 
-def test_async_handlers_ask_the_database(project, server_url, prefix):
+def test_async_handlers_can_use_the_database(project, server_url, prefix):
     project.configure(
         {"q": {"HANDLER": "tests.support.handlers.asking_the_database"}},
         {"URL": server_url, "PREFIX": prefix + ".{alias}"},
@@ -793,14 +793,14 @@ def test_weights_share_out_the_turns(project, server_url, prefix):
     assert len(project.lines()) == 12
 
 
-def test_max_items_over_all_processes(project, told):
+def test_max_items_holds_over_all_processes(project, told):
     queue = told()
     queue.put_many([{"do": "nothing"}] * 7)
     assert project.run("srq_consume", "--processes", "2", "--threads", "2", "--max-items", "5")[0] == 0
     assert (len(project.lines()), len(queue), queue.counts()["in_flight"]) == (5, 2, 0)
 
 
-def test_an_item_that_killed_its_process_is_one_of_max_items(project, told):
+def test_an_item_that_killed_its_process_counts_for_max_items(project, told):
     queue = told()
     for name, deed in (("it", "exit"), ("next", "nothing"), ("last", "nothing")):
         queue.put({"do": deed, "name": name})
@@ -809,7 +809,7 @@ def test_an_item_that_killed_its_process_is_one_of_max_items(project, told):
     assert queue.counts() == {"ready": 2, "in_flight": 0, "delayed": 0, "dead": 0}
 
 
-def test_an_item_that_took_too_long_is_one_of_max_items(project, told):
+def test_an_item_that_exceeded_the_time_limit_counts_for_max_items(project, told):
     queue = told()
     queue.put({"do": "wait", "once": False})
     assert project.run("srq_consume", "--max-items", "1", "--time-limit", "0.5")[0] == 0
@@ -835,8 +835,8 @@ def test_a_process_with_too_much_memory_is_replaced(project, told):
 
 
 @pytest.mark.parametrize("reason", ["memory", "a signal"])
-def test_the_threads_of_a_process_do_not_hold_up_its_successor(project, told, reason):
-    """They may go on for the grace."""
+def test_threads_that_a_handler_left_do_not_delay_the_successor_of_their_process(project, told, reason):
+    """They may go on until the end of the grace."""
     queue = told()
     big = {"bytes": 300 << 20} if reason == "memory" else {}
     queue.put({"do": "leave a thread", "name": "it", **big})
@@ -873,7 +873,7 @@ def test_there_are_never_more_than_two_children_for_each_place(listeners):
     assert seats.children == [second, third]
 
 
-def test_what_exceeds_the_time_limit_is_killed(project, told):
+def test_a_handler_that_exceeds_the_time_limit_is_killed(project, told):
     queue = told(MAX_CRASHES=1)
     queue.put({"do": "wait", "name": "endless", "once": False})
     process = project.start("srq_consume", "--time-limit", "0.5")
@@ -886,7 +886,7 @@ def test_what_exceeds_the_time_limit_is_killed(project, told):
     assert process.wait(60) == 0
 
 
-def test_a_server_that_is_away_uses_up_no_time_limit(project, told):
+def test_an_outage_does_not_count_for_the_time_limit(project, told):
     server = Server("--appendonly", "yes", "--appendfsync", "always")
     try:
         queue = told(URL=server.url, TIMEOUT=0.3)
@@ -907,7 +907,7 @@ def test_a_server_that_is_away_uses_up_no_time_limit(project, told):
         server.close()
 
 
-def test_only_what_exceeded_the_time_limit_is_blamed(queue):
+def test_only_the_item_that_exceeded_the_time_limit_is_blamed(queue):
     queue.put_many("ab")
     items = taken(queue, "c1.1", 2)
     ledger, supervisor = Ledger(2), Supervisor([Subscription(queue, print)], ConsumerOptions())
@@ -936,7 +936,7 @@ def test_max_in_flight_holds_across_consumers(project, told):
         assert process.wait(60) == 0
 
 
-# -- what a handler says
+# -- outcomes that a handler chooses
 
 
 def test_retry_later(project, told, client):
@@ -960,16 +960,16 @@ def test_discard(project, told):
     assert "reason=nobody wants it" in err
 
 
-# -- clean for every item
+# -- each item finds a clean process
 
 
-def test_the_garbage_collector_leaves_alone_what_was_loaded_before_the_fork(project, told):
+def test_the_garbage_collector_ignores_objects_from_before_the_fork(project, told):
     told().put({"do": "frozen"})
     assert project.run("srq_consume", "--burst")[0] == 0
     assert "frozen True True" in project.lines()
 
 
-def test_models_that_were_loaded_are_no_reason_to_look_for_connections(project, told):
+def test_unused_database_connections_are_not_looked_for_after_each_item(project, told):
     told()
     code = """
 from django.db import connections
@@ -983,8 +983,8 @@ print(before, handler._opened)
     assert project.run("shell", "--command", code)[1].split()[-2:] == ["False", "True"]
 
 
-def test_a_connection_that_is_too_old_is_closed_before_the_next_item(project, told):
-    told().put_many([{"do": "age"}] * 3)  # one follows the other at once: the thread does not rest
+def test_a_database_connection_that_is_too_old_is_closed_before_the_next_item(project, told):
+    told().put_many([{"do": "age"}] * 3)  # they follow each other at once, so the thread does not rest between
     project.add_to_settings("DATABASES['default']['CONN_MAX_AGE'] = None")
     assert project.run("srq_consume", "--burst")[0] == 0
     assert [line for line in project.lines() if line.startswith("open")] == ["open False"] * 3
@@ -993,16 +993,16 @@ def test_a_connection_that_is_too_old_is_closed_before_the_next_item(project, to
 def test_each_item_finds_a_clean_thread(project, told):
     queue = told()
     queue.put_many([{"do": "dirty"}] * 3)
-    project.add_to_settings("DEBUG = True")  # or no query is kept
+    project.add_to_settings("DEBUG = True")  # otherwise Django keeps no queries
     assert project.run("srq_consume", "--burst")[0] == 0
     found = [line for line in project.lines() if line.startswith("found")]
     assert found == ["found ('en-us', 'America/Chicago', 'clean', 0)"] * 3
 
 
-# -- known to those who watch
+# -- signs of life
 
 
-def test_heartbeat_file(project, told):
+def test_the_heartbeat_file(project, told):
     told()
     beat = project.folder / "beat"
     process = project.start("srq_consume", "--heartbeat-file", str(beat))
@@ -1014,8 +1014,8 @@ def test_heartbeat_file(project, told):
 
 
 @pytest.mark.parametrize("deed", ["wait", "leave a thread"])
-def test_a_consumer_is_well_while_it_waits_within_a_long_grace(project, told, deed):
-    """For its items, and for the threads of its handlers."""
+def test_a_consumer_has_a_heartbeat_while_it_waits_within_a_long_grace(project, told, deed):
+    """It waits for its items, or for threads that handlers left."""
     queue = told()
     beat = project.folder / "beat"
     project.add_to_settings("from django_srq.consumer import probes; from django_srq.consumer.processes import health")
@@ -1031,7 +1031,7 @@ def test_a_consumer_is_well_while_it_waits_within_a_long_grace(project, told, de
     assert process.wait(60) == 0
 
 
-def test_a_heartbeat_file_that_cannot_be_touched(project, told):
+def test_a_heartbeat_file_that_cannot_be_written(project, told):
     queue = told()
     code, _, err = project.run("srq_consume", "--heartbeat-file", str(project.folder / "none" / "beat"))
     assert (code, "none/beat" in err, len(err.splitlines())) == (1, True, 1)
@@ -1047,7 +1047,7 @@ def test_a_heartbeat_file_that_cannot_be_touched(project, told):
     assert process.wait(60) == 0
 
 
-def test_systemd_is_told(project, told, monkeypatch, tmp_path):
+def test_systemd_is_notified(project, told, monkeypatch, tmp_path):
     told()
     address = tmp_path / "notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
@@ -1064,14 +1064,14 @@ def test_systemd_is_told(project, told, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(("watchdog", "seconds"), [(None, 5), ("", 5), ("0", 5), ("3000000", 1.5), ("60000000", 5)])
-def test_systemd_hears_twice_in_the_time_that_it_asks_for(monkeypatch, watchdog, seconds):
+def test_systemd_is_notified_twice_within_its_watchdog_time(monkeypatch, watchdog, seconds):
     monkeypatch.delenv("WATCHDOG_USEC", raising=False)
     if watchdog is not None:
         monkeypatch.setenv("WATCHDOG_USEC", watchdog)
     assert interval() == seconds
 
 
-def test_its_entry_says_what_it_has_in_hand(project, told):
+def test_the_entry_of_a_consumer_lists_its_items_in_hand(project, told):
     queue = told(LEASE=0.6)
     uid = queue.put({"do": "wait", "name": "it"})
     process = project.start("srq_consume", "--processes", "2", "--threads", "3")
@@ -1088,11 +1088,11 @@ def test_its_entry_says_what_it_has_in_hand(project, told):
     assert at - 120_000 < about["in_hand"][0]["since"] <= at
 
 
-# -- trouble with the server
+# -- outages
 
 
 @pytest.mark.parametrize("trouble", ["password", "read-only", "full"])
-def test_trouble_is_one_line_and_its_end_another(project, told, trouble):
+def test_an_outage_is_one_log_line_and_its_end_another(project, told, trouble):
     server = Server()
     try:
         queue = told(URL=server.url, TIMEOUT=2)
@@ -1121,7 +1121,7 @@ def test_trouble_is_one_line_and_its_end_another(project, told, trouble):
 
 
 def _demote(client) -> None:
-    client.execute_command("REPLICAOF", "127.0.0.1", "1")  # where nobody listens
+    client.execute_command("REPLICAOF", "127.0.0.1", "1")  # nobody listens there
 
 
 TROUBLES = {
@@ -1131,7 +1131,7 @@ TROUBLES = {
         "refuses the user or password",
     ),
     "read-only": (_demote, lambda client: client.execute_command("REPLICAOF", "NO", "ONE"), "read-only replica"),
-    # A full server is drained all the same.
+    # A full server still hands out items.
     "full": (
         lambda client: client.config_set("maxmemory", "1mb"),
         lambda client: client.config_set("maxmemory", "0"),
@@ -1195,7 +1195,7 @@ for name in (
 """
 
 
-def test_signals_tell_what_happens(project, told):
+def test_signals_report_the_life_of_items(project, told):
     queue = told(MAX_CRASHES=2)
     told_of = project.folder / "signals"
     project.add_to_settings(f"TOLD_OF = {str(told_of)!r}\n{LISTENING}")
@@ -1207,7 +1207,7 @@ def test_signals_tell_what_happens(project, told):
     def heard() -> list[dict[str, str]]:
         return [json.loads(line) for line in told_of.read_text().splitlines()] if told_of.exists() else []
 
-    # A child that dies soon would take with it what it was to tell.
+    # The signals are sent by a child: one that dies soon would lose them.
     for delivery, told_then in (("1", "item_recovered"), ("2", "item_dead")):
         wait_for(lambda delivery=delivery: began(project, "wait")[1] == delivery, "the last one in hand")
         os.kill(int(began(project, "wait")[2]), signal.SIGKILL)
@@ -1221,7 +1221,7 @@ def test_signals_tell_what_happens(project, told):
     assert names[-1] == ("consumer_stopped", None)
 
 
-def test_a_receiver_that_takes_its_time_holds_up_no_stop(project, told):
+def test_a_slow_receiver_does_not_delay_a_stop(project, told):
     queue = told(MAX_CRASHES=1)
     project.add_to_settings(
         "import threading\nfrom django_srq import signals\n"
@@ -1238,7 +1238,7 @@ def test_a_receiver_that_takes_its_time_holds_up_no_stop(project, told):
 
 @pytest.fixture
 def line():
-    """Makes the two ends of the line to a child: (reading, writing)."""
+    """Makes the pipe to a child: (reading end, writing end)."""
     ends: list[int] = []
 
     def make() -> tuple[int, int]:
@@ -1255,7 +1255,7 @@ def line():
 
 @pytest.fixture
 def listeners(queue, line):
-    """Makes a supervisor of two children that are ready, and what each of them reads of its line."""
+    """Makes a supervisor with two ready children, and a function for each that reads its pipe."""
 
     def make():
         supervisor = Supervisor([Subscription(queue, print)], ConsumerOptions(processes=2))
@@ -1269,7 +1269,7 @@ def listeners(queue, line):
 
 
 def heard(reading: int) -> bytes:
-    """All that there is to read."""
+    """All that can be read now."""
     words = []
     with suppress(BlockingIOError):
         while word := os.read(reading, 65536):
@@ -1292,8 +1292,8 @@ def test_signals_are_sent_by_a_child_that_stays(listeners, reason):
     assert [first(), second()] == [b"", b'{"signal": "item_dead"}\n']
 
 
-def test_signals_for_which_no_line_has_room_are_told_later(listeners):
-    """None is lost or torn, and none waits for a child that does not listen while another does."""
+def test_signals_that_fit_into_no_pipe_are_passed_on_later(listeners):
+    """No message is lost or torn, and none waits for a child that does not read while another one does."""
     supervisor, listening = listeners()
     events = [{"signal": "item_dead", "number": number, "evidence": "x" * 5000} for number in range(100)]
     supervisor._events.waiting.extend(events)
@@ -1313,7 +1313,7 @@ def test_signals_for_which_no_line_has_room_are_told_later(listeners):
     assert sorted(numbers[0] + numbers[1]) == list(range(100))
 
 
-def test_what_is_longer_than_the_line_is_not_torn_by_what_comes_after(line):
+def test_a_message_longer_than_the_pipe_is_not_torn_by_the_next_one(line):
     reading, writing = line()
     child = ChildHandle("c1", 0, Ledger(1), writing)
     long = b"x" * 200_000 + b"\n"
@@ -1337,7 +1337,7 @@ until = Supervisor._until_next
 # It does nothing that it is not told to do, but for calls that a busy machine makes it repeat.
 Supervisor._until_next = lambda self: until(self) if self._reports or self._vacant() else {LONG}
 """
-# One write of more than PIPE_BUF (4096 bytes on Linux) may be cut off where the line is full.
+# A write of more than PIPE_BUF (4096 bytes on Linux) may be cut off when the pipe is full.
 LONG_EVIDENCE = """
 from django_srq.queue import failure
 of_death = failure.of_death
@@ -1348,14 +1348,14 @@ failure.of_death = lambda *args, **about: json.dumps(
 
 
 def recoveries(told_of: Path) -> list[str]:
-    """The uids of which item_recovered told."""
-    *lines, _ = told_of.read_text().split("\n") if told_of.exists() else [""]  # the last one may not be whole
+    """The uids of the item_recovered signals in the file."""
+    *lines, _ = told_of.read_text().split("\n") if told_of.exists() else [""]  # the last line may be incomplete
     told = [json.loads(line) for line in lines]
     return [about["uid"] for about in told if about["name"] == "item_recovered"]
 
 
-def test_the_signals_of_a_large_batch_are_all_sent_and_at_once(project, told):
-    """They take more than one line has room for; and when they come up, no child is there to send them."""
+def test_all_signals_of_a_large_batch_are_sent_at_once(project, told):
+    """They do not fit into one pipe; and when they arise, no child is there to send them."""
     queue = told(HANDLER="tests.support.handlers.together", HANDLER_BATCH=1000)
     told_of = project.folder / "signals"
     project.add_to_settings(f"TOLD_OF = {str(told_of)!r}\n{LISTENING}{TOLD_ONLY}")
@@ -1367,8 +1367,8 @@ def test_the_signals_of_a_large_batch_are_all_sent_and_at_once(project, told):
     assert recoveries(told_of) == uids
 
 
-def test_a_child_whose_line_is_full_is_told_to_stop_when_it_reads(project, told):
-    """It holds the interpreter's lock while the signals of another one's items fill its line, to the last byte."""
+def test_a_child_whose_pipe_is_full_gets_the_order_to_stop_when_it_reads(project, told):
+    """It holds the interpreter's lock while signals about items of another child fill its pipe, to the last byte."""
     queue = told(HANDLER="tests.support.handlers.together", HANDLER_BATCH=1000)
     told_of, fifo = project.folder / "signals", project.folder / "fifo"
     os.mkfifo(fifo)
@@ -1387,7 +1387,7 @@ def test_a_child_whose_line_is_full_is_told_to_stop_when_it_reads(project, told)
 # -- new code
 
 
-def test_autoreload_starts_anew_when_the_code_changes(project, server_url, prefix):
+def test_autoreload_restarts_when_the_code_changes(project, server_url, prefix):
     module = project.folder / "changing.py"
 
     def write(word: str) -> None:
@@ -1409,20 +1409,20 @@ def test_autoreload_starts_anew_when_the_code_changes(project, server_url, prefi
     process = project.start("srq_consume", "--autoreload", environment={"PYTHONDONTWRITEBYTECODE": "1"})
     queue.put("a")
     project.said("first a")
-    (before,) = wait_for(lambda: queue.snapshot().consumers, "its entry")  # which may come after its first item
+    (before,) = wait_for(lambda: queue.snapshot().consumers, "its entry")  # the entry may come after its first item
     wait_for(watched.exists, "the reloader to know the code as it was")
     write("second")
     wait_for(lambda: set(queue.snapshot().consumers) - {before}, "another consumer")
     queue.put("b")
     project.said("second b")
     assert list(queue.snapshot().consumers) != [before]
-    os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does
+    os.killpg(process.pid, signal.SIGINT)  # like Ctrl-C
     assert process.wait(60) == 0
     wait_for(lambda: queue.snapshot().consumers == {}, "the end of the consumer")
 
 
-def test_a_consumer_ends_with_the_process_that_watches_its_code(project, told):
-    """Which has no time to say so: at Ctrl-C, Django's reloader kills it after a quarter of a second."""
+def test_a_consumer_ends_with_the_reloader(project, told):
+    """The reloader cannot stop it properly: at Ctrl-C, Django kills the reloader after a quarter of a second."""
     queue = told()
     process = project.start("srq_consume", "--autoreload")
     wait_for(lambda: queue.snapshot().consumers, "the consumer")

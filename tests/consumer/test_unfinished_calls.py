@@ -1,4 +1,4 @@
-"""What a call of the project's code returned is looked at: its work is done, or awaited, or fails."""
+"""Results of the project's callables: awaitable work is awaited, and work that nobody would do fails the item."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_work_is_done_or_the_item_fails(project, server_url, prefix, arguments):
 
 
 @pytest.mark.parametrize("name", DONE)
-def test_run_all_waits_for_the_work(project, server_url, prefix, log, name):
+def test_run_all_waits_for_awaitable_work(project, server_url, prefix, log, name):
     configure(project, server_url, prefix, [name])
     put_each([name])
     assert len(run_all(name)) == 1
@@ -69,7 +69,7 @@ def test_run_all_waits_for_the_work(project, server_url, prefix, log, name):
 
 
 @pytest.mark.parametrize("name", NOT_DONE)
-def test_run_all_raises_where_nobody_does_the_work(project, server_url, prefix, log, name):
+def test_run_all_raises_when_nobody_would_do_the_work(project, server_url, prefix, log, name):
     configure(project, server_url, prefix, [name])
     put_each([name])
     with pytest.raises(TypeError, match="which nobody runs"):
@@ -78,7 +78,7 @@ def test_run_all_raises_where_nobody_does_the_work(project, server_url, prefix, 
 
 
 def test_run_all_in_an_event_loop_leaves_no_coroutine_behind(project, server_url, prefix):
-    """It cannot wait there, and says so."""
+    """It cannot wait there, and raises an error that says so."""
     configure(project, server_url, prefix, ["plain"])
     put_each(["plain"])
 
@@ -92,7 +92,7 @@ def test_run_all_in_an_event_loop_leaves_no_coroutine_behind(project, server_url
     assert queues["plain"].counts()["delayed"] == 1
 
 
-def test_a_handle_of_a_script_s_own_source_is_looked_at_too(queue, log):
+def test_the_result_of_a_subscription_s_own_handle_is_awaited_too(queue, log):
     queue.put_many(["a", "b"])
     handles = {b"a": lambda item: working("a"), b"b": lambda item: generator("b")}
     subscription = Subscription(queue, lambda item: handles[item.payload](item), backoff=Backoff(base=1000))
@@ -102,7 +102,7 @@ def test_a_handle_of_a_script_s_own_source_is_looked_at_too(queue, log):
 
 
 @pytest.mark.parametrize("kind", ["coroutine", "generator", "coroutine of a generator"])
-def test_a_batch(queue, log, kind):
+def test_the_result_of_a_batch_handler(queue, log, kind):
     queue.put_many(range(3))
 
     async def awaited(items):
@@ -123,13 +123,13 @@ def test_a_batch(queue, log, kind):
     assert errors == (["ValueError"] if kind == "coroutine" else ["TypeError"] * 3)
 
 
-def test_it_is_seen_which_handlers_need_an_event_loop():
+def test_handlers_that_need_an_event_loop_are_recognised():
     seen = {name for name, handler in DONE.items() if is_asynchronous(handler)}
     assert seen >= {"partial", "object", "partial_of_object", "method", "twice", "a_task"}
     assert not seen & {"class", "awaited", "plain", "sync_object", "in_executor"}
 
 
-def test_a_task_of_a_handler_that_leaves_does_not_end_the_loop(project, server_url, prefix):
+def test_a_task_of_a_handler_that_exits_does_not_end_the_loop(project, server_url, prefix):
     configure(project, server_url, prefix, ["leaving_in_a_task"])
     queues["leaving_in_a_task"].put_many(["bad", "good"])
     assert project.run("srq_consume", "--burst")[0] == 0
@@ -139,7 +139,7 @@ def test_a_task_of_a_handler_that_leaves_does_not_end_the_loop(project, server_u
 
 
 @pytest.mark.parametrize("kind", ["coroutine", "generator"])
-def test_a_function_that_processing_decorates(queue, log, kind):
+def test_a_function_decorated_with_processing(queue, log, kind):
     uid = queue.put("a")
     function = queue.processing(timeout=-1)({"coroutine": lambda: working("it"), "generator": lambda: (yield)}[kind])
     if kind == "coroutine":
@@ -155,7 +155,7 @@ def test_a_function_that_processing_decorates(queue, log, kind):
 # -- receivers and callbacks
 
 
-def test_what_a_receiver_returns_is_awaited(queue, log, caplog):
+def test_the_result_of_a_receiver_is_awaited(queue, log, caplog):
     receivers = [plain_receiver(working), plain_receiver(generator)]
     for receiver in receivers:
         signals.item_put.connect(receiver, weak=False)
@@ -175,7 +175,7 @@ def plain_receiver(function):
 
 
 @pytest.mark.parametrize("kind", [SystemExit, odd_handlers.Odd, KeyboardInterrupt])
-def test_a_receiver_that_leaves_spoils_no_put(queue, caplog, kind):
+def test_a_receiver_that_exits_stops_no_put(queue, caplog, kind):
     def leave(sender: type, **about: object) -> None:
         raise kind
 
@@ -192,7 +192,7 @@ def test_a_receiver_that_leaves_spoils_no_put(queue, caplog, kind):
     assert len(queue) == 1
 
 
-def test_what_on_batch_returns_is_awaited(queue):
+def test_the_result_of_on_batch_is_awaited(queue):
     told: list[int] = []
 
     async def on_batch(number: int) -> None:

@@ -1,4 +1,4 @@
-"""The threads of a worker: who waits on the server, and that nothing keeps them there."""
+"""The threads of a worker: one of them waits on the server, and the others can end its wait."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def patient(monkeypatch):
 
 @pytest.fixture
 def named(server_url, prefix, make_queue):
-    """The queue over connections that the server knows by the prefix."""
+    """The queue, with connections that have the prefix as their name on the server."""
     link = named_link(server_url, prefix)
     yield make_queue(link=link)
     link.close()
@@ -85,7 +85,7 @@ def test_the_last_of_max_items_ends_the_wait_of_another_thread(patient, queue, c
         wait_for(lambda: queue.counts()["in_flight"] == 1, "the first in hand")
         wait_for(lambda: consumer._worker._buffer._idler is not None, "the other thread on the server")
         client.hset(queue.keys["items"], "legacy", "b")
-        client.lpush(queue.keys["queue"], "legacy")  # and no bell rings
+        client.lpush(queue.keys["queue"], "legacy")  # without a wake token
         gate.set()
         thread.join(60)
         assert not thread.is_alive()
@@ -107,7 +107,7 @@ def test_the_end_of_a_burst_ends_the_wait_of_another_thread(patient, make_queue)
     assert consumer.handled == 1
 
 
-def test_a_moment_that_is_told_while_another_thread_waits_is_kept(patient, make_queue, client):
+def test_an_appointment_made_while_another_thread_waits_is_kept(patient, make_queue, client):
     queue = make_queue(rate="1/s")
     gate, seen = threading.Event(), []
 
@@ -120,15 +120,15 @@ def test_a_moment_that_is_told_while_another_thread_waits_is_kept(patient, make_
         queue.put("a")
         wait_for(lambda: seen and consumer._worker._buffer._idler is not None, "the other thread on the server")
         client.hset(queue.keys["items"], "legacy", "b")
-        client.lpush(queue.keys["queue"], "legacy")  # and no bell rings
+        client.lpush(queue.keys["queue"], "legacy")  # without a wake token
         client.hset(queue.keys["meta"], "next_due", now(client) + 900)
         consumer._worker._buffer._idler.until += LONG  # as patient has it
         gate.set()  # whoever acks is told that moment
         wait_for(lambda: len(seen) == 2, "the second")
 
 
-def test_a_moment_that_is_told_with_another_item_is_for_the_thread_that_waits(monkeypatch, make_queue, client):
-    """Whoever was told has an item of another queue, for long."""
+def test_an_appointment_that_comes_with_another_item_goes_to_the_thread_that_waits(monkeypatch, make_queue, client):
+    """The thread that got it is busy with an item of another queue for long."""
     limited, plain = make_queue("limited", rate="1/s"), make_queue("plain")
     gates, seen = {b"a": threading.Event(), b"b": threading.Event()}, []
 
@@ -150,7 +150,7 @@ def test_a_moment_that_is_told_with_another_item_is_for_the_thread_that_waits(mo
         wait_for(lambda: seen and consumer._worker._buffer._idler is not None, "the other thread on the server")
         for queue, payload in ((plain, "b"), (limited, "c")):
             client.hset(queue.keys["items"], "legacy", payload)
-            client.lpush(queue.keys["queue"], "legacy")  # and no bell rings
+            client.lpush(queue.keys["queue"], "legacy")  # without a wake token
         client.hset(limited.keys["meta"], "next_due", now(client) + 900)
         consumer._worker._buffer._idler.until += LONG
         gates[b"a"].set()
@@ -160,8 +160,8 @@ def test_a_moment_that_is_told_with_another_item_is_for_the_thread_that_waits(mo
             gates[b"b"].set()
 
 
-def test_a_thread_that_is_free_again_is_heard_for(patient, make_queue):
-    """Of two kinds; while all of the one were busy, the other's thread did not listen for them."""
+def test_tokens_are_awaited_for_a_thread_that_is_free_again(patient, make_queue):
+    """While all threads of one kind are busy, the thread of the other kind does not wait for their tokens."""
     plain, other = make_queue("plain"), make_queue("other")
     gate, seen = threading.Event(), []
 
@@ -185,7 +185,7 @@ def test_a_thread_that_is_free_again_is_heard_for(patient, make_queue):
         wait_for(lambda: len(seen) == 2, "the second")
 
 
-def test_whoever_is_woken_without_room_passes_that_on(queue, client):
+def test_a_thread_that_is_woken_without_room_passes_the_token_on(queue, client):
     subscription, answer = Subscription(queue, print), Answer()
     queue.put("a")
     client.delete(queue.keys["wake"])
@@ -194,7 +194,7 @@ def test_whoever_is_woken_without_room_passes_that_on(queue, client):
     assert (answer.jobs, answer.waits, answer.dry) == ([], {}, set())
 
 
-def test_a_token_that_was_taken_at_the_end_is_passed_on(queue, client):
+def test_a_token_that_was_taken_at_the_end_is_pushed_back(queue, client):
     one = worker(Subscription(queue, print))
     queue.put("a")
     client.delete(queue.keys["wake"])
@@ -203,7 +203,7 @@ def test_a_token_that_was_taken_at_the_end_is_passed_on(queue, client):
     assert client.llen(queue.keys["wake"]) == 1
 
 
-def test_what_was_not_started_when_it_stops_is_released(queue):
+def test_items_that_were_not_started_are_released_at_a_stop(queue):
     subscription, answer = Subscription(queue, print), Answer()
     one = worker(subscription)
     uids = queue.put_many("ab")
@@ -224,7 +224,7 @@ def test_a_worker_that_gave_up_leaves_its_last_claim_to_the_supervisor(queue):
     assert one._roles._claims._slot.seq == 0  # another call in the slot would hide what the last one took
 
 
-def test_a_wait_that_is_refused_is_no_reason_to_hurry():
+def test_a_refused_wait_does_not_speed_up_the_claims():
     server = Server()
     try:
         queue = SafeRedisQueue(name="q", url=server.url, timeout=PATIENT)
@@ -250,19 +250,19 @@ def claims(client) -> int:
 
 
 def looks_at(client) -> tuple[int, int, int]:
-    """How often the server read something, a wait ended there, and a script was run."""
+    """How often the server has read data, ended a wait, and run a script."""
     stats = client.info("all")
     return stats["total_reads_processed"], stats.get("cmdstat_blpop", {}).get("calls", 0), claims(client)
 
 
-def test_between_a_put_and_its_handler_the_server_is_asked_nothing(patient, server):
+def test_no_call_is_made_between_a_put_and_its_handler(patient, server):
     begun, gate = threading.Event(), threading.Event()
 
     def handle(item: object) -> None:
         begun.set()
         gate.wait(60)
 
-    # Links of their own: the producer's is open already, and knows that the server has the script.
+    # The producer has a link of its own, which is connected already and knows that the server has the script.
     with closing(named_link(server.url, "worker")) as waiting, closing(named_link(server.url, "producer")) as link:
         producer = SafeRedisQueue(name="q", link=link)
         producer.put("before")
@@ -274,10 +274,10 @@ def test_between_a_put_and_its_handler_the_server_is_asked_nothing(patient, serv
             assert begun.wait(60)
             asked = client.info("stats")["total_reads_processed"] - before
             gate.set()
-    assert asked == 2  # the put, and this question
+    assert asked == 2  # the put, and this INFO
 
 
-def test_an_idle_worker_asks_once_a_wait(server):
+def test_an_idle_worker_makes_one_request_per_wait(server):
     with closing(named_link(server.url, "worker")) as link, server.client() as client:
         with running(worker(Subscription(SafeRedisQueue(name="q", link=link), print, lease=0.2))):
             wait_for(lambda: parked(client, "worker"), "an idle worker")
@@ -285,10 +285,10 @@ def test_an_idle_worker_asks_once_a_wait(server):
             wait_for(lambda: looks.append(looks_at(client)) or looks[-1][1] >= looks[0][1] + 10, "ten waits to end")
         reads, waits, scripts = (after - before for before, after in zip(looks[0], looks[-1], strict=True))
         assert abs(scripts - waits) <= 1
-        assert abs(reads - 2 * (len(looks) - 1) - waits) <= 1  # each look asks two questions
+        assert abs(reads - 2 * (len(looks) - 1) - waits) <= 1  # each look reads INFO and the list of clients
 
 
-def test_the_claim_behind_a_wait_that_timed_out_finds_what_rang_no_bell(named, client, prefix):
+def test_the_claim_behind_a_wait_that_timed_out_finds_an_item_without_a_token(named, client, prefix):
     claimed = []
     one = worker(
         Subscription(named, lambda item: claimed.append((item.payload, one._roles._claims._slot.seq)), lease=0.5)
@@ -303,7 +303,7 @@ def test_the_claim_behind_a_wait_that_timed_out_finds_what_rang_no_bell(named, c
 
 
 @pytest.mark.parametrize("kind", ["lose reply", "hold reply"])
-def test_a_claim_behind_a_wait_whose_reply_is_lost_or_not_awaited_is_asked_again(
+def test_a_claim_behind_a_wait_whose_reply_does_not_come_is_repeated(
     patient, queue, make_queue, server_url, client, prefix, kind
 ):
     seen = []
@@ -325,8 +325,8 @@ def test_a_claim_behind_a_wait_whose_reply_is_lost_or_not_awaited_is_asked_again
 
 
 @pytest.mark.parametrize("interrupt", ["ring", "stop"])
-def test_a_claim_behind_a_wait_that_was_interrupted_comes_too_late(patient, server, interrupt):
-    """The server gets it only after the worker asked what became of it, and perhaps another one."""
+def test_a_claim_behind_an_interrupted_wait_that_arrives_late_takes_nothing(patient, server, interrupt):
+    """The server gets it only after the worker has asked for its outcome, and perhaps after later calls."""
     queue = SafeRedisQueue(name="q", url=server.url, timeout=PATIENT)
     with closing(Proxy(server.url)) as proxy, closing(named_link(proxy.url, "worker")) as link:
         fault = proxy.arm("stall request", b"c1.w")
@@ -346,7 +346,7 @@ def test_a_claim_behind_a_wait_that_was_interrupted_comes_too_late(patient, serv
     queue.link.close()
 
 
-def test_what_is_put_while_a_worker_stops_is_handled_or_given_back(patient, queue, named, client, prefix):
+def test_an_item_put_while_a_worker_stops_is_handled_or_given_back(patient, queue, named, client, prefix):
     for number in range(30):
         seen: list[object] = []
         consumer = InProcessConsumer([Subscription(named, seen.append, lease=LONG)])
@@ -369,7 +369,7 @@ def test_what_is_put_while_a_worker_stops_is_handled_or_given_back(patient, queu
 
 
 @pytest.mark.parametrize("trouble", ["restart", "scripts forgotten"])
-def test_a_server_that_knows_the_script_no_more_is_no_matter(patient, server, trouble):
+def test_a_claim_behind_a_wait_survives_the_loss_of_the_script(patient, server, trouble):
     seen = []
     with closing(named_link(server.url, "worker")) as link, server.client() as client:
         queue = SafeRedisQueue(name="q", link=link)
@@ -387,7 +387,7 @@ def test_a_server_that_knows_the_script_no_more_is_no_matter(patient, server, tr
     assert seen == [(b"a", 1)]
 
 
-def test_of_two_threads_one_waits_while_the_other_works(patient, queue, named, client, prefix):
+def test_one_thread_waits_while_the_other_works(patient, queue, named, client, prefix):
     gate, seen = threading.Event(), []
 
     def handle(item) -> None:
@@ -403,13 +403,13 @@ def test_of_two_threads_one_waits_while_the_other_works(patient, queue, named, c
             wait_for(lambda: seen[-1][0] == str(number).encode(), "the item")  # noqa: B023
         gate.set()
         for number in range(50, 500):
-            queue.put(str(number))  # now one finishes while the other is woken
+            queue.put(str(number))  # now one thread finishes while the other is woken
         wait_for(lambda: len(seen) >= 501, "all items")
         wait_for(lambda: sum(queue.counts().values()) == 0, "their acks")
     assert sorted(seen) == sorted([(b"first", 1), *((b"%d" % number, 1) for number in range(500))])
 
 
-def test_no_claim_waits_while_a_handler_may_hold_the_interpreters_lock(patient, queue, monkeypatch):
+def test_no_claim_waits_behind_a_wait_while_a_handler_may_hold_the_interpreters_lock(patient, queue, monkeypatch):
     working, gate, seen, parks = threading.Event(), threading.Event(), [], []
     parking = Waits.park
 
@@ -437,7 +437,7 @@ def test_no_claim_waits_while_a_handler_may_hold_the_interpreters_lock(patient, 
         before = len(parks)
 
         def parked_again() -> bool:
-            """Not after each item: one thread may begin to wait while the other is still at work with it."""
+            """This need not happen after each item: one thread may begin to wait while the other is still at work."""
             queue.put("last")
             wait_for(lambda: not any(queue.counts().values()), "the item")
             return len(parks) > before
@@ -446,7 +446,7 @@ def test_no_claim_waits_while_a_handler_may_hold_the_interpreters_lock(patient, 
     assert True not in parks
 
 
-def test_a_wait_is_ended_once_however_often_it_was_to_be():
+def test_many_wakeups_end_a_single_wait():
     wakeup = Wakeup()
     for _ in range(1000):
         wakeup.ring()
@@ -456,11 +456,11 @@ def test_a_wait_is_ended_once_however_often_it_was_to_be():
     wakeup.calm()
     assert select.select([wakeup.end], [], [], 0)[0]
     wakeup.close()
-    wakeup.ring()  # by whoever does not know yet that all is over
+    wakeup.ring()  # by a thread that does not know yet that the worker has ended
 
 
-def test_what_wakes_one_thread_while_another_claims_is_not_forgotten(patient, queue, make_queue, monkeypatch):
-    """The claim came before the item and found nothing; that is no reason to wait for the next look."""
+def test_a_wakeup_during_the_claim_of_another_thread_is_not_forgotten(patient, queue, make_queue, monkeypatch):
+    """The claim came before the item and found nothing; the worker must not wait until the next look for it."""
     other, seen, gate = make_queue("other"), [], threading.Event()
     fetching = Claims.fetch
 
@@ -483,7 +483,7 @@ def test_what_wakes_one_thread_while_another_claims_is_not_forgotten(patient, qu
         wait_for(lambda: seen, "the item")
 
 
-def test_what_comes_of_the_last_wait_takes_the_place_of_what_was_needed(queue):
+def test_an_item_of_the_last_wait_fills_the_place_of_a_claimed_one(queue):
     one, answer = worker(subscription := Subscription(queue, print)), Answer()
     queue.put_many("ab")
     one._roles._waits._slot.seq += 1
@@ -494,11 +494,11 @@ def test_what_comes_of_the_last_wait_takes_the_place_of_what_was_needed(queue):
     assert queue.counts()["ready"] == 1
 
 
-def test_there_is_room_for_what_a_wait_brings_beside_the_claims_of_all_kinds(make_queue):
+def test_the_ledger_has_room_for_the_items_of_a_wait_beside_those_of_the_claims(make_queue):
     plain, other = make_queue("plain"), make_queue("other")
     subscriptions = Subscription(plain, print), Subscription(other, print, asynchronous=True)
     one = worker(*subscriptions, threads=2, prefetch=10)
-    assert not plain.get(-1)  # the server has the script now, without which a wait brings nothing
+    assert not plain.get(-1)  # now the server has the script, without which a claim behind a wait takes nothing
     plain.put_many("0123456789" * 2)
     other.put_many("0123456789")
     waited, claimed = one._roles._waits.park(subscriptions[0], 10, 1), Answer()
@@ -506,7 +506,7 @@ def test_there_is_room_for_what_a_wait_brings_beside_the_claims_of_all_kinds(mak
     assert (len(waited.jobs), len(claimed.jobs)) == (10, 20)
 
 
-def test_who_waits_and_who_leads_do_not_write_down_at_one_time(queue, monkeypatch):
+def test_the_waiting_and_the_leading_thread_do_not_record_items_at_the_same_time(queue, monkeypatch):
     one, holding, owned = worker(subscription := Subscription(queue, print)), Ledger.hold, []
 
     def hold(*arguments, **more):
@@ -514,14 +514,14 @@ def test_who_waits_and_who_leads_do_not_write_down_at_one_time(queue, monkeypatc
         return holding(*arguments, **more)
 
     monkeypatch.setattr(Ledger, "hold", hold)
-    assert not queue.get(-1)  # the server has the script now, without which a wait brings nothing
+    assert not queue.get(-1)  # now the server has the script, without which a claim behind a wait takes nothing
     queue.put_many("ab")
     one._roles._waits.park(subscription, 1, 1)
     fetch(one, {Kind.SYNC: 1}, Answer())
     assert owned == [True, True]
 
 
-def test_what_was_handled_is_acked_whatever_is_wrong_with_another_queue(make_queue, client):
+def test_handled_items_are_acked_although_another_queue_has_an_error(make_queue, client):
     broken, queue = make_queue("broken"), make_queue("queue")
     subscriptions, handled = (Subscription(broken, print), Subscription(queue, print)), Answer()
     one = worker(*subscriptions)
@@ -535,23 +535,23 @@ def test_what_was_handled_is_acked_whatever_is_wrong_with_another_queue(make_que
     assert queue.snapshot().stats["acked"] == 1
 
 
-def test_a_silence_of_idle_consumers_is_not_taken_for_an_outage_however_short_their_leases(queue):
-    """They ask again before it lasts half a lease, also when they first asked before there was any lease."""
+def test_the_silence_of_idle_consumers_does_not_count_as_an_outage(queue):
+    """They ask again within half a lease, even if the lease is short, and even if there was no lease before."""
 
     def told_to_wait(lease: float) -> float | None:
         return queue.link.call(queue.claim("c1", lease=lease), queue=queue.alias).wait
 
-    assert told_to_wait(15) is None  # as every 5 s is enough
+    assert told_to_wait(15) is None  # every 5 s is often enough
     assert told_to_wait(9) == 3
     assert told_to_wait(3) == 1
 
 
-def test_an_alarm_rings_whatever_the_number_of_open_files():
-    """select() knows only those below 1024."""
+def test_a_wakeup_works_with_many_open_files():
+    """select() takes only file descriptors below 1024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2000), hard))
     with open(os.devnull) as nothing, ExitStack() as opened:
-        opened.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))  # once these files are closed
+        opened.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))  # after these files are closed
         for _ in range(1100):
             opened.callback(os.close, os.dup(nothing.fileno()))
         wakeup = Wakeup()

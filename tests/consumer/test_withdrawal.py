@@ -1,4 +1,4 @@
-"""What waits in a child that cannot begin it is given back by the supervisor, and is begun once all the same."""
+"""Items that wait in a child that cannot begin them are given back by the supervisor, and are still begun only once."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.support.waiting import count_parked, parked, wait_for
 __all__ = ["told"]  # a fixture
 
 
-# -- the memory that both share
+# -- the ledger that both processes share
 
 
 def held(number: int) -> Ledger:
@@ -40,7 +40,7 @@ def held(number: int) -> Ledger:
     return ledger
 
 
-def test_what_is_marked_is_not_begun():
+def test_an_item_that_is_marked_for_withdrawal_is_not_begun():
     ledger = held(2)
     first, second = sorted(ledger.waiting())
     ledger.want_back(first)
@@ -59,8 +59,8 @@ def test_a_mark_is_gone_with_the_generation_that_it_was_about():
     assert ledger.start(0)
 
 
-def test_what_is_wanted_back_of_a_batch_goes_before_any_of_it_is_begun(queue):
-    """To give it back may take as long as the server is away: nothing that is begun may wait for that."""
+def test_marked_items_of_a_batch_are_given_back_before_the_others_are_begun(queue):
+    """Giving them back may take as long as the server is away, and no item that was begun may wait for that."""
     queue.put_many("abc")
     ledger, handled, states = Ledger(3), [], []
     subscription = Subscription(queue, handled.extend, batch=3)
@@ -78,7 +78,7 @@ def test_what_is_wanted_back_of_a_batch_goes_before_any_of_it_is_begun(queue):
     worker._roles.close()
 
 
-def test_of_a_claim_that_is_marked_nothing_may_be_begun():
+def test_no_item_of_a_marked_claim_is_begun():
     ledger = Ledger(1)
     for number, may in ((4, True), (5, False), (6, True)):
         ledger.begin_claim(0, number)
@@ -90,7 +90,7 @@ def test_of_a_claim_that_is_marked_nothing_may_be_begun():
     assert ledger.waiting() == set()
 
 
-def test_of_a_claim_behind_a_wait_that_is_marked_nothing_may_be_begun():
+def test_no_item_of_a_marked_claim_behind_a_wait_is_begun():
     ledger = Ledger(1)
     ledger.begin_claim(0, 1)
     for number, may in ((4, True), (5, False), (6, True)):
@@ -103,7 +103,7 @@ def test_of_a_claim_behind_a_wait_that_is_marked_nothing_may_be_begun():
     assert ledger.end_claim(1)  # a claim that is made at once has numbers of its own
 
 
-def test_an_idle_child_is_not_asked_while_it_may_just_be_idle():
+def test_nothing_is_withdrawn_from_a_child_that_may_just_be_idle():
     ledger, asked, stopped = Ledger(1), [], []
     withdrawal = Withdrawal(ledger, lambda: asked.append(1), lambda: bool(stopped))
     ledger.park(1, LONG)
@@ -113,7 +113,7 @@ def test_an_idle_child_is_not_asked_while_it_may_just_be_idle():
     assert [withdrawal.look() for _ in range(5)] == [set()] * 3 + [{Waiting(1, None, parked=True)}] + [set()]
 
 
-def test_an_idle_child_whose_wait_is_over_is_asked():
+def test_a_claim_is_withdrawn_from_an_idle_child_whose_wait_is_over():
     ledger, asked = Ledger(1), []
     withdrawal = Withdrawal(ledger, lambda: asked.append(1))
     ledger.park(1, -1)
@@ -136,8 +136,8 @@ def test_a_claim_that_the_server_had_not_carried_out_is_withdrawn_again():
     assert [withdrawal.look() for _ in range(5)] == [set()] * 5
 
 
-def test_no_claim_behind_a_wait_is_both_begun_and_given_back():
-    """A child reads one reply after the other, while its supervisor wants all of them back, at every moment."""
+def test_no_claim_behind_a_wait_is_both_begun_and_withdrawn():
+    """A child takes one reply after the other, while its supervisor always tries to withdraw all of them."""
     for _ in range(5):
         ledger, begun = Ledger(1), mmap.mmap(-1, 1001)
         pid = os.fork()
@@ -151,18 +151,18 @@ def test_no_claim_behind_a_wait_is_both_begun_and_given_back():
         withdrawal, back = Withdrawal(ledger, lambda: None, lambda: True), set()
         while os.waitpid(pid, os.WNOHANG) == (0, 0):
             back |= {one.number for one in withdrawal.look()}
-            time.sleep(random.uniform(0.001, 0.005))  # a mark is seen much sooner
+            time.sleep(random.uniform(0.001, 0.005))  # the child sees a mark much sooner
         assert [number for number in back if begun[number]] == []
 
 
-def test_a_child_that_hears_keeps_what_waits_there():
+def test_a_child_that_reacts_keeps_its_waiting_items():
     ledger = held(3)
     withdrawal = Withdrawal(ledger, ledger.answer)
     assert [withdrawal.look() for _ in range(10)] == [set()] * 10
     assert all(ledger.start(index) for index in range(3))
 
 
-def test_what_waits_in_one_that_does_not_is_given_back_once():
+def test_waiting_items_of_a_child_that_does_not_react_are_withdrawn_once():
     ledger, asked = held(3), []
     withdrawal = Withdrawal(ledger, lambda: asked.append(1))
     assert [withdrawal.look() for _ in range(3)] == [set()] * 3
@@ -172,7 +172,7 @@ def test_what_waits_in_one_that_does_not_is_given_back_once():
     assert len(asked) == 1
 
 
-def test_one_that_hears_again_begins_with_what_is_not_given_back():
+def test_a_child_that_reacts_again_does_not_begin_withdrawn_items():
     ledger = held(2)
     withdrawal = Withdrawal(ledger, lambda: None)
     for _ in range(4):
@@ -182,8 +182,8 @@ def test_one_that_hears_again_begins_with_what_is_not_given_back():
     assert not any(ledger.start(index) for index in range(2))
 
 
-def test_nothing_is_both_begun_and_given_back():
-    """A child begins one after the other, while its supervisor wants back all that waits, at every moment."""
+def test_no_item_is_both_begun_and_withdrawn():
+    """A child begins one item after the other, while its supervisor always tries to withdraw all waiting items."""
     for _ in range(5):
         ledger = held(3000)
         pid = os.fork()
@@ -206,7 +206,7 @@ def test_nothing_is_both_begun_and_given_back():
 # -- the server
 
 
-def test_what_a_claim_took_is_given_back_by_its_number(queue, client):
+def test_the_items_of_a_claim_are_given_back_by_its_number(queue, client):
     queue.put_many("abcd")
     slot = Slot(b"c1", 5)
     first, second, third = decoded(
@@ -225,8 +225,8 @@ def test_what_a_claim_took_is_given_back_by_its_number(queue, client):
 
 
 @pytest.mark.parametrize("is_parked", [False, True])
-def test_what_a_claim_takes_after_it_was_withdrawn_is_given_back_too(queue, is_parked):
-    """It was on its way to the server for long, or waited there."""
+def test_items_that_a_claim_takes_after_its_withdrawal_are_given_back_too(queue, is_parked):
+    """The claim was on its way to the server for long, or waited there."""
     queue.put_many("ab")
     supervisor, ledger, (heard, line) = (
         Supervisor([Subscription(queue, print)], ConsumerOptions()),
@@ -258,18 +258,18 @@ def test_what_a_claim_takes_after_it_was_withdrawn_is_given_back_too(queue, is_p
         os.close(end)
 
 
-# -- on real processes
+# -- with real processes
 
 
 def handled(project) -> list[tuple[str, int, int]]:
-    """Name, delivery and process of each item that a handler got."""
+    """The name, the delivery and the process of each item that a handler got."""
     lines = [line.split() for line in project.lines() if "lost=" not in line]
     return [(words[0], int(words[1]), int(words[2])) for words in lines]
 
 
 @pytest.mark.parametrize(("options", "place"), [(("--prefetch", "10"), 0), (("--prefetch", "10"), 8), ((), 50)])
-def test_another_child_handles_what_waits_behind_a_handler_that_holds_the_lock(project, told, options, place):
-    """At the ninth of ten the next ones are claimed, too; by default many are, as those before it were quick."""
+def test_another_child_handles_items_behind_a_handler_that_holds_the_interpreters_lock(project, told, options, place):
+    """At the ninth of ten items, the next ones are claimed already; by default many are, as the items are short."""
     queue = told()
     fifo = project.folder / "fifo"
     os.mkfifo(fifo)
@@ -291,7 +291,7 @@ def test_another_child_handles_what_waits_behind_a_handler_that_holds_the_lock(p
 
 
 @pytest.mark.parametrize("stop_at", [0, 8])
-def test_a_child_that_was_stopped_begins_nothing_that_was_given_back(project, told, stop_at):
+def test_a_child_that_was_stopped_begins_no_item_that_was_given_back(project, told, stop_at):
     queue = told()
     items = [{"do": "nothing", "name": f"n{number}"} for number in range(30)]
     items[stop_at] = {"do": "suspend", "name": "it"}
@@ -310,8 +310,8 @@ def test_a_child_that_was_stopped_begins_nothing_that_was_given_back(project, to
     assert queue.audit() == []
 
 
-def test_children_that_hear_nothing_now_and_then_handle_each_item_once(project, told):
-    """For about as long as it takes until the supervisor wants back what waits."""
+def test_children_that_pause_now_and_then_handle_each_item_once(project, told):
+    """The pauses last about as long as the supervisor waits before it withdraws items."""
     queue = told()
     often = random.Random(11)
     queue.put_many(
@@ -339,7 +339,7 @@ def withdrawn_before_it_was_carried_out(queue, client):
     return wait_for(lambda: any(one.endswith(b" -1") for one in client.hvals(queue.keys["slots"])), "a withdrawal")
 
 
-def test_what_the_claim_of_an_idle_child_takes_while_that_is_stopped_is_given_back(project, told, client, prefix):
+def test_items_that_the_claim_of_a_stopped_idle_child_takes_are_given_back(project, told, client, prefix):
     queue = told(OPTIONS={"client_name": prefix})
     child = an_idle_child(project, client, prefix, "--prefetch", "2")
     os.kill(child, signal.SIGSTOP)
@@ -356,8 +356,8 @@ def test_what_the_claim_of_an_idle_child_takes_while_that_is_stopped_is_given_ba
 
 
 @pytest.mark.parametrize("goes_on", [False, True])
-def test_what_such_a_claim_takes_later_is_not_begun_either(project, told, client, prefix, goes_on):
-    """It is withdrawn before the server carries it out, and the child goes on before that, or not at all."""
+def test_items_that_a_withdrawn_claim_of_a_stopped_child_takes_are_not_begun(project, told, client, prefix, goes_on):
+    """The claim is withdrawn before the server carries it out; the child goes on before that, or not at all."""
     queue = told(OPTIONS={"client_name": prefix})
     project.add_to_settings(PATIENT_WAITS)
     child = an_idle_child(project, client, prefix)
@@ -376,10 +376,10 @@ def test_what_such_a_claim_takes_later_is_not_begun_either(project, told, client
     assert queue.audit() == []
 
 
-def test_an_idle_child_behind_a_thread_that_holds_the_lock_begins_nothing_that_was_given_back(
+def test_an_idle_child_behind_a_thread_that_holds_the_lock_begins_no_item_that_was_given_back(
     project, told, client, prefix
 ):
-    """Nobody sees that it hears nothing, until its wait should be over."""
+    """The supervisor cannot notice that the child does not react, until its wait should be over."""
     queue = told(OPTIONS={"client_name": prefix})
     project.add_to_settings(PATIENT_WAITS.replace(f"{LONG}", "3"))
     fifo = project.folder / "fifo"
@@ -414,7 +414,7 @@ def a_new_wait(queue, client, prefix) -> None:
 
 @contextmanager
 def opened(fifo):
-    """Open for writing, once somebody reads."""
+    """Open the FIFO for writing, as soon as a reader is there."""
 
     def opens():
         with suppress(OSError):
@@ -428,7 +428,7 @@ def opened(fifo):
 
 
 def test_idle_children_that_are_stopped_now_and_then_handle_each_item_once(project, told, client, prefix):
-    """For about as long as it takes until the supervisor wants back what their claims took."""
+    """The stops last about as long as the supervisor waits before it withdraws the claims."""
     queue, often = told(OPTIONS={"client_name": prefix}), random.Random(12)
     process = project.start("srq_consume", "--processes", "4")
     names = []

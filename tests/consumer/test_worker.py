@@ -1,4 +1,4 @@
-"""The threads of a worker, and what none of them may do while it has the lock of all."""
+"""The threads of a worker, and work that none of them may do while it holds the worker's lock."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.waiting import wait_for
 ITEMS = 20
 
 
-def test_a_connection_for_acks_that_is_slow_to_open_holds_up_no_other_thread(queue, monkeypatch):
+def test_a_slow_connection_for_acks_delays_no_other_thread(queue, monkeypatch):
     queue.put_many(["x"] * ITEMS)
     seen, connecting, gate, ready = [], threading.Event(), threading.Event(), Stream._ready
 
@@ -33,7 +33,7 @@ def test_a_connection_for_acks_that_is_slow_to_open_holds_up_no_other_thread(que
         try:
             wait_for(lambda: len(seen) == ITEMS, "all items, beside the thread that connects")
             assert connecting.is_set()
-            assert queue.counts()["in_flight"] >= 1  # the first is not acked yet
+            assert queue.counts()["in_flight"] >= 1  # the first item is not acked yet
         finally:
             gate.set()
         wait_for(lambda: sum(queue.counts().values()) == 0, "all acks")

@@ -1,4 +1,4 @@
-"""A cancelled call leaves nothing behind: what a cancelled get took, or would still take, is given back at once."""
+"""A cancelled call leaves nothing behind: items that a cancelled get took, or may take yet, are given back at once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CLAIM = Script.named("claim").sha
 @pytest.fixture
 def proxy(server_url, client) -> Iterator[Proxy]:
     for name in ("put", "claim", "release", "ack"):
-        client.script_load(Script.named(name).text)  # so that the first request is not answered by NOSCRIPT
+        client.script_load(Script.named(name).text)  # or the server would answer the first request with NOSCRIPT
     proxy = Proxy(server_url)
     yield proxy
     proxy.close()
@@ -31,7 +31,7 @@ def proxy(server_url, client) -> Iterator[Proxy]:
 
 @pytest.fixture
 def remote(proxy, queue) -> SafeRedisQueue:
-    """The queue as seen through the proxy."""
+    """The same queue, through the proxy."""
     return SafeRedisQueue(
         name=queue.name,
         link=Link(client_from_url(proxy.url, client_name=queue.name), timeout=PATIENT),
@@ -64,7 +64,7 @@ def test_claim_of_a_cancelled_get_is_given_back_at_once(proxy, queue, remote, ki
         await remote.aput("d")
         await cancel(remote.aget(), hit(fault), "the claim to be sent")
         assert queue.counts() == {"ready": 4, "in_flight": 0, "delayed": 0, "dead": 0}
-        await asyncio.to_thread(fault.deliver)  # the reply, or the request, comes after all
+        await asyncio.to_thread(fault.deliver)  # the reply, or the request, arrives after all
         assert queue.counts() == {"ready": 4, "in_flight": 0, "delayed": 0, "dead": 0}
 
     asyncio.run(main())
@@ -74,7 +74,7 @@ def test_claim_of_a_cancelled_get_is_given_back_at_once(proxy, queue, remote, ki
 
 
 @pytest.mark.parametrize("n", [1, 3])
-def test_all_that_a_cancelled_claim_took_is_given_back(proxy, queue, remote, n):
+def test_all_items_of_a_cancelled_claim_are_given_back(proxy, queue, remote, n):
     queue.put_many("abc")
     fault = proxy.arm("hold reply", CLAIM)
 
@@ -86,8 +86,8 @@ def test_all_that_a_cancelled_claim_took_is_given_back(proxy, queue, remote, n):
     assert queue.counts()["in_flight"] == 0
 
 
-def test_undecodable_items_do_not_keep_the_others(proxy, queue, remote, client):
-    """Cancelled while one of them is being set aside."""
+def test_a_cancelled_get_gives_back_the_items_beside_an_undecodable_one(proxy, queue, remote, client):
+    """The call is cancelled while the undecodable item is being set aside."""
 
     class Picky:
         dumps = staticmethod(str.encode)
@@ -112,7 +112,7 @@ def test_undecodable_items_do_not_keep_the_others(proxy, queue, remote, client):
     assert queue.audit() == []
 
 
-def test_whoever_cancels_twice_need_not_wait(proxy, queue, remote):
+def test_a_second_cancellation_ends_the_call_at_once(proxy, queue, remote):
     queue.put("a")
     fault = proxy.arm("hold reply", CLAIM)
 
@@ -134,8 +134,8 @@ def test_whoever_cancels_twice_need_not_wait(proxy, queue, remote):
     assert [item.payload for item in queue.items()] == [b"a", b"b"]
 
 
-def test_leaving_an_idle_get_passes_its_wake_on(queue, remote, client):
-    """Nobody knows whether a token was on its way to it."""
+def test_a_cancelled_idle_get_passes_its_wake_token_on(queue, remote, client):
+    """Nobody knows whether the server had already given a token to this get."""
 
     def blocked() -> bool:
         return any(one["name"] == queue.name and "b" in one["flags"] for one in client.client_list())
@@ -160,7 +160,7 @@ def test_timeout_around_a_get(queue, remote):
     asyncio.run(main())
 
 
-def test_server_that_is_away_holds_up_no_cancellation(queue, remote, proxy):
+def test_a_cancellation_does_not_wait_for_a_silent_server(queue, remote, proxy):
     queue.put("a")
     fault = proxy.arm("stall request", CLAIM, times=1000)
 
@@ -175,7 +175,7 @@ def test_server_that_is_away_holds_up_no_cancellation(queue, remote, proxy):
     assert queue.counts()["ready"] == 1
 
 
-def test_cancelled_block_fails_its_item(queue, remote):
+def test_a_cancelled_block_fails_its_item(queue, remote):
     queue.put("a")
 
     async def main() -> None:
@@ -198,7 +198,7 @@ def test_cancelled_block_fails_its_item(queue, remote):
 
 
 @pytest.mark.parametrize("kind", ["stall request", "hold reply"])
-def test_cancelled_put_burns_its_number(proxy, queue, remote, kind):
+def test_a_cancelled_put_uses_up_its_number(proxy, queue, remote, kind):
     fault = proxy.arm(kind, Script.named("put").sha)
 
     async def main() -> None:
@@ -212,7 +212,7 @@ def test_cancelled_put_burns_its_number(proxy, queue, remote, kind):
     assert [item.payload for item in queue.items()] == carried_out
 
 
-def test_cancelled_move_keeps_the_item_in_one_place(proxy, queue, remote):
+def test_a_cancelled_move_leaves_the_item_in_one_queue(proxy, queue, remote):
     queue.put("a")
     fault = proxy.arm("hold reply", CLAIM)
     target = SafeRedisQueue(name=f"{queue.name}-target", link=remote.link)

@@ -1,4 +1,4 @@
-"""Connections that a firewall or NAT forgot while they were idle: it swallows all that is sent, and closes nothing."""
+"""Idle connections that a firewall or NAT has forgotten: it swallows all that is sent over them, and closes none."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from django_srq.transport.slots import Slot
 from tests.support.tls import Front
 from tests.support.waiting import PATIENT, wait_for
 
-TIMEOUT = 6.0  # seconds; a share of it is 1.5
-IN_TIME = 5.0  # seconds; what a call takes at most that gives a share of its time to a connection that is forgotten
-BRIEF = 0.1  # seconds; the rest after which a connection is tested, where a test need not wait for the real one
+TIMEOUT = 6.0  # seconds; a connection gets a share of it, 1.5, before the call changes to another one
+IN_TIME = 5.0  # seconds; the longest time of a call that spends a share on a forgotten connection
+BRIEF = 0.1  # seconds of rest before a connection is tested, for tests that need not wait for the real time
 
 
 class Firewall:
-    """Passes on what goes over connections, until it forgets them: those that are there, or those that are quiet."""
+    """Passes data on until it forgets connections: all of them at once, or each one that is quiet for too long."""
 
     def __init__(self, server_url: str, quiet: float = float("inf")) -> None:
         parts = urlsplit(server_url)
@@ -43,7 +43,7 @@ class Firewall:
 
     @property
     def swallowed(self) -> list[bytes]:
-        """What came over each connection that was forgotten and used again."""
+        """The data that came over each connection after it was forgotten."""
         return [each.swallowed for each in self.connections if each.swallowed]
 
     def forget(self) -> None:
@@ -170,7 +170,7 @@ CALLS: dict[str, Callable[[SafeRedisQueue], object]] = {
 
 @pytest.mark.usefixtures("brief")
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
-def test_a_call_over_a_connection_that_was_forgotten(queue, firewall, call):
+def test_a_call_over_a_forgotten_connection(queue, firewall, call):
     queue.put("x")
     firewall.forget()
     stay_idle()
@@ -182,7 +182,7 @@ def test_a_call_over_a_connection_that_was_forgotten(queue, firewall, call):
 
 @pytest.mark.usefixtures("brief")
 @pytest.mark.parametrize("large", [False, True])
-def test_an_aput_over_a_connection_that_was_forgotten(queue, firewall, large):
+def test_an_aput_over_a_forgotten_connection(queue, firewall, large):
     async def puts() -> float:
         await queue.aput("x")
         firewall.forget()
@@ -198,8 +198,8 @@ def test_an_aput_over_a_connection_that_was_forgotten(queue, firewall, large):
 
 
 @pytest.mark.usefixtures("brief")
-def test_a_get_that_waits_over_a_connection_that_was_forgotten(queue, firewall, link):
-    """Its wait begins anew, and an item that comes then ends it."""
+def test_a_blocking_get_over_a_forgotten_connection(queue, firewall, link):
+    """The wait begins again over another connection, and ends when an item comes."""
     producer = SafeRedisQueue(name=queue.name, link=link)
     queue.counts()
     firewall.forget()
@@ -212,7 +212,7 @@ def test_a_get_that_waits_over_a_connection_that_was_forgotten(queue, firewall, 
 
 
 @pytest.mark.usefixtures("brief")
-def test_a_wait_in_an_event_loop_over_a_connection_that_was_forgotten(queue, firewall, link):
+def test_a_blocking_aget_over_a_forgotten_connection(queue, firewall, link):
     producer = SafeRedisQueue(name=queue.name, link=link)
 
     async def get() -> float:
@@ -235,8 +235,8 @@ def put_call(queue: SafeRedisQueue, uid: str) -> operations.Call[object]:
 
 
 @pytest.mark.usefixtures("brief")
-def test_a_stream_over_a_connection_that_was_forgotten(queue, firewall):
-    """What was sent is to be called again, and what is sent afterwards goes over a new connection."""
+def test_a_stream_over_a_forgotten_connection(queue, firewall):
+    """The caller has to repeat the call that was swallowed; later calls go over a new connection."""
     stream = queue.link.stream()
 
     def send(uid: str) -> object:
@@ -255,8 +255,8 @@ def test_a_stream_over_a_connection_that_was_forgotten(queue, firewall):
 
 
 @pytest.mark.usefixtures("brief")
-def test_a_stream_does_not_ask_for_a_sign_of_life_among_replies(queue, firewall):
-    """One that rests with replies outstanding takes them for what they are."""
+def test_a_stream_with_outstanding_replies_is_not_tested(queue, firewall):
+    """Replies that arrive after a rest belong to the calls, not to a test of the connection."""
     stream = queue.link.stream()
     for uid in ("a", "b", "c"):
         stream.send(put_call(queue, uid), queue="q")
@@ -266,7 +266,7 @@ def test_a_stream_does_not_ask_for_a_sign_of_life_among_replies(queue, firewall)
 
 
 @pytest.mark.usefixtures("brief")
-def test_a_call_behind_a_wait_over_a_connection_that_was_forgotten(queue, firewall):
+def test_a_call_behind_a_wait_over_a_forgotten_connection(queue, firewall):
     alarm, other = socket.socketpair()
     queue.counts()
     firewall.forget()
@@ -283,8 +283,8 @@ def test_a_call_behind_a_wait_over_a_connection_that_was_forgotten(queue, firewa
 
 
 @pytest.mark.usefixtures("brief")
-def test_a_wait_that_can_be_interrupted_sees_what_is_there_already(queue, firewall):
-    """Also where its reply comes together with the sign of life."""
+def test_an_interruptible_wait_sees_a_token_that_is_already_there(queue, firewall):
+    """The token may arrive together with the reply that shows the connection alive."""
     alarm, other = socket.socketpair()
     queue.put("x")  # with a token
     stay_idle()
@@ -307,7 +307,7 @@ def test_a_put_over_a_connection_with_tls_that_was_forgotten(server_url, prefix,
 
 
 @pytest.mark.usefixtures("brief")
-def test_connections_of_the_same_age_cost_a_share_once(queue, firewall):
+def test_forgotten_connections_of_the_same_age_cost_one_share_of_the_time(queue, firewall):
     barrier = threading.Barrier(6)
 
     def look(_: int) -> None:
@@ -331,9 +331,9 @@ def test_connections_of_the_same_age_cost_a_share_once(queue, firewall):
 
 
 @pytest.mark.usefixtures("brief")
-def test_a_live_server_that_takes_its_time_is_not_asked_twice(queue, firewall):
-    """Its sign of life comes at once, and the call has all of its time."""
-    queue.link.timeout = 0.4  # a share is 0.1
+def test_a_live_but_slow_server_is_tested_once(queue, firewall):
+    """It answers the test at once, and after that the call has all of its time."""
+    queue.link.timeout = 0.4  # seconds; a share is 0.1
     number = Command((b"CLIENT", b"ID"), int)
     before = queue.link.call(number, queue="q", timeout=PATIENT)
     stay_idle()
@@ -346,7 +346,7 @@ def test_a_busy_connection_is_not_tested(queue, client):
     def signs() -> int:
         return int(client.info("commandstats").get("cmdstat_time", {}).get("calls", 0))
 
-    # Scripts ask for the time, too; the difference is what counts.
+    # Scripts call TIME as well, so only the difference counts.
     queue.link.call(Command((b"PING",), bytes), queue="q")
     before = signs()
     for _ in range(50):

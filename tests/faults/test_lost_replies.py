@@ -1,4 +1,4 @@
-"""Every call is carried out once, whatever happens to its request and its reply on the way."""
+"""Every call is carried out once, whatever happens to its request or its reply."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tests.support.proxy import Proxy
 from tests.support.server_clock import now, pass_time
 from tests.support.waiting import PATIENT, wait_for
 
-SOON = 0.05  # seconds after which a call is given up where that is the point
+SOON = 0.05  # seconds until a call is given up, in tests of that
 HOUR = 3_600_000  # ms
 SCRIPTS = [
     file.name.removesuffix(".lua")
@@ -45,7 +45,7 @@ SCRIPTS = [
 @pytest.fixture
 def proxy(server_url: str, client: redis.Redis) -> Iterator[Proxy]:
     for name in SCRIPTS:
-        client.script_load(Script.named(name).text)  # so that the first request is not answered by NOSCRIPT
+        client.script_load(Script.named(name).text)  # or the server would answer the first request with NOSCRIPT
     proxy = Proxy(server_url)
     yield proxy
     proxy.close()
@@ -53,7 +53,7 @@ def proxy(server_url: str, client: redis.Redis) -> Iterator[Proxy]:
 
 @pytest.fixture(params=[SafeRedisQueue, Asynchronous], ids=["sync", "async"])
 def through(request, proxy: Proxy) -> Iterator[Callable[..., SafeRedisQueue]]:
-    """The same queue as seen through the proxy, from a thread and from an event loop."""
+    """Makes the same queue through the proxy, called from a thread or from an event loop."""
     links: list[Link] = []
 
     def through(queue: SafeRedisQueue) -> SafeRedisQueue:
@@ -69,13 +69,13 @@ def through(request, proxy: Proxy) -> Iterator[Callable[..., SafeRedisQueue]]:
 def giving_up(
     proxy: Proxy, queue: SafeRedisQueue, seconds: float = SOON
 ) -> Iterator[pytest.ExceptionInfo[OutcomeUnknown]]:
-    """The call inside is given up after so long; its connection is there already, however slow the machine is.
+    """Expect the call inside to be given up after so many seconds; a slow connection is opened before that time.
 
-    After it the proxy, which may be slower still, has read all that was sent.
+    Afterwards the proxy, which may be slower still, has read all that was sent.
     """
     link, patience = queue.link, queue.link.timeout
     len(queue)
-    if isinstance(queue, Asynchronous):  # which has a new event loop, and connects, for each call
+    if isinstance(queue, Asynchronous):  # each of its calls has a new event loop, and connects
         seconds = max(seconds, 10 * SOON)
     link.timeout = seconds
     with pytest.raises(OutcomeUnknown, match="put it again with the same uid|safe to repeat|comes back") as caught:
@@ -93,7 +93,7 @@ def held(item: Item) -> DeliveryRef:
     return DeliveryRef(str(item.uid), item.token, item.delivery.number)
 
 
-# -- the operations: what there is before, and what is done
+# -- the operations: the preparation of the queue, and the call
 
 
 def ready(queue: SafeRedisQueue) -> None:
@@ -164,8 +164,8 @@ class Case:
     script: str
     prepare: Callable[[SafeRedisQueue], Any]
     operate: Callable[[SafeRedisQueue, Any], Any]
-    single: bool = True  # nothing else is called before and after it
-    own_slot: bool = False  # its slot belongs to the item and not to the process
+    single: bool = True  # it sends no other call before or after that of the script
+    own_slot: bool = False  # the slot belongs to the item, not to the process
 
     @property
     def sha(self) -> bytes:
@@ -214,16 +214,16 @@ each_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 each_single_case = pytest.mark.parametrize("case", SINGLE.values(), ids=SINGLE)
 
 
-# -- what there is afterwards
+# -- the state afterwards
 
 
 def timeless(token: str) -> str:
-    """Without the time of the claim."""
+    """The token without the time of the claim."""
     return re.sub(r"@\d+", "", token)
 
 
 def contents(client: redis.Redis, queue: SafeRedisQueue) -> dict[str, Any]:
-    """All that a doubled operation could change, without times and generated uids."""
+    """All that an operation carried out twice could change, except times and generated uids."""
     keys = queue.keys
     payloads = client.hgetall(keys["items"])
 
@@ -263,7 +263,7 @@ def uids_as_payloads(client: redis.Redis, queue: SafeRedisQueue, result: Any) ->
 
 @dataclass
 class Trial:
-    """One operation on a queue, and the same without any fault on a twin of the queue."""
+    """The same operation on two queues: through the faulty proxy, and directly on a second queue, the twin."""
 
     client: redis.Redis
     case: Case
@@ -272,7 +272,7 @@ class Trial:
     twin: SafeRedisQueue
 
     def operate(self) -> None:
-        """Prepare and operate on both; what happens through the proxy must be what happens directly."""
+        """Prepare both queues and operate on them; the results must be equal."""
         expected = self.operate_on(self.twin, self.twin)
         assert self.operate_on(self.queue, self.remote) == expected
 
@@ -283,7 +283,7 @@ class Trial:
         return uids_as_payloads(self.client, queue, self.case.operate(seen, prepared))
 
     def check(self) -> None:
-        """Both queues are the same."""
+        """Both queues must have the same contents."""
         assert everything(self.client, self.queue) == everything(self.client, self.twin)
 
 
@@ -306,7 +306,7 @@ def trial(client, make_queue, through) -> Callable[..., Trial]:
 
 @each_case
 @pytest.mark.parametrize("kind", ["lose reply", "lose request"])
-def test_what_is_lost_is_sent_again_and_carried_out_once(proxy, trial, case, kind):
+def test_a_lost_call_is_sent_again_and_carried_out_once(proxy, trial, case, kind):
     one = trial(case)
     fault = proxy.arm(kind, case.sha)
     one.operate()
@@ -315,7 +315,7 @@ def test_what_is_lost_is_sent_again_and_carried_out_once(proxy, trial, case, kin
 
 
 @each_case
-def test_original_that_arrives_after_its_repeat_does_nothing(proxy, trial, case):
+def test_an_original_that_arrives_after_its_repeat_does_nothing(proxy, trial, case):
     one = trial(case)
     fault = proxy.arm("hold request", case.sha)
     one.operate()
@@ -324,7 +324,7 @@ def test_original_that_arrives_after_its_repeat_does_nothing(proxy, trial, case)
 
 
 @each_case
-def test_original_that_arrives_after_later_calls_is_refused(proxy, trial, case):
+def test_an_original_that_arrives_after_later_calls_is_refused(proxy, trial, case):
     one = trial(case)
     fault = proxy.arm("hold request", case.sha)
     one.operate()
@@ -336,7 +336,7 @@ def test_original_that_arrives_after_later_calls_is_refused(proxy, trial, case):
 
 
 @each_single_case
-def test_call_given_up_does_nothing_once_another_was_made(proxy, trial, case):
+def test_a_call_that_was_given_up_does_nothing_after_a_later_call(proxy, trial, case):
     one = trial(case)
     prepared = case.prepare(one.queue)
     case.prepare(one.twin)
@@ -354,10 +354,10 @@ def test_call_given_up_does_nothing_once_another_was_made(proxy, trial, case):
 # -- single cases
 
 
-def test_call_given_up_is_carried_out_at_most_once(proxy, queue, through):
+def test_a_call_that_was_given_up_is_carried_out_at_most_once(proxy, queue, through):
     remote = through(queue)
     fault = proxy.arm("hold request", Script.named("put").sha, times=1000)
-    with giving_up(proxy, remote, 40 * SOON):  # long enough for several attempts
+    with giving_up(proxy, remote, 40 * SOON):  # seconds; long enough for several attempts
         remote.put("payload")
     assert len(fault.deliver()) > 1
     assert queue.counts()["ready"] == 1
@@ -374,7 +374,7 @@ def test_put_again_with_the_same_uid_after_an_unknown_outcome(proxy, queue, thro
     assert [item.uid for item in queue.items()] == ["order-17"]
 
 
-def test_delayed_reply_is_waited_for(proxy, queue, through):
+def test_a_call_waits_for_a_delayed_reply(proxy, queue, through):
     fault = proxy.arm("hold reply")
     courier = threading.Thread(target=fault.deliver)
     courier.start()
@@ -383,7 +383,7 @@ def test_delayed_reply_is_waited_for(proxy, queue, through):
     assert [item.uid for item in queue.items()] == [uid]
 
 
-def test_late_reply_is_not_taken_for_that_of_the_next_call(proxy, queue, through):
+def test_a_late_reply_is_not_taken_for_the_reply_to_the_next_call(proxy, queue, through):
     remote = through(queue)
     fault = proxy.arm("hold reply", Script.named("put").sha)
     with giving_up(proxy, remote):
@@ -398,14 +398,14 @@ def test_late_reply_is_not_taken_for_that_of_the_next_call(proxy, queue, through
 
 @pytest.fixture
 def interrupt() -> Iterator[Callable[[], None]]:
-    """Interrupts the main thread as Ctrl-C does: by the signal of which asyncio makes a cancellation."""
+    """Interrupts the main thread with SIGINT, as Ctrl-C does; asyncio turns it into a cancellation."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield lambda: signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
     signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("kind", ["stall request", "hold reply"])
-def test_interrupted_call_burns_its_number(proxy, queue, through, interrupt, kind):
+def test_an_interrupted_call_uses_up_its_number(proxy, queue, through, interrupt, kind):
     remote = through(queue)
     fault = proxy.arm(kind, then=interrupt)
     with pytest.raises(KeyboardInterrupt):
@@ -417,7 +417,7 @@ def test_interrupted_call_burns_its_number(proxy, queue, through, interrupt, kin
     assert [item.payload for item in queue.items()] == carried_out
 
 
-def test_closed_slot_refuses_the_claim_of_a_dead_consumer(queue, link):
+def test_a_closed_slot_refuses_the_claim_of_a_dead_consumer(queue, link):
     ready(queue)
     claim = operations.claim(queue.keys, consumer="c1", lease=60, legacy_lease=60)
     slot = Slot(b"of-the-dead", 7)
@@ -441,7 +441,7 @@ os.waitpid(child, 0)
 """
 
 
-def test_forked_child_has_slots_of_its_own(server_url, client, queue):
+def test_a_forked_child_has_slots_of_its_own(server_url, client, queue):
     subprocess.run(
         [sys.executable, "-c", FORK, server_url, queue.name],
         check=True,
@@ -454,7 +454,7 @@ def test_forked_child_has_slots_of_its_own(server_url, client, queue):
     assert len({slot.partition(b".")[0] for slot in slots}) == len(slots) == 2
 
 
-def test_repeated_claim_gets_the_same_items_with_renewed_leases(client, queue, link):
+def test_a_repeated_claim_gets_the_same_items_with_renewed_leases(client, queue, link):
     ready(queue)
     claim = operations.claim(queue.keys, consumer="c1", lease=60, legacy_lease=60, n=2)
     slot = Slot(b"slot", 1)
@@ -466,7 +466,7 @@ def test_repeated_claim_gets_the_same_items_with_renewed_leases(client, queue, l
     assert min(deadlines) > now(client) + 30_000
 
 
-def test_repeated_claim_gets_no_item_that_somebody_else_has_by_now(queue, link):
+def test_a_repeated_claim_leaves_out_items_that_another_consumer_has_by_now(queue, link):
     ready(queue)
     claim = operations.claim(queue.keys, consumer="g1", lease=60, legacy_lease=60, n=2)
     slot = Slot(b"slot", 1)
@@ -476,8 +476,8 @@ def test_repeated_claim_gets_no_item_that_somebody_else_has_by_now(queue, link):
     assert [found.uid for found in link.call(claim, queue=queue.alias, slot=slot).found] == ["uid-b"]
 
 
-def test_consumer_gets_what_it_was_given_while_no_reply_came(proxy, queue, through, monkeypatch):
-    """For longer than the time limit: the ack and the claim of the next item were carried out, unheard."""
+def test_a_consumer_handles_the_items_of_a_claim_without_a_reply(proxy, queue, through, monkeypatch):
+    """The server carries out the ack and the claim, but replies for longer than the time limit do not arrive."""
     remote, seen, troubles = through(queue), [], []
     queue.put_many("abc")
 
@@ -505,7 +505,7 @@ def test_put_many_says_what_is_in_doubt_and_that_can_be_put_again(proxy, queue, 
     monkeypatch.setattr("django_srq.queue.puts.BATCH", 2)
     remote, payloads = through(queue), ["a", "b", "marked", "d", "e"]
     proxy.arm(kind, b"marked", times=1000)
-    with giving_up(proxy, remote, 20 * SOON) as caught:  # in which the first batch is carried out
+    with giving_up(proxy, remote, 20 * SOON) as caught:  # enough time for the first batch
         remote.put_many(payloads)
     proxy.disarm()
     error = caught.value
@@ -518,11 +518,11 @@ def test_put_many_says_what_is_in_doubt_and_that_can_be_put_again(proxy, queue, 
 
 
 @pytest.mark.parametrize("priority", [0, 5])
-def test_item_that_was_moved_but_not_acked_is_not_put_a_second_time(proxy, queue, through, priority):
+def test_an_item_that_was_moved_but_not_acked_is_not_moved_again(proxy, queue, through, priority):
     queue.put("payload", priority=priority)
     remote = through(queue)
     proxy.arm("hold request", Script.named("ack").sha, times=1000)
-    with giving_up(proxy, remote, 20 * SOON):  # in which the claim and the put are carried out
+    with giving_up(proxy, remote, 20 * SOON):  # enough time for the claim and the put
         remote.move(target_of(queue))
     moved = target_of(queue).get(-1)
     assert target_of(queue).ack(moved)
@@ -532,7 +532,7 @@ def test_item_that_was_moved_but_not_acked_is_not_put_a_second_time(proxy, queue
     assert queue.counts()["in_flight"] == 0
 
 
-def test_item_that_a_full_queue_refused_is_moved_when_there_is_room(queue):
+def test_an_item_that_a_full_target_refused_is_moved_when_there_is_room(queue):
     target = SafeRedisQueue(name=f"{queue.name}-target", link=queue.link, max_length=1)
     uid = queue.put("payload")
     blocker = target.put("in the way")
@@ -544,8 +544,8 @@ def test_item_that_a_full_queue_refused_is_moved_when_there_is_room(queue):
     assert [item.uid for item in target.items()] == [uid]
 
 
-def test_what_the_target_has_already_is_asked_again_by_a_later_attempt_only(queue):
-    """So that a late copy of the request that was refused puts nothing."""
+def test_a_later_attempt_of_a_move_asks_the_target_again_about_a_uid(queue):
+    """A late copy of an earlier attempt gets the old answer, so it puts nothing."""
     slot = Slot(b"move", 1)
     queue.put("theirs", uid="same")
 
@@ -578,14 +578,14 @@ def test_no_call_is_sent_again_when_its_slot_may_be_trimmed(queue, timeout):
     assert Link(queue.link.client, timeout=timeout).timeout <= HOUR / 1000 / 2
 
 
-def test_number_of_slots_is_that_of_the_calls_at_one_time(client, queue):
+def test_sequential_calls_share_a_slot(client, queue):
     for number in range(20):
         queue.ack(queue.put(str(number)))
     assert client.hlen(queue.keys["slots"]) == 1
 
 
 @pytest.mark.parametrize("kind", ["lose reply", "lose request"])
-def test_waiting_call_whose_reply_is_lost_loses_nothing(proxy, queue, through, kind):
+def test_a_blocking_get_survives_the_loss_of_its_reply(proxy, queue, through, kind):
     remote = through(queue)
     fault = proxy.arm(kind, b"BLPOP")
     got: list[Item] = []
@@ -598,7 +598,7 @@ def test_waiting_call_whose_reply_is_lost_loses_nothing(proxy, queue, through, k
     assert queue.counts() == {"ready": 0, "in_flight": 1, "delayed": 0, "dead": 0}
 
 
-def test_calls_of_many_threads_over_a_bad_line(proxy, queue, through):
+def test_calls_of_many_threads_over_a_lossy_line(proxy, queue, through):
     remote = through(queue)
     proxy.arm("lose reply", times=30)
     acked: list[bytes] = []
@@ -623,7 +623,7 @@ def test_calls_of_many_threads_over_a_bad_line(proxy, queue, through):
 
 @pytest.mark.parametrize("kind", ["lose reply", "lose request"])
 @pytest.mark.parametrize("script", ["claim", "ack", "fail"])
-def test_consumer_of_many_threads_over_a_bad_line(proxy, queue, through, script, kind):
+def test_a_consumer_with_many_threads_over_a_lossy_line(proxy, queue, through, script, kind):
     remote, seen = through(queue), []
     uids = queue.put_many(range(40))
 

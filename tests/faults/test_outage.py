@@ -1,4 +1,4 @@
-"""The server is gone for a while, or nobody calls: what was acknowledged stays, and no consumer is blamed."""
+"""The server is away, or nobody calls it for a while: acknowledged calls are kept, no item is blamed for a crash."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.servers import Server
 from tests.support.waiting import wait_for
 
 LEASE = 60  # seconds
-SHORT = 0.3  # seconds; of a lease that shall end in the test
+SHORT = 0.3  # seconds; for leases that end during the test
 FAR = 10**9  # ms
 
 
@@ -41,13 +41,13 @@ def queue(server: Server) -> Iterator[SafeRedisQueue]:
 
 @pytest.fixture
 def hasty(queue: SafeRedisQueue) -> SafeRedisQueue:
-    """The same queue, with short leases."""
+    """The same queue with short leases."""
     return SafeRedisQueue(name=queue.name, link=queue.link, autoclean_interval=SHORT)
 
 
 @pytest.fixture
 def client(server: Server) -> Iterator[redis.Redis]:
-    """A bare client; nothing that it asks counts as a call."""
+    """A bare client; its commands do not count as calls of a queue."""
     with server.client() as client:
         yield client
 
@@ -58,7 +58,7 @@ def claim(queue: SafeRedisQueue, consumer: str = "c1") -> list[Item]:
 
 
 def supervised_and_plain(queue: SafeRedisQueue, client: redis.Redis) -> tuple[Item, Item]:
-    """An item of a supervised consumer and one that was simply got, in flight."""
+    """Take two items: one for a supervised consumer, and one with a plain get."""
     queue.put_many(["supervised", "plain"])
     items = claim(queue)[0], queue.get(-1)
     assert len(deadlines(queue, client)) == 2
@@ -70,7 +70,7 @@ def deadlines(queue: SafeRedisQueue, client: redis.Redis) -> dict[str, float]:
 
 
 def silence(queue: SafeRedisQueue, client: redis.Redis) -> None:
-    """Time in which nobody calls, and all leases end."""
+    """Let time pass in which nobody calls the queue, and all leases end."""
     pass_time(client, queue.keys, LEASE + 1)
     for field in ("seen", "kept"):
         client.hincrby(queue.keys["meta"], field, -1000 * (LEASE + 1))
@@ -91,12 +91,12 @@ def stay_silent(_: Server, queue: SafeRedisQueue, client: redis.Redis) -> None:
 
 
 def stay_silent_unseen(_: Server, queue: SafeRedisQueue, client: redis.Redis) -> None:
-    """Where nobody can tell whether the server's run is still the same."""
+    """Like stay_silent, but scripts may not ask INFO whether the server was restarted meanwhile."""
     client.execute_command("ACL", "SETUSER", "default", "-info")
     silence(queue, client)
 
 
-def test_nothing_that_was_acknowledged_is_lost(server, queue):
+def test_acknowledged_puts_and_acks_survive_a_restart_of_the_server(server, queue):
     uids = queue.put_many(["a", "b", "c", "d"])
     items = queue.get_many(2)
     queue.ack(items[0])
@@ -128,7 +128,7 @@ def test_puts_during_an_outage_are_carried_out_once(server, queue):
     assert [item.uid for item in queue.items()] == uids
 
 
-def test_outage_longer_than_the_time_limit_is_told(server):
+def test_an_outage_longer_than_the_time_limit_is_an_error(server):
     impatient = SafeRedisQueue(name="outage", url=server.url, timeout=20)
     item = impatient.put("payload") and impatient.get(-1)
     server.kill()
@@ -148,7 +148,7 @@ def test_outage_longer_than_the_time_limit_is_told(server):
     [(restart_when_leases_ended, {b"supervised", b"plain"}), (stay_silent_unseen, {b"supervised"})],
     ids=["the server was away", "nobody called, and INFO is refused"],
 )
-def test_lease_that_ended_meanwhile_is_moved_ahead_once(server, queue, client, away, spared):
+def test_a_lease_that_ended_during_an_outage_is_prolonged_once(server, queue, client, away, spared):
     items = supervised_and_plain(queue, client)
     away(server, queue, client)
     ended = deadlines(queue, client)
@@ -158,20 +158,20 @@ def test_lease_that_ended_meanwhile_is_moved_ahead_once(server, queue, client, a
     moved = {item.uid: deadlines(queue, client)[item.uid] for item in items if item.payload in spared}
     assert all(deadline > ended[uid] + 1000 * LEASE for uid, deadline in moved.items())
 
-    # Another outage right after it is no excuse for a second time.
+    # A second outage right afterwards does not prolong it again.
     client.execute_command("ACL", "SETUSER", "default", "+info")
     client.hset(queue.keys["meta"], mapping={"run_id": "another", "seen": now(client) - FAR})
     assert not {item.uid for item in queue.get_many(2)} & moved.keys()
     assert {uid: deadlines(queue, client)[uid] for uid in moved} == moved
     pass_time(client, queue.keys, LEASE + 1)
     client.hset(queue.keys["meta"], mapping={"run_id": "a third", "seen": now(client) - FAR})
-    # The supervised one counts as in hand when its consumer died, so that it comes alone.
+    # The supervised item counts as begun when its consumer died, so it is handed out alone.
     assert moved.keys() <= {item.uid for _ in range(2) for item in queue.get_many(2)}
     assert queue.audit() == []
 
 
-def test_silence_is_no_outage_while_the_run_of_the_server_goes_on(server, queue, client):
-    """Whoever holds an item gets the time in which it would renew if it lived, and no lease."""
+def test_a_silence_without_a_restart_prolongs_only_by_the_time_of_a_renewal(server, queue, client):
+    """A holder that lives gets the time to renew, but not a whole lease."""
     item, _ = supervised_and_plain(queue, client)
     stay_silent(server, queue, client)
     assert [other.payload for other in queue.get_many(2)] == [b"plain"]
@@ -182,8 +182,8 @@ def test_silence_is_no_outage_while_the_run_of_the_server_goes_on(server, queue,
     assert queue.audit() == []
 
 
-def test_silence_gives_its_time_once(server, queue, client):
-    """Nobody who crashes again and again keeps an item from others."""
+def test_a_silence_prolongs_a_lease_once(server, queue, client):
+    """Otherwise a consumer that crashes again and again could keep an item from all others."""
     item, _ = supervised_and_plain(queue, client)
     stay_silent(server, queue, client)
     assert item.uid not in {other.uid for other in queue.get_many(2)}
@@ -191,8 +191,8 @@ def test_silence_gives_its_time_once(server, queue, client):
     assert queue.get(-1).uid == item.uid
 
 
-def test_lone_consumer_that_is_started_again_waits_for_no_second_lease(server, project, client):
-    """The first is killed with an item in hand. Nobody calls for more than half a lease, then the next one comes."""
+def test_a_lone_consumer_does_not_wait_for_a_second_lease_after_its_restart(server, project, client):
+    """The first is killed with an item in hand. Nobody calls for more than half a lease, then the second one starts."""
     lease = 60
     project.configure({"told": {"HANDLER": "tests.support.handlers.told"}}, {"URL": server.url, "LEASE": lease})
     queue, meta = queues["told"], queues["told"].keys["meta"]
@@ -204,14 +204,14 @@ def test_lone_consumer_that_is_started_again_waits_for_no_second_lease(server, p
     for field in ("seen", "kept"):
         client.hincrby(meta, field, -1000 * lease * 2 // 3)
     project.start("srq_consume")
-    wait_for(lambda: client.hexists(meta, "quiet"), "the first call of the next one")
+    wait_for(lambda: client.hexists(meta, "quiet"), "the first call of the second consumer")
     pass_time(client, queue.keys, lease / 3 + 2)
     wait_for(lambda: any(line.startswith("item 2 ") for line in project.lines()), "the second delivery")
     assert not client.hexists(meta, "silent")
 
 
-def test_server_that_is_stopped_for_longer_than_a_lease_takes_no_item_from_its_holder(server, project, client):
-    """Its run goes on, and there is another consumer that would take it: promise 3."""
+def test_a_server_stopped_for_longer_than_a_lease_takes_no_item_from_its_holder(server, project, client):
+    """The server is not restarted, and another consumer is ready to take the item (promise 3 of the README)."""
     lease = 3
     project.configure({"slow": {"HANDLER": "tests.support.handlers.slow"}}, {"URL": server.url, "LEASE": lease})
     queue = queues["slow"]
@@ -223,11 +223,11 @@ def test_server_that_is_stopped_for_longer_than_a_lease_takes_no_item_from_its_h
     ((uid, ended),) = deadlines(queue, client).items()
     server.process.send_signal(signal.SIGSTOP)
     try:
-        # Its clock is that of the machine.
+        # The server uses the clock of this machine.
         wait_for(lambda: time.time() * 1000 > ended + 1000 * lease / 3, "the lease to end")
     finally:
         server.process.send_signal(signal.SIGCONT)
-    wait_for(lambda: client.hexists(queue.keys["meta"], "quiet"), "a call after that")
+    wait_for(lambda: client.hexists(queue.keys["meta"], "quiet"), "a call after the stop")
     wait_for(lambda: deadlines(queue, client)[uid] > now(client) + 500 * lease, "the lease to be renewed")
     project.go.touch()
     project.said("end item 1")
@@ -235,7 +235,7 @@ def test_server_that_is_stopped_for_longer_than_a_lease_takes_no_item_from_its_h
 
 
 @pytest.mark.parametrize("away", [restart_when_leases_ended, stay_silent], ids=["the server was away", "nobody called"])
-def test_consumer_that_is_still_there_after_it_keeps_its_item(server, queue, client, away):
+def test_a_consumer_that_survives_an_outage_keeps_its_item(server, queue, client, away):
     item, _ = supervised_and_plain(queue, client)
     away(server, queue, client)
     queue.get(-1)
@@ -247,7 +247,7 @@ def test_consumer_that_is_still_there_after_it_keeps_its_item(server, queue, cli
     assert queue.ack(item)
 
 
-def test_lease_of_a_lost_consumer_ends_in_time_while_others_call(queue, hasty, client):
+def test_the_lease_of_a_lost_consumer_ends_in_time_while_others_call(queue, hasty, client):
     queue.put("payload")
     (item,) = claim(hasty)
     deadline = deadlines(queue, client)[item.uid]
@@ -258,8 +258,8 @@ def test_lease_of_a_lost_consumer_ends_in_time_while_others_call(queue, hasty, c
 
 @pytest.mark.parametrize("away", [restart_when_leases_ended, stay_silent], ids=["the server was away", "nobody called"])
 @pytest.mark.parametrize("consumer", ["c1", "g1"])
-def test_lease_that_began_after_it_ends_in_time(server, queue, client, away, consumer):
-    """The very first call after the outage gives it."""
+def test_a_lease_that_began_after_an_outage_ends_in_time(server, queue, client, away, consumer):
+    """The first call after the outage is the claim that gives this lease."""
     claim(queue, consumer)
     queue.put("payload")
     away(server, queue, client)
@@ -269,7 +269,7 @@ def test_lease_that_began_after_it_ends_in_time(server, queue, client, away, con
 
 
 @pytest.mark.parametrize("consumer", ["c1", "g1"])
-def test_deadline_far_ahead_is_clipped(queue, client, consumer):
+def test_a_deadline_far_in_the_future_is_shortened(queue, client, consumer):
     queue.put("payload")
     (item,) = claim(queue, consumer)
     client.zadd(queue.keys["leases"], {item.uid: now(client) + FAR})
@@ -280,7 +280,7 @@ def test_deadline_far_ahead_is_clipped(queue, client, consumer):
     assert queue.get(-1).uid == item.uid
 
 
-def test_call_from_before_the_outage_is_not_carried_out_again(server, queue):
+def test_a_call_from_before_an_outage_is_not_carried_out_again(server, queue):
     call = operations.put(queue.keys, [operations.Put("uid", b"payload", b"")], own=False)
     before = queue.link.call(call, queue=queue.alias, slot=Slot(b"slot", 1))
     restart(server)

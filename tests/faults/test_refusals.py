@@ -1,4 +1,4 @@
-"""Errors instead of an outcome: where the server carried out nothing, QueueUnavailable says so, and why."""
+"""Errors in place of an outcome: if the server carried out nothing, a call raises QueueUnavailable with the reason."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ both = pytest.mark.parametrize("put", PUTS, ids=["put", "aput"])
 
 
 def lock_out(server: Server) -> redis.Redis:
-    """Set a password, and close all connections that were opened without it; a client that has it."""
+    """Set a password, and close all connections that were opened without it; returns a client that has the password."""
     server.client().config_set("requirepass", "secret")
     client = server.client(password="secret")
     client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
@@ -54,13 +54,13 @@ def test_a_password_that_was_set_under_way_refuses_a_put(at, server, monkeypatch
     assert len(queue) == 2
 
 
-@pytest.mark.parametrize("look", [True, False], ids=["seen before it is sent", "seen after it is sent"])
-def test_a_password_that_was_set_under_way_refuses_an_aput(at, server, look):
+@pytest.mark.parametrize("look", [True, False], ids=["noticed before sending", "noticed after sending"])
+def test_a_password_set_meanwhile_refuses_an_aput(at, server, look):
     queue = at(server.url)
 
     async def puts() -> None:
         await queue.aput("x")
-        client = lock_out(server)  # this blocks the loop, which sees the end of the connection later
+        client = lock_out(server)  # this blocks the loop, which notices the closed connection only later
         if look:
             pool = await queue.link.connections.here().loops.here()
             while not pool._idle[0].closed_by_server():
@@ -84,7 +84,7 @@ def full(client: redis.Redis) -> None:
 
 
 def no_disk(client: redis.Redis) -> None:
-    """As a server whose last snapshot failed."""
+    """Let a snapshot of the server fail; it then refuses writes."""
     (Path(client.config_get("dir")["dir"]) / "dump.rdb" / "in the way").mkdir(parents=True)
     client.config_set("save", "1 1")
     with suppress(redis.RedisError):
@@ -111,7 +111,7 @@ def no_replicas(client: redis.Redis) -> None:
         (no_replicas, r"too few replicas .*min-replicas-to-write"),
     ],
 )
-def test_what_the_server_refuses_is_unavailable_with_the_reason(at, server, put, hinder, reason):
+def test_a_refusal_by_the_server_is_unavailable_with_the_reason(at, server, put, hinder, reason):
     queue = at(server.url, timeout=PATIENT)
     put(queue, "x")
     with server.client() as client:
@@ -128,7 +128,7 @@ def test_a_put_waits_for_replicas_within_its_time(at, server, put):
     with server.client() as client, ThreadPoolExecutor(1) as pool:
         no_replicas(client)
         putting = pool.submit(put, queue, "x")
-        wait_for(lambda: server.errors("NOREPLICAS") > 1, "it to be refused twice")
+        wait_for(lambda: server.errors("NOREPLICAS") > 1, "two refusals of the put")
         client.config_set("min-replicas-to-write", 0)
         assert putting.result(PATIENT)
     assert len(queue) == 1
@@ -139,8 +139,8 @@ def without(command: str, *but: str) -> Callable[[redis.Redis], object]:
 
 
 @both
-def test_an_error_in_the_middle_of_a_script_leaves_open_what_it_did(at, server, put):
-    """A right for some of the keys: a script that asks for its rights at its beginning asks for one key."""
+def test_an_error_in_the_middle_of_a_writing_script_is_an_unknown_outcome(at, server, put):
+    """The user has a right for some keys only; at its beginning, a script checks its rights with one key."""
     queue = at(server.url)
     with server.client() as client:
         without("lpush", "(+lpush ~*:meta)")(client)
@@ -148,7 +148,7 @@ def test_an_error_in_the_middle_of_a_script_leaves_open_what_it_did(at, server, 
             put(queue, "x")
 
 
-def test_an_error_in_the_middle_of_a_script_that_only_reads_leaves_nothing_open(at, server):
+def test_an_error_in_the_middle_of_a_reading_script_is_unavailable(at, server):
     queue = at(server.url)
     with server.client() as client:
         without("zcard")(client)
@@ -156,7 +156,7 @@ def test_an_error_in_the_middle_of_a_script_that_only_reads_leaves_nothing_open(
             queue.counts()
 
 
-def test_a_foreign_key_is_still_said_to_be_one(at, server):
+def test_a_key_of_a_foreign_type_is_still_a_layout_error(at, server):
     with server.client() as client:
         client.set("srq:orders:queue", "foreign")
         with pytest.raises(LayoutError):
@@ -164,7 +164,7 @@ def test_a_foreign_key_is_still_said_to_be_one(at, server):
 
 
 def talk_nonsense(listener: socket.socket, reply: bytes) -> None:
-    """A server that greets as one should, and answers a call with something else."""
+    """Play a server that greets properly, and answers a call with other bytes."""
     while True:
         try:
             connection, _ = listener.accept()
@@ -177,7 +177,7 @@ def talk_nonsense(listener: socket.socket, reply: bytes) -> None:
 
 @both
 @pytest.mark.parametrize("reply", [b"HTTP/1.1 200 OK\r\n\r\n", b"\x15\x03\x03\r\n"], ids=["HTTP", "TLS"])
-def test_a_reply_that_is_none_leaves_open_what_was_done(put, reply):
+def test_a_reply_that_is_not_the_protocol_is_an_unknown_outcome(put, reply):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=talk_nonsense, args=(listener, reply))
         thread.start()
@@ -191,8 +191,8 @@ def test_a_reply_that_is_none_leaves_open_what_was_done(put, reply):
             thread.join(30)
 
 
-def test_a_large_put_that_is_not_sent_to_its_end_leaves_nothing_open(at, server):
-    """A server that stops reading: what it has of the call is no call."""
+def test_a_large_put_that_was_sent_in_part_is_unavailable(at, server):
+    """The server stops reading; a part of a call is not carried out."""
     queue = at(server.url)
     queue.put("x")
     queue.link.timeout = 0.5
@@ -212,14 +212,14 @@ def receiving() -> bool:
     return any(step.f_code.co_name == "receive" for frame in frames for step, _ in traceback.walk_stack(frame))
 
 
-def test_a_call_that_was_lost_and_is_refused_when_repeated_says_both(at, server):
-    """What the first attempt did is not known."""
+def test_a_lost_call_whose_repeat_is_refused_is_an_unknown_outcome(at, server):
+    """Nobody knows what the server did with the first attempt."""
     queue = at(server.url, timeout=PATIENT)
     queue.put("x")
     server.process.send_signal(signal.SIGSTOP)
     with ThreadPoolExecutor(1) as pool:
         putting = pool.submit(queue.put, "y")
-        wait_for(receiving, "it to be sent")
+        wait_for(receiving, "the call to be sent")
         server.kill()
         server.options = ("--requirepass", "secret")
         server.start(wait=False)
@@ -239,7 +239,7 @@ def test_a_call_that_was_lost_and_is_refused_when_repeated_says_both(at, server)
         redis.exceptions.ResponseError("MISCONF Redis is configured to save RDB snapshots"),
     ],
 )
-def test_refusals(error):
+def test_errors_that_are_refusals(error):
     assert refused(error)
 
 
@@ -253,11 +253,11 @@ def test_refusals(error):
         redis.exceptions.ResponseError("ACL failure in script: User w has no permissions script: on @user_script:2."),
     ],
 )
-def test_no_refusals(error):
+def test_errors_that_are_not_refusals(error):
     assert not refused(error)
 
 
-def test_a_node_of_a_cluster_is_said_to_be_one(at):
+def test_a_node_of_a_cluster_is_named_as_the_reason(at):
     server = Server("--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf")
     try:
         with server.client() as client:
@@ -272,8 +272,8 @@ def test_a_node_of_a_cluster_is_said_to_be_one(at):
 
 
 @pytest.mark.parametrize("reply", ["MOVED 7450 127.0.0.1:7301", "ASK 7450 127.0.0.1:7301"])
-def test_the_wrong_node_of_a_cluster_is_said_to_be_one(at, server, reply):
-    """By each version of redis-py, of which some have a class for it."""
+def test_the_wrong_node_of_a_cluster_is_named_as_the_reason(at, server, reply):
+    """Some versions of redis-py have an error class for this, others do not."""
     queue = at(server.url, timeout=1)
     parse = queue.link.pool.connection_class(port=server.port)._parser.parse_error
     error = parse(reply)
@@ -284,14 +284,14 @@ def test_the_wrong_node_of_a_cluster_is_said_to_be_one(at, server, reply):
     assert "127.0.0.1:7301" in str(said)
 
 
-def test_an_error_that_the_client_s_owner_takes_for_passing_is_waited_out(at, server):
+def test_a_call_waits_out_errors_that_the_client_retries(at, server):
     queue = at(server.url, retry_on_error=[redis.exceptions.NoPermissionError, redis.exceptions.OutOfMemoryError])
     with server.client() as client, ThreadPoolExecutor(1) as pool:
         full(client)
         for put in PUTS:
             putting = pool.submit(put, queue, "x")
             before = server.errors("OOM")
-            wait_for(lambda before=before: server.errors("OOM") > before + 1, "it to be refused twice")
+            wait_for(lambda before=before: server.errors("OOM") > before + 1, "two refusals of the put")
             client.config_set("maxmemory", 0)
             assert putting.result(PATIENT)
             full(client)

@@ -1,4 +1,4 @@
-"""What one call does, and what is kept about things that are over, is bounded, however large the queue."""
+"""The work of one call is bounded, and so are the records about past things, however large the queue is."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from django_srq.transport.sync_pool import SyncPool
 from tests.support.server_clock import now, pass_time
 
 BATCH = 100  # items that housekeeping handles in one call
-PASSED = 1000  # suspects behind which a claim looks for others
+PASSED = 1000  # suspects that a claim passes over in search of other items
 GROUPS = 200  # of dead items
-ARGUMENTS = 3999  # of a command, at most, as some services allow
+ARGUMENTS = 3999  # the most arguments of a command, which some services limit to this
 HOUR = 3_600_000  # ms
 
 
 def claim(queue: SafeRedisQueue) -> ClaimReply:
-    """One call, whatever it brings."""
+    """Claim once; returns the reply."""
     return queue.link.call(operations.claim(queue.keys, consumer="g1", lease=60, legacy_lease=60), queue=queue.alias)
 
 
-def test_what_is_due_is_made_ready_in_batches(queue, client):
+def test_due_items_are_made_ready_in_batches(queue, client):
     uids = queue.put_many(range(250), delay=60)
     pass_time(client, queue.keys, 61)
     assert claim(queue).found[0].uid == uids[0]
@@ -42,7 +42,7 @@ def test_ended_leases_are_recovered_in_batches(queue, client):
     assert [(item.uid, item.deliveries) for item in again] == [(uid, 2) for uid in uids[1:]]
 
 
-def test_claim_that_finds_only_ghosts_asks_to_come_again(queue):
+def test_a_claim_that_finds_only_ghosts_asks_to_be_repeated(queue):
     uids = queue.put_many(range(250))
     queue.drop(*uids[:249])
     replies = [claim(queue) for _ in range(3)]
@@ -52,15 +52,15 @@ def test_claim_that_finds_only_ghosts_asks_to_come_again(queue):
     assert len(queue) == 0
 
 
-def test_get_passes_over_any_number_of_ghosts(queue):
+def test_get_skips_any_number_of_ghosts(queue):
     uids = queue.put_many(range(1050))
     queue.drop(*uids[:1049])
     assert queue.get(-1).uid == uids[1049]
     assert not queue.get(-1)
 
 
-def test_a_claim_passes_over_a_bounded_number_of_suspects(queue, client):
-    """Where there are more, what is put with another priority comes before what is behind them."""
+def test_a_claim_skips_a_bounded_number_of_suspects(queue, client):
+    """When there are more, an item put later with another priority is handed out before items behind the suspects."""
     uids = queue.put_many(range(PASSED + 200))
     queue.put("low", priority=-5)
     client.hset(queue.keys["crashes"], mapping=dict.fromkeys(uids[: PASSED + 100], 1))
@@ -109,7 +109,7 @@ def test_equal_errors_are_one_group(make_queue, client):
 
 
 @pytest.mark.parametrize(("unseen", "kept"), [(HOUR + 60_000, False), (HOUR - 60_000, True)])
-def test_consumers_that_never_said_goodbye_are_struck_off(queue, client, unseen, kept):
+def test_entries_of_consumers_that_ended_without_removing_them_are_deleted(queue, client, unseen, kept):
     def enlist(consumer: str) -> None:
         queue.link.call(operations.register(queue.keys, consumer, b'{"host":"h"}'), queue=queue.alias)
 

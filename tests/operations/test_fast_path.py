@@ -1,4 +1,4 @@
-"""put, claim and ack have a straight way for what is so mostly, and a careful one for the rest: both do the same."""
+"""put, claim and ack have a fast path for the common case, and a careful path for the rest: both do the same."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from tests.support.server_clock import now
 pytestmark = pytest.mark.versions
 
 NUMEROUS = 10**6
-UIDS = [f"0190{n:04x}-0000-7000-8000-{n:012x}" for n in range(40)]  # as they are generated
+UIDS = [f"0190{n:04x}-0000-7000-8000-{n:012x}" for n in range(40)]  # like generated ones
 
 
 class Way:
-    """A queue whose calls go straight wherever they can, or never."""
+    """A queue whose calls take the fast path whenever they can, or never."""
 
     def __init__(self, queue, client, *, careful: bool) -> None:
         self.queue, self.client, self.careful = queue, client, careful
         self.keys, self.slot = queue.keys, Slot(b"test")
-        self.limit = NUMEROUS if careful else None  # limits that nothing reaches
+        self.limit = NUMEROUS if careful else None  # limits that are never reached
         self.rate = Rate(NUMEROUS, 1) if careful else None
         self.claim(0)  # the first claim does the housekeeping
         if careful:
@@ -42,7 +42,7 @@ class Way:
         return self.call(operations.put(self.keys, items, own=False, max_length=self.limit))
 
     def claim(self, n: int, acks: list[DeliveryRef] | None = None) -> list[str]:
-        """The reply, without the times."""
+        """The reply without its times."""
         reply = self.call(
             operations.claim(
                 self.keys,
@@ -64,7 +64,7 @@ class Way:
         return [DeliveryRef(found.uid, found.delivery.token) for found in self.found]
 
     def contents(self) -> dict[str, Any]:
-        """All that the queue's keys hold, without the times and what makes this way careful."""
+        """The contents of all keys of the queue, without times and without the fields that make the calls careful."""
         counts = self.queue.snapshot()
         hashes = {
             key: {
@@ -90,7 +90,7 @@ class Way:
 
 @pytest.fixture
 def both(make_queue, client) -> Callable[[Callable[[Way], Any]], None]:
-    """Runs a scenario both ways and compares what it returns and leaves behind."""
+    """Runs a scenario on both paths, and compares the results and the keys."""
 
     def compare(scenario: Callable[[Way], Any]) -> None:
         ways = [Way(make_queue(f"-{careful}"), client, careful=careful) for careful in (False, True)]
@@ -112,12 +112,12 @@ def work(way: Way, n: int) -> list[Any]:
 
 
 @pytest.mark.parametrize("n", [1, 3, 20, 100])
-def test_work(both, n):
+def test_the_life_of_items_on_both_paths(both, n):
     both(lambda way: work(way, n))
 
 
-def test_there_are_two_ways(make_queue, client):
-    """Else these tests compare a thing with itself. A straight claim takes by LTRIM; a limit makes put count."""
+def test_the_two_queues_take_different_paths(make_queue, client):
+    """Otherwise these tests compare a path with itself. A fast claim takes by LTRIM; a limit makes put count."""
 
     def commands(careful: bool) -> set[str]:
         before = client.info("commandstats")
@@ -145,7 +145,7 @@ def test_claims_wake_consumers_for_what_they_leave(both, n):
 
 
 def odd(way: Way) -> list[DeliveryRef]:
-    """Six deliveries: the second was given back, the third has no payload, the fourth no holder, the last is twice."""
+    """Six deliveries: the second was given back, the third lacks a payload, the fourth a holder, the last is twice."""
     way.put(UIDS[:6])
     way.claim(6)
     held = way.held()
@@ -157,7 +157,7 @@ def odd(way: Way) -> list[DeliveryRef]:
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_records_go_with_their_item(make_queue, client, fused):
+def test_the_records_of_an_item_are_deleted_with_it(make_queue, client, fused):
     way = Way(make_queue(), client, careful=False)
     way.put(UIDS[:1])
     way.claim(1)
@@ -172,7 +172,7 @@ def test_records_go_with_their_item(make_queue, client, fused):
 
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("together", [False, True])
-def test_acks_of_what_is_not_as_it_should_be(both, fused, together):
+def test_acks_of_deliveries_in_odd_states(both, fused, together):
     def scenario(way: Way) -> Any:
         calls = [odd(way)]
         if not together:
@@ -183,7 +183,7 @@ def test_acks_of_what_is_not_as_it_should_be(both, fused, together):
     both(scenario)
 
 
-def test_acks_say_which_were_there(make_queue, client):
+def test_acks_return_which_items_were_there(make_queue, client):
     for careful in (False, True):
         way = Way(make_queue(f"-{careful}"), client, careful=careful)
         assert way.ack(odd(way)) == [True, True, False, True, True, True, False, False]
@@ -191,7 +191,7 @@ def test_acks_say_which_were_there(make_queue, client):
 
 
 def spoil(way: Way, how: str) -> None:
-    """The third of five on the list stands for no ready item."""
+    """Make the third of five uids on the list one without a ready item."""
     way.put(UIDS[:5])
     third = UIDS[2]
     if how == "settled":
@@ -208,7 +208,7 @@ def spoil(way: Way, how: str) -> None:
 
 @pytest.mark.parametrize("n", [1, 5])
 @pytest.mark.parametrize("how", ["settled", "held", "failed by saferedisqueue", "twice", "dead", "delayed", "returned"])
-def test_claims_of_what_is_not_as_it_should_be(both, how, n):
+def test_claims_of_uids_in_odd_states(both, how, n):
     def scenario(way: Way) -> Any:
         spoil(way, how)
         replies = [way.claim(n) for _ in range(6)]
@@ -227,7 +227,7 @@ def test_ghost_is_not_handed_out(make_queue, client, how):
 
 
 def test_items_beside_dead_and_delayed_ones(both):
-    """The straight way goes on where some are set aside; only what is due has to be made ready first."""
+    """The fast path is taken although some items are set aside; only due items have to be made ready first."""
 
     def scenario(way: Way) -> Any:
         way.client.zadd(way.keys["dead"], {"somebody": 1})
@@ -240,7 +240,7 @@ def test_items_beside_dead_and_delayed_ones(both):
     both(scenario)
 
 
-def test_due_item_comes_when_only_the_straight_way_was_asked_for(make_queue, client):
+def test_a_due_item_is_found_after_a_fast_claim(make_queue, client):
     way = Way(make_queue(), client, careful=False)
     way.put(UIDS[:1])
     client.zadd(way.keys["delayed"], {UIDS[5]: now(client) - 1})
@@ -249,7 +249,7 @@ def test_due_item_comes_when_only_the_straight_way_was_asked_for(make_queue, cli
     assert [found.uid for found in way.found] == [UIDS[0], UIDS[5]]
 
 
-def test_ended_lease_comes_back_at_once(make_queue, client):
+def test_an_item_whose_lease_ended_comes_back_at_once(make_queue, client):
     way = Way(make_queue(), client, careful=False)
     way.put(UIDS[:2])
     way.claim(1)
@@ -259,7 +259,7 @@ def test_ended_lease_comes_back_at_once(make_queue, client):
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
-def test_a_batch_of_which_one_item_has_headers_keeps_them(link, queue, place):
+def test_headers_of_one_item_in_a_batch_are_kept(link, queue, place):
     extra = operations.encode_headers({"trace": "1"})
     items = [operations.Put(f"uid{i}", b"x", extra if i == place else b"") for i in range(3)]
     link.call(operations.put(queue.keys, items, own=False), queue="q")

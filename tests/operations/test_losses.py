@@ -1,4 +1,4 @@
-"""A consumer says when it starts what its servers may lose."""
+"""At its start a consumer warns of servers that may lose items."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NO_FILE, EVICTS = "the server has no append-only file", "the server may evict it
 
 @pytest.fixture
 def serve(project) -> Iterator[Callable[..., Server]]:
-    """Starts a server of these options with two queues on it."""
+    """Starts a server with these options, and configures two queues on it."""
     servers: list[Server] = []
 
     def serve(*options: str) -> Server:
@@ -55,7 +55,7 @@ def test_consumer_warns_once_of_each_server(project, serve, options, processes, 
         assert f"server=127.0.0.1:{server.port}/0" in line
 
 
-def test_consumer_works_where_the_server_does_not_tell(project, serve):
+def test_a_consumer_works_when_the_server_refuses_to_tell(project, serve):
     with serve().client() as client:
         client.execute_command("ACL", "SETUSER", "default", "-info")
     queues["orders"].put("x")
@@ -63,7 +63,7 @@ def test_consumer_works_where_the_server_does_not_tell(project, serve):
     assert (code, project.lines(), warnings(err)) == (0, ["x 1"], [])
 
 
-def test_consumer_that_starts_before_its_server_warns_when_that_is_there(project, serve):
+def test_a_consumer_that_starts_before_its_server_warns_when_the_server_is_up(project, serve):
     server = serve()
     server.kill()
     process = project.start("srq_consume")

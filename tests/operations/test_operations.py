@@ -24,7 +24,7 @@ pytestmark = pytest.mark.versions
 LUA = Path(str(resources.files("django_srq.operations"))) / "lua"
 NAMES = sorted(path.stem for path in LUA.glob("*.lua"))
 SHARED = sorted(path.stem for path in (LUA / "shared").glob("*.lua"))
-SAFEREDISQUEUE = {"ackbuf", "backup", "backuplock", "ackbuf_aging"}  # keys that we never create
+SAFEREDISQUEUE = {"ackbuf", "backup", "backuplock", "ackbuf_aging"}  # keys that this package never creates
 
 every_file = pytest.mark.parametrize("name", NAMES)
 
@@ -34,7 +34,7 @@ def source(name: str) -> str:
 
 
 def header(name: str) -> str:
-    """The comment with which the file begins."""
+    """The comment at the beginning of the file."""
     lines = source(name).splitlines()[1:]
     return "\n".join(itertools.takewhile(lambda line: line.startswith("--"), lines))
 
@@ -52,7 +52,7 @@ def test_file_begins_with_a_shebang(name):
 
 
 @every_file
-def test_header_says_what_it_does_and_what_it_replies(name):
+def test_the_header_documents_the_purpose_and_the_reply(name):
     first, *rest = header(name).splitlines()
     assert re.fullmatch(r"-- [A-Z].*", first)
     assert any(line.startswith("-- Reply: ") for line in rest)
@@ -61,7 +61,7 @@ def test_header_says_what_it_does_and_what_it_replies(name):
 
 @every_file
 def test_header_documents_every_argument(name):
-    """All that are used are documented and the other way round; slot and seq are documented where they are read."""
+    """Documented and used arguments are the same; slot and seq are documented where they are read."""
     used = {int(number) for number in re.findall(r"ARGV\[(\d+)\]", body(name))}
     loops = {int(number) for number in re.findall(r"(?:for i = (?=\d+, #ARGV)|flag_each\(|settle\()(\d+)", body(name))}
     documented = {int(number) for number in re.findall(r"ARGV\[(\d+)\]", header(name))}
@@ -83,7 +83,7 @@ def test_no_key_is_built_in_lua(name):
     assert "srq:" not in text
     assert "KEYS[" not in text
     accessed = set(re.findall(r"redis\.p?call\('[A-Z]+', ([^,)\s]+)", text))
-    # The parameters of small functions that get one of the keys, and that of INFO.
+    # Parameters of small functions: one of the keys, and the section of INFO.
     parameters = {"key", "hash", "list", "from", "section"}
     assert {word for word in accessed if not word.startswith("'")} <= {*operations.key_types(), *parameters}
 
@@ -94,8 +94,8 @@ def test_no_command_walks_all_keys_or_a_whole_queue(name):
 
 
 @every_file
-def test_script_that_writes_counts_its_calls(name):
-    """It includes what makes a repeated call safe, and stores its outcome."""
+def test_every_script_that_writes_numbers_its_calls(name):
+    """It includes the part that recognises a repeated call, and stores its outcome."""
     if Script.named(name).writes:
         assert re.search(r"^-- include: keys begin", source(name), re.MULTILINE)
         assert re.search(r"^if repeated\b", body(name), re.MULTILINE)
@@ -105,7 +105,7 @@ def test_script_that_writes_counts_its_calls(name):
 
 
 @every_file
-def test_sha_is_the_one_that_the_server_knows_it_by(client, name):
+def test_the_sha_is_that_of_the_server(client, name):
     script = Script.named(name)
     assert client.script_load(script.text) == script.sha.decode()
 
@@ -119,7 +119,7 @@ def test_keys_are_declared_once_and_in_order():
 
 
 @every_file
-def test_script_has_the_functions_that_it_calls_and_no_others(name):
+def test_a_script_has_exactly_the_functions_that_it_calls(name):
     text = Script.named(name).text.decode()
     names = re.findall(r"\blocal function (\w+)", text)
     assert [one for one in names if len(re.findall(rf"\b{one}\b", text)) == 1] == []
@@ -127,7 +127,7 @@ def test_script_has_the_functions_that_it_calls_and_no_others(name):
 
 
 @every_file
-def test_script_reads_of_meta_what_it_uses(name):
+def test_a_script_reads_exactly_the_fields_of_meta_that_it_uses(name):
     text = Script.named(name).text.decode()
     used = set(re.findall(r"\bfacts\.(\w+)", text))
     read = re.findall(r"redis\.call\('HMGET', meta, (.*)\)\nlocal facts = ", text)
@@ -153,7 +153,7 @@ def test_keys_of_one_queue_share_a_slot_of_a_cluster():
     assert len({key_slot(keys[key].encode()) for key in operations.key_types()}) == 1
 
 
-# -- every operation, on the server
+# -- every operation, on a server
 
 ARGUMENTS = {"lease": 60, "legacy_lease": 60}
 OPERATIONS: dict[str, Callable[[Keys], Call]] = {
@@ -194,7 +194,7 @@ OPERATIONS: dict[str, Callable[[Keys], Call]] = {
 }
 
 
-def test_every_file_is_tried_here():
+def test_all_files_are_covered_by_these_cases():
     assert {make(Keys("q")).script.name for make in OPERATIONS.values()} == set(NAMES)
 
 
@@ -219,11 +219,11 @@ def test_every_file_is_tried_here():
         ("find", [set()]),
     ],
 )
-def test_operation_comes_first_on_a_queue_that_was_never_used(link, prefix, name, answer):
+def test_each_operation_works_on_a_queue_that_was_never_used(link, prefix, name, answer):
     assert link.call(OPERATIONS[name](Keys(prefix)), queue=prefix) == answer
 
 
-def test_claim_comes_first_on_a_queue_that_was_never_used(link, prefix):
+def test_a_claim_works_on_a_queue_that_was_never_used(link, prefix):
     reply = link.call(OPERATIONS["claim"](Keys(prefix)), queue=prefix)
     assert (reply.acked, reply.wait, reply.found) == ([], None, [])
 
@@ -236,7 +236,7 @@ def test_counts_of_a_queue_that_was_never_used(link, prefix):
 
 @pytest.mark.parametrize("first", OPERATIONS)
 def test_operations_work_in_any_order(make_queue, first):
-    """Each after this one, then all others; the queue stays sound."""
+    """Each operation after this one, then all others; the queue stays sound."""
     queue = make_queue()
     for start in range(len(OPERATIONS)):
         names = list(OPERATIONS)
@@ -301,7 +301,7 @@ def test_every_key_has_the_type_that_it_is_declared_with(client, link, make_queu
 
 
 def parsed(data: bytes) -> list[bytes]:
-    """The arguments of one command; an error when it is not exactly one."""
+    """The arguments of a packed command; fails when the data are not exactly one command."""
     head, _, rest = data.partition(b"\r\n")
     assert head[:1] == b"*"
     args = []
@@ -333,13 +333,13 @@ def test_packed_call_is_one_command(name):
 @pytest.mark.parametrize(
     ("call", "command"), [(operations.resume(KEYS), b"EVAL"), (operations.counts(KEYS), b"EVAL_RO")]
 )
-def test_whole_call_carries_the_script(call, command):
+def test_a_call_can_carry_the_whole_script(call, command):
     short, whole = parsed(call.pack(b"slot", 1)), parsed(call.pack(b"slot", 1, whole=True))
     assert whole[:2] == [command, call.script.text]
     assert whole[2:] == short[2:]
 
 
-def test_script_that_only_reads_can_go_as_all_others():
+def test_a_script_that_only_reads_can_be_sent_like_all_others():
     call = operations.counts(KEYS)
     for whole, command in ((False, b"EVALSHA"), (True, b"EVAL")):
         own, like_others = (parsed(call.pack(b"", 0, whole=whole, read_only=way)) for way in (True, False))
@@ -362,7 +362,7 @@ def test_plain_command_is_packed_the_same_way():
     assert parsed(operations.ring(KEYS).pack()) == [b"RPUSH", KEYS["wake"].encode(), b"1"]
 
 
-def test_waiting_no_time_does_not_wait_for_ever():
+def test_a_wait_of_no_time_does_not_become_endless():
     assert parsed(operations.wait([KEYS], 0).pack())[-1] == b"0.001"
 
 
@@ -397,10 +397,10 @@ def code_of(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", scripts.names())
-def test_a_script_can_be_read_as_the_server_gets_it(name):
+def test_the_text_of_a_script_is_the_one_that_the_server_gets(name):
     explained = scripts.explained(name)
     assert code_of(explained) == code_of(Script.named(name).text.decode())
-    assert explained.count("\n--") > 2  # its comments
+    assert explained.count("\n--") > 2  # it keeps its comments
 
 
 def test_a_command_prints_a_script():

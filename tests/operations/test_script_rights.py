@@ -1,4 +1,4 @@
-"""Users of the server with few rights: the lists of docs/rights.md are enough, and a right that is missing is told."""
+"""Users of the server with few rights: the lists in docs/rights.md are sufficient, and errors name a missing right."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from tests.support.waiting import PATIENT, wait_for
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "rights.md").read_text("utf-8")
 READING = {name for name in NAMES if not Script.named(name).writes}
 SERVING = {"claim", "ack", "fail", "extend", "release", "crashed", "register", "withdraw"}
-# Of each role, the scripts that it runs and the commands that it sends besides.
+# For each role, the scripts that it runs and the other commands that it sends.
 ROLES = {
     "producer": ({"put"}, set()),
     "consumer": (SERVING, {"BLPOP", "LMPOP", "RPUSH"}),
-    "viewer": (READING - {"uids"}, {"INFO", "ZCOUNT"}),  # which audit() needs
+    "viewer": (READING - {"uids"}, {"INFO", "ZCOUNT"}),  # ZCOUNT for audit()
     "operator": (set(NAMES) - SERVING - {"put"} | {"release"}, {"INFO", "ZCOUNT"}),
     "everything": (set(NAMES), {"BLPOP", "LMPOP", "RPUSH", "INFO", "ZCOUNT", "HSCAN", "ZSCAN", "LRANGE"}),
 }
@@ -57,7 +57,7 @@ _numbers = itertools.count()
 
 @pytest.fixture
 def user(server: Server, client: redis.Redis) -> MakeUser:
-    """Makes a user of these rules, with a name of its own; the URL for it."""
+    """Makes a user with these rules and a name of its own; returns the URL with that user."""
 
     def user(*rules: str) -> str:
         name = f"user{next(_numbers)}"
@@ -69,7 +69,7 @@ def user(server: Server, client: redis.Redis) -> MakeUser:
 
 @pytest.fixture
 def connect(user: MakeUser) -> Iterator[Callable[..., SafeRedisQueue]]:
-    """Makes queues of the name "rights" whose connections are of a user of these rules."""
+    """Makes queues named "rights" whose connections belong to a user with these rules."""
     made: list[SafeRedisQueue] = []
 
     def connect(*rules: str, **options: object) -> SafeRedisQueue:
@@ -94,12 +94,12 @@ def grant(client: redis.Redis, name: str, *rules: str) -> None:
 
 
 def refused(client: redis.Redis) -> list[tuple[str, str]]:
-    """What the server refused to users, as its log has it."""
+    """The refusals of the server, as in its ACL log."""
     return [(entry["reason"], entry["object"]) for entry in client.acl_log()]
 
 
 def commands_of(role: str) -> set[str]:
-    """The commands that a role needs, by what its scripts say."""
+    """The commands that a role needs, according to its scripts."""
     scripts, plain = ROLES[role]
     texts = [Script.named(name).text.decode() for name in scripts]
     called = {command for text in texts for command in re.findall(r"\bredis\.p?call\('([A-Z]+)'", text)}
@@ -108,13 +108,13 @@ def commands_of(role: str) -> set[str]:
 
 
 def rules_of(role: str) -> list[str]:
-    """The rules for a role, as the document has them."""
+    """The rules for a role, as in docs/rights.md."""
     (line,) = re.findall(rf"^ACL SETUSER srq-{role} (.*)$", DOCUMENT, re.MULTILINE)
     return [rule for rule in line.split() if rule != "on" and rule[0] != ">"]
 
 
 def with_greeting(client: redis.Redis, rules: list[str]) -> list[str]:
-    """And with redis-py's own greeting, where the server knows it."""
+    """The rules with the commands that redis-py sends first, as far as the server knows them."""
     known = b"client|setinfo" in client.execute_command("ACL", "CAT", "connection")
     return [*rules, "+client|setinfo"] if known else rules
 
@@ -123,7 +123,7 @@ def with_greeting(client: redis.Redis, rules: list[str]) -> list[str]:
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_document_lists_what_the_scripts_call(role):
+def test_the_document_lists_the_commands_of_the_scripts(role):
     rules = rules_of(role)
     assert {rule[1:].upper() for rule in rules if rule[0] == "+"} == commands_of(role)
     assert [rule for rule in rules if rule[0] != "+"] == ["%R~srq:*" if role == "viewer" else "~srq:*", "-@all"]
@@ -158,7 +158,7 @@ def test_documented_rights_are_enough_for_the_operations_of_a_role(client, conne
 
 
 def live(queue: SafeRedisQueue, other: SafeRedisQueue) -> None:
-    """A whole life of items, and what people and tools do with them."""
+    """The whole life of items, with the operations of people and tools."""
     queue.put_many(["a", "b", "c", "d", "e"])
     queue.put("own", uid="own", priority=3, headers={"a": "b"})
     queue.put("late", delay=0.001)
@@ -218,12 +218,12 @@ def test_consumer_as_a_process_with_few_rights(client, user, project, rules, tmp
     assert (code, "error=" in err) == (0, True)
     assert client.hlen("srq:rights.note:items") == 0
     assert client.zcard("srq:rights.failing:dead") == 1
-    # It asks once what the server keeps.
+    # The consumer asks once about the server's persistence.
     assert refused(client) == ([("command", "info")] if rules else [])
 
 
-def test_consumer_of_several_queues_does_without_the_right_to_take_their_wake_tokens(client, user, project):
-    """As one whose user got the rights that an older version needed: it asks each of the queues instead."""
+def test_a_consumer_of_several_queues_works_without_the_right_to_take_their_wake_tokens(client, user, project):
+    """Older versions did not need that right. Without it, the consumer asks each of the queues instead."""
     url = user(*with_greeting(client, rules_of("consumer")), "-lmpop")
     aliases = ("a", "b", "c")
     handled = {alias: {"HANDLER": "tests.support.handlers.note"} for alias in aliases}
@@ -244,7 +244,7 @@ def test_viewer_sees_everything_and_leaves_nothing_in_the_log(client, user, queu
     url = user(*with_greeting(client, rules_of("viewer")))
     settings.SRQ_QUEUES = {"shop": {"URL": url, "PREFIX": "rights", "HANDLER": "tests.support.handlers.note"}}
     client.script_flush()
-    for _ in range(2):  # the scripts go whole first
+    for _ in range(2):  # the first time, the scripts are sent as text
         report = status.snapshot(timeout=PATIENT).queues[0]
         assert (report.ready, report.in_flight, report.dead) == (1, 1, 1)
     out = io.StringIO()
@@ -258,8 +258,8 @@ def test_viewer_sees_everything_and_leaves_nothing_in_the_log(client, user, queu
 
 
 @pytest.mark.parametrize("how", ["in a thread", "several at one time"])
-def test_user_without_the_right_for_scripts_that_only_read_looks_all_the_same(connect, queue, how):
-    """As one who got the rights that an older version needed."""
+def test_a_user_without_the_right_for_read_only_scripts_can_look(connect, queue, how):
+    """Older versions did not need that right."""
     mine = connect("~srq:*", "+@all", "-evalsha_ro", "-eval_ro")
     queue.put("x")
     if how == "in a thread":
@@ -272,14 +272,14 @@ def test_user_without_the_right_for_scripts_that_only_read_looks_all_the_same(co
     assert len(mine) == 1
 
 
-def test_user_without_the_right_for_scripts_that_only_read_looks_in_a_loop(connect, queue):
+def test_a_user_without_the_right_for_read_only_scripts_can_look_in_an_event_loop(connect, queue):
     mine = connect("~srq:*", "+@all", "-evalsha_ro", "-eval_ro")
     queue.put("x")
     assert asyncio.run(mine.acounts())["ready"] == 1
 
 
-def test_server_that_does_not_know_the_command_for_scripts_that_only_read():
-    """As look-alikes of Redis and proxies."""
+def test_a_server_without_the_command_for_read_only_scripts():
+    """Servers that resemble Redis, and proxies, lack it."""
     server = Server("--rename-command", "EVALSHA_RO", "", "--rename-command", "EVAL_RO", "")
     queue = SafeRedisQueue(name="rights", url=server.url, timeout=PATIENT)
     try:
@@ -299,7 +299,7 @@ def test_nothing_is_put_without_one_of_the_rights(connect, queue, command):
     for _ in range(2):
         with pytest.raises(QueueUnavailable, match="the server's access rules forbid it to this user: .*") as raised:
             mine.put("x")
-        if command != "HGET":  # with which a script begins: there the server itself says so
+        if command != "HGET":  # a script begins with HGET, so that error comes from the server itself
             assert str(raised.value).endswith(f": {command}")
     with pytest.raises(QueueUnavailable):
         mine.put_many(["y", "z"])
@@ -313,9 +313,9 @@ def test_all_missing_rights_are_named(connect):
 
 
 @pytest.mark.parametrize("command", ["HSETNX", "HDEL", "ZADD", "LTRIM"])
-def test_nothing_is_taken_without_one_of_the_rights(client, connect, queue, command):
+def test_nothing_is_claimed_without_one_of_the_rights(client, connect, queue, command):
     queue.put("x")
-    client.delete(queue.keys["slots"])  # the two users are in two processes
+    client.delete(queue.keys["slots"])  # as if the two users were in two processes
     mine = connect(*rules_of("consumer"), f"-{command}")
     with pytest.raises(QueueUnavailable, match=f": {command}$"):
         mine.get(-1)
@@ -323,15 +323,15 @@ def test_nothing_is_taken_without_one_of_the_rights(client, connect, queue, comm
     assert queue.ack(queue.get(-1))
 
 
-def test_right_that_is_taken_away_under_way_is_no_promise_that_nothing_was_changed(client, connect, queue):
+def test_a_right_that_is_withdrawn_meanwhile_leaves_the_outcome_unknown(client, connect, queue):
     mine = connect(*rules_of("producer"))
     error = put_in_the_middle(client, mine, lambda: mine.put("x", uid="own"))
     assert re.search("put ended in the middle .*forbid it to this user.*same uid: own", str(error))
     assert "@user_script" not in str(error)
-    assert queue.states("own") == ["ready"]  # it is there, indeed
+    assert queue.states("own") == ["ready"]  # the item was put indeed
 
 
-def test_items_of_a_batch_that_ended_in_the_middle_are_in_doubt(client, connect):
+def test_items_of_a_batch_that_failed_in_the_middle_are_in_doubt(client, connect):
     mine = connect(*rules_of("producer"))
     error = put_in_the_middle(client, mine, lambda: mine.put_many(["y", "z"]))
     assert "2 may have been" in str(error)
@@ -339,9 +339,9 @@ def test_items_of_a_batch_that_ended_in_the_middle_are_in_doubt(client, connect)
 
 
 def put_in_the_middle(client: redis.Redis, queue: SafeRedisQueue, put: Callable[[], object]) -> OutcomeUnknown:
-    """Put without a right that the user had a moment ago; the error.
+    """Put without a right that the user had a moment ago; returns the error.
 
-    Once a second the script looks at the rights; on a busy machine this may be such a moment.
+    Once a second the script checks the rights first; on a busy machine that may happen now.
     """
     name = queue.link.pool.connection_kwargs["username"]
 
@@ -361,7 +361,7 @@ def put_in_the_middle(client: redis.Redis, queue: SafeRedisQueue, put: Callable[
     return wait_for(put_once, "a put that ends in the middle", seconds=10)
 
 
-def test_status_says_that_it_is_not_allowed_to_look(user, queue, settings):
+def test_the_status_says_that_the_user_may_not_look(user, queue, settings):
     queue.put("x")
     url = user("~srq:*", "+@all", "-hgetall")
     settings.SRQ_QUEUES = {"shop": {"URL": url, "PREFIX": "rights", "HANDLER": "tests.support.handlers.note"}}

@@ -1,4 +1,4 @@
-"""The package on the disk is replaced while a process runs: that goes on with the one that it has read."""
+"""The package on the disk is replaced while a process runs: the process goes on with the version that it has read."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def copy(tmp_path):
 
 
 @pytest.mark.parametrize("processes", ["1", "0"])
-def test_a_consumer_has_read_all_scripts(project, server_url, prefix, copy, processes):
+def test_a_consumer_reads_all_scripts_at_its_start(project, server_url, prefix, copy, processes):
     told = {"HANDLER": "tests.support.handlers.told", "LEASE": LONG, "BACKOFF": {"base": 1000}}
     project.configure({"told": told}, {"URL": server_url, "PREFIX": prefix + ".{alias}"})
     path = {"PYTHONPATH": f"{copy}:{ROOT}:{project.folder}"}
@@ -36,11 +36,11 @@ def test_a_consumer_has_read_all_scripts(project, server_url, prefix, copy, proc
     queue.put({"do": "nothing", "name": "before"})
     wait_for(lambda: queue.snapshot().stats.get("acked"), "the first item")
     (copy / "django_srq" / "operations" / "lua").rename(copy / "elsewhere")
-    queue.put({"do": "raise", "word": "none"})  # fails
+    queue.put({"do": "raise", "word": "none"})  # this item fails
     project.say("none")
     wait_for(lambda: queue.counts()["delayed"] == 1, "the item that failed")
     if processes == "1":
-        queue.put({"do": "exit", "name": "crash"})  # kills its child, and is handed out again
+        queue.put({"do": "exit", "name": "crash"})  # this item kills its child and is handed out again
         wait_for(lambda: queue.snapshot().stats["acked"] == 2, "the item whose child died")
     queue.put({"do": "nothing", "name": "after"})
     wait_for(lambda: any(line.startswith("after") for line in project.lines()), "the last item")
@@ -65,8 +65,8 @@ queue.purge()
 """
 
 
-def test_another_process_has_read_them_too(server_url, prefix, copy):
-    """Before its first call: a worker of a web server may make it long after its start."""
+def test_a_producer_reads_all_scripts_at_its_start(server_url, prefix, copy):
+    """It reads them before its first call, which a worker of a web server may make long after its start."""
     process = subprocess.Popen(
         [sys.executable, "-c", PRODUCER, server_url, prefix],
         stdin=subprocess.PIPE,
@@ -74,7 +74,7 @@ def test_another_process_has_read_them_too(server_url, prefix, copy):
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(copy), *sys.path])},
-        cwd=copy,  # where Python looks first
+        cwd=copy,  # Python searches for modules here first
     )
     process.stdout.readline()
     (copy / "django_srq" / "operations" / "lua").rename(copy / "elsewhere")

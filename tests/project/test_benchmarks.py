@@ -1,4 +1,4 @@
-"""``python -m benchmarks`` runs, has a row for each measure, and judges them. How fast anything is, no test says."""
+"""Tests ``python -m benchmarks``: it runs, has a row for each measure, and judges them. No test checks a speed."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from tests.support.servers import Server
 from tests.support.waiting import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
-DEADLINE = 300  # seconds; reached only when it hangs
+DEADLINE = 300  # seconds; reached only when the run hangs
 
 PROMISED = {
     "put": 1,
@@ -68,7 +68,7 @@ TIMED = Row("timed", [3.0, 1.0, 2.0], "ms", "bare", [1.0, 1.0, 1.0], Target(1.5)
 COUNTED = Row("counted", [2.0], "round trips", target=Target(1, timed=False))
 
 
-def test_quick_run(tmp_path):
+def test_a_quick_run(tmp_path):
     path = tmp_path / "results.json"
     run = subprocess.run(
         [sys.executable, "-m", "benchmarks", "--quick", "--json", path, "--only", *OF_ITSELF],
@@ -84,7 +84,7 @@ def test_quick_run(tmp_path):
     assert {name: target["most"] for name, target in targets.items() if target["most"]} == PROMISED
     assert {name: target["least"] for name, target in targets.items() if target["least"]} == AT_LEAST
     assert {name for name, row in rows.items() if not row["target"]} == REPORTED
-    # What does not depend on the machine's speed is judged, and reached, also by a quick run.
+    # A quick run judges only targets that do not depend on the machine's speed, and reaches all of them.
     assert {name for name, row in rows.items() if row["reached"]} == {
         name for name, row in rows.items() if row["target"] and not row["target"]["timed"]
     }
@@ -93,7 +93,7 @@ def test_quick_run(tmp_path):
         assert name in run.stdout
 
 
-def test_ratio_is_the_median_of_the_rounds():
+def test_the_ratio_is_the_median_of_the_rounds():
     assert TIMED.figure == 2
     assert TIMED.spread == (1.5, 2.5)
     assert COUNTED.figure == 2
@@ -107,20 +107,20 @@ def test_timed_targets_are_judged_only_at_full_size(row, sizes, reached):
     assert row.reached(sizes) is reached
 
 
-def test_target_may_be_a_least():
+def test_a_target_can_be_a_minimum():
     row = Row("fast", [3.0, 1.0, 2.0], "per s", "bare", [1.0, 1.0, 1.0], Target(least=1.5))
     assert row.reached(Sizes()) is True
     assert Row("slow", [1.0], "per s", target=Target(least=1.5)).reached(Sizes()) is False
     assert "≥ 1.5" in report.table([row], Sizes())
 
 
-def test_what_is_absent_is_in_the_table_with_its_reason():
+def test_an_absent_contender_is_in_the_table_with_the_reason():
     row = Row("put: peer", [], "", target=Target(1), note="cannot be installed: no such thing")
     assert row.reached(Sizes()) is None
     assert "cannot be installed: no such thing" in report.table([row], Sizes())
 
 
-def test_missed_target_is_the_exit_code(monkeypatch, tmp_path, capsys):
+def test_a_missed_target_sets_the_exit_code(monkeypatch, tmp_path, capsys):
     class Measures:
         __doc__ = "None."
 
@@ -136,7 +136,7 @@ def test_missed_target_is_the_exit_code(monkeypatch, tmp_path, capsys):
     assert "missed: counted" in err
 
 
-def test_table_compares():
+def test_the_table_compares_a_row_with_its_reference():
     line = report.table([TIMED], Sizes()).splitlines()[-1]
     for part in ("2.00 ms", "bare", "1.00", "1.50–2.50", "≤ 1.5", "NO"):
         assert part in line
@@ -153,7 +153,7 @@ def test_contenders_take_turns_and_the_first_round_warms_up():
     assert values == {"a": [4, 5], "b": [3, 6]}
 
 
-def test_meter_counts_round_trips():
+def test_the_meter_counts_round_trips():
     server = Server()
     meter = Meter(server.port)
     try:
@@ -170,7 +170,7 @@ def test_meter_counts_round_trips():
 
 
 def test_the_start_of_commands_with_many_queues(monkeypatch):
-    """Not in the quick run, as that starts many processes."""
+    """A quick run leaves this measure out, because it starts many processes."""
     monkeypatch.setattr(start, "MANY", 3)
     monkeypatch.setattr(start, "alternate", lambda starts, rounds: {name: [begin()] for name, begin in starts.items()})
     server = Server()
@@ -195,7 +195,7 @@ marks.arrived(0)
 """
 
 
-def test_marks_are_left_where_they_are_asked_for(tmp_path):
+def test_only_the_marked_items_are_written(tmp_path):
     environment = {**os.environ, "BENCH_MARKS": str(tmp_path / "marks"), "BENCH_AT": "1 3"}
     code = HANDLED.format(apps=str(peers.APPS))
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)
@@ -204,7 +204,7 @@ def test_marks_are_left_where_they_are_asked_for(tmp_path):
     assert len(lines) == 3
 
 
-def test_a_peer_that_cannot_be_installed_is_left_out_with_the_reason(monkeypatch, tmp_path):
+def test_a_peer_that_cannot_be_installed_is_absent_with_the_reason(monkeypatch, tmp_path):
     monkeypatch.setattr(peers, "VENVS", tmp_path)
     peer = replace(peers.PEERS[0], requirements=("no-such/requirement",))
     absent = {}
@@ -213,14 +213,14 @@ def test_a_peer_that_cannot_be_installed_is_left_out_with_the_reason(monkeypatch
     assert [row.note for row in races._absent(absent)] == [absent[peer.name]]
 
 
-def test_every_peer_is_pinned_and_has_an_app():
+def test_every_peer_has_exact_versions_and_an_app():
     for peer in (peers.OURS, *peers.PEERS):
         assert (peers.APPS / f"{peer.app}.py").exists()
         assert all("==" in requirement for requirement in peer.requirements)
 
 
 @pytest.mark.parametrize("ours", [peers.OURS, *races._our_ways()], ids=lambda ours: ours.name)
-def test_our_own_worker_in_a_race(ours):
+def test_the_worker_of_django_srq_in_a_race(ours):
     server = Server()
     try:
         rate, round_trips, commands, cpu = races._drain(Bench(server, QUICK), ours, 1, 3000)
@@ -232,14 +232,14 @@ def test_our_own_worker_in_a_race(ours):
         server.close()
 
 
-def test_a_drain_that_was_looked_at_too_late_is_done_again_with_more_items(monkeypatch):
+def test_a_drain_with_a_late_first_reading_is_repeated_with_more_items(monkeypatch):
     drained, drive = [], races._drive
     server = Server()
     bench = Bench(server, QUICK)
 
     def cpu():
         if len(drained) == 1:
-            wait_for(lambda: not bench.control.exists("srq:bench:queue"), "the end of all items")
+            wait_for(lambda: not bench.control.exists("srq:bench:queue"), "an empty queue")
         return cpu_of_workers()
 
     cpu_of_workers = races._cpu
@@ -253,7 +253,7 @@ def test_a_drain_that_was_looked_at_too_late_is_done_again_with_more_items(monke
     assert min(round_trips, commands, cpu) > 0
 
 
-def test_the_ways_of_our_worker_are_compared_with_the_best_peer():
+def test_the_variants_of_our_worker_are_compared_with_the_best_peer():
     ours = {peers.OURS.name: [7.0], **{way.name: [9.0] for way in races._our_ways()}}
     race = races.Race({**ours, "saferedisqueue 3.0": [2.0], "huey 3.5": [3.0]}, {})
     rows = {row.measure: row for row in races._against_each_other("drain", race)}
@@ -272,28 +272,28 @@ def test_the_ways_of_our_worker_are_compared_with_the_best_peer():
     assert missed == {"threads 4", "threads 4 --prefetch 1", "prefetch 10", "prefetch 100"}
 
 
-def test_who_can_have_many_items_in_flight_counts_them_and_the_others_say_why_not():
+def test_each_peer_counts_its_items_in_flight_or_has_a_reason_why_not():
     for peer in (peers.OURS, *peers.PEERS):
         counts = "def in_flight():" in (peers.APPS / f"{peer.app}.py").read_text("utf-8")
         assert counts or peer.alone
         assert not (peer.holding and peer.alone)
 
 
-def test_memory_of_our_own_items_in_flight(monkeypatch):
+def test_the_memory_of_our_items_in_flight(monkeypatch):
     monkeypatch.setattr(races, "HELD", 300)
-    huey = next(peer for peer in peers.PEERS if peer.app == "huey_app")  # which is not asked
+    huey = next(peer for peer in peers.PEERS if peer.app == "huey_app")  # huey keeps nothing in flight on the server
     server = Server()
     try:
         rows = {row.measure: row for row in races._memory_in_flight(Bench(server, QUICK), [peers.OURS, huey])}
     finally:
         server.close()
     ours, more = (rows[f"memory, in flight{what}: {peers.OURS.name}"] for what in ("", ", more than queued"))
-    assert more.figure > 0  # how much depends on the server, and on how few these are
-    assert ours.figure > more.figure + 100  # the item itself
+    assert more.figure > 0  # the amount depends on the server and on the small number of items
+    assert ours.figure > more.figure + 100  # the item itself has 100 bytes
     assert rows[f"memory, in flight: {huey.name}"].note == huey.alone
 
 
-def test_who_fails_is_out_of_the_race():
+def test_a_failing_contender_leaves_the_race():
     server = Server()
     try:
 
@@ -308,7 +308,7 @@ def test_who_fails_is_out_of_the_race():
         server.close()
 
 
-def test_a_worker_that_ends_is_not_waited_for():
+def test_the_race_does_not_wait_for_a_worker_that_has_ended():
     server = Server()
     try:
         worker = replace(peers.OURS, command=(*peers.OURS.command, "--no-such-option"))

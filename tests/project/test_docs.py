@@ -1,4 +1,4 @@
-"""The pages that describe the code, against the code."""
+"""Compares the pages that describe the code with the code."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ FOLDERS = ("django_srq", "tests", "testproject", "benchmarks")
 TO_COME = {"sentinel.py", "cluster.py"}
 
 
-def test_the_map_names_files_that_exist():
-    """By their whole path, or by a name that is theirs alone."""
+def test_the_map_names_only_files_that_exist():
+    """The map names a file by its whole path, or by a file name that exists only once."""
     named = set(re.findall(r"`([\w/]+\.(?:py|lua))`", MAP))
     ours = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.[pl]*")]
     existing = {str(path.relative_to(ROOT)) for path in ours}
@@ -25,7 +25,7 @@ def test_the_map_names_files_that_exist():
     assert {name for name in named if name not in tails and name.rpartition("/")[2] not in TO_COME} == set()
 
 
-def test_the_map_has_every_package():
+def test_the_map_names_every_package():
     packages = {path.parent.relative_to(PACKAGE) for path in PACKAGE.rglob("__init__.py")} - {Path(".")}
     missing = {str(one) for one in packages if f"`{one}/`" not in MAP and str(one) != "management/commands"}
     assert missing == set()

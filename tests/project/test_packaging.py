@@ -1,4 +1,4 @@
-"""The built wheel, installed into a clean environment and used from there."""
+"""Builds the wheel, installs it into a clean environment, and uses it from there."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ pytestmark = pytest.mark.versions
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
-    """Built from a copy, so that nothing of an earlier build gets in, and none of it into the checkout."""
+    """The wheel, built from a copy: files of an earlier build must not get in, and the checkout stays clean."""
     source = tmp_path_factory.mktemp("source")
     for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     shutil.copytree(PACKAGE, source / "django_srq", ignore=shutil.ignore_patterns(*NOT_SHIPPED))
-    for folder in ("tests", "testproject", "benchmarks"):  # not to be packaged
+    for folder in ("tests", "testproject", "benchmarks"):  # these folders must not be in the wheel
         (source / folder).mkdir()
         (source / folder / "__init__.py").touch()
     done = run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", source / "dist", cwd=source)
@@ -49,7 +49,7 @@ def metadata(wheel) -> Message:
 
 @pytest.fixture(scope="module")
 def python(wheel, tmp_path_factory) -> Path:
-    """The interpreter of an environment with the wheel and what it depends on, nothing else."""
+    """The interpreter of an environment that has the wheel and its dependencies, and nothing else."""
     folder = tmp_path_factory.mktemp("clean")
     run(sys.executable, "-m", "venv", "--without-pip", folder)
     python = folder / "bin" / "python"
@@ -73,7 +73,7 @@ def project(tmp_path, server_url, prefix) -> Path:
 
 
 def run(*command: object, cwd: Path | None = None, stdin: str = "", code: int = 0) -> subprocess.CompletedProcess[str]:
-    """Without what points to the checkout."""
+    """Run a command without the variables that point to the checkout."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "DJANGO"))}
     done = subprocess.run(
         [str(part) for part in command],
@@ -93,7 +93,7 @@ def manage(python: Path, project: Path, *arguments: str, stdin: str = "", code: 
     return done.stdout if code == 0 else done.stderr
 
 
-def test_everything_is_in_the_wheel(wheel):
+def test_the_wheel_has_all_files_of_the_package(wheel):
     files = {path.relative_to(ROOT) for path in PACKAGE.rglob("*") if path.is_file()}
     expected = {str(path) for path in files if not NOT_SHIPPED & set(path.parts)}
     with zipfile.ZipFile(wheel) as archive:
@@ -109,7 +109,7 @@ def test_everything_is_in_the_wheel(wheel):
     assert "django_srq/locale/de/LC_MESSAGES/django.mo" in found
 
 
-def test_metadata(metadata, wheel):
+def test_the_metadata_of_the_wheel(metadata, wheel):
     assert metadata["Name"] == "django-srq"
     assert metadata["Version"] == django_srq.__version__
     assert metadata["License-Expression"] == "BSD-3-Clause"
@@ -120,7 +120,7 @@ def test_metadata(metadata, wheel):
         assert any(name.endswith("licenses/LICENSE") for name in archive.namelist())
 
 
-def test_dependencies(metadata):
+def test_the_dependencies_of_the_wheel(metadata):
     requirements = [Requirement(line) for line in metadata.get_all("Requires-Dist")]
     assert {one.name for one in requirements if one.marker is None} == {"Django", "redis"}
     conditional = [one for one in requirements if one.marker is not None]

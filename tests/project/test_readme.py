@@ -1,4 +1,4 @@
-"""The README says what the code does: its tables are those of the code, its example runs as written."""
+"""Compares the README with the code: its tables are complete and correct, and its example runs as written."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
 
 
 def rows(heading: str, column: int = 0) -> dict[str, str]:
-    """First code words of the rows of a section's tables, with the cell of another column."""
+    """The rows of a section's tables: the first code word of each, and the text of another column."""
     section = README.split(f"\n## {heading}\n")[1].split("\n## ")[0]
     cells = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| `")]
     return {row[0].strip("`"): row[column] if len(row) > column else "" for row in cells}
@@ -39,7 +39,7 @@ def test_the_first_commands_are_demo_and_test():
     assert blocks("console")[0].split("\n")[:2] == ["$ make demo", "$ make test"]
 
 
-def test_options_and_defaults():
+def test_the_options_and_their_defaults():
     documented = rows("Settings", 2)
     assert list(documented) == list(conf._OPTIONS)
     defaults = {field.name.upper(): field.default for field in fields(QueueConfig)}
@@ -55,17 +55,17 @@ def test_options_of_the_status_view():
     assert tuple(documented["REDACT"].split(", ")) == conf.REDACT
 
 
-def test_permissions_and_views():
+def test_permissions_and_views_for_machines():
     documented = list(rows("The status view"))
     assert {name for name, _label in QueueStatus._meta.permissions} <= set(documented)
     assert {str(pattern.pattern) for pattern in urls.urlpatterns} <= set(documented)
 
 
-def test_keys():
+def test_the_keys_of_a_queue():
     assert {name.strip(":"): kind for name, kind in rows("Keys", 1).items()} == operations.key_types()
 
 
-def test_exceptions_and_what_else_they_are():
+def test_the_exceptions_and_their_base_classes():
     named = {
         name: getattr(django_srq, name) for name in django_srq.__all__ if isinstance(getattr(django_srq, name), type)
     }
@@ -78,13 +78,13 @@ def test_exceptions_and_what_else_they_are():
             assert issubclass(errors[name], errors[also.strip("` ")])
 
 
-def test_commands():
+def test_all_commands_are_described():
     documented = {name.split()[0] for name in rows("Commands") if name.startswith("srq_")}
     folder = Path(django_srq.__file__).parent / "management" / "commands"
     assert documented == {path.stem for path in folder.glob("srq_*.py")}
 
 
-def test_methods_exist():
+def test_the_methods_exist():
     for cell in rows("Queues"):
         for name in re.findall(r"(\w+)\(", cell):
             assert name == "len" or hasattr(django_srq.registry.Queue, name), name
@@ -92,7 +92,7 @@ def test_methods_exist():
 
 @pytest.fixture
 def project(tmp_path):
-    """The example's files, in a project that has nothing else."""
+    """A project with the files of the example, and nothing else."""
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop" / "__init__.py").touch()
     for block in blocks("python"):
@@ -135,7 +135,7 @@ def test_the_example_runs_as_written(project):
     assert shell(project, "python manage.py srq_consume --burst") == "order 17, delivery 1\n"
 
 
-def test_the_raw_queue_s_commands_run_as_written(project):
+def test_the_commands_of_the_raw_queue_run_as_written(project):
     put, consume = (
         line[2:] for block in blocks("console") for line in block.splitlines() if " test" in line and "manage" in line
     )
@@ -143,8 +143,8 @@ def test_the_raw_queue_s_commands_run_as_written(project):
     assert shell(project, consume) == f"{uid} Hello World\n"
 
 
-def test_options_of_srq_consume():
-    """Each is in the table, and so is nothing else."""
+def test_the_options_of_srq_consume():
+    """The table has all of them, and nothing else."""
     actions = srq_consume.Command().create_parser("manage.py", "srq_consume")._actions
     general = {action.dest for action in BaseCommand().create_parser("manage.py", "x")._actions}
     options = {action.option_strings[-1] for action in actions if action.option_strings and action.dest not in general}
@@ -152,128 +152,128 @@ def test_options_of_srq_consume():
     assert documented == options
 
 
-# What holds the lines of "Where it runs".
+# The tests that hold each line of "Where it runs".
 WHERE_IT_RUNS = {
     "gunicorn, uWSGI, uvicorn, gevent": [
-        "test_each_put_that_was_answered_is_stored",
+        "test_each_answered_put_is_stored",
         "test_every_put_that_is_answered_is_stored_once",
-        "test_no_connection_of_a_parent_outlives_it_in_a_child",
+        "test_a_child_keeps_no_connection_of_its_parent_open",
     ],
     "Database pools, memcached": [
-        "test_children_read_no_rows_of_each_other",
-        "test_children_get_no_replies_of_each_other_from_memcached",
-        "test_later_children_share_nothing_that_the_supervisor_opened_meanwhile",
+        "test_children_do_not_read_rows_of_each_other",
+        "test_children_do_not_read_memcached_replies_of_each_other",
+        "test_a_later_child_shares_no_connection_that_the_supervisor_opened_meanwhile",
         "test_each_child_is_announced_before_its_first_item",
     ],
     "systemd, logs, mounts": [
-        "test_a_systemd_that_does_not_listen_ends_no_lease",
+        "test_a_systemd_that_does_not_read_ends_no_lease",
         "test_a_log_that_nobody_reads_ends_no_lease",
         "test_a_file_system_that_hangs_ends_no_lease",
-        "test_servers_that_are_silent_end_no_lease_of_another",
-        "test_a_renewal_that_is_late_is_said_once",
+        "test_silent_servers_end_no_lease_on_another_server",
+        "test_a_late_renewal_is_logged_once",
     ],
     "Containers": [
-        "test_orphans_are_reaped_and_a_stop_is_heard",
-        "test_signals_are_passed_on_and_the_exit_code_is_that_of_the_work",
-        "test_handlers_keep_the_status_of_their_programs",
+        "test_the_first_process_reaps_orphans_and_obeys_a_stop",
+        "test_signals_are_passed_on_and_the_exit_code_is_that_of_the_worker",
+        "test_handlers_get_the_exit_status_of_their_programs",
         "test_the_process_that_does_the_work_is_announced",
     ],
     "Debuggers, swap": [
-        "test_a_supervisor_that_is_stopped_ends_no_lease",
-        "test_another_child_handles_what_waits_behind_a_handler_that_holds_the_lock",
-        "test_a_child_that_was_stopped_begins_nothing_that_was_given_back",
-        "test_what_the_claim_of_an_idle_child_takes_while_that_is_stopped_is_given_back",
-        "test_an_idle_child_behind_a_thread_that_holds_the_lock_begins_nothing_that_was_given_back",
-        "test_a_child_that_was_suspended_leaves_alone_what_it_lost_meanwhile",
+        "test_a_stopped_supervisor_ends_no_lease",
+        "test_another_child_handles_items_behind_a_handler_that_holds_the_interpreters_lock",
+        "test_a_child_that_was_stopped_begins_no_item_that_was_given_back",
+        "test_items_that_the_claim_of_a_stopped_idle_child_takes_are_given_back",
+        "test_an_idle_child_behind_a_thread_that_holds_the_lock_begins_no_item_that_was_given_back",
+        "test_a_child_that_was_suspended_does_not_handle_an_item_it_has_lost",
     ],
     "A killed supervisor": [
-        "test_an_orphan_that_hangs_is_ended",
-        "test_its_lease_is_renewed_until_it_comes_to_its_end",
-        "test_it_is_held_to_its_limit",
-        "test_without_its_keeper_too_its_item_comes_back_when_the_lease_ends",
+        "test_an_orphan_whose_handler_hangs_is_killed",
+        "test_the_lease_of_an_orphan_is_renewed_until_it_ends",
+        "test_an_orphan_is_killed_at_its_time_limit_or_at_the_end_of_its_grace",
+        "test_without_a_keeper_the_item_of_an_orphan_comes_back_when_the_lease_ends",
     ],
     "A lost consumer": [
-        "test_items_behind_those_of_a_lost_consumer_do_not_wait_for_them",
-        "test_a_consumer_gets_one_suspect_at_a_time_and_others_the_next",
+        "test_items_behind_the_suspects_of_a_lost_consumer_do_not_wait_for_them",
+        "test_a_consumer_gets_one_suspect_at_a_time_and_another_consumer_the_next",
     ],
     "Servers that are silent or refuse": [
-        "test_silent_servers_hold_up_nothing_that_the_supervisor_promises",
-        "test_a_queue_that_the_server_refuses_holds_up_no_other_of_that_server",
-        "test_a_successor_begins_when_the_items_of_its_predecessor_are_back",
+        "test_silent_servers_delay_no_promise_of_the_supervisor",
+        "test_a_queue_that_its_server_refuses_delays_no_other_queue_of_that_server",
+        "test_a_successor_begins_after_the_items_of_its_predecessor_are_back",
     ],
     "Long grace, large processes": [
-        "test_a_consumer_is_well_while_it_waits_within_a_long_grace",
-        "test_the_threads_of_a_process_do_not_hold_up_its_successor",
-        "test_there_are_never_more_than_two_children_for_each_place",
+        "test_a_consumer_has_a_heartbeat_while_it_waits_within_a_long_grace",
+        "test_threads_that_a_handler_left_do_not_delay_the_successor_of_their_process",
+        "test_there_are_at_most_two_children_for_each_place",
     ],
     "Programs and forks of handlers": [
-        "test_programs_handle_signals_as_if_we_were_not_there",
-        "test_forks_have_nothing_of_ours",
-        "test_programs_end_with_a_child_that_is_killed_or_dies",
-        "test_what_a_handler_left_at_work_comes_to_its_end",
-        "test_what_is_at_work_for_longer_than_the_grace_is_cut_and_said",
+        "test_programs_of_handlers_have_the_usual_signal_handlers",
+        "test_forks_of_handlers_inherit_no_signal_handlers_or_pipes",
+        "test_programs_end_with_a_child_that_is_killed_or_crashes",
+        "test_threads_and_programs_that_a_handler_left_may_finish",
+        "test_threads_and_programs_that_outlast_the_grace_are_killed_and_logged",
     ],
     "Handlers": [
         "test_work_is_done_or_the_item_fails",
-        "test_whatever_a_handler_raises_fails_its_item",
-        "test_a_handler_that_opens_files_until_there_are_no_more",
+        "test_any_error_of_a_handler_fails_its_item",
+        "test_after_a_handler_that_exhausts_the_file_descriptors_the_next_item_is_handled",
     ],
     "Users with few rights": [
         "test_whole_life_of_items_with_few_rights",
         "test_documented_rights_are_enough_for_the_operations_of_a_role",
         "test_nothing_is_put_without_one_of_the_rights",
-        "test_server_that_tells_scripts_nothing",
+        "test_a_server_on_which_scripts_may_not_ask_for_info",
     ],
     "Name servers": [
         "test_with_a_silent_name_server_a_call_ends_in_time",
-        "test_the_address_that_is_known_is_used_while_the_name_server_is_silent",
+        "test_a_known_address_is_used_while_the_name_server_is_silent",
         "test_the_addresses_of_a_name_share_the_time",
-        "test_no_lookup_of_a_name_is_under_way_when_the_supervisor_forks",
+        "test_the_supervisor_has_no_thread_of_a_name_lookup_when_it_forks",
     ],
     "Firewalls, NAT": [
-        "test_a_put_after_a_quiet_while",
-        "test_an_aput_after_a_quiet_while",
-        "test_connections_of_the_same_age_cost_a_share_once",
+        "test_a_put_over_a_connection_that_was_forgotten_while_it_was_quiet",
+        "test_an_aput_over_a_connection_that_was_forgotten_while_it_was_quiet",
+        "test_forgotten_connections_of_the_same_age_cost_one_share_of_the_time",
     ],
     "TLS": [
         "test_all_connections_have_one_context",
-        "test_a_file_that_was_renewed_is_read_again",
-        "test_what_cannot_work_is_said_at_once",
+        "test_a_renewed_file_is_read_again",
+        "test_a_wrong_configuration_is_an_error_at_once",
     ],
     "Large payloads": [
         "test_a_claim_is_bounded_by_bytes_and_keeps_the_order",
         "test_a_batch_of_puts_is_bounded_by_bytes",
         "test_srq_consume_behind_a_slow_line",
         "test_other_clients_are_served_between_the_batches_of_large_puts",
-        "test_a_consumer_goes_on_with_what_it_can_read",
+        "test_a_consumer_handles_the_items_whose_replies_it_can_read",
     ],
     "Servers that may lose items": [
         "test_consumer_warns_once_of_each_server",
-        "test_a_cache_on_the_queue_s_server_is_told_before_a_deployment",
+        "test_the_deployment_check_reports_a_cache_on_the_server_of_a_queue",
     ],
     "Many queues, several servers": [
-        "test_a_queue_on_another_server_has_its_turn_before_those_behind_it",
-        "test_an_item_that_comes_alone_costs_few_scripts",
-        "test_any_number_of_queues",
+        "test_a_queue_on_another_server_has_its_turn_before_later_queues",
+        "test_a_single_item_costs_few_scripts",
+        "test_a_consumer_of_many_queues",
     ],
     "Upgrades in place": [
-        "test_a_consumer_has_read_all_scripts",
-        "test_another_process_has_read_them_too",
+        "test_a_consumer_reads_all_scripts_at_its_start",
+        "test_a_producer_reads_all_scripts_at_its_start",
     ],
     "Logging": [
-        "test_records_go_to_the_handlers_of_the_project_once",
+        "test_records_go_once_to_the_handlers_of_the_project",
     ],
     "Web images without the workers' dependencies": [
         "test_a_handler_that_cannot_be_imported_stops_no_other_command",
     ],
     "Tests of your project": [
-        "test_a_consumer_in_the_process_of_a_test_closes_what_it_opened_and_nothing_else",
-        "test_a_timed_wait_ends",
+        "test_a_consumer_in_the_process_of_a_test_closes_only_connections_that_it_opened",
+        "test_a_timed_wait_ends_under_a_frozen_clock",
     ],
 }
 
 
-def test_each_line_of_where_it_runs_is_held_by_tests():
+def test_each_line_of_where_it_runs_has_its_tests():
     section = README.split("\n## Where it runs\n")[1].split("\n## ")[0]
     lines = [line.strip("| ").split(" | ")[0] for line in section.splitlines() if line.startswith("| ")]
     assert lines[1:] == list(WHERE_IT_RUNS)

@@ -1,4 +1,4 @@
-"""The test project: its demonstration, its own tests, and how it finds its queues."""
+"""The test project: its demonstration, its own tests, and its settings."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PROJECT = ROOT / "testproject"
 
 @pytest.fixture
 def environment(tmp_path):
-    """A bare environment, in which the project keeps its data in tmp_path."""
+    """A clean environment; the project keeps its data in tmp_path."""
     return {
         "PATH": os.environ["PATH"],
         "PYTHONPATH": str(ROOT),
@@ -50,12 +50,12 @@ def processes_that_name(text: str) -> list[str]:
             command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
             if text in command or text in os.readlink(process / "cwd"):
                 found.append(command)
-        except OSError:  # it ended meanwhile, or is not ours
+        except OSError:  # the process ended meanwhile, or belongs to another user
             continue
     return found
 
 
-def test_demo(environment, tmp_path):
+def test_the_demo(environment, tmp_path):
     out = run("demo.py", environment=environment)
     assert re.search(r"the slow order +deliveries: 3 +<- again \d+\.\d s after the first kill, \d+\.\d\d s after", out)
     assert "Nothing lost, nothing doubled: 5 orders" in out
@@ -66,7 +66,7 @@ def test_demo(environment, tmp_path):
         wait_for(lambda: not processes_that_name(str(tmp_path)), "the end of all processes")
 
 
-def test_demo_says_when_it_is_not_as_promised(environment, tmp_path):
+def test_the_demo_fails_when_a_promise_is_broken(environment, tmp_path):
     (tmp_path / "sitecustomize.py").write_text(
         "import os, sys\nif 'srq_consume' in sys.argv: os.write(2, b'no consumer today'); os._exit(1)\n"
     )
@@ -77,7 +77,7 @@ def test_demo_says_when_it_is_not_as_promised(environment, tmp_path):
 
 
 @pytest.mark.parametrize("given", [True, False], ids=["REDIS_URL", "embedded"])
-def test_its_own_tests(environment, server_url, given):
+def test_the_project_s_own_tests(environment, server_url, given):
     if given:
         environment["REDIS_URL"] = server_url
     out = run("manage.py", "test", environment=environment)
@@ -85,7 +85,7 @@ def test_its_own_tests(environment, server_url, given):
     assert "no issues" in out
 
 
-def test_no_migration_is_missing(environment):
+def test_the_migrations_of_the_project_are_complete(environment):
     run("manage.py", "makemigrations", "--check", "--dry-run", environment=environment)
 
 
@@ -99,8 +99,8 @@ for alias in ("test", "orders"):
 """
 
 
-def test_redis_url(environment, server_url, prefix):
-    """``test`` is at that URL, ``orders`` by way of a cache alias in the next database."""
+def test_the_project_uses_redis_url(environment, server_url, prefix):
+    """The queue ``test`` uses that URL; ``orders`` uses a cache alias in the next database."""
     environment["REDIS_URL"] = server_url
     run("manage.py", "migrate", "--verbosity", "0", environment=environment)
     out = run("manage.py", "shell", "--verbosity", "0", "-c", QUEUES.format(prefix=prefix), environment=environment)
@@ -121,9 +121,9 @@ def test_redis_url(environment, server_url, prefix):
                 client.delete(key)
 
 
-def test_serve(environment, dead_port):
-    """The shop answers, an order is handled, and one signal ends server and consumer."""
-    environment["PORT"] = str(dead_port)  # until the shop listens there
+def test_serve_runs_the_shop_and_its_consumer(environment, dead_port):
+    """The shop answers, an order is handled, and one signal ends the server and the consumer."""
+    environment["PORT"] = str(dead_port)  # free until the shop listens on it
     url = f"http://127.0.0.1:{environment['PORT']}/"
     process = subprocess.Popen(
         [sys.executable, "serve.py"],

@@ -1,4 +1,4 @@
-"""The German catalogue has every string that the package marks, and is compiled from what it says."""
+"""The German catalogue has every string that the package marks, and its compiled form is up to date."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.admin.test_admin import URL, visitor, words
 
 PACKAGE = Path(django_srq.__file__).parent
 FOLDER = PACKAGE / "locale" / "de" / "LC_MESSAGES"
-# Function: positions of context, singular and plural in its arguments.
+# For each function, the positions of context, singular and plural among its arguments.
 MARKS = {
     "_": (None, 0, None), "gettext": (None, 0, None), "gettext_lazy": (None, 0, None), "gettext_noop": (None, 0, None),
     "ngettext": (None, 0, 1), "pgettext": (0, 1, None), "pgettext_lazy": (0, 1, None), "npgettext": (0, 1, 2),
@@ -42,7 +42,7 @@ def marked(source: str) -> Iterator[Key]:
 def marked_in_template(path: Path) -> Iterator[Key]:
     calls = re.findall(r"\b(?:n|p|np)?gettext\((?:[^()'\"]|'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\")*\)|\b_\((?:[^()'\"]|'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\")*\)", templatize(path.read_text("utf-8"), origin=str(path)))  # fmt: skip  # noqa: E501
     for call in calls:
-        # What is between the tags is made unreadable by templatize; u'' and the counter do no harm.
+        # templatize replaces the text between tags; the prefix u'' and the counter do no harm.
         yield from marked(re.sub(r",\s*count\b", ", 1", call))
 
 
@@ -67,11 +67,11 @@ def test_catalogue_is_complete(catalogue):
     assert known == expected
 
 
-def test_everything_is_translated(catalogue):
+def test_every_string_is_translated(catalogue):
     assert [entry.msgid for entry in catalogue if not entry.translated() or entry.fuzzy or entry.obsolete] == []
 
 
-def test_placeholders_are_kept(catalogue):
+def test_translations_keep_the_placeholders(catalogue):
     placeholder = re.compile(r"%\(\w+\)s|%s")
     for entry in catalogue:
         for text in entry.msgstr_plural.values() if entry.msgid_plural else [entry.msgstr]:
@@ -79,7 +79,7 @@ def test_placeholders_are_kept(catalogue):
             assert sorted(placeholder.findall(text)) == sorted(expected), entry.msgid
 
 
-def test_compiled_is_what_the_catalogue_says(catalogue):
+def test_the_compiled_catalogue_is_up_to_date(catalogue):
     with (FOLDER / "django.mo").open("rb") as file:
         compiled = gettext.GNUTranslations(file)
     for entry in catalogue:
@@ -94,7 +94,7 @@ def test_compiled_is_what_the_catalogue_says(catalogue):
 
 
 @pytest.mark.django_db
-def test_pages_are_german(settings, server_url, prefix):
+def test_the_pages_in_german(settings, server_url, prefix):
     settings.LANGUAGE_CODE = "de"
     settings.SRQ_QUEUES = {"orders": {"URL": server_url, "PREFIX": prefix, "HANDLER": "tests.support.handlers.note"}}
     queues["orders"].put(1)

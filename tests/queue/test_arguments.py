@@ -1,4 +1,4 @@
-"""What does not fit as an argument is said at once, in an error of ours, and nothing is sent."""
+"""An invalid argument is an error of this package at once, and nothing is sent."""
 
 from __future__ import annotations
 
@@ -82,12 +82,12 @@ CALLS = {
 
 
 @pytest.mark.parametrize(("call", "values"), CALLS.values(), ids=CALLS.keys())
-def test_what_does_not_fit_is_an_invalid_argument(queue, call, values):
+def test_an_invalid_argument_of_a_method_is_refused(queue, call, values):
     for value in values:
         with pytest.raises(InvalidArgument) as raised:
             call(queue, value)
         assert len(str(raised.value)) < 500
-    assert queue.snapshot().layout is None  # nothing was sent that changes something
+    assert queue.snapshot().layout is None  # nothing was sent that changes the queue
 
 
 OPTIONS = {
@@ -105,7 +105,7 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize(("name", "values"), OPTIONS.items(), ids=OPTIONS.keys())
-def test_what_does_not_fit_as_an_option_of_a_queue_is_a_configuration_error(name, values):
+def test_an_invalid_option_of_a_queue_is_a_configuration_error(name, values):
     for value in values:
         with pytest.raises(ConfigurationError, match=name):
             SafeRedisQueue(**{name: value})
@@ -161,25 +161,25 @@ def test_a_positional_argument_without_effect_is_a_configuration_error(link, cli
         SafeRedisQueue("localhost", **{given: existing})
 
 
-def test_a_client_may_have_a_time_limit_beside_it(client):
+def test_a_queue_with_a_client_may_have_a_time_limit(client):
     assert SafeRedisQueue(client=client, timeout=3).link.timeout == 3
 
 
 @pytest.mark.parametrize("name", ["base", "factor", "max"])
-def test_what_does_not_fit_as_a_backoff_is_a_configuration_error(name):
+def test_an_invalid_backoff_is_a_configuration_error(name):
     for value in [*NO_NUMBERS, -1, float("inf")]:
         with pytest.raises(ConfigurationError, match=name):
             Backoff(**{name: value})
 
 
-def test_limits_may_be_as_large_as_a_number_of_the_server(make_queue):
+def test_limits_may_exceed_the_integers_of_the_server(make_queue):
     queue = make_queue(max_length=10**299, max_deliveries=10**299, max_in_flight=10**299)
     queue.put("x")
     assert queue.fail(queue.get(-1), "error") == "ready"
 
 
 @pytest.mark.parametrize("timeout", [float("inf"), 10**299, 1e299])
-def test_a_wait_may_be_as_long_as_one_likes(queue, timeout):
+def test_the_timeout_of_a_get_may_be_infinite(queue, timeout):
     queue.put("x")
     assert queue.get(timeout)
 
@@ -187,7 +187,7 @@ def test_a_wait_may_be_as_long_as_one_likes(queue, timeout):
 @pytest.mark.parametrize(
     "alias", [None, 5, 10**5000, b"x", ["x"], {}, Unspeakable()], ids=lambda alias: type(alias).__name__
 )
-def test_what_is_no_alias_is_an_unknown_queue(settings, alias):
+def test_an_invalid_alias_is_an_unknown_queue(settings, alias):
     settings.SRQ_QUEUES = {"orders": {"URL": "redis://localhost"}}
     with pytest.raises(UnknownQueue, match="orders"):
         queues[alias]
@@ -196,7 +196,7 @@ def test_what_is_no_alias_is_an_unknown_queue(settings, alias):
 @pytest.mark.parametrize(
     "value", [10**5000, -(10**5000), "x" * 10**6, b"x"], ids=["large", "negative", "long", "bytes"]
 )
-def test_wrong_options_of_the_settings_are_shown(settings, value):
+def test_an_error_shows_an_invalid_option_of_the_settings(settings, value):
     settings.SRQ_QUEUES = {"orders": {"URL": "redis://localhost", "MAX_LENGTH": value}}
     with pytest.raises(ConfigurationError, match="MAX_LENGTH") as raised:
         queues["orders"]
@@ -204,7 +204,7 @@ def test_wrong_options_of_the_settings_are_shown(settings, value):
 
 
 @pytest.mark.parametrize("limit", [-1, 1.5, "1", True, float("nan"), Unspeakable()])
-def test_run_all_takes_a_number_of_items(settings, server_url, prefix, limit):
+def test_run_all_refuses_an_invalid_limit(settings, server_url, prefix, limit):
     settings.SRQ_QUEUES = {"note": {"URL": server_url, "PREFIX": prefix, "HANDLER": "tests.support.handlers.note"}}
     with isolated_queues(), pytest.raises(InvalidArgument, match="run_all"):
         run_all("note", limit=limit)
@@ -216,13 +216,13 @@ def test_run_all_takes_a_number_of_items(settings, server_url, prefix, limit):
     [{"uid": 5}, {"delay": 10**400}, {"priority": 10**400}, {"headers": 5}],
     ids=["uid", "delay", "priority", "headers"],
 )
-def test_put_on_commit_says_so_before_the_commit(settings, server_url, prefix, options):
+def test_put_on_commit_refuses_invalid_arguments_before_the_commit(settings, server_url, prefix, options):
     settings.SRQ_QUEUES = {"orders": {"URL": server_url, "PREFIX": prefix}}
     with pytest.raises(InvalidArgument):
         queues["orders"].put_on_commit({}, **options)
 
 
-def test_a_value_is_shown_as_far_as_it_can_be():
+def test_an_error_shows_a_value_as_far_as_possible():
     assert shown("x") == "'x'"
     assert shown("x" * 1000).endswith("x…")
     assert shown(10**5000) == "this int"

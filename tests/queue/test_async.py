@@ -1,4 +1,4 @@
-"""The asynchronous API: a twin for every operation, in any number of event loops. test_contract.py: what each does."""
+"""The asynchronous API: each method has a twin, in any number of event loops. test_contract.py tests what each does."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SYNC = {name for name in PUBLIC if not inspect.iscoroutinefunction(getattr(SafeR
 
 @pytest.fixture
 def named(server_url, prefix, client):
-    """A queue whose connections bear its name, and how many of them are open."""
+    """A queue whose connections have its name, and a function that counts the open ones."""
     link = Link(client_from_url(server_url, client_name=prefix), timeout=PATIENT)
 
     def connections() -> int:
@@ -43,7 +43,7 @@ def named(server_url, prefix, client):
     link.close()
 
 
-def test_every_operation_has_a_twin_of_the_same_signature():
+def test_every_method_has_an_async_twin_with_the_same_signature():
     operations = {name for name in SYNC if not inspect.isasyncgenfunction(getattr(SafeRedisQueue, name))}
     assert operations - {f"a{name}" for name in TWINS} - set(TWINS) == ALONE
     assert {"put", "get", "ack", "fail", "processing", "consume", "items", "audit"} <= TWINS.keys()
@@ -53,13 +53,13 @@ def test_every_operation_has_a_twin_of_the_same_signature():
         assert "Steps" not in f"{one}{other}"
 
 
-def test_a_twin_says_what_it_does():
+def test_an_async_twin_has_a_docstring():
     assert SafeRedisQueue.aput.__qualname__ == "SafeRedisQueue.aput"
     assert "Once ``put`` has returned, the item is stored" in SafeRedisQueue.aput.__doc__
     assert "Once ``put`` has returned, the item is stored" in SafeRedisQueue.put.__doc__
 
 
-def test_tasks_of_a_loop_share_its_connections(named):
+def test_the_tasks_of_a_loop_share_its_connections(named):
     queue, connections = named
 
     async def main() -> tuple[int, int]:
@@ -79,13 +79,13 @@ def test_tasks_of_a_loop_share_its_connections(named):
 def test_a_thousand_loops_leave_no_connection_and_no_warning(named):
     queue, connections = named
     put = async_to_sync(queue.aput)
-    for number in range(1000):  # a warning would be an error
+    for number in range(1000):  # pytest makes an error of a warning
         put(number)
     wait_for(lambda: connections() <= 1, "the server to see them closed")
     assert queue.counts()["ready"] == 1000
 
 
-def test_loops_side_by_side(named):
+def test_loops_in_several_threads(named):
     queue, connections = named
 
     async def work() -> None:
@@ -118,7 +118,7 @@ def test_a_loop_that_begins_in_another_thread_meanwhile_is_no_error(named):
     pools = queue.link.connections.here().loops._pools
 
     class Meanwhile:
-        """Another loop begins while one looks whether this one is closed."""
+        """Another loop begins while the code checks whether this one is closed."""
 
         def is_closed(self) -> bool:
             pools[object()] = None
@@ -195,7 +195,7 @@ def test_queues_of_the_settings(settings, server_url, prefix):
 
 @contextmanager
 def counted(**options: object):
-    """A queue on a server of its own, and the server's client, of which the queue's connections count from 0."""
+    """A queue on a server of its own, and a client of that server, whose statistics are reset."""
     server = Server()
     with server.client() as client:
         client.config_resetstat()
@@ -217,7 +217,7 @@ def test_a_burst_of_calls_shares_few_connections(options, most):
         assert received(client) <= most
 
 
-def test_any_number_of_gets_wait_and_hold_up_no_other_call():
+def test_many_gets_wait_and_delay_no_other_call():
     async def main() -> list[Item]:
         gets = [asyncio.create_task(queue.aget(PATIENT)) for _ in range(2 * AT_ONCE)]
         while client.info("clients")["blocked_clients"] < len(gets):
@@ -229,7 +229,7 @@ def test_any_number_of_gets_wait_and_hold_up_no_other_call():
         assert all(asyncio.run(asyncio.wait_for(main(), PATIENT)))
 
 
-def test_more_calls_at_one_time_than_the_client_allows():
+def test_more_simultaneous_calls_than_the_client_has_connections():
     async def main() -> Item:
         got = asyncio.create_task(queue.aget(PATIENT))
         while not client.info("clients")["blocked_clients"]:
@@ -276,7 +276,7 @@ def test_after_a_failover_no_connection_to_the_demoted_primary_remains():
             await queue.aput("x")
             while any(one["name"] == "ours" for one in client.client_list()):
                 await asyncio.sleep(0.005)
-            assert old.errors("READONLY") == 1  # not one for each of them
+            assert old.errors("READONLY") == 1  # not once for each connection
         return await queue.aget(-1)
 
     try:

@@ -1,4 +1,4 @@
-"""How long a failed item waits."""
+"""The time that a failed item waits."""
 
 from __future__ import annotations
 

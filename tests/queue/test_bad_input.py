@@ -1,4 +1,4 @@
-"""What goes wrong is said clearly, with queue and cause but no password; nothing is lost, nothing half done."""
+"""Errors name the queue and the cause, but no password; nothing is lost, and nothing is done in part."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ PASSWORD = "secret-word"
 
 @pytest.fixture
 def serve() -> Iterator[Callable[..., Server]]:
-    """Starts servers with options of their own."""
+    """Starts servers with these options."""
     servers = []
 
     def start(*options: str) -> Server:
@@ -50,7 +50,7 @@ def serve() -> Iterator[Callable[..., Server]]:
 
 @pytest.fixture
 def at() -> Iterator[Callable[..., SafeRedisQueue]]:
-    """Queues named orders at a URL."""
+    """Makes queues named orders at a URL."""
     links = []
 
     def make(url: str, timeout: float = 20, **options: object) -> SafeRedisQueue:
@@ -63,7 +63,7 @@ def at() -> Iterator[Callable[..., SafeRedisQueue]]:
 
 
 def calls(queue: SafeRedisQueue) -> dict[str, Callable[[], object]]:
-    """Every call that a user makes."""
+    """Every call that a user can make."""
     return {
         "put": lambda: queue.put("x"),
         "put_many": lambda: queue.put_many("ab"),
@@ -102,7 +102,7 @@ def test_unreachable_server(at, name, dead_port):
     assert isinstance(caught.value.__cause__, redis.ConnectionError)
 
 
-# redis-py 5.0 leaves a socket that cannot connect to the garbage collector.
+# redis-py 5.0 leaves the socket of a failed connection to the garbage collector.
 @pytest.mark.filterwarnings("ignore:.*unclosed <socket", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_missing_socket(at, tmp_path):
     with pytest.raises(QueueUnavailable, match=rf"queue 'orders' \(unix://{tmp_path}/none\): "):
@@ -124,7 +124,7 @@ def locked() -> Iterator[Server]:
 def test_wrong_password(at, locked, user):
     address = f"127.0.0.1:{locked.port}"
     url = f"redis://{address}/0{user}" if user.startswith("?") else f"redis://{user}{address}/0"
-    queue = at(url, timeout=20)  # not tried again: the test would take that long
+    queue = at(url, timeout=20)  # a wrong password is not tried again: the test would take 20 s
     with pytest.raises(QueueUnavailable, match=r"queue 'orders' .*the server refuses the user or password") as caught:
         queue.put("x")
     assert PASSWORD not in str(caught.value)
@@ -151,7 +151,7 @@ def test_read_only_replica(serve, at, monkeypatch):
     uid = queue.put("x")
     before = queue.snapshot().stats
     with server.client() as client:
-        client.replicaof("127.0.0.1", 1)  # where nobody listens
+        client.replicaof("127.0.0.1", 1)  # nobody listens there
         for name, call in calls(queue).items():
             if name in READS:
                 call()
@@ -172,15 +172,15 @@ def test_server_that_is_still_loading(serve, at):
         client.mset({f"key{n}": os.urandom(200) for n in range(10_000)})
         client.save()
         server.stop()
-        # Each key takes a millisecond to load; it replies between some of them.
+        # Each key takes a millisecond to load; the server replies in between.
         server.options = ("--key-load-delay", "1000", "--loading-process-events-interval-bytes", "1024")
         server.start(wait=False)
         wait_for(lambda: is_loading(client), "the server to load")
-        # On a slow machine the last attempt of a put may get no reply at all.
+        # On a slow machine, the last attempt of a put may get no reply at all.
         said = wait_for(lambda: refusal(at(server.url, timeout=1)), "a put that is refused")
         assert re.search(r"queue 'orders' .*still loading", said)
-        client.config_set("key-load-delay", 0)  # that was slow enough
-    # With time enough it waits.
+        client.config_set("key-load-delay", 0)  # load the rest quickly
+    # With enough time, a put waits until the server has loaded.
     assert queue.get(-1).uid == uid
     assert queue.audit() == []
 
@@ -215,7 +215,7 @@ def limited(serve) -> Server:
 def fill(server: Server) -> None:
     with server.client() as client:
         client.config_set("maxmemory", 1)
-        client.script_flush()  # the scripts have to be sent again, too
+        client.script_flush()  # the scripts have to be sent again, which needs memory as well
 
 
 def make_room(server: Server) -> None:
@@ -224,7 +224,7 @@ def make_room(server: Server) -> None:
 
 
 @pytest.mark.parametrize("name", ["put", "put_many", "requeue", "pause"])
-def test_full_server_refuses_what_takes_room(limited, at, name):
+def test_a_full_server_refuses_calls_that_need_memory(limited, at, name):
     queue = at(limited.url)
     kept = queue.put("kept", uid="some")
     before = queue.snapshot()
@@ -475,7 +475,7 @@ def test_wrong_error_of_a_failure(queue, fail, error):
 
 @pytest.mark.parametrize("verb", ["put_many", "ack_many", "fail_many"])
 @pytest.mark.parametrize("items", [5, None])
-def test_what_is_not_many(queue, verb, items):
+def test_the_methods_for_many_refuse_arguments_that_are_no_collection(queue, verb, items):
     with pytest.raises(InvalidArgument, match=rf"^queue '{queue.alias}': items are several, such as a list"):
         getattr(queue, verb)(items)
 
@@ -485,8 +485,8 @@ def test_what_is_not_many(queue, verb, items):
 
 @pytest.mark.parametrize("settled", [True, False], ids=["a while later", "at once"])
 @pytest.mark.parametrize("key", operations.key_types())
-def test_key_of_the_wrong_type(queue, client, key, settled):
-    """Whatever of the queue's keys is somebody else's: put and get say so, and when it is gone all is as it was."""
+def test_a_key_of_a_foreign_type_is_an_error_until_it_is_gone(queue, client, key, settled):
+    """For each key of the queue: calls name the key, and all is as before when it is gone."""
     uids = [queue.put("x"), queue.put("y")]
     item = queue.get(-1)
     queue.release(item)
@@ -525,21 +525,21 @@ def purge_others(queue: SafeRedisQueue, item: Item) -> None:
 
 
 def let_pass(client: redis.Redis, queue: SafeRedisQueue, seconds: float) -> None:
-    """Since the last looks at the server and at the types of the keys."""
+    """Move back the times of the last looks at the server and at the types of the keys."""
     for field in ("seen", "typed"):
         client.hincrby(queue.keys["meta"], field, -round(1000 * seconds))
 
 
 def restore(client: redis.Redis, queue: SafeRedisQueue, seconds: float) -> None:
-    """As a backup that another server took over."""
+    """The same on another server, which has restored a backup of the queue."""
     let_pass(client, queue, seconds)
     client.hset(queue.keys["meta"], "run_id", "rother")
 
 
 @pytest.mark.parametrize(("later", "seconds"), [(let_pass, 61), (restore, 2)])
 @pytest.mark.parametrize("key", sorted(operations.key_types().keys() - {"meta", "slots"}))
-def test_key_that_becomes_foreign_while_nothing_is_there(queue, client, key, later, seconds):
-    """Claims, which find nothing, look at the types once a minute; a put does so before it changes anything."""
+def test_a_key_of_a_foreign_type_in_an_empty_queue(queue, client, key, later, seconds):
+    """A claim that finds nothing checks the types once a minute; a put checks them before it changes anything."""
     assert not queue.get(-1)
     name = queue.keys[key]
     client.delete(name)
@@ -562,7 +562,7 @@ def test_key_that_becomes_foreign_while_nothing_is_there(queue, client, key, lat
 @pytest.mark.parametrize(
     "remove", [SafeRedisQueue.ack, lambda queue, item: queue.ack(item.uid), drop_released, purge_others]
 )
-def test_removal_that_ends_at_a_foreign_key_leaves_no_item_behind_that_nobody_gets(queue, client, key, remove):
+def test_a_removal_that_stops_at_a_foreign_key_loses_no_item(queue, client, key, remove):
     queue.put("x")
     item = queue.get(-1)
     plant(client, queue.keys[key], operations.key_types()[key])

@@ -1,4 +1,4 @@
-"""Handlers that take lists of items, and can fail single ones."""
+"""Handlers that take lists of items, and can fail single items of a list."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from django_srq.testing import run_all
 from tests.support.project import Project
 from tests.support.waiting import wait_for
 
-LONG = 600  # seconds; a lease that is not renewed during a test: calls are counted here
+LONG = 600  # seconds; the tests count calls, so no renewal must come between
 
 
 def consume(queue, handler, *, batch=10, **plan):
@@ -29,7 +29,7 @@ def numbers(payloads):
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_a_handler_gets_lists(queue, threads):
+def test_a_handler_gets_lists_of_payloads(queue, threads):
     queue.put_many(range(25))
     seen: list[list[int]] = []
     assert consume(queue, lambda payloads: seen.append(numbers(payloads)), threads=threads) == 25
@@ -42,15 +42,15 @@ def test_a_handler_gets_lists(queue, threads):
 
 def test_a_batch_is_acked_with_the_next_claim(queue, client):
     queue.put_many(range(10))
-    consume(queue, lambda payloads: None)  # now the server knows the scripts
+    consume(queue, lambda payloads: None)  # loads the scripts into the server
     queue.put_many(range(30))
     before = client.info("commandstats")["cmdstat_evalsha"]["calls"]
     consume(queue, lambda payloads: None)
-    # Three claims, and one that finds nothing; it signs on and off.
+    # Three claims, and one that finds nothing; the consumer also registers and removes its entry.
     assert client.info("commandstats")["cmdstat_evalsha"]["calls"] - before <= 4 + 3
 
 
-def test_the_items_are_there_too(queue):
+def test_a_handler_can_take_the_items_as_well(queue):
     queue.put_many(range(3))
     seen = []
 
@@ -63,7 +63,7 @@ def test_the_items_are_there_too(queue):
     ]  # fmt: skip
 
 
-def test_single_ones_fail(queue):
+def test_a_handler_can_fail_single_items(queue):
     queue.put_many(range(4))
     outcomes = {1: ValueError("no"), 2: Discard("not wanted"), 3: RetryLater(60)}
     assert consume(queue, lambda payloads: outcomes) == 4
@@ -74,14 +74,14 @@ def test_single_ones_fail(queue):
     assert queue.audit() == []
 
 
-def test_what_the_handler_raises_fails_all(queue, client):
+def test_an_exception_fails_all_items_of_the_batch(queue, client):
     queue.put_many(range(5))
     consume(queue, lambda payloads: 1 / 0)
     assert [item.delivery.error["type"] for item in queue.items("delayed")] == ["ZeroDivisionError"] * 5
 
 
 @pytest.mark.parametrize("outcome", [5, [ValueError()], {9: ValueError()}, {0: "text"}, {"0": ValueError()}])
-def test_what_is_no_outcome_fails_all_and_says_why(queue, outcome):
+def test_an_invalid_outcome_fails_all_items_and_says_why(queue, outcome):
     queue.put_many(range(2))
     consume(queue, lambda payloads: outcome)
     errors = [item.delivery.error for item in queue.items("delayed")]
@@ -100,8 +100,8 @@ def test_an_async_handler(queue):
     assert sum(queue.counts().values()) == 1
 
 
-def test_what_was_delivered_before_comes_alone(queue):
-    """So that one which fails them all is found."""
+def test_items_that_were_delivered_before_come_in_batches_of_one(queue):
+    """So an item that fails its whole batch is found."""
     queue.put_many(range(6))
     queue.fail_many(queue.get_many(6, timeout=-1))
     queue.put_many([6, 7])
@@ -110,7 +110,7 @@ def test_what_was_delivered_before_comes_alone(queue):
     assert seen == [[0], [1], [2], [3], [4], [5], [6, 7]]
 
 
-def test_what_cannot_be_decoded_is_set_aside(make_queue):
+def test_an_item_that_cannot_be_decoded_is_set_aside(make_queue):
     queue = make_queue(serializer=JSON())
     plain = make_queue()
     plain.put_many([b"1", b"{", b"2"])
@@ -120,7 +120,7 @@ def test_what_cannot_be_decoded_is_set_aside(make_queue):
     assert queue.counts()["dead"] == 1
 
 
-def test_no_more_than_max_items(queue):
+def test_batches_respect_max_items(queue):
     queue.put_many(range(25))
     seen: list[list[int]] = []
     consume(queue, lambda payloads: seen.append(numbers(payloads)), max_items=12)
@@ -128,8 +128,8 @@ def test_no_more_than_max_items(queue):
     assert len(queue) == 13
 
 
-def test_no_call_asks_for_more_than_a_batch_of_calls(queue):
-    """However many threads there are, and items left to handle."""
+def test_a_claim_asks_for_at_most_1000_items(queue):
+    """This holds for any number of threads and any number of items left to handle."""
     queue.put_many(range(3000))
     seen: list[int] = []
     subscription = Subscription(queue, adapt(lambda payloads: seen.append(len(payloads)), batch=True), batch=1000)
@@ -144,8 +144,8 @@ def test_no_call_asks_for_more_than_a_batch_of_calls(queue):
 # -- in a project
 
 
-def test_a_batch_whose_process_dies_is_handled_one_by_one(project: Project, server_url, prefix):
-    """The one that kills it takes no other with it."""
+def test_after_a_crash_the_items_of_a_batch_come_one_by_one(project: Project, server_url, prefix):
+    """So the item that kills the process takes no other with it."""
     project.configure(
         {"batch": {"HANDLER": "tests.support.handlers.batch", "HANDLER_BATCH": 10, "MAX_CRASHES": 2}},
         {"URL": server_url, "PREFIX": prefix + ".{alias}"},
@@ -160,7 +160,7 @@ def test_a_batch_whose_process_dies_is_handled_one_by_one(project: Project, serv
     assert project.lines() == ["a b die c", "a", "b", "die", "c"]
 
 
-def test_it_is_an_option_of_the_queue(settings, server_url, prefix, tmp_path, monkeypatch):
+def test_handler_batch_is_an_option_of_the_queue(settings, server_url, prefix, tmp_path, monkeypatch):
     monkeypatch.setenv("SRQ_TEST_LOG", str(tmp_path / "log"))
     settings.SRQ_QUEUES = {"batch": {
         "URL": server_url, "PREFIX": prefix, "HANDLER": "tests.support.handlers.batch", "HANDLER_BATCH": 3,
@@ -168,4 +168,4 @@ def test_it_is_an_option_of_the_queue(settings, server_url, prefix, tmp_path, mo
     queues["batch"].put_many(["a", "b", "bad"])
     with pytest.raises(ValueError, match="bad"):
         run_all("batch")
-    assert (tmp_path / "log").read_text() == "a\nb\nbad\n"  # in lists of one
+    assert (tmp_path / "log").read_text() == "a\nb\nbad\n"  # run_all passes lists of one

@@ -1,4 +1,4 @@
-"""What SafeRedisQueue promises, over RESP2 and RESP3, with and without decode_responses, in threads and event loops."""
+"""The promises of SafeRedisQueue, over RESP2 and RESP3, with and without decode_responses, in threads and in loops."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from tests.support.waiting import PATIENT, wait_for
 
 pytestmark = pytest.mark.versions
 
-SHORT = 0.05  # seconds; of a lease that shall end in the test
+SHORT = 0.05  # seconds; for leases that end during the test
 AHEAD = dt.timedelta(hours=1)
 
 
@@ -71,14 +71,14 @@ def queue_class(side):
 
 @pytest.fixture
 def out(link) -> Callable[[str], str | bytes]:
-    """How a text that was put comes out."""
+    """Converts a text to the form in which its payload is returned."""
     decodes = link.pool.connection_kwargs["decode_responses"]
     return lambda text: text if decodes else text.encode()
 
 
 @pytest.fixture(autouse=True)
 def sound(queue) -> Iterator[None]:
-    """Whatever a test does to its queue, it stays sound."""
+    """Checks after each test that the queue is sound."""
     yield
     assert queue.audit() == []
 
@@ -88,7 +88,7 @@ def now() -> dt.datetime:
 
 
 def drain(queue: SafeRedisQueue) -> list[str]:
-    """The uids in the order in which they are served; they stay in flight."""
+    """Get all items; returns their uids in the order of delivery. The items stay in flight."""
     uids = []
     while item := queue.get(-1):
         uids.append(item.uid)
@@ -100,7 +100,7 @@ def counts(**expected: int) -> dict[str, int]:
 
 
 def dead(queue: SafeRedisQueue, payload: str = "x") -> str:
-    """Puts an item and has it set aside."""
+    """Put an item and make it dead."""
     queue.put(payload)
     item = queue.get(-1)
     call = operations.fail(queue.keys, DeliveryRef(item.uid, item.token), bury=True)
@@ -109,14 +109,14 @@ def dead(queue: SafeRedisQueue, payload: str = "x") -> str:
 
 
 def claim_supervised(queue: SafeRedisQueue, lease: float = 60) -> DeliveryRef:
-    """Takes an item as a supervised consumer does."""
+    """Take an item as a supervised consumer does."""
     call = operations.claim(queue.keys, consumer="c1", lease=lease, legacy_lease=60)
     (found,) = queue.link.call(call, queue=queue.alias).found
     return DeliveryRef(found.uid, found.delivery.token)
 
 
 def crash(queue: SafeRedisQueue, held: DeliveryRef) -> str | None:
-    """Reports the death of the consumer that holds the item; the state it went to."""
+    """Report the death of the consumer that holds the item; returns the item's new state."""
     call = operations.crashed(
         queue.keys,
         [held],
@@ -164,7 +164,7 @@ def test_empty_queue_gives_a_falsy_pair_of_nones(queue):
 
 
 class Patient(Link):
-    """A link that notes what its waiting ended with: the wake list of a token, or None."""
+    """A link that records the result of each wait: the wake list of a token, or None."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -175,14 +175,14 @@ class Patient(Link):
         return self.waits[-1]
 
 
-def test_negative_timeout_never_waits(link, make_queue):
+def test_a_negative_timeout_never_waits(link, make_queue):
     patient = Patient(link.client, timeout=PATIENT)
     assert not make_queue(link=patient).get(-1)
     assert patient.waits == []
     patient.close()
 
 
-def test_positive_timeout_waits_so_long(queue):
+def test_a_positive_timeout_waits_that_long(queue):
     start = time.monotonic()
     assert not queue.get(0.1)
     assert time.monotonic() - start >= 0.1
@@ -306,7 +306,7 @@ def test_delayed_item_is_served_when_it_is_due(queue, client, when):
     uid = queue.put("x", **when)
     assert queue.get(30).uid == uid
     seconds, micros = client.time()
-    assert seconds + micros / 1e6 - start >= SHORT - 0.001  # due times are whole milliseconds
+    assert seconds + micros / 1e6 - start >= SHORT - 0.001  # due times are in whole milliseconds
 
 
 def test_delayed_item_is_not_ready_before(queue):
@@ -321,7 +321,7 @@ def test_eta_that_has_passed_is_ready_at_once(queue):
     assert drain(queue) == [uid]
 
 
-def test_eta_of_the_hour_that_comes_twice_is_the_one_that_was_meant(queue):
+def test_eta_distinguishes_the_two_hours_at_the_end_of_summer_time(queue):
     first = dt.datetime(now().year + 1, 10, 1, 2, 30, tzinfo=ZoneInfo("Europe/Berlin")) + dt.timedelta(30)
     first -= dt.timedelta((first.weekday() + 1) % 7)  # the last Sunday in October
     both = [first, first.replace(fold=1)]
@@ -332,13 +332,13 @@ def test_eta_of_the_hour_that_comes_twice_is_the_one_that_was_meant(queue):
 
 
 @pytest.mark.parametrize("zone", [dt.UTC, dt.timezone(dt.timedelta(hours=14)), ZoneInfo("Europe/Berlin")])
-def test_eta_as_long_ago_as_can_be_is_ready_at_once(queue, zone):
+def test_the_earliest_possible_eta_is_ready_at_once(queue, zone):
     uid = queue.put("x", eta=dt.datetime.min.replace(tzinfo=zone))
     assert queue.get(-1).uid == uid
 
 
 @pytest.mark.parametrize("score", [253402300800000, 1e18, "inf"])
-def test_due_time_beyond_the_calendar_is_no_reason_not_to_look(queue, client, score):
+def test_an_item_due_beyond_the_calendar_can_be_listed(queue, client, score):
     uid = queue.put("x", delay=60)
     client.zadd(queue.keys["delayed"], {uid: score})
     (item,) = queue.items("delayed")
@@ -376,7 +376,7 @@ def test_headers_come_with_the_item(queue):
     assert [queue.get(-1).headers for _ in range(2)] == [headers, headers]
 
 
-def test_put_time_is_the_servers_where_it_is_recorded(queue, client):
+def test_the_put_time_is_the_servers_where_it_is_recorded(queue, client):
     before = client.time()[0]
     queue.put("x", uid="own")
     assert before <= queue.get(-1).enqueued_at.timestamp() <= client.time()[0] + 1
@@ -423,7 +423,7 @@ def test_wrong_arguments_of_put_are_refused(queue, wrong):
 # -- ack
 
 
-def test_ack_removes_the_item_and_all_that_is_known_of_it(queue, client):
+def test_ack_removes_the_item_and_all_its_records(queue, client):
     queue.put("x", uid="own", priority=3, headers={"a": "b"})
     queue.fail(queue.get(-1), ValueError("x"))
     assert queue.ack(queue.get(-1))
@@ -434,13 +434,13 @@ def test_ack_removes_the_item_and_all_that_is_known_of_it(queue, client):
     assert queue.counts() == counts()
 
 
-def test_ack_tells_whether_it_was_this_one(queue):
+def test_ack_returns_whether_it_removed_the_item(queue):
     queue.put("x")
     item = queue.get(-1)
     assert [queue.ack(item), queue.ack(item), queue.ack(item.uid)] == [True, False, False]
 
 
-def test_late_ack_counts_when_nobody_took_the_item_since(make_queue):
+def test_a_late_ack_counts_while_the_item_is_ready_again(make_queue):
     queue = make_queue(autoclean_interval=SHORT)
     queue.put("x")
     late = queue.get(-1)
@@ -450,7 +450,7 @@ def test_late_ack_counts_when_nobody_took_the_item_since(make_queue):
     assert not queue.get(-1)
 
 
-def test_late_ack_counts_when_somebody_else_has_the_item(make_queue):
+def test_a_late_ack_counts_while_another_caller_has_the_item(make_queue):
     queue = make_queue(autoclean_interval=SHORT)
     queue.put("x")
     late, holder = queue.get(-1), queue.get(30)
@@ -462,7 +462,7 @@ def test_late_ack_counts_when_somebody_else_has_the_item(make_queue):
 
 
 @pytest.mark.parametrize("bring", [ready, delayed, set_aside])
-def test_plain_uid_settles_only_what_is_in_flight(queue, bring):
+def test_a_plain_uid_settles_only_an_item_in_flight(queue, bring):
     bring(queue)
     before = queue.counts()
     assert (queue.ack("own"), queue.fail("own"), queue.release("own"), queue.extend("own")) == (
@@ -474,7 +474,7 @@ def test_plain_uid_settles_only_what_is_in_flight(queue, bring):
     assert queue.counts() == before
 
 
-def test_plain_uid_settles_whoever_holds_it(queue):
+def test_a_plain_uid_settles_the_delivery_of_any_caller(queue):
     queue.put("x", uid="own")
     assert queue.get(-1)
     assert queue.extend("own")
@@ -559,10 +559,10 @@ def test_without_a_limit_an_item_never_dies(queue):
     assert {queue.fail(queue.get(-1)) for _ in range(50)} == {"ready"}
 
 
-def test_fail_many_tells_of_each(make_queue):
+def test_fail_many_returns_the_state_of_each_item(make_queue):
     queue = make_queue(max_deliveries=2)
     queue.put_many("abc")
-    queue.fail(queue.get(-1))  # "a" has one delivery left
+    queue.fail(queue.get(-1))  # one delivery of "a" is left
     items = queue.get_many(3)
     assert queue.ack(items.pop(1))
     assert queue.fail_many([*items, "nobody", items[0].uid], ValueError("boom"), delay=AHEAD) == [
@@ -583,7 +583,7 @@ def test_fail_many_in_batches(queue):
 
 
 def stale(queue: SafeRedisQueue) -> tuple[Item, Item]:
-    """A delivery that is over, and the one that follows it."""
+    """An old delivery of an item, and the one that followed."""
     queue.put("x")
     first = queue.get(-1)
     assert queue.release(first)
@@ -600,7 +600,7 @@ def test_stale_delivery_cannot_touch_the_next_one(queue):
 
 
 @pytest.mark.parametrize("verb", ["fail", "release", "extend"])
-def test_nothing_follows_an_ack(queue, verb):
+def test_nothing_can_be_settled_after_an_ack(queue, verb):
     queue.put("x")
     item = queue.get(-1)
     queue.ack(item)
@@ -629,7 +629,7 @@ def test_released_item_keeps_its_place_and_its_count(queue):
     assert drain(queue) == [second]
 
 
-def test_what_comes_back_is_served_in_the_order_of_its_first_claim(queue):
+def test_returned_items_are_served_in_the_order_of_their_first_claims(queue):
     uids = [queue.put(n) for n in range(4)]
     items = [queue.get(-1) for _ in range(3)]
     for n in (2, 0, 1):
@@ -637,7 +637,7 @@ def test_what_comes_back_is_served_in_the_order_of_its_first_claim(queue):
     assert drain(queue) == uids
 
 
-def test_place_is_kept_over_several_returns(queue):
+def test_an_item_keeps_its_place_over_several_returns(queue):
     uids = [queue.put(n) for n in range(3)]
     for _ in range(3):
         for item in reversed(queue.get_many(2)):
@@ -680,7 +680,7 @@ def test_extended_lease_lasts_longer(make_queue):
     assert queue.counts() == counts(in_flight=1)
 
 
-def test_lapsed_lease_is_taken_back_while_nobody_has_the_item(make_queue):
+def test_an_extend_takes_a_lapsed_item_back_while_it_is_ready(make_queue):
     queue = make_queue(autoclean_interval=SHORT)
     queue.put("x")
     item = queue.get(-1)
@@ -691,7 +691,7 @@ def test_lapsed_lease_is_taken_back_while_nobody_has_the_item(make_queue):
     assert queue.get(-1).deliveries == 2
 
 
-def test_lapsed_lease_of_a_priority_item_is_taken_back(make_queue):
+def test_an_extend_takes_a_lapsed_item_with_a_priority_back(make_queue):
     queue = make_queue(autoclean_interval=SHORT)
     queue.put("x", priority=5)
     item = queue.get(-1)
@@ -700,7 +700,7 @@ def test_lapsed_lease_of_a_priority_item_is_taken_back(make_queue):
     assert queue.counts() == counts(in_flight=1)
 
 
-def test_failed_item_cannot_be_extended_back(queue):
+def test_an_extend_cannot_take_a_failed_item_back(queue):
     queue.put("x")
     item = queue.get(-1)
     queue.fail(item)
@@ -726,7 +726,7 @@ def test_recovery_ends_at_max_deliveries(make_queue):
 
 def test_without_autoclean_an_item_stays_until_it_is_recovered_by_hand(make_queue):
     queue, other = make_queue(autoclean_interval=None), make_queue(autoclean_interval=SHORT)
-    queue.lease = SHORT  # otherwise a minute
+    queue.lease = SHORT  # seconds; a minute by default
     uid = queue.put("x")
     queue.get(-1)
     wait_for(lambda: queue.snapshot().ended, "the end of the lease")
@@ -777,7 +777,7 @@ def test_item_is_dead_when_its_crashes_are_used_up(make_queue):
     assert (item.delivery.crashes, item.delivery.error["message"]) == (2, "signal 9")
 
 
-def test_lost_consumer_counts_as_a_crash(make_queue):
+def test_a_lease_of_a_supervised_consumer_that_ended_counts_as_a_crash(make_queue):
     queue = make_queue(max_crashes=1)
     queue.put("x")
     claim_supervised(queue, lease=SHORT)
@@ -786,7 +786,7 @@ def test_lost_consumer_counts_as_a_crash(make_queue):
     assert (item.delivery.crashes, item.delivery.error["type"]) == (1, "ConsumerLost")
 
 
-def test_plain_get_that_was_never_settled_is_no_crash(make_queue):
+def test_a_lease_of_a_plain_get_that_ended_is_no_crash(make_queue):
     queue = make_queue(autoclean_interval=SHORT, max_crashes=1)
     uid = queue.put("x")
     for _ in range(3):
@@ -797,7 +797,7 @@ def test_plain_get_that_was_never_settled_is_no_crash(make_queue):
 # -- many at once
 
 
-def test_many_are_put_got_and_acked_in_order(make_queue):
+def test_put_many_get_many_and_ack_many_keep_the_order(make_queue):
     queue = make_queue(serializer=JSON())
     uids = queue.put_many(range(2500))
     assert len(set(uids)) == 2500
@@ -808,11 +808,11 @@ def test_many_are_put_got_and_acked_in_order(make_queue):
     assert queue.counts() == counts()
 
 
-def test_many_can_be_none(queue):
+def test_the_methods_for_many_accept_no_items(queue):
     assert (queue.put_many([]), queue.get_many(5), queue.ack_many([])) == ([], [], [])
 
 
-def test_get_many_takes_what_there_is(queue):
+def test_get_many_takes_fewer_items_when_fewer_are_ready(queue):
     uids = queue.put_many("abc")
     assert [item.uid for item in queue.get_many(10)] == uids
 
@@ -866,7 +866,7 @@ def test_full_queue_refuses_puts(make_queue):
     assert queue.counts() == counts(ready=1, delayed=1)
 
 
-def test_limit_does_not_count_what_is_in_flight_or_dead(make_queue):
+def test_the_limit_does_not_count_items_in_flight_or_dead_items(make_queue):
     queue = make_queue(max_length=1)
     dead(queue)
     queue.put(1)
@@ -894,7 +894,7 @@ def test_put_many_that_ends_midway_says_what_is_there(make_queue, monkeypatch):
     assert (len(caught.value.put), caught.value.in_doubt) == (4, [])
 
 
-def test_other_errors_tell_of_no_put(make_queue):
+def test_other_errors_name_no_put_items(make_queue):
     queue = make_queue(max_length=1)
     queue.put("x")
     for put in (queue.put, lambda item: queue.put_many([item])):
@@ -919,7 +919,7 @@ def test_wrong_uids_of_put_many_are_refused(queue, uids):
     assert queue.counts() == counts()
 
 
-def test_what_comes_back_ignores_the_limit(make_queue):
+def test_returning_items_ignore_the_limit(make_queue):
     queue = make_queue(max_length=1)
     for verb in (queue.release, queue.fail, partial(queue.fail, delay=60)):
         queue.put("x")
@@ -930,7 +930,7 @@ def test_what_comes_back_ignores_the_limit(make_queue):
         queue.purge()
 
 
-def test_duplicate_is_answered_before_full(make_queue):
+def test_a_duplicate_is_reported_rather_than_a_full_queue(make_queue):
     queue = make_queue(max_length=1)
     queue.put("x", uid="own")
     assert queue.put("x", uid="own") == "own"
@@ -945,7 +945,7 @@ def test_ghosts_do_not_count_for_the_limit(make_queue):
     queue.put("x")
     item = queue.get(-1)
     queue.fail(item)
-    queue.drop(item.uid)  # leaves its uid on the list
+    queue.drop(item.uid)  # its uid stays on the list
     queue.put("y")
     assert len(queue) == 1
 
@@ -998,7 +998,7 @@ def test_queue_is_true_also_when_empty(queue):
     assert len(queue) == 0
 
 
-def test_len_does_not_count_what_was_dropped(queue):
+def test_len_does_not_count_dropped_items(queue):
     uids = queue.put_many("abc")
     assert queue.drop(uids[1]) == 1
     assert len(queue) == 2
@@ -1006,7 +1006,7 @@ def test_len_does_not_count_what_was_dropped(queue):
     assert len(queue) == 0
 
 
-def test_items_shows_the_ready_in_the_order_of_serving(queue, out):
+def test_items_lists_ready_items_in_the_order_of_delivery(queue, out):
     returns = queue.get_many(2) if queue.put_many("12") else []
     low, plain, high = queue.put("l", priority=-1), queue.put("p"), queue.put("h", priority=1)
     for item in returns:
@@ -1018,13 +1018,13 @@ def test_items_shows_the_ready_in_the_order_of_serving(queue, out):
     assert drain(queue) == [item.uid for item in seen]
 
 
-def test_items_shows_what_is_in_flight(queue):
+def test_items_lists_items_in_flight(queue):
     queue.put("x", headers={"a": "b"})
     item = queue.get(-1)
     (seen,) = queue.items("in_flight")
     assert seen == item
     assert (seen.deliveries, seen.headers, seen.delivery.state) == (1, {"a": "b"}, "in_flight")
-    assert seen.token == ""  # looking does not make a holder
+    assert seen.token == ""  # listing an item gives no right to it
     assert now() < seen.delivery.when < now() + dt.timedelta(minutes=2)
 
 
@@ -1081,7 +1081,7 @@ def test_requeue_without_uids_takes_all(queue):
     assert set(drain(queue)) == uids
 
 
-def test_requeue_leaves_what_is_not_dead(queue):
+def test_requeue_ignores_items_that_are_not_dead(queue):
     uid = queue.put("x")
     assert queue.requeue(uid, "unknown") == 0
     assert queue.counts() == counts(ready=1)
@@ -1090,7 +1090,7 @@ def test_requeue_leaves_what_is_not_dead(queue):
 @pytest.mark.parametrize(
     "bring", [ready, delayed, set_aside, partial(SafeRedisQueue.put, item="x", uid="own", priority=1)]
 )
-def test_drop_deletes_what_nobody_holds(queue, bring):
+def test_drop_deletes_items_that_nobody_holds(queue, bring):
     bring(queue)
     assert queue.drop("own") == 1
     assert queue.drop("own") == 0
@@ -1098,7 +1098,7 @@ def test_drop_deletes_what_nobody_holds(queue, bring):
     assert not queue.get(-1)
 
 
-def test_drop_spares_what_is_in_flight(queue):
+def test_drop_spares_items_in_flight(queue):
     in_flight(queue)
     assert queue.drop("own") == 0
     assert queue.ack("own")
@@ -1122,7 +1122,7 @@ def in_each_state(queue: SafeRedisQueue) -> None:
         ("dead", 1, counts(ready=3, in_flight=1, delayed=1)),
     ],
 )
-def test_purge_deletes_a_state_and_spares_what_is_in_flight(queue, state, gone, left):
+def test_purge_of_a_state_spares_items_in_flight(queue, state, gone, left):
     in_each_state(queue)
     assert queue.purge(state) == gone
     assert queue.counts() == left
@@ -1134,7 +1134,7 @@ def test_purge_of_any_number(queue):
     assert queue.counts() == counts()
 
 
-def test_purge_spares_what_arrives_after_it_began(queue, monkeypatch):
+def test_purge_spares_items_put_after_its_begin(queue, monkeypatch):
     monkeypatch.setattr("django_srq.operations.control.BATCH", 2)
     queue.put_many("abc")
 
@@ -1149,7 +1149,7 @@ def test_purge_spares_what_arrives_after_it_began(queue, monkeypatch):
 
 
 @pytest.mark.parametrize("late", [{"delay": 60}, {"priority": 1}, {}], ids=["delayed", "priority", "plain"])
-def test_purge_spares_what_arrives_in_any_state_while_it_deletes(queue, link, late):
+def test_purge_spares_items_of_any_state_put_after_its_begin(queue, link, late):
     in_each_state(queue)
     other = SafeRedisQueue(name=queue.name, link=link)
     arrived: list[str] = []
@@ -1159,11 +1159,11 @@ def test_purge_spares_what_arrives_in_any_state_while_it_deletes(queue, link, la
             arrived.append(other.put("late", **late))
 
     assert queue.purge(on_batch=put_late) == 5
-    assert sum(queue.counts().values()) == 2  # what is in flight, and what was late
+    assert sum(queue.counts().values()) == 2  # the item in flight and the late one
 
 
-def test_purge_spares_what_was_put_anew_while_it_deletes(queue, link):
-    """With a uid of the caller's own, which another item had when it began."""
+def test_purge_spares_an_item_that_was_put_again_after_its_begin(queue, link):
+    """The new item has the same uid as an item that was there at the beginning."""
     queue.put("old", uid="own", delay=60)
     queue.put("ready")
     other = SafeRedisQueue(name=queue.name, link=link)
@@ -1196,7 +1196,7 @@ def test_paused_queue_hands_out_nothing(queue):
     assert queue.get(-1).uid == uid
 
 
-def test_pause_and_resume_tell_what_was(queue):
+def test_pause_and_resume_return_whether_they_changed_anything(queue):
     assert [queue.pause(), queue.pause("again"), queue.resume(), queue.resume()] == [True, False, True, False]
 
 
@@ -1207,7 +1207,7 @@ def test_pause_ends_by_itself(queue):
     assert queue.snapshot().paused is None
 
 
-def test_pause_ends_at_a_moment_of_the_calendar(queue):
+def test_pause_until_the_end_of_the_calendar_is_refused(queue):
     with pytest.raises(InvalidArgument, match=r"until is less than 10,000,000,000 seconds ahead"):
         queue.pause(until=dt.datetime.max.replace(tzinfo=dt.UTC))
     assert not queue.resume()
@@ -1219,7 +1219,7 @@ def test_pause_until_needs_a_time_zone(queue):
 
 
 @pytest.mark.parametrize("wrong", [{"reason": "\ud800"}, {"by": None}])
-def test_what_is_said_of_a_pause_is_text(queue, wrong):
+def test_reason_and_name_of_a_pause_are_text(queue, wrong):
     with pytest.raises(InvalidArgument, match=r"(reason|by) is text"):
         queue.pause(**wrong)
     assert queue.snapshot().paused is None
@@ -1275,7 +1275,7 @@ def test_processing_runs_with_a_falsy_item_when_empty(queue):
         ),
     ],
 )
-def test_audit_finds_what_is_wrong(make_queue, client, damage, finding):
+def test_audit_finds_damage(make_queue, client, damage, finding):
     queue = make_queue("-damaged")
     queue.put("x")
     damage(client, queue.keys)
@@ -1291,11 +1291,11 @@ def test_audit_finds_an_item_in_two_places(make_queue, client):
     assert queue.audit() == ["own is in several places (dead, delayed, headers, items)"]
 
 
-def test_audit_finds_nothing_wrong_with_what_is_put_while_it_reads(queue, link, monkeypatch):
+def test_audit_accepts_items_that_are_put_while_it_reads(queue, link, monkeypatch):
     all_uids, late, other = audit._all_uids, [], SafeRedisQueue(name=queue.name, link=link)
 
     def read(*args: object) -> object:
-        late.append(other.put("late"))  # the list was read before
+        late.append(other.put("late"))  # audit has read the list already
         return all_uids(*args)
 
     queue.put_many("ab")
@@ -1379,7 +1379,7 @@ def test_move_to_itself_by_another_name_of_the_server_loses_nothing(queue, make_
 
 
 @pytest.mark.parametrize(("bring", "state"), STATES)
-def test_what_the_target_has_already_is_not_moved(queue, target, bring, state):
+def test_an_item_that_the_target_has_already_is_not_moved(queue, target, bring, state):
     bring(target)
     queue.put("mine", uid="own")
     last = queue.put("next")
@@ -1390,7 +1390,7 @@ def test_what_the_target_has_already_is_not_moved(queue, target, bring, state):
     assert target.states("own", last) == [state, None]
 
 
-def test_what_was_not_moved_is_moved_when_the_target_has_it_no_more(queue, target):
+def test_an_item_is_moved_when_the_target_no_longer_has_its_uid(queue, target):
     target.put("theirs", uid="same")
     queue.put("mine", uid="same")
     with pytest.raises(DuplicateItem):
@@ -1441,17 +1441,17 @@ def idle(server_url, prefix, client, queue_class, monkeypatch) -> Iterator[Simpl
 
     @contextmanager
     def getting(consumers: int = 1) -> Iterator[list]:
-        """Blocked gets, running beside the block; their futures."""
+        """Run blocking gets beside the block; yields their futures."""
         with ThreadPoolExecutor(consumers) as pool:
             futures = [pool.submit(queue.get, 60) for _ in range(consumers)]
             try:
-                # On a slow machine what was about to happen may have happened before.
+                # On a slow machine a get may have ended already.
                 wait_for(lambda: blocked() == consumers or any(f.done() for f in futures), "all consumers to block")
                 patient.waits.clear()
                 yield futures
             except BaseException:
                 queue.resume()
-                queue.put_many("x" * consumers)  # or the pool would wait for the gets
+                queue.put_many("x" * consumers)  # or the pool would wait for the gets for ever
                 raise
 
     yield SimpleNamespace(getting=getting, woken=lambda: queue.keys["wake"] in patient.waits)
@@ -1545,22 +1545,22 @@ def lease_that_ends(queue):
 
 
 @pytest.mark.parametrize("prepare", [due, lease_that_ends])
-def test_blocked_get_knows_when_to_look(queue, idle, prepare):
+def test_a_blocked_get_looks_when_something_is_due(queue, idle, prepare):
     prepare(queue)
     with idle.getting() as (future,):
         assert future.result(30)
 
 
-def test_batch_wakes_as_many_as_it_has_items(queue, idle):
+def test_a_batch_wakes_as_many_consumers_as_it_has_items(queue, idle):
     with idle.getting(4) as futures:
         uids = queue.put_many("abcd")
         assert {future.result(30).uid for future in futures} == set(uids)
 
 
-def test_consumer_that_leaves_something_passes_the_baton(queue, idle):
-    """All of these become ready by one claim, whose caller takes one."""
+def test_a_consumer_that_leaves_ready_items_wakes_the_next_consumer(queue, idle):
+    """All items become ready by the same claim, whose caller takes one of them."""
     with idle.getting(3) as futures:
-        uids = queue.put_many("abc", delay=SHORT)  # wakes one, who learns when to look
+        uids = queue.put_many("abc", delay=SHORT)  # wakes a single consumer, which learns when to look
         assert {future.result(30).uid for future in futures} == set(uids)
 
 
@@ -1582,13 +1582,13 @@ def test_number_of_wake_tokens_is_bounded(queue, client):
     assert 1 <= tokens() <= 64
 
 
-def test_tokens_go_when_nothing_is_ready(queue, client):
+def test_wake_tokens_are_removed_when_nothing_is_ready(queue, client):
     queue.put_many("abc")
     queue.ack_many(queue.get_many(3))
     assert client.exists(queue.keys["wake"]) == 0
 
 
-def test_a_retry_whose_class_sets_no_delay_comes_at_once(queue):
+def test_a_retry_without_a_delay_comes_at_once(queue):
     class Again(RetryLater):
         def __init__(self) -> None:
             pass

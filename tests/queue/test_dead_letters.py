@@ -1,4 +1,4 @@
-"""Requeueing and purging dead items by what they died of and when, in batches; and what people look up for that."""
+"""Requeueing and purging dead items by error and age, in batches, and the counts that people look at before."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def link(request, server_url) -> Iterator[Link]:
 
 @pytest.fixture
 def mortal(make_queue) -> Iterator[SafeRedisQueue]:
-    """A queue whose items die of their first failure; whatever a test does to it, it stays sound."""
+    """A queue whose items die at their first failure; afterwards it must still be sound."""
     queue = make_queue(max_deliveries=1)
     yield queue
     assert queue.audit() == []
@@ -39,7 +39,7 @@ def uids_of(queue: SafeRedisQueue, state: str) -> list[str]:
 
 
 def die(queue: SafeRedisQueue, errors: Sequence[object], *, client=None, at: Sequence[int] = ()) -> list[str]:
-    """Items that died of these errors, in this order; at: when (ms)."""
+    """Let items die of these errors, in this order; at: the times of death (ms)."""
     uids = []
     for error in errors:
         uids.append(queue.put("x"))
@@ -50,11 +50,11 @@ def die(queue: SafeRedisQueue, errors: Sequence[object], *, client=None, at: Seq
 
 
 class Declined(Exception):
-    """Its type is tests.queue.test_dead_letters.Declined."""
+    """An error whose type is stored as tests.queue.test_dead_letters.Declined."""
 
 
 def raised(error: Exception) -> Exception:
-    """With a traceback, as errors have: their group is not their type then."""
+    """The error with a traceback; its group is then not just its type."""
     with pytest.raises(type(error)) as caught:
         raise error
     return caught.value
@@ -86,7 +86,7 @@ def test_dead_items_by_the_group_of_their_error(mortal):
 
 
 @pytest.mark.parametrize("name", ["Failed:", "fail", "F.*", "%a+", "other", "null"])
-def test_an_error_is_meant_by_its_whole_name_only(mortal, name):
+def test_an_error_is_matched_only_by_its_whole_name(mortal, name):
     die(mortal, ["broken"])
     assert mortal.count_dead(error=name) == {}
     assert mortal.requeue(error=name) == mortal.purge("dead", error=name) == 0
@@ -103,8 +103,8 @@ def test_requeue_by_age_and_limit(mortal, client):
     assert uids_of(mortal, "dead") == [uids[3]]
 
 
-def test_dead_items_of_one_moment_are_walked_over_in_any_number(mortal, client):
-    """More than one call looks at: those that are left must neither be looked at again and again nor skipped."""
+def test_any_number_of_items_that_died_at_the_same_time(mortal, client):
+    """There are more than one call looks at: the rest must be neither looked at again and again nor skipped."""
     errors = ["ab"[n % 2] for n in range(700)]
     uids = die(mortal, errors, client=client, at=[now(client) - 5000] * len(errors))
     batches: list[int] = []
@@ -116,7 +116,7 @@ def test_dead_items_of_one_moment_are_walked_over_in_any_number(mortal, client):
     assert mortal.counts() == counts(ready=350)
 
 
-def test_what_dies_again_meanwhile_is_not_requeued_again(mortal, client):
+def test_an_item_that_dies_again_meanwhile_is_requeued_once(mortal, client):
     die(mortal, ["x"] * 300)
     began = now(client)
     batches: list[int] = []
@@ -155,7 +155,7 @@ def test_requeued_items_start_anew_and_wake_consumers(mortal, client):
     assert mortal.snapshot().stats["requeued"] == 2
 
 
-def test_limit_of_requeue_counts_over_all_batches(mortal):
+def test_the_limit_of_requeue_counts_over_all_batches(mortal):
     die(mortal, ["x"] * 300)
     assert mortal.requeue(limit=260) == 260
     assert mortal.counts() == counts(ready=260, dead=40)
@@ -169,7 +169,7 @@ def enough(*numbers: int) -> None:
     raise Enough
 
 
-def test_what_on_batch_raises_ends_the_operation_there(mortal, client):
+def test_an_exception_from_on_batch_ends_the_operation(mortal, client):
     die(mortal, ["x"] * 300)
     with pytest.raises(Enough):
         mortal.requeue(on_batch=enough)
@@ -204,7 +204,7 @@ def test_what_on_batch_raises_ends_the_operation_there(mortal, client):
         lambda queue: queue.purge("dead", limit=-1),
     ],
 )
-def test_dead_items_cannot_be_chosen_so(mortal, wrong):
+def test_dead_items_cannot_be_selected_by_invalid_arguments(mortal, wrong):
     die(mortal, ["x"])
     with pytest.raises(InvalidArgument, match=f"queue '{mortal.name}'"):
         wrong(mortal)
@@ -220,7 +220,7 @@ def test_states(mortal):
     assert mortal.states() == []
 
 
-def test_ended_leases_are_counted_whoever_recovers_them(make_queue, client):
+def test_ended_leases_are_counted_with_and_without_automatic_recovery(make_queue, client):
     queue, careful = make_queue(), make_queue(autoclean_interval=None)
     queue.put_many("abc")
     queue.get(-1)

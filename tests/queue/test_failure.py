@@ -1,4 +1,4 @@
-"""What is kept of an error."""
+"""The description of an error that is stored with an item."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_groups_by_the_last_frame_of_the_projects_own_code():
 @pytest.mark.parametrize(
     "folder",
     [
-        Path(sys.base_prefix) / "src" / "shop",  # such as /usr/src, with a Python of the system
+        Path(sys.base_prefix) / "src" / "shop",  # such as /usr/src, where the Python is the system's
         Path(sys.base_prefix) / "local" / "shop",
         Path("/srv/site-packages-index/shop"),
         Path("/srv/<shop>"),
@@ -84,7 +84,7 @@ def test_installed_code_is_not_the_projects_own(folder):
     assert kept["fingerprint"].startswith("ValueError test_failure.py:")
 
 
-def test_what_differs_in_its_message_only_is_one_group():
+def test_errors_that_differ_only_in_their_message_are_one_group():
     def fail(number):
         raise LookupError(f"order {number}")
 
@@ -122,5 +122,5 @@ class Mute(Exception):
         raise LookupError
 
 
-def test_an_error_that_cannot_be_told_is_kept_all_the_same():
+def test_an_error_that_cannot_be_described_is_stored_all_the_same():
     assert json.loads(describe(Mute()))["message"] == "<its text cannot be had: LookupError>"

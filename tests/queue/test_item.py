@@ -1,4 +1,4 @@
-"""What get returns, and uids."""
+"""Items as get returns them, and uids."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_is_truthy_with_a_falsy_payload(payload):
     assert Item("u", payload)
 
 
-def test_gives_what_its_delivery_knows():
+def test_has_the_facts_of_its_delivery():
     item = Item("u", "p", DELIVERY)
     assert (item.uid, item.payload, item.token, item.deliveries, item.headers) == ("u", "p", "g1/7", 3, {"trace": "1"})
 
@@ -55,17 +55,17 @@ def test_repr_does_not_show_the_payload():
 
 
 def test_enqueued_at_is_read_off_the_uid():
-    before = dt.datetime.now(dt.UTC) - dt.timedelta(milliseconds=1)  # uids count whole ones
+    before = dt.datetime.now(dt.UTC) - dt.timedelta(milliseconds=1)  # uids count whole milliseconds
     assert before <= Item(new_uid()).enqueued_at <= dt.datetime.now(dt.UTC)
 
 
-def test_enqueued_at_prefers_what_the_server_recorded():
+def test_enqueued_at_prefers_the_time_that_the_server_recorded():
     put_at = from_milliseconds(1_000)
     assert Item(new_uid(), None, Delivery(put_at=put_at)).enqueued_at == put_at
 
 
 @pytest.mark.parametrize("uid", [None, "order-17", "3f2b8e0c-3c86-4f0e-9a52-0d8f6c1d7b11"])
-def test_enqueued_at_is_none_where_nothing_tells(uid):
+def test_enqueued_at_is_none_when_the_uid_has_no_time(uid):
     assert Item(uid).enqueued_at is None
 
 

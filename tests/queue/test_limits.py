@@ -1,4 +1,4 @@
-"""MAX_IN_FLIGHT and RATE: across all consumers, and nobody is woken in vain."""
+"""MAX_IN_FLIGHT and RATE hold across all consumers, and no consumer is woken for nothing."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def meta(queue, client, field: str) -> float:
 
 
 def ask(queue, consumer: str, n: int = 1):
-    """The reply to a claim of that consumer."""
+    """Claim for this consumer; returns the reply."""
     slot = Slot(f"{consumer}-{time.monotonic_ns()}".encode(), 1)
     return queue.link.call(queue.claim(consumer, lease=600, n=n), queue=queue.alias, slot=slot)
 
 
 def soon(queue, client, scenario):
-    """What a scenario returns that is over before the rate allows the next item; again if the machine was too slow."""
+    """The result of a scenario that ends before the rate allows the next item; repeated if the machine was too slow."""
     while True:
         due = now(client) + 1000 * LOOK - 1000
         client.hset(queue.keys["meta"], "next_due", due)
@@ -44,7 +44,7 @@ def soon(queue, client, scenario):
 # -- max_in_flight
 
 
-def test_no_more_are_handed_out_than_may_be_in_flight(make_queue):
+def test_max_in_flight_bounds_the_items_in_flight(make_queue):
     queue = make_queue(max_in_flight=3)
     queue.put_many("abcdef")
     assert len(queue.get_many(2)) == 2
@@ -69,7 +69,7 @@ def settle_by_release(queue, item):
 
 
 @pytest.mark.parametrize("settle", [settle_by_ack, settle_by_fail, settle_by_release])
-def test_nobody_is_woken_before_there_is_room(make_queue, client, settle):
+def test_consumers_are_woken_only_when_there_is_room(make_queue, client, settle):
     queue = make_queue(max_in_flight=1)
     queue.put("a")
     item = queue.get(-1)
@@ -100,7 +100,7 @@ def test_the_end_of_a_lease_makes_room(make_queue):
     assert (again.payload, again.deliveries) == (b"a", 2)
 
 
-def test_a_limit_that_is_given_up_holds_no_more(make_queue):
+def test_a_caller_without_the_limit_is_not_bound_by_it(make_queue):
     limited, free = make_queue(max_in_flight=1), make_queue()
     limited.put_many("ab")
     assert limited.get(-1)
@@ -108,8 +108,8 @@ def test_a_limit_that_is_given_up_holds_no_more(make_queue):
     assert free.get(-1).payload == b"b"
 
 
-def test_a_ghost_that_had_a_holder_makes_room(make_queue, client):
-    """As after a late ack of saferedisqueue, which leaves the holder: found to be nothing, it is in flight no more."""
+def test_an_acked_item_whose_holder_was_left_behind_makes_room(make_queue, client):
+    """A late ack of saferedisqueue leaves the holder; the claim that finds no item under the uid removes it."""
     queue = make_queue(max_in_flight=2)
     uid = queue.put("ghost")
     queue.put_many("abc")
@@ -123,7 +123,7 @@ def test_a_ghost_that_had_a_holder_makes_room(make_queue, client):
     assert not queue.get(-1)
 
 
-def test_moving_is_not_limited_and_keeps_the_limit(make_queue, client):
+def test_move_ignores_the_limit_and_leaves_it_in_force(make_queue, client):
     queue, target = make_queue(max_in_flight=1), make_queue("2")
     queue.put_many("abc")
     assert queue.get(-1)
@@ -135,17 +135,17 @@ def test_moving_is_not_limited_and_keeps_the_limit(make_queue, client):
 # -- rate
 
 
-def test_items_are_spread_over_the_time(make_queue, client):
+def test_the_rate_spreads_items_over_time(make_queue, client):
     queue = make_queue(rate="20/s")
     queue.put_many(range(12))
     begun = now(client)
     got = [queue.get(60) for _ in range(12)]
     assert [item.payload for item in got] == [str(n).encode() for n in range(12)]
-    # The first may come at once, and what 0.1 s left unused: another two.
+    # The first comes at once, and two more for the 0.1 s of unused time that may be caught up.
     assert now(client) - begun >= 9 * 50
 
 
-def test_many_at_once_are_no_way_around_it(make_queue):
+def test_get_many_respects_the_rate(make_queue):
     queue = make_queue(rate="6/d")
     queue.put_many(range(5))
     assert len(queue.get_many(5)) == 1
@@ -153,29 +153,29 @@ def test_many_at_once_are_no_way_around_it(make_queue):
     assert len(queue) == 4
 
 
-def test_nobody_is_woken_while_somebody_is_to_come(make_queue, client):
+def test_a_put_wakes_nobody_while_a_consumer_has_an_appointment(make_queue, client):
     queue = make_queue(rate="13/m")
     queue.put_many("ab")
     assert queue.get(-1)
-    assert not queue.get(-1)  # and is told to come in some seconds
+    assert not queue.get(-1)  # and gets an appointment in some seconds
     assert client.hexists(queue.keys["meta"], "told")
-    client.hset(queue.keys["meta"], "told", now(client) + 3_600_000)  # however slow this machine is
+    client.hset(queue.keys["meta"], "told", now(client) + 3_600_000)  # far enough for a slow machine
     client.delete(queue.keys["wake"])
     queue.put("c")
     assert tokens(queue, client) == 0
 
 
-def test_whoever_comes_before_the_rate_allows_it_wakes_nobody(make_queue, client):
-    queue = make_queue(rate="6/d")  # and the next moment is far away
+def test_a_claim_that_comes_too_early_wakes_nobody(make_queue, client):
+    queue = make_queue(rate="6/d")  # the next item is allowed only in four hours
     queue.put_many("ab")
     assert queue.get(-1)
     client.delete(queue.keys["wake"])
     assert not queue.get(-1)
     assert tokens(queue, client) == 0
-    assert meta(queue, client, "told") <= now(client) + 1000 * LOOK  # idle, it comes by then
+    assert meta(queue, client, "told") <= now(client) + 1000 * LOOK  # an idle consumer looks at least that often
 
 
-def test_one_of_those_who_come_too_early_is_told_when_to_come_again(make_queue, client):
+def test_a_single_early_consumer_gets_the_appointment(make_queue, client):
     queue = make_queue(rate="1/h")
     queue.put_many("ab")
 
@@ -189,18 +189,18 @@ def test_one_of_those_who_come_too_early_is_told_when_to_come_again(make_queue, 
 
     due, (replies, left) = soon(queue, client, scenario)
     assert meta(queue, client, "told") == due
-    for reply in replies[:2]:  # the same one keeps its moment
+    for reply in replies[:2]:  # the same consumer keeps its appointment
         assert 0 < reply.wait <= LOOK - 1
     assert replies[2].wait is None
     assert [reply.held_up for reply in replies] == [2, 2, 2]
-    assert left == [0, 0]  # they would wake in vain
+    assert left == [0, 0]  # further tokens would wake consumers for nothing
 
 
-def test_another_one_comes_later_should_the_one_that_was_told_not_come(make_queue, client):
+def test_a_second_early_consumer_comes_later_in_case_the_first_does_not_come(make_queue, client):
     queue = make_queue(rate="1/h")
     queue.put_many("ab")
     due = 0.0
-    while now(client) >= due:  # again if the machine was too slow
+    while now(client) >= due:  # repeated if the machine was too slow
         due = now(client) + 1000
         client.hset(queue.keys["meta"], "next_due", due)
         client.hdel(queue.keys["meta"], "told")
@@ -210,8 +210,8 @@ def test_another_one_comes_later_should_the_one_that_was_told_not_come(make_queu
 
 
 @pytest.mark.parametrize("n", [1, 5])
-def test_whoever_takes_the_last_that_the_rate_allows_wakes_one_to_be_told(make_queue, client, n):
-    """Busy with that, it may not come in time for the next."""
+def test_a_consumer_that_takes_the_last_allowed_item_wakes_another_for_the_appointment(make_queue, client, n):
+    """The first is busy with its item and may come too late for the next one."""
     queue = make_queue(rate="6/d")
     queue.put_many("abc")
     assert len(ask(queue, "c1", n).found) == 1
@@ -222,16 +222,16 @@ def test_whoever_takes_the_last_that_the_rate_allows_wakes_one_to_be_told(make_q
     assert client.hget(queue.keys["meta"], "told_to") == b"c2"
 
 
-def test_nobody_is_woken_for_what_became_ready_and_the_rate_does_not_allow(make_queue, client):
+def test_items_that_become_ready_beyond_the_rate_wake_a_single_consumer(make_queue, client):
     queue = make_queue(rate="6/d")
     queue.put_many("abc", delay=600)
     pass_time(client, queue.keys, 601)
     reply = ask(queue, "c1")
     assert (len(reply.found), reply.held_up) == (1, 2)
-    assert tokens(queue, client) == 1  # for one to be told
+    assert tokens(queue, client) == 1  # for the consumer that gets the appointment
 
 
-def test_whoever_was_to_come_takes_and_wakes_another(make_queue, client):
+def test_a_consumer_with_the_appointment_takes_an_item_and_wakes_another(make_queue, client):
     queue = make_queue(rate="1/h")
     queue.put_many("abc")
     soon(queue, client, lambda: ask(queue, "c1"))
@@ -240,7 +240,7 @@ def test_whoever_was_to_come_takes_and_wakes_another(make_queue, client):
     assert tokens(queue, client) == 1
 
 
-def test_whoever_was_to_come_and_has_no_room_wakes_another(make_queue, client):
+def test_a_consumer_with_the_appointment_but_no_room_wakes_another(make_queue, client):
     queue = make_queue(rate="1/h")
     queue.put_many("ab")
 
@@ -255,14 +255,14 @@ def test_whoever_was_to_come_and_has_no_room_wakes_another(make_queue, client):
     assert returned == (0, 1, False)
 
 
-def test_whoever_was_to_come_and_finds_nothing_is_not_waited_for(make_queue, client):
+def test_an_appointment_ends_when_its_consumer_finds_nothing(make_queue, client):
     queue = make_queue(rate="1/h")
 
     def scenario():
         queue.put("a")
         ask(queue, "c1")
         queue.purge("ready")
-        ask(queue, "c1")  # and is told nothing
+        ask(queue, "c1")  # and gets no appointment
         queue.put("b")
         return tokens(queue, client)
 
@@ -271,7 +271,7 @@ def test_whoever_was_to_come_and_finds_nothing_is_not_waited_for(make_queue, cli
 
 
 @pytest.mark.parametrize(("rate", "found"), [("4/s", 1), ("10/s", 2), ("20/s", 3), ("100/s", 11)])
-def test_what_a_tenth_of_a_second_left_unused_may_be_made_up_for(make_queue, client, rate, found):
+def test_a_claim_may_catch_up_a_tenth_of_a_second_of_unused_time(make_queue, client, rate, found):
     queue = make_queue(rate=rate)
     queue.put_many(range(20))
     client.hset(queue.keys["meta"], "next_due", now(client) - 3_600_000)
@@ -279,7 +279,7 @@ def test_what_a_tenth_of_a_second_left_unused_may_be_made_up_for(make_queue, cli
 
 
 @pytest.mark.parametrize("late", [60, 3_600_000])
-def test_who_comes_late_puts_off_what_follows_by_what_exceeds_a_tenth_of_a_second(make_queue, client, late):
+def test_a_late_claim_shifts_the_schedule_by_all_but_a_tenth_of_a_second(make_queue, client, late):
     queue = make_queue(rate="1/h")
     queue.put_many("ab")
     begun = now(client)
@@ -290,8 +290,8 @@ def test_who_comes_late_puts_off_what_follows_by_what_exceeds_a_tenth_of_a_secon
     assert max(due, begun - 100) <= schedule <= max(due, now(client) - 100)
 
 
-def test_a_consumer_asks_twice_an_item(make_queue, monkeypatch):
-    """Once too early, and once in time."""
+def test_a_consumer_claims_twice_for_each_item(make_queue, monkeypatch):
+    """The first claim is too early, the second in time."""
     queue = make_queue(rate="20/s")
     asked, claim = [], queue.claim
     monkeypatch.setattr(queue, "claim", lambda *args, **terms: asked.append(terms) or claim(*args, **terms))
@@ -299,11 +299,11 @@ def test_a_consumer_asks_twice_an_item(make_queue, monkeypatch):
     consumer = InProcessConsumer([Subscription(queue, lambda item: item.payload == b"19" and consumer.stop())])
     consumer.run()
     assert consumer.handled == 20
-    assert len(asked) <= 2 * 20 + 2  # and at the end
+    assert len(asked) <= 2 * 20 + 2  # two more at the end
 
 
-def test_where_too_many_are_in_flight_nobody_is_told_when_to_come_again(make_queue, client):
-    """Whoever acks sees to it that somebody comes."""
+def test_no_appointment_is_made_while_too_many_items_are_in_flight(make_queue, client):
+    """The next ack wakes a consumer."""
     queue = make_queue(max_in_flight=1, rate="1/h")
     queue.put_many("ab")
     assert ask(queue, "c1").found
@@ -311,7 +311,7 @@ def test_where_too_many_are_in_flight_nobody_is_told_when_to_come_again(make_que
     assert not client.hexists(queue.keys["meta"], "told")
 
 
-def test_a_slower_rate_of_before_holds_nothing_up(make_queue):
+def test_a_former_slower_rate_delays_nothing(make_queue):
     slow, quick = make_queue(rate="1/d"), make_queue(rate="100/s")
     slow.put_many("ab")
     assert slow.get(-1)
@@ -319,7 +319,7 @@ def test_a_slower_rate_of_before_holds_nothing_up(make_queue):
     assert quick.get(60).payload == b"b"
 
 
-def test_an_appointment_by_a_clock_that_was_ahead_keeps_nobody_asleep(make_queue, client):
+def test_an_appointment_by_a_clock_that_was_ahead_delays_nobody(make_queue, client):
     queue = make_queue(rate="100/s")
     queue.put("a")
     assert queue.get(-1)
@@ -369,6 +369,6 @@ def test_a_rate_is_written_as_count_per_time(written, per_second):
 @pytest.mark.parametrize(
     "written", ["", "10", "0/s", "1/0s", "1/w", "-1/s", "1.5/s", " 1/s", "1/s ", "9999999/s", 10, b"10/s"]
 )
-def test_what_is_no_rate_is_refused(make_queue, written):
+def test_an_invalid_rate_is_refused(make_queue, written):
     with pytest.raises(ConfigurationError, match="is no rate such as '10/s'"):
         make_queue(rate=written)

@@ -1,4 +1,4 @@
-"""The defects of saferedisqueue 3.0.0 are gone, and its processes may work on the same queue meanwhile."""
+"""The defects of saferedisqueue 3.0.0 are gone, and its processes can work on the same queue at the same time."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.versions
 
-INTERVAL = 60  # seconds; of both
+INTERVAL = 60  # seconds; of saferedisqueue and of this package
 SOON = 0.05  # seconds
 
 
 class Legacy:
-    """A process with saferedisqueue 3.0.0: the same commands on the same keys."""
+    """A process with saferedisqueue 3.0.0: it sends the same commands for the same keys."""
 
     def __init__(self, client: redis.Redis, keys: Keys) -> None:
         self.client = client
@@ -47,7 +47,7 @@ class Legacy:
         self.client.pipeline().lrem(self.ackbuf, 0, uid).lrem(self.backup, 0, uid).lpush(self.queue, uid).execute()
 
     def autoclean(self, *, crash_after: int | None = None) -> None:
-        """As on a client that tells "absent" in the way that it expects; crash_after: of so many items put back."""
+        """Like the original, with an EXISTS that works as it expects; crash_after: items to put back before it dies."""
         if self.client.exists(self.lock):
             return
         if self.client.exists(self.backup):
@@ -71,7 +71,7 @@ class Legacy:
 
 
 class Legacy4(Legacy):
-    """A process with saferedisqueue 4.0b0, which has a zset instead of the second list and its lock."""
+    """A process with saferedisqueue 4.0b0, which has a zset in place of the backup list and its lock."""
 
     def __init__(self, client: redis.Redis, keys: Keys) -> None:
         super().__init__(client, keys)
@@ -111,7 +111,7 @@ def queue(make_queue) -> SafeRedisQueue:
 
 
 def keep_house(queue: SafeRedisQueue) -> None:
-    """What every call does, but once a second: look for what legacy consumers hold."""
+    """Do what any call does once a second: look at the items that legacy consumers hold."""
     queue.link.client.hdel(queue.keys["meta"], "kept")
     queue.recover()
 
@@ -121,17 +121,17 @@ def end_leases(queue: SafeRedisQueue) -> None:
 
 
 def is_clean(queue: SafeRedisQueue) -> bool:
-    """Whether nothing is left of any item."""
+    """Whether no record of any item is left."""
     client, kept = queue.link.client, {"slots", "meta", "stats", "wake", "backuplock"}
     left = {key.decode().rpartition(":")[2] for key in client.scan_iter(f"{queue.keys}:*")}
     return left <= kept and queue.counts() == dict.fromkeys(("ready", "in_flight", "delayed", "dead"), 0)
 
 
-# -- its defects
+# -- the defects of saferedisqueue
 
 
 @pytest.mark.parametrize("put_back", [0, 1])
-def test_lock_without_expiry_does_not_end_recovery(queue, legacy3, client, put_back):
+def test_a_lock_without_expiry_does_not_stop_recovery(queue, legacy3, client, put_back):
     uids = [legacy3.put(payload) for payload in "abc"]
     legacy3.get(), legacy3.get()
     legacy3.autoclean()
@@ -145,7 +145,7 @@ def test_lock_without_expiry_does_not_end_recovery(queue, legacy3, client, put_b
     assert sorted(item.uid.encode() for item in queue.get_many(5)) == sorted(uids)
 
 
-def test_consumer_that_is_blocked_already_recovers(make_queue):
+def test_a_blocked_get_recovers_items(make_queue):
     queue = make_queue(autoclean_interval=SOON * 4)
     got: list[Item] = []
     uid = queue.put("payload")
@@ -156,7 +156,7 @@ def test_consumer_that_is_blocked_already_recovers(make_queue):
     assert [item.uid for item in got] == [uid]
 
 
-def test_fail_after_ack_makes_no_ghost(queue):
+def test_a_fail_after_an_ack_creates_no_ghost(queue):
     queue.put("payload")
     item = queue.get(-1)
     assert queue.ack(item)
@@ -166,7 +166,7 @@ def test_fail_after_ack_makes_no_ghost(queue):
     assert queue.get(-1) == (None, None)
 
 
-def test_late_ack_leaves_no_phantom(queue):
+def test_a_late_ack_leaves_no_ghost(queue):
     queue.put("payload")
     item = queue.get(-1)
     end_leases(queue)
@@ -176,7 +176,7 @@ def test_late_ack_leaves_no_phantom(queue):
     assert is_clean(queue)
 
 
-def test_late_ack_of_a_failed_item_leaves_no_phantom(queue):
+def test_a_late_ack_of_a_failed_item_leaves_no_ghost(queue):
     queue.put("payload")
     item = queue.get(-1)
     queue.fail(item)
@@ -191,7 +191,7 @@ def test_get_on_an_empty_queue_returns_a_pair_of_nones(queue, timeout):
     assert queue.get(timeout) == (None, None)
 
 
-def test_recovery_works_with_this_redis_py(queue):
+def test_recovery_works_with_current_versions_of_redis_py(queue):
     uid = queue.put("payload")
     assert queue.get(-1)
     assert not queue.get(-1)
@@ -199,10 +199,10 @@ def test_recovery_works_with_this_redis_py(queue):
     assert queue.get(-1) == (uid, b"payload")
 
 
-# -- beside its processes
+# -- beside processes of saferedisqueue
 
 
-def test_each_takes_what_the_other_put(queue, legacy):
+def test_legacy_and_this_package_take_items_of_each_other(queue, legacy):
     theirs, ours = legacy.put("theirs"), queue.put("ours").encode()
     item = queue.get(-1)
     assert item == (theirs.decode(), b"theirs")
@@ -212,7 +212,7 @@ def test_each_takes_what_the_other_put(queue, legacy):
     assert is_clean(queue)
 
 
-def test_legacy_producer_rings_no_bell_but_is_heard(make_queue, client):
+def test_an_item_of_a_legacy_producer_is_found_without_a_wake_token(make_queue, client):
     queue = make_queue(autoclean_interval=SOON)
     got: list[Item] = []
     waiter = threading.Thread(target=lambda: got.append(queue.get(60)), daemon=True)
@@ -233,7 +233,7 @@ def in_backup(legacy: Legacy) -> None:
 
 
 @pytest.mark.parametrize("take", [in_ackbuf, in_backup])
-def test_what_a_dead_legacy_consumer_holds_comes_back_after_the_interval(queue, legacy, client, take):
+def test_an_item_of_a_dead_legacy_consumer_comes_back_after_the_interval(queue, legacy, client, take):
     uid = legacy.put("payload").decode()
     take(legacy)
     assert queue.counts() == {"ready": 0, "in_flight": 1, "delayed": 0, "dead": 0}
@@ -247,7 +247,7 @@ def test_what_a_dead_legacy_consumer_holds_comes_back_after_the_interval(queue, 
     assert queue.audit() == []
 
 
-def test_many_that_a_legacy_consumer_holds_are_taken_over_in_batches(queue, legacy3, client):
+def test_many_items_of_a_legacy_consumer_are_taken_over_in_batches(queue, legacy3, client):
     uids = queue.put_many(range(250))
     for _ in uids:
         legacy3.get()
@@ -286,7 +286,7 @@ def test_legacy_fail_makes_its_item_ready(queue, legacy, take, adopted):
     assert queue.audit() == []
 
 
-def test_legacy_fail_of_what_we_hold_changes_nothing(queue, legacy):
+def test_a_legacy_fail_of_an_item_that_we_hold_changes_nothing(queue, legacy):
     uid = queue.put("payload").encode()
     legacy.get()
     keep_house(queue)
@@ -300,7 +300,7 @@ def test_legacy_fail_of_what_we_hold_changes_nothing(queue, legacy):
     assert is_clean(queue)
 
 
-def test_late_legacy_ack_while_we_work_on_the_item(queue, legacy):
+def test_a_late_legacy_ack_of_an_item_that_we_hold(queue, legacy):
     uid = legacy.put("payload")
     legacy.get()
     keep_house(queue)
@@ -332,7 +332,7 @@ def waiting(queue: SafeRedisQueue) -> None:
 
 
 @pytest.mark.parametrize("state", [ready_again, ready_at_the_back, in_flight, waiting])
-def test_side_records_of_what_a_legacy_consumer_acked_are_dropped_on_contact(queue, legacy, state):
+def test_records_of_an_item_that_a_legacy_consumer_acked_are_deleted_with_its_uid(queue, legacy, state):
     legacy.put("payload")
     uid, _ = legacy.get()
     keep_house(queue)
@@ -343,7 +343,7 @@ def test_side_records_of_what_a_legacy_consumer_acked_are_dropped_on_contact(que
     assert is_clean(queue)
 
 
-def test_side_records_of_what_a_legacy_consumer_acked_go_by_and_by(queue, legacy, client):
+def test_records_of_items_that_a_legacy_consumer_acked_are_deleted_in_time(queue, legacy, client):
     uids = queue.put_many(range(300), headers={"a": "b"})
     queue.fail_many(queue.get_many(300), "no")
     for _ in range(299):
@@ -357,7 +357,7 @@ def test_side_records_of_what_a_legacy_consumer_acked_go_by_and_by(queue, legacy
     assert client.exists(*records) == 0
 
 
-def test_put_clears_what_a_legacy_ack_left_of_the_same_uid(queue, legacy):
+def test_a_put_deletes_the_records_that_a_legacy_ack_left_for_its_uid(queue, legacy):
     queue.put("first", uid="own")
     queue.fail(queue.get(-1), "boom")
     uid, _ = legacy.get()
@@ -367,14 +367,14 @@ def test_put_clears_what_a_legacy_ack_left_of_the_same_uid(queue, legacy):
     assert (item.payload, item.deliveries) == (b"second", 1)
 
 
-def test_legacy_autoclean_in_the_middle_of_ours(queue, legacy):
-    """Their interval is their lease: what it brings back is delivered again, and what we took over is not."""
+def test_a_legacy_autoclean_between_our_calls(queue, legacy):
+    """Their interval works as a lease: items that they put back come again, items that we took over do not."""
     theirs, ours, third = legacy.put("theirs"), legacy.put("ours"), legacy.put("third")
     assert legacy.get()[0] == theirs
     legacy.autoclean()
     item = queue.get(-1)
     assert item.uid == ours.decode()
-    keep_house(queue)  # takes "theirs" over
+    keep_house(queue)  # this takes "theirs" over
     assert legacy.get()[0] == third
     legacy.pass_interval()
     legacy.autoclean()
@@ -390,7 +390,7 @@ def test_legacy_autoclean_in_the_middle_of_ours(queue, legacy):
     assert is_clean(queue)
 
 
-def test_backup_that_legacy_put_back_meanwhile_is_served_once(queue, legacy3):
+def test_an_item_of_the_backup_that_legacy_put_back_is_served_once(queue, legacy3):
     uid = legacy3.put("payload")
     in_backup(legacy3)
     legacy3.pass_interval()
@@ -403,7 +403,7 @@ def test_backup_that_legacy_put_back_meanwhile_is_served_once(queue, legacy3):
     assert queue.audit() == []
 
 
-def test_we_neither_make_its_backup_nor_take_its_lock(queue, legacy3, client):
+def test_this_package_makes_no_backup_and_takes_no_lock(queue, legacy3, client):
     uid = legacy3.put("payload")
     legacy3.get()
     keep_house(queue)
@@ -420,7 +420,7 @@ def test_running_lock_keeps_its_expiry(queue, legacy3, client):
 
 
 @pytest.mark.parametrize("take_over", [lambda queue: queue.get(-1), SafeRedisQueue.recover], ids=["get", "recover"])
-def test_without_an_interval_nothing_of_a_legacy_consumer_is_recovered_by_itself(make_queue, client, take_over):
+def test_without_an_interval_items_of_a_legacy_consumer_are_not_recovered_automatically(make_queue, client, take_over):
     queue = make_queue(autoclean_interval=None)
     legacy = Legacy(client, queue.keys)
     uid = legacy.put("payload")

@@ -1,4 +1,4 @@
-"""Payload to bytes and back."""
+"""Conversion of payloads to bytes and back."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_json_of_others_comes_in_any_of_its_encodings(encoding):
     assert JSON().loads('{"name": "Žofie"}'.encode(encoding)) == {"name": "Žofie"}
 
 
-def test_json_of_half_a_pair_comes_back():
+def test_json_with_a_lone_surrogate_comes_back():
     assert JSON().loads('"\ud83d"'.encode("utf-8", "surrogatepass")) == "\ud83d"
 
 
@@ -100,7 +100,7 @@ ENDLESS.append(ENDLESS)
         (Pickle(), lambda: None),
     ],
 )
-def test_what_cannot_be_serialised_names_the_queue_and_the_type(serializer, payload):
+def test_an_error_of_serialization_names_the_queue_and_the_type(serializer, payload):
     with pytest.raises(PayloadError, match=f"^queue 'orders': a payload of type {type(payload).__name__} cannot be"):
         dump(serializer, payload, queue="orders", limit=None)
 
@@ -130,6 +130,6 @@ def test_limit_counts_bytes_and_may_be_reached():
 
 
 @pytest.mark.parametrize(("serializer", "data"), [(JSON(), b"{"), (Pickle(), b"x"), (Raw(decode=True), b"\xff")])
-def test_what_cannot_be_read_names_queue_and_uid(serializer, data):
+def test_an_error_of_deserialization_names_the_queue_and_the_uid(serializer, data):
     with pytest.raises(PayloadError, match=r"^queue 'orders': the payload of u1 cannot be read"):
         load(serializer, data, queue="orders", uid="u1")

@@ -1,4 +1,4 @@
-"""Sizes are bounded by bytes as well as by number, and no time limit cuts what is still on its way."""
+"""Batches are bounded in bytes as well as in number, and no time limit interrupts data that still flows."""
 
 from __future__ import annotations
 
@@ -26,8 +26,10 @@ from tests.support.servers import Server
 from tests.support.waiting import PATIENT, wait_for
 
 KB, MB = 1000, 1_000_000
-RATE = 1.2 * MB  # bytes a second: about 10 Mbit/s, on which what follows is as 8 MiB payloads and a TIMEOUT of 5 s
-SHORT = 1.5  # seconds; a TIMEOUT that is shorter than the replies take
+# Bytes a second, about 10 Mbit/s: with SHORT and the payloads below it is like such a line with payloads of 8 MiB and a
+# TIMEOUT of 5 s.
+RATE = 1.2 * MB
+SHORT = 1.5  # seconds; a TIMEOUT shorter than the transfer of the replies
 PARSERS = {"the parser of this environment": {}, "no hiredis": {"parser_class": redis.connection._RESP2Parser}}
 
 MakeQueue = Callable[..., SafeRedisQueue]
@@ -61,7 +63,7 @@ def behind(prefix: str) -> Iterator[Callable[..., SafeRedisQueue]]:
 
 
 def payloads(number: int, size: int) -> list[bytes]:
-    """Each begins with its number."""
+    """Payloads of a size; each begins with its number."""
     return [b"%d " % n + bytes(size) for n in range(number)]
 
 
@@ -70,14 +72,14 @@ def number_of(payload: bytes) -> int:
 
 
 def scripts_run(client: redis.Redis) -> int:
-    """How many the server has run; one that it did not know yet counts twice."""
+    """The number of scripts that the server ran; a script that it did not know counts twice."""
     stats = client.info("commandstats")
     return sum(stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("eval", "evalsha"))
 
 
 @contextmanager
 def bytes_sent(client: redis.Redis) -> Iterator[list[int]]:
-    """How many the server sent meanwhile, whatever to."""
+    """Yields a list that gets the number of bytes the server sent to all clients meanwhile."""
     sent: list[int] = []
     before = client.info("stats")["total_net_output_bytes"]
     yield sent
@@ -135,23 +137,23 @@ def test_a_claim_is_bounded_by_bytes_and_keeps_the_order(queue, way):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_claim_that_bytes_end_says_that_there_is_more(queue, client, way):
+def test_a_claim_that_the_bytes_limit_says_that_more_is_ready(queue, client, way):
     way(queue, 5)
     client.delete(queue.keys["wake"])
     call = queue.claim("g1", lease=60, n=100)
     reply = queue.link.call(call, queue=queue.alias)
     assert (len(reply.found), reply.wait) == (4, 0)
-    assert client.llen(queue.keys["wake"]) > 0  # the baton
+    assert client.llen(queue.keys["wake"]) > 0  # a wake token for the next consumer
 
 
-def test_the_first_item_goes_out_however_large(queue):
+def test_the_first_item_of_a_claim_may_have_any_size(queue):
     queue.put_many([b"0 " + bytes(3 * MB), b"1 " + bytes(3 * MB), b"2", b"3"])
     assert [number_of(item.payload) for item in queue.get_many(10)] == [0]
     assert [number_of(item.payload) for item in queue.get_many(10)] == [1, 2, 3]
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_repeated_claim_gets_the_same(queue, way):
+def test_a_repeated_claim_gets_the_same_items(queue, way):
     way(queue, 9)
     slot = slots.borrow()
     call = queue.claim("g1", lease=60, n=100)
@@ -162,7 +164,7 @@ def test_a_repeated_claim_gets_the_same(queue, way):
 
 
 @pytest.mark.parametrize(("n", "how", "deliveries"), [(100, GIVE_BACK, 1), (1, GIVE_BACK, 1), (100, UNREAD, 1)])
-def test_what_a_claim_took_is_given_back_by_its_repeat(queue, n, how, deliveries):
+def test_a_repeat_with_give_back_returns_the_items_of_the_claim(queue, n, how, deliveries):
     by_the_list(queue, 6)
     slot = slots.borrow()
     queue.link.call(queue.claim("g1", lease=60, n=n), queue=queue.alias, slot=slot)
@@ -176,7 +178,7 @@ def test_what_a_claim_took_is_given_back_by_its_repeat(queue, n, how, deliveries
 
 
 @pytest.mark.parametrize("how", [GIVE_BACK, UNREAD])
-def test_a_claim_that_comes_after_it_was_given_back_takes_nothing(queue, how):
+def test_a_claim_that_arrives_after_its_give_back_takes_nothing(queue, how):
     queue.put("x")
     slot = slots.borrow()
     for n in (how, 1):
@@ -185,7 +187,7 @@ def test_a_claim_that_comes_after_it_was_given_back_takes_nothing(queue, how):
     assert queue.counts()["ready"] == 1
 
 
-def test_a_single_item_that_nobody_can_read_goes_to_the_back_and_is_dead_in_the_end(make_queue):
+def test_a_single_item_that_nobody_can_read_goes_to_the_back_and_then_is_dead(make_queue):
     queue = make_queue(max_deliveries=2)
     queue.put_many([b"large", b"small"])
 
@@ -205,7 +207,7 @@ def test_a_single_item_that_nobody_can_read_goes_to_the_back_and_is_dead_in_the_
 
 @pytest.mark.parametrize("plan", [{"prefetch": 10}, {"threads": 3}, {"prefetch": 10, "threads": 3}])
 @pytest.mark.parametrize("batch", [1, 10])
-def test_a_burst_goes_on_where_bytes_end_a_claim(queue, plan, batch):
+def test_a_burst_goes_on_after_a_claim_that_the_bytes_limit(queue, plan, batch):
     queue.put_many(payloads(12, 600 * KB))
     seen: list[int] = []
 
@@ -218,7 +220,7 @@ def test_a_burst_goes_on_where_bytes_end_a_claim(queue, plan, batch):
     assert sum(queue.counts().values()) == 0
 
 
-def test_a_later_queue_does_not_go_before_what_bytes_left_of_an_earlier_one(make_queue):
+def test_a_later_queue_does_not_overtake_items_that_did_not_fit_into_a_claim(make_queue):
     first, second = make_queue(".first"), make_queue(".second")
     first.put_many(payloads(9, 600 * KB))
     second.put_many(range(9))
@@ -228,7 +230,7 @@ def test_a_later_queue_does_not_go_before_what_bytes_left_of_an_earlier_one(make
     ]
     InProcessConsumer(subscriptions, options=ConsumerOptions(burst=True, threads=3)).run()
     assert len(seen) == 18
-    assert "d" not in "".join(seen)[:7]  # those that other threads have in hand may still be written down
+    assert "d" not in "".join(seen)[:7]  # other threads may have items of the first queue in hand that are logged later
 
 
 # -- puts
@@ -237,7 +239,7 @@ def test_a_later_queue_does_not_go_before_what_bytes_left_of_an_earlier_one(make
 def test_a_batch_of_puts_is_bounded_by_bytes(queue, client):
     before = scripts_run(client)
     uids = queue.put_many(payloads(10, 500 * KB))
-    assert 4 <= scripts_run(client) - before <= 6  # three at a time; and one that found the server without the script
+    assert 4 <= scripts_run(client) - before <= 6  # batches of three; perhaps one more, to load the script
     assert [item.uid for item in queue.items()] == uids
     before = scripts_run(client)
     queue.put_many([b"x" * 100] * 1000)
@@ -245,8 +247,8 @@ def test_a_batch_of_puts_is_bounded_by_bytes(queue, client):
 
 
 @pytest.mark.parametrize("headers", [None, {"large": "x" * 500 * KB}])
-def test_puts_of_more_than_the_line_carries_in_time(queue, behind, relay, headers):
-    """Each batch has its own time limit, so that one that is in doubt can be put again with success."""
+def test_puts_that_take_longer_together_than_the_time_limit(queue, behind, relay, headers):
+    """Each batch has its own time limit, so a batch in doubt can be put again with success."""
     remote = behind(relay(rate=RATE))
     given = payloads(5, 500 * KB if headers is None else 10)
     assert remote.put_many(given, headers=headers) == [item.uid for item in queue.items()]
@@ -254,7 +256,7 @@ def test_puts_of_more_than_the_line_carries_in_time(queue, behind, relay, header
 
 
 def put_beside_another_client(server: Server, at: MakeQueue, number: int) -> None:
-    """Put so many payloads of 1 MB in one call: another client's puts go between its batches."""
+    """Put so many payloads of 1 MB in one call, and check that another client's puts go between its batches."""
     large, other = at(server.url), at(server.url)
     payload, over = bytes(1 * MB), threading.Event()
     small: list[str] = []
@@ -281,11 +283,11 @@ def put_beside_another_client(server: Server, at: MakeQueue, number: int) -> Non
 
 
 def test_other_clients_are_served_between_the_batches_of_large_puts(server, at):
-    """As many payloads as there may be in one batch take too much memory here: tests/services has them."""
+    """A batch of the largest number of payloads takes too much memory here; tests/services has that test."""
     put_beside_another_client(server, at, 300)
 
 
-def test_what_is_in_doubt_is_a_batch_that_can_be_put_again(queue, behind, relay):
+def test_only_one_batch_is_in_doubt_and_can_be_put_again(queue, behind, relay):
     proxy = relay()
     remote = behind(proxy, timeout=0.5)
     given = payloads(7, 500 * KB)
@@ -304,8 +306,8 @@ def test_what_is_in_doubt_is_a_batch_that_can_be_put_again(queue, behind, relay)
     assert queue.audit() == []
 
 
-def test_srq_put_prints_the_uids_of_what_was_put(project):
-    """Large payloads go in several calls, of which the first may be well and the second not."""
+def test_srq_put_prints_the_uids_of_the_puts_before_an_error(project):
+    """Large payloads go in several calls, of which the first may succeed and the second fail."""
     project.configure({"small": {"MAX_LENGTH": 10}}, project.settings.SRQ_DEFAULTS)
     code, out, err = project.run("srq_put", "small", *[f"{n} {'x' * 120 * KB}" for n in range(12)])
     assert code != 0
@@ -318,17 +320,17 @@ def test_srq_put_prints_the_uids_of_what_was_put(project):
 
 
 @pytest.mark.parametrize("parser", PARSERS)
-def test_a_time_limit_does_not_cut_what_is_on_its_way(queue, behind, relay, parser):
+def test_a_time_limit_does_not_interrupt_flowing_data(queue, behind, relay, parser):
     remote = behind(relay(rate=RATE), options=PARSERS[parser])
     payload = bytes(2 * MB)
     began = time.monotonic()
     uid = remote.put(payload)
     assert remote.get(-1) == (uid, payload)
-    assert time.monotonic() - began > 2 * SHORT  # else it shows nothing
+    assert time.monotonic() - began > 2 * SHORT  # otherwise the test shows nothing
     assert remote.ack(uid)
 
 
-def test_nor_does_it_in_an_event_loop(queue, behind, relay):
+def test_a_time_limit_does_not_interrupt_flowing_data_in_an_event_loop(queue, behind, relay):
     remote = behind(relay(rate=RATE))
     payload = bytes(2 * MB)
 
@@ -342,7 +344,7 @@ def test_nor_does_it_in_an_event_loop(queue, behind, relay):
     asyncio.run(main())
 
 
-def test_several_replies_of_one_look(queue, behind, relay):
+def test_a_look_with_several_long_replies(queue, behind, relay):
     queue.put(bytes(1 * MB))
     remote = behind(relay(rate=RATE))
     page = ("", operations.list_items(queue.keys, "ready", largest=-1))
@@ -351,7 +353,7 @@ def test_several_replies_of_one_look(queue, behind, relay):
 
 
 def drip(listener: socket.socket, head: bytes) -> None:
-    """A server that greets, and whose replies never end, a byte at a time."""
+    """Play a server that greets, and then sends an endless reply, a byte at a time."""
 
     def serve(connection: socket.socket) -> None:
         with connection, suppress(OSError):
@@ -377,8 +379,8 @@ def drip(listener: socket.socket, head: bytes) -> None:
 @pytest.mark.parametrize("way", ["sync", "async"])
 @pytest.mark.parametrize("parser", PARSERS)
 @pytest.mark.parametrize("head", [b"$1000000\r\n", b"nonsense\r\n"])
-def test_what_never_comes_to_its_end_holds_up_nobody_for_ever(behind, way, parser, head):
-    """A byte at a time, or with nonsense to begin with."""
+def test_an_endless_reply_ends_the_call(behind, way, parser, head):
+    """The reply comes a byte at a time, or begins with nonsense."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=drip, args=[listener, head])
         thread.start()
@@ -396,13 +398,13 @@ def test_what_never_comes_to_its_end_holds_up_nobody_for_ever(behind, way, parse
         thread.join(30)
 
 
-def test_a_flow_ends_by_silence_by_slowness_and_by_length():
+def test_a_flow_is_cut_for_silence_for_slowness_and_for_length():
     now = [1000.0]
     flow = Flow(5, clock=lambda: now[0])
     assert flow.deadline == 1005
     now[0] += 4
     flow.moved(4 * SLOWEST)
-    assert flow.deadline == 1009  # not slower than it has to be, and silent from now on
+    assert flow.deadline == 1009  # just fast enough so far, and silent from now on
     flow.moved(100 * MB)
     now[0] += 3
     flow.moved(1)
@@ -415,7 +417,7 @@ def test_a_flow_ends_by_silence_by_slowness_and_by_length():
 # -- replies that cannot be read
 
 
-def test_get_many_takes_one_of_what_it_cannot_read(queue, behind, relay):
+def test_get_many_takes_one_item_when_it_cannot_read_the_reply(queue, behind, relay):
     given = payloads(5, 100 * KB)
     queue.put_many(given)
     remote = behind(relay(longest_reply=250 * KB), timeout=0.5)
@@ -426,7 +428,7 @@ def test_get_many_takes_one_of_what_it_cannot_read(queue, behind, relay):
 
 
 @pytest.mark.parametrize("way", ["sync", "async"])
-def test_get_gives_back_what_it_cannot_read(queue, behind, relay, way):
+def test_get_gives_back_an_item_whose_reply_it_cannot_read(queue, behind, relay, way):
     queue.put_many([bytes(400 * KB), b"small"])
     remote = behind(relay(longest_reply=250 * KB), timeout=0.5)
 
@@ -442,10 +444,10 @@ def test_get_gives_back_what_it_cannot_read(queue, behind, relay, way):
 
 
 @pytest.mark.parametrize("options", [{"prefetch": 10}, {"threads": 2}, {"prefetch": 10, "burst": True}])
-def test_a_consumer_goes_on_with_what_it_can_read(make_queue, behind, relay, options):
+def test_a_consumer_handles_the_items_whose_replies_it_can_read(make_queue, behind, relay, options):
     queue = make_queue(max_deliveries=2)
     given = payloads(7, 100 * KB)
-    given.insert(3, b"3 " + bytes(400 * KB))  # which is too large by itself
+    given.insert(3, b"3 " + bytes(400 * KB))  # this item alone is too large
     queue.put_many(given)
     remote = behind(relay(longest_reply=250 * KB), timeout=0.4, max_deliveries=2)
     seen: list[int] = []
@@ -463,8 +465,8 @@ def test_a_consumer_goes_on_with_what_it_can_read(make_queue, behind, relay, opt
 
 
 @pytest.mark.parametrize("options", [{"prefetch": 10}, {"threads": 3}])
-def test_a_consumer_goes_on_where_long_replies_vanish(queue, behind, relay, options):
-    """As where packets are too large for a part of the way: nothing of such a reply comes."""
+def test_a_consumer_goes_on_when_long_replies_vanish(queue, behind, relay, options):
+    """This happens when packets are too large for a part of the way: nothing of such a reply arrives."""
     queue.put_many(payloads(9, 8 * KB))
     remote = behind(relay(longest_reply=20 * KB, swallows=True), timeout=0.4)
     seen: list[int] = []
@@ -491,7 +493,7 @@ def test_an_item_whose_reply_always_vanishes_does_not_block_those_behind_it(make
     assert seen == [b"small"]
 
 
-def test_a_claim_behind_a_wait_whose_reply_cannot_be_read(make_queue, behind, relay, client):
+def test_a_claim_behind_a_wait_with_a_reply_that_cannot_be_read(make_queue, behind, relay, client):
     queue = make_queue(max_deliveries=1)
     remote = behind(relay(longest_reply=250 * KB), timeout=0.4, max_deliveries=1)
     seen: list[bytes] = []
@@ -505,7 +507,7 @@ def test_a_claim_behind_a_wait_whose_reply_cannot_be_read(make_queue, behind, re
     assert seen == [b"small"]
 
 
-def test_what_failed_is_told_in_batches_that_are_bounded_by_bytes(queue, client):
+def test_failures_are_reported_in_batches_that_are_bounded_by_bytes(queue, client):
     def failure(place: int, notes: int) -> Exception:
         error = ValueError(place)
         for _ in range(notes):
@@ -513,7 +515,7 @@ def test_what_failed_is_told_in_batches_that_are_bounded_by_bytes(queue, client)
         return error
 
     def calls(notes: int) -> int:
-        """How many it took to fail 400 items, each with an error of its own that has so many notes."""
+        """The number of scripts that it takes to fail 400 items, each with its own error of so many notes."""
 
         def handle(items: object) -> dict[int, Exception]:
             return {place: failure(place, notes) for place in range(400)}
@@ -524,22 +526,22 @@ def test_what_failed_is_told_in_batches_that_are_bounded_by_bytes(queue, client)
         InProcessConsumer([subscription], options=ConsumerOptions(burst=True)).run()
         return scripts_run(client) - before
 
-    calls(0)  # the server knows the scripts
+    calls(0)  # loads the scripts into the server
     queue.purge()
     few = calls(0)
     queue.purge()
-    assert calls(10) >= few + 3  # 400 errors of which some 8 KB each are kept
+    assert calls(10) >= few + 3  # 400 errors, with about 8 KB stored of each
     assert queue.counts()["delayed"] == 400
 
 
-# -- the whole behind a slow line
+# -- consumers behind a slow line
 
 
 @pytest.mark.parametrize(
     ("batch", "plan"), [(1, {"prefetch": 10}), (5, {"prefetch": None}), (1, {"prefetch": 10, "threads": 2})]
 )
 def test_a_consumer_behind_a_slow_line(queue, behind, relay, batch, plan):
-    """What it claims at one time takes longer than the time limit, and longer than a lease."""
+    """The items of one claim take longer than the time limit, and longer than a lease."""
     queue.put_many(payloads(6, 1 * MB))
     remote = behind(relay(rate=3 * MB), timeout=1)
     seen: list[int] = []
@@ -576,7 +578,7 @@ def test_srq_consume_behind_a_slow_line(project, relay, options, arguments):
     assert project.lines() == [f"{n} {MB + 1} 1" for n in range(5)]
 
 
-def test_another_consumer_gets_its_share_beside_one_with_a_slow_line(queue, behind, relay):
+def test_another_consumer_gets_items_beside_a_consumer_with_a_slow_line(queue, behind, relay):
     queue.put_many(payloads(8, 1 * MB))
     remote = behind(relay(rate=3 * MB), timeout=1)
     seen: dict[str, list[int]] = {"slow": [], "quick": []}
@@ -608,8 +610,8 @@ def test_get_many_behind_a_slow_line(queue, behind, relay):
     assert taken == given
 
 
-def test_a_reply_that_takes_longer_than_its_lease_doubles_nothing(queue, behind, relay, client):
-    """Of a claim behind a wait: nobody had it in hand before."""
+def test_a_reply_that_takes_longer_than_its_lease_delivers_no_item_twice(queue, behind, relay, client):
+    """The claim is sent behind a wait, so the consumer has no item in hand before."""
     remote = behind(relay(rate=1 * MB), timeout=1)
     seen: list[int] = []
     slow = InProcessConsumer([Subscription(remote, lambda item: seen.append(item.deliveries), lease=0.6)])
@@ -624,7 +626,7 @@ def test_a_reply_that_takes_longer_than_its_lease_doubles_nothing(queue, behind,
     assert queue.snapshot().stats.get("recovered", 0) == 0
 
 
-def test_a_get_whose_reply_took_long_has_a_whole_lease(queue, behind, relay, client):
+def test_a_get_with_a_slow_reply_has_a_whole_lease(queue, behind, relay, client):
     remote = behind(relay(rate=1 * MB), autoclean_interval=3)
     queue.put(bytes(2 * MB))
     item = remote.get(-1)
@@ -633,10 +635,10 @@ def test_a_get_whose_reply_took_long_has_a_whole_lease(queue, behind, relay, cli
     assert deadline / 1000 - seconds > 1.9
 
 
-# -- looks
+# -- pages, purges and audits
 
 
-def test_a_page_is_bounded_by_bytes_and_goes_on(queue):
+def test_a_page_is_bounded_by_bytes_and_the_next_one_continues(queue):
     by_the_list(queue, 9)
     pages, offset = [], 0
     while offset is not None:
@@ -646,7 +648,7 @@ def test_a_page_is_bounded_by_bytes_and_goes_on(queue):
     assert [number_of(item.payload) for item in queue.items()] == list(range(9))
 
 
-def test_a_page_of_one_state_in_several_places(queue):
+def test_a_page_of_ready_items_from_several_keys(queue):
     queue.put_many(payloads(2, 700 * KB))
     queue.put_many(payloads(2, 700 * KB), priority=1)
     queue.put_many(payloads(2, 700 * KB), priority=-1)
@@ -667,7 +669,7 @@ def test_a_page_beyond_the_end_is_empty(queue, bring):
 
 
 @pytest.mark.parametrize("state", [None, "ready", "delayed", "dead"])
-def test_purge_does_not_fetch_what_it_deletes(make_queue, client, state):
+def test_purge_does_not_fetch_the_payloads(make_queue, client, state):
     queue = make_queue(max_deliveries=1)
     queue.put_many(payloads(4, MOST_BYTES // 2))
     queue.fail_many(queue.get_many(3))
@@ -678,14 +680,14 @@ def test_purge_does_not_fetch_what_it_deletes(make_queue, client, state):
     assert sent[0] < MOST_BYTES // 2
 
 
-def test_a_purge_ends_a_batch_by_bytes(queue):
+def test_a_batch_of_a_purge_is_bounded_by_bytes(queue):
     queue.put_many(payloads(80, 1 * MB))
     batches: list[int] = []
     assert queue.purge("ready", on_batch=batches.append) == 80
     assert [number for number in batches if number] == [68, 12]
 
 
-def test_a_page_of_the_view_is_bounded_by_bytes_and_goes_on(queue):
+def test_a_page_of_the_status_view_is_bounded_by_bytes_and_the_next_one_continues(queue):
     by_headers(queue, 20)
     seen: list[str] = []
     anchor = "0"
@@ -708,13 +710,13 @@ def test_an_audit_fetches_no_payloads(queue, client):
     assert queue.audit() == ["lost is in no place (items)"]
 
 
-def test_an_audit_finds_all_of_many(queue, client):
+def test_an_audit_finds_all_of_many_faults(queue, client):
     uids = queue.put_many(range(3000))
     client.delete(queue.keys["queue"])
     assert len(queue.audit()) == len(uids)
 
 
-def test_a_cancelled_get_gives_back_without_reading(queue, behind, relay):
+def test_a_cancelled_get_gives_the_item_back_without_reading_the_reply(queue, behind, relay):
     queue.put(bytes(3 * MB))
     remote = behind(relay(rate=300 * KB), timeout=PATIENT)
 

@@ -1,4 +1,4 @@
-"""A test of the project's that stops the clock, as freezegun does, stops none of our waits."""
+"""A project's test that freezes the clock, as with freezegun, must not freeze the waits of this package."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NOON = "2031-05-06 12:00"
 
 
 @pytest.mark.timeout(60)
-def test_a_timed_wait_ends(queue):
+def test_a_timed_wait_ends_under_a_frozen_clock(queue):
     with freeze_time(NOON):
         assert not queue.get(0.2)
         assert not queue.get_many(3, 0.2)
@@ -26,21 +26,21 @@ def test_a_timed_wait_ends(queue):
 
 
 @pytest.mark.timeout(60)
-def test_a_timed_wait_in_an_event_loop_ends(queue):
+def test_a_timed_wait_in_an_event_loop_ends_under_a_frozen_clock(queue):
     with freeze_time(NOON):
         assert not asyncio.run(queue.aget(0.2))
 
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("how", [{}, {"tick": True}, {"auto_tick_seconds": 60}, {"real_asyncio": True}], ids=str)
-def test_a_server_that_is_away_is_given_up(dead_port, how):
+def test_a_call_to_an_unreachable_server_ends_under_a_frozen_clock(dead_port, how):
     queue = SafeRedisQueue(url=f"redis://127.0.0.1:{dead_port}", timeout=0.3)
     with freeze_time(NOON, **how), pytest.raises(QueueUnavailable):
         queue.put("x")
 
 
 @pytest.mark.timeout(60)
-def test_with_a_real_clock_of_event_loops_a_server_that_is_away_is_given_up_there(dead_port):
+def test_a_call_in_an_event_loop_to_an_unreachable_server_ends_under_a_frozen_clock(dead_port):
     queue = SafeRedisQueue(url=f"redis://127.0.0.1:{dead_port}", timeout=0.3)
     with freeze_time(NOON, real_asyncio=True), pytest.raises(QueueUnavailable):
         asyncio.run(queue.aput("x"))
@@ -60,7 +60,7 @@ def log(settings, server_url, prefix, tmp_path, monkeypatch):
 
 
 @pytest.mark.timeout(60)
-def test_a_handler_sees_the_clock_of_the_test(log):
+def test_a_handler_sees_the_frozen_clock(log):
     with freeze_time(NOON), isolated_queues():
         queues["timed"].put("a")
         queues["timed"].put("b", delay=dt.timedelta(hours=1))
@@ -69,9 +69,9 @@ def test_a_handler_sees_the_clock_of_the_test(log):
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.django_db(transaction=True)  # a consumer looks after the connections that a test before it left
+@pytest.mark.django_db(transaction=True)  # the consumer also closes connections that earlier tests left open
 @pytest.mark.parametrize("options", [[], ["--threads", "3"], ["--concurrency", "3"]], ids=" ".join)
-def test_a_consumer_in_the_process_of_the_test_ends(log, options):
+def test_a_consumer_in_the_process_of_the_test_ends_under_a_frozen_clock(log, options):
     with freeze_time(NOON):
         for _ in range(20):
             queues["timed"].put("a")

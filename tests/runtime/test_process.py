@@ -1,4 +1,4 @@
-"""Forked processes. Servers fork in C, and none of Python's hooks runs: the child is another process all the same."""
+"""Forked processes. Servers fork in C, without Python's hooks: the package must notice a new process all the same."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from django_srq.transport.embedded import release, socket_path
 from tests.support.tls import Front
 from tests.support.waiting import PATIENT, wait_for
 
-# What the scripts have in common. A child ends without a word when all went well; join() waits for it.
+# The beginning of all scripts. A child exits with 0 and prints nothing when all went well; join() checks that.
 PRELUDE = """
 import asyncio, ctypes, os, sys, threading, time, traceback
 from django_srq import SafeRedisQueue
@@ -79,7 +79,7 @@ put(20)
 join(*children)
 """
 
-# In the middle of a call, but not at work: the interpreter itself has locks that nobody would release in a child.
+# The threads block in a call, but run no Python code: a child would inherit a lock of the interpreter itself for ever.
 BESIDE_THREADS = """
 other = SafeRedisQueue(name=sys.argv[2] + ".other", url=sys.argv[1], client_name=f"other-{os.getpid()}")
 
@@ -162,7 +162,7 @@ SCRIPTS = {
 
 @pytest.fixture(params=["c", "python"])
 def start(request, server_url, queue) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Starts a script, whose processes fork in C or in Python."""
+    """Starts a script; its processes fork in C or in Python."""
     started = []
 
     def begin(script: str, *arguments: str, url: str = server_url, options: str = "{}") -> subprocess.Popen[str]:
@@ -201,7 +201,7 @@ def start(request, server_url, queue) -> Iterator[Callable[..., subprocess.Popen
 
 @pytest.fixture
 def run(start) -> Callable[..., list[str]]:
-    """The lines that a script writes until it ends well."""
+    """Runs a script, which must succeed; returns the lines of its output."""
 
     def run(script: str, **options: str) -> list[str]:
         process = start(script, **options)
@@ -219,8 +219,8 @@ def test_every_put_that_is_answered_is_stored_once(run, queue, script):
     assert queue.snapshot().stats["put"] == len(answered)
 
 
-def test_slots_name_their_process(run, queue, client):
-    """By its id, and by more, as ids come back."""
+def test_the_name_of_a_slot_identifies_its_process(run, queue, client):
+    """The name has the process id and random bits, because process ids are used again."""
     run(BEFORE_A_FIRST_USE.replace("put(50)", "put(1); tell([os.getpid()])"))
     names = [name.decode().rpartition("-")[0].partition("-") for name in client.hkeys(queue.keys["slots"])]
     assert len(names) == 5
@@ -242,7 +242,7 @@ tell([f"{os.getpid()} {queue.get(-1).token}"])
 """
 
 
-def test_each_process_takes_items_in_its_own_name(run):
+def test_each_process_claims_under_its_own_name(run):
     lines = [line.split() for line in run(TAKING)]
     assert len(lines) == 3
     assert len({token.partition("/")[0] for _, token in lines}) == 3
@@ -267,11 +267,11 @@ join(pid)
 """
 
 
-def test_a_slot_that_was_borrowed_before_the_fork_stays_with_the_parent(run, queue):
+def test_a_slot_that_is_borrowed_during_a_fork_stays_with_the_parent(run, queue):
     assert len(run(IN_THE_MIDDLE_OF_A_CALL)) == len(queue) == 12
 
 
-# The parent has idle link, and one in use, of threads and of an event loop; it ends once its child has put.
+# The parent has idle connections and busy ones, of threads and of an event loop; it ends when its child has put.
 OUTLIVED = """
 from django_srq.transport.clients import client_from_url
 
@@ -302,13 +302,13 @@ os._exit(0)
 
 
 @pytest.mark.parametrize("way", ["sync", "async"])
-def test_no_connection_of_a_parent_outlives_it_in_a_child(start, client, way):
-    """As the server would go on to serve what waits there: tokens that wake nobody."""
+def test_a_child_keeps_no_connection_of_its_parent_open(start, client, way):
+    """The server would go on to serve the blocked calls of a dead parent, with wake tokens that then wake nobody."""
     name = f"ours-{uuid.uuid4().hex[:8]}"
     process = start(OUTLIVED.replace("ours", name), way, options=f"{{'client_name': {name!r}}}")
     assert int(process.stdout.readline()) >= 5
     process.stdout.readline()
-    wait_for(lambda: sum(one["name"] == name for one in client.client_list()) <= 1, "only that of the child")
+    wait_for(lambda: sum(one["name"] == name for one in client.client_list()) <= 1, "only the child's connection")
     process.stdin.close()
     assert process.wait(PATIENT) == 0
     assert process.stderr.read() == ""
@@ -318,10 +318,10 @@ ENCRYPTED = {"after a first use": AFTER_A_FIRST_USE, "beside an event loop": BES
 
 
 @pytest.mark.parametrize("script", ENCRYPTED.values(), ids=ENCRYPTED.keys())
-def test_a_child_says_no_farewell_on_encrypted_connections_of_its_parent(run, queue, server_url, script):
+def test_a_child_does_not_close_encrypted_connections_for_its_parent(run, queue, server_url, script):
     front = Front(client_from_url(server_url).connection_pool.connection_kwargs["port"])
     try:
-        answered = run(script.replace("20", "2"), url=front.url)  # link are dear
+        answered = run(script.replace("20", "2"), url=front.url)  # TLS connections take long
     finally:
         front.close()
     assert sorted(item.uid for item in queue.items()) == sorted(answered)
@@ -347,8 +347,8 @@ os._exit(0)
 """
 
 
-def test_a_lock_that_a_thread_of_the_parent_has_does_not_stop_a_child(run, queue):
-    """The parent's threads are not there to release it."""
+def test_a_child_is_not_blocked_by_a_lock_of_a_parent_s_thread(run, queue):
+    """The child has no such thread that could release the lock."""
     assert len(run(LOCKED)) == len(queue) == 2
 
 
@@ -367,7 +367,7 @@ os._exit(0)
 """
 
 
-def test_async_handlers_of_a_child_have_an_event_loop_of_its_own(run):
+def test_async_handlers_of_a_child_run_in_an_event_loop_of_the_child(run):
     lines = [line.split() for line in run(ON_ONE_LOOP)]
     assert len({pid for pid, _ in lines}) == 2
 
@@ -383,7 +383,7 @@ ON_AN_EMBEDDED_SERVER = {
 def test_on_an_embedded_server(run, queue, tmp_path, script):
     url = f"embedded://{tmp_path}/data"
     answered = run(script, url=url)
-    assert not os.path.exists(socket_path(tmp_path / "data"))  # the last of them ended it
+    assert not os.path.exists(socket_path(tmp_path / "data"))  # the last process has ended the server
     try:
         again = SafeRedisQueue(name=queue.name, url=url, timeout=PATIENT)
         assert sorted(item.uid for item in again.items()) == sorted(answered)
@@ -398,6 +398,6 @@ join(*[child(lambda: tell([Backoff().delay(5)])) for _ in range(4)])
 """
 
 
-def test_children_do_not_wait_alike(run):
-    """What failed together is not to come back together."""
+def test_children_wait_for_different_times(run):
+    """Items that failed together must not come back together."""
     assert len(set(run(JITTER))) == 4

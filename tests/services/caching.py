@@ -1,4 +1,4 @@
-"""A handler whose module uses memcached at its import."""
+"""A handler whose module uses memcached at import."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.handlers import _say
 
 
 def remember(number: int) -> None:
-    """Begin, wait for the word, and write and read a key of its own again and again."""
+    """Log the begin, wait for the test, then write and read a key of this number again and again."""
     _say(f"begin {number} {os.getpid()}")
     while not Path(os.environ["SRQ_TEST_GO"]).exists():
         time.sleep(0.005)

@@ -1,4 +1,4 @@
-"""Fixtures: a PostgreSQL and a memcached server of the tests' own, on Unix sockets in a temporary folder."""
+"""Fixtures: a PostgreSQL and a memcached server for the tests, on Unix sockets in a temporary folder."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from pymemcache import Client
 
 from tests.support.waiting import wait_for
 
-POSTGRESQL = Path("/usr/lib/postgresql")  # where Debian has its programs, by version
+POSTGRESQL = Path("/usr/lib/postgresql")  # Debian has its programs here, in a folder for each version
 
 
 def program(name: str, package: str) -> str:
-    """The path of a server's program. Without it the tests fail."""
+    """The path of a server's program; without it the tests fail."""
     versions = sorted(POSTGRESQL.glob("*/bin"), key=lambda folder: float(folder.parent.name), reverse=True)
     path = os.pathsep.join([os.environ.get("PATH", ""), *map(str, versions)])
     found = shutil.which(name, path=path)
@@ -30,14 +30,14 @@ def program(name: str, package: str) -> str:
 
 @pytest.fixture(scope="session")
 def folder() -> Iterator[Path]:
-    """Open to the users as which the servers run, and with a path that is short enough for a socket."""
+    """A folder that the servers' users may enter; its path is short enough for a socket."""
     with tempfile.TemporaryDirectory(prefix="srq-services-", dir="/tmp") as made:
         os.chmod(made, 0o777)
         yield Path(made)
 
 
 def other_user(name: str) -> dict[str, object]:
-    """Options of a process: another user than root, as which these servers refuse to run."""
+    """Options that run a process as another user: these servers refuse to run as root."""
     return {"user": name, "group": name, "extra_groups": []} if os.geteuid() == 0 else {}
 
 
@@ -54,7 +54,7 @@ def running(*command: str, folder: Path, **options: object) -> Iterator[subproce
 
 @pytest.fixture(scope="session")
 def postgresql(folder: Path) -> Iterator[dict[str, object]]:
-    """The settings of a database on a server of our own, which has a table ``numbers`` of a hundred rows."""
+    """The settings of a database on a throw-away server, with a table ``numbers`` of a hundred rows."""
     user = other_user("postgres")
     subprocess.run(
         [program("initdb", "postgresql"), "-D", folder / "data", "-N", "-A", "trust", "-U", "postgres", "--locale=C"],
@@ -81,13 +81,13 @@ def _connected(folder: Path, process: subprocess.Popen[bytes]) -> psycopg.Connec
     assert process.poll() is None, (folder / "server.log").read_text()
     try:
         return psycopg.connect(host=str(folder), user="postgres", dbname="postgres")
-    except psycopg.OperationalError:  # it is starting
+    except psycopg.OperationalError:  # the server is still starting
         return None
 
 
 @pytest.fixture(scope="session")
 def memcached(folder: Path) -> Iterator[str]:
-    """The location of a server of our own, as in ``CACHES``."""
+    """The location of a throw-away server, as in ``CACHES``."""
     socket = folder / "memcached.sock"
     with running(program("memcached", "memcached"), "-s", str(socket), "-u", "root", folder=folder) as process:
         wait_for(lambda: _answers(socket, process), "memcached")

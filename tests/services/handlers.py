@@ -1,4 +1,4 @@
-"""Handlers whose module asks PostgreSQL at its import: once in the main thread, and once in another."""
+"""Handlers whose module queries PostgreSQL at import: once in the main thread, and once in another thread."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def ask(alias: str, number: int) -> str:
 
 
 def read_rows(payload: list[int], item: Item) -> None:
-    """Begin, wait for the word of the second number, and read the row of the first again and again."""
+    """Log the begin, wait for the word in the payload, then read the row of the number again and again."""
     number, word = payload
     _say(f"begin {number} {os.getpid()}")
     while not Path(os.environ["SRQ_TEST_GO"]).with_name(f"go-{word}").exists():

@@ -1,4 +1,4 @@
-"""A log handler that uses the databases, also in the supervisor."""
+"""A log handler that queries the databases, in the supervisor too."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A consumer that is the first process of a container, where orphans become its children."""
+"""A consumer as the first process of a container, which becomes the parent of orphans."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CONTAINER = ["unshare", *([] if os.geteuid() == 0 else ["--user", "--map-root-us
 
 
 def children(pid: int) -> list[int]:
-    """With those that are dead, and not reaped."""
+    """The child processes, including dead ones that nobody has reaped yet."""
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
@@ -30,7 +30,7 @@ def first_process(process) -> int:
 
 
 def worker(first: int) -> int:
-    """The process that does the work, without child processes of its own."""
+    """The process that does the work when there are no child processes."""
     (pid,) = wait_for(lambda: children(first), "the process that does the work")
     return pid
 
@@ -38,21 +38,21 @@ def worker(first: int) -> int:
 @pytest.mark.parametrize(
     ("arguments", "left"), [(["--processes", "1"], 2), (["--processes", "0"], 1), (["--autoreload"], 1)]
 )
-def test_orphans_are_reaped_and_a_stop_is_heard(project, forking, arguments, left):
-    """What is left is the keeper and the child process, or the one that does the work."""
+def test_the_first_process_reaps_orphans_and_obeys_a_stop(project, forking, arguments, left):
+    """The processes left are the keeper and the child, or only the one that does the work."""
     queue = forking()
     queue.put_many([{"do": "orphan"}, {"do": "orphan"}, {"do": "program"}])
     process = project.start("srq_consume", *arguments, under=CONTAINER, stderr=None)
     first = first_process(process)
     wait_for(lambda: empty(queue), "all items")
-    wait_for(lambda: len(children(first)) == left, "the end of all others")
-    assert "SIG_DFL" in project.lines()[-2]  # the handler had the status of its program
+    wait_for(lambda: len(children(first)) == left, "the end of all other processes")
+    assert "SIG_DFL" in project.lines()[-2]  # the handler got the exit status of its program
     os.kill(first, signal.SIGTERM)
     assert process.wait(60) == 0
 
 
 @pytest.mark.parametrize("processes", ["1", "0"])
-def test_handlers_keep_the_status_of_their_programs(project, forking, processes):
+def test_handlers_get_the_exit_status_of_their_programs(project, forking, processes):
     queue = forking()
     queue.put_many([{"do": "status"}, {"do": "status", "late": True}] * 3)
     process = project.start("srq_consume", "--burst", "--processes", processes, under=CONTAINER, stderr=None)
@@ -75,7 +75,7 @@ def test_the_process_that_does_the_work_is_announced(project, forking):
     [([signal.SIGINT, signal.SIGTERM], 143), ([signal.SIGUSR1], 128 + signal.SIGUSR1)],
     ids=["a second stop", "another signal"],
 )
-def test_signals_are_passed_on_and_the_exit_code_is_that_of_the_work(project, forking, numbers, code):
+def test_signals_are_passed_on_and_the_exit_code_is_that_of_the_worker(project, forking, numbers, code):
     queue = forking()
     queue.put({"do": "hang"})
     process = project.start("srq_consume", "--processes", "0", under=CONTAINER)
@@ -84,11 +84,11 @@ def test_signals_are_passed_on_and_the_exit_code_is_that_of_the_work(project, fo
     for number in numbers:
         os.kill(first, number)
         if number == signal.SIGINT:
-            wait_for(lambda: "stopping" in process.stderr.readline(), "a word about the first")
+            wait_for(lambda: "stopping" in process.stderr.readline(), "the log line of the first signal")
     assert process.wait(60) == code
 
 
-def test_a_worker_that_is_killed_ends_its_container(project, forking):
+def test_a_killed_worker_ends_its_container(project, forking):
     forking().put({"do": "hang"})
     process = project.start("srq_consume", "--processes", "0", under=CONTAINER)
     begun(project, "hang")
@@ -96,7 +96,7 @@ def test_a_worker_that_is_killed_ends_its_container(project, forking):
     assert process.wait(60) == 137
 
 
-def test_wrong_usage_has_its_exit_code(project, forking):
+def test_wrong_usage_has_its_exit_code_in_a_container(project, forking):
     forking()
     process = project.start("srq_consume", "nowhere", "--processes", "0", under=CONTAINER)
     _, err = process.communicate(timeout=60)
@@ -105,7 +105,7 @@ def test_wrong_usage_has_its_exit_code(project, forking):
 
 @contextmanager
 def terminal():
-    """Yields the user's end of a terminal, and the one of the programs."""
+    """Yields the user's end of a terminal, and the end of the programs."""
     ours, theirs = pty.openpty()
     try:
         yield ours, theirs
@@ -114,8 +114,8 @@ def terminal():
         os.close(theirs)
 
 
-def test_ctrl_c_is_one_signal(project, forking):
-    """The second one would cut the item in hand."""
+def test_ctrl_c_arrives_as_one_signal(project, forking):
+    """A second signal would interrupt the item in hand."""
     queue = forking()
     queue.put({"do": "status", "late": True})
     with terminal() as (ours, theirs):

@@ -1,4 +1,4 @@
-"""What was open before a child process was forked is not shared after it."""
+"""Connections that were open before a child process was forked are not shared with the child."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PROCESSES = 3
 
 @pytest.fixture
 def consumer(project, server_url, prefix):
-    """Start a consumer whose handler is that, and whose settings have that code."""
+    """Starts a consumer with this handler and this code in its settings."""
 
     def start(handler: str, code: str):
         project.configure({"q": {"HANDLER": handler, "LEASE": 60}}, {"URL": server_url, "PREFIX": prefix + ".{alias}"})
@@ -28,7 +28,7 @@ def consumer(project, server_url, prefix):
 
 
 def at_work(project, payloads: list[object]) -> list[int]:
-    """Have one item in hand in each child; the ids of the children."""
+    """Give each child an item and wait until all have begun; returns the ids of the children."""
     before = len(project.lines())
     queues["q"].put_many(payloads)
 
@@ -40,7 +40,7 @@ def at_work(project, payloads: list[object]) -> list[int]:
 
 
 def read(project, alias: str, numbers: range) -> None:
-    """The children of these numbers have read what is theirs, and nothing else."""
+    """Check that the children with these numbers have read their own data, and nothing else."""
     pattern = re.compile(rf"{alias} \{{.*\}}")
     wanted = [f"{alias} {ONLY.format(number)}" for number in numbers]
 
@@ -55,7 +55,7 @@ ONLY = "{{'number {}'}}"
 
 @pytest.fixture
 def databases(postgresql):
-    """Code for the settings: two databases with pools of connections, and a log handler that uses them if so told."""
+    """Code for the settings: two databases with connection pools."""
     one = {**postgresql, "OPTIONS": {"pool": {"min_size": 1, "max_size": 4}}}
     return f"DATABASES = {{'default': {one!r}, 'other': {one!r}}}"
 
@@ -69,7 +69,7 @@ LOGGING = {
 """
 
 
-def test_children_read_no_rows_of_each_other(project, databases, consumer):
+def test_children_do_not_read_rows_of_each_other(project, databases, consumer):
     consumer("tests.services.handlers.read_rows", databases)
     at_work(project, [[number, "on"] for number in range(PROCESSES)])
     project.say("on")
@@ -77,16 +77,16 @@ def test_children_read_no_rows_of_each_other(project, databases, consumer):
         read(project, alias, range(PROCESSES))
 
 
-def test_later_children_share_nothing_that_the_supervisor_opened_meanwhile(project, databases, consumer):
-    """As it does where the project's log handlers use a database."""
+def test_a_later_child_shares_no_connection_that_the_supervisor_opened_meanwhile(project, databases, consumer):
+    """The supervisor opens one when a log handler of the project uses a database."""
     process = consumer("tests.services.handlers.read_rows", databases + LOGGING)
     before = at_work(project, [[number, "first"] for number in range(PROCESSES)])
     project.say("first")
-    # What is in hand at a death comes back one by one.
-    wait_for(lambda: not any(queues["q"].counts().values()), "their end")
+    # The items must be handled before the children die, because items of a death come back one by one.
+    wait_for(lambda: not any(queues["q"].counts().values()), "the end of all items")
     for child in before:
         os.kill(child, signal.SIGKILL)
-    wait_for(lambda: len({*children(process)} - {*before}) == PROCESSES, "their successors")
+    wait_for(lambda: len({*children(process)} - {*before}) == PROCESSES, "the successors of all children")
     at_work(project, [[number, "on"] for number in range(PROCESSES, 2 * PROCESSES)])
     project.say("on")
     for alias in ("default", "other"):
@@ -94,7 +94,7 @@ def test_later_children_share_nothing_that_the_supervisor_opened_meanwhile(proje
 
 
 @pytest.mark.parametrize("options", [{}, {"use_pooling": True}])
-def test_children_get_no_replies_of_each_other_from_memcached(project, memcached, consumer, options):
+def test_children_do_not_read_memcached_replies_of_each_other(project, memcached, consumer, options):
     cache = {
         "BACKEND": "django.core.cache.backends.memcached.PyMemcacheCache",
         "LOCATION": memcached,

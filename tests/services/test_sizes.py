@@ -1,4 +1,4 @@
-"""Payloads at the sizes and numbers that people have, too large or too slow for the other tests."""
+"""Payloads of realistic sizes and numbers that are too large or too slow for the other tests."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def test_a_thousand_payloads_of_1_mb_in_one_call(server, at):
     put_beside_another_client(server, at, 1000)
 
 
-def test_payloads_of_8_mib_behind_a_line_of_10_mbit(project, server_url):
-    """Each takes longer than the time limit, and the two of them nearly as long as a lease."""
+def test_payloads_of_8_mib_over_a_line_of_10_mbit(project, server_url):
+    """Sending one takes longer than the time limit, and sending two nearly as long as a lease."""
     options = {"HANDLER": "tests.support.handlers.beginning", "MAX_PAYLOAD_BYTES": 9 * MIB, "TIMEOUT": 5, "LEASE": 15}
     with closing(Proxy(server_url, rate=1.25 * MB)) as proxy:
         project.configure({"large": options}, project.settings.SRQ_DEFAULTS)

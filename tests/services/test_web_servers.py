@@ -1,4 +1,4 @@
-"""Web servers fork their workers, in Python or in C, before or after a first put: what was answered is stored."""
+"""Web servers fork their workers, in Python or in C, before or after a first put: each answered put must be stored."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def queue(server_url, prefix) -> SafeRedisQueue:
 
 @pytest.fixture(params=SERVERS.values(), ids=SERVERS)
 def port(request, server_url, queue, tmp_path) -> Iterator[int]:
-    """Of a web server that runs."""
+    """The port of a running web server."""
     with closing(hold_port()) as holder:
         port = int(holder.getsockname()[1])
     program, *arguments = (word.format(port=port) for word in request.param)
@@ -64,7 +64,7 @@ def ended(process: subprocess.Popen[bytes], log: Path) -> None:
 
 
 def ask(port: int, path: str) -> tuple[str, str]:
-    """The id of the process that put an item, and the item's uid."""
+    """The id of the process that put an item, and the uid of the item."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=60) as reply:
         process, uid = reply.read().decode().split()
     return process, uid
@@ -77,7 +77,7 @@ def answers(port: int) -> bool:
         return False
 
 
-def test_each_put_that_was_answered_is_stored(port, queue):
+def test_each_answered_put_is_stored(port, queue):
     with ThreadPoolExecutor(AT_ONCE) as pool:
         answered = list(pool.map(lambda number: ask(port, str(number)), range(REQUESTS)))
     stored = {item.uid: item.payload.decode() for item in queue.items()}

@@ -1,6 +1,6 @@
-"""An application that web servers run in several processes: each request puts an item, and gets its uid.
+"""An application for web servers with several processes: each request puts an item and returns its uid.
 
-One item is put when the module is imported, which servers that preload do before they fork.
+The import of the module puts an item, too: servers that preload import it before they fork.
 """
 
 from __future__ import annotations

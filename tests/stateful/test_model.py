@@ -1,6 +1,6 @@
-"""The queue on a real server against a plain model of it: nothing lost, nothing handed out twice, order kept.
+"""Compares the queue on a real server with a plain model: no item is lost or handed out twice, and the order is kept.
 
-``HYPOTHESIS_PROFILE=long`` looks longer. What it has found is played again at the end, as a sequence of its own.
+``HYPOTHESIS_PROFILE=long`` searches longer. Sequences that once failed are tests of their own at the end.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ PROFILES = {
     "long": settings(COMMON, max_examples=3000, stateful_step_count=80),
 }
 
-# Time passes in whole thousands of seconds and ends things in between, so that the test may take its time.
+# Time passes in thousands of seconds; leases and delays end at other times, so the test itself may take some seconds.
 PASSES = (1000, 3000, 10_000)
 LEASE_PLAIN, LEASE_SUPERVISED, LEASE_EXTENDED = 4500, 1600, 2500
 DELAYS = (500, 5500)
-LEASE_NEVER = 60  # of a queue that recovers nothing by itself
+LEASE_NEVER = 60  # seconds; of the queue that never recovers by itself
 MAX_DELIVERIES, MAX_CRASHES = 3, 2
-WIDTH = 2  # items that the supervised consumer may have begun at one time
+WIDTH = 2  # items that the supervised consumer can have begun at the same time
 
 
 @dataclass(eq=False)
 class Taken:
-    """One delivery."""
+    """One delivery of an item."""
 
-    item: Item  # as the queue gave it
+    item: Item  # as the queue returned it
     put: Entry
     claim: int  # its number
-    first: int  # that of the first claim of those between which the item kept its place
+    first: int  # the number of the first claim since which the item has kept its place
     consumer: str
     queue: SafeRedisQueue
 
@@ -60,35 +60,35 @@ class Taken:
 
 @dataclass(eq=False)
 class Entry:
-    """One put of an item that is not settled."""
+    """One put of an item, until it is settled."""
 
     uid: str
     payload: bytes
     priority: int
     place: str = "list"  # list, returned, priority, delayed, held, dead
-    order: int = 0  # in priority
-    back: int | None = None  # the first claim, when it is ready in its old place
+    order: int = 0  # within a priority
+    back: int | None = None  # the number of the first claim, while the item is ready in its old place
     due: float = 0
-    deliveries: int = 0  # that ended
+    deliveries: int = 0  # the ended ones
     crashes: int = 0
     holder: Taken | None = None
     deadline: float = 0
-    never: bool = False  # recovered by hand only
-    lapsed: Taken | None = None  # the delivery that nobody but time has ended
+    never: bool = False  # only ``recover`` ends the lease
+    lapsed: Taken | None = None  # the last delivery, if only its lease ended
 
 
 @dataclass
 class Model:
     now: float = 0
     items: dict[str, Entry] = field(default_factory=dict)
-    list: list[str] = field(default_factory=list)  # the next one first; a uid stays when its item goes elsewhere
+    list: list[str] = field(default_factory=list)  # the next uid first; the uid of an item that went elsewhere stays
     puts: int = 0
     claims: int = 0
-    lost: tuple[float, int] | None = None  # when a lease of the supervised consumer ended, the last claim it had begun
-    apart: tuple[float, Taken] | None = None  # when that consumer got a suspect last, and which delivery that is
+    lost: tuple[float, int] | None = None  # the end of a lease of the supervised consumer, and the last claim begun
+    apart: tuple[float, Taken] | None = None  # when that consumer last got a suspect, and that delivery
 
     def put(self, entry: Entry, delay: float) -> str:
-        """The state in which the uid is there already; else ''."""
+        """Add the item; returns the state in which its uid already is, else ''."""
         if entry.uid in self.items:
             return self.state(entry.uid)
         self.items[entry.uid] = entry
@@ -150,7 +150,7 @@ class Model:
         return "ready"
 
     def crash(self, entry: Entry) -> str:
-        """A death that was seen: nothing of that delivery is taken back."""
+        """The death was seen, so an extend cannot take this delivery back."""
         state = self.end(entry, crashed=True)
         entry.lapsed = None
         return state
@@ -173,7 +173,7 @@ class Model:
         return uid in self.items and self.items[uid].crashes > 0
 
     def next_behind_suspects(self) -> Entry | None:
-        """The next item that is no suspect; those stay in their place, as do uids of theirs that stand for none."""
+        """The next item that is not a suspect; suspects keep their places, and so do their uids without an item."""
         others = [self.items[uid] for uid in self.ready() if not self.is_suspect(uid)]
         entry = next((entry for entry in others if entry.place != "list"), None)
         return entry if entry and entry.priority >= 0 else self.next_on_list() or entry
@@ -186,7 +186,7 @@ class Model:
         return None
 
     def next(self) -> Entry | None:
-        """The next item that is ready; uids on the list that stand for none are dropped on the way to it."""
+        """The next ready item; drops the uids without an item that come before it on the list."""
         ready = self.ready()
         if not ready or self.items[ready[0]].priority < 0:
             self.list.clear()
@@ -198,7 +198,7 @@ class Model:
         return entry
 
     def claim(self, n: int, *, supervised: bool = False) -> list[Entry]:
-        """The items that are handed out; the caller says to whom."""
+        """The items of a claim; the caller records their holder."""
         self.keep_house()
         found: list[Entry] = []
         next_ = self.next_behind_suspects if supervised and self.has_suspect() else self.next
@@ -274,7 +274,7 @@ delays = st.sampled_from([0, 0, *DELAYS])
 
 
 class Machine(RuleBasedStateMachine):
-    """Does the same to the queue and to the model."""
+    """Carries out each step on the queue and on the model."""
 
     def __init__(self, link: Link, client: redis.Redis, name: str) -> None:
         super().__init__()
@@ -290,7 +290,7 @@ class Machine(RuleBasedStateMachine):
     def teardown(self) -> None:
         self.client.delete(*(self.keys[key] for key in operations.key_types()))
 
-    # -- what the rules choose from: the latest first, so that the old ones, settled or stale, come too
+    # -- the rules choose the latest ones first; old ones, settled or stale, come as well
 
     def delivery(self, index: int) -> Taken:
         return self.deliveries[-1 - index % len(self.deliveries)]
@@ -303,7 +303,7 @@ class Machine(RuleBasedStateMachine):
         return self.numbers
 
     def different(self, delay: float) -> float:
-        """No two delays are the same, so that no two items are due in the same millisecond."""
+        """Makes all delays different, so that no two items are due in the same millisecond."""
         return delay and delay + self.number() / 100
 
     # -- put
@@ -451,7 +451,7 @@ class Machine(RuleBasedStateMachine):
         expected = self.model.crash(taken.put) if self.model.holds(taken) else None
         assert self.link.call(call, queue="model").states == [expected]
 
-    # -- for people and tools
+    # -- operations of people and tools
 
     @precondition(lambda self: self.uids)
     @rule(index=indexes)
@@ -480,7 +480,7 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def pause_and_resume(self) -> None:
         assert self.queue.pause()
-        self.model.claim(0)  # what is due becomes ready
+        self.model.claim(0)  # due items become ready
         assert not self.queue.get(-1)
         assert self.queue.resume()
 
@@ -493,7 +493,7 @@ class Machine(RuleBasedStateMachine):
         pass_time(self.client, self.keys, seconds)
         self.model.now += seconds
 
-    # -- always
+    # -- invariants
 
     @invariant()
     def counts_are_those_of_the_model(self) -> None:
@@ -519,7 +519,7 @@ class Machine(RuleBasedStateMachine):
         assert self.queue.audit() == []
 
 
-def test_queue_does_what_the_model_does(link: Link, client: redis.Redis, prefix: str) -> None:
+def test_the_queue_does_the_same_as_the_model(link: Link, client: redis.Redis, prefix: str) -> None:
     profile = PROFILES[os.environ.get("HYPOTHESIS_PROFILE", "normal")]
     run_state_machine_as_test(lambda: Machine(link, client, prefix), settings=profile)
 
@@ -601,7 +601,7 @@ FOUND: dict[str, list[Step]] = {
 
 
 @pytest.mark.parametrize("steps", FOUND.values(), ids=FOUND)
-def test_sequence(link: Link, client: redis.Redis, prefix: str, steps: list[Step]) -> None:
+def test_a_sequence_that_once_failed(link: Link, client: redis.Redis, prefix: str, steps: list[Step]) -> None:
     machine = Machine(link, client, prefix)
     for name, arguments in steps:
         getattr(machine, name)(**arguments)
@@ -612,7 +612,7 @@ def test_sequence(link: Link, client: redis.Redis, prefix: str, steps: list[Step
     machine.teardown()
 
 
-def test_released_delivery_does_not_take_back_what_a_later_one_let_lapse(queue, client):
+def test_a_released_delivery_cannot_take_back_a_later_lapsed_one(queue, client):
     queue.put("payload")
     released = queue.get(-1)
     queue.release(released)
@@ -622,7 +622,7 @@ def test_released_delivery_does_not_take_back_what_a_later_one_let_lapse(queue, 
     assert not queue.extend(released)
 
 
-def test_lapsed_delivery_does_not_take_back_what_another_took_and_released(queue, client):
+def test_a_lapsed_delivery_cannot_take_back_a_later_released_one(queue, client):
     queue.put("payload")
     lapsed = queue.get(-1)
     pass_time(client, queue.keys, queue.lease + 1)

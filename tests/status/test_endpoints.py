@@ -1,4 +1,4 @@
-"""The views for machines: who may, and that they say what the status says."""
+"""The views for machines: who may call them, and that they report the status."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def with_token(path: str, token: str = "t0p-secret", **options: object):
 
 
 @pytest.mark.parametrize("who", ["anonymous", "user", "staff", "superuser", *PERMISSIONS])
-def test_who_may(orders, who):
+def test_who_may_call_the_views(orders, who):
     browser = visitor(who)
     for view in VIEWS:
         expected = 401 if who == "anonymous" else 200 if who in ("superuser", "view") else 403
@@ -75,7 +75,7 @@ def test_server_down(orders, settings, dead_port):
     assert 'srq_up{queue="orders"} 0' in with_token("metrics").content.decode()
 
 
-def test_rules_for_single_queues(orders, settings):
+def test_a_rule_of_the_project_for_single_queues(orders, settings):
     (options,) = settings.SRQ_QUEUES.values()
     settings.SRQ_QUEUES = {"orders": options, "hidden": {**options, "PREFIX": options["PREFIX"] + "h"}}
     settings.SRQ_ADMIN = {
@@ -88,13 +88,13 @@ def test_rules_for_single_queues(orders, settings):
     assert len(with_token("status.json").json()["queues"]) == 2
 
 
-def test_a_rule_that_cannot_be_imported_is_said(orders, settings):
+def test_a_rule_that_cannot_be_imported_is_reported(orders, settings):
     settings.SRQ_ADMIN = {"TIMEOUT": 10, "ALLOW": "not.there", "TOKEN": "t0p-secret"}
     root = visitor("superuser")
     for view, code in (("status.json", 503), ("health", 503), ("metrics", 503), ("live", 200)):
         response = root.get(f"/srq/{view}")
         assert response.status_code == code
-        assert with_token(view).status_code == 200  # which no rule concerns
+        assert with_token(view).status_code == 200  # a request with the token needs no rule
         if code == 503:
             assert response.json()["level"] == "error"
             assert "'not.there' cannot be imported" in response.json()["sentence"]
@@ -119,7 +119,7 @@ def test_metrics(orders):
     assert samples['srq_process_seconds_bucket{queue="orders",le="+Inf"}'] == "1"
     buckets = [int(value) for name, value in samples.items() if name.startswith("srq_wait_seconds_bucket")]
     assert buckets == sorted(buckets)
-    # Each family is announced once, before its samples.
+    # Each metric family has its HELP and TYPE once, before its samples.
     families = re.findall(r"^# TYPE (\w+) ", response.content.decode(), re.MULTILINE)
     assert len(families) == len(set(families))
     for name in samples:
@@ -127,11 +127,11 @@ def test_metrics(orders):
 
 
 def test_large_gauges_keep_all_their_digits(orders, client):
-    """In short form, 1234567 is 1.23457e+06."""
+    """The short form %g would make 1.23457e+06 of 1234567."""
     many = 1_234_567
     queue, items = orders.keys["queue"], orders.keys["items"]
     client.eval("for i = 1, ARGV[1] do redis.call('RPUSH', KEYS[1], i) end", 1, queue, many - 1)
-    uid = f"{(client.time()[0] - many) * 1000:012x}7000800{0:013}"  # that of the oldest, with its time
+    uid = f"{(client.time()[0] - many) * 1000:012x}7000800{0:013}"  # holds the time of the oldest put
     client.hset(items, uid, "1")
     client.rpush(queue, uid)
     samples = samples_of(with_token("metrics"))
@@ -139,14 +139,14 @@ def test_large_gauges_keep_all_their_digits(orders, client):
     assert many <= float(samples['srq_oldest_age_seconds{queue="orders"}']) < many + 60
 
 
-def test_labels_are_escaped(orders, settings):
+def test_label_values_are_escaped(orders, settings):
     alias = 'a"b\\c\nd'
     settings.SRQ_QUEUES = {alias: next(iter(settings.SRQ_QUEUES.values()))}
     text = with_token("metrics").content.decode()
     assert 'srq_up{queue="a\\"b\\\\c\\nd"} 1' in text
 
 
-def test_status_is_the_command_s(orders, capsys):
+def test_status_json_equals_the_output_of_the_command(orders, capsys):
     from django.core.management import call_command
 
     call_command("srq_status", "--format", "json")

@@ -33,7 +33,7 @@ from django_srq.status.redaction import MASK, headers_shown, hex_dump, redacted,
         ("", ""),
     ],
 )
-def test_text(text, shown):
+def test_secrets_in_text(text, shown):
     assert redacted_text(text) == shown
 
 
@@ -42,19 +42,19 @@ def test_text(text, shown):
                                   "token=" + "(" * 100_000, "token" + "\\" * 100_000, "token='" + "\\" * 100_000,
                                   "token=" + "\\" * 50_000 + "'" + "\\" * 50_000, "://:" * 25_000,
                                   "://u:x@" * 20_000])  # fmt: skip
-def test_no_text_takes_long(text):
-    """Quadratic time would outlast any patience."""
+def test_no_text_takes_quadratic_time(text):
+    """With quadratic time, these texts would take minutes."""
     redacted_text(text)
 
 
-def test_data():
+def test_secrets_in_data():
     payload = {"user": "ada", "Password": "x", "nested": [{"session_token": {"a": 1}}, 2], "n": None}
     assert redacted(payload) == {
         "user": "ada", "Password": MASK, "nested": [{"session_token": MASK}, 2], "n": None,
     }  # fmt: skip
 
 
-def test_texts_in_data():
+def test_secrets_in_texts_within_data():
     payload = {"raw": '{"password": "S1", "n": 1}', "line": "plain token=S2", "at": ["redis://u:S3@h"], "n": "x: y"}
     assert redacted(payload) == {
         "raw": f'{{"password": {MASK}, "n": 1}}',
@@ -64,12 +64,12 @@ def test_texts_in_data():
     }
 
 
-def test_headers():
+def test_secrets_in_headers():
     headers = {"X-Api-Key": "S1", "from": "redis://u:S2@h", "trace": "4bf92"}
     assert headers_shown(headers) == [("X-Api-Key", MASK), ("from", f"redis://u:{MASK}@h"), ("trace", "4bf92")]
 
 
-def test_the_names_are_the_settings(settings):
+def test_the_settings_name_the_secrets(settings):
     settings.SRQ_ADMIN = {"REDACT": ["IBAN"]}
     assert redacted({"iban": "DE1", "password": "x"}) == {"iban": MASK, "password": "x"}
     settings.SRQ_ADMIN = {"REDACT": []}
@@ -119,7 +119,7 @@ def test_a_redactor_that_fails_shows_nothing_and_is_logged_once(settings, server
 @pytest.mark.parametrize("redactor", [None, "tests.status.test_redaction.unchanged"])
 @pytest.mark.parametrize("serializer", ["json", "raw"])
 @pytest.mark.parametrize("depth", [300, 1500, 5000, 100_000])
-def test_nested_deeply(settings, server_url, depth, serializer, redactor):
+def test_deeply_nested_data(settings, server_url, depth, serializer, redactor):
     settings.SRQ_QUEUES = {"orders": {"URL": server_url, "SERIALIZER": serializer}}
     settings.SRQ_ADMIN = {"REDACTOR": redactor}
     from django_srq import conf

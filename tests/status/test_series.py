@@ -1,4 +1,4 @@
-"""The time series that the scripts write: what was counted when, and that it stays bounded."""
+"""The time series that the scripts write: each event is counted in its minute and hour, and the series stay bounded."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ALL = {"minutes": operations.MINUTES, "hours": operations.HOURS}
 
 @pytest.fixture(autouse=True)
 def early(client) -> None:
-    """No minute ends during a test: each begins before the last ten seconds of one."""
+    """Each test starts in the first 50 seconds of a minute, so that no minute ends meanwhile."""
     wait_for(lambda: now(client) % 60_000 < 50_000, "the next minute")
 
 
@@ -31,7 +31,7 @@ def handle(queue, n=1):
         queue.ack(queue.get(-1))
 
 
-def test_what_happens_is_in_the_running_minute(queue):
+def test_events_are_counted_in_the_current_minute(queue):
     for n in range(4):
         queue.put(n)
     handle(queue, 2)
@@ -46,11 +46,11 @@ def test_what_happens_is_in_the_running_minute(queue):
     assert all(one.put == 0 and one.wait_p50 is None for one in (*found.minutes[:-1], *found.hours[:-1]))
 
 
-def test_a_minute_keeps_what_happened_in_it(queue, client):
+def test_a_past_minute_keeps_its_counts(queue, client):
     queue.put(1)
     handle(queue)
     pass_minutes(client, queue.keys, 1)
-    assert [one.put for one in read(queue).minutes[-3:]] == [0, 1, 0]  # nobody has counted anything since
+    assert [one.put for one in read(queue).minutes[-3:]] == [0, 1, 0]  # nothing was counted since
     queue.put(2)
     queue.put(3)
     found = read(queue)
@@ -69,7 +69,7 @@ def test_a_minute_keeps_what_happened_in_it(queue, client):
     ]
 
 
-def test_an_hour_keeps_what_happened_in_it(queue, client):
+def test_a_past_hour_keeps_its_counts(queue, client):
     queue.put(1)
     pass_minutes(client, queue.keys, 60)
     queue.put(2)
@@ -79,7 +79,7 @@ def test_an_hour_keeps_what_happened_in_it(queue, client):
     assert [(one.put, one.acked) for one in read(queue).hours[-4:]] == [(1, 0), (2, 0), (0, 0), (0, 3)]
 
 
-def test_what_is_old_is_forgotten(queue, client):
+def test_old_minutes_and_hours_are_dropped(queue, client):
     queue.put(1)
     pass_minutes(client, queue.keys, 180)
     queue.put(2)
@@ -91,19 +91,19 @@ def test_what_is_old_is_forgotten(queue, client):
     assert queue.snapshot().stats["put"] == 3
 
 
-def test_wait_and_run_are_measured(queue, client):
+def test_wait_and_run_times_are_measured(queue, client):
     queue.put(1)
     item = queue.get(-1)
     (token,) = client.hvals(queue.keys["holders"])
     before = now(client) - 10_000
     client.hset(queue.keys["holders"], item.uid, token.decode().partition("@")[0] + f"@{before}")
-    queue.ack(item.uid)  # by plain uid: by the holder's token
+    queue.ack(item.uid)  # called with a plain uid, ack takes the holder's token
     counted = read(queue).minutes[-1]
     assert 8 <= counted.run_p50 <= 17
     assert 0 <= counted.wait_p50 < 8
 
 
-def test_wait_of_a_delayed_item_begins_when_it_is_due(queue, client):
+def test_the_wait_of_a_delayed_item_begins_when_it_is_due(queue, client):
     uid = queue.put(1, delay=3600)
     client.zadd(queue.keys["delayed"], {uid: now(client)})
     headers = client.hget(queue.keys["headers"], uid).decode()
@@ -113,7 +113,7 @@ def test_wait_of_a_delayed_item_begins_when_it_is_due(queue, client):
     assert 32 <= read(queue).minutes[-1].wait_p50 <= 66
 
 
-def test_only_the_first_delivery_waited(queue):
+def test_only_the_first_delivery_of_an_item_counts_as_a_wait(queue):
     queue.put(1)
     queue.fail(queue.get(-1))
     queue.get(-1)
@@ -154,8 +154,8 @@ def test_a_running_minute_is_as_it_will_be_stored(queue, client):
     assert closed.acked == running.acked > 0
 
 
-def test_bounded(queue, client):
-    """All rings full of large numbers: what a busy queue has after a fortnight."""
+def test_the_series_stay_bounded(queue, client):
+    """Fill all rings with large numbers, as in a busy queue after two weeks."""
     queue.put(1)
     pass_minutes(client, queue.keys, 1)
     queue.put(1)
@@ -174,7 +174,7 @@ def test_bounded(queue, client):
     assert client.memory_usage(queue.keys["stats"], samples=0) < 150_000
 
 
-def test_a_clock_that_is_turned_back_breaks_nothing(queue, client):
+def test_series_survive_a_server_clock_that_is_set_back(queue, client):
     queue.put(1)
     pass_minutes(client, queue.keys, -5)
     queue.put(2)
@@ -195,7 +195,7 @@ def its_consumer_dies(queue, client):
 
 
 @pytest.mark.parametrize("comes_back", [its_lease_ends, its_consumer_dies])
-def test_what_was_recovered_is_told(queue, client, settings, server_url, comes_back):
+def test_recovered_items_are_reported(queue, client, settings, server_url, comes_back):
     settings.SRQ_QUEUES = {"orders": {"URL": server_url, "PREFIX": queue.name}}
     queue.put(1)
     assert "recovered" not in [finding.kind for finding in status.snapshot().findings]
@@ -208,7 +208,7 @@ def test_what_was_recovered_is_told(queue, client, settings, server_url, comes_b
     assert "recovered" not in [finding.kind for finding in status.snapshot().findings]
 
 
-def test_rates():
+def test_the_rates_of_a_series():
     minutes = [series.Period(None, put=60, acked=30)] * 10
     rates = series.Series(minutes, elapsed=30).rates
     assert rates == (pytest.approx(360 / 5.5), pytest.approx(180 / 5.5))

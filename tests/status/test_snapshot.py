@@ -32,7 +32,7 @@ Configure = Callable[..., None]
 
 @pytest.fixture
 def configure(settings, server_url, prefix) -> Configure:
-    """Configures queues of these aliases on the server under test, with these options."""
+    """Configures queues with these aliases and options on the server under test."""
 
     def configure(*aliases: str, **options: object) -> None:
         settings.SRQ_QUEUES = {
@@ -50,7 +50,7 @@ def configure(settings, server_url, prefix) -> Configure:
 
 @pytest.fixture
 def serve() -> Iterator[Callable[..., Server]]:
-    """Starts servers of our own with these options."""
+    """Starts throw-away servers with these options."""
     servers: list[Server] = []
 
     def serve(*options: str) -> Server:
@@ -64,7 +64,7 @@ def serve() -> Iterator[Callable[..., Server]]:
 
 @pytest.fixture
 def black_hole() -> Iterator[str]:
-    """The URL of a server that takes connections and never answers."""
+    """The URL of a server that accepts connections and never answers."""
     with socket.socket() as hole:
         hole.bind(("127.0.0.1", 0))
         hole.listen(100)
@@ -81,19 +81,19 @@ def report(alias: str) -> QueueReport:
 
 
 def text(snapshot: Snapshot, kind: str) -> str:
-    """What the one finding of that kind says."""
+    """The text of the only finding of that kind."""
     (found,) = [str(finding) for finding in snapshot.findings if finding.kind == kind]
     return found
 
 
 def see_consumer(client: redis.Redis, alias: str, seconds: float, **about: object) -> None:
-    """Let a consumer have been seen so many seconds ago."""
+    """Register a consumer that was last seen so many seconds ago."""
     entry = {"host": "worker-1", "pid": 4711, **about, "seen": now(client) - seconds * 1000}
     client.hset(keys(alias)["consumers"], "c-1", json.dumps(entry))
 
 
 def claimed(client: redis.Redis, alias: str, seconds: float) -> None:
-    """Let the last claim have been so many seconds ago."""
+    """Store a last claim of so many seconds ago."""
     client.hset(keys(alias)["meta"], "kept", round(now(client) - seconds * 1000))
 
 
@@ -115,21 +115,21 @@ def test_numbers_of_a_queue(configure):
     assert found.consumers == 0
 
 
-def test_nothing_ready_has_no_wait(configure):
+def test_a_queue_with_nothing_ready_has_no_wait(configure):
     configure("orders")
     assert report("orders").oldest_wait is None
 
 
 def test_oldest_wait_is_never_negative(configure, client):
     configure("orders")
-    ahead = time.time_ns() // 1_000_000 + 3_600_000  # a producer whose clock is an hour ahead
+    ahead = time.time_ns() // 1_000_000 + 3_600_000  # the clock of a producer is an hour ahead
     uid = f"{ahead:012x}7000800{0:013}"
     client.hset(keys("orders")["items"], uid, "1")
     client.lpush(keys("orders")["queue"], uid)
     assert report("orders").oldest_wait == 0
 
 
-def test_all_well(configure):
+def test_a_healthy_queue(configure):
     configure("orders", "mail")
     snapshot = status.snapshot()
     assert snapshot.sentence == "All 2 queues are healthy."
@@ -146,7 +146,7 @@ def test_no_queues(settings):
 # -- stuck
 
 
-def test_ready_and_nobody_ever_came(configure):
+def test_stuck_because_no_consumer_was_ever_seen(configure):
     configure("orders")
     queues["orders"].put_many(range(3))
     snapshot = status.snapshot()
@@ -156,14 +156,14 @@ def test_ready_and_nobody_ever_came(configure):
     assert (snapshot.level, snapshot.queues[0].state) == ("error", "stuck")
 
 
-def test_nobody_came_for_a_while(configure, client):
+def test_stuck_because_no_consumer_was_seen_for_a_while(configure, client):
     configure("orders")
     queues["orders"].put_many(range(137))
     claimed(client, "orders", 13 * MINUTE)
     assert "orders is stuck: 137 ready, no live consumer for 13 min. Start one:" in status.snapshot().sentence
 
 
-def test_lost_consumer_is_named(configure, client):
+def test_a_lost_consumer_is_named(configure, client):
     configure("orders")
     queues["orders"].put(1)
     see_consumer(client, "orders", 3 * 3600, host="worker\x1b[31m")
@@ -172,7 +172,7 @@ def test_lost_consumer_is_named(configure, client):
     )
 
 
-def test_advice_for_a_queue_without_handler(configure):
+def test_the_advice_for_a_queue_without_handler(configure):
     configure("raw orders", HANDLER=None)
     queues["raw orders"].put(1)
     said = text(status.snapshot(), "stuck")
@@ -183,7 +183,7 @@ def test_advice_for_a_queue_without_handler(configure):
 @pytest.mark.parametrize(
     ("lease", "seconds", "state"), [(15, 40, "ok"), (15, 50, "stuck"), (1, 10, "ok"), (1, 40, "stuck"), (30, 80, "ok")]
 )
-def test_consumer_lives_for_three_leases_after_it_was_seen(configure, client, lease, seconds, state):
+def test_a_consumer_counts_as_live_for_three_leases_after_it_was_seen(configure, client, lease, seconds, state):
     configure("orders", LEASE=lease)
     queues["orders"].put(1)
     see_consumer(client, "orders", seconds)
@@ -192,7 +192,7 @@ def test_consumer_lives_for_three_leases_after_it_was_seen(configure, client, le
 
 
 @pytest.mark.parametrize(("seconds", "state"), [(20, "ok"), (40, "stuck")])
-def test_plain_gets_count_as_long_as_they_claim(configure, client, seconds, state):
+def test_callers_of_get_count_as_live_while_they_claim(configure, client, seconds, state):
     configure("orders")
     queues["orders"].put_many(range(2))
     queues["orders"].get(-1)
@@ -200,14 +200,14 @@ def test_plain_gets_count_as_long_as_they_claim(configure, client, seconds, stat
     assert report("orders").state == state
 
 
-def test_get_leaves_the_time_of_its_claim(configure):
+def test_get_stores_the_time_of_its_claim(configure):
     configure("orders")
     queues["orders"].get(-1)
     queues["orders"].put(1)
     assert report("orders").state == "ok"
 
 
-def test_consumer_that_is_busy_with_another_queue_is_live(configure, client):
+def test_a_consumer_that_is_busy_with_another_queue_is_live(configure, client):
     configure("orders", "mail")
     queues["orders"].put(1)
     see_consumer(client, "orders", 10 * MINUTE)
@@ -217,7 +217,7 @@ def test_consumer_that_is_busy_with_another_queue_is_live(configure, client):
 
 
 @pytest.mark.parametrize("what", ["delayed", "in flight"])
-def test_what_is_due_and_nobody_picks_up_is_stuck(configure, client, what):
+def test_due_items_that_nobody_claims_make_a_queue_stuck(configure, client, what):
     configure("orders")
     queues["orders"].put(1, delay=100 if what == "delayed" else 0)
     queues["orders"].get(-1)
@@ -227,10 +227,10 @@ def test_what_is_due_and_nobody_picks_up_is_stuck(configure, client, what):
     assert "orders is stuck: 1 ready or due" in status.snapshot().sentence
 
 
-# -- the other verdicts about queues
+# -- other findings about queues
 
 
-def test_late(configure, client):
+def test_a_late_queue(configure, client):
     configure("orders", MAX_AGE=0.001)
     queues["orders"].put_many(range(2))
     see_consumer(client, "orders", 0)
@@ -242,7 +242,7 @@ def test_late(configure, client):
     assert snapshot.level == "warning"
 
 
-def test_late_by_its_rate(configure, client):
+def test_a_queue_that_is_late_because_of_its_rate(configure, client):
     configure("orders", MAX_AGE=0.001, RATE="3/10s")
     queues["orders"].put_many(range(2))
     see_consumer(client, "orders", 0)
@@ -250,7 +250,7 @@ def test_late_by_its_rate(configure, client):
     assert "RATE allows at most 3 in 10 s." in status.snapshot().sentence
 
 
-def test_failing(configure):
+def test_a_failing_queue(configure):
     configure("orders", MAX_DELIVERIES=1)
     queues["orders"].put(1)
     queues["orders"].fail(queues["orders"].get(-1), ValueError())
@@ -260,7 +260,7 @@ def test_failing(configure):
     assert snapshot.queues[0].state == "failing"
 
 
-def test_leases_that_nobody_recovers(configure, client):
+def test_ended_leases_that_nobody_recovers(configure, client):
     configure("orders", AUTOCLEAN_INTERVAL=None)
     queues["orders"].put(1)
     queues["orders"].get(-1)
@@ -275,13 +275,13 @@ def test_leases_that_nobody_recovers(configure, client):
     assert report("orders").in_flight == 0
 
 
-def test_paused(configure):
+def test_a_paused_queue(configure):
     configure("orders")
     queues["orders"].put(1)
     until = dt.datetime(2099, 12, 31, tzinfo=dt.UTC)
     queues["orders"].pause("deploy\n\x07", by="anna", until=until)
     snapshot = status.snapshot()
-    # Not stuck, although nobody comes.
+    # The queue is not stuck, although no consumer lives.
     assert [finding.kind for finding in snapshot.findings if finding.level != "note"] == ["paused"]
     assert re.search(r"orders is paused \(by anna, for \d+ s, until Dec\. 3", snapshot.sentence)
     assert "reason: deploy\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}): 1 ready." in snapshot.sentence
@@ -290,8 +290,8 @@ def test_paused(configure):
 
 
 @pytest.mark.parametrize("until", [253_402_297_200_000, 10**18])
-def test_pause_to_the_end_of_time(configure, settings, client, until):
-    """Which ``pause`` refuses, but another program may have written."""
+def test_a_pause_without_a_sensible_end(configure, settings, client, until):
+    """``pause`` refuses such a time, but another program may have written it."""
     settings.TIME_ZONE = "Asia/Tokyo"
     configure("orders")
     queues["orders"].pause()
@@ -299,14 +299,14 @@ def test_pause_to_the_end_of_time(configure, settings, client, until):
     assert "until Dec. 30, 9999" in text(status.snapshot(), "paused")
 
 
-def test_pause_that_is_over(configure, client):
+def test_a_pause_that_has_ended(configure, client):
     configure("orders")
     queues["orders"].pause(until=dt.datetime.now(dt.UTC) + dt.timedelta(hours=1))
     client.set(keys("orders")["paused"], json.dumps({"since": 1, "until": now(client) - 1000}))
     assert (report("orders").state, report("orders").paused) == ("ok", None)
 
 
-def test_worst_comes_first(configure, client):
+def test_the_worst_finding_comes_first(configure, client):
     configure("orders", "mail", MAX_DELIVERIES=1)
     for alias in ("orders", "mail"):
         queues[alias].put_many(range(2))
@@ -323,14 +323,14 @@ def test_worst_comes_first(configure, client):
     assert [queue.state for queue in snapshot.queues] == ["failing", "stuck"]
 
 
-def test_newer_layout(configure, client):
+def test_a_newer_layout_is_reported(configure, client):
     configure("orders")
     client.hset(keys("orders")["meta"], "layout", 99)
     assert "Upgrade django-srq" in text(status.snapshot(), "layout")
 
 
 @pytest.mark.parametrize(("key", "value"), [("stats", "?"), ("paused", "no JSON"), ("queue", "?")])
-def test_foreign_keys_concern_one_queue(configure, client, key, value):
+def test_malformed_keys_of_one_queue_do_not_affect_others(configure, client, key, value):
     configure("orders", "mail")
     client.set(keys("mail")[key], value)
     snapshot = status.snapshot()
@@ -339,7 +339,7 @@ def test_foreign_keys_concern_one_queue(configure, client, key, value):
 
 
 @pytest.mark.parametrize("about", ["[]", '{"seen": "?"}', "{}", f'{{"seen": 1{"0" * 400}}}'])
-def test_odd_entries_of_consumers(configure, client, about):
+def test_malformed_entries_of_consumers(configure, client, about):
     configure("orders")
     client.hset(keys("orders")["consumers"], "c-1", about)
     client.hset(keys("orders")["meta"], "kept", "?")
@@ -358,7 +358,7 @@ def test_odd_entries_of_consumers(configure, client, about):
         (17, "must be a dict of options"),
     ],
 )
-def test_misconfigured_queue_is_a_row(configure, settings, options, said):
+def test_a_misconfigured_queue_is_a_row(configure, settings, options, said):
     configure("orders")
     settings.SRQ_QUEUES = {"wrong": options, **settings.SRQ_QUEUES}
     snapshot = status.snapshot()
@@ -367,7 +367,7 @@ def test_misconfigured_queue_is_a_row(configure, settings, options, said):
     assert "secret" not in json.dumps(snapshot.to_dict())
 
 
-def test_settings_that_are_wrong_as_a_whole(configure, settings):
+def test_settings_that_make_no_queue_usable(configure, settings):
     configure("orders", "mail")
     settings.SRQ_ADMIN = {"TIMEOUT": "soon"}
     snapshot = status.snapshot()
@@ -375,12 +375,12 @@ def test_settings_that_are_wrong_as_a_whole(configure, settings):
     assert {queue.state for queue in snapshot.queues} == {"misconfigured"}
 
 
-def test_setting_that_is_no_dict(settings):
+def test_a_setting_that_is_not_a_dict(settings):
     settings.SRQ_QUEUES = ["orders"]
     assert "SRQ_QUEUES must be a dict" in status.snapshot().sentence
 
 
-def test_embedded_server_that_cannot_be(settings):
+def test_an_embedded_server_that_cannot_start(settings):
     settings.SRQ_QUEUES = {"orders": {"URL": "embedded:///proc/1/nowhere"}}
     snapshot = status.snapshot()
     assert snapshot.level == "error"
@@ -390,7 +390,7 @@ def test_embedded_server_that_cannot_be(settings):
 # -- servers that do not answer
 
 
-def test_down_and_back(settings, serve):
+def test_a_server_goes_down_and_comes_back(settings, serve):
     server = serve()
     settings.SRQ_QUEUES = {"orders": {"URL": server.url}, "mail": {"URL": server.url}}
     assert status.snapshot().level == "ok"
@@ -409,17 +409,17 @@ def test_down_and_back(settings, serve):
     assert status.snapshot().servers[0].down_since > first.servers[0].down_since
 
 
-def test_restarted_server_is_not_taken_for_down(settings, serve):
+def test_a_restarted_server_does_not_count_as_down(settings, serve):
     server = serve()
     settings.SRQ_QUEUES = {"orders": {"URL": server.url}}
     assert status.snapshot().level == "ok"
     server.kill()
     server.start()
-    assert status.snapshot().level == "ok"  # over the connection of before, which is dead
+    assert status.snapshot().level == "ok"  # its connection is from before the restart, so it is dead
 
 
 @pytest.mark.parametrize(("seconds", "said"), [(0.2, "just now"), (3, "3 s ago"), (200, "3 min ago")])
-def test_for_how_long_it_is_known(seconds, said):
+def test_how_long_ago_the_status_was_read(seconds, said):
     finding = verdicts.unreachable("there", ["orders"], ConnectionError("gone"), seconds)
     assert f"there is down, noticed {said}: gone." in finding.text
 
@@ -429,14 +429,14 @@ def test_several_dead_servers_cost_the_time_of_one(settings, black_hole):
     settings.SRQ_QUEUES = {f"queue{n}": {"URL": f"{black_hole}/{n}"} for n in range(30)}
     started = time.monotonic()
     snapshot = status.snapshot()
-    assert time.monotonic() - started < 20  # one after the other they would take 30 s
+    assert time.monotonic() - started < 20  # one after the other, they would take 30 s
     assert {queue.state for queue in snapshot.queues} == {"down"}
     assert len(snapshot.servers) == 30
-    # The threads give up by themselves, too.
-    wait_for(lambda: not any(one.name == "srq-status" for one in threading.enumerate()), "their end")
+    # The threads that read the servers must end as well.
+    wait_for(lambda: not any(one.name == "srq-status" for one in threading.enumerate()), "the end of the threads")
 
 
-def test_dead_server_does_not_hide_the_others(settings, serve, server_url, prefix):
+def test_a_dead_server_does_not_hide_the_others(settings, serve, server_url, prefix):
     servers = [serve(), serve()]
     settings.SRQ_QUEUES = {
         "orders": {"URL": servers[0].url},
@@ -451,7 +451,7 @@ def test_dead_server_does_not_hide_the_others(settings, serve, server_url, prefi
     assert status.snapshot(["mail"]).level == "ok"
 
 
-def test_wrong_password(settings, serve):
+def test_a_wrong_password_is_reported(settings, serve):
     server = serve()
     with server.client() as client:
         client.config_set("requirepass", "right")
@@ -462,7 +462,7 @@ def test_wrong_password(settings, serve):
     assert "secret" not in json.dumps(snapshot.to_dict())
 
 
-def test_user_who_may_not_all(settings, serve):
+def test_a_user_without_the_necessary_rights_is_reported(settings, serve):
     server = serve()
     settings.SRQ_QUEUES = {"orders": {"URL": f"redis://eve:pass@127.0.0.1:{server.port}"}}
     with server.client() as client:
@@ -479,14 +479,14 @@ def test_user_who_may_not_all(settings, serve):
     assert without_scripts.unreachable == ["orders"]
 
 
-def test_loading(settings, serve):
+def test_a_server_that_is_loading_its_data(settings, serve):
     server = serve()
     settings.SRQ_QUEUES = {"orders": {"URL": server.url}}
     with server.client() as client:
         client.mset({f"key{n}": os.urandom(200) for n in range(500)})
         client.save()
     server.stop()
-    # Each key takes some milliseconds to load: in all, longer than it takes to look.
+    # Each key takes some milliseconds to load; all together take longer than one look.
     server.options = ("--key-load-delay", "50000", "--loading-process-events-interval-bytes", "1024")
     server.start(wait=False)
     snapshot = wait_for(
@@ -498,7 +498,7 @@ def test_loading(settings, serve):
 # -- servers that answer
 
 
-def test_server(configure, client, server_url):
+def test_the_facts_about_a_server(configure, client, server_url):
     configure("orders")
     snapshot = status.snapshot()
     (server,) = snapshot.servers
@@ -518,7 +518,7 @@ def test_server(configure, client, server_url):
         (("--maxmemory", "1gb", "--maxmemory-policy", "allkeys-lru"), "eviction", "warning", "may evict items"),
     ],
 )
-def test_trouble_of_a_server(settings, serve, option, kind, level, said):
+def test_troubles_of_a_server(settings, serve, option, kind, level, said):
     server = serve(*option)
     settings.SRQ_QUEUES = {"orders": {"URL": server.url}, "mail": {"URL": server.url}}
     snapshot = status.snapshot()
@@ -528,12 +528,12 @@ def test_trouble_of_a_server(settings, serve, option, kind, level, said):
     assert snapshot.unreachable == []
 
 
-def test_memory_nearly_full(settings, serve):
+def test_memory_that_is_nearly_full(settings, serve):
     server = serve("--maxmemory-policy", "noeviction")
     settings.SRQ_QUEUES = {"orders": {"URL": server.url}}
     assert status.snapshot().level == "ok"
     with server.client() as client:
-        client.set("much", bytes(20_000_000))  # so that what a connection takes and gives back is next to nothing
+        client.set("much", bytes(20_000_000))  # so much that the memory of connections hardly matters
         client.config_set("maxmemory", int(client.info()["used_memory"] * 1.06))
         assert "is nearly full" in text(status.snapshot(), "memory")
         client.config_set("maxmemory", int(client.info()["used_memory"] * 0.9))
@@ -542,7 +542,7 @@ def test_memory_nearly_full(settings, serve):
     assert status.snapshot().level == "ok"
 
 
-def test_disk_that_cannot_be_written(settings, serve):
+def test_a_disk_that_cannot_be_written(settings, serve):
     server = serve()
     settings.SRQ_QUEUES = {"orders": {"URL": server.url}}
     queues["orders"].put(1)
@@ -554,7 +554,7 @@ def test_disk_that_cannot_be_written(settings, serve):
     assert "cannot write its data to disk" in text(status.snapshot(), "disk")
 
 
-def test_no_append_only_file_is_a_note_from_the_first_look_on(settings, serve):
+def test_a_server_without_append_only_file_is_noted_from_the_first_look_on(settings, serve):
     server = serve()
     settings.SRQ_QUEUES = {"orders": {"URL": server.url}}
     snapshot = status.snapshot()
@@ -565,7 +565,7 @@ def test_no_append_only_file_is_a_note_from_the_first_look_on(settings, serve):
     assert status.snapshot().findings == []
 
 
-def test_no_save_for_hours_is_another_note(serve):
+def test_a_server_that_has_not_saved_for_hours_is_noted(serve):
     server = serve()
     with server.client() as client:
         client.set("some", "change")
@@ -577,8 +577,8 @@ def test_no_save_for_hours_is_another_note(serve):
     assert list(verdicts.of_server("there", {**info, "aof_enabled": "1"}, later[1])) == []
 
 
-def test_server_that_tells_scripts_nothing(settings, serve):
-    """As some services do; a user who may not ask is the same to a script."""
+def test_a_server_on_which_scripts_may_not_ask_for_info(settings, serve):
+    """Some services forbid it; for a script, a user without the right looks the same."""
     server = serve("--appendonly", "yes")
     settings.SRQ_QUEUES = {alias: {"URL": server.url} for alias in ("orders", "mail")}
     queues["mail"].put(1)
@@ -597,13 +597,13 @@ def test_server_that_tells_scripts_nothing(settings, serve):
     assert status.snapshot().findings == []
 
 
-# -- what it costs
+# -- the cost of a look
 
 
-def test_one_round_trip_and_nothing_written(settings, serve):
+def test_a_look_takes_one_round_trip_and_writes_nothing(settings, serve):
     server = serve()
     settings.SRQ_QUEUES = {alias: {"URL": server.url, "TIMEOUT": n} for n, alias in enumerate(["a", "b", "c"], 1)}
-    for alias in ("a", "b"):  # nobody ever used c
+    for alias in ("a", "b"):  # nobody ever used the queue c
         queues[alias].put_many(range(10))
         queues[alias].get(-1)
     queues["a"].put(1, delay=0.001)
@@ -617,11 +617,11 @@ def test_one_round_trip_and_nothing_written(settings, serve):
         status.snapshot()
         reads, changes, size = zip(*(seen() for _ in range(10) if status.snapshot()), strict=True)
         assert (len(set(changes)), len(set(size))) == (1, 1)
-        # Besides the look there are dbsize and the next info; the end of an older connection counts as a read too.
+        # Beside the look, dbsize and the second info count; the end of an older connection counts as a read as well.
         assert min(after - before for before, after in pairwise(reads)) == 3
 
 
-def test_scripts_that_the_server_does_not_know_cost_one_round_trip_more(settings, serve):
+def test_scripts_unknown_to_the_server_cost_one_more_round_trip(settings, serve):
     server = serve()
     settings.SRQ_QUEUES = {alias: {"URL": server.url} for alias in ("a", "b", "c")}
     with server.client() as client:
@@ -636,7 +636,7 @@ def test_scripts_that_the_server_does_not_know_cost_one_round_trip_more(settings
 # -- plain data
 
 
-def test_json_is_stable(configure, settings, dead_port):
+def test_the_json_keeps_its_shape(configure, settings, dead_port):
     configure("orders", "mail")
     settings.SRQ_QUEUES = {**settings.SRQ_QUEUES, "bills": {"URL": f"redis://127.0.0.1:{dead_port}"}}
     queues["orders"].put(1)
@@ -680,7 +680,7 @@ def test_span(seconds, said):
     assert verdicts.span(seconds) == said
 
 
-def test_every_kind_has_a_state():
+def test_every_kind_of_finding_has_a_state():
     blocking = {kind for kind, level in verdicts.LEVELS.items() if level == "error"}
     assert blocking | {"ok", "paused", "late", "abandoned", "failing"} == set(verdicts.QUEUE_STATES)
 

@@ -1,4 +1,4 @@
-"""The asynchronous API behind the names of the synchronous one, so that the same tests run over both."""
+"""The synchronous names over the asynchronous API, so that the same tests run over both APIs."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 
 from django_srq import Item, SafeRedisQueue
 
-ALONE = {"prepare", "claim", "send_puts", "push", "pop"}  # below the API, or at its end
+ALONE = {"prepare", "claim", "send_puts", "push", "pop"}  # internal, or deprecated: no asynchronous twin
 PUBLIC = {name for name, member in vars(SafeRedisQueue).items() if name[0] != "_" and inspect.isfunction(member)}
 TWINS = {name: f"a{name}" for name in PUBLIC if f"a{name}" in PUBLIC}
 
 
 class Asynchronous(SafeRedisQueue):
-    """Every call goes by way of the asynchronous twin, in an event loop of its own."""
+    """A queue whose methods call their asynchronous twins, each in an event loop of its own."""
 
     def items(self, state: str = "ready") -> Iterator[Item]:
         async def collected() -> list[Item]:

@@ -1,4 +1,4 @@
-"""Items from the reply to a claim that a test made by itself."""
+"""Decodes the reply to a claim that a test made by itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Handlers that fork, and start threads and programs."""
+"""Handlers that fork, or start threads and programs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LONG = ["sleep", "600"]
 
 
 def forking(payload: dict[str, object], item: Item) -> None:
-    """Does what the payload says, the first time."""
+    """On the first delivery, does the deed that the payload names."""
     _say(f"begin {payload['do']} {item.deliveries} {os.getpid()}")
     if item.deliveries == 1:
         DEEDS[str(payload["do"])](payload)
@@ -39,7 +39,7 @@ def _handled() -> list[str]:
 
 
 def _in_fork(deed: Callable[[], object], fork: Callable[[], int] = os.fork) -> int:
-    """Do it in a fork; its exit status."""
+    """Run deed in a fork; returns the exit status of the fork."""
     pid = fork()
     if pid == 0:
         try:
@@ -60,7 +60,7 @@ def _fork(payload: dict[str, object]) -> None:
 
 
 def _pipes(payload: dict[str, object]) -> None:
-    """Say which pipes of this process a fork of it has."""
+    """Log how many of this process's pipes a fork inherits."""
     mine = _pipes_open()
     _in_fork(lambda: _say(f"shared {len(_pipes_open() & mine)} of {len(mine) > 0}"))
 
@@ -136,7 +136,7 @@ def _leave_endless(payload: dict[str, object]) -> None:
 
 
 def _terminal(payload: dict[str, object]) -> None:
-    """Read from the terminal, and have a program at work for a while."""
+    """Log the result of reading from the terminal, and run a program for a second."""
     try:
         _say(f"read {os.read(0, 100)!r}")
     except OSError as error:
@@ -149,7 +149,7 @@ def _orphan_program(payload: dict[str, object]) -> None:
 
 
 def _status(payload: dict[str, object]) -> None:
-    """Say with what a program ended, while orphans end beside it; and with what it did when it was waited for late."""
+    """Log the exit status of a program while orphans end beside it; with ``late``, it has ended before the wait."""
     program = subprocess.Popen(["sh", "-c", "(exit 4 &); (sleep 0.1 &); exit 3"])
     if payload.get("late"):
         time.sleep(0.5)

@@ -1,4 +1,4 @@
-"""Handlers for the tests of the consumer. They speak through files, so that a test can wait for them."""
+"""Handlers for the tests of the consumer. They write a log file, and wait for files, so that a test can follow them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from django_srq import Discard, Item, RetryLater
 
 
 def _say(word: str) -> None:
-    # One write, so that lines of several processes stay whole.
+    # A single write, so that lines of several processes stay whole.
     with Path(os.environ["SRQ_TEST_LOG"]).open("a") as log:
         log.write(f"{word}\n")
 
@@ -31,7 +31,7 @@ def note(payload: object, item: Item) -> None:
 
 
 def beginning(payload: str, item: Item) -> None:
-    """For payloads that are too large for the log."""
+    """Logs only the beginning of a payload that is too large for the log."""
     _say(f"{payload[:1]} {len(payload)} {item.deliveries}")
 
 
@@ -41,7 +41,7 @@ def beginnings(payloads: list[str], items: list[Item]) -> None:
 
 
 def slow(payload: object, item: Item) -> None:
-    """Begins, and ends once the file SRQ_TEST_GO is there."""
+    """Logs that it began, and ends when the file SRQ_TEST_GO exists."""
     _say(f"begin {payload} {item.deliveries}")
     while not Path(os.environ["SRQ_TEST_GO"]).exists():
         time.sleep(0.005)
@@ -78,13 +78,13 @@ def has_open(pid: int, path: Path) -> bool:
     """Whether a process has a file open."""
     found = set()
     for end in Path(f"/proc/{pid}/fd").iterdir():
-        with suppress(OSError):  # closed meanwhile
+        with suppress(OSError):  # the file was closed meanwhile
             found.add(os.readlink(end))
     return str(path) in found
 
 
 def told(payload: dict[str, object], item: Item) -> object:
-    """Does what the payload says, so that a test reads in one place."""
+    """On the first delivery, does the deed that the payload names. So a test has the whole story in one place."""
     do = payload["do"]
     again = item.deliveries > 1 and payload.get("once", True)
     _say(f"{payload.get('name', do)} {item.deliveries} {os.getpid()} {'' if again else do}".rstrip())
@@ -92,12 +92,12 @@ def told(payload: dict[str, object], item: Item) -> object:
 
 
 def together(payloads: list[dict[str, object]], items: list[Item]) -> None:
-    """Does what the first one says."""
+    """Does the deed that the first payload names."""
     told(payloads[0], items[0])
 
 
 def one_by_one(payloads: list[dict[str, object]], items: list[Item]) -> None:
-    """Does what each of them says."""
+    """Does the deed of each payload, in turn."""
     for payload, item in zip(payloads, items, strict=True):
         told(payload, item)
 
@@ -115,7 +115,7 @@ def _raise(payload: dict[str, object], item: Item) -> None:
 
 
 def _hold_the_gil(payload: dict[str, object], item: Item) -> None:
-    # PyDLL keeps the interpreter's lock during the calls: open waits for somebody who writes, read for what that is.
+    # PyDLL keeps the interpreter's lock during the calls: open waits for a writer of the FIFO, read waits for its data.
     c = ctypes.PyDLL(None)
     c.read(c.open(str(payload["until"]).encode(), os.O_RDONLY), ctypes.create_string_buffer(100), 100)
     _say(f"released lost={item.lease_lost}")
@@ -135,7 +135,7 @@ def _hold_the_gil_alone(payload: dict[str, object], item: Item) -> None:
 
 
 def _kill_all(payload: dict[str, object], item: Item) -> None:
-    """As what has no memory left takes its container down."""
+    """Kills the supervisor and itself, as a container dies that has no memory left."""
     os.kill(os.getppid(), signal.SIGKILL)
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -155,7 +155,7 @@ def _dirty(payload: dict[str, object], item: Item) -> None:
 
 
 def _age(payload: dict[str, object], item: Item) -> None:
-    """Says whether its thread's database connection is open, and leaves one that is too old."""
+    """Logs whether the database connection of its thread is open, and leaves the connection older than CONN_MAX_AGE."""
     _say(f"open {connection.connection is not None}")
     with connection.cursor() as cursor:
         cursor.execute("SELECT 1")
@@ -175,13 +175,13 @@ def _grow(payload: dict[str, object], item: Item) -> None:
 
 
 def _leave_a_thread(payload: dict[str, object], item: Item) -> None:
-    """Returns, so that the item is acked; Python waits for the thread before it ends."""
+    """Returns, so that the item is acked, and leaves a thread for which Python waits before the process ends."""
     _grow({"bytes": payload.get("bytes", 0)}, item)
     threading.Thread(target=_wait_for_word, args=[payload, item]).start()
 
 
 def _frozen(payload: dict[str, object], item: Item) -> None:
-    modules = sum(type(one) is type(os) for one in gc.get_objects())  # frozen ones are not among them
+    modules = sum(type(one) is type(os) for one in gc.get_objects())  # get_objects leaves out the frozen ones
     _say(f"frozen {gc.get_freeze_count() > 0} {modules < len(sys.modules)}")
 
 
@@ -213,7 +213,7 @@ DEEDS = {
 
 
 async def gathering(payload: object) -> None:
-    """Ends when as many run at one time as the payload says."""
+    """Ends when as many of its calls run at the same time as the payload says."""
     global _gathered
     _gathered += 1
     while _gathered < payload:  # type: ignore[operator]
@@ -222,7 +222,7 @@ async def gathering(payload: object) -> None:
 
 
 async def giving_up(payload: str) -> None:
-    """Leaves in one of the ways in which a coroutine may, or waits until another one has."""
+    """Exits or is cancelled, as the payload says; any other payload is handled normally."""
     if payload == "exit":
         sys.exit(5)
     elif payload == "cancelled":

@@ -1,4 +1,4 @@
-"""A module that ends the process that imports it, as a script without its condition does."""
+"""A module that ends the process that imports it, like a script without ``if __name__ == "__main__"``."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Handlers that do not do their work in the call itself, and hooks that fail in ways of their own."""
+"""Handlers that do not do their work in the call itself, and hooks that fail in odd ways."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from django_srq import RetryLater, queues
 from django_srq.queue.backoff import Backoff
 from tests.support.handlers import _say
 
-# -- whose work shows only when what they return is awaited
+# -- Their work is done when their result is awaited.
 
 
 def plain(function):
-    """A decorator as people write them."""
+    """A decorator without functools.wraps."""
 
     def wrapper(payload):
         return function(payload)
@@ -53,7 +53,7 @@ class SyncOverAsync:
 
 
 class Awaited:
-    """A class whose instances are awaited, though they are no coroutines."""
+    """A class with awaitable instances that are no coroutines."""
 
     def __init__(self, payload):
         self.payload = payload
@@ -63,7 +63,7 @@ class Awaited:
 
 
 class AsyncCallLater:
-    """A class that works when an instance is made; that this could be called is beside the point."""
+    """A class that does its work when an instance is made; nobody is to call the instance."""
 
     def __init__(self, payload):
         _say(f"did {payload}")
@@ -78,7 +78,7 @@ def old_style(payload):
 
 
 async def twice(payload):
-    """Who forgets the await."""
+    """Forgets to await the coroutine."""
     return working(payload)
 
 
@@ -157,7 +157,7 @@ DONE = {
 }
 
 
-# -- whose work nobody does
+# -- Nobody does their work.
 
 
 def generator(payload):
@@ -210,7 +210,7 @@ NOT_DONE = {
 globals().update(DONE | NOT_DONE)
 
 
-# -- that fail
+# -- They fail.
 
 
 class Odd(BaseException):
@@ -252,7 +252,7 @@ class Breaking(Backoff):
 
 
 def raising(payload):
-    """Raises what the payload names."""
+    """Raises the error that the payload names."""
     if payload == "good":
         _say("good")
         return
@@ -282,7 +282,7 @@ def raising_in_batch(payloads):
 
 
 async def leaving_in_a_task(payload):
-    """SystemExit in a task ends the loop that runs it."""
+    """Raises SystemExit in a task, which ends the loop that runs the task."""
     if payload == "good":
         _say("good")
     else:
@@ -297,7 +297,7 @@ _open = []
 
 
 def leaking(payload):
-    """Opens files until there are no more, and keeps them."""
+    """Opens files until no more can be opened, and keeps them open."""
     if payload == "good":
         with open("/dev/null"):
             _say("good")
@@ -308,7 +308,7 @@ def leaking(payload):
 
 
 def opening(payload):
-    """The same with files that are closed with the error."""
+    """Opens files until no more can be opened; they are closed when the error is raised."""
     if payload == "good":
         with open("/dev/null"):
             _say("good")
@@ -320,14 +320,14 @@ def opening(payload):
 
 
 def cut_off(payload):
-    """The same with no connection left that is open already."""
+    """Like ``opening``, but first closes the queue's connections."""
     if payload == "bad":
         queues["q"].link.close()
     opening(payload)
 
 
 class OddSerializer:
-    """Ends in a way that the payload names."""
+    """Fails in the way that the payload names."""
 
     @staticmethod
     def dumps(payload):

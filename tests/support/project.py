@@ -21,7 +21,7 @@ LEASE = 0.6  # seconds
 
 
 def signal_session(session: int, number: int) -> list[int]:
-    """Signal all living processes of a session, whatever their groups are; returns them."""
+    """Send a signal to all living processes of a session, whatever their groups are; returns their ids."""
     listed = os.listdir("/proc") if os.path.isdir("/proc") else []
     found = [pid for pid in map(int, filter(str.isdecimal, listed)) if _lives_in(session, pid)]
     for pid in found:
@@ -31,8 +31,8 @@ def signal_session(session: int, number: int) -> list[int]:
 
 
 def kill_session(process: subprocess.Popen[Any]) -> None:
-    """Kill a process that leads a session, and all others of that at once."""
-    signal_session(process.pid, signal.SIGSTOP)  # or the last to die would notice that the others are gone
+    """Kill a process that leads a session, and all other processes of that session at once."""
+    signal_session(process.pid, signal.SIGSTOP)  # or the last to die would notice the death of the others
     while signal_session(process.pid, signal.SIGKILL):
         time.sleep(0.005)
     with contextlib.suppress(ProcessLookupError):
@@ -43,13 +43,13 @@ def kill_session(process: subprocess.Popen[Any]) -> None:
 def _lives_in(session: int, pid: int) -> bool:
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:  # it has ended
+    except OSError:  # the process has ended
         return False
     return fields[0] != "Z" and int(fields[3]) == session
 
 
 class Project:
-    """The tests' settings with queues of a test's own, for this process and for commands that run as real processes."""
+    """The tests' settings with queues of one test, for this process and for commands that run as real processes."""
 
     def __init__(self, settings, folder: Path, url: str, prefix: str) -> None:
         self.folder, self.settings = folder, settings
@@ -81,7 +81,7 @@ class Project:
         )
 
     def add_to_settings(self, code: str) -> None:
-        """Code for the settings of the commands."""
+        """Add code to the settings that the commands use."""
         with (self.folder / "srq_settings.py").open("a") as file:
             file.write(f"\n{code}\n")
 
@@ -93,7 +93,7 @@ class Project:
         under: Sequence[str] = (),
         **options: object,
     ) -> subprocess.Popen[str]:
-        """closed: which of the standard streams it does not have. under: a command that runs it."""
+        """Start a command. closed: the standard stream that it does not have. under: a command that runs it."""
         variables = {
             **os.environ,
             "PYTHONPATH": f"{ROOT}:{self.folder}",
@@ -101,7 +101,8 @@ class Project:
             "SRQ_TEST_LOG": str(self.log),
             "SRQ_TEST_GO": str(self.go),
             **(environment or {}),
-            "PYTHONUNBUFFERED": "",  # buffers as a user has them: they are what a signal must not get into twice
+            # Output is buffered, as users have it: a signal handler must not write while the buffer is written.
+            "PYTHONUNBUFFERED": "",
         }
         closing = [] if closed is None else ["sh", "-c", f'exec "$@" {closed}>&-', "sh"]
         piped = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
@@ -137,9 +138,9 @@ class Project:
         wait_for(lambda: line in self.lines(), line)
 
     def patient(self, alias: str) -> SafeRedisQueue:
-        """The queue, with time for a slow machine; TIMEOUT, if it is shorter, is for the commands only.
+        """The queue, with a time limit that suits a slow machine; a shorter TIMEOUT is for the commands only.
 
-        The link belongs to all tests of this process with the same target, so ``close`` gives back its limit.
+        All tests of this process share the link to a target, so ``close`` restores its time limit.
         """
         link = queues[alias].link
         self.limits.append((link, link.timeout))

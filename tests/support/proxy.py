@@ -1,6 +1,6 @@
 """A TCP proxy between client and server that loses, holds back and delays single requests and replies.
 
-It can be a slow line, too, and one that cuts long replies.
+It can also be a slow line, and one that cuts long replies.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from urllib.parse import urlsplit
 
 from tests.support.waiting import wait_for
 
-# To hold a request is to let the client believe that it was lost; a stalled one leaves the client waiting. Behind a
-# stalled reply the later ones wait, so that the client may have sent several requests; a held one they overtake.
+# A held request looks lost to the client: its connection is closed. A stalled request leaves the client waiting.
+# Replies behind a stalled reply wait as well, so the client may send several requests; they overtake a held reply.
 Kind = Literal["lose reply", "lose request", "hold request", "stall request", "hold reply", "stall reply"]
 
 
 @dataclass
 class Fault:
-    """What happens to the next requests that contain some bytes; all other traffic, such as HELLO, passes."""
+    """What happens to the next requests that contain the bytes ``match``; all other traffic, such as HELLO, passes."""
 
     kind: Kind
     match: bytes
     times: int
-    then: Callable[[], object] | None = None  # called when it happened
+    then: Callable[[], object] | None = None  # called when the fault has happened
     hits: int = 0
     held: list[_Held] = field(default_factory=list)  # requests or replies, in the order of their arrival
 
@@ -37,7 +37,7 @@ class Fault:
         wait_for(lambda: self.hits, f"a request whose fault is: {self.kind}")
 
     def deliver(self) -> list[bytes]:
-        """Let through what was held back; the server's replies, as they came off the wire."""
+        """Let through the requests or replies that were held back; returns the server's replies, byte for byte."""
         wait_for(lambda: len(self.held) == self.hits > 0, "something to be held back")
         held, self.held = self.held, []
         return [one() for one in held]
@@ -48,7 +48,7 @@ _ECHO, _ECHOED = b"*2\r\n$4\r\nECHO\r\n$9\r\nfrom here\r\n", b"$9\r\nfrom here\r
 
 
 class Proxy:
-    """Listens on ``url``. Faults concern one request each: a client awaits its reply before it sends the next."""
+    """Listens on ``url``. A fault concerns one request: a client awaits its reply before it sends the next request."""
 
     def __init__(
         self,
@@ -58,16 +58,16 @@ class Proxy:
         longest_reply: int | None = None,
         swallows: bool = False,
     ) -> None:
-        """rate: bytes a second in each direction. longest_reply: bytes of one, after which the connection is closed.
+        """rate: bytes a second in each direction. longest_reply: in bytes; a longer one closes the connection.
 
-        swallows: a longer one vanishes, and the connection stays open.
+        swallows: a reply that is too long vanishes, and the connection stays open.
         """
         parts = urlsplit(server_url)
         self.rate, self.longest_reply, self.swallows = rate, longest_reply, swallows
         assert parts.scheme in {"redis", "valkey"}, "the proxy reads the protocol: TCP without TLS"
         self._server = _place(server_url)
         self._listener = socket.create_server(("127.0.0.1", 0))
-        if rate:  # what fits in there is on its way for the sender, however slow the line
+        if rate:  # for the sender, data in this buffer counts as sent, however slow the line is
             self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
         user = parts.netloc.rpartition("@")[0]
         self.url = parts._replace(
@@ -77,13 +77,13 @@ class Proxy:
         self._fault: Fault | None = None
         self._sockets: list[socket.socket] = [self._listener]
         self._threads: list[threading.Thread] = []
-        self._reading: list[threading.Thread] = []  # those of them that read requests
+        self._reading: list[threading.Thread] = []  # the threads that read requests
         self._start(self._accept)
 
     def arm(
         self, kind: Kind, match: bytes = b"EVAL", *, times: int = 1, then: Callable[[], object] | None = None
     ) -> Fault:
-        """Let a fault happen to the next so many requests that contain these bytes."""
+        """Let a fault happen to the next ``times`` requests that contain the bytes ``match``."""
         fault = Fault(kind, match, times, then)
         with self._lock:
             self._fault = fault
@@ -94,11 +94,11 @@ class Proxy:
             self._fault = None
 
     def lead_to(self, server_url: str) -> None:
-        """Connect whoever comes from now on to another server, as a name does after a failover."""
+        """Lead new connections to another server, as a name does after a failover."""
         self._server = _place(server_url)
 
     def settle(self) -> None:
-        """Wait until it has read all that its clients sent, who have closed their connections by now."""
+        """Wait until the proxy has read all requests of its clients, which have closed their connections by now."""
         wait_for(lambda: not any(thread.is_alive() for thread in self._reading), "the end of all requests")
 
     def close(self) -> None:
@@ -139,7 +139,7 @@ class _Connection:
     def __init__(self, client: socket.socket, server: socket.socket, proxy: Proxy) -> None:
         self.client, self.server, self.proxy = client, server, proxy
         self.replied = 0  # bytes since the last request
-        self.faulty: Fault | None = None  # its reply is not to pass
+        self.faulty: Fault | None = None  # the fault of a request whose reply must not pass
         self.kept = b""
         self.replying = threading.RLock()
 
@@ -187,7 +187,7 @@ class _Connection:
                 self.replied = min(self.replied + len(data), sys.maxsize)
                 if self.proxy.longest_reply is not None and self.replied > self.proxy.longest_reply:
                     if self.proxy.swallows:
-                        self.replied = sys.maxsize  # nothing of what comes behind it arrives either
+                        self.replied = sys.maxsize  # all data behind it vanishes as well
                         continue
                     _close(self.server)
                     data = data[: self.proxy.longest_reply - self.replied]
@@ -220,7 +220,7 @@ class _Connection:
             fault.then()
 
     def deliver(self, request: bytes) -> bytes:
-        self.server.sendall(_ECHO + request)  # replies to earlier requests may still come, before the echo
+        self.server.sendall(_ECHO + request)  # replies to earlier requests may still come; they come before the echo
         wait_for(lambda: self.held_reply().endswith(b"\r\n"), "the reply to a held request")
         _close(self.server)
         return self.held_reply()
@@ -234,7 +234,7 @@ class _Connection:
             return self.pass_on(self.kept)
 
     def pass_on(self, reply: bytes) -> bytes:
-        with suppress(OSError):  # the client may be gone, but a held request is still to be delivered
+        with suppress(OSError):  # the client may be gone, but a held request must be delivered all the same
             self.client.sendall(reply)
         return reply
 

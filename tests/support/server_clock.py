@@ -1,4 +1,4 @@
-"""The server's clock, which cannot be turned, and what lets time pass for a queue all the same."""
+"""The time of the server. Its clock cannot be changed, so a test moves the stored times of a queue instead."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def now(client: redis.Redis) -> int:
 
 
 def pass_time(client: redis.Redis, keys: Keys, seconds: float) -> None:
-    """Bring deadlines and due times nearer; a negative deadline is one that ends without being recovered.
+    """Move deadlines and due times into the past; a negative deadline ends without a recovery of the item.
 
-    Somebody calls all the while: it is no silence.
+    The queue's last call moves with them, so the time does not look like an outage of all consumers.
     """
     for key in ("leases", "delayed"):
         scores = client.zrange(keys[key], 0, -1, withscores=True)
@@ -29,13 +29,13 @@ def pass_time(client: redis.Redis, keys: Keys, seconds: float) -> None:
         if client.hexists(keys["meta"], moment):
             client.hincrby(keys["meta"], moment, -round(seconds * 1000))
     for field, known in client.hscan_iter(keys["slots"]):
-        if known.startswith(b"0 "):  # no slot's, but what is remembered of a consumer, and since when
+        if known.startswith(b"0 "):  # not a slot's outcome, but facts about a consumer, with times
             earlier = re.sub(rb"\b\d{13}\b", lambda moment: b"%d" % (int(moment[0]) - round(seconds * 1000)), known)
             client.hset(keys["slots"], field, earlier)
 
 
 def pass_minutes(client: redis.Redis, keys: Keys, minutes: int) -> None:
-    """Let what the time series say happened have happened so many minutes earlier."""
+    """Move the time series of a queue back by so many minutes."""
     client.hincrby(keys["meta"], "minute", -minutes)
     stats = {name.decode(): value.decode() for name, value in client.hgetall(keys["stats"]).items()}
     for name, ring, most, step in (("minute", "m", 180, minutes), ("hour", "h", 336, minutes // 60)):

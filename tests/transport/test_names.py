@@ -1,4 +1,4 @@
-"""Names of servers: a silent name server costs a call its time limit at most, and nothing where the name was known."""
+"""Names of servers: a silent name server costs a call at most its time limit, and nothing if the address is known."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from tests.support.resolver import Resolver
 from tests.support.servers import Server
 from tests.support.waiting import PATIENT
 
-SILENCE = 10  # seconds that the system's own lookup takes with a silent name server, at least
+SILENCE = 10  # seconds; at least as long takes the system's own lookup with a silent name server
 
-# What the programs below have in common: calls, and how long they took.
+# The beginning of the programs below: calls, and their durations.
 PREAMBLE = """
 import asyncio, json, sys, threading, time
 from django_srq import OutcomeUnknown, QueueUnavailable, SafeRedisQueue
@@ -60,7 +60,7 @@ def run(resolver: Resolver, program: str, *arguments: str) -> Any:
 
 
 def test_with_a_silent_name_server_a_call_ends_in_time(resolver):
-    """In a thread and in an event loop, which ends at once too; the lookup is one for all of them."""
+    """This holds in a thread and in an event loop, which also ends at once; all calls share a lookup."""
     program = """
     queue = SafeRedisQueue(name="orders", host="queue.example", timeout=1)
     calls = [
@@ -100,7 +100,7 @@ def test_many_callers_wait_for_one_lookup(resolver):
     assert under_way == 1
 
 
-def test_the_address_that_is_known_is_used_while_the_name_server_is_silent(resolver, server_url, prefix):
+def test_a_known_address_is_used_while_the_name_server_is_silent(resolver, server_url, prefix):
     program = """
     hosts, url, name = sys.argv[1:]
     queue = SafeRedisQueue(name=name, url=url, timeout=8)
@@ -137,7 +137,7 @@ def test_the_address_that_is_known_is_used_while_the_name_server_is_silent(resol
 
 @contextmanager
 def silent_addresses(port: int, *addresses: str) -> Iterator[None]:
-    """Other addresses of this machine, where that port is one on which nobody is ever accepted."""
+    """Other addresses of this machine with this port, where nobody is ever accepted."""
     with ExitStack() as stack:
         for address in addresses:
             listener = stack.enter_context(socket.socket())
@@ -152,7 +152,7 @@ def silent_addresses(port: int, *addresses: str) -> Iterator[None]:
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    # Of a name's addresses, the system prefers those that are nearer to its own, which is 127.0.0.1.
+    # Of several addresses the system prefers those that are near its own address, 127.0.0.1.
     server = Server("--bind", "127.0.0.1", "127.0.0.9")
     yield server
     server.close()
@@ -177,7 +177,7 @@ print(json.dumps(puts() if sys.argv[2] == "put" else asyncio.run(aputs())))
 
 @pytest.mark.parametrize("call", ["put", "aput"])
 def test_the_addresses_of_a_name_share_the_time(resolver, server, call):
-    """Of three the last one answers: it is reached within the time limit, and is the first to be tried afterwards."""
+    """Only the last of three addresses answers: it is reached within the time limit, and is tried first afterwards."""
     silent = ["127.0.0.2", "127.0.0.3"]
     resolver.hosts.write_text("".join(f"{address} queue.example\n" for address in [*silent, "127.0.0.9"]))
     with silent_addresses(server.port, *silent):
@@ -200,11 +200,11 @@ def test_addresses_that_are_all_silent_take_the_time_limit_once(resolver, server
     with silent_addresses(server.port, *silent):
         said, seconds = run(resolver, ALL_SILENT, f"redis://queue.example:{server.port}", call)
     assert said.startswith("QueueUnavailable")
-    assert seconds < 5  # of five times two
+    assert seconds < 5  # seconds; the five calls would take ten otherwise
 
 
-def test_a_name_that_does_not_exist_is_said(resolver):
-    resolver.conf.write_text("nameserver 127.0.0.1\n")  # where nobody listens: at once
+def test_an_error_says_that_a_name_does_not_exist(resolver):
+    resolver.conf.write_text("nameserver 127.0.0.1\n")  # nobody listens there, so the lookup fails at once
     program = """
     queue = SafeRedisQueue(name="orders", host="nowhere.example", timeout=0.5)
     print(json.dumps([timed(lambda: queue.put("x")), timed(lambda: asyncio.run(queue.aput("x")))]))
@@ -215,13 +215,13 @@ def test_a_name_that_does_not_exist_is_said(resolver):
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "fe80::1%lo"])
-def test_an_address_costs_no_lookup(host, monkeypatch):
+def test_an_address_needs_no_lookup(host, monkeypatch):
     monkeypatch.setattr(names, "_Lookup", None)
     [(_, _, _, address), *_] = names.addresses((host, 6379, 0), 1)
     assert address[:2] == (host.partition("%")[0], 6379)
 
 
-def test_a_unix_socket_costs_no_lookup(monkeypatch):
+def test_a_unix_socket_needs_no_lookup(monkeypatch):
     monkeypatch.setattr(names, "_literal", None)
     server = Server("--unixsocket", "socket")
     queue = SafeRedisQueue(name="orders", unix_socket_path=str(server.directory / "socket"), timeout=PATIENT)
@@ -231,7 +231,7 @@ def test_a_unix_socket_costs_no_lookup(monkeypatch):
 
 
 def test_a_lookup_is_made_anew_in_a_forked_child(resolver):
-    """The thread that would end the parent's is not there."""
+    """The child lacks the thread that would end the parent's lookup."""
     program = """
     import os
     queue = SafeRedisQueue(name="orders", host="queue.example", timeout=0.5)
@@ -248,7 +248,7 @@ def test_a_lookup_is_made_anew_in_a_forked_child(resolver):
 
 
 def test_without_threads_a_name_is_looked_up_by_the_caller(monkeypatch):
-    """As in a process that ends: it may start none any more."""
+    """A process that is ending can start no more threads."""
 
     def refuse(self: threading.Thread) -> None:
         raise RuntimeError("can't start new thread at interpreter shutdown")
@@ -258,7 +258,7 @@ def test_without_threads_a_name_is_looked_up_by_the_caller(monkeypatch):
     assert [address for *_, address in names.addresses(host, PATIENT)] == [("127.0.0.1", 6379)]
 
 
-def test_what_is_left_of_the_time_is_shared_by_the_addresses_that_are_left():
+def test_the_remaining_addresses_share_the_remaining_time():
     found = [(socket.AF_INET, socket.SOCK_STREAM, 6, ("127.0.0.1", port)) for port in (1, 2, 3, 4)]
     now = time.monotonic()
     turns = [until - now for _, until in sockets._with_deadlines(found, now + 8)]

@@ -1,4 +1,4 @@
-"""TLS: one context for all connections, checked by the server's name; and what cannot work is said at once."""
+"""TLS: all connections share a context and check the server's name; a wrong configuration is an error at once."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def front(server: Server) -> Iterator[Front]:
 
 @pytest.fixture
 def contexts(monkeypatch: pytest.MonkeyPatch) -> list[ssl.SSLContext]:
-    """The TLS contexts that are made."""
+    """The TLS contexts that were made."""
     made: list[ssl.SSLContext] = []
     make = ssl.create_default_context
 
@@ -58,7 +58,7 @@ def contexts(monkeypatch: pytest.MonkeyPatch) -> list[ssl.SSLContext]:
 
 
 def test_all_connections_have_one_context(at, front, contexts):
-    """Those of event loops, too."""
+    """Connections of event loops share it, too."""
     queue = at(front.url)
     for put in PUTS * 2:
         put(queue)
@@ -67,7 +67,7 @@ def test_all_connections_have_one_context(at, front, contexts):
     assert len(contexts) == 1
 
 
-def test_a_file_that_was_renewed_is_read_again(at, front, contexts, tmp_path):
+def test_a_renewed_file_is_read_again(at, front, contexts, tmp_path):
     authorities = tmp_path / "authorities.pem"
     shutil.copy(CERTIFICATE, authorities)
     queue = at(f"rediss://127.0.0.1:{front.port}?ssl_ca_certs={authorities}")
@@ -110,7 +110,7 @@ def test_a_forked_child_has_a_context_of_its_own(front):
     assert json.loads(child)[1] is False
 
 
-def test_a_connection_that_was_idle_is_used_again(at, front):
+def test_an_idle_connection_is_used_again(at, front):
     queue = at(front.url)
     queue.put("x")
     until = time.monotonic() + 10 * LOOK_AFTER
@@ -120,7 +120,7 @@ def test_a_connection_that_was_idle_is_used_again(at, front):
 
 
 @both
-def test_the_name_is_asked_for_and_checked(at, front, put):
+def test_the_name_is_sent_and_checked(at, front, put):
     assert put(at(front.url.replace("127.0.0.1", "localhost")))
     assert front.names == ["localhost"]
 
@@ -143,11 +143,11 @@ print(json.dumps(said))
 
 
 def test_a_certificate_for_another_name_is_not_accepted(front, tmp_path):
-    """Although it is for the address that the name has."""
+    """The certificate is refused although its name has the same address."""
     resolver = Resolver(tmp_path)
     resolver.hosts.write_text("127.0.0.1 queue.example localhost\n")
     begun = time.monotonic()
-    url = f"{front.url}&ssl_check_hostname=true"  # redis-py 5.0 does not by itself
+    url = f"{front.url}&ssl_check_hostname=true"  # redis-py 5.0 does not check it by default
     said = resolver.run(OF_A_NAME, *(url.replace("127.0.0.1", name) for name in ("queue.example", "localhost")))
     assert time.monotonic() - begun < PATIENT / 2
     resolver.close()
@@ -170,7 +170,7 @@ def test_a_certificate_for_another_name_is_not_accepted(front, tmp_path):
     ],
     ids=["unknown authority", "no file of authorities", "no file of the client", "a file of something else"],
 )
-def test_what_cannot_work_is_said_at_once(at, front, put, query, reason):
+def test_a_wrong_configuration_is_an_error_at_once(at, front, put, query, reason):
     begun = time.monotonic()
     with pytest.raises(QueueUnavailable, match=reason):
         put(at(f"rediss://127.0.0.1:{front.port}{query}"))
@@ -178,7 +178,7 @@ def test_what_cannot_work_is_said_at_once(at, front, put, query, reason):
 
 
 @both
-def test_a_server_that_wants_a_certificate(at, server, put):
+def test_a_server_that_demands_a_certificate(at, server, put):
     front = Front(server.port, wants_certificate=True)
     with pytest.raises(QueueUnavailable, match=r"TLS was refused: does the server want a client certificate\?"):
         put(at(front.url, timeout=1))
@@ -188,8 +188,8 @@ def test_a_server_that_wants_a_certificate(at, server, put):
     front.close()
 
 
-def test_a_connection_with_a_way_of_its_own_keeps_it(server, front):
-    """redis-py lets one subclass its connections."""
+def test_a_connection_class_of_the_project_is_used(server, front):
+    """redis-py allows subclasses of its connections."""
 
     class Own(redis.SSLConnection):
         made = 0

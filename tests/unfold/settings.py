@@ -1,4 +1,4 @@
-"""Settings of the tests under django-unfold, which has an admin of its own looks."""
+"""Settings of the tests under django-unfold, which replaces the looks of the admin."""
 
 from tests.settings import *  # noqa: F403
 from tests.settings import INSTALLED_APPS

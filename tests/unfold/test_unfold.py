@@ -1,4 +1,4 @@
-"""Every page comes out whole under django-unfold."""
+"""Every page is complete under django-unfold."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def scene(settings, server_url, prefix, client):
     showcase.fill(client, queues)
 
 
-def test_unfold_is_what_is_tested(scene):
+def test_these_tests_run_under_unfold(scene):
     html = visitor("superuser").get(URL).content.decode()
     assert "unfold/css/styles.css" in html
 
@@ -41,7 +41,7 @@ def test_unfold_is_what_is_tested(scene):
         ("find/?uid=x", "No queue has an item x"),
     ],
 )
-def test_page(scene, path, says):
+def test_each_page_is_complete(scene, path, says):
     html = visitor("superuser").get(URL + path).content.decode()
     (mine,) = re.findall(r'<div class="srq">.*', html, re.DOTALL)
     assert says in words(mine)
