@@ -21,7 +21,7 @@ class Sizes:
 
     rounds: int = 9  # how often contenders take turns
     requests: int = 3  # of a page, per turn
-    calls: int = 1000  # of one kind, per round
+    calls: int = 1000  # of each kind, per round
     counted: int = 200  # calls whose round trips are counted
     idle: float = 25  # seconds that an idle consumer is watched
     hand_offs: int = 150  # items handed from a put to a waiting handler, per round

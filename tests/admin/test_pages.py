@@ -364,8 +364,8 @@ def test_server_down(settings, dead_port):
         (("--maxmemory", "1"), (), "out of memory"),
     ],
 )
-def test_troubles_are_told_apart(settings, monkeypatch, options, prepare, words_):
-    monkeypatch.setattr(budget, "SHORTEST_ATTEMPT", 19.9)  # tries again for a tenth of a second only
+def test_each_trouble_of_a_server_is_named(settings, monkeypatch, options, prepare, words_):
+    monkeypatch.setattr(budget, "SHORTEST_ATTEMPT", 19.9)  # gives up after a tenth of a second
     server = Server(*options)
     try:
         if prepare:

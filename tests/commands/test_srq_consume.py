@@ -398,7 +398,7 @@ def test_a_signal_lets_the_consumer_finish_the_item_in_hand(project, number):
 
 @pytest.mark.parametrize("processes", ["0", "1"])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_second_signal_cuts_the_item(project, number, code, processes):
+def test_a_second_signal_interrupts_the_item_in_hand(project, number, code, processes):
     queues["slow"].put("a")
     process = project.start("srq_consume", "slow", "--processes", processes)
     project.said("begin a 1")
@@ -539,7 +539,7 @@ def test_an_argument_beside_the_options_would_have_no_effect(queue, argument):
         InProcessConsumer([Subscription(queue, print)], options=ConsumerOptions(burst=True), **argument)
 
 
-def test_the_ack_of_one_item_goes_with_the_claim_of_the_next(queue, client):
+def test_the_ack_of_an_item_goes_with_the_next_claim(queue, client):
     queue.put_many(range(10))
     before = client.info("commandstats").get("cmdstat_evalsha", {}).get("calls", 0)
     InProcessConsumer(

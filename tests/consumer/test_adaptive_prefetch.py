@@ -261,13 +261,13 @@ def test_a_burst_does_not_end_while_items_are_being_given_back(queue, quick, mon
     release, claim, unload = Settler.release, Claims.claim, Roles._unload
 
     def unload_when_blocked(roles, answer):
-        if blocked:  # and not sooner, on a slow machine
+        if blocked:  # on a slow machine it must not do so sooner
             unload(roles, answer)
 
     def slow_release(settler, subscription, jobs):
         if jobs:
             giving.set()
-            claimed.wait(1)  # in vain
+            claimed.wait(1)  # no claim may come, so this waits in vain
         release(settler, subscription, jobs)
 
     def told_claim(*args):
@@ -284,7 +284,7 @@ def test_a_burst_does_not_end_while_items_are_being_given_back(queue, quick, mon
     def handle(item: object) -> None:
         handled.append(item)
         waiting = sum(len(group.jobs) for group in consumer._worker._buffer.groups)
-        if blocked or (waiting > 4 and len(handled) + waiting >= 18):  # the last ones are in hand
+        if blocked or (waiting > 4 and len(handled) + waiting >= 18):  # the last items are in hand
             blocked.append(item)
             assert giving.wait(60)
 

@@ -41,7 +41,7 @@ EARLY = b"\r\n$2\r\nc1\r\n$1\r\n2\r\n"  # in the request: the second call in the
 
 @pytest.fixture
 def unread(monkeypatch):
-    """No reply is read before it is needed, however long that takes."""
+    """The worker reads no reply before it needs the items, however long that takes."""
     monkeypatch.setattr("django_srq.consumer.worker.buffer.WAITED", LONG)
 
 
@@ -102,8 +102,8 @@ def test_the_next_items_are_claimed_with_the_ack_of_one_of_the_last(queue, clien
 
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("prefetch", [4, 10, 100, None])
-def test_no_more_than_so_many_wait_here(queue, client, unread, threads, prefetch):
-    """Seen from the server, where what an unread claim took is in flight too."""
+def test_the_number_of_waiting_items_is_bounded(queue, client, unread, threads, prefetch):
+    """Counted on the server, where the items of an unread claim are in flight too."""
     queue.put_many(range(300))
     seen: list[tuple[bytes, int]] = []
     begun: set[bytes] = set()
@@ -207,7 +207,8 @@ def test_at_the_end_of_a_queue_the_worker_waits(patient, queue, named, client, p
     with running(one):
         wait_for(lambda: len(seen.seen) == number and parked(client, prefix), "an idle worker")
         turns = one._roles._claims._slot.seq
-        # An ack each, or with a claim, and what the worker asks at its begin and end; behind the wait is another claim.
+        # An ack for each item, alone or with a claim, and the worker's calls at its beginning and end; the wait has a
+        # claim too.
         assert claims(client) - before <= number + turns + 1
         assert turns <= 2 + number // 8
         queue.put(number)
@@ -345,9 +346,9 @@ FIRST = b"\r\n$2\r\nc1\r\n$1\r\n1\r\n"  # in the request: the first ordinary cla
 def test_a_claim_whose_reply_is_old_is_repeated_before_its_items_are_begun(
     queue, make_queue, server_url, client, monkeypatch
 ):
-    """While the reply is on its way, or another thread has the interpreter's lock, a lease may end."""
+    """A lease may end while the reply is on its way, or while another thread has the interpreter's lock."""
     monkeypatch.setattr(Claim, "old", property(lambda claim: claim.share < 1))
-    assert not queue.get(-1)  # the server knows the script now, and carries out what it is first asked
+    assert not queue.get(-1)  # now the server knows the script, and carries out the first call at once
     queue.put_many("ab")
     with closing(Proxy(server_url)) as proxy, closing(Link(client_from_url(proxy.url), timeout=PATIENT)) as link:
         fault = proxy.arm("stall reply", FIRST)
@@ -667,7 +668,7 @@ def test_extending_a_slot_takes_its_items_back_when_their_lease_ended(queue, cli
 
 
 def test_leases_are_renewed_by_the_slots_that_the_ledgers_name(make_queue, client):
-    """Of each queue those that were claimed there, until they are written down; and so the slot is not forgotten."""
+    """Each slot counts until its items are in the ledger; using it also keeps the slot from being trimmed."""
     made = [make_queue(str(place)) for place in range(4)]
     ledgers = [Ledger(1, servers=2, slot=b"c1") for _ in made]
     for place, (queue, ledger) in enumerate(zip(made, ledgers, strict=True)):
@@ -679,7 +680,7 @@ def test_leases_are_renewed_by_the_slots_that_the_ledgers_name(make_queue, clien
         ledger.read_reply()
     ledgers[0].end_claim(1)
     ledgers[3].put_off(3, 1)
-    ledgers[3].begin_claim(1, 2)  # beside it
+    ledgers[3].begin_claim(1, 2)  # beside the claim that is owed
     Leases("c1", [Subscription(queue, print, lease=900) for queue in made], lambda: ledgers).renew()
     assert [lasts(queue, client) for queue in made] == [{"a": 2}, {"a": 9}, {"a": 9}, {"a": 9}]
     used = [int(client.hget(queue.keys["slots"], "c1").split()[1]) for queue in made]

@@ -390,7 +390,7 @@ def test_a_log_record_for_the_keeper_fits_into_one_atomic_write(character):
     assert packed.count(b"\n") == 1
 
 
-def test_the_keeper_ends_behind_a_line_that_was_torn(queue):
+def test_the_keeper_reads_on_after_a_torn_line(queue):
     keeper = Keeper("c1", [Subscription(queue, print)], [], details={}, heartbeat=None, wake_supervisor=lambda: None)
     reading, keeper._pipe.fd = os.pipe()
     serving = threading.Thread(target=keeper._main.serve, args=[reading])
@@ -406,10 +406,10 @@ def test_the_keeper_ends_behind_a_line_that_was_torn(queue):
         os.close(reading)
 
 
-def test_what_the_keeper_has_no_room_for_is_counted(queue):
+def test_log_records_that_do_not_fit_into_the_pipe_are_counted(queue):
     keeper = Keeper("c1", [Subscription(queue, print)], [], details={}, heartbeat=None, wake_supervisor=lambda: None)
     record = logging.makeLogRecord({"levelno": 30, "msg": "it died"})
-    assert not keeper.pass_on(record)  # nobody is there
+    assert not keeper.pass_on(record)  # no keeper reads yet
     reading, keeper._pipe.fd = os.pipe()
     fcntl.fcntl(keeper.control_fd, fcntl.F_SETPIPE_SZ, 4096)
     os.set_blocking(keeper.control_fd, False)
@@ -442,7 +442,7 @@ def test_no_more_children_than_there_are_ledgers(queue):
     again = keeper.take_ledger(b"s3", 3)
     assert (again is first, again.slot, second.slot, list(again)) == (True, b"s3", b"s2", [])
     same, other = again.hold(0, DeliveryRef("b", "t"), until=lease_time() + LONG)
-    again.renew(entry, 0)  # the answer about what the child before had comes late
+    again.renew(entry, 0)  # the reply about the former child's item comes late
     assert (same, other != generation, again.lapsed(same, other)) == (index, True, False)
 
 

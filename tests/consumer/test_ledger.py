@@ -56,7 +56,7 @@ def test_an_entry_is_read_as_it_was_at_one_moment(monkeypatch):
     assert (entry.held.uid, entry.subscription, entry.state, entry.started > 0) == ("a", 0, RUNNING, True)
 
 
-def test_a_child_fills_what_its_parent_reads():
+def test_the_parent_reads_what_its_child_writes():
     ledger = Ledger(2)
     pid = os.fork()
     if pid == 0:
@@ -107,7 +107,7 @@ def test_an_owed_claim_is_recorded_beside_later_claims():
     assert {one for one in ledger.waiting() if one.record is None} == claims
     assert {ledger.subscription_of(one) for one in claims} == {3, 70_000, 1}
     ledger.want_back(Waiting(8, None))
-    ledger.want_back(Waiting(7, None))  # which takes the mark from nothing
+    ledger.want_back(Waiting(7, None))  # this removes the other mark
     assert (ledger.end_claim(7), ledger.end_claim(8), ledger.claims_put_off, ledger.claiming) == (False, False, [], 1)
     assert ledger.subscription_of(Waiting(7, None)) is None
     assert ledger.end_claim(9)
@@ -149,7 +149,7 @@ def test_entries_are_used_again_and_generations_tell_them_apart():
     ledger.free(index)
     again, second = ledger.hold(0, DeliveryRef("b", "t2"), until=FAR)
     assert (again, second > first) == (index, True)
-    ledger.renew(old, 0)  # the answer about the one before comes late
+    ledger.renew(old, 0)  # the reply about the former item comes late
     assert not ledger.lapsed(again, second)
 
 

@@ -177,8 +177,8 @@ def test_a_server_that_is_back_is_asked_at_once(pair):
 
 
 @pytest.mark.usefixtures("patient")
-def test_what_a_late_claim_brings_is_begun_at_once(pair, monkeypatch):
-    """Whoever waits on another server is called for it, before all that is owed is said."""
+def test_items_of_a_late_claim_are_begun_at_once(pair, monkeypatch):
+    """The thread that waits on another server is woken for them, before all owed calls are made."""
     monkeypatch.setattr(Buffer, "wake", lambda self: None)
     pair.there.put("a")
     pair.away.kill()
@@ -440,7 +440,7 @@ def test_a_claim_is_repeated_with_its_own_number_after_later_claims(pair, monkey
         else:
             waits.park(subscriptions[0], 1, 1)
             waits.recall(Answer())
-            waits._slot.seq += 1  # as the next one begins
+            waits._slot.seq += 1  # as when the next claim begins
         fault.wait()
         wait_for(lambda: one._retries.away(there.link), "a claim that is owed")
         claims.claim(subscriptions[1], 1, (), Answer())

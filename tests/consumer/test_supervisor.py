@@ -164,7 +164,7 @@ def test_an_item_that_was_handled_but_not_acked_when_the_child_died_is_acked(que
     ledger.finish(0)
     ledger.start(2)
     account_for(supervisor, ChildHandle("c1.1", 0, ledger, 0))
-    found = [*queue.get_many(3), *queue.get_many(3)]  # what was in hand comes alone
+    found = [*queue.get_many(3), *queue.get_many(3)]  # an item that was in hand comes alone
     assert [(item.uid, item.deliveries) for item in found] == [(unstarted.uid, 1), (running.uid, 2)]
     assert queue.snapshot().stats["acked"] == 1
     assert queue.snapshot().stats["crashed"] == 1
@@ -467,7 +467,7 @@ def test_a_queue_that_refuses_its_report_delays_no_other_queue(make_queue, clien
     ("handled", "code", "waits"),
     [(0, -signal.SIGSEGV, True), (1, -signal.SIGSEGV, False), (0, -signal.SIGKILL, False)],
 )
-def test_only_a_child_that_did_nothing_is_started_again_later(monkeypatch, handled, code, waits):
+def test_only_a_child_that_died_before_its_first_item_is_restarted_later(monkeypatch, handled, code, waits):
     monkeypatch.setattr("django_srq.consumer.processes.seats.time", SimpleNamespace(monotonic=lambda: 100.0))
     seats = Seats(ConsumerOptions())
     (seat,) = seats
@@ -775,6 +775,7 @@ def test_async_handlers_can_use_the_database(project, server_url, prefix):
         {"q": {"HANDLER": "tests.support.handlers.asking_the_database"}},
         {"URL": server_url, "PREFIX": prefix + ".{alias}"},
     )
+    project.add_to_settings("INSTALLED_APPS += ['django.contrib.contenttypes', 'django.contrib.auth']")
     assert project.run("migrate", "--verbosity", "0")[0] == 0
     queues["q"].put_many("ab")
     code, _, err = project.run("srq_consume", "--concurrency", "2", "--burst")
@@ -854,7 +855,7 @@ def test_threads_that_a_handler_left_do_not_delay_the_successor_of_their_process
     assert process.wait(60) == 0
 
 
-def test_there_are_never_more_than_two_children_for_each_place(listeners):
+def test_there_are_at_most_two_children_for_each_place(listeners):
     seats = listeners()[0]._seats
     first, second = (seat.child for seat in seats)
     for child in (first, second):
@@ -1284,7 +1285,7 @@ def pass_on_events(supervisor: Supervisor) -> None:
 
 
 @pytest.mark.parametrize("reason", ["stopping", "kill_reason"])
-def test_signals_are_sent_by_a_child_that_stays(listeners, reason):
+def test_signals_go_to_a_child_that_stays(listeners, reason):
     supervisor, (first, second) = listeners()
     setattr(next(iter(supervisor._seats)).child, reason, "it")
     supervisor._events.waiting.append({"signal": "item_dead"})
@@ -1303,7 +1304,7 @@ def test_signals_that_fit_into_no_pipe_are_passed_on_later(listeners):
         left = list(supervisor._events.waiting)
         assert left == events[len(events) - len(left) :]
         pass_on_events(supervisor)
-        assert list(supervisor._events.waiting) == left  # nobody read since
+        assert list(supervisor._events.waiting) == left  # nothing was read since
         read = [listen() for listen in listening]
         assert any(read)
         told = [before + now for before, now in zip(told, read, strict=True)]
@@ -1318,7 +1319,7 @@ def test_a_message_longer_than_the_pipe_is_not_torn_by_the_next_one(line):
     child = ChildHandle("c1", 0, Ledger(1), writing)
     long = b"x" * 200_000 + b"\n"
     assert child.send(long)
-    words = heard(reading)  # there is room now, for more of it
+    words = heard(reading)  # now there is room for a further part
     assert not child.send(b"next\n")
     words += heard(reading)
     child.stop()

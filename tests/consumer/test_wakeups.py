@@ -34,7 +34,7 @@ LONG = 600.0  # seconds; a wait, or a lease, that does not end during a test
 
 @pytest.fixture
 def patient(monkeypatch):
-    """No wait on the server ends by itself during a test."""
+    """During a test, no wait on the server ends by itself."""
     waiting, parking = Waits.wait, Waits.park
     monkeypatch.setattr(Waits, "wait", lambda self, seconds, subscriptions: waiting(self, LONG, subscriptions))
     monkeypatch.setattr(Waits, "park", lambda self, subscription, n, seconds: parking(self, subscription, n, LONG))
@@ -122,8 +122,8 @@ def test_an_appointment_made_while_another_thread_waits_is_kept(patient, make_qu
         client.hset(queue.keys["items"], "legacy", "b")
         client.lpush(queue.keys["queue"], "legacy")  # without a wake token
         client.hset(queue.keys["meta"], "next_due", now(client) + 900)
-        consumer._worker._buffer._idler.until += LONG  # as patient has it
-        gate.set()  # whoever acks is told that moment
+        consumer._worker._buffer._idler.until += LONG  # the fixture patient prolongs the wait
+        gate.set()  # the thread that acks gets the appointment
         wait_for(lambda: len(seen) == 2, "the second")
 
 
@@ -136,7 +136,7 @@ def test_an_appointment_that_comes_with_another_item_goes_to_the_thread_that_wai
         seen.append(item)
         gates[item.payload].wait(60)
 
-    waiting, first = Waits.wait, [LONG]  # which does not end by itself
+    waiting, first = Waits.wait, [LONG]  # this wait does not end by itself
 
     def wait(waits: Waits, seconds: float, subscriptions: list[Subscription]) -> Rung:
         return waiting(waits, first.pop() if first else seconds, subscriptions)
@@ -221,7 +221,7 @@ def test_a_worker_that_gave_up_leaves_its_last_claim_to_the_supervisor(queue):
     one.stop()
     one._retries.gave_up = True
     one._roles.sign_off()
-    assert one._roles._claims._slot.seq == 0  # another call in the slot would hide what the last one took
+    assert one._roles._claims._slot.seq == 0  # another call in the slot would hide the items of the last claim
 
 
 def test_a_refused_wait_does_not_speed_up_the_claims():
@@ -335,7 +335,7 @@ def test_a_claim_behind_an_interrupted_wait_that_arrives_late_takes_nothing(pati
             fault.wait()
             (one.stop if interrupt == "stop" else one._buffer._wakeup.ring)()
             if interrupt == "ring":
-                # Or the one after it: an interrupt may be seen twice.
+                # Or the wait after that, because an interrupt may be noticed twice.
                 wait_for(lambda: one._roles._waits._slot.seq >= 2 and one._roles._waits.unsure is None, "the next wait")
         queue.put("a")
         before = claims(client)

@@ -86,7 +86,7 @@ def test_no_item_of_a_marked_claim_is_begun():
             ledger.want_back(Waiting(number, None))
         assert ledger.waiting() == {Waiting(number, None)}
         assert ledger.end_claim(number) is may
-    assert not ledger.end_claim(3)  # one before it that was put off
+    assert not ledger.end_claim(3)  # an earlier claim, which was put off
     assert ledger.waiting() == set()
 
 
@@ -100,7 +100,7 @@ def test_no_item_of_a_marked_claim_behind_a_wait_is_begun():
         assert (ledger.parked.number, ledger.parked.until > time.monotonic()) == (number, True)
         assert ledger.end_parked(number) is may
         assert (ledger.parked, ledger.arriving) == (None, False)
-    assert ledger.end_claim(1)  # a claim that is made at once has numbers of its own
+    assert ledger.end_claim(1)  # an ordinary claim has numbers of its own
 
 
 def test_nothing_is_withdrawn_from_a_child_that_may_just_be_idle():
@@ -166,7 +166,7 @@ def test_waiting_items_of_a_child_that_does_not_react_are_withdrawn_once():
     ledger, asked = held(3), []
     withdrawal = Withdrawal(ledger, lambda: asked.append(1))
     assert [withdrawal.look() for _ in range(3)] == [set()] * 3
-    ledger._records[0].state = RUNNING  # begun after all, before it saw the mark
+    ledger._records[0].state = RUNNING  # the child began this item after all, before it saw the mark
     assert {one.record for one in withdrawal.look()} == {1, 2}
     assert [withdrawal.look() for _ in range(5)] == [set()] * 5
     assert len(asked) == 1
@@ -197,7 +197,7 @@ def test_no_item_is_both_begun_and_withdrawn():
         withdrawal, back = Withdrawal(ledger, lambda: None), set()
         while os.waitpid(pid, os.WNOHANG) == (0, 0):
             back |= {one.record for one in withdrawal.look() if ledger.entry_of(one)}
-            time.sleep(random.uniform(0.001, 0.005))  # a mark is seen much sooner
+            time.sleep(random.uniform(0.001, 0.005))  # the child sees a mark much sooner
         begun = {entry.index for entry in ledger if entry.state != HELD}
         assert not back & begun
         assert back | begun <= set(range(3000))

@@ -128,7 +128,7 @@ def in_time(call: Callable[[], object]) -> object:
     return result
 
 
-def test_a_put_after_a_quiet_while(server_url, prefix):
+def test_a_put_over_a_connection_that_was_forgotten_while_it_was_quiet(server_url, prefix):
     firewall = Firewall(server_url, quiet=ASK_AFTER + 0.1)
     queue = SafeRedisQueue(name=prefix, link=Link(client_from_url(firewall.url), timeout=TIMEOUT))
     queue.put("x")
@@ -140,7 +140,7 @@ def test_a_put_after_a_quiet_while(server_url, prefix):
     firewall.close()
 
 
-def test_an_aput_after_a_quiet_while(server_url, prefix):
+def test_an_aput_over_a_connection_that_was_forgotten_while_it_was_quiet(server_url, prefix):
     firewall = Firewall(server_url, quiet=ASK_AFTER + 0.1)
     queue = SafeRedisQueue(name=prefix, link=Link(client_from_url(firewall.url), timeout=TIMEOUT))
 
@@ -286,7 +286,7 @@ def test_a_call_behind_a_wait_over_a_forgotten_connection(queue, firewall):
 def test_an_interruptible_wait_sees_a_token_that_is_already_there(queue, firewall):
     """The token may arrive together with the reply that shows the connection alive."""
     alarm, other = socket.socketpair()
-    queue.put("x")  # with a token
+    queue.put("x")  # which pushes a wake token
     stay_idle()
     command = operations.wait([queue.keys], PATIENT)
     with alarm, other:
@@ -295,7 +295,7 @@ def test_an_interruptible_wait_sees_a_token_that_is_already_there(queue, firewal
 
 @pytest.mark.usefixtures("brief")
 @pytest.mark.parametrize("size", [1, ALONG_BELOW // 2, 2 * ALONG_BELOW])
-def test_a_put_over_a_connection_with_tls_that_was_forgotten(server_url, prefix, size):
+def test_a_put_over_a_forgotten_tls_connection(server_url, prefix, size):
     with closing(Front(urlsplit(server_url).port)) as front, closing(Firewall(front.url)) as firewall:
         queue = SafeRedisQueue(name=prefix, link=Link(client_from_url(firewall.url), timeout=TIMEOUT))
         queue.put("x")
@@ -337,7 +337,7 @@ def test_a_live_but_slow_server_is_tested_once(queue, firewall):
     number = Command((b"CLIENT", b"ID"), int)
     before = queue.link.call(number, queue="q", timeout=PATIENT)
     stay_idle()
-    assert queue.link.wait(operations.wait([queue.keys], 1), 1, queue="q") == ""  # and not None: it was not cut short
+    assert queue.link.wait(operations.wait([queue.keys], 1), 1, queue="q") == ""  # None: the wait was cut short
     assert queue.link.call(number, queue="q", timeout=PATIENT) == before
     assert len(firewall.connections) == 1
 

@@ -501,7 +501,7 @@ def test_a_consumer_handles_the_items_of_a_claim_without_a_reply(proxy, queue, t
 
 
 @pytest.mark.parametrize("kind", ["hold request", "lose reply"])
-def test_put_many_says_what_is_in_doubt_and_that_can_be_put_again(proxy, queue, through, monkeypatch, kind):
+def test_put_many_names_the_uids_in_doubt_which_can_be_put_again(proxy, queue, through, monkeypatch, kind):
     monkeypatch.setattr("django_srq.queue.puts.BATCH", 2)
     remote, payloads = through(queue), ["a", "b", "marked", "d", "e"]
     proxy.arm(kind, b"marked", times=1000)

@@ -41,8 +41,8 @@ def lock_out(server: Server) -> redis.Redis:
 
 
 @pytest.mark.parametrize("look", [0, PATIENT], ids=["seen before it is sent", "seen after it is sent"])
-def test_a_password_that_was_set_under_way_refuses_a_put(at, server, monkeypatch, look):
-    """Its connection was closed before it was sent, which is seen in either way."""
+def test_a_password_set_meanwhile_refuses_a_put(at, server, monkeypatch, look):
+    """The server closed the connection; the call notices that before or after it sends."""
     monkeypatch.setattr(sync_connection, "LOOK_AFTER", look)
     queue = at(server.url)
     queue.put("x")

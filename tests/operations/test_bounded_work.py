@@ -132,14 +132,14 @@ def counted(monkeypatch) -> list[int]:
     return counted
 
 
-def test_arguments_of_a_failure_of_many(make_queue, counted):
+def test_the_arguments_of_fail_many_are_bounded(make_queue, counted):
     queue = make_queue()
     queue.put_many(range(1000))
     assert queue.fail_many(queue.get_many(1000), ValueError("no")) == ["ready"] * 1000
     assert 3900 < max(counted) <= ARGUMENTS
 
 
-def test_arguments_of_a_list_of_which_each_item_has_its_own_error(make_queue, counted):
+def test_the_arguments_of_fail_many_with_an_error_for_each_item_are_bounded(make_queue, counted):
     queue = make_queue(max_deliveries=1)
     queue.put_many(range(1000))
 

@@ -255,7 +255,7 @@ def test_repeated_call_is_carried_out_once_and_gets_the_same_answer(link, prefix
     once = queue.snapshot()
     again = link.call(call, queue=prefix, slot=slot)
     twice = queue.snapshot()
-    if name not in ("counts", "list", "list after"):  # these tell the time
+    if name not in ("counts", "list", "list after"):  # these replies contain the time
         assert again == first
     assert (twice.stats, queue.counts()) == (once.stats, {state: getattr(once, state) for state in operations.STATES})
     assert queue.audit() == []

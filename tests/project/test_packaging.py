@@ -133,7 +133,7 @@ def test_the_dependencies_of_the_wheel(metadata):
     }
 
 
-def test_the_clean_environment_has_only_what_is_needed(python):
+def test_the_clean_environment_has_only_the_dependencies(python):
     listed = run(sys.executable, "-m", "pip", "--python", python, "list", "--format", "json").stdout
     installed = json.loads(listed)
     names = {package["name"].lower() for package in installed}

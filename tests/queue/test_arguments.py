@@ -140,7 +140,7 @@ def test_the_command_line_says_which_numbers_are_right(numbers, text):
         number_in(numbers, "; see below")(text)
 
 
-# What a queue's connections come from, and what has no effect beside it.
+# The sources of a queue's connections, and the arguments that have no effect beside each.
 IN_VAIN = {
     "link": {"client": redis.Redis(), "url": "redis://localhost", "timeout": 3, "password": "x", "max_delivery": None},
     "client": {"url": "redis://localhost", "password": "x", "max_delivery": 3},

@@ -145,7 +145,7 @@ def test_user_without_the_rights(at, locked):
 
 
 def test_read_only_replica(serve, at, monkeypatch):
-    monkeypatch.setattr(budget, "SHORTEST_ATTEMPT", 19.9)  # tries again for a tenth of a second only
+    monkeypatch.setattr(budget, "SHORTEST_ATTEMPT", 19.9)  # gives up after a tenth of a second
     server = serve()
     queue = at(server.url)
     uid = queue.put("x")

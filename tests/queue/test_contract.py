@@ -885,7 +885,7 @@ def test_batch_that_does_not_fit_is_refused_as_a_whole(make_queue):
     assert len(queue) == 3
 
 
-def test_put_many_that_ends_midway_says_what_is_there(make_queue, monkeypatch):
+def test_put_many_that_fails_midway_names_the_items_that_were_put(make_queue, monkeypatch):
     monkeypatch.setattr("django_srq.queue.puts.BATCH", 2)
     queue = make_queue(max_length=5)
     with pytest.raises(QueueFull, match=r"is full: 4 items .*; 4 of 6 items were put$") as caught:
@@ -1431,7 +1431,7 @@ def test_push_and_pop_are_deprecated_aliases(queue, out):
 
 @pytest.fixture
 def idle(server_url, prefix, client, queue_class, monkeypatch) -> Iterator[SimpleNamespace]:
-    """A consumer that never looks by itself, but only when it is woken or something is due."""
+    """A consumer whose gets look at the queue only when a token wakes them, or when something is due."""
     monkeypatch.setattr("django_srq.queue.gets.LOOK", 600)
     patient = Patient(client_from_url(server_url, client_name=prefix), timeout=PATIENT)
     queue = queue_class(name=prefix, link=patient, autoclean_interval=600)

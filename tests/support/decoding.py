@@ -11,5 +11,5 @@ from django_srq.transport.sansio import run
 
 
 def decoded(queue: SafeRedisQueue, found: Iterable[StoredItem]) -> list[Item]:
-    """Those that can be decoded; the queue sets aside the others."""
+    """The claimed items that can be decoded; the queue sets the others aside."""
     return run(gets.decoded(queue, found))

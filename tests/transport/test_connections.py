@@ -823,7 +823,7 @@ def test_a_server_too_old_for_the_scripts_is_named_as_the_reason(link, prefix, n
 
 @pytest.mark.parametrize("look", [0, PATIENT], ids=["seen before it is sent", "seen after it is sent"])
 def test_stream_whose_connection_was_closed(at, server, monkeypatch, look):
-    """Before it is used again: what is sent then goes over another one, or is to be called again."""
+    """A call sent afterwards goes over another connection, or its caller has to repeat it."""
     monkeypatch.setattr("django_srq.transport.sync_connection.LOOK_AFTER", look)
     queue = at(server.url)
     stream = queue.link.stream()
