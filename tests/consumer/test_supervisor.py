@@ -775,7 +775,7 @@ def test_async_handlers_can_use_the_database(project, server_url, prefix):
         {"q": {"HANDLER": "tests.support.handlers.asking_the_database"}},
         {"URL": server_url, "PREFIX": prefix + ".{alias}"},
     )
-    project.add_to_settings("INSTALLED_APPS += ['django.contrib.contenttypes', 'django.contrib.auth']")
+    project.add_to_settings("from tests.settings import INSTALLED_APPS, MIDDLEWARE, TEMPLATES")
     assert project.run("migrate", "--verbosity", "0")[0] == 0
     queues["q"].put_many("ab")
     code, _, err = project.run("srq_consume", "--concurrency", "2", "--burst")
