@@ -301,20 +301,20 @@ def test_commands_need_a_queue_name(project, command):
 
 
 def test_the_exit_code_and_streams_for_an_unknown_queue(project):
-    code, out, err = project.run("srq_purge", "maill", "--no-input")
+    code, out, err = project.call("srq_purge", "maill", "--no-input")
     assert (code, out, len(err.splitlines())) == (2, "", 1)
 
 
 @pytest.mark.parametrize("command", ["srq_requeue", "srq_purge"])
 def test_requeue_and_purge_refuse_all_queues(project, command):
     in_each_state("orders")
-    code, out, err = project.run(command, "--all", "--no-input")
+    code, out, err = project.call(command, "--all", "--no-input")
     assert (code, out, "unrecognized arguments: --all" in err) == (2, "", True)
     assert states("orders") == (2, 1, 1, 2)
 
 
 def test_queue_names_and_all_exclude_each_other(project):
-    code, _, err = project.run("srq_pause", "orders", "--all")
+    code, _, err = project.call("srq_pause", "orders", "--all")
     assert (code, "not both" in err) == (2, True)
     assert queues["orders"].snapshot().paused is None
 
@@ -322,7 +322,7 @@ def test_queue_names_and_all_exclude_each_other(project):
 @pytest.mark.parametrize("command", ["srq_pause", "srq_resume", "srq_recover"])
 def test_queues_of_an_unreachable_server_are_skipped_after_the_first(project, command):
     options = ["--no-input"] if command in BULK else []
-    code, out, err = project.run(command, "--all", "--format", "jsonl", *options)
+    code, out, err = project.call(command, "--all", "--format", "jsonl", *options)
     assert code == 69
     assert [json.loads(line)["queue"] for line in out.splitlines()] == ["orders", "mail", "careful"]
     first, second = err.splitlines()
@@ -333,7 +333,7 @@ def test_queues_of_an_unreachable_server_are_skipped_after_the_first(project, co
 
 @pytest.mark.parametrize("command", ["srq_requeue", "srq_purge"])
 def test_an_unreachable_server_is_one_line_on_stderr(project, command):
-    code, out, err = project.run(command, "far", "--no-input")
+    code, out, err = project.call(command, "far", "--no-input")
     assert (code, out, len(err.splitlines())) == (69, "", 1)
     assert "secret" not in err
 
@@ -342,7 +342,7 @@ def test_an_unreachable_server_is_one_line_on_stderr(project, command):
 @pytest.mark.parametrize("wrong", [{"HANDLER": "nowhere.to.be.found"}, {"PREFX": "x"}, {"SERIALIZER": "not.there"}])
 def test_wrong_settings_of_another_queue_stop_no_command(project, server_url, prefix, command, wrong):
     project.configure({"orders": {}, "mail": wrong}, {"URL": server_url, "PREFIX": prefix + ".{alias}"})
-    code, out, err = project.run(command[0], "orders", *command[1:])
+    code, out, err = project.call(command[0], "orders", *command[1:])
     assert (code, err) == (0, "")
     assert out
 
@@ -350,7 +350,7 @@ def test_wrong_settings_of_another_queue_stop_no_command(project, server_url, pr
 @pytest.mark.parametrize("command", [["srq_put", "x"], ["srq_pause"], ["srq_requeue", "--no-input"]])
 def test_wrong_settings_of_the_queue_are_one_line_on_stderr(project, command):
     project.configure({"orders": {"PREFX": "x"}}, {})
-    code, out, err = project.run(command[0], "orders", *command[1:])
+    code, out, err = project.call(command[0], "orders", *command[1:])
     assert (code, out, len(err.splitlines())) == (2, "", 1)
     assert "SRQ_QUEUES['orders'] has the unknown option 'PREFX'. Did you mean 'PREFIX'?" in err
 
@@ -361,13 +361,13 @@ def test_wrong_settings_of_the_queue_are_one_line_on_stderr(project, command):
 def test_the_json_keeps_its_shape(project):
     in_each_state("orders")
     die("mail", "a")
-    code, out, err = project.run("srq_requeue", "orders", "mail", "--dry-run", "--format", "json")
+    code, out, err = project.call("srq_requeue", "orders", "mail", "--dry-run", "--format", "json")
     assert (code, err) == (0, "")
     assert json.loads(out) == {
         "dry_run": True,
         "queues": [{"queue": "orders", "requeued": 2}, {"queue": "mail", "requeued": 1}],
     }
-    code, out, err = project.run("srq_purge", "orders", "mail", "--no-input", "--format", "jsonl")
+    code, out, err = project.call("srq_purge", "orders", "mail", "--no-input", "--format", "jsonl")
     assert (code, err) == (0, "")
     assert [json.loads(line) for line in out.splitlines()] == [
         {"dry_run": False, "queue": "orders", "purged": 5, "spared_in_flight": 1},
@@ -376,7 +376,7 @@ def test_the_json_keeps_its_shape(project):
 
 
 def test_the_output_is_json_also_when_no_queue_was_reached(project):
-    code, out, _ = project.run("srq_recover", "far", "--no-input", "--format", "json")
+    code, out, _ = project.call("srq_recover", "far", "--no-input", "--format", "json")
     assert (code, json.loads(out)) == (69, {"dry_run": False, "queues": []})
 
 
@@ -390,7 +390,7 @@ def test_the_fields_are_those_of_the_readme(project, command):
 
 def test_dry_run_lists_the_errors(project):
     die("orders", "b", "a", "b", "c\x1b[2J")
-    code, out, err = project.run("srq_requeue", "orders", "--dry-run")
+    code, out, err = project.call("srq_requeue", "orders", "--dry-run")
     assert (code, out) == (0, "QUEUE   REQUEUED\norders         4\n")
     assert err.splitlines() == [
         "orders: 2 Failed: b",
@@ -414,7 +414,7 @@ def test_dry_run_counts_and_changes_nothing(project, client, command):
     in_each_state("orders")
     let_leases_end(client, "careful", 1)
     before = [states(alias) for alias in ("orders", "careful")]
-    code, out, err = project.run(command, "orders", "careful", "--dry-run")
+    code, out, err = project.call(command, "orders", "careful", "--dry-run")
     assert (code, len(out.splitlines())) == (0, 3)
     assert err.endswith("Only counted: nothing was done.\n")
     assert [states(alias) for alias in ("orders", "careful")] == before
@@ -510,7 +510,7 @@ def test_errors_are_coloured_unless_the_user_forbids_it(project, terminal, monke
 def test_wrong_arguments_change_nothing(project, arguments, says):
     in_each_state("orders")
     before = states("orders")
-    code, out, err = project.run(*arguments, *(["--no-input"] if arguments[0] in BULK else []))
+    code, out, err = project.call(*arguments, *(["--no-input"] if arguments[0] in BULK else []))
     assert (code, out) == (2, "")
     assert says in err
     assert "Traceback" not in err
@@ -592,13 +592,13 @@ def test_no_bar_without_tqdm_or_for_few_items(project, terminal, number):
 
 def test_no_bar_without_a_terminal(project):
     die_many(queues["orders"], 1000)
-    assert project.run("srq_requeue", "orders", "--no-input")[2] == ""
+    assert project.call("srq_requeue", "orders", "--no-input")[2] == ""
 
 
 def test_tqdm_is_imported_only_on_a_terminal(project):
     (project.folder / "tqdm.py").write_text("raise RuntimeError('imported')\n")
     die_many(queues["orders"], 1000)
-    code, _, err = project.run("srq_requeue", "orders", "--no-input")
+    code, _, err = project.call("srq_requeue", "orders", "--no-input")
     assert (code, err) == (0, "")
 
 
@@ -658,7 +658,7 @@ def test_an_error_of_one_queue_does_not_stop_the_others(project, client):
     die("orders", "a")
     die("mail", "a")
     client.hset(queues["orders"].keys["meta"], "layout", 99)
-    code, out, err = project.run("srq_requeue", "orders", "mail", "--no-input", "--format", "jsonl")
+    code, out, err = project.call("srq_requeue", "orders", "mail", "--no-input", "--format", "jsonl")
     assert (code, json.loads(out)) == (1, {"dry_run": False, "queue": "mail", "requeued": 1})
     assert "queue 'orders'" in err
     assert "99" in err

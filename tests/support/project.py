@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
+
+from django.core.management import ManagementUtility
 
 from django_srq import SafeRedisQueue, queues
 from django_srq.transport.link import Link
@@ -46,6 +50,15 @@ def _lives_in(session: int, pid: int) -> bool:
     except OSError:  # the process has ended
         return False
     return fields[0] != "Z" and int(fields[3]) == session
+
+
+@contextlib.contextmanager
+def replaced_stdin(text: str) -> Iterator[None]:
+    stdin, sys.stdin = sys.stdin, io.StringIO(text)
+    try:
+        yield
+    finally:
+        sys.stdin = stdin
 
 
 class Project:
@@ -126,6 +139,16 @@ class Project:
         process = self.start(*arguments)
         out, err = process.communicate(stdin, timeout=60)
         return process.returncode, out, err
+
+    def call(self, *arguments: str, stdin: str = "") -> tuple[int, str, str]:
+        """As ``run``, but within this process: quick, for tests that are about what a command does, prints and asks."""
+        out, err, code = io.StringIO(), io.StringIO(), 0
+        with redirect_stdout(out), redirect_stderr(err), replaced_stdin(stdin):
+            try:
+                ManagementUtility(["django-admin", *arguments]).execute()
+            except SystemExit as end:
+                code = end.code if isinstance(end.code, int) else 1
+        return code, out.getvalue(), err.getvalue()
 
     def kill(self, process: subprocess.Popen[str]) -> None:
         """Kill a command and all its children at once, as the loss of a host does."""
