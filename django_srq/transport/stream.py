@@ -46,6 +46,7 @@ class Stream:
         self._posted = threading.Condition(threading.Lock())  # never held for long
         self._waiting: deque[Sent[Any]] = deque()  # to be sent by the thread that is sending now
         self._posting = False
+        self._newest: Sent[Any] | None = None  # of all calls so far
         self._sent: deque[Sent[Any]] = deque()
         self._taken: tuple[SyncPool, SyncConnection] | None = None  # the connection, and where it was taken from
         self._known: set[bytes] = set()  # scripts that the server has, as their texts went over this connection
@@ -65,6 +66,7 @@ class Stream:
         """Send a call, or leave it to the thread that is sending now, which may have to connect first."""
         with self._posted:
             self._waiting.append(sent)
+            self._newest = sent
             if self._posting:
                 return
             self._posting = True
@@ -114,13 +116,16 @@ class Stream:
     def collect(self, last: Sent[Any] | None = None) -> list[Sent[Any]]:
         """The calls that are not collected yet, in the order in which they were sent, with their results.
 
-        Waits for the replies, each for the time limit at most. last: collect up to this call, which may still wait to
-        be sent; None collects all. Once the connection is lost, all are collected, as no more replies will come.
+        Waits for the replies, each for the time limit at most. last: collect up to this call; None collects all. Calls
+        that another thread is about to send are among them: if they were left out, a caller that goes on would have
+        more and more calls without a reply. Once the connection is lost, all are collected, as no more replies will
+        come.
         """
         collected: list[Sent[Any]] = []
-        if last is not None:
+        newest = last or self._newest
+        if newest is not None:
             with self._posted:
-                self._posted.wait_for(lambda: last.posted)
+                self._posted.wait_for(lambda: newest.posted)
         with self._lock:
             while self._sent and (self._broken or not collected or collected[-1] is not last):
                 sent = self._sent.popleft()

@@ -841,6 +841,31 @@ def test_stream_whose_connection_was_closed(at, server, monkeypatch, look):
     stream.close()
 
 
+def test_a_call_that_another_thread_is_about_to_send_is_collected_too(at, server, monkeypatch):
+    """That thread may stand still for long; meanwhile the reader would go on, and leave more and more replies unread."""
+    queue = at(server.url)
+    stream, stalled, go_on = queue.link.stream(), threading.Event(), threading.Event()
+    following = stream._next_waiting
+
+    def stalls():
+        found = following()
+        if found is not None:
+            stalled.set()
+            assert go_on.wait(PATIENT)
+        return found
+
+    monkeypatch.setattr(stream, "_next_waiting", stalls)
+    with ThreadPoolExecutor(2) as pool:
+        sending = pool.submit(stream.send, operations.put(queue.keys, [Put("a", b"x", b"")], own=True), queue="q")
+        assert stalled.wait(PATIENT)
+        collecting = pool.submit(stream.collect)
+        wait_for(lambda: collecting.done() or stream._posted._waiters, "the reader to wait, or to leave the call out")
+        go_on.set()
+        assert collecting.result(PATIENT) == [sending.result(PATIENT)]
+    assert queue.counts()["ready"] == 1
+    stream.close()
+
+
 @pytest.mark.parametrize("look", [0, PATIENT], ids=["seen before it is sent", "seen after it is sent"])
 def test_look_over_a_connection_that_was_closed(at, server, monkeypatch, look):
     monkeypatch.setattr("django_srq.transport.sync_connection.LOOK_AFTER", look)
