@@ -34,7 +34,7 @@ class Sizes:
 
 
 QUICK = Sizes(
-    rounds=3, requests=1, calls=100, counted=20, idle=2, hand_offs=20, items=20_000, in_flight=(200, 500, 2000),
+    rounds=2, requests=1, calls=60, counted=20, idle=2, hand_offs=10, items=20_000, in_flight=(200, 500, 2000),
     waiting=(200, 1000, 5000), race=1000, race_rounds=1, starts=1,
 )  # fmt: skip
 

@@ -50,10 +50,10 @@ def measure(bench: Bench) -> Iterator[Row]:
     for name, pick, target in (("median", statistics.median, Target(1.3)), ("99 %", _p99, None)):
         yield Row(
             f"put to handler, {name}",
-            [pick(one) * 1000 for one in queue_rounds],
+            [pick(times) * 1000 for times in queue_rounds],
             "ms",
             "bare BLPOP + script",
-            [pick(one) * 1000 for one in bare_rounds],
+            [pick(times) * 1000 for times in bare_rounds],
             target,
         )
 
@@ -68,10 +68,10 @@ def _many_queues(bench: Bench) -> Row:
     with _consumer(_consume_many, bench.server.url, names) as times:
         for _ in range(bench.sizes.rounds):
             chosen = random.sample(queues, min(MANY, bench.sizes.hand_offs))
-            rounds.append([_hand_off(bench, lambda one=one: one.put(PAYLOAD), times, idle=1) for one in chosen])
+            rounds.append([_hand_off(bench, lambda queue=queue: queue.put(PAYLOAD), times, idle=1) for queue in chosen])
     return Row(
         f"put to handler, a consumer of {MANY} queues, median",
-        [statistics.median(one) * 1000 for one in rounds],
+        [statistics.median(times) * 1000 for times in rounds],
         "ms",
         target=Target(5),
     )

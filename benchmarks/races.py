@@ -99,7 +99,7 @@ def _drains(bench: Bench, field: Sequence[Contender], processes: int, target: Ta
                 (("round trips", "an item"), ("commands", "an item"), ("CPU of the worker", "µs an item"))
             ):
                 target = Target(1, timed=False) if (name, label) == (OURS.name, "round trips") else None
-                yield Row(f"{what}, {label}: {name}", [one[place] for one in values], unit, target=target)
+                yield Row(f"{what}, {label}: {name}", [value[place] for value in values], unit, target=target)
 
 
 def _our_ways() -> Iterator[Contender]:
@@ -198,7 +198,9 @@ def _memory_in_flight(bench: Bench, field: Sequence[Contender]) -> Iterator[Row]
         return in_flight
 
     race = _once(bench, [contender for contender in field if not contender.alone], grown)
-    race = replace(race, absent={**race.absent, **{one.name: one.alone for one in field if one.alone}})
+    race = replace(
+        race, absent={**race.absent, **{contender.name: contender.alone for contender in field if contender.alone}}
+    )
     yield from _rows("memory, in flight", "bytes an item", race, None, best=min)
     for name, values in more.items():
         target = Target(300, timed=False) if name == OURS.name else None

@@ -10,7 +10,9 @@ import pytest
 from django_srq import exceptions
 from django_srq.exceptions import Discard, DuplicateItem, OutcomeUnknown, QueueUnavailable, RetryLater, SRQError
 
-CLASSES = [one for one in vars(exceptions).values() if isinstance(one, type) and one.__module__ == exceptions.__name__]
+CLASSES = [
+    value for value in vars(exceptions).values() if isinstance(value, type) and value.__module__ == exceptions.__name__
+]
 SPECIAL = {
     DuplicateItem: DuplicateItem("it is there", uid="own", state="ready"),
     RetryLater: RetryLater(60, "the bank is closed"),

@@ -128,8 +128,8 @@ def test_one_link_per_target_for_all_threads_tasks_and_aliases(configured):
 
     asyncio.run(tasks())
     assert len(found) == 1
-    assert len({id(one) for one in objects}) > 1  # each thread has its own queue object
-    assert len({id(one) for one in of_tasks}) == 1  # all tasks of a thread share one
+    assert len({id(queue) for queue in objects}) > 1  # each thread has its own queue object
+    assert len({id(each) for each in of_tasks}) == 1  # all tasks of a thread share one
 
 
 def test_another_time_limit_needs_another_link(configured):

@@ -19,9 +19,9 @@ def work(ahead):
     while True:
         slot.seq += 1
         claim = queue.claim("c1", lease=3600, n=ahead)
-        for one in queue.link.call(claim, queue=queue.alias, slot=slot).found:
-            srq_app.handle(queue.serializer.loads(one.payload))
-            held = DeliveryRef(one.uid, one.delivery.token, one.delivery.number)
+        for found in queue.link.call(claim, queue=queue.alias, slot=slot).found:
+            srq_app.handle(queue.serializer.loads(found.payload))
+            held = DeliveryRef(found.uid, found.delivery.token, found.delivery.number)
             stream.send(operations.ack(queue.keys, [held]), queue=queue.alias)
         for sent in stream.collect():
             slots.give_back(sent.slot)

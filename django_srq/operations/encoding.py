@@ -26,7 +26,7 @@ def encode_moment(moment: dt.datetime) -> bytes:
 
 
 def encode_held(held: Iterable[DeliveryRef]) -> tuple[bytes, ...]:
-    return tuple([part.encode() for one in held for part in one])
+    return tuple([part.encode() for ref in held for part in ref])
 
 
 def encode_choice(cursor: str, older_than: float, error: str) -> tuple[bytes, ...]:

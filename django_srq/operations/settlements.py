@@ -46,13 +46,13 @@ def fail_many(
 ) -> Call[list[str | None]]:
     errors: dict[bytes, int] = {b"": 0}  # error -> its number; many items usually fail with the same error
     items: list[bytes] = []
-    for one in failed:
-        place = errors.setdefault(one.error, len(errors))
+    for failure in failed:
+        number = errors.setdefault(failure.error, len(errors))
         items += (
-            one.held.uid.encode(),
-            one.held.token.encode(),
-            encode_int(milliseconds(one.delay)),
-            encode_int(place),
+            failure.held.uid.encode(),
+            failure.held.token.encode(),
+            encode_int(milliseconds(failure.delay)),
+            encode_int(number),
         )
     args = [
         encode_int(max_deliveries or 0),
@@ -76,13 +76,13 @@ def extend(
 ) -> Call[list[bool]]:
     """Make leases last so many seconds from now. The other arguments are those of extend.lua; claims: ARGV[7]."""
     args = [encode_int(milliseconds(lease)), encode_flag(recover), consumer.encode(), about, b" ".join(claims)]
-    for one in held:
-        args += (one.uid.encode(), one.token.encode())
+    for ref in held:
+        args += (ref.uid.encode(), ref.token.encode())
     return Call(Script.named("extend"), keys, tuple(args), read_flags)
 
 
 def release(keys: Keys, held: Iterable[DeliveryRef]) -> Call[list[bool]]:
-    args = [part for one in held for part in (one.uid.encode(), one.token.encode())]
+    args = [part for ref in held for part in (ref.uid.encode(), ref.token.encode())]
     return Call(Script.named("release"), keys, tuple(args), read_flags)
 
 
@@ -120,8 +120,8 @@ def crashed(
         )
 
     args = [encode_int(max_deliveries or 0), encode_int(max_crashes or 0), how.encode(), evidence, slot]
-    for one in held:
-        args += (one.uid.encode(), one.token.encode())
+    for ref in held:
+        args += (ref.uid.encode(), ref.token.encode())
     return Call(Script.named("crashed"), keys, tuple(args), read)
 
 

@@ -497,7 +497,7 @@ def test_a_search_reads_payloads_only_for_users_who_may_see_them(orders, who, mo
     original = browse._ask
     monkeypatch.setattr(browse, "_ask", lambda *a: payloads.append(original(*a)) or payloads[-1])
     read(visitor(who), f"{QUEUE}?q=n")
-    assert [one.payload for listing in payloads for one in listing.items] == [b"" if who == "view" else b'{"n":1}']
+    assert [item.payload for listing in payloads for item in listing.items] == [b"" if who == "view" else b'{"n":1}']
 
 
 @pytest.mark.parametrize("state", ["ready", "delayed", "dead"])
@@ -626,7 +626,7 @@ def test_the_page_of_an_unknown_item_does_not_query_the_log(orders):
     root = visitor("superuser")
     with CaptureQueriesContext(connection) as queries:
         said(root, f"{QUEUE}item/?uid=e", 404)
-    assert not [one["sql"] for one in queries if "change_message" in one["sql"] and "LIKE" in one["sql"]]
+    assert not [query["sql"] for query in queries if "change_message" in query["sql"] and "LIKE" in query["sql"]]
 
 
 @pytest.mark.parametrize(
@@ -721,7 +721,7 @@ def test_an_action_on_a_group_changes_only_that_group(orders, action):
     for _ in range(3):
         dead_item(orders, LookupError("a"))
     spared = [dead_item(orders, error) for error in (TimeoutError("b"), ValueError('"group":"LookupError"'))]
-    (group,) = {one.name for one in browse.groups_of(orders.config) if one.name.startswith("LookupError")}
+    (group,) = {known.name for known in browse.groups_of(orders.config) if known.name.startswith("LookupError")}
     root = visitor("superuser")
     asked = said(root, f"{QUEUE}{action}/?state=dead&group={group}")
     assert "3 " in asked

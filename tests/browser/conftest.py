@@ -57,7 +57,11 @@ class Visit:
         # The content security policy does not apply to evaluate.
         self.page.evaluate(AXE.read_text("utf-8"))
         found = self.page.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
-        return [f"{one['id']}: {node['html']} {node['failureSummary']}" for one in found for node in one["nodes"]]
+        return [
+            f"{violation['id']}: {node['html']} {node['failureSummary']}"
+            for violation in found
+            for node in violation["nodes"]
+        ]
 
     def sideways(self) -> int:
         """The number of pixels by which the page is wider than the window."""

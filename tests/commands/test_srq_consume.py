@@ -576,7 +576,7 @@ def test_an_idle_consumer_has_no_open_database_connection(project):
     process = project.start("srq_consume", "q", "--threads", "2")
     for payload in "AB":
         queues["q"].put(payload)
-        said = wait_for(lambda payload=payload: [one for one in project.lines() if payload in one], "the handler")
+        said = wait_for(lambda payload=payload: [line for line in project.lines() if payload in line], "the handler")
         child, _, connected = said[0].split()
         assert connected == "True"
         wait_for(lambda child=child: not has_open(int(child), project.folder / "db"), "no open database")

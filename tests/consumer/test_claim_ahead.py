@@ -194,7 +194,10 @@ def test_an_error_of_a_claim_or_ack_ends_all_threads(named, client, prefix, thre
             [Subscription(named, handler, lease=LONG)], options=ConsumerOptions(prefetch=AHEAD, threads=threads)
         ).run()
     named.link.close()
-    wait_for(lambda: not any(one["name"] == prefix for one in client.client_list()), "the end of all connections")
+    wait_for(
+        lambda: not any(connection["name"] == prefix for connection in client.client_list()),
+        "the end of all connections",
+    )
 
 
 @pytest.mark.parametrize("number", [1, 10, 18, 23])

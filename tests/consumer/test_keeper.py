@@ -493,7 +493,7 @@ def test_a_child_renews_only_overdue_leases_and_is_not_registered(queue, client,
 def test_keeper_and_child_may_renew_at_the_same_time(queue, client):
     ledger = held(queue, until=lease_time() + 1, count=20)
     both = [Leases(name, [Subscription(queue, print, lease=LONG)], lambda: [ledger]) for name in ("c1", "c1.1")]
-    threads = [threading.Thread(target=lambda one=one: [one.renew() for _ in range(50)]) for one in both]
+    threads = [threading.Thread(target=lambda leases=leases: [leases.renew() for _ in range(50)]) for leases in both]
     for thread in threads:
         thread.start()
     for thread in threads:

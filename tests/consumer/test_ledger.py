@@ -104,8 +104,8 @@ def test_an_owed_claim_is_recorded_beside_later_claims():
     ledger.begin_claim(1, 9)
     claims = {Waiting(number, None) for number in (7, 8, 9)}
     assert (ledger.claiming, ledger.claims_put_off) == (1, [(3, 7), (70_000, 8)])
-    assert {one for one in ledger.waiting() if one.record is None} == claims
-    assert {ledger.subscription_of(one) for one in claims} == {3, 70_000, 1}
+    assert {each for each in ledger.waiting() if each.record is None} == claims
+    assert {ledger.subscription_of(waiting) for waiting in claims} == {3, 70_000, 1}
     ledger.want_back(Waiting(8, None))
     ledger.want_back(Waiting(7, None))  # this removes the other mark
     assert (ledger.end_claim(7), ledger.end_claim(8), ledger.claims_put_off, ledger.claiming) == (False, False, [], 1)

@@ -1083,7 +1083,7 @@ def test_the_entry_of_a_consumer_lists_its_items_in_hand(project, told):
 
     about = wait_for(entry, "its entry")
     assert (about["pid"], about["processes"], about["threads"]) == (process.pid, 2, 3)
-    assert [one["uid"] for one in about["in_hand"]] == [uid]
+    assert [entry["uid"] for entry in about["in_hand"]] == [uid]
     at = queue.snapshot().at.timestamp() * 1000
     assert at - 120_000 < about["since"] <= at
     assert at - 120_000 < about["in_hand"][0]["since"] <= at
@@ -1212,13 +1212,15 @@ def test_signals_report_the_life_of_items(project, told):
     for delivery, told_then in (("1", "item_recovered"), ("2", "item_dead")):
         wait_for(lambda delivery=delivery: began(project, "wait")[1] == delivery, "the last one in hand")
         os.kill(int(began(project, "wait")[2]), signal.SIGKILL)
-        wait_for(lambda name=told_then: any(one["name"] == name for one in heard()), told_then)
+        wait_for(lambda name=told_then: any(event["name"] == name for event in heard()), told_then)
     process.terminate()
     assert process.wait(60) == 0
-    names = [(one["name"], one.get("uid") or one.get("item")) for one in heard()]
+    names = [(event["name"], event.get("uid") or event.get("item")) for event in heard()]
     assert names[:2] == [("consumer_started", None), ("item_started", uids[0])]
     told_once = [("item_acked", uids[0]), ("item_acked", uids[1]), ("item_failed", uids[2])]
-    assert [names.count(one) for one in (*told_once, ("item_recovered", uids[3]), ("item_dead", uids[3]))] == [1] * 5
+    assert [names.count(event) for event in (*told_once, ("item_recovered", uids[3]), ("item_dead", uids[3]))] == [
+        1
+    ] * 5
     assert names[-1] == ("consumer_stopped", None)
 
 
@@ -1310,7 +1312,7 @@ def test_signals_that_fit_into_no_pipe_are_passed_on_later(listeners):
         told = [before + now for before, now in zip(told, read, strict=True)]
     numbers = [[json.loads(line)["number"] for line in words.splitlines()] for words in told]
     assert all(numbers)
-    assert all(one == sorted(one) for one in numbers)
+    assert all(series == sorted(series) for series in numbers)
     assert sorted(numbers[0] + numbers[1]) == list(range(100))
 
 

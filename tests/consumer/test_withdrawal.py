@@ -150,7 +150,7 @@ def test_no_claim_behind_a_wait_is_both_begun_and_withdrawn():
             os._exit(0)
         withdrawal, back = Withdrawal(ledger, lambda: None, lambda: True), set()
         while os.waitpid(pid, os.WNOHANG) == (0, 0):
-            back |= {one.number for one in withdrawal.look()}
+            back |= {waiting.number for waiting in withdrawal.look()}
             time.sleep(random.uniform(0.001, 0.005))  # the child sees a mark much sooner
         assert [number for number in back if begun[number]] == []
 
@@ -167,7 +167,7 @@ def test_waiting_items_of_a_child_that_does_not_react_are_withdrawn_once():
     withdrawal = Withdrawal(ledger, lambda: asked.append(1))
     assert [withdrawal.look() for _ in range(3)] == [set()] * 3
     ledger._records[0].state = RUNNING  # the child began this item after all, before it saw the mark
-    assert {one.record for one in withdrawal.look()} == {1, 2}
+    assert {waiting.record for waiting in withdrawal.look()} == {1, 2}
     assert [withdrawal.look() for _ in range(5)] == [set()] * 5
     assert len(asked) == 1
 
@@ -196,7 +196,7 @@ def test_no_item_is_both_begun_and_withdrawn():
             os._exit(0)
         withdrawal, back = Withdrawal(ledger, lambda: None), set()
         while os.waitpid(pid, os.WNOHANG) == (0, 0):
-            back |= {one.record for one in withdrawal.look() if ledger.entry_of(one)}
+            back |= {waiting.record for waiting in withdrawal.look() if ledger.entry_of(waiting)}
             time.sleep(random.uniform(0.001, 0.005))  # the child sees a mark much sooner
         begun = {entry.index for entry in ledger if entry.state != HELD}
         assert not back & begun
@@ -249,7 +249,7 @@ def test_items_that_a_claim_takes_after_its_withdrawal_are_given_back_too(queue,
     child.withdrawal.withdraw_again = lambda claim: (answers.append(claim), again(claim))
     wait_for(lambda: look() or answers, "a withdrawal")
     found = queue.link.call(queue.claim("c1.1", lease=LONG, n=2), queue="q", slot=slot).found
-    assert [one.uid for one in found] == [item.uid for item in queue.items("in_flight")]
+    assert [stored.uid for stored in found] == [item.uid for item in queue.items("in_flight")]
     wait_for(lambda: look() or queue.counts()["ready"] == 2, "what it took")
     assert [(item.payload, item.deliveries) for item in queue.items()] == [(b"a", 0), (b"b", 0)]
     assert not (ledger.end_parked if is_parked else ledger.end_claim)(1)
@@ -336,7 +336,7 @@ def an_idle_child(project, client, prefix, *options: str) -> int:
 
 
 def withdrawn_before_it_was_carried_out(queue, client):
-    return wait_for(lambda: any(one.endswith(b" -1") for one in client.hvals(queue.keys["slots"])), "a withdrawal")
+    return wait_for(lambda: any(known.endswith(b" -1") for known in client.hvals(queue.keys["slots"])), "a withdrawal")
 
 
 def test_items_that_the_claim_of_a_stopped_idle_child_takes_are_given_back(project, told, client, prefix):

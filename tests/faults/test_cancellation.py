@@ -138,7 +138,9 @@ def test_a_cancelled_idle_get_passes_its_wake_token_on(queue, remote, client):
     """Nobody knows whether the server had already given a token to this get."""
 
     def blocked() -> bool:
-        return any(one["name"] == queue.name and "b" in one["flags"] for one in client.client_list())
+        return any(
+            connection["name"] == queue.name and "b" in connection["flags"] for connection in client.client_list()
+        )
 
     async def main() -> None:
         await cancel(remote.aget(), blocked, "the get to wait")

@@ -67,7 +67,7 @@ def test_a_claim_skips_a_bounded_number_of_suspects(queue, client):
 
     def found(n: int, process: str = "c1.2") -> tuple[list[bytes], float | None]:
         reply = queue.link.call(queue.claim(process, lease=60, n=n), queue=queue.alias)
-        return [one.payload for one in reply.found], reply.wait
+        return [item.payload for item in reply.found], reply.wait
 
     assert found(1, "c1.1") == ([b"0"], 0)
     assert found(1) == ([b"low"], 1)

@@ -107,7 +107,7 @@ def free_names(text: str) -> set[str]:
 
 @pytest.mark.parametrize("name", DEFINITIONS)
 def test_include_has_only_functions_and_constants(name):
-    assert [one for one in statements(text_of(name)) if not is_definition(one)] == []
+    assert [statement for statement in statements(text_of(name)) if not is_definition(statement)] == []
 
 
 @pytest.mark.parametrize("name", DEFINITIONS)

@@ -122,7 +122,7 @@ def test_keys_are_declared_once_and_in_order():
 def test_a_script_has_exactly_the_functions_that_it_calls(name):
     text = Script.named(name).text.decode()
     names = re.findall(r"\blocal function (\w+)", text)
-    assert [one for one in names if len(re.findall(rf"\b{one}\b", text)) == 1] == []
+    assert [name for name in names if len(re.findall(rf"\b{name}\b", text)) == 1] == []
     assert ("ring" in names) == bool(re.search(r"\bring\(", text))
 
 

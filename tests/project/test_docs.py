@@ -27,7 +27,9 @@ def test_the_map_names_only_files_that_exist():
 
 def test_the_map_names_every_package():
     packages = {path.parent.relative_to(PACKAGE) for path in PACKAGE.rglob("__init__.py")} - {Path(".")}
-    missing = {str(one) for one in packages if f"`{one}/`" not in MAP and str(one) != "management/commands"}
+    missing = {
+        str(package) for package in packages if f"`{package}/`" not in MAP and str(package) != "management/commands"
+    }
     assert missing == set()
 
 

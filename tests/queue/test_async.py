@@ -37,7 +37,7 @@ def named(server_url, prefix, client):
     link = Link(client_from_url(server_url, client_name=prefix), timeout=PATIENT)
 
     def connections() -> int:
-        return sum(one["name"] == prefix for one in client.client_list())
+        return sum(connection["name"] == prefix for connection in client.client_list())
 
     yield SafeRedisQueue(name=prefix, link=link), connections
     link.close()
@@ -252,7 +252,7 @@ def test_a_call_whose_turn_does_not_come_in_time_was_not_sent():
         server.process.send_signal(signal.SIGSTOP)
         queue.link.timeout = 1
         done = await asyncio.gather(*(queue.aput("x") for _ in range(2)), return_exceptions=True)
-        assert {type(one) for one in done} == {OutcomeUnknown, QueueUnavailable}
+        assert {type(error) for error in done} == {OutcomeUnknown, QueueUnavailable}
 
     server = Server()
     queue = SafeRedisQueue(url=server.url, max_connections=1, timeout=PATIENT)
@@ -270,11 +270,11 @@ def test_after_a_failover_no_connection_to_the_demoted_primary_remains():
     async def main() -> Item:
         with old.client() as client:
             await asyncio.gather(*(queue.aget(1) for _ in range(20)))
-            assert len([one for one in client.client_list() if one["name"] == "ours"]) >= 20
+            assert len([connection for connection in client.client_list() if connection["name"] == "ours"]) >= 20
             client.replicaof("127.0.0.1", new.port)
             proxy.lead_to(new.url)
             await queue.aput("x")
-            while any(one["name"] == "ours" for one in client.client_list()):
+            while any(connection["name"] == "ours" for connection in client.client_list()):
                 await asyncio.sleep(0.005)
             assert old.errors("READONLY") == 1  # not once for each connection
         return await queue.aget(-1)
@@ -282,8 +282,8 @@ def test_after_a_failover_no_connection_to_the_demoted_primary_remains():
     try:
         assert asyncio.run(asyncio.wait_for(main(), PATIENT)).payload == b"x"
     finally:
-        for one in (proxy, old, new):
-            one.close()
+        for server in (proxy, old, new):
+            server.close()
 
 
 # -- kinds of connections

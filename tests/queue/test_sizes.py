@@ -158,8 +158,8 @@ def test_a_repeated_claim_gets_the_same_items(queue, way):
     slot = slots.borrow()
     call = queue.claim("g1", lease=60, n=100)
     replies = [queue.link.call(call, queue=queue.alias, slot=slot) for _ in range(3)]
-    assert [one.uid for one in replies[0].found] == [one.uid for one in replies[2].found]
-    assert [number_of(one.payload) for one in replies[1].found or ()] == [0, 1, 2, 3]
+    assert [item.uid for item in replies[0].found] == [item.uid for item in replies[2].found]
+    assert [number_of(item.payload) for item in replies[1].found or ()] == [0, 1, 2, 3]
     assert queue.counts()["in_flight"] == 4
 
 
@@ -695,7 +695,7 @@ def test_a_page_of_the_status_view_is_bounded_by_bytes_and_the_next_one_continue
         call = operations.list_items(queue.keys, "ready", anchor=anchor, count=50, largest=1000)
         listing = queue.link.call(call, queue=queue.alias)
         assert len(listing.items) <= 7
-        seen += [one.uid for one in listing.items]
+        seen += [item.uid for item in listing.items]
         if not (anchor := listing.anchor):
             break
     assert seen == [item.uid for item in queue.items()]

@@ -94,7 +94,7 @@ for thread in threads:
 
 def blocked():
     found = other.link.client.client_list()
-    return sum(one["cmd"] == "blpop" for one in found if one["name"] == f"other-{os.getpid()}")
+    return sum(connection["cmd"] == "blpop" for connection in found if connection["name"] == f"other-{os.getpid()}")
 
 while blocked() < 4:
     time.sleep(0.01)
@@ -286,10 +286,10 @@ while queue.get(-1):
 threading.Thread(target=queue.get, daemon=True).start()
 asyncio.run_coroutine_threadsafe(queue.aget(), loop)
 server = client_from_url(sys.argv[1])
-while sum(one["cmd"] == "blpop" for one in server.client_list() if one["name"] == "ours") < 2:
+while sum(connection["cmd"] == "blpop" for connection in server.client_list() if connection["name"] == "ours") < 2:
     time.sleep(0.01)
 len(queue)
-tell([sum(one["name"] == "ours" for one in server.client_list())])
+tell([sum(connection["name"] == "ours" for connection in server.client_list())])
 reading, writing = os.pipe()
 if fork() == 0:
     put(1) if sys.argv[4] == "sync" else asyncio.run(aput(1))
@@ -308,7 +308,10 @@ def test_a_child_keeps_no_connection_of_its_parent_open(start, client, way):
     process = start(OUTLIVED.replace("ours", name), way, options=f"{{'client_name': {name!r}}}")
     assert int(process.stdout.readline()) >= 5
     process.stdout.readline()
-    wait_for(lambda: sum(one["name"] == name for one in client.client_list()) <= 1, "only the child's connection")
+    wait_for(
+        lambda: sum(connection["name"] == name for connection in client.client_list()) <= 1,
+        "only the child's connection",
+    )
     process.stdin.close()
     assert process.wait(PATIENT) == 0
     assert process.stderr.read() == ""

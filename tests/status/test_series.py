@@ -43,23 +43,23 @@ def test_events_are_counted_in_the_current_minute(queue):
     assert last.wait_p50 is not None
     assert last.run_p95 is not None
     assert (len(found.minutes), len(found.hours)) == (180, 336)
-    assert all(one.put == 0 and one.wait_p50 is None for one in (*found.minutes[:-1], *found.hours[:-1]))
+    assert all(period.put == 0 and period.wait_p50 is None for period in (*found.minutes[:-1], *found.hours[:-1]))
 
 
 def test_a_past_minute_keeps_its_counts(queue, client):
     queue.put(1)
     handle(queue)
     pass_minutes(client, queue.keys, 1)
-    assert [one.put for one in read(queue).minutes[-3:]] == [0, 1, 0]  # nothing was counted since
+    assert [period.put for period in read(queue).minutes[-3:]] == [0, 1, 0]  # nothing was counted since
     queue.put(2)
     queue.put(3)
     found = read(queue)
-    assert [(one.put, one.acked) for one in found.minutes[-3:]] == [(0, 0), (1, 1), (2, 0)]
+    assert [(period.put, period.acked) for period in found.minutes[-3:]] == [(0, 0), (1, 1), (2, 0)]
     assert found.minutes[-2].run_p50 is not None
     assert found.minutes[-1].run_p50 is None
     pass_minutes(client, queue.keys, 3)
     handle(queue, 2)
-    assert [(one.put, one.acked) for one in read(queue).minutes[-6:]] == [
+    assert [(period.put, period.acked) for period in read(queue).minutes[-6:]] == [
         (0, 0),
         (1, 1),
         (2, 0),
@@ -76,18 +76,18 @@ def test_a_past_hour_keeps_its_counts(queue, client):
     queue.put(3)
     pass_minutes(client, queue.keys, 120)
     handle(queue, 3)
-    assert [(one.put, one.acked) for one in read(queue).hours[-4:]] == [(1, 0), (2, 0), (0, 0), (0, 3)]
+    assert [(period.put, period.acked) for period in read(queue).hours[-4:]] == [(1, 0), (2, 0), (0, 0), (0, 3)]
 
 
 def test_old_minutes_and_hours_are_dropped(queue, client):
     queue.put(1)
     pass_minutes(client, queue.keys, 180)
     queue.put(2)
-    assert sum(one.put for one in read(queue).minutes) == 1
-    assert sum(one.put for one in read(queue).hours) == 2
+    assert sum(period.put for period in read(queue).minutes) == 1
+    assert sum(period.put for period in read(queue).hours) == 2
     pass_minutes(client, queue.keys, 336 * 60)
     queue.put(3)
-    assert sum(one.put for one in read(queue).hours) == 1
+    assert sum(period.put for period in read(queue).hours) == 1
     assert queue.snapshot().stats["put"] == 3
 
 
@@ -201,7 +201,7 @@ def test_recovered_items_are_reported(queue, client, settings, server_url, comes
     assert "recovered" not in [finding.kind for finding in status.snapshot().findings]
     comes_back(queue, client)
     snapshot = status.snapshot()
-    (finding,) = (one for one in snapshot.findings if one.kind == "recovered")
+    (finding,) = (found for found in snapshot.findings if found.kind == "recovered")
     assert finding.text.startswith("orders recovered 1 item in the last hour")
     assert (snapshot.level, snapshot.queues[0].state) == ("ok", "ok")
     pass_minutes(client, queue.keys, 61)

@@ -433,7 +433,7 @@ def test_several_dead_servers_cost_the_time_of_one(settings, black_hole):
     assert {queue.state for queue in snapshot.queues} == {"down"}
     assert len(snapshot.servers) == 30
     # The threads that read the servers must end as well.
-    wait_for(lambda: not any(one.name == "srq-status" for one in threading.enumerate()), "the end of the threads")
+    wait_for(lambda: not any(thread.name == "srq-status" for thread in threading.enumerate()), "the end of the threads")
 
 
 def test_a_dead_server_does_not_hide_the_others(settings, serve, server_url, prefix):

@@ -181,7 +181,7 @@ def _leave_a_thread(payload: dict[str, object], item: Item) -> None:
 
 
 def _frozen(payload: dict[str, object], item: Item) -> None:
-    modules = sum(type(one) is type(os) for one in gc.get_objects())  # get_objects leaves out the frozen ones
+    modules = sum(type(each) is type(os) for each in gc.get_objects())  # get_objects leaves out the frozen ones
     _say(f"frozen {gc.get_freeze_count() > 0} {modules < len(sys.modules)}")
 
 

@@ -40,7 +40,7 @@ class Fault:
         """Let through the requests or replies that were held back; returns the server's replies, byte for byte."""
         wait_for(lambda: len(self.held) == self.hits > 0, "something to be held back")
         held, self.held = self.held, []
-        return [one() for one in held]
+        return [release() for release in held]
 
 
 _Held = Callable[[], bytes]

@@ -28,5 +28,5 @@ def parked(client: redis.Redis, name: str) -> bool:
 
 
 def count_parked(client: redis.Redis, name: str) -> int:
-    blocked = [one for one in client.client_list() if "b" in one["flags"]]
-    return sum(one["name"] == name and one["cmd"] == "blpop" for one in blocked)
+    blocked = [connection for connection in client.client_list() if "b" in connection["flags"]]
+    return sum(connection["name"] == name and connection["cmd"] == "blpop" for connection in blocked)

@@ -49,7 +49,7 @@ def connection_id(queue: SafeRedisQueue) -> int:
 
 def named(client: redis.Redis, name: str) -> int:
     """The number of connections with that name on the server."""
-    return sum(one["name"] == name for one in client.client_list())
+    return sum(connection["name"] == name for connection in client.client_list())
 
 
 # -- the client factory
@@ -224,9 +224,9 @@ def test_call_to_a_server_that_never_answers_ends_in_time(at, call):
 def test_call_to_a_server_that_never_accepts_ends_in_time(at):
     with deaf(0) as url, socket.socket() as first, socket.socket() as second:
         address = ("127.0.0.1", int(url.rpartition(":")[2]))
-        for one in (first, second):  # fill the backlog
-            one.setblocking(False)
-            one.connect_ex(address)
+        for waiting in (first, second):  # fill the backlog
+            waiting.setblocking(False)
+            waiting.connect_ex(address)
         with within_budget(), pytest.raises(QueueUnavailable, match=r"queue 'orders' "):
             at(url, timeout=BUDGET, **SOCKET_LIMITS).put("x")
 
@@ -441,7 +441,7 @@ def test_after_a_failover_no_connection_to_the_demoted_primary_remains(at, serve
         got = [pool.submit(queue.get, PATIENT) for _ in range(20)]
         wait_for(lambda: named(client, "ours") >= 20, "a connection for each of them")
         queue.put_many(range(20))
-        assert all(one.result() for one in got)
+        assert all(future.result() for future in got)
         client.replicaof("127.0.0.1", new.port)
         proxy.lead_to(new.url)
         uid = queue.put("x")
@@ -486,7 +486,7 @@ def fail_over(client: redis.Redis) -> None:
 
 def unblock(client: redis.Redis) -> None:
     """End the wait as an administrator does."""
-    [number] = [one["id"] for one in client.client_list() if "b" in one["flags"]]
+    [number] = [connection["id"] for connection in client.client_list() if "b" in connection["flags"]]
     client.execute_command("CLIENT", "UNBLOCK", number, "ERROR")
 
 
@@ -719,7 +719,7 @@ def test_more_threads_can_wait_than_redis_py_has_connections_by_default(at, serv
         got = [pool.submit(queue.get, PATIENT) for _ in range(110)]
         wait_for(lambda: client.info("clients")["blocked_clients"] == 110, "all to wait")
         queue.put_many(range(110))
-        assert all(one.result() for one in got)
+        assert all(future.result() for future in got)
 
 
 def test_more_simultaneous_calls_than_the_client_has_connections(at, server):
@@ -789,11 +789,13 @@ def test_look_ends_in_time(at):
 def test_a_link_that_is_garbage_leaves_no_open_connection(server_url, client):
     link = Link(client_from_url(server_url, client_name="forgotten"), timeout=PATIENT)
     link.call(operations.info(), queue="q")
-    assert [one for one in client.client_list() if one["name"] == "forgotten"]
+    assert [connection for connection in client.client_list() if connection["name"] == "forgotten"]
     del link
     # redis-py 5.0.0 keeps the error of a greeting that Redis 7.0 refuses in a cycle with the frames, and so the link.
     gc.collect()
-    wait_for(lambda: not [one for one in client.client_list() if one["name"] == "forgotten"], "its end")
+    wait_for(
+        lambda: not [connection for connection in client.client_list() if connection["name"] == "forgotten"], "its end"
+    )
 
 
 def test_the_service_of_a_sentinel_is_named(at):
@@ -807,8 +809,8 @@ def test_the_service_of_a_sentinel_is_named(at):
     with pytest.raises(ConfigurationError, match=r"asynchronous calls cannot find 'shop' by Sentinel yet"):
         asyncio.run(queue.aput("x"))
     queue.link.close()
-    for one in sentinel.sentinels:
-        one.close()
+    for client in sentinel.sentinels:
+        client.close()
 
 
 @pytest.mark.parametrize("name", ["put", "counts"])
@@ -842,7 +844,7 @@ def test_stream_whose_connection_was_closed(at, server, monkeypatch, look):
 
 
 def test_a_call_that_another_thread_is_about_to_send_is_collected_too(at, server, monkeypatch):
-    """That thread may stand still for long; meanwhile the reader would go on, and leave more and more replies unread."""
+    """That thread may stand still for long. Meanwhile the reader would go on, with more and more replies unread."""
     queue = at(server.url)
     stream, stalled, go_on = queue.link.stream(), threading.Event(), threading.Event()
     following = stream._next_waiting
