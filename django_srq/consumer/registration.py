@@ -1,4 +1,4 @@
-"""The registration of a consumer in its queues: from it the status knows that the consumer lives, and its items."""
+"""The registration of a consumer in its queues: it tells the status that the consumer lives, and its items in hand."""
 
 from __future__ import annotations
 

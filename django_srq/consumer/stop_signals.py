@@ -21,7 +21,7 @@ NUMBERS = (signal.SIGTERM, signal.SIGINT)
 class StopSignals:
     """Within the block, the first SIGTERM or SIGINT lets the item in hand finish, and the second one cuts it.
 
-    In another thread than the main one this does nothing, as Python lets only the main thread set handlers.
+    In a thread other than the main one this does nothing, as Python lets only the main thread set handlers.
     """
 
     def __init__(self, stop: Callable[[], None]) -> None:

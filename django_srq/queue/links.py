@@ -20,7 +20,7 @@ def link_of(
     timeout: float | None,
     options: dict[str, Any],
 ) -> Link:
-    """The link given, or one for what else was given: a client, a URL, or arguments of ``redis.Redis``."""
+    """The link that was given; or a new one, for a client, for a URL, or for arguments of ``redis.Redis``."""
     if link is not None:
         arguments.without_effect("link", args, options, client=client, url=url, timeout=timeout)
         return link

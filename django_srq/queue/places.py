@@ -1,4 +1,7 @@
-"""The places where an item can be, and the state of the items in each. In Lua: ``lua/shared/lifecycle.lua``."""
+"""The places where an item can be, and the state of the items in each.
+
+In Lua: ``state_of`` in ``lua/shared/state.lua``, and ``place`` in ``lua/shared/lifecycle.lua``.
+"""
 
 from __future__ import annotations
 

@@ -105,7 +105,7 @@ class AsyncConnection:
         return await self.connection.read_response(disable_decoding=True, disconnect_on_error=False)
 
     async def _behind_sign_of_life(self, command: bytes, deadline: float) -> bytes:
-        """Wait for a sign of life, for a share of the time left. A small command goes along, a large is returned."""
+        """Wait for a sign of life, for a share of the time left. A small command goes along; else it is returned."""
         along, left = (command, b"") if len(command) < ALONG_BELOW else (b"", command)
         now = asyncio.get_running_loop().time()
         try:

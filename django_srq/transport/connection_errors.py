@@ -40,6 +40,6 @@ def closed_before(lost: Any) -> bool:
     """Whether the server had closed a connection, which is lost now, before it got everything that was sent.
 
     The server answers bytes that arrive after its close with a reset, and then the socket's error is EPIPE. When the
-    server closes later, or the connection breaks, it is another one. lost: the connection's socket.
+    server closes later, or the connection breaks, the error is another one. lost: the connection's socket.
     """
     return lost is not None and bool(lost.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.EPIPE)

@@ -1,4 +1,4 @@
-"""Connections: all connections to one server, of threads and of event loops, in each process its own."""
+"""Connections: all connections to one server, of threads and of event loops; each process has its own."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The Django signals about the items of dead children: the supervisor runs no code of the project's.
+"""The Django signals about the items of dead children.
 
-So it passes them on as events, and the children send them.
+The supervisor runs no code of the project. So it passes the signals on to its children as events, and they send them.
 """
 
 from __future__ import annotations

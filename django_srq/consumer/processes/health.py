@@ -1,4 +1,4 @@
-"""What a supervisor says of its health: outages in the log, signs of life for systemd and the heartbeat file."""
+"""The health of a consumer, as its supervisor tells it: in the log, to systemd, and by the heartbeat file."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ class Health:
 
     @property
     def _is_well(self) -> bool:
-        """Whether no child is stuck. One that is not ready may be starting, or wait for its server like the others."""
+        """Whether no child is stuck. A child that is not ready may be starting, or waiting for its server."""
         now = time.monotonic()
         stuck = [child for child in self._seats.children if now - child.ledger.last_beat > self._patience(child)]
         return not stuck or not all(child.ledger.ready for child in stuck) or bool(self._server_trouble)
 
     def _patience(self, child: ChildHandle) -> float:
-        """Seconds after its last look for items from which on a child counts as stuck."""
+        """The seconds without a look for items after which a child counts as stuck."""
         if child.is_at_work:
             return float("inf")
         return STUCK + self._grace if child.ledger.leaving else STUCK

@@ -1,4 +1,4 @@
-"""What runs in the keeper's process."""
+"""The code that runs in the keeper's process."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ class KeeperMain:
 
     def _renew_until(self, ended: threading.Event) -> None:
         for server, trouble in zip(self._leases.servers, self._troubles, strict=True):
-            server.trouble = str(trouble)  # known by the keeper before this one; the server may be back
+            server.trouble = str(trouble)  # as the keeper before this one left it; the server may be back
             server.on_trouble = partial(self._report, trouble)
         self._leases.renew_until(ended)
 

@@ -22,7 +22,7 @@ class KeeperPipe:
         self._dropped = 0  # log records for which there was no room
 
     def open(self) -> tuple[int, int]:
-        """Open a new pipe. Returns the keeper's end and this one."""
+        """Open a new pipe. Returns the keeper's end and the supervisor's."""
         keepers_end, self.fd = os.pipe()
         os.set_blocking(self.fd, False)
         return keepers_end, self.fd

@@ -13,7 +13,7 @@ from django_srq.consumer.ledger import FAILED, RUNNING
 from django_srq.consumer.options import ConsumerOptions
 from django_srq.consumer.processes.child_handle import ChildExit, ChildHandle
 
-SOON = 5.0  # seconds; a child that dies younger, having handled nothing, is replaced after a pause that grows
+SOON = 5.0  # seconds; a child that dies younger and has handled nothing is replaced after a pause that grows
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0  # seconds of that pause, from the second such death in a row on
 NEVER_READY = 5  # deaths in a row of children that never looked for items, after which the supervisor gives up
 
@@ -37,7 +37,7 @@ class Seat:
         self.due = time.monotonic() + pause
 
     def count(self, child: ChildHandle) -> None:
-        """Subtract the items of a child that has ended. One that it was handling when it died was handled, too."""
+        """Subtract the items of a child that has ended. An item that it was handling when it died counts, too."""
         if self.items_left is not None:
             self.items_left -= child.ledger.handled + sum(entry.state in {RUNNING, FAILED} for entry in child.ledger)
             self.finished = self.items_left <= 0
@@ -116,7 +116,7 @@ class Seats:
         has_finished = not exit.premature and not exit.child.stopping and not exit.child.ledger.wants_successor
         seat.finished = seat.finished or (has_finished and self._options.burst)
         self._look_for_a_reason_to_give_up(exit)
-        # A child that has handled items comes up: its death is the fault of its last item.
+        # A child that has handled items was able to start: its death is the fault of its last item.
         blameless = exit.child.ledger.handled or (exit.was_killed and exit.child.ledger.ready)
         at_once = exit.premature and not blameless and time.monotonic() - exit.child.born < SOON
         seat.early_deaths = seat.early_deaths if at_once else -1

@@ -50,7 +50,7 @@ class Spawner:
         self._count = 0  # of children
 
     def prepare(self) -> None:
-        """Make here, once, what each forked process would make at its first call, for 20 ms while an item waits."""
+        """Prepare the scripts once, here: each forked process would need 20 ms for it while an item waits."""
         for name in _SCRIPTS:
             operations.Script.named(name)
         "".encode("idna")  # loads the codec that Python uses for the names of servers

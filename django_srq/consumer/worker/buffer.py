@@ -89,7 +89,7 @@ class Buffer:
         self.over = False  # no more items are taken
         self._leading = False  # a thread is the leader
         self._idler: Idler | None = None
-        self._waited = Waited()  # the last wait, as far as no leader has seen to it
+        self._waited = Waited()  # the result of the last wait, for the next leader
         self.ahead = ClaimedAhead()
 
     # -- the steps of a thread
@@ -217,7 +217,7 @@ class Buffer:
         return self._prefetch.most(subscription, needed, group.pace if more else None)
 
     def due_among(self, order: Sequence[Subscription], also: Container[Subscription]) -> Sequence[Subscription]:
-        """The subscriptions that are due or among ``also``. In a burst all are: it ends when all have nothing."""
+        """The subscriptions that are due or among ``also``. In a burst: all, as it ends when none has an item."""
         if self.groups.burst or len(order) == 1:
             return order
         with self._lock:
@@ -280,7 +280,7 @@ class Buffer:
         return Wait(seconds, there, n)
 
     def _behind(self) -> int:
-        """How many items to claim behind a wait on the server; 0: none, the number is known only after the wait."""
+        """How many items to claim behind a wait on the server; 0: none, as it is known only after the wait."""
         if not self._prefetch.early or self._waited.refused:
             return 0
         if not self.groups.all_free:
@@ -293,7 +293,7 @@ class Buffer:
         """Wait for a change, as neither the leader nor the idler."""
         if group.kind not in idler.heard:
             self._wakeup.ring()  # the idler does not wait for this kind: no thread of it was free then
-        # A claim made since then may have named a moment before the end of that wait.
+        # A claim that was made after the idler began to wait may have named a moment before the end of that wait.
         due = self._due()
         group.changed.wait(max(0, due - time.monotonic()) if due < idler.until else None)
 

@@ -1,4 +1,4 @@
-"""The roles of a worker's threads: each does here, without the lock, what the buffer says."""
+"""The roles of a worker's threads: a thread carries out here, without the lock, the steps that the buffer gives it."""
 
 from __future__ import annotations
 

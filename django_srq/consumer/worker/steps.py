@@ -1,4 +1,4 @@
-"""The next step of a worker's thread, as the buffer says it."""
+"""The steps that the buffer gives to the threads of a worker."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Wait(NamedTuple):
 
 
 class Rest(NamedTuple):
-    """A thread's next step: get ready for having nothing to do."""
+    """A thread's next step: call ``on_idle``, as there is nothing to do for now."""
 
 
 Step = Handle | Lead | Wait | Rest

@@ -42,7 +42,7 @@ class ThreadGroup:
 
 
 class ThreadGroups:
-    """All groups of threads."""
+    """The groups of a worker's threads, one for each kind."""
 
     def __init__(
         self,

@@ -143,7 +143,10 @@ def _by_link(subscriptions: Iterable[Subscription]) -> dict[Link, list[Subscript
 
 
 def _rung(subscriptions: Sequence[Subscription], key: str | None, unknown: Sequence[Subscription]) -> Rung:
-    """key: the wake list of one of the subscriptions; "": none of them has a token; None: no reply came."""
+    """The result of a look at the wake lists of the subscriptions.
+
+    key: the wake list whose token was taken; "": none of them has a token; None: no reply came.
+    """
     if key is None:
         return Rung(None, [*unknown, *subscriptions])
     return Rung(

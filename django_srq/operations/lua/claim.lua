@@ -44,7 +44,7 @@ if repeated then
   return claim_again(repeated, consumer, tonumber(ARGV[7]), max_deliveries, deadline, recorded, suspected)
 end
 
--- What is known of this claim serves later calls.
+-- Later calls use these facts about this claim.
 -- The comment at the end of the next line is needed: scripts.py finds in it which fields of meta to read.
 local kind = 'lease_' .. string.sub(consumer, 1, 1)   -- facts.lease_c or facts.lease_g
 if facts[kind] ~= lease then

@@ -21,7 +21,7 @@ local function describe(reply, uid, token, payload, recorded, suspected)
   return delivery, about_it
 end
 
--- Counts a delivery; the first delivery of an item by how long the item waited, since its put or its due time. A
+-- Counts a delivery; the first one of an item together with the time that the item waited, since its put or due time. A
 -- generated uid has the time of its put, by the producer's clock, in its first 48 bits (RFC 9562, 5.7).
 local function count_delivery(uid, deliveries, about_it)
   local since

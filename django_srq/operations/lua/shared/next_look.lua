@@ -4,10 +4,14 @@ local MISSED = 2000    -- ms after which another consumer comes, in case the one
 
 -- After a claim: wakes the consumers that are needed now. Returns the time (ms) until it is worth asking again (-1: no
 -- known moment), and how many ready items only the limits hold up.
--- n: items asked for. taken: made, how many items this call made ready; handed, how many were handed out; left, how many
--- ready items are left, ghosts included; held_up, whether the queue is paused, and till when; due, when the rate
--- allows the next item; pass_on, set when only suspects are left that this consumer may not have now: wakes another
--- consumer, and returns the time (ms) after which this one may ask again.
+-- n: items asked for. taken has these fields:
+--   made      how many items this call made ready
+--   handed    how many items were handed out
+--   left      how many ready items are left, ghosts included
+--   held_up   whether the queue is paused; till: until when
+--   due       when the rate allows the next item
+--   pass_on   a function, when only suspects are left that this consumer may not have now: wakes another consumer, and
+--             returns the time (ms) after which this one may ask again
 local function next_look(consumer, n, max_in_flight, interval, taken)
   if taken.held_up then
     return taken.till and math.max(10, taken.till - now) or -1, 0
@@ -20,7 +24,7 @@ local function next_look(consumer, n, max_in_flight, interval, taken)
     if taken.pass_on then
       return taken.pass_on(consumer), left
     end
-    -- Pass on the baton: a claim that leaves items that can be taken wakes consumers for them.
+    -- A claim that leaves items that can be taken wakes consumers for them.
     ring(math.max(math.min(taken.made - handed, left), redis.call('LLEN', wake) == 0 and 1 or 0))
     return 0, 0
   end
