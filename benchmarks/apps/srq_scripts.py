@@ -9,7 +9,6 @@ import sys
 import srq_app
 
 from django_srq import operations
-from django_srq.operations import DeliveryRef
 from django_srq.transport.slots import Slot, slots
 
 
@@ -21,8 +20,7 @@ def work(ahead):
         claim = queue.claim("c1", lease=3600, n=ahead)
         for found in queue.link.call(claim, queue=queue.alias, slot=slot).found:
             srq_app.handle(queue.serializer.loads(found.payload))
-            held = DeliveryRef(found.uid, found.delivery.token, found.delivery.number)
-            stream.send(operations.ack(queue.keys, [held]), queue=queue.alias)
+            stream.send(operations.ack(queue.keys, [found.ref]), queue=queue.alias)
         for sent in stream.collect():
             slots.give_back(sent.slot)
 

@@ -36,6 +36,11 @@ class StoredItem(NamedTuple):
     payload: bytes
     delivery: Delivery
 
+    @property
+    def ref(self) -> DeliveryRef:
+        """For calls about this delivery."""
+        return DeliveryRef(self.uid, self.delivery.token, self.delivery.number)
+
 
 class ClaimReply(NamedTuple):
     acked: Sequence[bool]

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from random import SystemRandom
 from typing import Any, Protocol
 
 from django_srq.exceptions import ConfigurationError, RetryLater, shown
 from django_srq.runtime.completion import drop
 from django_srq.runtime.interruption import is_interruption
+from django_srq.runtime.process import RANDOM
 from django_srq.values import DELAYS, HUGE
 
 logger = logging.getLogger("django_srq.queue")
-_DICE = SystemRandom()  # random's own generator gives the same numbers in all children that were forked in C
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Backoff:
             full = min(self.max, self.base * float(self.factor) ** (max(deliveries, 1) - 1))
         except OverflowError:
             full = self.max
-        return full * _DICE.uniform(0.5, 1)
+        return full * RANDOM.uniform(0.5, 1)
 
 
 class Delays(Protocol):

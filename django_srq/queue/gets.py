@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from django_srq import operations
 from django_srq.exceptions import OutcomeUnknown, PayloadError, SRQError
-from django_srq.operations import GIVE_BACK, UNREAD, Call, ClaimReply, DeliveryRef, StoredItem
+from django_srq.operations import GIVE_BACK, UNREAD, Call, ClaimReply, StoredItem
 from django_srq.queue import arguments, failure
 from django_srq.queue.calls import send
 from django_srq.queue.item import Item
@@ -96,7 +96,7 @@ def _asked(queue: SafeRedisQueue, n: int, limited: bool, slot: Slot) -> Steps[Cl
 def _kept(queue: SafeRedisQueue, found: Sequence[StoredItem]) -> Steps[Sequence[StoredItem]]:
     """The items that are still ours, after a reply that took long to arrive; their leases begin anew."""
     recover = queue.autoclean_interval is not None
-    call = operations.extend(queue.keys, list(map(ref_to, found)), lease=queue.lease, recover=recover)
+    call = operations.extend(queue.keys, [item.ref for item in found], lease=queue.lease, recover=recover)
     flags = yield from send(queue, call)
     return [item for item, ours in zip(found, flags, strict=True) if ours]
 
@@ -125,7 +125,7 @@ def decoded(queue: SafeRedisQueue, found: Iterable[StoredItem]) -> Steps[list[It
         except PayloadError as error:
             logger.error("payload cannot be decoded, item set aside queue=%s uid=%s", queue.alias, stored.uid)
             described = failure.describe(error)
-            yield from send(queue, operations.fail(queue.keys, ref_to(stored), error=described, bury=True))
+            yield from send(queue, operations.fail(queue.keys, stored.ref, error=described, bury=True))
     return items
 
 
@@ -136,7 +136,3 @@ def _wait(queue: SafeRedisQueue, seconds: float) -> Steps[None]:
         with suppress(SRQError):  # this caller may have taken a wake token that another one needs
             yield from send(queue, operations.ring(queue.keys), timeout=PARTING)
         raise
-
-
-def ref_to(stored: StoredItem) -> DeliveryRef:
-    return DeliveryRef(stored.uid, stored.delivery.token, stored.delivery.number)

@@ -10,7 +10,7 @@ from django_srq.exceptions import DuplicateItem, InvalidArgument, QueueFull, SRQ
 from django_srq.operations import BATCH, Put, PutReply, StoredItem
 from django_srq.queue import arguments
 from django_srq.queue.calls import send
-from django_srq.queue.gets import claimed, ref_to
+from django_srq.queue.gets import claimed
 from django_srq.transport.sansio import Steps
 from django_srq.transport.slots import Slot
 
@@ -58,9 +58,9 @@ def _move(queue: SafeRedisQueue, found: StoredItem, target: SafeRedisQueue) -> S
     )
     reply = yield from send(target, call, slot=slot)
     if refused := _refused(found.uid, reply, target.alias, f"it and the rest stay in {queue.alias!r}"):
-        yield from send(queue, operations.release(queue.keys, [ref_to(found)]))
+        yield from send(queue, operations.release(queue.keys, [found.ref]))
         raise refused
-    yield from send(queue, operations.ack(queue.keys, [ref_to(found)]))
+    yield from send(queue, operations.ack(queue.keys, [found.ref]))
     return slot.name
 
 

@@ -7,6 +7,7 @@ here compare the process's id at each call.
 from __future__ import annotations
 
 import os
+import random
 import secrets
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+RANDOM = random.SystemRandom()  # random's own generator yields the same numbers in all children forked in C
 
 # Process id -> name. One entry: the name of this process, or, until a child asks for its name, that of its parent.
 _names: dict[int, str] = {}

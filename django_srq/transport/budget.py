@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import random
-
 from django_srq.runtime.clock import monotonic
+from django_srq.runtime.process import RANDOM
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.5  # seconds between two attempts, before jitter
 SHORTEST_ATTEMPT = 0.05  # seconds; with less time left, an attempt would only replace a known error by "no reply"
-_DICE = random.SystemRandom()  # random's own generator yields the same numbers in all children forked in C
 
 
 class Budget:
@@ -35,4 +33,4 @@ class Budget:
 
 def jitter(seconds: float) -> float:
     """A random part of the seconds, so that callers who met the same error do not all come again at one moment."""
-    return _DICE.uniform(0, seconds)
+    return RANDOM.uniform(0, seconds)

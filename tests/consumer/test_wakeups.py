@@ -17,7 +17,7 @@ from django_srq.consumer.subscription import Kind
 from django_srq.consumer.worker.claim import Answer
 from django_srq.consumer.worker.claims import Claims
 from django_srq.consumer.worker.steps import Lead
-from django_srq.consumer.worker.waits import Rung, Waits
+from django_srq.consumer.worker.waits import TokenResult, Waits
 from django_srq.consumer.worker.wakeup import Wakeup
 from django_srq.consumer.worker.worker import Worker
 from django_srq.exceptions import LayoutError
@@ -138,7 +138,7 @@ def test_an_appointment_that_comes_with_another_item_goes_to_the_thread_that_wai
 
     waiting, first = Waits.wait, [LONG]  # this wait does not end by itself
 
-    def wait(waits: Waits, seconds: float, subscriptions: list[Subscription]) -> Rung:
+    def wait(waits: Waits, seconds: float, subscriptions: list[Subscription]) -> TokenResult:
         return waiting(waits, first.pop() if first else seconds, subscriptions)
 
     monkeypatch.setattr(Waits, "wait", wait)

@@ -18,7 +18,7 @@ from django_srq.consumer.options import ConsumerOptions
 from django_srq.consumer.probes import Heartbeat, HeartbeatThread
 from django_srq.consumer.processes import groups
 from django_srq.consumer.processes.keeper_pipe import BEAT, END, STOPPING, unpack
-from django_srq.consumer.processes.orphan import LOOK, Orphan
+from django_srq.consumer.processes.orphan import LOOK_EVERY, Orphan
 from django_srq.consumer.shared_text import SharedText
 from django_srq.consumer.subscription import Subscription
 from django_srq.runtime.process import set_title
@@ -119,7 +119,7 @@ class KeeperMain:
             Orphan(ledger.slot.decode(), self._subscriptions, ledger, self._options, log) for ledger in self._ledgers
         ]
         while orphans := [orphan for orphan in orphans if orphan.look(trouble=bool(self._leases.trouble))]:
-            time.sleep(LOOK)
+            time.sleep(LOOK_EVERY)
 
     def _renew_until(self, ended: threading.Event) -> None:
         for server, trouble in zip(self._leases.servers, self._troubles, strict=True):

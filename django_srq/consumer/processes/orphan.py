@@ -29,7 +29,7 @@ from django_srq.operations import Call
 from django_srq.queue import failure
 from django_srq.queue.safe_redis_queue import SafeRedisQueue
 
-LOOK = 0.2  # seconds between looks at what runs
+LOOK_EVERY = 0.2  # seconds between looks at what runs
 MARGIN = 2.0  # seconds by which the keeper acts later than the child itself
 
 
@@ -63,7 +63,7 @@ class Orphan:
         renewing.daemon = True
         renewing.start()
         while not (overdue := self._find_overdue()):
-            time.sleep(LOOK)
+            time.sleep(LOOK_EVERY)
         try:
             self._give_back(overdue)
             leases.sign_off()

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import signal
 import time
-
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Shutdown:

@@ -16,10 +16,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from django_srq.consumer import stop_signals
 from django_srq.consumer.log import guarded
 from django_srq.consumer.options import ConsumerOptions
 from django_srq.consumer.probes import Heartbeat, notify
-from django_srq.consumer.processes import groups, shutdown
+from django_srq.consumer.processes import groups
 from django_srq.consumer.processes.child_handle import STOPPED, ChildExit
 from django_srq.consumer.processes.event_relay import EventRelay
 from django_srq.consumer.processes.health import Health
@@ -149,7 +150,7 @@ class Supervisor:
             self._reports.collect()
             for number in self._signals.read():
                 self._on_signal(number)
-                if number in shutdown.SIGNALS and self._shutdown.is_immediate:
+                if number in stop_signals.NUMBERS and self._shutdown.is_immediate:
                     return
 
     def _until_next(self) -> float:
@@ -198,7 +199,7 @@ class Supervisor:
     # -- signals
 
     def _on_signal(self, number: int) -> None:
-        if number in shutdown.SIGNALS:
+        if number in stop_signals.NUMBERS:
             self._stop(number)
         elif number == signal.SIGHUP:
             self._seats.replace_all()

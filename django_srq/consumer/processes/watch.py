@@ -10,7 +10,7 @@ from django_srq.consumer.ledger import RUNNING, Waiting
 from django_srq.consumer.processes.child_handle import ChildHandle
 from django_srq.consumer.processes.reports import NEVER, Report, Reports
 from django_srq.consumer.processes.seats import Seats
-from django_srq.consumer.processes.withdrawal import LOOK
+from django_srq.consumer.processes.withdrawal import LOOK_EVERY
 from django_srq.consumer.subscription import Subscription
 from django_srq.consumer.worker.claims import claim_slots
 from django_srq.queue.safe_redis_queue import SafeRedisQueue
@@ -52,7 +52,7 @@ class Watch:
     def look_for_waiting_items(self) -> None:
         """Give back items that wait in a child which cannot begin them, if it is time for a look."""
         if time.monotonic() >= self._next_look:
-            self._next_look = time.monotonic() + LOOK
+            self._next_look = time.monotonic() + LOOK_EVERY
             for child in self._seats.children:
                 if waiting := child.withdrawal.look():
                     self._report_waiting(child, waiting)

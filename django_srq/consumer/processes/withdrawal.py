@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 from django_srq.consumer.ledger import Ledger, Waiting
 
-LOOK = 0.2  # seconds between two looks; an item that waits is given back at the fourth look, within one second
+LOOK_EVERY = 0.2  # seconds between two looks; an item that waits is given back at the fourth look, within one second
 
 
 class Withdrawal:
@@ -34,7 +34,7 @@ class Withdrawal:
         self._asked_at: float | None = None  # the moment of the last question, while items wait for long; else None
 
     def look(self) -> set[Waiting]:
-        """The items and claims to give back now: the child will not begin them. Not called more often than ``LOOK``."""
+        """The items and claims to give back now: the child will not begin them. Called every ``LOOK_EVERY``."""
         waiting = self._waiting()
         due = self._marked & waiting
         self._withdrawn = self._withdrawn & waiting | due

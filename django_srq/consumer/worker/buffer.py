@@ -14,7 +14,7 @@ from django_srq.consumer.worker.job import FinishedJob, Job
 from django_srq.consumer.worker.pipeline import Pipeline
 from django_srq.consumer.worker.prefetch import Prefetch
 from django_srq.consumer.worker.retries import Retries
-from django_srq.consumer.worker.steps import Handle, Lead, Rest, Step, Wait, Waited
+from django_srq.consumer.worker.steps import Handle, Lead, Rest, Step, Wait, WaitResult
 from django_srq.consumer.worker.thread_groups import ThreadGroup, ThreadGroups
 from django_srq.consumer.worker.wakeup import Wakeup
 from django_srq.queue.safe_redis_queue import LOOK
@@ -89,7 +89,7 @@ class Buffer:
         self.over = False  # no more items are taken
         self._leading = False  # a thread is the leader
         self._idler: Idler | None = None
-        self._waited = Waited()  # the result of the last wait, for the next leader
+        self._waited = WaitResult()  # the result of the last wait, for the next leader
         self.ahead = ClaimedAhead()
 
     # -- the steps of a thread
@@ -233,7 +233,7 @@ class Buffer:
         for subscription in subscriptions:
             self._timetable.sooner(subscription, 0)
 
-    def led(self, answer: Answer) -> None:
+    def end_lead(self, answer: Answer) -> None:
         """End the turn of the leader, and share out the jobs of its answer."""
         with self._lock:
             self._leading = False
@@ -297,12 +297,12 @@ class Buffer:
         due = self._due()
         group.changed.wait(max(0, due - time.monotonic()) if due < idler.until else None)
 
-    def waited(self, waited: Waited, answer: Answer | None) -> None:
+    def end_wait(self, result: WaitResult, answer: Answer | None) -> None:
         """End the turn of the idler, and share out the jobs of the claim behind its wait, if it has a reply."""
         with self._lock:
-            self._idler, self._waited = None, waited
+            self._idler, self._waited = None, result
             self._wakeup.calm()
-            self._ask_soon(waited.ask)
+            self._ask_soon(result.ask)
             if answer is not None:
                 self._share_out(answer)
 

@@ -16,7 +16,7 @@ from django_srq.consumer.worker.pipeline import Pipeline
 from django_srq.consumer.worker.retries import Retries
 from django_srq.consumer.worker.settler import Settler
 from django_srq.consumer.worker.steps import Lead
-from django_srq.consumer.worker.waits import Rung, Waits
+from django_srq.consumer.worker.waits import TokenResult, Waits
 from django_srq.exceptions import OutcomeUnknown, QueueUnavailable
 from django_srq.operations import ClaimReply
 from django_srq.transport.link import Link
@@ -101,11 +101,11 @@ class Claims:
 
     def _token_before(
         self, due: Sequence[Subscription], order: Sequence[Subscription], needed: Mapping[Kind, int]
-    ) -> Rung:
+    ) -> TokenResult:
         """Take a wake token of a subscription that comes before all that are due; with weights: of any other one."""
         before = order if self._rotation.weighted or not due else order[: order.index(due[0])]
         others = [subscription for subscription in before if subscription not in due and needed[subscription.kind] > 0]
-        rung = self._waits.take_token(others) if others and not self._buffer.over else Rung(None, ())
+        rung = self._waits.take_token(others) if others and not self._buffer.over else TokenResult(None, ())
         self._buffer.ask_soon([*rung.unknown, *rung.later, *([rung.subscription] if rung.subscription else [])])
         return rung
 

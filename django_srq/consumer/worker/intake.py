@@ -17,7 +17,7 @@ from django_srq.consumer.worker.job import Job
 from django_srq.consumer.worker.prefetch import Quota
 from django_srq.consumer.worker.retries import Retries
 from django_srq.consumer.worker.settler import Settler
-from django_srq.operations import Call, ClaimReply, DeliveryRef, StoredItem
+from django_srq.operations import Call, ClaimReply, StoredItem
 from django_srq.queue.safe_redis_queue import LOOK
 from django_srq.transport.slots import Slot
 
@@ -94,7 +94,7 @@ class Intake:
 
     def _keep(self, claim: Claim, reply: ClaimReply, answer: Answer) -> None:
         """Take the items of a late reply, as far as this worker still holds them, and extend their leases."""
-        queue, held = claim.subscription.queue, [_held(item) for item in reply.found]
+        queue, held = claim.subscription.queue, [item.ref for item in reply.found]
         recover = queue.autoclean_interval is not None
 
         def take(kept: Sequence[bool], answer: Answer) -> None:
@@ -132,7 +132,7 @@ class Intake:
         place, jobs = self._calls.place(subscription), []
         with self._taking:
             for item in found:
-                held = _held(item)
+                held = item.ref
                 jobs.append(Job(subscription, item, held, *self._ledger.hold(place, held, until=until)))
             if self._quota.left is not None:
                 self._quota.left -= len(jobs)
@@ -152,7 +152,3 @@ class Intake:
         if last:
             self._settler.release(subscription, answer.jobs[-last:])
             del answer.jobs[-last:]
-
-
-def _held(found: StoredItem) -> DeliveryRef:
-    return DeliveryRef(found.uid, found.delivery.token, found.delivery.number)

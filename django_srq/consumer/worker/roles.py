@@ -11,9 +11,9 @@ from django_srq.consumer.worker.job import FinishedJob, Job
 from django_srq.consumer.worker.pipeline import Pipeline
 from django_srq.consumer.worker.retries import Retries
 from django_srq.consumer.worker.settler import Settler
-from django_srq.consumer.worker.steps import Handle, Lead, Rest, Wait, Waited
+from django_srq.consumer.worker.steps import Handle, Lead, Rest, Wait, WaitResult
 from django_srq.consumer.worker.thread_groups import ThreadGroup
-from django_srq.consumer.worker.waits import Rung, Waits
+from django_srq.consumer.worker.waits import TokenResult, Waits
 from django_srq.consumer.worker.wakeup import Wakeup
 
 
@@ -79,7 +79,7 @@ class Roles:
         try:
             self._claims.fetch(lead, answer)
         finally:
-            self._buffer.led(answer)
+            self._buffer.end_lead(answer)
 
     def give_back(self) -> None:
         """Release the items that were claimed and not started. A stopped worker starts none of them any more."""
@@ -116,7 +116,7 @@ class Roles:
             if self._adaptive or self._retries.stopping:
                 self._unload(answer)
         finally:
-            self._buffer.led(answer)
+            self._buffer.end_lead(answer)
 
     def _unload(self, answer: Answer) -> None:
         """Give back the waiting jobs and those of the answer, as the leader.
@@ -133,11 +133,11 @@ class Roles:
 
     def _wait(self, wait: Wait) -> None:
         answer: Answer | None = None
-        rung = Rung(None, ())
+        rung = TokenResult(None, ())
         try:
             if wait.n:
                 answer = self._waits.park(wait.subscriptions[0], wait.n, wait.seconds)
-                rung = Rung(None, () if answer else wait.subscriptions)
+                rung = TokenResult(None, () if answer else wait.subscriptions)
             elif wait.subscriptions:
                 rung = self._waits.wait(wait.seconds, wait.subscriptions)
             else:
@@ -145,7 +145,7 @@ class Roles:
         finally:
             woken, unsure = rung.subscription, self._waits.unsure is not None
             ask = [*rung.unknown, *([woken] if woken else [])]
-            self._buffer.waited(Waited(woken, ask, unsure, self._waits.refused), answer)
+            self._buffer.end_wait(WaitResult(woken, ask, unsure, self._waits.refused), answer)
 
     def recovered(self) -> None:
         """Ask a server that was away again. Called in the thread that has made the calls owed to it."""

@@ -40,7 +40,7 @@ class Rest(NamedTuple):
 Step = Handle | Lead | Wait | Rest
 
 
-class Waited(NamedTuple):
+class WaitResult(NamedTuple):
     """The result of a wait on the server."""
 
     woken: Subscription | None = None  # its wake token was taken

@@ -19,7 +19,7 @@ from django_srq.transport.link import Link
 from django_srq.transport.slots import Slot
 
 
-class Rung(NamedTuple):
+class TokenResult(NamedTuple):
     """The result of a look at the wake lists of some subscriptions."""
 
     subscription: Subscription | None  # its token was taken
@@ -89,7 +89,7 @@ class Waits:
 
     # -- wake tokens
 
-    def wait(self, seconds: float, subscriptions: Sequence[Subscription]) -> Rung:
+    def wait(self, seconds: float, subscriptions: Sequence[Subscription]) -> TokenResult:
         """Wait for a wake token of these subscriptions, at most so many seconds, or until the wakeup is rung."""
         links = _by_link(subscriptions)
         # Only one connection blocks at a time: several servers take turns, at random.
@@ -100,12 +100,12 @@ class Waits:
             key = link.wait(command, share, queue=mine[0].queue.alias, interrupt=self._wakeup.end)
         except QueueUnavailable:
             self._wait_refused(share)
-            return Rung(None, subscriptions)
+            return TokenResult(None, subscriptions)
         self.refused = False
         others = [subscription for subscription in subscriptions if subscription.queue.link is not link]
         return _rung(mine, key, others)
 
-    def take_token(self, subscriptions: Sequence[Subscription]) -> Rung:
+    def take_token(self, subscriptions: Sequence[Subscription]) -> TokenResult:
         """Take the wake token of the first of these subscriptions that has one, without waiting for it."""
         unknown: Sequence[Subscription] = ()
         found: list[Subscription] = []  # each comes before those that were found earlier, on other servers
@@ -124,7 +124,7 @@ class Waits:
                 key = link.once(command, queue=before[0].queue.alias, timeout=min(ATTEMPT, link.timeout))
                 subscription, unknown, _ = _rung(before, key, unknown)
                 found += [subscription] if subscription else []
-        return Rung(found[-1] if found else None, unknown, found[:-1])
+        return TokenResult(found[-1] if found else None, unknown, found[:-1])
 
     def _wait_refused(self, seconds: float) -> None:
         """A wait failed. Pause, and send no claim behind the next wait.
@@ -142,13 +142,13 @@ def _by_link(subscriptions: Iterable[Subscription]) -> dict[Link, list[Subscript
     return links
 
 
-def _rung(subscriptions: Sequence[Subscription], key: str | None, unknown: Sequence[Subscription]) -> Rung:
+def _rung(subscriptions: Sequence[Subscription], key: str | None, unknown: Sequence[Subscription]) -> TokenResult:
     """The result of a look at the wake lists of the subscriptions.
 
     key: the wake list whose token was taken; "": none of them has a token; None: no reply came.
     """
     if key is None:
-        return Rung(None, [*unknown, *subscriptions])
-    return Rung(
+        return TokenResult(None, [*unknown, *subscriptions])
+    return TokenResult(
         next((subscription for subscription in subscriptions if subscription.queue.keys["wake"] == key), None), unknown
     )

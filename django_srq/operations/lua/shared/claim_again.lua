@@ -16,8 +16,8 @@ local function give_back_all(ours, consumer, unread, max_deliveries)
     unhold(uid)
     count('failed')
   elseif #ours > 0 then
-    for _, one in ipairs(ours) do
-      give_back(unpack(one))
+    for _, delivery in ipairs(ours) do
+      give_back(unpack(delivery))
     end
     count('released', #ours)
   end
@@ -39,8 +39,8 @@ local function claim_again(outcome, consumer, n, max_deliveries, deadline, recor
     finish(flags .. ' 0 0')
     return {flags, '0', '0'}
   end
-  for _, one in ipairs(ours) do
-    local uid, token = unpack(one)
+  for _, delivery in ipairs(ours) do
+    local uid, token = unpack(delivery)
     redis.call('ZADD', leases, deadline, uid)
     describe(reply, uid, token, redis.call('HGET', items, uid), recorded, suspected)
   end
