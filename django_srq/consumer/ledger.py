@@ -190,6 +190,10 @@ class Ledger:
             return False
         return True
 
+    def hold_again(self, index: int) -> None:
+        """Mark an item as not running after all; ``start`` comes again before it is handled."""
+        self._records[index].state = HELD
+
     def finish(self, index: int) -> None:
         self._records[index].state = DONE
 
@@ -376,9 +380,9 @@ class Ledger:
 
         For that one see ``parked``.
         """
-        found = {Waiting(number, None) for _, number in self.claims_put_off}
-        if self.claiming is not None:
-            found.add(Waiting(self._head.claim, None))
+        # In this order: the child writes that a claim is put off before it writes that it is no longer on its way.
+        found = {Waiting(self._head.claim, None)} if self.claiming is not None else set()
+        found |= {Waiting(number, None) for _, number in self.claims_put_off}
         states = self._memory[self._states]
         return found | {
             Waiting(self._records[index].generation, index) for index, state in enumerate(states) if state == HELD

@@ -64,13 +64,13 @@ class Stream:
 
     def post(self, sent: Sent[Any]) -> None:
         """Send a call, or leave it to the thread that is sending now, which may have to connect first."""
-        with self._posted:
-            self._waiting.append(sent)
-            self._newest = sent
-            if self._posting:
-                return
-            self._posting = True
         try:
+            with self._posted:
+                self._waiting.append(sent)
+                self._newest = sent
+                if self._posting:
+                    return
+                self._posting = True
             while (following := self._next_waiting()) is not None:
                 with self._lock:
                     self._post(following)
@@ -79,23 +79,29 @@ class Stream:
             raise
 
     def _next_waiting(self) -> Sent[Any] | None:
+        """The next call to be sent. It stays among the waiting calls until it was sent: an interruption loses none."""
         with self._posted:
+            while self._waiting and self._waiting[0].posted:
+                self._waiting.popleft()
             self._posted.notify_all()
             self._posting = bool(self._waiting)
-            return self._waiting.popleft() if self._waiting else None
+            return self._waiting[0] if self._waiting else None
 
     def _give_up_waiting(self) -> None:
         """Give up the calls that wait to be sent, as no thread sends them now: they are collected without result."""
         with self._lock, self._posted:
             self._broken = True
             for sent in self._waiting:
+                if not any(sent is other for other in self._sent):
+                    self._sent.append(sent)
                 sent.posted = True
-            self._sent += self._waiting
             self._waiting.clear()
             self._posting = False
             self._posted.notify_all()
 
     def _post(self, sent: Sent[Any]) -> None:
+        if sent.posted:  # given up meanwhile, by a thread that was interrupted
+            return
         self._sent.append(sent)
         sent.posted = True
         if self._broken:
@@ -125,7 +131,7 @@ class Stream:
         newest = last or self._newest
         if newest is not None:
             with self._posted:
-                self._posted.wait_for(lambda: newest.posted)
+                self._posted.wait_for(lambda: newest.posted or not self._posting)
         with self._lock:
             while self._sent and (self._broken or not collected or collected[-1] is not last):
                 sent = self._sent.popleft()

@@ -26,7 +26,7 @@ from django_srq.consumer.probes import interval
 from django_srq.consumer.processes.child_handle import STOP, ChildExit, ChildHandle
 from django_srq.consumer.processes.keeper_main import NAME
 from django_srq.consumer.processes.reports import attempts
-from django_srq.consumer.processes.seats import Seats
+from django_srq.consumer.processes.seats import LONGEST_PAUSE, Seat, Seats
 from django_srq.operations import DeliveryRef
 from tests.support.decoding import decoded
 from tests.support.proxy import Proxy
@@ -1457,3 +1457,10 @@ def test_wrong_arguments(project, told, arguments, says):
     told()
     code, _, err = project.run("srq_consume", *arguments)
     assert (code, says in err, "Traceback" in err) == (2, True, False)
+
+
+def test_the_pause_after_early_deaths_has_a_limit_however_many_there_were():
+    seat = Seat()
+    for _ in range(2000):
+        seat.postpone()
+    assert 0 < seat.due - time.monotonic() <= LONGEST_PAUSE

@@ -843,6 +843,30 @@ def test_stream_whose_connection_was_closed(at, server, monkeypatch, look):
     stream.close()
 
 
+@pytest.mark.parametrize("moment", ["_next_waiting", "_post"])
+def test_a_call_whose_sender_is_interrupted_is_collected_without_a_result(at, server, monkeypatch, moment):
+    queue = at(server.url)
+    stream = queue.link.stream()
+    inner = getattr(stream, moment)
+
+    def interrupted(*arguments):
+        monkeypatch.setattr(stream, moment, inner)
+        if moment == "_next_waiting":
+            inner()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stream, moment, interrupted)
+    call = operations.put(queue.keys, [Put("a", b"x", b"")], own=True)
+    with pytest.raises(KeyboardInterrupt):
+        stream.send(call, queue="q")
+    with ThreadPoolExecutor(1) as pool:
+        [sent] = pool.submit(stream.collect).result(PATIENT)
+    assert (sent.call, sent.result, stream.unread) == (call, None, False)
+    stream.send(call, queue="q")
+    assert stream.collect()[0].result is not None
+    stream.close()
+
+
 def test_a_call_that_another_thread_is_about_to_send_is_collected_too(at, server, monkeypatch):
     """That thread may stand still for long. Meanwhile the reader would go on, with more and more replies unread."""
     queue = at(server.url)

@@ -33,7 +33,7 @@ class Seat:
         """Start the next child at once, or after a pause if several have died young or could not be started."""
         self.early_deaths += 1
         doublings = self.early_deaths - 2
-        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2**doublings) if doublings >= 0 else 0
+        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(doublings, 10)) if doublings >= 0 else 0
         self.due = time.monotonic() + pause
 
     def count(self, child: ChildHandle) -> None:

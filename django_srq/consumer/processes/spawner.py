@@ -99,20 +99,18 @@ class Spawner:
                 self._keeper.give_back_ledger(ledger)
             raise
         if pid == 0:
-            self._be_child(id, ledger, reading, [writing, *self._pipe_ends()], max_items)
+            self._be_child(id, ledger, reading, writing, max_items)
         os.close(reading)
         groups.lead(pid)  # the child does the same; the first of the two calls counts
         return ChildHandle(id, pid, ledger, writing)
 
-    def _be_child(
-        self, id: str, ledger: Ledger, control_fd: int, pipe_ends: Iterable[int], max_items: int | None
-    ) -> NoReturn:
+    def _be_child(self, id: str, ledger: Ledger, control_fd: int, other_end: int, max_items: int | None) -> NoReturn:
         """Work as a child, in the forked process; does not return into the supervisor's code."""
         try:
             groups.lead()
             # With these ends open here, this process and others would not notice the supervisor's death: a pipe ends
             # only when its last writer has closed it.
-            for end in pipe_ends:
+            for end in (other_end, *self._pipe_ends()):
                 os.close(end)
             ledger.belong_to_this_process()
             ChildMain(

@@ -26,11 +26,19 @@ class Executor:
         self._context = contextvars.copy_context()
 
     def run(self, jobs: Sequence[Job]) -> Outcomes:
-        """Call the handler, and say what became of each job."""
+        """Call the handler, and say what became of each job.
+
+        If a payload of a batch cannot be decoded, the handler is not called yet: the other jobs remain.
+        """
         outcomes, started = Outcomes(jobs[0].subscription), time.monotonic()
         begun = [(job, item) for job in jobs if (item := self._begin(job, outcomes)) is not None]
+        if outcomes.buried:
+            outcomes.remaining = self._hold_again([job for job, _ in begun])
+            return outcomes
         if not begun:
             return outcomes
+        for job, item in begun:
+            self._events.started(job, item)
         try:
             errors = self._call(outcomes.subscription, [item for _, item in begun])
         except StopConsuming as error:
@@ -50,13 +58,17 @@ class Executor:
             outcomes.released.append(job)
             return None
         try:
-            item = self._item(job)
+            return self._item(job)
         except PayloadError as error:
-            self._ledger.fail(job.record)  # so it is not blamed if the handler kills the process with the other items
+            self._ledger.fail(job.record)
             outcomes.buried.append(BuriedJob(job, error))
             return None
-        self._events.started(job, item)
-        return item
+
+    def _hold_again(self, jobs: list[Job]) -> list[Job]:
+        """Have jobs count as not begun while the server is told of others, which may take long."""
+        for job in jobs:
+            self._ledger.hold_again(job.record)
+        return jobs
 
     def _item(self, job: Job) -> Item:
         queue, found = job.subscription.queue, job.found

@@ -61,6 +61,7 @@ class Outcomes:
     failed: list[FailedJob] = field(default_factory=list)
     buried: list[BuriedJob] = field(default_factory=list)
     released: list[Job] = field(default_factory=list)  # not handled; to be given back
+    remaining: list[Job] = field(default_factory=list)  # to be handled when the others are settled; not begun yet
     stop: StopConsuming | None = None  # the handler cannot go on
 
     @property

@@ -101,6 +101,8 @@ class Roles:
         while self._buffer.ahead.wait():
             if self._buffer.take_overdue():
                 self._take_over()
+                if self._retries.stopping:  # since the look in there; give_back() may have come before these jobs
+                    self.give_back()
             self._on_idle()
 
     def _take_over(self) -> None:

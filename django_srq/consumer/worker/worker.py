@@ -200,6 +200,8 @@ class Worker:
             return time.monotonic() - started
         outcomes = self._executor.run(ours)
         self._settler.settle(outcomes)
+        if outcomes.remaining:
+            self._handle(outcomes.remaining)
         return outcomes.seconds if outcomes.all_well else time.monotonic() - started
 
     def _recovered(self) -> None:
