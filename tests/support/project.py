@@ -27,7 +27,9 @@ LEASE = 0.6  # seconds
 def signal_session(session: int, number: int) -> list[int]:
     """Send a signal to all living processes of a session, whatever their groups are; returns their ids."""
     listed = os.listdir("/proc") if os.path.isdir("/proc") else []
-    found = [pid for pid in map(int, filter(str.isdecimal, listed)) if _lives_in(session, pid)]
+    # Children before their parents: when a parent dies, the system lets its stopped children go on.
+    pids = sorted(map(int, filter(str.isdecimal, listed)), reverse=True)
+    found = [pid for pid in pids if _lives_in(session, pid)]
     for pid in found:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)

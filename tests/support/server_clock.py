@@ -20,14 +20,15 @@ def pass_time(client: redis.Redis, keys: Keys, seconds: float) -> None:
 
     The queue's last call moves with them, so the time does not look like an outage of all consumers.
     """
+    # Before the leases: a call in between would find them ended soon after an outage, and leave them to their holders.
+    for moment in ("silent", "quiet", "restarted"):
+        if client.hexists(keys["meta"], moment):
+            client.hincrby(keys["meta"], moment, -round(seconds * 1000))
     for key in ("leases", "delayed"):
         scores = client.zrange(keys[key], 0, -1, withscores=True)
         moved = {uid: score - seconds * 1000 if score > 0 else score + seconds * 1000 for uid, score in scores}
         if moved:
             client.zadd(keys[key], moved)
-    for moment in ("silent", "quiet", "restarted"):
-        if client.hexists(keys["meta"], moment):
-            client.hincrby(keys["meta"], moment, -round(seconds * 1000))
     for field, known in client.hscan_iter(keys["slots"]):
         if known.startswith(b"0 "):  # not a slot's outcome, but facts about a consumer, with times
             earlier = re.sub(rb"\b\d{13}\b", lambda moment: b"%d" % (int(moment[0]) - round(seconds * 1000)), known)
