@@ -121,15 +121,15 @@ def test_put_stops_at_a_line_that_cannot_be_decoded(project):
 
 
 def test_put_json(project):
-    project.run("srq_put", "json", "--json", '{"order": 17}', "[]")
-    project.run("srq_put", "json", '{"order": 17}')
+    project.call("srq_put", "json", "--json", '{"order": 17}', "[]")
+    project.call("srq_put", "json", '{"order": 17}')
     assert [item.payload for item in queues["json"].items()] == [{"order": 17}, [], '{"order": 17}']
 
 
 def test_put_options(project):
-    project.run("srq_put", "raw", "later", "--delay", "60")
-    project.run("srq_put", "raw", "soon", "--priority", "7")
-    _, out, _ = project.run("srq_put", "raw", "mine", "--uid", "my-uid")
+    project.call("srq_put", "raw", "later", "--delay", "60")
+    project.call("srq_put", "raw", "soon", "--priority", "7")
+    _, out, _ = project.call("srq_put", "raw", "mine", "--uid", "my-uid")
     assert out == "my-uid\n"
     assert [item.payload for item in queues["raw"].items("delayed")] == [b"later"]
     assert [item.delivery.priority for item in queues["raw"].items()] == [7, 0]
@@ -148,7 +148,7 @@ def test_put_options(project):
     ],
 )
 def test_put_explains_wrong_arguments(project, arguments, code, says):
-    found, out, err = project.run("srq_put", *arguments)
+    found, out, err = project.call("srq_put", *arguments)
     assert (found, out) == (code, "")
     assert says in err
     assert "Traceback" not in err
