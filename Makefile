@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python3.14; 
 BIN = $(VENV)/bin
 ARGS ?=
 
-.PHONY: help demo test suite services browser unfold screenshots messages serve lint bench clean
+.PHONY: help demo test suite services browser unfold screenshots messages serve lint bench bench-tests clean
 
 help:
 	@echo 'make demo    watch orders survive a killed consumer'
@@ -17,6 +17,7 @@ help:
 	@echo 'make serve   the test project with its admin, on http://127.0.0.1:8000/'
 	@echo 'make lint    ruff, mypy, import-linter, codespell, luacheck (Debian: lua-check)'
 	@echo 'make bench   measure speed and memory, beside other queues; ARGS=--quick, or "--only throughput memory"'
+	@echo 'make bench-tests  test the benchmarks: each runs, and judges its figures'
 
 demo: $(VENV)/.installed
 	@$(BIN)/python testproject/demo.py
@@ -63,6 +64,9 @@ lint: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+bench-tests: $(VENV)/.installed
+	$(BIN)/python -m pytest tests/benchmarks -p no:cacheprovider $(ARGS)
 
 clean:
 	rm -rf $(VENV)

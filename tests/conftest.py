@@ -21,8 +21,8 @@ from tests.support.servers import Server, held_port
 from tests.support.waiting import PATIENT
 
 MakeQueue = Callable[..., SafeRedisQueue]
-# Files whose tests share a slow fixture or take long: each goes to one worker as a whole, before all other tests.
-WHOLE = ("tests/project/test_packaging.py", "tests/project/test_benchmarks.py")
+# Files whose tests share a slow fixture: each goes to one worker as a whole, before all other tests.
+WHOLE = ("tests/project/test_packaging.py",)
 
 # Each command that a test starts would compile the whole package.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
