@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+from typing import Any
+
 from django.apps import AppConfig
+from django.conf import settings
+from django.core.signals import setting_changed
 from django.utils.translation import gettext_lazy as _
 
 
@@ -12,3 +16,13 @@ class DjangoSRQConfig(AppConfig):
 
     def ready(self) -> None:
         from django_srq import checks  # noqa: F401 (registers them)
+
+        _guard_puts(setting="SRQ_TEST_GUARD", value=getattr(settings, "SRQ_TEST_GUARD", False))
+        setting_changed.connect(_guard_puts)
+
+
+def _guard_puts(*, setting: str, value: Any, **_kwargs: Any) -> None:
+    if setting == "SRQ_TEST_GUARD" and value:
+        from django_srq import testing
+
+        testing.guard()

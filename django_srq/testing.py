@@ -1,7 +1,10 @@
-"""For the tests of projects: each test gets queues of its own, and handles ready items in its own process.
+"""For the tests of projects: each test gets queues of its own, checks puts, and handles ready items in its own process.
 
 unittest: ``class OrderTests(QueueTestMixin, TestCase)``. pytest: ``pytest_plugins = ["django_srq.testing"]`` in the
 root ``conftest.py``, and the fixture ``srq_queues``. Both need a server: the one that the settings name.
+
+The guard forbids puts to queues that no test isolates: with that plugin, or with ``SRQ_TEST_GUARD = True`` in the
+settings of the test run.
 """
 
 from __future__ import annotations
@@ -10,22 +13,38 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+from unittest.mock import ANY
 
 from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from django.db import connections
 from django.test.utils import override_settings
 
 from django_srq import conf, queues
 from django_srq.consumer import adapt
-from django_srq.exceptions import ConfigurationError, InvalidArgument, shown
-from django_srq.operations import Command, Keys, key_types
+from django_srq.exceptions import ConfigurationError, InvalidArgument, PayloadError, shown
+from django_srq.operations import STATES, Command, Keys, key_types
+from django_srq.queue import puts
 from django_srq.queue.item import Item
-from django_srq.registry import QueueHandler
+from django_srq.queue.safe_redis_queue import SafeRedisQueue
+from django_srq.queue.serializers import dump, load
+from django_srq.registry import Queue, QueueHandler
 from django_srq.values import COUNTS_FROM_0
 
 if TYPE_CHECKING:
     from unittest import TestCase as _Case
 else:
     _Case = object
+
+WAITING = ("ready", "delayed")  # the states of items that were put and are not begun
+LISTED = 20  # items in the text of a failure, at most
+WIDTH = 200  # characters of a payload there, at most
+
+_isolated: set[str] = set()  # the keys that belong to a test; all threads of a process share them
+
+
+class PutForbidden(AssertionError):
+    """A test run put an item into a queue that no test isolates. No SRQError: code under test must not catch it."""
 
 
 @contextmanager
@@ -35,15 +54,121 @@ def isolated_queues() -> Iterator[QueueHandler]:
     isolated = {alias: {**options, "PREFIX": f"test-{uuid.uuid4().hex[:12]}"} for alias, options in written.items()}
     with override_settings(SRQ_QUEUES=isolated):
         used = {alias: queues[alias] for alias in conf.load().queues}
+        names = {str(queue.keys) for queue in used.values()}
+        _isolated.update(names)
         try:
             yield queues
         finally:
+            _isolated.difference_update(names)
             for queue in used.values():
                 queue.link.call(_delete(queue.keys), queue=queue.alias)
 
 
 def _delete(keys: Keys) -> Command[Any]:
     return Command((b"DEL", *(keys[key].encode() for key in key_types())), lambda reply: reply)
+
+
+def guard() -> None:
+    """Have each put of this process checked: while SRQ_TEST_GUARD is True, it may go to isolated queues only."""
+    puts.guard = _check
+
+
+def _check(queue: SafeRedisQueue) -> None:
+    __tracebackhide__ = True  # pytest shows the line of the test
+    if str(queue.keys) in _isolated or not _is_on():
+        return
+    advice = (
+        "add QueueTestMixin to the TestCase or the fixture srq_queues to the test, and put in setUp or later"
+        if hasattr(queue, "config")
+        else "it was not made by the settings: get it from django_srq.queues, which can be isolated"
+    )
+    raise PutForbidden(
+        f"queue {queue.alias!r}: nothing was put, because no test isolates this queue now, and the item would stay in "
+        f"{queue.keys} at {queue.link.address}. To mend this, {advice}. "
+        "If a test needs this put, set SRQ_TEST_GUARD to False for it."
+    )
+
+
+def _is_on() -> bool:
+    try:
+        wanted = getattr(settings, "SRQ_TEST_GUARD", False)
+    except ImproperlyConfigured:  # the fixture srq_guard, in a project without Django's settings
+        return True
+    if not isinstance(wanted, bool):
+        raise ConfigurationError(f"SRQ_TEST_GUARD is True or False, not {shown(wanted)}.")
+    return wanted
+
+
+def assert_put(
+    queue: str | SafeRedisQueue,
+    payload: Any = ANY,
+    *,
+    count: int | None = None,
+    uid: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    delayed: bool | None = None,
+) -> list[Item]:
+    """Check that items wait in a queue (an alias, or the queue); return them, ready ones first, without taking them.
+
+    ``payload``: as the handler would get it, such as a list where a tuple was put; ``unittest.mock.ANY`` stands for any
+    part of it. ``count``: exactly so many, 0 for none; without it, at least one. ``uid``, ``headers`` and ``delayed``
+    (False: ready, True: delayed) choose among the items.
+    """
+    __tracebackhide__ = True
+    if count is not None and count not in COUNTS_FROM_0:
+        raise InvalidArgument(f"assert_put: count is {COUNTS_FROM_0.name}, or None; not {shown(count)}")
+    target = queues[queue] if isinstance(queue, str) else queue
+    if not hasattr(target, "page"):  # no isinstance: default_queue is a proxy
+        raise InvalidArgument(f"assert_put takes an alias or a queue, not {shown(queue)}")
+    there = {state: list(target.items(state)) for state in STATES}
+    found = [
+        item
+        for state in WAITING
+        if delayed in (None, state == "delayed")
+        for item in there[state]
+        if payload == item.payload and uid in (None, item.uid) and headers in (None, dict(item.headers))
+    ]
+    if len(found) == count or (count is None and found):
+        return found
+    chosen = {"uid": uid, "headers": headers, "delayed": delayed}
+    named = ({} if payload is ANY else {"payload": payload}) | {k: v for k, v in chosen.items() if v is not None}
+    asked = f" with {', '.join(f'{name}={value!r}' for name, value in named.items())}" if named else ""
+    noun, wanted = "item" if len(found) == 1 else "items", "at least 1" if count is None else f"{count:,}"
+    raise AssertionError(
+        f"queue {target.alias!r}: {len(found):,} waiting {noun}{asked}, not {wanted}. "
+        f"{_hint_of_payload(target, payload)}{_hint_of_commit()}{_listing(there)}"
+    )
+
+
+def _hint_of_payload(queue: SafeRedisQueue, payload: Any) -> str:
+    try:
+        data = dump(queue.serializer, payload, queue=queue.alias, limit=None)
+        handled = load(queue.serializer, data, queue=queue.alias, uid="")
+    except PayloadError:  # such as of ANY
+        return ""
+    return "" if handled == payload else f"When {payload!r} is put, the handler gets {handled!r}. "
+
+
+def _hint_of_commit() -> str:
+    hooks = [hook[1] for connection in connections.all(initialized_only=True) for hook in connection.run_on_commit]
+    if not any(getattr(hook, "__qualname__", "").startswith(Queue.put_on_commit.__qualname__) for hook in hooks):
+        return ""
+    return (
+        "put_on_commit puts when the transaction commits, which it never does in a TestCase: "
+        "call it within captureOnCommitCallbacks(execute=True), and check after that block. "
+    )
+
+
+def _listing(there: Mapping[str, list[Item]]) -> str:
+    lines = [f"  {state} {item.uid} {_described(item)}" for state in STATES for item in there[state]]
+    more = [f"  and {len(lines) - LISTED:,} more"] if len(lines) > LISTED else []
+    return "\n".join(["In the queue:", *lines[:LISTED], *more]) if lines else "The queue is empty."
+
+
+def _described(item: Item) -> str:
+    text = repr(item.payload)
+    shortened = text if len(text) <= WIDTH else f"{text[:WIDTH]}… ({len(text):,} characters)"
+    return f"{shortened} headers={dict(item.headers)}" if item.headers else shortened
 
 
 def run_all(alias: str, *, limit: int | None = None) -> list[Item]:
@@ -84,6 +209,8 @@ class QueueTestMixin(_Case):
         isolation.__enter__()
         self.addCleanup(isolation.__exit__, None, None, None)
 
+    assert_put = staticmethod(assert_put)
+
 
 try:
     import pytest
@@ -96,3 +223,15 @@ else:
         """``django_srq.queues``, each queue empty and the test's own."""
         with isolated_queues() as handler:
             yield handler
+
+    @pytest.fixture(autouse=True, scope="session")
+    def srq_guard() -> Iterator[None]:
+        """Forbid puts to queues that no test isolates, unless the settings say SRQ_TEST_GUARD = False."""
+        guard()
+        try:
+            wanted = getattr(settings, "SRQ_TEST_GUARD", True)
+        except ImproperlyConfigured:  # a project without Django's settings
+            yield
+            return
+        with override_settings(SRQ_TEST_GUARD=wanted):
+            yield

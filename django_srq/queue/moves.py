@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from django_srq import operations
 from django_srq.exceptions import DuplicateItem, InvalidArgument, QueueFull, SRQError, shown
 from django_srq.operations import BATCH, Put, PutReply, StoredItem
-from django_srq.queue import arguments
+from django_srq.queue import arguments, puts
 from django_srq.queue.calls import send
 from django_srq.queue.gets import claimed
 from django_srq.transport.sansio import Steps
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 def move(queue: SafeRedisQueue, target: SafeRedisQueue, limit: int | None) -> Steps[int]:
     if _location(target) in (None, _location(queue)):  # no isinstance: default_queue is a proxy
         raise InvalidArgument(f"queue {queue.alias!r}: move takes another queue, not {shown(target)}")
+    if puts.guard is not None:
+        puts.guard(target)
     moved, most, used = 0, arguments.limit_of(limit, queue.alias), []
     while moved < most:
         # Moving is not handling: RATE and MAX_IN_FLIGHT do not apply.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from django_srq import operations, signals
@@ -18,6 +18,9 @@ from django_srq.transport.sansio import Steps
 
 if TYPE_CHECKING:
     from django_srq.queue.safe_redis_queue import SafeRedisQueue
+
+# In a test run: raises when the queue is not to be put to. django_srq.testing sets it.
+guard: Callable[[SafeRedisQueue], None] | None = None
 
 
 class Terms(NamedTuple):
@@ -75,6 +78,8 @@ def put_many(queue: SafeRedisQueue, items: Iterable[Any], uids: Iterable[str] | 
 
 def add(queue: SafeRedisQueue, calls: Iterable[Call[PutReply]], uids: Sequence[str]) -> Steps[list[str]]:
     """Send the calls; per item "" when it was added, else the state that its uid already has."""
+    if guard is not None:
+        guard(queue)
     states: list[str] = []
     for call in calls:
         reply = yield from send(queue, call)
