@@ -226,12 +226,15 @@ else:
 
     @pytest.fixture(autouse=True, scope="session")
     def srq_guard() -> Iterator[None]:
-        """Forbid puts to queues that no test isolates, unless the settings say SRQ_TEST_GUARD = False."""
+        """Forbid puts to queues that no test isolates: SRQ_TEST_GUARD is True, whatever the settings say.
+
+        A project that does not want this overrides the fixture; a test that does not sets SRQ_TEST_GUARD to False.
+        """
         guard()
         try:
-            wanted = getattr(settings, "SRQ_TEST_GUARD", True)
+            getattr(settings, "SRQ_TEST_GUARD", None)  # has the settings read, which override_settings does not
         except ImproperlyConfigured:  # a project without Django's settings
             yield
             return
-        with override_settings(SRQ_TEST_GUARD=wanted):
+        with override_settings(SRQ_TEST_GUARD=True):
             yield

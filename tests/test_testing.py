@@ -505,6 +505,17 @@ def test_the_guard_in_a_process_that_a_test_starts(tested, client, prefix):
     assert list(client.scan_iter(f"srq:{prefix}*", count=1000)) == []
 
 
+def test_a_project_can_do_without_the_guard(tested):
+    (tested / "conftest.py").write_text(
+        'import pytest\npytest_plugins = ["django_srq.testing"]\n\n'
+        "@pytest.fixture(autouse=True, scope='session')\ndef srq_guard():\n    pass\n"
+    )
+    (tested / "test_it.py").write_text(
+        "from django_srq import queues\n\ndef test_it():\n    queues['q'].drop(queues['q'].put(1))\n"
+    )
+    assert "1 passed" in run(tested, "-m", "pytest", "-q", "-p", "no:cacheprovider")
+
+
 def test_the_guard_without_the_settings_of_django(tmp_path, server_url, client, prefix):
     (tmp_path / "conftest.py").write_text('pytest_plugins = ["django_srq.testing"]\n')
     (tmp_path / "test_it.py").write_text(
