@@ -1,3 +1,3 @@
 """The version, readable without importing anything."""
 
-__version__ = "1.0.0"
+__version__ = "1.0.0b1"

@@ -1,16 +1,20 @@
-"""Builds the wheel, installs it into a clean environment, and uses it from there."""
+"""Builds the sdist and the wheel, installs the wheel into a clean environment, and uses it from there."""
 
 from __future__ import annotations
 
+import configparser
 import email
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from email.message import Message
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from packaging.requirements import Requirement
@@ -19,25 +23,44 @@ import django_srq
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "django_srq"
-NOT_SHIPPED = {"__pycache__", ".mypy_cache", ".ruff_cache"}
+# As in .gitignore.
+NOT_SHIPPED = {
+    ".git", ".venv", ".venvs", ".srq", "__pycache__", "*.egg-info", "build", "dist", ".coverage*", ".hypothesis",
+    ".mypy_cache", ".pytest_cache", ".ruff_cache", ".import_linter_cache", "db.sqlite3", "node_modules",
+}  # fmt: skip
 
 pytestmark = pytest.mark.versions
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> Path:
-    """The wheel, built from a copy: files of an earlier build must not get in, and the checkout stays clean."""
-    source = tmp_path_factory.mktemp("source")
-    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
-    shutil.copytree(PACKAGE, source / "django_srq", ignore=shutil.ignore_patterns(*NOT_SHIPPED))
-    for folder in ("tests", "testproject", "benchmarks"):  # these folders must not be in the wheel
-        (source / folder).mkdir()
-        (source / folder / "__init__.py").touch()
-    done = run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", source / "dist", cwd=source)
+def source(tmp_path_factory) -> Path:
+    """A copy of the checkout: files of an earlier build must not get in, and the checkout stays clean."""
+    return shutil.copytree(
+        ROOT, tmp_path_factory.mktemp("source") / "copy", ignore=shutil.ignore_patterns(*NOT_SHIPPED)
+    )
+
+
+@pytest.fixture(scope="module")
+def built(source, tmp_path_factory) -> Path:
+    """The folder of the sdist and of the wheel, which was built from that sdist."""
+    folder = tmp_path_factory.mktemp("built")
+    done = run(sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, cwd=source)
     assert "Deprecat" not in done.stdout + done.stderr
-    (built,) = (source / "dist").glob("*.whl")
-    return built
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(built) -> Path:
+    (wheel,) = built.glob("*.whl")
+    return wheel
+
+
+@pytest.fixture(scope="module")
+def sdist(built) -> dict[str, tarfile.TarInfo]:
+    """The files of the sdist, by their paths in it."""
+    (sdist,) = built.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        return {member.name.partition("/")[2]: member for member in archive if member.isfile()}
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +117,7 @@ def manage(python: Path, project: Path, *arguments: str, stdin: str = "", code: 
 
 
 def test_the_wheel_has_all_files_of_the_package(wheel):
-    files = {path.relative_to(ROOT) for path in PACKAGE.rglob("*") if path.is_file()}
+    files = {path.relative_to(ROOT) for path in PACKAGE.rglob("*") if path.is_file() and path.suffix != ".po"}
     expected = {str(path) for path in files if not NOT_SHIPPED & set(path.parts)}
     with zipfile.ZipFile(wheel) as archive:
         found = {name for name in archive.namelist() if ".dist-info/" not in name}
@@ -109,15 +132,67 @@ def test_the_wheel_has_all_files_of_the_package(wheel):
     assert "django_srq/locale/de/LC_MESSAGES/django.mo" in found
 
 
+def test_the_sdist_has_all_files_of_the_checkout_except_screenshots(sdist, source):
+    folders = ("django_srq", "tests", "testproject", "benchmarks", "docs", ".ci")
+    files = {path.relative_to(source) for name in folders for path in (source / name).rglob("*") if path.is_file()}
+    at_the_root = {
+        "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "MANIFEST.in", "Makefile", "README.md", "SECURITY.md",
+        "pyproject.toml", "setup.cfg", "setup.py", ".luacheckrc",
+    }  # fmt: skip
+    made = {name for name in sdist if name == "PKG-INFO" or name.startswith("django_srq.egg-info/")}
+    assert set(sdist) - made == {str(path) for path in files if path.suffix != ".png"} | at_the_root
+    assert {"django_srq/py.typed", "django_srq/locale/de/LC_MESSAGES/django.po"} <= set(sdist)
+
+
+def test_the_files_that_contributing_names_are_in_the_sdist(sdist):
+    named = set(re.findall(r"[\w./]*/[\w./]*\w", (ROOT / "CONTRIBUTING.md").read_text("utf-8")))
+    assert {".ci/run", "docs/architecture.md", "docs/keys.md"} <= named
+    assert {name for name in named if (ROOT / name).is_file()} <= set(sdist)
+    assert sdist[".ci/run"].mode & 0o111
+
+
 def test_the_metadata_of_the_wheel(metadata, wheel):
     assert metadata["Name"] == "django-srq"
-    assert metadata["Version"] == django_srq.__version__
+    assert metadata["Version"] == django_srq.__version__ == "1.0.0b1"
+    assert metadata["Author"] == "django-srq contributors"
+    assert [line for line in metadata.get_all("Classifier") if line.startswith("Development")] == [
+        "Development Status :: 4 - Beta"
+    ]
+    heading = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)[1]
+    assert heading == metadata["Version"]
     assert metadata["License-Expression"] == "BSD-3-Clause"
     assert metadata["License-File"] == "LICENSE"
     assert metadata["Requires-Python"] == ">=3.11"
     assert not [line for line in metadata.get_all("Classifier") if line.startswith("License")]
     with zipfile.ZipFile(wheel) as archive:
         assert any(name.endswith("licenses/LICENSE") for name in archive.namelist())
+
+
+def test_the_urls_of_the_metadata(metadata):
+    """Those of setup.cfg, where they are set when there are any; and the long description has no broken link."""
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.read(ROOT / "setup.cfg")
+    lines = parser["metadata"].get("project_urls", "").strip().splitlines()
+    assert [line.replace(" = ", ", ") for line in lines] == metadata.get_all("Project-URL", [])
+    assert metadata["Home-page"] is metadata["Download-URL"] is None
+    text = metadata.get_payload()
+    urls = set(re.findall(r"https?://[^\s)`>]*", text)) | {line.partition(", ")[2] for line in lines}
+    assert {urlsplit(url).hostname for url in urls} <= {"pypi.org", "127.0.0.1"} | {
+        urlsplit(line.partition(" = ")[2]).hostname for line in lines
+    }
+    assert not [line for line in lines if re.search(r"example|placeholder|todo|owner|your|…", line, re.IGNORECASE)]
+
+
+def test_the_long_description_has_no_pictures_and_no_links_to_files(metadata):
+    assert metadata["Description-Content-Type"] == "text/markdown"
+    text = metadata.get_payload()
+    readme = (ROOT / "README.md").read_text("utf-8")
+    assert "<picture>" in readme
+    assert re.findall(r"<picture|<img|\.png|!\[", text) == []
+    assert set(re.findall(r"\]\((.*?)\)", text)) == {"https://pypi.org/project/saferedisqueue/"}
+    assert "the dead items grouped by their error, and the actions" in " ".join(text.split())
+    assert "docs/keys.md has the details" in text
+    assert re.findall("^#.*", text, re.MULTILINE) == re.findall("^#.*", readme, re.MULTILINE)
 
 
 def test_the_dependencies_of_the_wheel(metadata):
