@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import builtins
 import configparser
-import contextlib
 import dis
 import inspect
 import os
@@ -162,17 +161,17 @@ class Console:
         self.output = ""
 
     def read_until(self, pattern: str) -> None:
-        def found() -> re.Match[str] | None:
-            if select.select([self.terminal], [], [], 0)[0]:
-                with contextlib.suppress(OSError):  # the command has ended
+        def found() -> bool:
+            ended = self.process.poll() is not None
+            while select.select([self.terminal], [], [], 0)[0]:
+                try:
                     self.output += os.read(self.terminal, 65536).decode(errors="replace")
-            return re.search(pattern, self.output)
+                except OSError:  # all of a command that has ended was read
+                    break
+            return ended or re.search(pattern, self.output) is not None
 
-        try:
-            wait_for(found, pattern, seconds=120)
-        except AssertionError as error:
-            error.add_note(self.output)
-            raise
+        wait_for(found, pattern, seconds=120)
+        assert re.search(pattern, self.output), self.output
 
     def answer(self, question: str, text: str) -> None:
         self.read_until(question)
