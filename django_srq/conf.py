@@ -22,16 +22,17 @@ from django.core.cache import DEFAULT_CACHE_ALIAS
 from django.utils.module_loading import import_string
 
 from django_srq.exceptions import ConfigurationError, shown
+from django_srq.notation import RATE
 from django_srq.queue.arguments import BATCH_SIZES, OPTIONS
 from django_srq.queue.backoff import Backoff
 from django_srq.queue.failure import name_of, text_of
-from django_srq.queue.rate import RATES, Rate
+from django_srq.queue.rate import Rate
 from django_srq.queue.serializers import BY_NAME, Serializer
 from django_srq.runtime.completion import is_deferred
 from django_srq.runtime.interruption import is_interruption
 from django_srq.transport.clients import SCHEMES, client_from_url, client_option_names, is_embedded, masked
 from django_srq.transport.tls import missing
-from django_srq.values import SECONDS, Numbers
+from django_srq.values import FACTORS, SECONDS, Numbers
 
 DEFAULT_ALIAS = "default"
 SETTINGS = ("SRQ_QUEUES", "SRQ_DEFAULTS", "SRQ_ADMIN")
@@ -156,6 +157,7 @@ class QueueConfig:
     max_payload_bytes: int | None = 1024 * 1024
     max_in_flight: int | None = None  # items, across all consumers
     rate: Rate | None = None  # across all consumers
+    time_limit: float | None = None  # seconds for an item; when it takes longer, its process is killed
     max_age: float = 300.0  # seconds; when the oldest ready item is older, the queue is "late"
 
     def load_serializer(self) -> Serializer:
@@ -210,9 +212,10 @@ class _Wrong(Exception):
 
 def _one_of(numbers: Numbers[Any]) -> Callable[[Any], Any]:
     def read(value: Any) -> Any:
-        if value not in numbers:
-            raise _Wrong(numbers.name)
-        return numbers.convert(value)
+        try:
+            return numbers.read(value)
+        except ValueError:
+            raise _Wrong(numbers.described) from None
 
     return read
 
@@ -233,7 +236,7 @@ def _rate(value: Any) -> Rate:
     try:
         return Rate.parse(value)
     except (ValueError, TypeError):
-        raise _Wrong(f"a {RATES}") from None
+        raise _Wrong(f"a {RATE}") from None
 
 
 def _switch(value: Any) -> bool:
@@ -253,10 +256,14 @@ def _backoff(value: Any) -> Backoff:
     known = {option.name for option in fields(Backoff)}
     if not options.keys() <= known:
         raise _Wrong(f"a dict with any of {', '.join(sorted(known))}")
-    numbers = {name: _seconds(number) for name, number in options.items()}
-    if numbers.get("factor", 1) < 1:
-        raise _Wrong("a dict whose factor is at least 1")
-    return Backoff(**numbers)
+    read = {}
+    for name, number in options.items():
+        try:
+            read[name] = (FACTORS if name == "factor" else SECONDS).read(number)
+        except ValueError:
+            right = "at least 1" if name == "factor" else SECONDS.described
+            raise _Wrong(f"a dict whose {name} is {right}") from None
+    return Backoff(**read)
 
 
 def _or_none(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -286,6 +293,7 @@ _OPTIONS: dict[str, Callable[[Any], Any]] = {
     "MAX_PAYLOAD_BYTES": _or_none(_one_of(OPTIONS["max_payload_bytes"])),
     "MAX_IN_FLIGHT": _or_none(_one_of(OPTIONS["max_in_flight"])),
     "RATE": _or_none(_rate),
+    "TIME_LIMIT": _or_none(_seconds),
     "MAX_AGE": _seconds,
     "TIMEOUT": _seconds,
     "OPTIONS": _mapping,

@@ -12,10 +12,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from django_srq.exceptions import ConfigurationError, InvalidArgument, shown
+from django_srq.notation import RATE
 from django_srq.operations import BATCH, DeliveryRef
 from django_srq.queue.item import Item
-from django_srq.queue.rate import RATES, Rate
+from django_srq.queue.rate import Rate
 from django_srq.values import (
+    BYTES,
     COUNTS,
     COUNTS_FROM_0,
     DELAYS,
@@ -39,7 +41,7 @@ OPTIONS: dict[str, Numbers[Any]] = {
     "max_deliveries": COUNTS,
     "max_crashes": COUNTS,
     "max_length": COUNTS,
-    "max_payload_bytes": COUNTS,
+    "max_payload_bytes": BYTES,
     "max_in_flight": COUNTS,
     "timeout": SECONDS,
 }
@@ -54,18 +56,19 @@ def name_of(name: T) -> T:
     return name
 
 
-def option_of(value: N | None, name: str) -> N | None:
+def option_of(value: N | str | None, name: str) -> N | None:
     """The value of one of the OPTIONS."""
-    if value is None or value in OPTIONS[name]:
-        return value
-    raise ConfigurationError(f"{name} is {OPTIONS[name].name}, or None; not {shown(value)}")
+    try:
+        return None if value is None else OPTIONS[name].read(value)
+    except ValueError:
+        raise ConfigurationError(f"{name} is {OPTIONS[name].described}, or None; not {shown(value)}") from None
 
 
 def rate_of(value: Rate | str | None) -> Rate | None:
     if value is None or isinstance(value, Rate):
         return value
     if not isinstance(value, str):
-        raise ConfigurationError(f"rate: {shown(value)} is no {RATES}")
+        raise ConfigurationError(f"rate: {shown(value)} is no {RATE}")
     try:
         return Rate.parse(value)
     except ValueError as error:

@@ -56,6 +56,7 @@ class SafeRedisQueue:
     ``srq:{<name>}:…``), ``client`` (a redis client, with its own options) or ``link`` (with its own time limit), and
     ``timeout``: seconds for a call that does not block, repeats included, until its reply begins; 5 by default, at most
     900. A transfer that has begun is cut only after so many seconds of silence, or when it is slower than 32 KiB/s.
+    Durations and sizes are numbers of seconds and bytes, or texts such as ``"5m"`` and ``"200MB"``.
 
     The object holds no state of the queue: any number of threads may share it, and it may be used after a fork. Making
     it opens no connection. Every method may raise ``QueueUnavailable`` (nothing was changed), ``OutcomeUnknown`` (sent,
@@ -70,16 +71,16 @@ class SafeRedisQueue:
         *args: Any,
         name: str = "0",
         url: str | None = None,
-        autoclean_interval: float | None = AUTOCLEAN_INTERVAL,
+        autoclean_interval: float | str | None = AUTOCLEAN_INTERVAL,
         serializer: Serializer | None = None,
         max_deliveries: int | None = None,
         max_crashes: int | None = None,
         max_length: int | None = None,
-        max_payload_bytes: int | None = None,
+        max_payload_bytes: int | str | None = None,
         max_in_flight: int | None = None,
         rate: Rate | str | None = None,
         backoff: Backoff = Backoff(),  # noqa: B008 (frozen)
-        timeout: float | None = None,
+        timeout: float | str | None = None,
         cluster: bool = False,
         client: redis.Redis | None = None,
         link: Link | None = None,

@@ -139,7 +139,11 @@ def test_put_options(project):
     ("arguments", "code", "says"),
     [
         (["rwa", "x"], 2, "Unknown queue 'rwa'. Did you mean 'raw'? Known: note"),
-        (["raw", "x", "--delay", "-1"], 2, "a number of seconds from 0 on, not '-1'"),
+        (
+            ["raw", "x", "--delay", "-1"],
+            2,
+            "from 0 on or a duration such as '90s', '5m', '2h' or '7d', not '-1'",
+        ),
         (["raw", "x", "--priority", "101"], 2, "a whole number from -100 to 100, not '101'"),
         (["raw", "x", "y", "--uid", "u"], 2, "--uid needs exactly one payload"),
         (["json", "--json", "{"], 1, "payload 1: not JSON: '{'"),
