@@ -47,7 +47,7 @@ def problems_of(queue: object = None, **settings: object) -> list[str]:
         ([], r"E001 SRQ_QUEUES\['orders'\] must be a dict of options, not list"),
         ({"URL": URL, "AUTOCLEAN": 5}, r"E002 .*'orders'.* 'AUTOCLEAN'.*Did you mean 'AUTOCLEAN_INTERVAL'"),
         ({"URL": URL, "url": URL}, r"E002 .*'url'"),
-        ({"URL": URL, "AUTOCLEAN_INTERVAL": 0}, r"E003 .*\['AUTOCLEAN_INTERVAL'\] must be a number .* 0 or .*, or None"),
+        ({"URL": URL, "AUTOCLEAN_INTERVAL": 0}, r"E003 .*\['AUTOCLEAN_INTERVAL'\] must be a number .* 0 or .*or None"),
         ({"URL": URL, "LEASE": None}, r"E003 .*\['LEASE'\] must be a number of seconds above 0 or a dur.*, not None"),
         ({"URL": URL, "LEASE": "15"}, r"E003 .*\['LEASE'\]"),
         ({"URL": URL, "LEASE": float("inf")}, r"E003 .*\['LEASE'\]"),

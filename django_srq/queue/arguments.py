@@ -180,7 +180,12 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
-def moment_of(moment: dt.datetime | None, name: str, alias: str) -> dt.datetime | None:
+def moment_of(
+    moment: dt.datetime | None, name: str, alias: str, *, zone: dt.tzinfo | None = None
+) -> dt.datetime | None:
+    """zone: of a naive datetime; None: it is refused. An hour that the clock repeats is its first pass, or by fold."""
+    if zone is not None and isinstance(moment, dt.datetime) and moment.utcoffset() is None:
+        moment = moment.replace(tzinfo=zone)
     if moment is not None and (not isinstance(moment, dt.datetime) or moment.utcoffset() is None):
         raise InvalidArgument(f"queue {alias!r}: {name} is an aware datetime (with a time zone), not {shown(moment)}")
     if moment is not None and moment.timestamp() - time.time() >= LONGEST_DELAY:
@@ -198,12 +203,14 @@ def seconds_of(value: float | dt.timedelta, name: str, alias: str) -> float:
     )
 
 
-def due_of(delay: float | dt.timedelta, eta: dt.datetime | None, alias: str) -> float | dt.datetime:
-    """The due time: in seconds from now, or as a datetime."""
+def due_of(
+    delay: float | dt.timedelta, eta: dt.datetime | None, alias: str, *, zone: dt.tzinfo | None = None
+) -> float | dt.datetime:
+    """The due time: in seconds from now, or as a datetime. zone: see ``moment_of``."""
     if delay == 0 and eta is None and type(delay) is int:
         return 0
     seconds = seconds_of(delay, "delay", alias)
-    moment_of(eta, "eta", alias)
+    eta = moment_of(eta, "eta", alias, zone=zone)
     if eta is not None and seconds:
         raise InvalidArgument(f"queue {alias!r}: delay or eta, not both")
     return seconds if eta is None else eta

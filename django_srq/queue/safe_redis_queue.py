@@ -36,7 +36,7 @@ from django_srq.queue.rate import Rate
 from django_srq.queue.serializers import Raw, Serializer, load
 from django_srq.queue.settlements import Processing
 from django_srq.transport.link import Link
-from django_srq.transport.sansio import Steps, arun, async_method, sync_method
+from django_srq.transport.sansio import Steps, arun, async_method, sync_method, warn_of_blocking
 
 AUTOCLEAN_INTERVAL = 60.0  # seconds
 PAGE = 100  # items
@@ -65,6 +65,8 @@ class SafeRedisQueue:
     This is one long class so that the reader finds all methods with their docstrings on one page. The code behind them
     is in the modules of ``queue/``. The attributes are the options, each under the name of its argument.
     """
+
+    time_zone: dt.tzinfo | None = None  # of a naive ``eta`` and ``until``; None: they are refused
 
     def __init__(
         self,
@@ -125,7 +127,7 @@ class SafeRedisQueue:
 
         ``uid``: 1 to 128 visible ASCII characters of your own; while that uid is in the queue in any state, putting it
         again adds nothing (with ``strict`` it raises ``DuplicateItem``). ``delay`` (seconds or timedelta) or ``eta``
-        (aware datetime): the item is not ready before. ``priority``: -100 to 100, higher is served first. ``headers``:
+        (aware datetime; naive: local time, only with ``USE_TZ = False``): the item is not ready before. ``priority``: -100 to 100, higher is served first. ``headers``:
         str to str, for the consumer.
 
         Raises PayloadError, PayloadTooLarge, QueueFull, InvalidArgument: nothing was put. OutcomeUnknown: the item may
@@ -218,6 +220,7 @@ class SafeRedisQueue:
 
     def consume(self, timeout: float = 0) -> Iterator[Item]:
         """Take items one after the other, until ``get(timeout)`` finds none. The caller has to settle them."""
+        warn_of_blocking("consume", "aconsume")
         while item := self.get(timeout):
             yield item
 
@@ -284,6 +287,7 @@ class SafeRedisQueue:
 
     def __len__(self) -> int:
         """How many items are ready."""
+        warn_of_blocking("len", "acounts")
         return self.snapshot().ready
 
     def __bool__(self) -> bool:
@@ -314,6 +318,7 @@ class SafeRedisQueue:
         The queue is in use meanwhile: an item that moves may be seen twice or not at all. A payload that cannot be
         decoded is returned as bytes.
         """
+        warn_of_blocking("items", "aitems")
         offset: int | None = 0
         while offset is not None:
             items, offset = self.page(state, offset)
