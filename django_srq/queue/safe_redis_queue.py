@@ -127,7 +127,7 @@ class SafeRedisQueue:
 
         ``uid``: 1 to 128 visible ASCII characters of your own; while that uid is in the queue in any state, putting it
         again adds nothing (with ``strict`` it raises ``DuplicateItem``). ``delay`` (seconds or timedelta) or ``eta``
-        (aware datetime; naive: local time, only with ``USE_TZ = False``): the item is not ready before. ``priority``: -100 to 100, higher is served first. ``headers``:
+        (aware datetime): the item is not ready before. ``priority``: -100 to 100, higher is served first. ``headers``:
         str to str, for the consumer.
 
         Raises PayloadError, PayloadTooLarge, QueueFull, InvalidArgument: nothing was put. OutcomeUnknown: the item may

@@ -136,6 +136,8 @@ class Command(QueueCommand):
         subscriptions = [
             self._subscription(queue, weight, parallel) for queue, weight in self._chosen(options["queues"])
         ]
+        if parallel and not any(subscription.asynchronous for subscription in subscriptions):
+            self.stderr.write("--concurrency has no effect: no handler is an async def. Use --threads.")
         log_to_stderr(LEVELS[options["verbosity"]])
         autoreload.end_with_watcher()
         if options["autoreload"]:
@@ -206,6 +208,7 @@ class Command(QueueCommand):
         return [(queue, None) for queue in chosen]
 
     def _subscription(self, queue: Queue, weight: int | None, parallel: bool) -> Subscription:
+        queue.config.require_packages()
         handler = queue.config.load_handler()
         if handler is None:
             self.stderr.write(f"{queue.alias} has no HANDLER: its items are printed and acked.")
