@@ -627,12 +627,15 @@ def missing_files() -> Iterator[Problem]:
 
 
 def missing_packages() -> Iterator[Problem]:
-    """Packages of extras that are not installed. Only a check: a queue that is not used needs none."""
+    """Packages of extras that are not installed: a warning, as only the processes that use the queue need them.
+
+    srq_consume reports it as an error.
+    """
     for config in load().queues.values():
         try:
             config.require_packages()
         except ConfigurationError as error:
-            yield Problem("django_srq.E011", str(error))
+            yield Problem("django_srq.E011", str(error), warning=True)
 
 
 def shared_databases() -> Iterator[Problem]:

@@ -335,6 +335,9 @@ def test_a_missing_extra_is_reported(extra, monkeypatch):
     (found,) = problems_of(queue, CACHES=CACHE)
     assert found.startswith(f"django_srq.E011 {says}")
     assert f"which is missing: pip install 'django-srq[{extra}]'." in found
+    with override_settings(SRQ_QUEUES={"orders": queue}, CACHES=CACHE):
+        (message,) = checks.run_checks(tags=["django_srq"])
+    assert message.level == checks.WARNING  # a process that uses other queues goes on
 
 
 def test_a_missing_hiredis_is_reported():
