@@ -21,6 +21,6 @@ async def known_types() -> None:
 
 
 def mistakes() -> None:
-    default_queue.put(17, priorty=5)  # type: ignore[call-arg]
+    default_queue.put(17, rank=5)  # type: ignore[call-arg]
     default_queue.fail("uid", delay="soon")  # type: ignore[arg-type]
-    default_queue.putt(17)  # type: ignore[attr-defined]
+    default_queue.insert(17)  # type: ignore[attr-defined]
