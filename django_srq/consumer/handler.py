@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
@@ -18,6 +17,7 @@ from django_srq.consumer.databases import handler_connections
 from django_srq.queue.item import Item
 from django_srq.runtime.completion import caught, completed, result_of, wait_here
 from django_srq.runtime.process import PerProcess
+from django_srq.runtime.signatures import names_parameter
 
 T = TypeVar("T")
 
@@ -62,13 +62,13 @@ def carry_out(handle: Callable[[Any], Any], argument: Any) -> Any:
 
 
 def _with_payload(handler: Callable[..., Any]) -> Callable[[Item], Any]:
-    if _names(handler, "item"):
+    if names_parameter(handler, "item"):
         return lambda item: handler(item.payload, item=item)
     return lambda item: handler(item.payload)
 
 
 def _with_payloads(handler: Callable[..., Any]) -> Callable[[list[Item]], Any]:
-    if _names(handler, "items"):
+    if names_parameter(handler, "items"):
         return lambda items: handler([item.payload for item in items], items=items)
     return lambda items: handler([item.payload for item in items])
 
@@ -168,11 +168,3 @@ _loop = PerProcess(lambda inherited: _Loop())  # a forked process needs a new on
 
 def _wait_on_loop(coroutine: Coroutine[Any, Any, T]) -> T | None:
     return _loop.get().wait(coroutine)
-
-
-def _names(handler: Callable[..., Any], name: str) -> bool:
-    try:
-        parameters = list(inspect.signature(handler).parameters)
-    except (TypeError, ValueError):  # a builtin without a signature
-        return False
-    return name in parameters[1:]  # the first parameter is the payload, whatever its name

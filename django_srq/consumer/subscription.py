@@ -42,11 +42,20 @@ class Subscription:
     backoff: Backoff = field(default_factory=Backoff)
     weight: int | None = None  # share of the items, relative to the other subscriptions'; None: strictly in order
     batch: int = 1  # items that handle takes at one time, at most
+    time_limit: float | None = None  # seconds for an item; None: as long as the consumer's options allow
     asynchronous: bool = False  # handle waits for an event loop: --concurrency says how many items run at one time
 
     @cached_property
     def kind(self) -> Kind:
         return Kind.ASYNC if self.asynchronous else Kind.SYNC
+
+
+def time_limits(subscriptions: Sequence[Subscription], overall: float | None) -> list[float]:
+    """The seconds that an item of each subscription may take; NEVER: any time.
+
+    overall: the consumer's time limit. The smaller one of it and the subscription's own holds.
+    """
+    return [min(subscription.time_limit or NEVER, overall or NEVER) for subscription in subscriptions]
 
 
 class Timetable:

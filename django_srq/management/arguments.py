@@ -1,22 +1,18 @@
-"""The argparse types of the commands: numbers, durations and times."""
+"""The argparse types of the commands: numbers, durations, sizes and times."""
 
 from __future__ import annotations
 
 import argparse
 import datetime as dt
-import re
 from collections.abc import Callable
 from typing import TypeVar
 
 from django.utils import timezone
 
+from django_srq.notation import bytes_in, seconds_in
 from django_srq.values import Numbers
 
 N = TypeVar("N", int, float)
-
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-_DURATION = re.compile(r"(?:[0-9]{1,9}(?:\.[0-9]{1,9})?[smhdw])+")
-_PART = re.compile(r"([0-9.]+)([smhdw])")
 
 
 def number_in(numbers: Numbers[N], advice: str = "") -> Callable[[str], N]:
@@ -26,9 +22,19 @@ def number_in(numbers: Numbers[N], advice: str = "") -> Callable[[str], N]:
         try:
             return numbers.parse(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"must be {numbers.name}, not {text!r}{advice}") from None
+            raise argparse.ArgumentTypeError(f"must be {numbers.described}, not {text!r}{advice}") from None
 
     return parse
+
+
+def memory(text: str) -> int:
+    """The argparse type of an amount of memory in bytes, such as ``200MB``; a number without a unit is MiB."""
+    try:
+        return bytes_in(f"{text}M" if text.isdecimal() else text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"must be a size such as 200M or 1G (a bare number is MiB), not {text!r}"
+        ) from None
 
 
 def duration(text: str) -> dt.timedelta:
@@ -51,11 +57,9 @@ def moment(text: str) -> dt.datetime | dt.timedelta:
 
 
 def _duration(text: str) -> dt.timedelta | None:
-    if not _DURATION.fullmatch(text):
-        return None
     try:
-        found = sum((dt.timedelta(**{_UNITS[unit]: float(n)}) for n, unit in _PART.findall(text)), dt.timedelta())
-    except OverflowError:
+        found = dt.timedelta(seconds=seconds_in(text))
+    except (ValueError, OverflowError):
         return None
     return found if found < dt.timedelta(days=36500) else None
 

@@ -12,10 +12,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from django_srq.exceptions import ConfigurationError, InvalidArgument, shown
+from django_srq.notation import RATE
 from django_srq.operations import BATCH, DeliveryRef
 from django_srq.queue.item import Item
-from django_srq.queue.rate import RATES, Rate
+from django_srq.queue.rate import Rate
 from django_srq.values import (
+    BYTES,
     COUNTS,
     COUNTS_FROM_0,
     DELAYS,
@@ -39,7 +41,7 @@ OPTIONS: dict[str, Numbers[Any]] = {
     "max_deliveries": COUNTS,
     "max_crashes": COUNTS,
     "max_length": COUNTS,
-    "max_payload_bytes": COUNTS,
+    "max_payload_bytes": BYTES,
     "max_in_flight": COUNTS,
     "timeout": SECONDS,
 }
@@ -54,18 +56,19 @@ def name_of(name: T) -> T:
     return name
 
 
-def option_of(value: N | None, name: str) -> N | None:
+def option_of(value: N | str | None, name: str) -> N | None:
     """The value of one of the OPTIONS."""
-    if value is None or value in OPTIONS[name]:
-        return value
-    raise ConfigurationError(f"{name} is {OPTIONS[name].name}, or None; not {shown(value)}")
+    try:
+        return None if value is None else OPTIONS[name].read(value)
+    except ValueError:
+        raise ConfigurationError(f"{name} is {OPTIONS[name].described}, or None; not {shown(value)}") from None
 
 
 def rate_of(value: Rate | str | None) -> Rate | None:
     if value is None or isinstance(value, Rate):
         return value
     if not isinstance(value, str):
-        raise ConfigurationError(f"rate: {shown(value)} is no {RATES}")
+        raise ConfigurationError(f"rate: {shown(value)} is no {RATE}")
     try:
         return Rate.parse(value)
     except ValueError as error:
@@ -177,7 +180,12 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
-def moment_of(moment: dt.datetime | None, name: str, alias: str) -> dt.datetime | None:
+def moment_of(
+    moment: dt.datetime | None, name: str, alias: str, *, zone: dt.tzinfo | None = None
+) -> dt.datetime | None:
+    """zone: of a naive datetime; None: it is refused. An hour that the clock repeats is its first pass, or by fold."""
+    if zone is not None and isinstance(moment, dt.datetime) and moment.utcoffset() is None:
+        moment = moment.replace(tzinfo=zone)
     if moment is not None and (not isinstance(moment, dt.datetime) or moment.utcoffset() is None):
         raise InvalidArgument(f"queue {alias!r}: {name} is an aware datetime (with a time zone), not {shown(moment)}")
     if moment is not None and moment.timestamp() - time.time() >= LONGEST_DELAY:
@@ -195,12 +203,14 @@ def seconds_of(value: float | dt.timedelta, name: str, alias: str) -> float:
     )
 
 
-def due_of(delay: float | dt.timedelta, eta: dt.datetime | None, alias: str) -> float | dt.datetime:
-    """The due time: in seconds from now, or as a datetime."""
+def due_of(
+    delay: float | dt.timedelta, eta: dt.datetime | None, alias: str, *, zone: dt.tzinfo | None = None
+) -> float | dt.datetime:
+    """The due time: in seconds from now, or as a datetime. zone: see ``moment_of``."""
     if delay == 0 and eta is None and type(delay) is int:
         return 0
     seconds = seconds_of(delay, "delay", alias)
-    moment_of(eta, "eta", alias)
+    eta = moment_of(eta, "eta", alias, zone=zone)
     if eta is not None and seconds:
         raise InvalidArgument(f"queue {alias!r}: delay or eta, not both")
     return seconds if eta is None else eta

@@ -91,7 +91,7 @@ def purge(
 
 
 def pause(queue: SafeRedisQueue, reason: str, by: str, until: dt.datetime | None) -> Steps[bool]:
-    arguments.moment_of(until, "until", queue.alias)
+    until = arguments.moment_of(until, "until", queue.alias, zone=queue.time_zone)
     terms = {
         "by": arguments.text_of(by, "by", queue.alias),
         "reason": arguments.text_of(reason, "reason", queue.alias),

@@ -38,7 +38,7 @@ def terms_of(
     priority: int,
     headers: Mapping[str, str] | None,
 ) -> Terms:
-    due = arguments.due_of(delay, eta, queue.alias)
+    due = arguments.due_of(delay, eta, queue.alias, zone=None if eta is None else queue.time_zone)
     if headers is None and priority == 0 and type(priority) is int:
         return Terms(due, 0, b"")
     level = arguments.priority_of(priority, queue.alias)

@@ -36,7 +36,7 @@ from django_srq.queue.rate import Rate
 from django_srq.queue.serializers import Raw, Serializer, load
 from django_srq.queue.settlements import Processing
 from django_srq.transport.link import Link
-from django_srq.transport.sansio import Steps, arun, async_method, sync_method
+from django_srq.transport.sansio import Steps, arun, async_method, sync_method, warn_of_blocking
 
 AUTOCLEAN_INTERVAL = 60.0  # seconds
 PAGE = 100  # items
@@ -56,6 +56,7 @@ class SafeRedisQueue:
     ``srq:{<name>}:…``), ``client`` (a redis client, with its own options) or ``link`` (with its own time limit), and
     ``timeout``: seconds for a call that does not block, repeats included, until its reply begins; 5 by default, at most
     900. A transfer that has begun is cut only after so many seconds of silence, or when it is slower than 32 KiB/s.
+    Durations and sizes are numbers of seconds and bytes, or texts such as ``"5m"`` and ``"200MB"``.
 
     The object holds no state of the queue: any number of threads may share it, and it may be used after a fork. Making
     it opens no connection. Every method may raise ``QueueUnavailable`` (nothing was changed), ``OutcomeUnknown`` (sent,
@@ -65,21 +66,23 @@ class SafeRedisQueue:
     is in the modules of ``queue/``. The attributes are the options, each under the name of its argument.
     """
 
+    time_zone: dt.tzinfo | None = None  # of a naive ``eta`` and ``until``; None: they are refused
+
     def __init__(
         self,
         *args: Any,
         name: str = "0",
         url: str | None = None,
-        autoclean_interval: float | None = AUTOCLEAN_INTERVAL,
+        autoclean_interval: float | str | None = AUTOCLEAN_INTERVAL,
         serializer: Serializer | None = None,
         max_deliveries: int | None = None,
         max_crashes: int | None = None,
         max_length: int | None = None,
-        max_payload_bytes: int | None = None,
+        max_payload_bytes: int | str | None = None,
         max_in_flight: int | None = None,
         rate: Rate | str | None = None,
         backoff: Backoff = Backoff(),  # noqa: B008 (frozen)
-        timeout: float | None = None,
+        timeout: float | str | None = None,
         cluster: bool = False,
         client: redis.Redis | None = None,
         link: Link | None = None,
@@ -217,6 +220,7 @@ class SafeRedisQueue:
 
     def consume(self, timeout: float = 0) -> Iterator[Item]:
         """Take items one after the other, until ``get(timeout)`` finds none. The caller has to settle them."""
+        warn_of_blocking("consume", "aconsume")
         while item := self.get(timeout):
             yield item
 
@@ -283,6 +287,7 @@ class SafeRedisQueue:
 
     def __len__(self) -> int:
         """How many items are ready."""
+        warn_of_blocking("len", "acounts")
         return self.snapshot().ready
 
     def __bool__(self) -> bool:
@@ -313,6 +318,7 @@ class SafeRedisQueue:
         The queue is in use meanwhile: an item that moves may be seen twice or not at all. A payload that cannot be
         decoded is returned as bytes.
         """
+        warn_of_blocking("items", "aitems")
         offset: int | None = 0
         while offset is not None:
             items, offset = self.page(state, offset)

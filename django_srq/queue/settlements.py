@@ -16,7 +16,7 @@ from django_srq.queue.backoff import delay_after
 from django_srq.queue.calls import batches, send
 from django_srq.queue.item import Item
 from django_srq.runtime.completion import completed, wait_here
-from django_srq.transport.sansio import Steps, run
+from django_srq.transport.sansio import Steps, run, warn_of_blocking
 
 if TYPE_CHECKING:
     from django_srq.queue.safe_redis_queue import SafeRedisQueue
@@ -81,6 +81,7 @@ class Processing(AbstractContextManager[Item]):
         self._queue, self._timeout = queue, timeout
 
     def __enter__(self) -> Item:
+        warn_of_blocking("processing", "aprocessing")
         self._block = self._processing()
         return self._block.__enter__()
 

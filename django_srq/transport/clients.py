@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from typing import Any
 
 import redis
@@ -11,6 +12,7 @@ from redis.retry import Retry
 
 from django_srq.exceptions import ConfigurationError
 
+INSTALL = "pip install 'django-srq[{}]'"  # with the name of an extra
 SCHEMES = {"redis": "redis", "rediss": "rediss", "unix": "unix", "valkey": "redis", "valkeys": "rediss"}
 
 
@@ -24,18 +26,42 @@ def masked(url: str) -> str:
     return f"{scheme}{separator}{address.rpartition('@')[2]}"
 
 
+def unescaped(url: str) -> str:
+    """The character of a user or password in the URL that ends the address there; "" for none.
+
+    redis-py would take the beginning of such a password for a port, and connect to localhost.
+    """
+    rest = url.partition("://")[2]
+    authority = re.split("[/?#]", rest, maxsplit=1)[0]
+    behind = rest[len(authority) :]
+    if bracket := re.search(r"[\[\]]", authority.rpartition("@")[0]):
+        return bracket[0]
+    if "@" in authority or "@" not in behind or not authority:  # no authority: the path of a socket
+        return ""
+    in_an_option = re.fullmatch(r"[^?@]*\?[^@=]*=.*", behind)  # its value may contain an @ as well
+    return "" if in_an_option else behind[0]
+
+
 def client_from_url(url: str, **options: Any) -> redis.Redis:
     """A redis client for a URL. Opens no connection. ConfigurationError: the URL or an option cannot be used."""
     scheme, colon, rest = url.partition("://")
     if not colon or scheme not in SCHEMES:
         known = ", ".join(f"{name}://" for name in (*SCHEMES, "embedded"))
         raise ConfigurationError(f"not a URL of a queue's server: {masked(url)!r}; it starts with one of {known}")
+    if character := unescaped(url):
+        code = f"%{ord(character):02X}"
+        raise ConfigurationError(
+            f"cannot use {masked(url)!r}: its user or password has a {character!r}, which is written as {code} "
+            "(urllib.parse.quote(password, safe='') does so)"
+        )
     try:
         client = redis.Redis.from_url(f"{SCHEMES[scheme]}://{rest}", **_client_options(options))
         pool = client.connection_pool
         pool.connection_class(**pool.connection_kwargs)  # refuses options that it does not know
     except (ValueError, TypeError, redis.RedisError) as error:
-        raise ConfigurationError(f"cannot use {masked(url)!r}: {_without_url(error, url)}") from None
+        text = _without_url(error, url)
+        advice = f": {INSTALL.format('hiredis')}" if text == "Hiredis is not installed" else ""
+        raise ConfigurationError(f"cannot use {masked(url)!r}: {text}{advice}") from None
     return client
 
 

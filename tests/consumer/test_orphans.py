@@ -56,11 +56,13 @@ def test_the_lease_of_an_orphan_is_renewed_until_it_ends(project, told, client):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "crashes"), [(["--time-limit", "1"], 1), (["--grace", "0"], 0)], ids=["time limit", "grace"]
+    ("arguments", "options", "crashes"),
+    [(["--time-limit", "1"], {}, 1), ([], {"TIME_LIMIT": 1}, 1), (["--grace", "0"], {}, 0)],
+    ids=["time limit", "time limit of the queue", "grace"],
 )
-def test_an_orphan_is_killed_at_its_time_limit_or_at_the_end_of_its_grace(project, told, arguments, crashes):
+def test_an_orphan_is_killed_at_its_time_limit_or_at_the_end_of_its_grace(project, told, arguments, options, crashes):
     """The items behind the running one are given back, and not even counted as delivered."""
-    queue = told()
+    queue = told(**options)
     child, kept_by, _ = deaf(project, queue, *arguments, behind=2)
     wait_for(lambda: gone(child), "the end of the child")
     wait_for(lambda: gone(kept_by), "the end of the keeper")
@@ -115,6 +117,25 @@ def test_only_an_item_that_ran_too_long_is_blamed_for_the_kill_of_an_orphan(queu
     assert found == {uids[1]: (0, 0), uids[3]: (0, 0), **blamed}
     assert queue.counts()["in_flight"] == 0
     assert queue.snapshot().stats["acked"] == 2 - len(blamed)
+
+
+def test_only_the_item_over_its_own_limit_is_blamed_for_the_kill_of_an_orphan(make_queue, process, monkeypatch):
+    """The item of another queue may take longer, and goes back as one that was cut."""
+    monkeypatch.setattr(orphan, "MARGIN", 0.0)
+    short, long = make_queue("short"), make_queue("long")
+    ledger = Ledger(2)
+    ledger._head.pid = process.pid
+    for index, queue in enumerate((short, long)):
+        queue.put("x")
+        (item,) = taken(queue, "c1.1", 1)
+        ledger.hold(index, DeliveryRef(item.uid, item.token), until=lease_time() + LONG)
+        ledger.start(index)
+    subscriptions = [Subscription(short, print, time_limit=0.5), Subscription(long, print, time_limit=LONG)]
+    log = LogThread(logging.getLogger("tests.orphans"))
+    one = Orphan("c1.1", subscriptions, ledger, ConsumerOptions(grace=0), log)
+    wait_for(lambda: not one.look(trouble=False), "its end", seconds=PATIENT)
+    found = [[(item.deliveries, item.delivery.crashes) for item in queue.items()] for queue in (short, long)]
+    assert found == [[(1, 1)], [(1, 0)]]
 
 
 def test_an_orphan_that_nobody_reaps_is_given_up(queue, process, monkeypatch):

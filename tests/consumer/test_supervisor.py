@@ -887,6 +887,64 @@ def test_a_handler_that_exceeds_the_time_limit_is_killed(project, told):
     assert process.wait(60) == 0
 
 
+def limited(project, server_url, prefix, **options: object):
+    """Two queues: the items of "short" may take half a second, those of "long" as long as the consumer allows."""
+    base = {"HANDLER": "tests.support.handlers.told", "LEASE": LONG, "BACKOFF": {"base": 1000}, "MAX_CRASHES": 1}
+    queues_ = {"short": {**base, "TIME_LIMIT": "0.5s", **options}, "long": base}
+    project.configure(queues_, {"URL": server_url, "PREFIX": prefix + ".{alias}"})
+    return project.patient("short"), project.patient("long")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"HANDLER": "tests.support.handlers.together", "HANDLER_BATCH": 5},
+        {"HANDLER": "tests.support.handlers.waiting_asynchronously"},
+    ],
+    ids=["sync", "batch", "async"],
+)
+def test_the_time_limit_of_a_queue_holds_for_its_items_only(project, server_url, prefix, options):
+    """The item of the other queue may run longer. When its process is killed with it, it is not blamed."""
+    short, long = limited(project, server_url, prefix, **options)
+    long.put({"do": "wait", "name": "patient"})
+    process = project.start("srq_consume", "--threads", "2", "--concurrency", "2", "--time-limit", str(LONG))
+    began(project, "patient")
+    over = time.monotonic() + 1
+    wait_for(lambda: time.monotonic() > over, "more than the limit of the other queue")
+    assert long.counts()["in_flight"] == 1
+    short.put({"do": "wait", "name": "endless", "once": False})
+    wait_for(lambda: short.counts()["dead"] == 1, "the end of it")
+    (dead,) = short.items("dead")
+    assert "killed: an item took longer than the time limit of 0.5 s" in dead.delivery.error["message"]
+    wait_for(lambda: empty(long), "the next delivery of the other one")
+    assert long.snapshot().stats.get("dead", 0) == 0
+    process.terminate()
+    assert process.wait(60) == 0
+
+
+def test_the_time_limit_of_the_consumer_holds_where_it_is_the_smaller_one(project, server_url, prefix):
+    short, long = limited(project, server_url, prefix, TIME_LIMIT=LONG)
+    for queue in (short, long):
+        queue.put({"do": "wait", "once": False})
+    process = project.start("srq_consume", "--threads", "2", "--time-limit", "0.5s")
+    for queue in (short, long):
+        wait_for(lambda queue=queue: queue.counts()["dead"] == 1, "the end of it")
+        (dead,) = queue.items("dead")
+        assert "longer than the time limit of 0.5 s" in dead.delivery.error["message"]
+    process.terminate()
+    assert process.wait(60) == 0
+
+
+def test_the_time_limit_of_a_queue_needs_child_processes(project, server_url, prefix):
+    short, _ = limited(project, server_url, prefix)
+    short.put({"do": "nothing"})
+    code, _, err = project.run("srq_consume", "--processes", "0", "--burst")
+    assert code == 0
+    assert "short: TIME_LIMIT has no effect with --processes 0.\n" in err
+    assert "long: TIME_LIMIT" not in err
+
+
 def test_an_outage_does_not_count_for_the_time_limit(project, told):
     server = Server("--appendonly", "yes", "--appendfsync", "always")
     try:
@@ -1446,7 +1504,7 @@ def test_options_that_need_child_processes(project, told):
     ("arguments", "says"),
     [
         (["--max-memory", "lots"], "a size such as 200M or 1G"),
-        (["--grace", "-1"], "a number of seconds above 0, not '-1'"),
+        (["--grace", "-1"], "a number of seconds above 0 or a duration such as '90s', '5m', '2h' or '7d', not '-1'"),
         (["--threads", "0"], "a whole number above 0, not '0'"),
         (["--processes", "-1"], "a whole number from 0 on, not '-1'"),
         (["told=0"], "a whole number above 0, not '0'"),

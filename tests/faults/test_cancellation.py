@@ -56,6 +56,7 @@ def hit(fault: Fault) -> Callable[[], bool]:
 
 
 @pytest.mark.parametrize("kind", ["hold reply", "stall request"])
+@pytest.mark.filterwarnings("ignore:.*blocks the event loop:RuntimeWarning")
 def test_claim_of_a_cancelled_get_is_given_back_at_once(proxy, queue, remote, kind):
     queue.put_many("abc")
     fault = proxy.arm(kind, CLAIM)
@@ -112,6 +113,7 @@ def test_a_cancelled_get_gives_back_the_items_beside_an_undecodable_one(proxy, q
     assert queue.audit() == []
 
 
+@pytest.mark.filterwarnings("ignore:.*blocks the event loop:RuntimeWarning")
 def test_a_second_cancellation_ends_the_call_at_once(proxy, queue, remote):
     queue.put("a")
     fault = proxy.arm("hold reply", CLAIM)

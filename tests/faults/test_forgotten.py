@@ -223,7 +223,7 @@ def test_a_blocking_aget_over_a_forgotten_connection(queue, firewall, link):
         getting = asyncio.create_task(queue.aget(PATIENT))
         while len(firewall.connections) < 2:
             await asyncio.sleep(0.01)
-        producer.put("x")
+        await asyncio.to_thread(producer.put, "x")
         assert (await getting).payload == b"x"
         return time.monotonic() - begun
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import datetime as dt
+import re
 from collections.abc import Callable
 from decimal import Decimal
 
@@ -136,7 +137,8 @@ def test_constructor_settings_and_command_line_agree_about_a_value(settings, nam
 @pytest.mark.parametrize("numbers", [SECONDS, DELAYS, COUNTS, COUNTS_FROM_0, PRIORITIES], ids=lambda one: one.name)
 @pytest.mark.parametrize("text", ["", "x", "nan", "inf", "1e11", "1" * 5000, "-101", "0x1"])
 def test_the_command_line_says_which_numbers_are_right(numbers, text):
-    with pytest.raises(argparse.ArgumentTypeError, match=f"^must be {numbers.name}, not '{text}'; see below$"):
+    says = f"^must be {re.escape(numbers.described)}, not '{text}'; see below$"
+    with pytest.raises(argparse.ArgumentTypeError, match=says):
         number_in(numbers, "; see below")(text)
 
 

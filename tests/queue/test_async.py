@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import linecache
 import os
 import signal
 import subprocess
 import sys
 import threading
+import warnings
 from contextlib import contextmanager
 
 import pytest
 import redis
 from asgiref.sync import async_to_sync, sync_to_async
 
-from django_srq import ConfigurationError, Item, OutcomeUnknown, QueueUnavailable, SafeRedisQueue, queues
+from django_srq import ConfigurationError, Item, OutcomeUnknown, QueueUnavailable, SafeRedisQueue, queues, status
+from django_srq.testing import run_all
 from django_srq.transport import embedded
 from django_srq.transport.async_pool import AT_ONCE
 from django_srq.transport.clients import client_from_arguments, client_from_url
@@ -51,6 +54,74 @@ def test_every_method_has_an_async_twin_with_the_same_signature():
         one, other = inspect.signature(getattr(SafeRedisQueue, name)), inspect.signature(getattr(SafeRedisQueue, twin))
         assert one.parameters == other.parameters
         assert "Steps" not in f"{one}{other}"
+
+
+# -- a method that blocks, called in an event loop
+
+
+def blocked(call) -> list[tuple[str, str, str]]:
+    """The warnings of a call in an event loop: text, file, and the source of the line."""
+
+    async def main() -> None:
+        call()
+        call()
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        asyncio.run(main())
+    assert {warning.category for warning in caught} <= {RuntimeWarning}
+    return [
+        (str(warning.message), warning.filename, linecache.getline(warning.filename, warning.lineno))
+        for warning in caught
+    ]
+
+
+CALLS = {
+    "put": lambda queue: queue.put("x"),
+    "get": lambda queue: queue.get(-1),
+    "counts": lambda queue: queue.counts(),
+    "pause": lambda queue: queue.pause(),
+    "purge": lambda queue: queue.purge(),
+    "audit": lambda queue: queue.audit(),
+    "consume": lambda queue: list(queue.consume(-1)),
+    "items": lambda queue: list(queue.items()),
+    "processing": lambda queue: queue.processing(-1).__enter__(),
+    "len": lambda queue: len(queue),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_method_that_blocks_an_event_loop_warns_once_for_each_place(queue, name):
+    twin = "acounts" if name == "len" else f"a{name}"
+    ((message, file, line),) = blocked(lambda: CALLS[name](queue))
+    assert message == f"{name}() of a queue blocks the event loop in which it is called: use {twin}() instead."
+    assert hasattr(queue, twin)
+    assert (file, f'"{name}": lambda queue:' in line) == (__file__, True)
+    assert len(blocked(lambda: (queue.put("x"), CALLS[name](queue)))) == 2
+
+
+def test_no_warning_where_no_event_loop_is_blocked(queue):
+    """In threads, also those of sync_to_async, in the asynchronous twins, and in code of the package."""
+
+    async def main() -> None:
+        await asyncio.to_thread(queue.put, "x")
+        await sync_to_async(queue.put)("x")
+        await queue.aput_many("xy")
+        async for _ in queue.aitems():
+            pass
+        async with queue.aprocessing(-1):
+            pass
+        assert await queue.apurge() == 3
+
+    asyncio.run(main())
+    assert len(queue) == 0
+
+
+def test_the_package_calls_its_own_methods_without_a_warning(settings, server_url, prefix):
+    settings.SRQ_QUEUES = {"q": {"URL": server_url, "PREFIX": prefix, "HANDLER": "builtins.len"}}
+    queues["q"].put("x")
+    assert blocked(lambda: (run_all("q"), status.snapshot(timeout=PATIENT))) == []
+    assert queues["q"].snapshot().stats["acked"] == 1
 
 
 def test_an_async_twin_has_a_docstring():

@@ -1150,6 +1150,7 @@ def test_purge_spares_items_put_after_its_begin(queue, monkeypatch):
 
 
 @pytest.mark.parametrize("late", [{"delay": 60}, {"priority": 1}, {}], ids=["delayed", "priority", "plain"])
+@pytest.mark.filterwarnings("ignore:.*blocks the event loop:RuntimeWarning")
 def test_purge_spares_items_of_any_state_put_after_its_begin(queue, link, late):
     in_each_state(queue)
     other = SafeRedisQueue(name=queue.name, link=link)
@@ -1163,6 +1164,7 @@ def test_purge_spares_items_of_any_state_put_after_its_begin(queue, link, late):
     assert sum(queue.counts().values()) == 2  # the item in flight and the late one
 
 
+@pytest.mark.filterwarnings("ignore:.*blocks the event loop:RuntimeWarning")
 def test_purge_spares_an_item_that_was_put_again_after_its_begin(queue, link):
     """The new item has the same uid as an item that was there at the beginning."""
     queue.put("old", uid="own", delay=60)
@@ -1292,6 +1294,7 @@ def test_audit_finds_an_item_in_two_places(make_queue, client):
     assert queue.audit() == ["own is in several places (dead, delayed, headers, items)"]
 
 
+@pytest.mark.filterwarnings("ignore:.*blocks the event loop:RuntimeWarning")
 def test_audit_accepts_items_that_are_put_while_it_reads(queue, link, monkeypatch):
     all_uids, late, other = audit._all_uids, [], SafeRedisQueue(name=queue.name, link=link)
 

@@ -231,6 +231,14 @@ async def giving_up(payload: str) -> None:
     _say(f"{payload} went on")
 
 
+async def waiting_asynchronously(payload: dict[str, object], item: Item) -> None:
+    """As ``told`` with the deed "wait", on the event loop."""
+    again = item.deliveries > 1 and payload.get("once", True)
+    _say(f"{payload['name']} {item.deliveries} {os.getpid()} {'' if again else 'wait'}".rstrip())
+    while not again and not Path(os.environ["SRQ_TEST_GO"]).with_name("go-on").exists():
+        await asyncio.sleep(0.005)
+
+
 async def asking_the_database(payload: object) -> None:
     from django.contrib.auth.models import User
 

@@ -18,6 +18,11 @@ STOP, ASK = b"stop\n", b"ask\n"
 STOPPED = "stopped"  # why a child is killed at the end of the grace
 
 
+def took_too_long(limit: float) -> str:
+    """Why a child is killed at the end of an item's time limit (seconds)."""
+    return f"killed: an item took longer than the time limit of {limit:g} s"
+
+
 @dataclass(eq=False)
 class ChildHandle:
     """A child process: its ledger, the pipe to it, and what the supervisor has done to it."""

@@ -22,7 +22,8 @@ from django_srq.consumer.ledger import FAILED, RUNNING, Entry, Ledger
 from django_srq.consumer.log_thread import LogThread
 from django_srq.consumer.options import ConsumerOptions
 from django_srq.consumer.processes import farewell, groups, postmortem
-from django_srq.consumer.subscription import Subscription
+from django_srq.consumer.processes.child_handle import STOPPED, took_too_long
+from django_srq.consumer.subscription import NEVER, Subscription, time_limits
 from django_srq.consumer.worker.claims import claim_slots
 from django_srq.exceptions import SRQError
 from django_srq.operations import Call
@@ -36,7 +37,7 @@ MARGIN = 2.0  # seconds by which the keeper acts later than the child itself
 class Orphan:
     """Watches an orphaned child, which finishes its running items and ends, as at a stop.
 
-    An item may take as long as the time limit says. Without a time limit it may take the grace, as no supervisor could
+    An item may take as long as its time limit says. Without a time limit it may take the grace, as no supervisor could
     end it later.
     """
 
@@ -49,7 +50,7 @@ class Orphan:
         log: LogThread,
     ) -> None:
         self._consumer, self._subscriptions, self._ledger = consumer, subscriptions, ledger
-        self._options, self._log = options, log
+        self._limits, self._grace, self._log = time_limits(subscriptions, options.time_limit), options.grace, log
         self._since = self._last_at_work = time.monotonic()
         self._killed_at: float | None = None  # the moment at which the keeper killed the child
         self._overdue: set[int] = set()  # generations of the entries that had taken too long when the child was killed
@@ -94,7 +95,7 @@ class Orphan:
     def _kill_if_overdue(self) -> None:
         self._overdue = self._find_overdue(MARGIN)
         # A child without a running item should have ended by now: something in it holds the interpreter's lock.
-        if self._overdue or time.monotonic() - self._last_at_work >= max(self._options.grace, farewell.LEAST) + MARGIN:
+        if self._overdue or time.monotonic() - self._last_at_work >= max(self._grace, farewell.LEAST) + MARGIN:
             self._killed_at = time.monotonic()
             pid = self._ledger.pid
             self._log.log(logging.WARNING, "child killed, as it did not end consumer=%s pid=%d", self._consumer, pid)
@@ -117,21 +118,26 @@ class Orphan:
 
     def _find_overdue(self, margin: float = 0.0) -> set[int]:
         """The generations of the entries that have taken too long. margin: seconds that they may take in addition."""
-        limit, latest = self._options.time_limit, time.monotonic() - margin
-        if limit is not None:
-            overdue = [entry for entry in self._running() if entry.state == RUNNING and latest - entry.started >= limit]
-        else:
-            overdue = self._running() if latest - self._since >= self._options.grace else []
-        return {entry.generation for entry in overdue}
+        latest = time.monotonic() - margin
+        return {entry.generation for entry in self._running() if self._is_overdue(entry, latest)}
+
+    def _is_overdue(self, entry: Entry, latest: float) -> bool:
+        limit = self._limits[entry.subscription]
+        if limit == NEVER:
+            return latest - self._since >= self._grace
+        return entry.state == RUNNING and latest - entry.started >= limit
 
     def _give_back(self, overdue: set[int]) -> None:
-        """Give back the running items. Those that took longer than the time limit count as crashed."""
-        for entry in self._running():
-            self._give_back_entry(entry, blamed=self._options.time_limit is not None and entry.generation in overdue)
+        """Give back the running items. Those that took longer than their time limit count as crashed."""
+        running = self._running()
+        exceeded = {entry.generation: self._limits[entry.subscription] for entry in running}
+        blamed = {generation for generation in overdue if exceeded.get(generation, NEVER) != NEVER}
+        how = took_too_long(min(exceeded[generation] for generation in blamed)) if blamed else STOPPED
+        for entry in running:
+            self._give_back_entry(entry, how, blamed=entry.generation in blamed)
 
-    def _give_back_entry(self, entry: Entry, *, blamed: bool) -> None:
-        queue, limit = self._subscriptions[entry.subscription].queue, self._options.time_limit
-        how = f"killed: an item took longer than the time limit of {limit:g} s" if limit else "stopped"
+    def _give_back_entry(self, entry: Entry, how: str, *, blamed: bool) -> None:
+        queue = self._subscriptions[entry.subscription].queue
         evidence = failure.of_death(how, consumer=self._consumer, run_time=time.monotonic() - entry.started, memory=0)
         message = "%s, and its supervisor is gone queue=%s uid=%s"
         self._log.log(logging.WARNING, message, how, queue.alias, entry.held.uid)

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 
 from django_srq import operations
 from django_srq.consumer.ledger import RUNNING, Waiting
-from django_srq.consumer.processes.child_handle import ChildHandle
-from django_srq.consumer.processes.reports import NEVER, Report, Reports
+from django_srq.consumer.processes.child_handle import ChildHandle, took_too_long
+from django_srq.consumer.processes.reports import Report, Reports
 from django_srq.consumer.processes.seats import Seats
 from django_srq.consumer.processes.withdrawal import LOOK_EVERY
-from django_srq.consumer.subscription import Subscription
+from django_srq.consumer.subscription import NEVER, Subscription, time_limits
 from django_srq.consumer.worker.claims import claim_slots
 from django_srq.queue.safe_redis_queue import SafeRedisQueue
 
@@ -20,8 +20,10 @@ class Watch:
     def __init__(
         self, seats: Seats, subscriptions: Sequence[Subscription], reports: Reports, *, time_limit: float | None
     ) -> None:
-        """time_limit: seconds that an item may take; None: any time."""
-        self._seats, self._subscriptions, self._reports, self._time_limit = seats, subscriptions, reports, time_limit
+        """time_limit: seconds that an item of any queue may take; None: as long as its queue allows."""
+        self._seats, self._subscriptions, self._reports = seats, subscriptions, reports
+        self._limits = time_limits(subscriptions, time_limit)
+        self._shortest_limit = min(self._limits, default=NEVER)
         self._next_look = 0.0
 
     @property
@@ -32,22 +34,24 @@ class Watch:
     @property
     def _next_limit(self) -> float:
         """The moment at which the next item will have taken too long, or one that begins now."""
-        if self._time_limit is None:
+        if self._shortest_limit == NEVER:
             return NEVER
         alive = [child for child in self._seats.children if not child.kill_reason]
-        running = [entry.started for child in alive for entry in child.ledger if entry.state == RUNNING]
-        return min(running, default=time.monotonic()) + self._time_limit
+        running = [entry for child in alive for entry in child.ledger if entry.state == RUNNING]
+        ends = [entry.started + self._limits[entry.subscription] for entry in running]
+        return min([*ends, time.monotonic() + self._shortest_limit])
 
     def enforce_time_limit(self) -> None:
         """Kill children whose items take too long."""
-        if self._time_limit is None:
+        if self._shortest_limit == NEVER:
             return
-        latest = time.monotonic() - self._time_limit
+        now = time.monotonic()
         for child in self._seats.children:
-            over = {entry.generation for entry in child.ledger if entry.state == RUNNING and entry.started <= latest}
+            running = [entry for entry in child.ledger if entry.state == RUNNING]
+            over = [entry for entry in running if now - entry.started >= self._limits[entry.subscription]]
             if over and not child.kill_reason:
-                child.over_limit = over
-                child.kill(f"killed: an item took longer than the time limit of {self._time_limit:g} s")
+                child.over_limit = {entry.generation for entry in over}
+                child.kill(took_too_long(min(self._limits[entry.subscription] for entry in over)))
 
     def look_for_waiting_items(self) -> None:
         """Give back items that wait in a child which cannot begin them, if it is time for a look."""

@@ -1,11 +1,9 @@
 from __future__ import annotations
 
-import argparse
 import atexit
 import dataclasses
 import logging
 import os
-import re
 import sys
 import threading
 from collections.abc import Callable
@@ -33,7 +31,7 @@ from django_srq.consumer import (
 from django_srq.consumer.processes import first_process, inheritance
 from django_srq.consumer.stop_signals import StopSignals
 from django_srq.management import autoreload
-from django_srq.management.arguments import number_in
+from django_srq.management.arguments import memory, number_in
 from django_srq.management.base import ERROR, USAGE, QueueCommand
 from django_srq.management.default_log import log_to_stderr
 from django_srq.management.printing import Printer
@@ -42,7 +40,6 @@ from django_srq.registry import Queue
 from django_srq.values import COUNTS, COUNTS_FROM_0, SECONDS
 
 LEVELS = {0: logging.ERROR, 1: logging.INFO, 2: logging.INFO, 3: logging.DEBUG}  # by --verbosity
-SIZES = {"": 20, "K": 10, "M": 20, "G": 30}  # powers of two; a bare number is MiB
 
 
 _count, _seconds = number_in(COUNTS), number_in(SECONDS)
@@ -50,13 +47,6 @@ _count, _seconds = number_in(COUNTS), number_in(SECONDS)
 
 def _patience(text: str) -> float:
     return 0.0 if text == "0" else _seconds(text)
-
-
-def _bytes(text: str) -> int:
-    match = re.fullmatch(r"([1-9]\d*)([KMG]?)", text.upper())
-    if match is None:
-        raise argparse.ArgumentTypeError(f"must be a size such as 200M or 1G (a bare number is MiB), not {text!r}")
-    return int(match[1]) << SIZES[match[2]]
 
 
 def _weighted(text: str) -> tuple[str, int | None]:
@@ -106,21 +96,22 @@ class Command(QueueCommand):
         add("--max-items", type=_count, help="exit after this many items")
         add(
             "--max-memory",
-            type=_bytes,
+            type=memory,
             metavar="SIZE",
             help="restart a child process that uses more memory, between two items",
         )
         add(
             "--time-limit",
             type=_seconds,
-            metavar="SECONDS",
-            help="kill the child process of an item that takes longer; counts as a crash",
+            metavar="DURATION",
+            help="kill the child process of an item that takes longer, such as 90s or 5m; counts as a crash; the "
+            "TIME_LIMIT of a queue holds if it is shorter",
         )
         add(
             "--grace",
             type=_patience,
             default=25.0,
-            metavar="SECONDS",
+            metavar="DURATION",
             help="how long running handlers may take to finish after SIGTERM (default: 25); set it below the time "
             "after which the platform kills the process (docker stop: 10)",
         )
@@ -145,6 +136,8 @@ class Command(QueueCommand):
         subscriptions = [
             self._subscription(queue, weight, parallel) for queue, weight in self._chosen(options["queues"])
         ]
+        if parallel and not any(subscription.asynchronous for subscription in subscriptions):
+            self.stderr.write("--concurrency has no effect: no handler is an async def. Use --threads.")
         log_to_stderr(LEVELS[options["verbosity"]])
         autoreload.end_with_watcher()
         if options["autoreload"]:
@@ -178,6 +171,9 @@ class Command(QueueCommand):
             raise CommandError(
                 "--max-memory, --time-limit and --heartbeat-file need child processes.", returncode=USAGE
             )
+        for subscription in subscriptions:
+            if subscription.time_limit:
+                self.stderr.write(f"{subscription.queue.alias}: TIME_LIMIT has no effect with --processes 0.")
         consumer = InProcessConsumer(subscriptions, options=options, on_idle=close_connections)
         stop_signals, code = StopSignals(consumer.stop), ERROR
         try:
@@ -212,6 +208,7 @@ class Command(QueueCommand):
         return [(queue, None) for queue in chosen]
 
     def _subscription(self, queue: Queue, weight: int | None, parallel: bool) -> Subscription:
+        queue.config.require_packages()
         handler = queue.config.load_handler()
         if handler is None:
             self.stderr.write(f"{queue.alias} has no HANDLER: its items are printed and acked.")
@@ -224,6 +221,7 @@ class Command(QueueCommand):
             backoff=queue.backoff,
             weight=weight,
             batch=queue.config.handler_batch if handler else 1,
+            time_limit=queue.config.time_limit,
             asynchronous=asynchronous,
         )
 

@@ -28,7 +28,13 @@ class Command(QueueCommand):
         parser.add_argument("queue", help="alias of the queue")
         parser.add_argument("payload", nargs="*", help="a payload, as text")
         parser.add_argument("--json", action="store_true", help="the payloads are JSON")
-        parser.add_argument("--delay", type=number_in(DELAYS), default=0, help="seconds until the items are ready")
+        parser.add_argument(
+            "--delay",
+            type=number_in(DELAYS),
+            default=0,
+            metavar="DURATION",
+            help="time until the items are ready, in seconds or such as 5m or 2h",
+        )
         parser.add_argument(
             "--priority", type=number_in(PRIORITIES), default=0, help="-100 to 100; higher is served first"
         )
