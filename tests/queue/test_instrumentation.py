@@ -6,12 +6,14 @@ import asyncio
 import contextvars
 import threading
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 
 from django_srq import Discard, RetryLater, exceptions, queues
 from django_srq.consumer import ConsumerOptions, InProcessConsumer, Subscription, adapt
 from django_srq.queue import instrumentation
+from django_srq.queue.backoff import Backoff
 from django_srq.queue.instrumentation import Integration
 from django_srq.queue.serializers import JSON
 
@@ -65,10 +67,11 @@ def recorder():
         yield recorder
 
 
-def consume(queue, handler, *, max_items=None, batch=1, threads=1, concurrency=1, asynchronous=False):
+def consume(queue, handler, *, max_items=None, batch=1, threads=1, concurrency=1, asynchronous=False, wait=1000):
     handle = adapt(handler, on_loop=True, batch=batch > 1)
     options = ConsumerOptions(burst=True, threads=threads, concurrency=concurrency, max_items=max_items)
-    subscription = Subscription(queue, handle, lease=600, batch=batch, asynchronous=asynchronous)
+    backoff = Backoff(base=wait, max=wait)
+    subscription = Subscription(queue, handle, lease=600, batch=batch, asynchronous=asynchronous, backoff=backoff)
     InProcessConsumer([subscription], options=options).run()
 
 
@@ -126,7 +129,7 @@ def test_the_error_of_a_put_is_told_and_raised(make_queue, recorder):
 
 @pytest.mark.parametrize("kind", ["sync", "async", "concurrent", "threads", "batch"])
 def test_a_handler_runs_in_the_context_of_its_item_and_leaves_nothing_for_the_next_one(queue, recorder, kind):
-    uids = [in_context(name, lambda: queue.put(name)) for name in ("one", "two")]
+    uids = [in_context(name, partial(queue.put, name)) for name in ("one", "two")]
     seen, together = [], threading.Barrier(2, timeout=30)
 
     def handle(payload):
