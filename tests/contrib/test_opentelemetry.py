@@ -8,7 +8,7 @@ import runpy
 import sys
 
 import pytest
-from opentelemetry import baggage, context
+from opentelemetry import baggage, context, trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -222,6 +222,16 @@ def test_errors_are_redacted_and_without_our_frames(spans, orders):
     assert "in handle" in event.attributes["exception.stacktrace"]
     assert "django_srq/" not in event.attributes["exception.stacktrace"]
     assert SECRET not in "".join(span.to_json() for span in spans.all)
+
+
+def test_an_item_that_cannot_be_decoded(spans, orders, client):
+    uid = orders.put(1)
+    client.hset(orders.keys["items"], uid, b"{")
+    consume(orders, lambda payload: None)
+    process, settle = spans.one("process orders"), spans.one("fail orders")
+    assert process.attributes["error.type"] == "django_srq.exceptions.PayloadError"
+    assert settle.attributes["messaging.django_srq.outcome"] == "dead"
+    assert trace.get_current_span() is trace.INVALID_SPAN
 
 
 def test_nothing_is_traced_before_and_after(spans, orders):

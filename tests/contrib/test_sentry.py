@@ -18,6 +18,7 @@ from django_srq.contrib.sentry import SRQIntegration
 from django_srq.queue import instrumentation
 from django_srq.queue.serializers import JSON
 from django_srq.signals import consumer_stopped
+from django_srq.status import redaction
 from tests.queue.test_instrumentation import consume, raising
 from tests.support.project import ROOT
 
@@ -257,6 +258,7 @@ def test_nothing_of_an_item_is_in_the_event_of_another_one(sentry, make_queue, k
         await asyncio.to_thread(barrier.wait)
         raise LookupError(payload)
 
+    sentry_sdk.add_breadcrumb(message="older than both")
     size = 1 if kind == "one by one" else 2
     handler = ahandle if kind == "concurrent" else handle
     consume(queue, handler, threads=size, concurrency=size, asynchronous=kind == "concurrent")
@@ -324,12 +326,17 @@ def test_payloads_and_variables_are_redacted_if_asked_for(sentry, make_queue, se
     assert frame["vars"]["payload"]["order"] == "17"
 
 
-def test_with_wrong_settings_an_event_has_no_texts(sentry, make_queue, settings):
+def test_an_event_that_cannot_be_redacted_has_no_texts(sentry, make_queue, monkeypatch):
+    def broken(text):
+        raise LookupError
+
+    monkeypatch.setattr(redaction, "redacted_text", broken)
     memory = sentry(payloads=True)
     queue = make_queue(alias="orders", serializer=JSON(), max_deliveries=1)
     queue.put({"password": SECRET})
-    settings.SRQ_ADMIN = {"REDACT": 1}
     consume(queue, failing)
+    (event,) = memory.events
+    assert event["exception"]["values"][0]["value"] == "[…]"
     assert SECRET not in json.dumps(memory.sent)
 
 
