@@ -428,3 +428,33 @@ def test_events_are_flushed_at_the_end_of_a_process(shop, options, alias, items)
     code, _, err = shop.run("srq_consume", alias, *options)
     assert code == 0, err
     assert len(written(shop)) == items
+
+
+# -- without the integration: what the SDK makes of the log
+
+PLAIN = "disabled_integrations=[]"
+
+
+def test_the_sdk_alone_makes_one_event_with_the_exception_and_a_breadcrumb_for_a_retry(shop, server_url, prefix):
+    path = "tests.support.sentry_handlers.failing"
+    again = {"BACKOFF": {"base": 0.1, "max": 0.1}, "MAX_DELIVERIES": 2}
+    shop.configure({"failing": {"HANDLER": path, **again}}, {"URL": server_url, "PREFIX": prefix + ".{alias}"})
+    shop.add_to_settings(INIT.format(PLAIN))
+    queues["failing"].put({"password": SECRET})
+    code, _, err = shop.run("srq_consume", "failing", "--max-items", "2")
+    assert code == 0, err
+    (event,) = written(shop)
+    assert (event["level"], event["logger"]) == ("error", "django_srq.consumer")
+    assert event["exception"]["values"][-1]["type"] == "LookupError"
+    assert functions(event) == ["failing"]
+    crumbs = [crumb for crumb in event["breadcrumbs"]["values"] if crumb["category"] == "django_srq.consumer"]
+    assert [crumb["level"] for crumb in crumbs if crumb.get("data", {}).get("outcome") == "failed"] == ["warning"]
+
+
+def test_an_item_that_cannot_be_decoded_makes_one_event(shop, client):
+    shop.add_to_settings(INIT.format(WITH_INTEGRATION))
+    queue = queues["failing"]
+    client.hset(queue.keys["items"], queue.put(1), b"{")
+    code, _, err = shop.run("srq_consume", "failing", "--burst")
+    assert code == 0, err
+    assert [event["exception"]["values"][-1]["type"] for event in written(shop)] == ["PayloadError"]
