@@ -58,7 +58,8 @@ class Events:
         self._dead(job, error)
         if instrumentation.installed:
             item = Item(job.found.uid, None, job.found.delivery)
-            instrumentation.unreadable(queue.alias, item, len(job.found.payload), error)
+            alias, size = job.subscription.queue.alias, len(job.found.payload)
+            instrumentation.unreadable(alias, item, size, error)
 
     def _dead(self, job: Job, error: BaseException) -> None:
         evidence = {"type": type(error).__name__, "message": failure.text_of(error)}
