@@ -16,6 +16,8 @@ from django.utils.connection import BaseConnectionHandler, ConnectionProxy
 from django_srq import conf
 from django_srq.conf import DEFAULT_ALIAS, QueueConfig
 from django_srq.exceptions import UnknownQueue, shown
+from django_srq.queue import instrumentation
+from django_srq.queue.instrumentation import Puts
 from django_srq.queue.safe_redis_queue import SafeRedisQueue
 from django_srq.transport.clients import client_from_url, is_embedded
 from django_srq.transport.link import Link, close_all, embedded_link, shared
@@ -64,7 +66,11 @@ class Queue(SafeRedisQueue):
         the put after the commit is raised to the caller of the commit; with ``robust`` it is logged, and later hooks
         run. A process that dies between commit and put loses the put.
         """
+        watch = Puts(self.alias, "prepare", headers).begin() if instrumentation.installed else None
+        headers = watch.headers if watch else headers
         chosen, calls = self.prepare(item, uid=uid, delay=delay, eta=eta, priority=priority, headers=headers)
+        if watch:
+            watch.end(calls, [chosen])
         transaction.on_commit(lambda: self.send_puts(calls, [chosen]), using=using, robust=robust)
         return chosen
 

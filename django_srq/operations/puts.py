@@ -56,6 +56,11 @@ def put(
     return Call(Script.named("put"), keys, tuple(args), read_put, unknown)
 
 
+def payload_size(call: Call[PutReply]) -> int:
+    """The bytes of the payloads of a call of ``put``."""
+    return sum(map(len, call.args[2::3]))
+
+
 @lru_cache(maxsize=64)
 def _put_terms(priority: int, due: bytes, max_length: int | None, own: bool, attempt: int) -> bytes:
     """The terms of a put, as one argument: in the common case, the script compares it once with the usual terms."""

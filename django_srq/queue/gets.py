@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from asyncio import CancelledError
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 from django_srq import operations
 from django_srq.exceptions import OutcomeUnknown, PayloadError, SRQError
 from django_srq.operations import GIVE_BACK, UNREAD, Call, ClaimReply, StoredItem
-from django_srq.queue import arguments, failure
+from django_srq.queue import arguments, failure, instrumentation
 from django_srq.queue.calls import send
 from django_srq.queue.item import Item
 from django_srq.queue.serializers import load
@@ -40,8 +41,11 @@ def get_many(queue: SafeRedisQueue, n: int, timeout: float) -> Steps[list[Item]]
 
 def _take(queue: SafeRedisQueue, n: int, timeout: float) -> Steps[list[Item]]:
     deadline = monotonic() + arguments.timeout_of(timeout, queue.alias)
+    began = time.time_ns()
     while True:
         found, wait = yield from _claim(queue, n)
+        if found and instrumentation.installed:
+            instrumentation.received(queue.alias, found, began)
         left = deadline - monotonic()
         if found or (wait != 0 and (timeout < 0 or (timeout > 0 and left <= 0))):
             return found

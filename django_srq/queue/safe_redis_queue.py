@@ -24,11 +24,12 @@ from django_srq.operations import (
     Keys,
     PutReply,
 )
-from django_srq.queue import arguments, gets, maintenance, moves, puts, settlements
+from django_srq.queue import arguments, gets, instrumentation, maintenance, moves, puts, settlements
 from django_srq.queue.audit import audit
 from django_srq.queue.backoff import Backoff
 from django_srq.queue.calls import batches, send
 from django_srq.queue.gets import LOOK as LOOK
+from django_srq.queue.instrumentation import Puts
 from django_srq.queue.item import Item
 from django_srq.queue.links import link_of
 from django_srq.queue.places import state_of
@@ -133,8 +134,11 @@ class SafeRedisQueue:
         Raises PayloadError, PayloadTooLarge, QueueFull, InvalidArgument: nothing was put. OutcomeUnknown: the item may
         be in the queue; put it again with the same uid.
         """
+        watch = Puts(self.alias, "put", headers).begin() if instrumentation.installed else None
+        headers = watch.headers if watch else headers
         chosen, calls = self.prepare(item, uid=uid, delay=delay, eta=eta, priority=priority, headers=headers)
-        return puts.put(self, chosen, calls, strict)
+        steps = puts.put(self, chosen, calls, strict)
+        return watch.over(steps, calls) if watch else steps
 
     @sync_method
     def put_many(
@@ -156,7 +160,10 @@ class SafeRedisQueue:
         ``in_doubt`` has the uids of the batch that may be in the queue. Put that batch again with
         ``uids=error.in_doubt``, and the items after it as new ones. With uids of your own, just repeat the whole call.
         """
-        return puts.put_many(self, items, uids, puts.terms_of(self, delay, eta, priority, headers))
+        watch = Puts(self.alias, "put", headers).begin() if instrumentation.installed else None
+        headers = watch.headers if watch else headers
+        steps = puts.put_many(self, items, uids, puts.terms_of(self, delay, eta, priority, headers))
+        return watch.over(steps) if watch else steps
 
     def prepare(
         self,
@@ -174,7 +181,10 @@ class SafeRedisQueue:
     @sync_method
     def send_puts(self, calls: Iterable[Call[PutReply]], uids: Sequence[str]) -> Steps[list[str]]:
         """Send the calls of ``prepare``; per item "" when it was added, else the state that its uid already has."""
-        return puts.add(self, calls, uids)
+        if not instrumentation.installed:
+            return puts.add(self, calls, uids)
+        calls = list(calls)
+        return Puts(self.alias, "send", None).begin().over(puts.add(self, calls, uids), calls, uids)
 
     # -- get
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import wraps
@@ -11,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 from django_srq import operations
 from django_srq.exceptions import Discard, RetryLater
 from django_srq.operations import FAILED_ALIKE, Failed
-from django_srq.queue import arguments, failure
+from django_srq.queue import arguments, failure, instrumentation
 from django_srq.queue.backoff import delay_after
 from django_srq.queue.calls import batches, send
+from django_srq.queue.instrumentation import Settled
 from django_srq.queue.item import Item
 from django_srq.runtime.completion import completed, wait_here
 from django_srq.transport.sansio import Steps, run, warn_of_blocking
@@ -23,14 +25,22 @@ if TYPE_CHECKING:
 
 
 def ack(queue: SafeRedisQueue, item: Item | str) -> Steps[bool]:
-    return (yield from send(queue, operations.ack(queue.keys, [arguments.ref_of(item, queue.alias)])))[0]
+    began = time.time_ns()
+    flags = yield from send(queue, operations.ack(queue.keys, [arguments.ref_of(item, queue.alias)]))
+    if instrumentation.installed:
+        _tell(queue, [item], flags, "acked", began)
+    return flags[0]
 
 
 def ack_many(queue: SafeRedisQueue, items: Iterable[Item | str]) -> Steps[list[bool]]:
-    refs = [arguments.ref_of(item, queue.alias) for item in arguments.list_of(items, "items", queue.alias)]
+    listed = arguments.list_of(items, "items", queue.alias)
+    refs = [arguments.ref_of(item, queue.alias) for item in listed]
     flags: list[bool] = []
+    began = time.time_ns()
     for batch in batches(refs):
         flags += yield from send(queue, operations.ack(queue.keys, batch))
+    if instrumentation.installed:
+        _tell(queue, listed, flags, "acked", began)
     return flags
 
 
@@ -49,8 +59,11 @@ def fail_many(
     listed = arguments.list_of(items, "items", queue.alias)
     failed = [Failed(arguments.ref_of(item, queue.alias), described, seconds) for item in listed]
     states: list[str | None] = []
+    began = time.time_ns()
     for batch in batches(failed, FAILED_ALIKE):
         states += yield from send(queue, operations.fail_many(queue.keys, batch, max_deliveries=queue.max_deliveries))
+    if instrumentation.installed:
+        _tell(queue, listed, states, "failed", began, error)
     return states
 
 
@@ -62,7 +75,29 @@ def extend(queue: SafeRedisQueue, item: Item | str, seconds: float | None) -> St
 
 
 def release(queue: SafeRedisQueue, item: Item | str) -> Steps[bool]:
-    return (yield from send(queue, operations.release(queue.keys, [arguments.ref_of(item, queue.alias)])))[0]
+    began = time.time_ns()
+    flags = yield from send(queue, operations.release(queue.keys, [arguments.ref_of(item, queue.alias)]))
+    if instrumentation.installed:
+        _tell(queue, [item], flags, "released", began)
+    return flags[0]
+
+
+def _tell(
+    queue: SafeRedisQueue,
+    items: Iterable[Item | str],
+    results: Iterable[bool | str | None],
+    outcome: str,
+    began: int,
+    error: BaseException | str | None = None,
+) -> None:
+    """Tell integrations how deliveries ended. results: for each whether the call settled it, or its new state."""
+    raised = error if isinstance(error, BaseException) else None
+    ended = []
+    for item, result in zip(items, results, strict=True):
+        state = result if isinstance(result, str) else None
+        became = "dead" if state == "dead" else outcome if result else "lost"
+        ended.append(Settled(item if isinstance(item, Item) else Item(item), became, state, raised))
+    instrumentation.settled(queue.alias, ended, began)
 
 
 def settle(queue: SafeRedisQueue, item: Item, error: BaseException | None = None) -> Steps[bool]:

@@ -124,6 +124,11 @@ def payload_shown(config: QueueConfig, data: bytes, size: int) -> Shown:
     return _data_shown(config.alias, payload, data)
 
 
+def decoded_shown(alias: str, payload: Any) -> Shown:
+    """A payload that is decoded already, such as in a consumer."""
+    return _data_shown(alias, payload, b"")
+
+
 def _data_shown(alias: str, payload: Any, data: bytes) -> Shown:
     """Show nothing where the project's redactor fails: only the redactor knows what else is secret."""
     admin = conf.load().admin

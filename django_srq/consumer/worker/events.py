@@ -11,7 +11,7 @@ from django_srq import signals
 from django_srq.consumer.log import guarded
 from django_srq.consumer.worker.job import FailedJob, FinishedJob, Job
 from django_srq.exceptions import PayloadError, RetryLater
-from django_srq.queue import failure
+from django_srq.queue import failure, instrumentation
 from django_srq.queue.item import Item
 from django_srq.queue.safe_redis_queue import SafeRedisQueue
 
@@ -37,6 +37,8 @@ class Events:
             self._log(logging.INFO, "acked", done)
         if signals.item_acked.receivers:
             self._send(signals.item_acked, job.subscription.queue, item=done.item, duration=done.seconds)
+        if done.handling is not None:
+            done.handling.settled(done.item, None, done.error, removed=removed)
 
     def failed(self, failed: FailedJob, state: str | None) -> None:
         """state: the state that the item went to; None: none, as its lease was lost."""
@@ -47,11 +49,17 @@ class Events:
         self._send(signals.item_failed, failed.job.subscription.queue, **about)
         if state == "dead":
             self._dead(failed.job, error)
+        if failed.handling is not None:
+            failed.handling.settled(failed.item, state, error, removed=False)
 
     def buried(self, job: Job, error: PayloadError) -> None:
         queue = job.subscription.queue
         logger.error("payload cannot be decoded, item set aside queue=%s uid=%s", queue.alias, job.found.uid)
         self._dead(job, error)
+        if instrumentation.installed:
+            item = Item(job.found.uid, None, job.found.delivery)
+            alias, size = job.subscription.queue.alias, len(job.found.payload)
+            instrumentation.unreadable(alias, item, size, error)
 
     def _dead(self, job: Job, error: BaseException) -> None:
         evidence = {"type": type(error).__name__, "message": failure.text_of(error)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from django_srq.consumer.handler import carry_out, errors_of
 from django_srq.consumer.ledger import Ledger
@@ -12,7 +13,8 @@ from django_srq.consumer.subscription import StopConsuming, Subscription
 from django_srq.consumer.worker.events import Events
 from django_srq.consumer.worker.job import BuriedJob, FailedJob, FinishedJob, Job, Outcomes
 from django_srq.exceptions import Discard, PayloadError
-from django_srq.queue import failure
+from django_srq.queue import failure, instrumentation
+from django_srq.queue.instrumentation import Handling
 from django_srq.queue.item import Item
 from django_srq.queue.serializers import load
 from django_srq.runtime.interruption import is_interruption
@@ -39,8 +41,10 @@ class Executor:
             return outcomes
         for job, item in begun:
             self._events.started(job, item)
+        if instrumentation.installed:
+            outcomes.handling = _handling(outcomes.subscription, begun)
         try:
-            errors = self._call(outcomes.subscription, [item for _, item in begun])
+            errors = self._call(outcomes.subscription, [item for _, item in begun], outcomes.handling)
         except StopConsuming as error:
             outcomes.released += [job for job, _ in begun]
             outcomes.stop = error
@@ -78,14 +82,17 @@ class Executor:
         item.lapsed = lambda: self._ledger.lapsed(index, generation)
         return item
 
-    def _call(self, subscription: Subscription, items: list[Item]) -> Mapping[int, BaseException]:
+    def _call(
+        self, subscription: Subscription, items: list[Item], handling: Handling | None
+    ) -> Mapping[int, BaseException]:
         """Call the handler. Returns the errors of the items that failed, by their index."""
         context = self._context.copy()
+        call = carry_out if handling is None else partial(handling.run, carry_out)
         try:
             if subscription.batch == 1:
-                context.run(carry_out, subscription.handle, items[0])
+                context.run(call, subscription.handle, items[0])
                 return {}
-            return errors_of(context.run(carry_out, subscription.handle, items), len(items))
+            return errors_of(context.run(call, subscription.handle, items), len(items))
         except StopConsuming:
             raise
         except BaseException as error:
@@ -94,14 +101,20 @@ class Executor:
             return dict.fromkeys(range(len(items)), error)
 
 
+def _handling(subscription: Subscription, begun: Sequence[tuple[Job, Item]]) -> Handling:
+    sizes = [len(job.found.payload) for job, _ in begun]
+    items = [item for _, item in begun]
+    return Handling(subscription.queue.alias, items, sizes, batch=subscription.batch > 1)
+
+
 def _sort(begun: Sequence[tuple[Job, Item]], errors: Mapping[int, BaseException], outcomes: Outcomes) -> None:
     """Add the jobs to the outcomes: as finished, or with the error of their place as failed."""
-    seconds = outcomes.seconds
+    seconds, handling = outcomes.seconds, outcomes.handling
     for place, (job, item) in enumerate(begun):
         error = errors.get(place)
         if error is None:
-            outcomes.finished.append(FinishedJob(job, item, seconds))
+            outcomes.finished.append(FinishedJob(job, item, seconds, handling=handling))
         elif issubclass(type(error), Discard):
-            outcomes.finished.append(FinishedJob(job, item, seconds, failure.text_of(error)))
+            outcomes.finished.append(FinishedJob(job, item, seconds, failure.text_of(error), handling, error))
         else:
-            outcomes.failed.append(FailedJob(job, item, seconds, error))
+            outcomes.failed.append(FailedJob(job, item, seconds, error, handling))

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from django_srq.consumer.subscription import StopConsuming, Subscription
 from django_srq.exceptions import PayloadError
 from django_srq.operations import DeliveryRef, StoredItem
+from django_srq.queue.instrumentation import Handling
 from django_srq.queue.item import Item
 
 
@@ -33,6 +34,8 @@ class FinishedJob(NamedTuple):
     item: Item
     seconds: float
     discarded: str | None = None  # the reason, if the handler discarded the item
+    handling: Handling | None = None  # the call of the handler, if an integration is installed
+    error: BaseException | None = None  # the handler's, if it discarded the item
 
 
 class FailedJob(NamedTuple):
@@ -42,6 +45,7 @@ class FailedJob(NamedTuple):
     item: Item
     seconds: float
     error: BaseException
+    handling: Handling | None = None  # as in FinishedJob
 
 
 class BuriedJob(NamedTuple):
@@ -57,6 +61,7 @@ class Outcomes:
 
     subscription: Subscription
     seconds: float = 0.0  # how long the handler took
+    handling: Handling | None = None  # the call of the handler, if an integration is installed
     finished: list[FinishedJob] = field(default_factory=list)
     failed: list[FailedJob] = field(default_factory=list)
     buried: list[BuriedJob] = field(default_factory=list)

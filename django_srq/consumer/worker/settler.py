@@ -89,7 +89,7 @@ class Settler:
         described: dict[int, bytes] = {}  # each error is described once: usually all items have the same one
         calls, sizes = [], []
         for each in failed:  # runs code of the project; the items still count as running, so the time limit holds
-            job, item, _, error = each
+            job, item, error = each.job, each.item, each.error
             new = id(error) not in described
             if new:
                 described[id(error)] = failure.describe(error, consumer=self._consumer)
