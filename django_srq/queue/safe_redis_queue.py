@@ -223,9 +223,9 @@ class SafeRedisQueue:
     def processing(self, timeout: float = 0) -> Processing:
         """Get an item for a ``with`` block: acked when the block succeeds, failed with the error when it raises.
 
-        The block's exception goes on to the caller, except RetryLater and Discard, which end here. A failed item waits
-        by ``backoff``. When there is no item, the block gets a falsy ``Item``. Nobody renews the lease: a block that
-        may take longer than ``autoclean_interval`` has to call ``extend``.
+        The block's exception goes on to the caller, except RetryLater, Discard and Reject, which end here. A failed
+        item waits by ``backoff``. When there is no item, the block gets a falsy ``Item``. Nobody renews the lease: a
+        block that may take longer than ``autoclean_interval`` has to call ``extend``.
         """
         return Processing(self, timeout)
 
@@ -250,8 +250,8 @@ class SafeRedisQueue:
     ) -> Steps[str | None]:
         """Give an item back as failed: ready at the back, delayed (seconds), or dead when deliveries are used up.
 
-        ``error`` is stored with the item. Returns the item's new state. None: nothing changed, because the caller does
-        not hold the item any more (by plain uid: because it is not in flight).
+        ``error`` is stored with the item; a ``Reject`` makes the item dead at once. Returns the item's new state. None:
+        nothing changed, because the caller does not hold the item any more (by plain uid: because it is not in flight).
         """
         return settlements.fail(self, item, error, delay)
 
