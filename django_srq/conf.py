@@ -156,6 +156,7 @@ class QueueConfig:
     max_payload_bytes: int | None = 1024 * 1024
     max_in_flight: int | None = None  # items, across all consumers
     rate: Rate | None = None  # across all consumers
+    put_timeout: float | None = None  # seconds; None: 2, or TIMEOUT if that is less
     max_age: float = 300.0  # seconds; when the oldest ready item is older, the queue is "late"
 
     def load_serializer(self) -> Serializer:
@@ -288,6 +289,7 @@ _OPTIONS: dict[str, Callable[[Any], Any]] = {
     "RATE": _or_none(_rate),
     "MAX_AGE": _seconds,
     "TIMEOUT": _seconds,
+    "PUT_TIMEOUT": _seconds,
     "OPTIONS": _mapping,
 }
 _NO_FIELDS = {"URL", "PREFIX", "TIMEOUT", "OPTIONS"}  # become the target and the prefix; no fields of QueueConfig

@@ -30,7 +30,7 @@ from django_srq.queue.backoff import Backoff
 from django_srq.queue.calls import batches, send
 from django_srq.queue.gets import LOOK as LOOK
 from django_srq.queue.item import Item
-from django_srq.queue.links import link_of
+from django_srq.queue.links import link_of, put_timeout_of
 from django_srq.queue.places import state_of
 from django_srq.queue.rate import Rate
 from django_srq.queue.serializers import Raw, Serializer, load
@@ -47,8 +47,9 @@ class SafeRedisQueue:
 
     Takes the arguments of saferedisqueue's constructor: ``name`` (the keys are ``srq:<name>:…``), ``url`` or the
     arguments of ``redis.Redis``, ``autoclean_interval`` (seconds after which an item that was got and never settled is
-    ready again; None: never automatically), ``serializer`` (an object with ``dumps`` and ``loads``; None: payloads come
-    back as bytes, or as ``str`` with ``decode_responses``). Other keyword arguments go to the redis client.
+    ready again; None: never automatically), ``serializer`` (an object with ``dumps`` and ``loads``, or ``"json"``,
+    ``"pickle"`` or ``"raw"``; None is the last: payloads come back as bytes, or as ``str`` with ``decode_responses``).
+    Other keyword arguments go to the redis client.
 
     New arguments: ``max_deliveries`` and ``max_crashes`` (after so many an item is dead; None: never), ``max_length``
     (ready and delayed items), ``max_payload_bytes``, ``max_in_flight`` (items, across all consumers), ``rate`` (of
@@ -56,6 +57,7 @@ class SafeRedisQueue:
     ``srq:{<name>}:…``), ``client`` (a redis client, with its own options) or ``link`` (with its own time limit), and
     ``timeout``: seconds for a call that does not block, repeats included, until its reply begins; 5 by default, at most
     900. A transfer that has begun is cut only after so many seconds of silence, or when it is slower than 32 KiB/s.
+    ``put_timeout`` is the same for puts, for which a request may wait: 2 by default, or ``timeout`` if that is less.
 
     The object holds no state of the queue: any number of threads may share it, and it may be used after a fork. Making
     it opens no connection. Every method may raise ``QueueUnavailable`` (nothing was changed), ``OutcomeUnknown`` (sent,
@@ -71,7 +73,7 @@ class SafeRedisQueue:
         name: str = "0",
         url: str | None = None,
         autoclean_interval: float | None = AUTOCLEAN_INTERVAL,
-        serializer: Serializer | None = None,
+        serializer: Serializer | str | None = None,
         max_deliveries: int | None = None,
         max_crashes: int | None = None,
         max_length: int | None = None,
@@ -80,6 +82,7 @@ class SafeRedisQueue:
         rate: Rate | str | None = None,
         backoff: Backoff = Backoff(),  # noqa: B008 (frozen)
         timeout: float | None = None,
+        put_timeout: float | None = None,
         cluster: bool = False,
         client: redis.Redis | None = None,
         link: Link | None = None,
@@ -98,9 +101,10 @@ class SafeRedisQueue:
         self.rate = arguments.rate_of(rate)
         self.backoff = arguments.backoff_of(backoff)
         self.link = link_of(args, link, client, url, arguments.option_of(timeout, "timeout"), kwargs)
+        self.put_timeout = put_timeout_of(self.link, arguments.option_of(put_timeout, "put_timeout"))
         options = self.link.pool.connection_kwargs
         decode, encoding = options.get("decode_responses", False), options.get("encoding", "utf-8")
-        self.serializer = serializer or Raw(decode=decode, encoding=encoding)
+        self.serializer = arguments.serializer_of(serializer) or Raw(decode=decode, encoding=encoding)
         self.lease = self.autoclean_interval or AUTOCLEAN_INTERVAL  # seconds; of a plain get
 
     def __repr__(self) -> str:
@@ -119,19 +123,21 @@ class SafeRedisQueue:
         eta: dt.datetime | None = None,
         priority: int = 0,
         headers: Mapping[str, str] | None = None,
+        timeout: float | None = None,
     ) -> Steps[str]:
         """Put a payload; return its uid. Once ``put`` has returned, the item is stored.
 
         ``uid``: 1 to 128 visible ASCII characters of your own; while that uid is in the queue in any state, putting it
         again adds nothing (with ``strict`` it raises ``DuplicateItem``). ``delay`` (seconds or timedelta) or ``eta``
         (aware datetime): the item is not ready before. ``priority``: -100 to 100, higher is served first. ``headers``:
-        str to str, for the consumer.
+        str to str, for the consumer. ``timeout``: seconds, instead of the queue's ``put_timeout``.
 
         Raises PayloadError, PayloadTooLarge, QueueFull, InvalidArgument: nothing was put. OutcomeUnknown: the item may
         be in the queue; put it again with the same uid.
         """
+        seconds = arguments.put_timeout_of(timeout, self.alias)
         chosen, calls = self.prepare(item, uid=uid, delay=delay, eta=eta, priority=priority, headers=headers)
-        return puts.put(self, chosen, calls, strict)
+        return puts.put(self, chosen, calls, strict, seconds)
 
     @sync_method
     def put_many(
@@ -143,17 +149,19 @@ class SafeRedisQueue:
         eta: dt.datetime | None = None,
         priority: int = 0,
         headers: Mapping[str, str] | None = None,
+        timeout: float | None = None,
     ) -> Steps[list[str]]:
         """Put payloads in batches, each in one round trip and entirely or not at all; return their uids.
 
         A batch has at most 1,000 items, and at most 1 MiB more than its first one. All are serialised before the
-        first batch is sent. ``uids``: of your own, as in ``put``, one for each item.
+        first batch is sent. ``uids``: of your own, as in ``put``, one for each item. ``timeout``: for each batch.
 
         When a batch is refused, the earlier ones stay: the error's ``put`` has their uids. OutcomeUnknown: its
         ``in_doubt`` has the uids of the batch that may be in the queue. Put that batch again with
         ``uids=error.in_doubt``, and the items after it as new ones. With uids of your own, just repeat the whole call.
         """
-        return puts.put_many(self, items, uids, puts.terms_of(self, delay, eta, priority, headers))
+        seconds = arguments.put_timeout_of(timeout, self.alias)
+        return puts.put_many(self, items, uids, puts.terms_of(self, delay, eta, priority, headers), seconds)
 
     def prepare(
         self,
@@ -169,9 +177,11 @@ class SafeRedisQueue:
         return puts.prepare(self, item, uid, puts.terms_of(self, delay, eta, priority, headers))
 
     @sync_method
-    def send_puts(self, calls: Iterable[Call[PutReply]], uids: Sequence[str]) -> Steps[list[str]]:
+    def send_puts(
+        self, calls: Iterable[Call[PutReply]], uids: Sequence[str], *, timeout: float | None = None
+    ) -> Steps[list[str]]:
         """Send the calls of ``prepare``; per item "" when it was added, else the state that its uid already has."""
-        return puts.add(self, calls, uids)
+        return puts.add(self, calls, uids, arguments.put_timeout_of(timeout, self.alias))
 
     # -- get
 
