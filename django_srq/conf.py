@@ -156,6 +156,7 @@ class QueueConfig:
     max_payload_bytes: int | None = 1024 * 1024
     max_in_flight: int | None = None  # items, across all consumers
     rate: Rate | None = None  # across all consumers
+    unique_for: float | None = None  # seconds after an ack for which a uid of the caller's counts as there
     put_timeout: float | None = None  # seconds; None: 2, or TIMEOUT if that is less
     max_age: float = 300.0  # seconds; when the oldest ready item is older, the queue is "late"
 
@@ -287,6 +288,7 @@ _OPTIONS: dict[str, Callable[[Any], Any]] = {
     "MAX_PAYLOAD_BYTES": _or_none(_one_of(OPTIONS["max_payload_bytes"])),
     "MAX_IN_FLIGHT": _or_none(_one_of(OPTIONS["max_in_flight"])),
     "RATE": _or_none(_rate),
+    "UNIQUE_FOR": _or_none(_one_of(OPTIONS["unique_for"])),
     "MAX_AGE": _seconds,
     "TIMEOUT": _seconds,
     "PUT_TIMEOUT": _seconds,

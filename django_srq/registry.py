@@ -38,6 +38,7 @@ class Queue(SafeRedisQueue):
             rate=config.rate,
             backoff=config.backoff,
             put_timeout=config.put_timeout,
+            unique_for=config.unique_for,
         )
         self.config = config
 
@@ -50,6 +51,7 @@ class Queue(SafeRedisQueue):
         eta: dt.datetime | None = None,
         priority: int = 0,
         headers: Mapping[str, str] | None = None,
+        unique_for: float | dt.timedelta | None = None,
         timeout: float | None = None,
         using: str | None = None,
         robust: bool = False,
@@ -61,7 +63,9 @@ class Queue(SafeRedisQueue):
         later hooks run. A process that dies between commit and put loses the put.
         """
         seconds = arguments.put_timeout_of(timeout, self.alias)
-        chosen, calls = self.prepare(item, uid=uid, delay=delay, eta=eta, priority=priority, headers=headers)
+        chosen, calls = self.prepare(
+            item, uid=uid, delay=delay, eta=eta, priority=priority, headers=headers, unique_for=unique_for
+        )
         committed = transaction.get_connection(using).in_atomic_block
 
         def put() -> None:

@@ -44,6 +44,7 @@ OPTIONS: dict[str, Numbers[Any]] = {
     "max_in_flight": COUNTS,
     "timeout": SECONDS,
     "put_timeout": SECONDS,
+    "unique_for": SECONDS,
 }
 
 
@@ -214,6 +215,19 @@ def seconds_of(value: float | dt.timedelta, name: str, alias: str) -> float:
     raise InvalidArgument(
         f"queue {alias!r}: {name} is a number of seconds or a timedelta, from 0 on, not {shown(value)}"
     )
+
+
+def unique_for_of(value: float | dt.timedelta | None, own: bool, default: float | None, alias: str) -> float:
+    """The seconds for which the uids of a put count as there after their acks; 0: not at all.
+
+    own: whether the caller chose the uids. default: that of the queue.
+    """
+    if value is None:
+        return (default or 0) if own else 0
+    seconds = seconds_of(value, "unique_for", alias)
+    if seconds and not own:
+        raise InvalidArgument(f"queue {alias!r}: unique_for needs a uid of your own: a generated uid is put only once")
+    return seconds
 
 
 def due_of(delay: float | dt.timedelta, eta: dt.datetime | None, alias: str) -> float | dt.datetime:

@@ -27,6 +27,7 @@ class Terms(NamedTuple):
     due: float | dt.datetime
     priority: int
     headers: bytes  # their entry in the key "headers"
+    unique_for: float = 0  # seconds; of uids that the caller chose
 
 
 def terms_of(
@@ -35,13 +36,17 @@ def terms_of(
     eta: dt.datetime | None,
     priority: int,
     headers: Mapping[str, str] | None,
+    unique_for: float | dt.timedelta | None,
+    *,
+    own: bool,
 ) -> Terms:
     due = arguments.due_of(delay, eta, queue.alias)
+    unique = arguments.unique_for_of(unique_for, own, queue.unique_for, queue.alias)
     if headers is None and priority == 0 and type(priority) is int:
-        return Terms(due, 0, b"")
+        return Terms(due, 0, b"", unique)
     level = arguments.priority_of(priority, queue.alias)
     encoded = operations.encode_headers(arguments.headers_of(headers, queue.alias), priority=level)
-    return Terms(due, level, encoded)
+    return Terms(due, level, encoded, unique)
 
 
 def prepare(queue: SafeRedisQueue, item: Any, uid: str | None, terms: Terms) -> tuple[str, list[Call[PutReply]]]:
@@ -55,7 +60,8 @@ def put(
 ) -> Steps[str]:
     (state,) = yield from add(queue, calls, [uid], timeout)
     if strict and state:
-        raise DuplicateItem(f"queue {queue.alias!r}: {uid} is there already ({state})", uid=uid, state=state)
+        known = "was handled, and counts as there by unique_for" if state == "done" else "is there already"
+        raise DuplicateItem(f"queue {queue.alias!r}: {uid} {known} ({state})", uid=uid, state=state)
     return uid
 
 
@@ -109,7 +115,13 @@ def _call(
     queue: SafeRedisQueue, puts: Sequence[tuple[str, bytes, bytes]], terms: Terms, *, own: bool
 ) -> Call[PutReply]:
     return operations.put(
-        queue.keys, puts, own=own, priority=terms.priority, due=terms.due, max_length=queue.max_length
+        queue.keys,
+        puts,
+        own=own,
+        priority=terms.priority,
+        due=terms.due,
+        max_length=queue.max_length,
+        unique_for=terms.unique_for,
     )
 
 

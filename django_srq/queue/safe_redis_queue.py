@@ -53,11 +53,12 @@ class SafeRedisQueue:
 
     New arguments: ``max_deliveries`` and ``max_crashes`` (after so many an item is dead; None: never), ``max_length``
     (ready and delayed items), ``max_payload_bytes``, ``max_in_flight`` (items, across all consumers), ``rate`` (of
-    handing out, such as ``"10/s"``, across all consumers), ``backoff`` (of ``processing``), ``cluster`` (the keys are
-    ``srq:{<name>}:…``), ``client`` (a redis client, with its own options) or ``link`` (with its own time limit), and
-    ``timeout``: seconds for a call that does not block, repeats included, until its reply begins; 5 by default, at most
-    900. A transfer that has begun is cut only after so many seconds of silence, or when it is slower than 32 KiB/s.
-    ``put_timeout`` is the same for puts, for which a request may wait: 2 by default, or ``timeout`` if that is less.
+    handing out, such as ``"10/s"``, across all consumers), ``unique_for`` (seconds, for ``put``), ``backoff`` (of
+    ``processing``), ``cluster`` (the keys are ``srq:{<name>}:…``), ``client`` (a redis client, with its own options) or
+    ``link`` (with its own time limit), and ``timeout``: seconds for a call that does not block, repeats included, until
+    its reply begins; 5 by default, at most 900. A transfer that has begun is cut only after so many seconds of silence,
+    or when it is slower than 32 KiB/s. ``put_timeout``: the same for puts, as a request may wait for them; 2 by
+    default, or ``timeout`` if that is less.
 
     The object holds no state of the queue: any number of threads may share it, and it may be used after a fork. Making
     it opens no connection. Every method may raise ``QueueUnavailable`` (nothing was changed), ``OutcomeUnknown`` (sent,
@@ -80,6 +81,7 @@ class SafeRedisQueue:
         max_payload_bytes: int | None = None,
         max_in_flight: int | None = None,
         rate: Rate | str | None = None,
+        unique_for: float | None = None,
         backoff: Backoff = Backoff(),  # noqa: B008 (frozen)
         timeout: float | None = None,
         put_timeout: float | None = None,
@@ -99,6 +101,7 @@ class SafeRedisQueue:
         self.max_payload_bytes = arguments.option_of(max_payload_bytes, "max_payload_bytes")
         self.max_in_flight = arguments.option_of(max_in_flight, "max_in_flight")
         self.rate = arguments.rate_of(rate)
+        self.unique_for = arguments.option_of(unique_for, "unique_for")
         self.backoff = arguments.backoff_of(backoff)
         self.link = link_of(args, link, client, url, arguments.option_of(timeout, "timeout"), kwargs)
         self.put_timeout = put_timeout_of(self.link, arguments.option_of(put_timeout, "put_timeout"))
@@ -123,12 +126,15 @@ class SafeRedisQueue:
         eta: dt.datetime | None = None,
         priority: int = 0,
         headers: Mapping[str, str] | None = None,
+        unique_for: float | dt.timedelta | None = None,
         timeout: float | None = None,
     ) -> Steps[str]:
         """Put a payload; return its uid. Once ``put`` has returned, the item is stored.
 
         ``uid``: 1 to 128 visible ASCII characters of your own; while that uid is in the queue in any state, putting it
-        again adds nothing (with ``strict`` it raises ``DuplicateItem``). ``delay`` (seconds or timedelta) or ``eta``
+        again adds nothing (with ``strict`` it raises ``DuplicateItem``). ``unique_for``: for so long (seconds or
+        timedelta) after its ack the uid still counts as there, in the state ``done``; default: that of the queue. An
+        item that was dropped or purged may be put again at once. ``delay`` (seconds or timedelta) or ``eta``
         (aware datetime): the item is not ready before. ``priority``: -100 to 100, higher is served first. ``headers``:
         str to str, for the consumer. ``timeout``: seconds, instead of the queue's ``put_timeout``.
 
@@ -136,7 +142,9 @@ class SafeRedisQueue:
         be in the queue; put it again with the same uid.
         """
         seconds = arguments.put_timeout_of(timeout, self.alias)
-        chosen, calls = self.prepare(item, uid=uid, delay=delay, eta=eta, priority=priority, headers=headers)
+        chosen, calls = self.prepare(
+            item, uid=uid, delay=delay, eta=eta, priority=priority, headers=headers, unique_for=unique_for
+        )
         return puts.put(self, chosen, calls, strict, seconds)
 
     @sync_method
@@ -149,6 +157,7 @@ class SafeRedisQueue:
         eta: dt.datetime | None = None,
         priority: int = 0,
         headers: Mapping[str, str] | None = None,
+        unique_for: float | dt.timedelta | None = None,
         timeout: float | None = None,
     ) -> Steps[list[str]]:
         """Put payloads in batches, each in one round trip and entirely or not at all; return their uids.
@@ -161,7 +170,8 @@ class SafeRedisQueue:
         ``uids=error.in_doubt``, and the items after it as new ones. With uids of your own, just repeat the whole call.
         """
         seconds = arguments.put_timeout_of(timeout, self.alias)
-        return puts.put_many(self, items, uids, puts.terms_of(self, delay, eta, priority, headers), seconds)
+        terms = puts.terms_of(self, delay, eta, priority, headers, unique_for, own=uids is not None)
+        return puts.put_many(self, items, uids, terms, seconds)
 
     def prepare(
         self,
@@ -172,9 +182,11 @@ class SafeRedisQueue:
         eta: dt.datetime | None = None,
         priority: int = 0,
         headers: Mapping[str, str] | None = None,
+        unique_for: float | dt.timedelta | None = None,
     ) -> tuple[str, list[Call[PutReply]]]:
         """The uid, and the calls that ``put`` would send, checked and serialised, for ``send_puts``, now or later."""
-        return puts.prepare(self, item, uid, puts.terms_of(self, delay, eta, priority, headers))
+        terms = puts.terms_of(self, delay, eta, priority, headers, unique_for, own=uid is not None)
+        return puts.prepare(self, item, uid, terms)
 
     @sync_method
     def send_puts(
@@ -391,7 +403,10 @@ class SafeRedisQueue:
 
     @sync_method
     def drop(self, *uids: str) -> Steps[int]:
-        """Delete items in any state but in flight; returns how many."""
+        """Delete items in any state but in flight; returns how many.
+
+        A uid that counts as there by ``unique_for`` may be put again at once, also when its item is done.
+        """
         return maintenance.drop(self, uids)
 
     @sync_method

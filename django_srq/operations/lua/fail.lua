@@ -26,6 +26,7 @@ local function end_failed(uid, holder, delay, failure)
     return 'delayed'
   end
   place(uid)
+  waits_since(uid, now)
   return 'ready'
 end
 
