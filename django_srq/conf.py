@@ -163,6 +163,8 @@ class QueueConfig:
     max_in_flight: int | None = None  # items, across all consumers
     rate: Rate | None = None  # across all consumers
     time_limit: float | None = None  # seconds for an item; when it takes longer, its process is killed
+    unique_for: float | None = None  # seconds after an ack for which a uid of the caller's counts as there
+    put_timeout: float | None = None  # seconds; None: 2, or TIMEOUT if that is less
     max_age: float = 300.0  # seconds; when the oldest ready item is older, the queue is "late"
 
     def load_serializer(self) -> Serializer:
@@ -312,8 +314,10 @@ _OPTIONS: dict[str, Callable[[Any], Any]] = {
     "MAX_IN_FLIGHT": _or_none(_one_of(OPTIONS["max_in_flight"])),
     "RATE": _or_none(_rate),
     "TIME_LIMIT": _or_none(_seconds),
+    "UNIQUE_FOR": _or_none(_seconds),
     "MAX_AGE": _seconds,
     "TIMEOUT": _seconds,
+    "PUT_TIMEOUT": _seconds,
     "OPTIONS": _mapping,
 }
 _NO_FIELDS = {"URL", "PREFIX", "TIMEOUT", "OPTIONS"}  # become the target and the prefix; no fields of QueueConfig

@@ -12,7 +12,7 @@ SRQError
 ├── OutcomeUnknown          sent, but no reply within the time limit (also redis-py's ConnectionError)
 └── LayoutError             the keys are of a newer layout version, or somebody else's
 
-A handler raises RetryLater or Discard to say what becomes of its item; these are no errors.
+A handler raises RetryLater, Discard or Reject to say what becomes of its item; these are no errors.
 """
 
 from __future__ import annotations
@@ -120,6 +120,16 @@ class RetryLater(Exception):
 
 class Discard(Exception):
     """Raised by a handler: the item is not worth handling. It is acked, and the reason logged."""
+
+    def __init__(self, reason: str = "") -> None:
+        super().__init__(reason)
+
+
+class Reject(Exception):
+    """Raised by a handler: no further delivery can help. The item is dead at once, kept with the reason.
+
+    It counts as a failed delivery. ``fail`` with such an error does the same.
+    """
 
     def __init__(self, reason: str = "") -> None:
         super().__init__(reason)

@@ -15,8 +15,8 @@ from django.utils.connection import BaseConnectionHandler, ConnectionProxy
 
 from django_srq import conf
 from django_srq.conf import DEFAULT_ALIAS, QueueConfig
-from django_srq.exceptions import UnknownQueue, shown
-from django_srq.queue import instrumentation
+from django_srq.exceptions import OutcomeUnknown, SRQError, UnknownQueue, shown
+from django_srq.queue import arguments, instrumentation
 from django_srq.queue.instrumentation import Puts
 from django_srq.queue.safe_redis_queue import SafeRedisQueue
 from django_srq.transport.clients import client_from_url, is_embedded
@@ -40,6 +40,8 @@ class Queue(SafeRedisQueue):
             max_in_flight=config.max_in_flight,
             rate=config.rate,
             backoff=config.backoff,
+            put_timeout=config.put_timeout,
+            unique_for=config.unique_for,
         )
         self.config = config
 
@@ -57,22 +59,44 @@ class Queue(SafeRedisQueue):
         eta: dt.datetime | None = None,
         priority: int = 0,
         headers: Mapping[str, str] | None = None,
+        unique_for: float | dt.timedelta | None = None,
+        timeout: float | None = None,
         using: str | None = None,
         robust: bool = False,
     ) -> str:
         """Put after the surrounding transaction of the database ``using`` commits (at once outside of one).
 
         The payload is serialised and the uid returned at once. A transaction that rolls back puts nothing. An error of
-        the put after the commit is raised to the caller of the commit; with ``robust`` it is logged, and later hooks
-        run. A process that dies between commit and put loses the put.
+        the put after the commit is raised to the caller of the commit, and says so; with ``robust`` it is logged, and
+        later hooks run. A process that dies between commit and put loses the put.
         """
+        seconds = arguments.put_timeout_of(timeout, self.alias)
         watch = Puts(self.alias, "prepare", headers).begin() if instrumentation.installed else None
         headers = watch.headers if watch else headers
-        chosen, calls = self.prepare(item, uid=uid, delay=delay, eta=eta, priority=priority, headers=headers)
+        chosen, calls = self.prepare(
+            item, uid=uid, delay=delay, eta=eta, priority=priority, headers=headers, unique_for=unique_for
+        )
         if watch:
             watch.end(calls, [chosen])
-        transaction.on_commit(lambda: self.send_puts(calls, [chosen]), using=using, robust=robust)
+        committed = transaction.get_connection(using).in_atomic_block
+
+        def put() -> None:
+            try:
+                self.send_puts(calls, [chosen], timeout=seconds)
+            except SRQError as error:
+                if committed:
+                    error.args = (f"{error}; {_after_commit(error, self.alias, chosen)}",)
+                raise
+
+        transaction.on_commit(put, using=using, robust=robust)
         return chosen
+
+
+def _after_commit(error: SRQError, alias: str, uid: str) -> str:
+    """What became of the transaction and the item, when the put of ``put_on_commit`` failed."""
+    place = "may be in the queue" if isinstance(error, OutcomeUnknown) else "is not in the queue"
+    again = f"queues[{alias!r}].put(…, uid={uid!r})"
+    return f"the transaction is committed, but the item {place}: put it again with {again}, which adds it once"
 
 
 def link_to(config: QueueConfig) -> Link:

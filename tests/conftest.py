@@ -14,6 +14,7 @@ import redis
 from xdist.scheduler import LoadScopeScheduling
 
 from django_srq import SafeRedisQueue
+from django_srq.queue import links
 from django_srq.transport.clients import client_from_url
 from django_srq.transport.link import Link
 from tests.support.project import Project
@@ -43,6 +44,10 @@ class _WholeFilesFirst(LoadScopeScheduling):
 
 def pytest_xdist_make_scheduler(config, log):
     return _WholeFilesFirst(config, log)
+
+
+# A busy machine may need longer for a put than a request may wait: here a put has the time of any other call.
+links.PUT_TIMEOUT = PATIENT
 
 
 @pytest.fixture(scope="session")
@@ -75,14 +80,14 @@ def server() -> Iterator[Server]:
 @pytest.fixture
 def at() -> Iterator[MakeQueue]:
     """Makes queues named orders at a URL, each with its own connections; the options are those of the client."""
-    links = []
+    made = []
 
     def make(url: str, timeout: float = PATIENT, **options: object) -> SafeRedisQueue:
-        links.append(Link(client_from_url(url, **options), timeout=timeout))
-        return SafeRedisQueue(name="orders", link=links[-1])
+        made.append(Link(client_from_url(url, **options), timeout=timeout))
+        return SafeRedisQueue(name="orders", link=made[-1])
 
     yield make
-    for link in links:
+    for link in made:
         link.close()
 
 

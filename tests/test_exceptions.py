@@ -8,7 +8,7 @@ import pickle
 import pytest
 
 from django_srq import exceptions
-from django_srq.exceptions import Discard, DuplicateItem, OutcomeUnknown, QueueUnavailable, RetryLater, SRQError
+from django_srq.exceptions import Discard, DuplicateItem, OutcomeUnknown, QueueUnavailable, Reject, RetryLater, SRQError
 
 CLASSES = [
     value for value in vars(exceptions).values() if isinstance(value, type) and value.__module__ == exceptions.__name__
@@ -17,6 +17,7 @@ SPECIAL = {
     DuplicateItem: DuplicateItem("it is there", uid="own", state="ready"),
     RetryLater: RetryLater(60, "the bank is closed"),
     Discard: Discard("spam"),
+    Reject: Reject("no such customer"),
 }
 
 

@@ -7,6 +7,7 @@ import datetime as dt
 import os
 import threading
 import warnings
+from contextlib import closing
 
 import pytest
 import redis
@@ -17,12 +18,14 @@ import django_srq
 from django_srq import (
     ConfigurationError,
     InvalidArgument,
+    OutcomeUnknown,
     PayloadError,
     QueueUnavailable,
     UnknownQueue,
     default_queue,
     queues,
 )
+from tests.support.proxy import Proxy
 
 pytestmark = pytest.mark.versions
 
@@ -233,6 +236,28 @@ class TestPutOnCommit:
             queues["far"].put_on_commit(1, robust=True)
         assert "on_commit" in caplog.text
 
+    def test_an_error_after_the_commit_says_so(self, configured, dead_port):
+        configured.SRQ_QUEUES = {"far": {"URL": f"redis://127.0.0.1:{dead_port}", "TIMEOUT": 0.2}}
+        with pytest.raises(QueueUnavailable, match="^queue 'far' ") as raised, transaction.atomic():
+            uid = queues["far"].put_on_commit(1)
+        again = f"put it again with queues['far'].put(…, uid='{uid}'), which adds it once"
+        assert str(raised.value).endswith(f"; the transaction is committed, but the item is not in the queue: {again}")
+        with pytest.raises(QueueUnavailable) as raised:
+            queues["far"].put_on_commit(1)
+        assert "committed" not in str(raised.value)
+
+    def test_an_unknown_outcome_after_the_commit_says_so(self, configured, server_url):
+        with closing(Proxy(server_url)) as proxy:
+            configured.SRQ_QUEUES = {"far": {"URL": proxy.url, "PUT_TIMEOUT": 60}}
+            proxy.arm("lose reply", times=1000)
+            with pytest.raises(OutcomeUnknown, match=r"within 0\.3 s") as raised, transaction.atomic():
+                uid = queues["far"].put_on_commit(1, timeout=0.3)
+            proxy.disarm()
+            assert f"the item may be in the queue: put it again with queues['far'].put(…, uid='{uid}')" in str(
+                raised.value
+            )
+            queues["far"].put(1, uid=uid)
+            assert len(queues["far"]) == 1
 
 @pytest.mark.parametrize(
     ("eta", "utc"),

@@ -16,6 +16,7 @@ class Delivery(NamedTuple):
     number: str = ""  # number of the put, where it is recorded: for a uid that the caller chose, among others
     priority: int = 0
     headers: Mapping[str, str] = {}
+    unique_for: float = 0  # seconds for which the uid counts as there after the ack
     put_at: dt.datetime | None = None  # by the server's clock, where it is recorded
     state: str = "in_flight"
     when: dt.datetime | None = None  # due time (delayed), end of the lease (in flight), time of death (dead)

@@ -40,14 +40,15 @@ def put(
     priority: int = 0,
     due: float | dt.datetime = 0,
     max_length: int | None = None,
+    unique_for: float = 0,
     attempt: int = 0,
 ) -> Call[PutReply]:
     """Add items. items: tuples as Put.
 
     own: whether the caller chose the uids. due: seconds from now, or a moment, by the server's clock. max_length: most
-    items ready and delayed. attempt: see put.lua.
+    items ready and delayed. unique_for: seconds for which a uid counts as there after its ack. attempt: see put.lua.
     """
-    args = [_put_terms(priority, _due(due), max_length, own, attempt)]
+    args = [_put_terms(priority, _due(due), max_length, own, unique_for, attempt)]
     for uid, payload, headers in items:
         args += (uid.encode(), payload, headers)
     # The message names the uid, as nobody else knows a generated one. Of a batch, the first uid tells which it was.
@@ -62,9 +63,10 @@ def payload_size(call: Call[PutReply]) -> int:
 
 
 @lru_cache(maxsize=64)
-def _put_terms(priority: int, due: bytes, max_length: int | None, own: bool, attempt: int) -> bytes:
+def _put_terms(priority: int, due: bytes, max_length: int | None, own: bool, unique_for: float, attempt: int) -> bytes:
     """The terms of a put, as one argument: in the common case, the script compares it once with the usual terms."""
-    return b" ".join((encode_int(priority), due, encode_int(max_length or 0), encode_flag(own), encode_int(attempt)))
+    times = encode_int(milliseconds(unique_for)), encode_int(attempt)
+    return b" ".join((encode_int(priority), due, encode_int(max_length or 0), encode_flag(own), *times))
 
 
 def _due(due: float | dt.datetime) -> bytes:

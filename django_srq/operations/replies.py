@@ -25,7 +25,7 @@ class DeliveryRef(NamedTuple):
 
 
 class PutReply(NamedTuple):
-    states: Sequence[str]  # per item: "" when it was added, else the state of the item that has this uid
+    states: Sequence[str]  # per item: "" when it was added, else the state of the item that has this uid, or "done"
     full_at: int | None  # the length of the queue, when nothing was added because it is full
 
 
@@ -183,6 +183,7 @@ def _delivery(headers: bytes, token: str, deliveries: int, **known: Any) -> Deli
         number=str(kept["number"]),
         priority=kept.get("priority", 0),
         headers=kept.get("headers", {}),
+        unique_for=kept.get("unique", 0) / 1000,
         put_at=from_milliseconds(kept["time"]),
         **known,
     )

@@ -19,6 +19,7 @@ MOST_BYTES = 2**20
 # The time series in stats (lua/shared/series.lua): how many periods its rings hold, and how many buckets there are for
 # times. The last bucket is for all times beyond 2^30 ms, 12 days.
 MINUTES, HOURS, BUCKETS = 180, 336, 32
+UNIQUES_MOST = 250_000  # uids of one queue that count as there by unique_for; some 25 MB on the server
 
 
 def _read(folder: Traversable) -> dict[str, str]:
@@ -78,6 +79,8 @@ def _shared(name: str) -> str:
         return f"local MOST_BYTES = {MOST_BYTES}\n"
     if name == "series_sizes":
         return f"local MINUTES, HOURS, BUCKETS = {MINUTES}, {HOURS}, {BUCKETS}\n"
+    if name == "uniques_most":
+        return f"local UNIQUES_MOST = {UNIQUES_MOST}\n"
     if name == "types":
         types = ", ".join(f"'{kind}'" for kind in key_types().values())
         return f"local types = {{{types}}}\n"

@@ -14,14 +14,19 @@ from django_srq.operations.scripts import Script
 # Items in one fail_many, at most: with the same error for all, and with an error for each. Some services take at most
 # 3,999 arguments.
 FAILED_ALIKE, FAILED = 990, 790
+_DEAD_AT_ONCE = b"-1"  # as a delay: see fail.lua
 
 
 class Failed(NamedTuple):
-    """A delivery that failed: its error (JSON), and the seconds that the item waits before its next delivery."""
+    """A delivery that failed: its error (JSON), and the seconds that the item waits before its next delivery.
+
+    bury: whether the item is dead at once, so that there is no next delivery.
+    """
 
     held: DeliveryRef
     error: bytes = b""
     delay: float = 0
+    bury: bool = False
 
 
 def ack(keys: Keys, held: Iterable[DeliveryRef]) -> Call[list[bool]]:
@@ -37,13 +42,11 @@ def fail(
     max_deliveries: int | None = None,
     bury: bool = False,
 ) -> Call[str | None]:
-    call = fail_many(keys, [Failed(held, error, delay)], max_deliveries=max_deliveries, bury=bury)
+    call = fail_many(keys, [Failed(held, error, delay, bury)], max_deliveries=max_deliveries)
     return Call(call.script, keys, call.args, lambda reply: read_states(reply)[0])
 
 
-def fail_many(
-    keys: Keys, failed: Iterable[Failed], *, max_deliveries: int | None = None, bury: bool = False
-) -> Call[list[str | None]]:
+def fail_many(keys: Keys, failed: Iterable[Failed], *, max_deliveries: int | None = None) -> Call[list[str | None]]:
     errors: dict[bytes, int] = {b"": 0}  # error -> its number; many items usually fail with the same error
     items: list[bytes] = []
     for failure in failed:
@@ -51,12 +54,11 @@ def fail_many(
         items += (
             failure.held.uid.encode(),
             failure.held.token.encode(),
-            encode_int(milliseconds(failure.delay)),
+            _DEAD_AT_ONCE if failure.bury else encode_int(milliseconds(failure.delay)),
             encode_int(number),
         )
     args = [
         encode_int(max_deliveries or 0),
-        encode_flag(bury),
         encode_int(len(errors) - 1),
         *list(errors)[1:],
         *items,

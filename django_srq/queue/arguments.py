@@ -16,6 +16,7 @@ from django_srq.notation import RATE
 from django_srq.operations import BATCH, DeliveryRef
 from django_srq.queue.item import Item
 from django_srq.queue.rate import Rate
+from django_srq.queue.serializers import BY_NAME, Serializer
 from django_srq.values import (
     BYTES,
     COUNTS,
@@ -44,6 +45,8 @@ OPTIONS: dict[str, Numbers[Any]] = {
     "max_payload_bytes": BYTES,
     "max_in_flight": COUNTS,
     "timeout": SECONDS,
+    "put_timeout": SECONDS,
+    "unique_for": SECONDS,
 }
 
 
@@ -81,6 +84,18 @@ def backoff_of(value: T) -> T:
     raise ConfigurationError(f"backoff is a Backoff, not {shown(value)}")
 
 
+def serializer_of(value: Serializer | str | None) -> Serializer | None:
+    """The serializer, made when it is given by its name; None: that of the default, which depends on the client."""
+    if value is None or value == "raw":
+        return None
+    if isinstance(value, str) and value in BY_NAME:
+        return BY_NAME[value]()
+    if not isinstance(value, str) and all(callable(getattr(value, name, None)) for name in ("dumps", "loads")):
+        return value
+    named = ", ".join(map(repr, BY_NAME))
+    raise ConfigurationError(f"serializer is an object with dumps and loads, or one of {named}; not {shown(value)}")
+
+
 def without_effect(given: str, args: Sequence[object], options: Iterable[str], **others: object) -> None:
     """Refuse arguments that have no effect beside the one named ``given``. others: arguments whose default is None."""
     named = [name for name, value in others.items() if value is not None]
@@ -95,6 +110,13 @@ def timeout_of(timeout: float, alias: str) -> float:
     raise InvalidArgument(
         f"queue {alias!r}: timeout is a number of seconds, 0 for ever, below 0 none; not {shown(timeout)}"
     )
+
+
+def put_timeout_of(timeout: float | None, alias: str) -> float | None:
+    """The time limit of a put; None: that of the queue."""
+    if timeout is None or timeout in SECONDS:
+        return timeout
+    raise InvalidArgument(f"queue {alias!r}: timeout is {SECONDS.name}, or None; not {shown(timeout)}")
 
 
 def lease_of(seconds: float, alias: str) -> float:
@@ -201,6 +223,19 @@ def seconds_of(value: float | dt.timedelta, name: str, alias: str) -> float:
     raise InvalidArgument(
         f"queue {alias!r}: {name} is a number of seconds or a timedelta, from 0 on, not {shown(value)}"
     )
+
+
+def unique_for_of(value: float | dt.timedelta | None, own: bool, default: float | None, alias: str) -> float:
+    """The seconds for which the uids of a put count as there after their acks; 0: not at all.
+
+    own: whether the caller chose the uids. default: that of the queue.
+    """
+    if value is None:
+        return (default or 0) if own else 0
+    seconds = seconds_of(value, "unique_for", alias)
+    if seconds and not own:
+        raise InvalidArgument(f"queue {alias!r}: unique_for needs a uid of your own: a generated uid is put only once")
+    return seconds
 
 
 def due_of(

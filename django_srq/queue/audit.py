@@ -9,12 +9,13 @@ from typing import Any
 
 from django_srq import operations
 from django_srq.operations import Call, Command, Keys
+from django_srq.operations.scripts import UNIQUES_MOST
 from django_srq.queue.places import LISTS, fault_of
 from django_srq.transport.link import Link
 from django_srq.transport.sansio import Steps
 
 COUNT = 500  # uids in a call
-_HASHES = ("items", "holders", "deliveries", "crashes", "errors", "headers")
+_HASHES = ("items", "holders", "deliveries", "crashes", "errors", "headers", "waiting")
 _ZSETS = ("returned", "priority", "delayed", "leases", "dead")
 
 
@@ -40,6 +41,9 @@ def audit(link: Link, keys: Keys, alias: str) -> Steps[list[str]]:
         for uid, places in zip(batch, found, strict=True):
             if fault := fault_of(places):
                 findings.append(f"{uid} {fault} ({', '.join(sorted(places)) or 'nowhere'})")
+    kept = yield from link.calling(Command((b"ZCARD", keys["uniques"].encode()), int), queue=alias)
+    if kept > UNIQUES_MOST:
+        findings.append(f"{kept} uids are kept for unique_for, more than {UNIQUES_MOST}")
     return findings
 
 

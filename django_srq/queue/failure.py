@@ -16,6 +16,7 @@ from itertools import islice
 from types import TracebackType
 from typing import Any, cast
 
+from django_srq.exceptions import Reject
 from django_srq.runtime.interruption import is_interruption
 
 MESSAGE_MOST = 1_000  # characters
@@ -48,6 +49,8 @@ def _described(error: BaseException | str, consumer: str) -> bytes:
     if not issubclass(type(error), BaseException):  # of the type, as reading its __class__ may run code
         message = _exact(cast(str, error), MESSAGE_MOST)
         kept = {"type": "Failed", "message": message, "fingerprint": f"Failed: {message[:100]}"}
+    elif is_rejection(error):
+        kept = _rejected(cast(Reject, error))
     else:
         raised = cast(BaseException, error)
         name = name_of(raised)
@@ -61,6 +64,18 @@ def _described(error: BaseException | str, consumer: str) -> bytes:
     if consumer:
         kept["consumer"] = consumer
     return json.dumps({name: _encodable(text) for name, text in kept.items()}, ensure_ascii=False).encode()
+
+
+def is_rejection(error: BaseException | str | None) -> bool:
+    """Whether the item is to be dead at once."""
+    return issubclass(type(error), Reject)
+
+
+def _rejected(error: Reject) -> dict[str, str]:
+    """Without a traceback: the reason says why. The place that raised it, where there is one, tells groups apart."""
+    message = text_of(error)
+    origin = _or_else(lambda: _origin(_TRACEBACK(error)), "")
+    return {"type": "Reject", "message": message, "fingerprint": f"Reject {origin or message[:100]}".strip()}
 
 
 def name_of(error: BaseException) -> str:

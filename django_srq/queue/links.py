@@ -9,7 +9,8 @@ import redis
 
 from django_srq.queue import arguments
 from django_srq.transport.clients import client_from_arguments, client_from_url, is_embedded
-from django_srq.transport.link import TIMEOUT, Link, embedded_link
+from django_srq.transport.flow import LONGEST
+from django_srq.transport.link import PUT_TIMEOUT, TIMEOUT, Link, embedded_link
 
 
 def link_of(
@@ -34,3 +35,8 @@ def link_of(
     if is_embedded(url):
         return embedded_link(url, timeout=seconds, **options)
     return Link(client_from_url(url, **options), timeout=seconds)
+
+
+def put_timeout_of(link: Link, timeout: float | None) -> float:
+    """The seconds for a put: those that were given; or PUT_TIMEOUT, but no more than for any other call."""
+    return min(PUT_TIMEOUT, link.timeout) if timeout is None else min(timeout, LONGEST)

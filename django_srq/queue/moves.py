@@ -56,6 +56,7 @@ def _move(queue: SafeRedisQueue, found: StoredItem, target: SafeRedisQueue) -> S
         own=True,
         priority=found.delivery.priority,
         max_length=target.max_length,
+        unique_for=found.delivery.unique_for,
         attempt=int(found.delivery.token.split("/")[1].partition("@")[0]),
     )
     reply = yield from send(target, call, slot=slot)

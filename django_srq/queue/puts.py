@@ -14,6 +14,7 @@ from django_srq.queue import arguments
 from django_srq.queue.calls import send
 from django_srq.queue.serializers import dump
 from django_srq.signals import Announcement
+from django_srq.transport.flow import LONGEST
 from django_srq.transport.sansio import Steps
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ class Terms(NamedTuple):
     due: float | dt.datetime
     priority: int
     headers: bytes  # their entry in the key "headers"
+    unique_for: float = 0  # seconds; of uids that the caller chose
 
 
 def terms_of(
@@ -37,13 +39,17 @@ def terms_of(
     eta: dt.datetime | None,
     priority: int,
     headers: Mapping[str, str] | None,
+    unique_for: float | dt.timedelta | None,
+    *,
+    own: bool,
 ) -> Terms:
     due = arguments.due_of(delay, eta, queue.alias, zone=None if eta is None else queue.time_zone)
+    unique = arguments.unique_for_of(unique_for, own, queue.unique_for, queue.alias)
     if headers is None and priority == 0 and type(priority) is int:
-        return Terms(due, 0, b"")
+        return Terms(due, 0, b"", unique)
     level = arguments.priority_of(priority, queue.alias)
     encoded = operations.encode_headers(arguments.headers_of(headers, queue.alias), priority=level)
-    return Terms(due, level, encoded)
+    return Terms(due, level, encoded, unique)
 
 
 def prepare(queue: SafeRedisQueue, item: Any, uid: str | None, terms: Terms) -> tuple[str, list[Call[PutReply]]]:
@@ -52,14 +58,19 @@ def prepare(queue: SafeRedisQueue, item: Any, uid: str | None, terms: Terms) -> 
     return chosen, [_call(queue, [put], terms, own=uid is not None)]
 
 
-def put(queue: SafeRedisQueue, uid: str, calls: Iterable[Call[PutReply]], strict: bool) -> Steps[str]:
-    (state,) = yield from add(queue, calls, [uid])
+def put(
+    queue: SafeRedisQueue, uid: str, calls: Iterable[Call[PutReply]], strict: bool, timeout: float | None
+) -> Steps[str]:
+    (state,) = yield from add(queue, calls, [uid], timeout)
     if strict and state:
-        raise DuplicateItem(f"queue {queue.alias!r}: {uid} is there already ({state})", uid=uid, state=state)
+        known = "was handled, and counts as there by unique_for" if state == "done" else "is there already"
+        raise DuplicateItem(f"queue {queue.alias!r}: {uid} {known} ({state})", uid=uid, state=state)
     return uid
 
 
-def put_many(queue: SafeRedisQueue, items: Iterable[Any], uids: Iterable[str] | None, terms: Terms) -> Steps[list[str]]:
+def put_many(
+    queue: SafeRedisQueue, items: Iterable[Any], uids: Iterable[str] | None, terms: Terms, timeout: float | None
+) -> Steps[list[str]]:
     payloads = [_dumped(queue, item) for item in arguments.list_of(items, "items", queue.alias)]
     chosen = [new_uid() for _ in payloads] if uids is None else _chosen(queue, uids, len(payloads))
     puts = [(uid, payload, terms.headers) for uid, payload in zip(chosen, payloads, strict=True)]
@@ -68,7 +79,7 @@ def put_many(queue: SafeRedisQueue, items: Iterable[Any], uids: Iterable[str] | 
     for batch in operations.cut(puts, (sum(map(len, put)) for put in puts), BATCH):
         following = chosen[done : done + len(batch)]
         try:
-            yield from add(queue, [_call(queue, batch, terms, own=uids is not None)], following)
+            yield from add(queue, [_call(queue, batch, terms, own=uids is not None)], following, timeout)
         except SRQError as error:
             _tell_of_all(error, chosen[:done], following, len(chosen))
             raise
@@ -76,13 +87,19 @@ def put_many(queue: SafeRedisQueue, items: Iterable[Any], uids: Iterable[str] | 
     return chosen
 
 
-def add(queue: SafeRedisQueue, calls: Iterable[Call[PutReply]], uids: Sequence[str]) -> Steps[list[str]]:
-    """Send the calls; per item "" when it was added, else the state that its uid already has."""
+def add(
+    queue: SafeRedisQueue, calls: Iterable[Call[PutReply]], uids: Sequence[str], timeout: float | None
+) -> Steps[list[str]]:
+    """Send the calls; per item "" when it was added, else the state that its uid already has.
+
+    timeout: seconds for each call; None: those of the queue.
+    """
     if guard is not None:
         guard(queue)
+    seconds = queue.put_timeout if timeout is None else min(timeout, LONGEST)
     states: list[str] = []
     for call in calls:
-        reply = yield from send(queue, call)
+        reply = yield from send(queue, call, timeout=seconds)
         if reply.full_at is not None:
             length = f"{reply.full_at} items ready and delayed"
             raise QueueFull(f"queue {queue.alias!r} is full: {length}, the limit is {queue.max_length}")
@@ -103,7 +120,13 @@ def _call(
     queue: SafeRedisQueue, puts: Sequence[tuple[str, bytes, bytes]], terms: Terms, *, own: bool
 ) -> Call[PutReply]:
     return operations.put(
-        queue.keys, puts, own=own, priority=terms.priority, due=terms.due, max_length=queue.max_length
+        queue.keys,
+        puts,
+        own=own,
+        priority=terms.priority,
+        due=terms.due,
+        max_length=queue.max_length,
+        unique_for=terms.unique_for,
     )
 
 

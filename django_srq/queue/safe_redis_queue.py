@@ -31,7 +31,7 @@ from django_srq.queue.calls import batches, send
 from django_srq.queue.gets import LOOK as LOOK
 from django_srq.queue.instrumentation import Puts
 from django_srq.queue.item import Item
-from django_srq.queue.links import link_of
+from django_srq.queue.links import link_of, put_timeout_of
 from django_srq.queue.places import state_of
 from django_srq.queue.rate import Rate
 from django_srq.queue.serializers import Raw, Serializer, load
@@ -48,16 +48,19 @@ class SafeRedisQueue:
 
     Takes the arguments of saferedisqueue's constructor: ``name`` (the keys are ``srq:<name>:…``), ``url`` or the
     arguments of ``redis.Redis``, ``autoclean_interval`` (seconds after which an item that was got and never settled is
-    ready again; None: never automatically), ``serializer`` (an object with ``dumps`` and ``loads``; None: payloads come
-    back as bytes, or as ``str`` with ``decode_responses``). Other keyword arguments go to the redis client.
+    ready again; None: never automatically), ``serializer`` (an object with ``dumps`` and ``loads``, or ``"json"``,
+    ``"pickle"`` or ``"raw"``; None is the last: payloads come back as bytes, or as ``str`` with ``decode_responses``).
+    Other keyword arguments go to the redis client.
 
     New arguments: ``max_deliveries`` and ``max_crashes`` (after so many an item is dead; None: never), ``max_length``
     (ready and delayed items), ``max_payload_bytes``, ``max_in_flight`` (items, across all consumers), ``rate`` (of
-    handing out, such as ``"10/s"``, across all consumers), ``backoff`` (of ``processing``), ``cluster`` (the keys are
-    ``srq:{<name>}:…``), ``client`` (a redis client, with its own options) or ``link`` (with its own time limit), and
-    ``timeout``: seconds for a call that does not block, repeats included, until its reply begins; 5 by default, at most
-    900. A transfer that has begun is cut only after so many seconds of silence, or when it is slower than 32 KiB/s.
-    Durations and sizes are numbers of seconds and bytes, or texts such as ``"5m"`` and ``"200MB"``.
+    handing out, such as ``"10/s"``, across all consumers), ``unique_for`` (seconds, for ``put``), ``backoff`` (of
+    ``processing``), ``cluster`` (the keys are ``srq:{<name>}:…``), ``client`` (a redis client, with its own options) or
+    ``link`` (with its own time limit), and ``timeout``: seconds for a call that does not block, repeats included, until
+    its reply begins; 5 by default, at most 900. A transfer that has begun is cut only after so many seconds of silence,
+    or when it is slower than 32 KiB/s. ``put_timeout``: the same for puts, as a request may wait for them; 2 by
+    default, or ``timeout`` if that is less. Durations and sizes are numbers of seconds and bytes, or texts such as
+    ``"5m"`` and ``"200MB"``.
 
     The object holds no state of the queue: any number of threads may share it, and it may be used after a fork. Making
     it opens no connection. Every method may raise ``QueueUnavailable`` (nothing was changed), ``OutcomeUnknown`` (sent,
@@ -75,15 +78,17 @@ class SafeRedisQueue:
         name: str = "0",
         url: str | None = None,
         autoclean_interval: float | str | None = AUTOCLEAN_INTERVAL,
-        serializer: Serializer | None = None,
+        serializer: Serializer | str | None = None,
         max_deliveries: int | None = None,
         max_crashes: int | None = None,
         max_length: int | None = None,
         max_payload_bytes: int | str | None = None,
         max_in_flight: int | None = None,
         rate: Rate | str | None = None,
+        unique_for: float | str | None = None,
         backoff: Backoff = Backoff(),  # noqa: B008 (frozen)
         timeout: float | str | None = None,
+        put_timeout: float | str | None = None,
         cluster: bool = False,
         client: redis.Redis | None = None,
         link: Link | None = None,
@@ -100,11 +105,13 @@ class SafeRedisQueue:
         self.max_payload_bytes = arguments.option_of(max_payload_bytes, "max_payload_bytes")
         self.max_in_flight = arguments.option_of(max_in_flight, "max_in_flight")
         self.rate = arguments.rate_of(rate)
+        self.unique_for = arguments.option_of(unique_for, "unique_for")
         self.backoff = arguments.backoff_of(backoff)
         self.link = link_of(args, link, client, url, arguments.option_of(timeout, "timeout"), kwargs)
+        self.put_timeout = put_timeout_of(self.link, arguments.option_of(put_timeout, "put_timeout"))
         options = self.link.pool.connection_kwargs
         decode, encoding = options.get("decode_responses", False), options.get("encoding", "utf-8")
-        self.serializer = serializer or Raw(decode=decode, encoding=encoding)
+        self.serializer = arguments.serializer_of(serializer) or Raw(decode=decode, encoding=encoding)
         self.lease = self.autoclean_interval or AUTOCLEAN_INTERVAL  # seconds; of a plain get
 
     def __repr__(self) -> str:
@@ -123,21 +130,28 @@ class SafeRedisQueue:
         eta: dt.datetime | None = None,
         priority: int = 0,
         headers: Mapping[str, str] | None = None,
+        unique_for: float | dt.timedelta | None = None,
+        timeout: float | None = None,
     ) -> Steps[str]:
         """Put a payload; return its uid. Once ``put`` has returned, the item is stored.
 
         ``uid``: 1 to 128 visible ASCII characters of your own; while that uid is in the queue in any state, putting it
-        again adds nothing (with ``strict`` it raises ``DuplicateItem``). ``delay`` (seconds or timedelta) or ``eta``
+        again adds nothing (with ``strict`` it raises ``DuplicateItem``). ``unique_for``: for so long (seconds or
+        timedelta) after its ack the uid still counts as there, in the state ``done``; default: that of the queue. An
+        item that was dropped or purged may be put again at once. ``delay`` (seconds or timedelta) or ``eta``
         (aware datetime): the item is not ready before. ``priority``: -100 to 100, higher is served first. ``headers``:
-        str to str, for the consumer.
+        str to str, for the consumer. ``timeout``: seconds, instead of the queue's ``put_timeout``.
 
         Raises PayloadError, PayloadTooLarge, QueueFull, InvalidArgument: nothing was put. OutcomeUnknown: the item may
         be in the queue; put it again with the same uid.
         """
+        seconds = arguments.put_timeout_of(timeout, self.alias)
         watch = Puts(self.alias, "put", headers).begin() if instrumentation.installed else None
         headers = watch.headers if watch else headers
-        chosen, calls = self.prepare(item, uid=uid, delay=delay, eta=eta, priority=priority, headers=headers)
-        steps = puts.put(self, chosen, calls, strict)
+        chosen, calls = self.prepare(
+            item, uid=uid, delay=delay, eta=eta, priority=priority, headers=headers, unique_for=unique_for
+        )
+        steps = puts.put(self, chosen, calls, strict, seconds)
         return watch.over(steps, calls) if watch else steps
 
     @sync_method
@@ -150,19 +164,23 @@ class SafeRedisQueue:
         eta: dt.datetime | None = None,
         priority: int = 0,
         headers: Mapping[str, str] | None = None,
+        unique_for: float | dt.timedelta | None = None,
+        timeout: float | None = None,
     ) -> Steps[list[str]]:
         """Put payloads in batches, each in one round trip and entirely or not at all; return their uids.
 
         A batch has at most 1,000 items, and at most 1 MiB more than its first one. All are serialised before the
-        first batch is sent. ``uids``: of your own, as in ``put``, one for each item.
+        first batch is sent. ``uids``: of your own, as in ``put``, one for each item. ``timeout``: for each batch.
 
         When a batch is refused, the earlier ones stay: the error's ``put`` has their uids. OutcomeUnknown: its
         ``in_doubt`` has the uids of the batch that may be in the queue. Put that batch again with
         ``uids=error.in_doubt``, and the items after it as new ones. With uids of your own, just repeat the whole call.
         """
+        seconds = arguments.put_timeout_of(timeout, self.alias)
         watch = Puts(self.alias, "put", headers).begin() if instrumentation.installed else None
         headers = watch.headers if watch else headers
-        steps = puts.put_many(self, items, uids, puts.terms_of(self, delay, eta, priority, headers))
+        terms = puts.terms_of(self, delay, eta, priority, headers, unique_for, own=uids is not None)
+        steps = puts.put_many(self, items, uids, terms, seconds)
         return watch.over(steps) if watch else steps
 
     def prepare(
@@ -174,17 +192,22 @@ class SafeRedisQueue:
         eta: dt.datetime | None = None,
         priority: int = 0,
         headers: Mapping[str, str] | None = None,
+        unique_for: float | dt.timedelta | None = None,
     ) -> tuple[str, list[Call[PutReply]]]:
         """The uid, and the calls that ``put`` would send, checked and serialised, for ``send_puts``, now or later."""
-        return puts.prepare(self, item, uid, puts.terms_of(self, delay, eta, priority, headers))
+        terms = puts.terms_of(self, delay, eta, priority, headers, unique_for, own=uid is not None)
+        return puts.prepare(self, item, uid, terms)
 
     @sync_method
-    def send_puts(self, calls: Iterable[Call[PutReply]], uids: Sequence[str]) -> Steps[list[str]]:
+    def send_puts(
+        self, calls: Iterable[Call[PutReply]], uids: Sequence[str], *, timeout: float | None = None
+    ) -> Steps[list[str]]:
         """Send the calls of ``prepare``; per item "" when it was added, else the state that its uid already has."""
+        seconds = arguments.put_timeout_of(timeout, self.alias)
         if not instrumentation.installed:
-            return puts.add(self, calls, uids)
+            return puts.add(self, calls, uids, seconds)
         calls = list(calls)
-        return Puts(self.alias, "send", None).begin().over(puts.add(self, calls, uids), calls, uids)
+        return Puts(self.alias, "send", None).begin().over(puts.add(self, calls, uids, seconds), calls, uids)
 
     # -- get
 
@@ -237,9 +260,9 @@ class SafeRedisQueue:
     def processing(self, timeout: float = 0) -> Processing:
         """Get an item for a ``with`` block: acked when the block succeeds, failed with the error when it raises.
 
-        The block's exception goes on to the caller, except RetryLater and Discard, which end here. A failed item waits
-        by ``backoff``. When there is no item, the block gets a falsy ``Item``. Nobody renews the lease: a block that
-        may take longer than ``autoclean_interval`` has to call ``extend``.
+        The block's exception goes on to the caller, except RetryLater, Discard and Reject, which end here. A failed
+        item waits by ``backoff``. When there is no item, the block gets a falsy ``Item``. Nobody renews the lease: a
+        block that may take longer than ``autoclean_interval`` has to call ``extend``.
         """
         return Processing(self, timeout)
 
@@ -264,8 +287,8 @@ class SafeRedisQueue:
     ) -> Steps[str | None]:
         """Give an item back as failed: ready at the back, delayed (seconds), or dead when deliveries are used up.
 
-        ``error`` is stored with the item. Returns the item's new state. None: nothing changed, because the caller does
-        not hold the item any more (by plain uid: because it is not in flight).
+        ``error`` is stored with the item; a ``Reject`` makes the item dead at once. Returns the item's new state. None:
+        nothing changed, because the caller does not hold the item any more (by plain uid: because it is not in flight).
         """
         return settlements.fail(self, item, error, delay)
 
@@ -397,7 +420,10 @@ class SafeRedisQueue:
 
     @sync_method
     def drop(self, *uids: str) -> Steps[int]:
-        """Delete items in any state but in flight; returns how many."""
+        """Delete items in any state but in flight; returns how many.
+
+        A uid that counts as there by ``unique_for`` may be put again at once, also when its item is done.
+        """
         return maintenance.drop(self, uids)
 
     @sync_method

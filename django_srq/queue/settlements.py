@@ -10,7 +10,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 from django_srq import operations
-from django_srq.exceptions import Discard, RetryLater
+from django_srq.exceptions import Discard, Reject, RetryLater
 from django_srq.operations import FAILED_ALIKE, Failed
 from django_srq.queue import arguments, failure, instrumentation
 from django_srq.queue.backoff import delay_after
@@ -57,7 +57,8 @@ def fail_many(
     known = arguments.error_of(error, queue.alias)
     described = b"" if known is None else failure.describe(known)
     listed = arguments.list_of(items, "items", queue.alias)
-    failed = [Failed(arguments.ref_of(item, queue.alias), described, seconds) for item in listed]
+    bury = failure.is_rejection(known)
+    failed = [Failed(arguments.ref_of(item, queue.alias), described, seconds, bury) for item in listed]
     states: list[str | None] = []
     began = time.time_ns()
     for batch in batches(failed, FAILED_ALIKE):
@@ -106,7 +107,7 @@ def settle(queue: SafeRedisQueue, item: Item, error: BaseException | None = None
         yield from ack(queue, item)
     elif item:
         yield from fail(queue, item, error, delay_after(error, queue.backoff, item.deliveries))
-    return isinstance(error, RetryLater | Discard)
+    return isinstance(error, RetryLater | Discard | Reject)
 
 
 class Processing(AbstractContextManager[Item]):

@@ -19,6 +19,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from django_srq.exceptions import ConfigurationError
+from django_srq.runtime.clock import monotonic
 from django_srq.transport.async_connection import AsyncConnection
 from django_srq.transport.budget import Budget
 from django_srq.transport.connection_errors import SPENT, NotSent
@@ -120,10 +121,13 @@ class AsyncPool:
         patience: seconds to wait for the reply of a command that blocks on the server; None: until the deadline of the
         budget.
         """
-        deadline, silence = asyncio.get_running_loop().time() + budget.left(), budget.seconds
+        deadline, silence = _deadline(budget), budget.seconds
         await (self._turn(deadline) if self._turns.locked() else self._turns.acquire())  # acquire returns at once
         try:
-            connection = await self._idle_one() or await self._open_new(deadline)
+            connection = await self._idle_one()
+            if connection is None:
+                connection = await self._open_new(budget)
+                deadline = _deadline(budget)
             if patience is None:
                 return await self._round_trip(connection, command, deadline, silence)
         finally:
@@ -165,12 +169,15 @@ class AsyncPool:
         self._idle.append(connection)
         return reply
 
-    async def _open_new(self, deadline: float) -> AsyncConnection:
+    async def _open_new(self, budget: Budget) -> AsyncConnection:
         connection = None
         try:
+            if self._prepare is not None:
+                begun = monotonic()
+                await asyncio.to_thread(self._prepare)
+                budget.excuse(monotonic() - begun)  # to start a server may take longer than a call
+            deadline = _deadline(budget)
             async with asyncio.timeout_at(deadline):
-                if self._prepare is not None:
-                    await asyncio.to_thread(self._prepare)
                 connection = self._new()
                 try:
                     await connection.connect(deadline, self._tls)
@@ -205,6 +212,11 @@ class AsyncPool:
         """Close them in this process alone."""
         for connection in self._open.copy():
             connection.let_go()
+
+
+def _deadline(budget: Budget) -> float:
+    """The deadline of the budget, by the clock of the running event loop."""
+    return asyncio.get_running_loop().time() + budget.left()
 
 
 def _connection(kind: Any, options: dict[str, Any]) -> Any:

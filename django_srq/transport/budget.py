@@ -18,6 +18,10 @@ class Budget:
         self.seconds = seconds
         self.deadline = monotonic() + seconds
 
+    def excuse(self, seconds: float) -> None:
+        """Let so many seconds that have passed not count."""
+        self.deadline += seconds
+
     def left(self) -> float:
         """Seconds until the deadline."""
         return self.deadline - monotonic()

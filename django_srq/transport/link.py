@@ -38,6 +38,7 @@ from django_srq.transport.sync_connection import Interrupted, SyncConnection
 T = TypeVar("T")
 
 TIMEOUT = 5.0  # seconds for a call that does not block, everything included
+PUT_TIMEOUT = 2.0  # the same for a put: a request may wait for it
 READ_GRACE = 2.0  # seconds that a reply to a blocking command may be late
 
 

@@ -26,7 +26,7 @@ class SyncPool:
     """
 
     def __init__(self, client_pool: Any, prepare: Callable[[], object] | None, tls: Tls) -> None:
-        """client_pool: of redis-py. prepare: called before each new connection."""
+        """client_pool: of redis-py. prepare: called before each new connection; its time does not count."""
         self._client_pool, self._prepare, self._tls = client_pool, prepare, tls
         self.idle: deque[SyncConnection] = deque()
         self.closed: deque[Any] = deque()  # connections of redis-py that were closed, to be opened again
@@ -89,7 +89,9 @@ class SyncPool:
         made = self._make()
         try:
             if self._prepare is not None:
+                begun = monotonic()
                 self._prepare()
+                budget.excuse(monotonic() - begun)  # to start a server may take longer than a call
             connection = connect(made, budget.deadline, self._tls)
         except (redis.RedisError, OSError) as error:
             self._put_away(made)

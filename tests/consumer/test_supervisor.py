@@ -1009,11 +1009,14 @@ def test_retry_later(project, told, client):
     assert "INFO failed" in err
 
 
-def test_discard(project, told):
+def test_discard_and_reject(project, told):
     queue = told()
-    queue.put({"do": "discard"})
+    queue.put_many([{"do": "discard"}, {"do": "reject"}])
     code, _, err = project.run("srq_consume", "--burst")
     assert code == 0
+    (item,) = queue.items("dead")
+    assert (item.delivery.error["type"], item.delivery.error["message"]) == ("Reject", "nobody can handle it")
+    assert queue.drop(item.uid) == 1
     assert empty(queue)
     assert "WARNING discarded" in err
     assert "reason=nobody wants it" in err

@@ -17,6 +17,7 @@ RUN = {*OPENINGS, "check_layout"}
 GENERATED = {
     "types": {"types"},
     "most_bytes": {"MOST_BYTES"},
+    "uniques_most": {"UNIQUES_MOST"},
     "series_sizes": {"MINUTES", "HOURS", "BUCKETS"},
 }
 # What every script has: the words of Lua and its libraries, and what scripts.py puts in.

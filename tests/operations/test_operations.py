@@ -281,6 +281,7 @@ def test_every_key_has_the_type_that_it_is_declared_with(client, link, make_queu
     queue.put_many("abcdef")
     queue.put("x", priority=3)
     queue.put("x", delay=60)
+    queue.put("x", uid="own", unique_for=60)
     look()
     queue.pause()
     look()

@@ -37,6 +37,7 @@ def without(values: list[object], *types: type) -> list[object]:
     return [value for value in values if type(value) not in types]
 
 
+TIMES = [*without(NO_NUMBERS, type(None)), 0, -1, float("inf")]
 CALLS = {
     "get": (lambda queue, value: queue.get(value), NO_NUMBERS),
     "get_many": (lambda queue, value: queue.get_many(1, value), NO_NUMBERS),
@@ -78,6 +79,8 @@ CALLS = {
     "pause, by": (lambda queue, value: queue.pause(by=value), [*NO_TEXTS, None]),
     "pause, until": (lambda queue, value: queue.pause(until=value), [dt.datetime(2031, 1, 1), 5, "x", NOW.date()]),
     "move": (lambda queue, value: queue.move(value), [*NO_TEXTS, None]),
+    "put, timeout": (lambda queue, value: queue.put(1, timeout=value), TIMES),
+    "put_many, timeout": (lambda queue, value: queue.put_many([1], timeout=value), TIMES),
     "RetryLater": (lambda queue, value: RetryLater(value), [*NO_NUMBERS, -1, float("inf")]),
 }
 
@@ -95,6 +98,8 @@ OPTIONS = {
     "name": ["\ud800", 10**5000, Unspeakable()],
     "autoclean_interval": [*without(NO_NUMBERS, type(None)), 0, -1, float("inf")],
     "timeout": [*without(NO_NUMBERS, type(None)), 0, -1, float("inf")],
+    "put_timeout": [*without(NO_NUMBERS, type(None)), 0, -1, float("inf")],
+    "serializer": [5, "", "yaml", "JSON", b"json", object(), ["json"], Unspeakable()],
     "max_deliveries": without(NO_WHOLE_NUMBERS, type(None)),
     "max_crashes": without(NO_WHOLE_NUMBERS, type(None)),
     "max_length": without(NO_WHOLE_NUMBERS, type(None)),

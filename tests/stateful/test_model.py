@@ -34,6 +34,7 @@ PROFILES = {
 PASSES = (1000, 3000, 10_000)
 LEASE_PLAIN, LEASE_SUPERVISED, LEASE_EXTENDED = 4500, 1600, 2500
 DELAYS = (500, 5500)
+UNIQUE = (2200, 20_200)
 LEASE_NEVER = 60  # seconds; of the queue that never recovers by itself
 MAX_DELIVERIES, MAX_CRASHES = 3, 2
 WIDTH = 2  # items that the supervised consumer can have begun at the same time
@@ -65,6 +66,7 @@ class Entry:
     uid: str
     payload: bytes
     priority: int
+    unique_for: float = 0  # seconds after the ack
     place: str = "list"  # list, returned, priority, delayed, held, dead
     order: int = 0  # within a priority
     back: int | None = None  # the number of the first claim, while the item is ready in its old place
@@ -86,11 +88,14 @@ class Model:
     claims: int = 0
     lost: tuple[float, int] | None = None  # the end of a lease of the supervised consumer, and the last claim begun
     apart: tuple[float, Taken] | None = None  # when that consumer last got a suspect, and that delivery
+    done: dict[str, float] = field(default_factory=dict)  # uid -> until when it counts as there after its ack
 
     def put(self, entry: Entry, delay: float) -> str:
         """Add the item; returns the state in which its uid already is, else ''."""
         if entry.uid in self.items:
             return self.state(entry.uid)
+        if self.done.get(entry.uid, 0) > self.now:
+            return "done"
         self.items[entry.uid] = entry
         self.to_the_back(entry, delay)
         return ""
@@ -234,8 +239,14 @@ class Model:
         uid = str(taken.item.uid)
         if self.items.get(uid) is not taken.put:
             return False
-        del self.items[uid]
+        self.settle(uid)
         return True
+
+    def settle(self, uid: str) -> None:
+        """The work of the item is done."""
+        entry = self.items.pop(uid)
+        if entry.unique_for:
+            self.done[uid] = self.now + entry.unique_for
 
     def fail(self, entry: Entry, delay: float) -> str:
         entry.deliveries += 1
@@ -263,6 +274,7 @@ class Model:
         gone = [uid for uid in self.items if self.state(uid) in states]
         for uid in gone:
             del self.items[uid]
+            self.done.pop(uid, None)
         if "ready" in states:
             self.list.clear()
         return len(gone)
@@ -271,6 +283,7 @@ class Model:
 indexes = st.integers(0, 6)
 priorities = st.sampled_from([0, 0, 0, 5, 50, -5])
 delays = st.sampled_from([0, 0, *DELAYS])
+unique_times = st.sampled_from([0, *UNIQUE])
 
 
 class Machine(RuleBasedStateMachine):
@@ -315,13 +328,14 @@ class Machine(RuleBasedStateMachine):
         self.uids.append(uid)
         assert self.model.put(Entry(uid, payload, priority), delay) == ""
 
-    @rule(uid=st.sampled_from(["own-1", "own-2", "own-3"]), priority=priorities, delay=delays)
-    def put_own_uid(self, uid: str, priority: int, delay: float) -> None:
+    @rule(uid=st.sampled_from(["own-1", "own-2", "own-3"]), priority=priorities, delay=delays, unique_for=unique_times)
+    def put_own_uid(self, uid: str, priority: int, delay: float, unique_for: float = 0) -> None:
         payload, delay = b"%d" % self.number(), self.different(delay)
-        there = self.model.put(Entry(uid, payload, priority), delay)
+        there = self.model.put(Entry(uid, payload, priority, unique_for), delay)
         found = ""
+        terms = {"priority": priority, "delay": delay, "unique_for": unique_for}
         try:
-            assert self.queue.put(payload, uid=uid, priority=priority, delay=delay, strict=True) == uid
+            assert self.queue.put(payload, uid=uid, strict=True, **terms) == uid
         except DuplicateItem as error:
             found = error.state
         assert found == there
@@ -398,7 +412,7 @@ class Machine(RuleBasedStateMachine):
         held = self.model.is_held(uid)
         assert self.queue.ack(uid) is held
         if held:
-            del self.model.items[uid]
+            self.model.settle(uid)
 
     @precondition(lambda self: self.deliveries)
     @rule(index=indexes, delay=delays, error=st.sampled_from([None, "boom"]))
@@ -471,6 +485,8 @@ class Machine(RuleBasedStateMachine):
         assert self.queue.drop(uid) == there
         if there:
             del self.model.items[uid]
+        if uid not in self.model.items:
+            self.model.done.pop(uid, None)
 
     @rule(state=st.sampled_from([None, "ready", "delayed", "dead"]))
     def purge(self, state: str | None) -> None:
@@ -540,6 +556,7 @@ def passes(seconds: float) -> Step:
 
 
 PUT_OWN: Step = ("put_own_uid", {"uid": "own-1", "priority": 0, "delay": 0})
+PUT_UNIQUE: Step = ("put_own_uid", {"uid": "own-1", "priority": 0, "delay": 0, "unique_for": UNIQUE[0]})
 GET: Step = ("get", {})
 GET_NEVER: Step = ("get_many_that_are_never_recovered", {"n": 1})
 CLAIM: Step = ("settle_and_claim", {"n": 1, "indexes": []})
@@ -596,6 +613,8 @@ FOUND: dict[str, list[Step]] = {
     ],
     "a delivery whose crash was seen takes nothing back": [put(), CLAIM, CRASH, extend(), CLAIM],
     "a lease that is taken back leaves no suspect": [PUT_MANY, CLAIM, *LAPSE, extend(), RELEASE, CLAIM_MANY],
+    "a done uid counts as there, and not after a drop": [PUT_UNIQUE, GET, ACK, PUT_UNIQUE, DROP, PUT_UNIQUE, GET],
+    "a uid counts as there from its ack on": [PUT_UNIQUE, passes(10_000), GET, ACK, PUT_UNIQUE, passes(3000), PUT_OWN],
     "late ack of an older put": [PUT_OWN, GET, ACK, PUT_OWN, ACK, GET],
 }
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from django.db import connection
 from django.utils import timezone, translation
 
-from django_srq import Discard, Item, RetryLater
+from django_srq import Discard, Item, Reject, RetryLater
 
 
 def _say(word: str) -> None:
@@ -170,6 +170,10 @@ def _discard(payload: dict[str, object], item: Item) -> None:
     raise Discard("nobody wants it")
 
 
+def _reject(payload: dict[str, object], item: Item) -> None:
+    raise Reject("nobody can handle it")
+
+
 def _grow(payload: dict[str, object], item: Item) -> None:
     _HELD.append(b"x" * int(payload["bytes"]))  # type: ignore[call-overload]
 
@@ -207,6 +211,7 @@ DEEDS = {
     "age": _age,
     "retry": _retry,
     "discard": _discard,
+    "reject": _reject,
     "grow": _grow,
     "leave a thread": _leave_a_thread,
 }

@@ -94,7 +94,7 @@ class Settler:
             if new:
                 described[id(error)] = failure.describe(error, consumer=self._consumer)
             delay = delay_after(error, subscription.backoff, item.deliveries)
-            calls.append((each, operations.Failed(job.held, described[id(error)], delay)))
+            calls.append((each, operations.Failed(job.held, described[id(error)], delay, failure.is_rejection(error))))
             sizes.append(len(described[id(error)]) if new else 0)
         if any(failure.is_exhaustion(each.error) for each in failed):
             self._retries.use_spare()
@@ -123,7 +123,7 @@ class Settler:
                 self._ledger.count_handled(1)
                 self._events.buried(job, error)
 
-        call = operations.fail_many(queue.keys, [operations.Failed(job.held, described)], bury=True)
+        call = operations.fail_many(queue.keys, [operations.Failed(job.held, described, bury=True)])
         self._retries.do(queue, call, then)
 
     # -- not handled

@@ -53,9 +53,9 @@ class Command(QueueCommand):
             raise CommandError("Standard input is closed: name payloads.", returncode=USAGE)
 
         def put(items: Sequence[Any]) -> list[str]:
-            if uid is None:
-                return target.put_many(items, delay=delay, priority=priority)
-            return [target.put(item, uid=uid, delay=delay, priority=priority) for item in items]
+            uids = None if uid is None else [uid]
+            timeout = target.link.timeout  # nobody's request waits for this put
+            return target.put_many(items, uids=uids, delay=delay, priority=priority, timeout=timeout)
 
         number = 0
         parse = _json if json else str

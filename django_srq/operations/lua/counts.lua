@@ -9,8 +9,8 @@
 -- include: keys clock series_sizes periods
 local now = server_time()
 
--- The oldest ready item: the next one of returned, else of the list, else of priority. Since when it waits, its uid or
--- its headers say.
+-- The oldest ready item: the next one of returned, else of the list, else of priority. Since when it waits, its entry in
+-- waiting says, or else its headers or its uid.
 local function oldest()
   local found = redis.call('ZRANGE', returned, 0, 0)[1]
   if found then
@@ -58,11 +58,12 @@ local ready = math.max(0, redis.call('LLEN', queue) - ghosts) + redis.call('ZCAR
 local in_flight = redis.call('HLEN', holders) + redis.call('LLEN', ackbuf) + redis.call('LLEN', backup)
   + redis.call('ZCARD', ackbuf_aging)
 local old = oldest()
+local noted = old and redis.call('HGET', waiting, old)
 return {
   string.format('%.0f', now), ready, in_flight, redis.call('ZCARD', delayed), redis.call('ZCARD', dead),
   redis.call('ZCOUNT', leases, -now, '(0'), redis.call('ZCOUNT', delayed, '-inf', now) + redis.call('ZCOUNT', leases, 0, now),
   redis.call('HGET', meta, 'layout') or '', redis.call('GET', paused) or '',
-  old or '', old and redis.call('HGET', headers, old) or '',
+  old or '', old and (noted and '{"time":' .. noted .. '}' or redis.call('HGET', headers, old)) or '',
   counted(), redis.call('HGETALL', consumers), redis.call('HGETALL', meta),
   periods('minute', 'm', 60000, MINUTES, tonumber(ARGV[1])), periods('hour', 'h', 3600000, HOURS, tonumber(ARGV[2])),
 }

@@ -3,16 +3,21 @@
 -- ARGV[3]  state: only items in this state; '' for any state except in flight
 -- ARGV[4…] per item: uid, number of the put ('': any put's); an item that was put anew with its uid is another item
 -- Reply: per uid a flag, 1 when this call deleted it, else 0.
--- include: keys begin wake records removal state flags
+-- Also lets the uids be put again that count as there although their items are done.
+-- include: keys begin wake records removal state flags uniques
 if repeated then
   return repeated
 end
 local flags, gone = flag_each(4, 2, function(uid, number)
-  local state = redis.call('HEXISTS', items, uid) == 1 and state_of(uid) or 'in_flight'
+  local there = redis.call('HEXISTS', items, uid) == 1
+  local state = there and state_of(uid) or 'in_flight'
   local drops = state ~= 'in_flight' and (ARGV[3] == '' or ARGV[3] == state)
     and (number == '' or tostring(about(uid).number or '') == number)
   if drops then
     remove_unheld(uid)
+  end
+  if drops or not there and ARGV[3] == '' and number == '' then
+    forget_unique(uid)
   end
   return drops
 end)

@@ -1,21 +1,20 @@
 #!lua flags=allow-oom
 -- Gives items back as failed: each becomes ready at the back, delayed, or dead when its deliveries are used up.
 -- ARGV[3]  max_deliveries; 0: any number
--- ARGV[4]  bury: 1 to make them dead at once
--- ARGV[5]  e: the number of errors; then so many errors: JSON objects with type, message and more
--- ARGV[6 + e…] per item: uid, token ('': any holder's), delay (ms; 0: ready at once), number of its error (0: none)
+-- ARGV[4]  e: the number of errors; then so many errors: JSON objects with type, message and more
+-- ARGV[5 + e…] per item: uid, token ('': any holder's), delay (ms; 0: ready at once; -1: dead at once), number of its
+--          error (0: none)
 -- Reply: per item the state to which it went, or - when the caller does not hold it, and nothing was changed; separated
 --   by spaces.
 -- include: keys begin wake records removal lifecycle
 if repeated then
   return repeated
 end
-local limit, buries = tonumber(ARGV[3]), ARGV[4] == '1'
-local known = tonumber(ARGV[5])
+local limit, known = tonumber(ARGV[3]), tonumber(ARGV[4])
 
 local function end_failed(uid, holder, delay, failure)
   local delivered = end_delivery(uid, holder)
-  if buries or limit > 0 and delivered >= limit then
+  if delay < 0 or limit > 0 and delivered >= limit then
     bury(uid, failure or {type = 'Failed', message = 'failed without an error'})
     return 'dead'
   end
@@ -27,11 +26,12 @@ local function end_failed(uid, holder, delay, failure)
     return 'delayed'
   end
   place(uid)
+  waits_since(uid, now)
   return 'ready'
 end
 
 local states, failed, made = {}, 0, 0
-for i = 6 + known, #ARGV, 4 do
+for i = 5 + known, #ARGV, 4 do
   local uid, token, which = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 3])
   local holder = holder_of(uid, token)
   local state = '-'
@@ -39,7 +39,7 @@ for i = 6 + known, #ARGV, 4 do
     if redis.call('HEXISTS', items, uid) == 0 then
       forget(uid)
     else
-      state = end_failed(uid, holder, tonumber(ARGV[i + 2]), which > 0 and cjson.decode(ARGV[5 + which]) or nil)
+      state = end_failed(uid, holder, tonumber(ARGV[i + 2]), which > 0 and cjson.decode(ARGV[4 + which]) or nil)
       unhold(uid)
       failed = failed + 1
       made = made + (state == 'ready' and 1 or 0)

@@ -3,7 +3,7 @@
 -- ARGV[1]  deep: 1 to search the lists, too (which takes time in proportion to their length), else 0
 -- ARGV[2…] uids
 -- Reply: per uid its places, separated by commas: items, queue, ackbuf, backup, ackbuf_aging, returned, priority,
---   delayed, holders, leases, dead, deliveries, crashes, errors, headers.
+--   delayed, holders, leases, dead, deliveries, crashes, errors, headers, waiting.
 -- include: keys check_layout
 local reply = {}
 local function look(places, name, found)
@@ -24,6 +24,7 @@ for i = 2, #ARGV do
   look(places, 'crashes', redis.call('HEXISTS', crashes, uid))
   look(places, 'errors', redis.call('HEXISTS', errors, uid))
   look(places, 'headers', redis.call('HEXISTS', headers, uid))
+  look(places, 'waiting', redis.call('HEXISTS', waiting, uid))
   look(places, 'ackbuf_aging', redis.call('ZSCORE', ackbuf_aging, uid))
   if ARGV[1] == '1' then   -- LPOS counts from 0, or finds nothing
     look(places, 'queue', redis.call('LPOS', queue, uid) and 1)

@@ -7,7 +7,7 @@
 -- Reply: "more" or "done" and the number of items deleted, separated by a space.
 -- The first call puts the marker on the list: uids left of it came later. The marker is a ghost: a claim that meets it
 -- drops it, and its record in meta. A purge that finds no record is done.
--- include: keys begin wake records removal lifecycle ghosts most_bytes
+-- include: keys begin wake records removal lifecycle ghosts most_bytes uniques
 if repeated then
   return repeated
 end
@@ -34,6 +34,7 @@ for _ = 1, batch do
     bytes = bytes + redis.call('HSTRLEN', items, uid)
     redis.call('HDEL', items, uid)   -- first, as in settle
     forget_records(uid)
+    forget_unique(uid)
     gone = gone + 1
   end
   if more == 'done' or bytes > 64 * MOST_BYTES then

@@ -5,13 +5,14 @@
 -- ARGV[5]  word: only items whose error it names (its group, its type, or the last part of its type); '' for any
 -- ARGV[6]  most: items to delete at most; a call looks at no more than 250
 -- Reply: the number of items deleted, a space, and the next cursor, '' when that was all.
--- include: keys begin wake records removal lifecycle walk_dead
+-- include: keys begin wake records removal lifecycle walk_dead uniques
 if repeated then
   return repeated
 end
 local gone, cursor = walk_dead(ARGV[3], now, tonumber(ARGV[4]), ARGV[5], tonumber(ARGV[6]), false, function(uid)
   exhume(uid)
   forget_records(uid)
+  forget_unique(uid)
   return redis.call('HDEL', items, uid), true
 end)
 if gone > 0 then

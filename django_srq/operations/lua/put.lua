@@ -5,9 +5,11 @@
 --   delay (ms), or @ and the due time (ms); ready at once when the delay is 0 or the due time is past
 --   max_length: items ready and delayed at most; 0: any number
 --   own: 1 when the caller chose the uids, 0 when they were generated for this call
+--   unique: how long (ms) the uids count as there after the acks of their items; 0: not at all
 --   attempt: 0; or, for a single item, above 0: after a refusal, a repeat with a higher attempt is decided anew
 -- ARGV[4…] per item: uid, payload, headers (JSON object, or '' for none)
--- Reply: "added" and per item 1 (added) or the state of the item that has this uid already, separated by spaces;
+-- Reply: "added" and per item 1 (added) or the state of the item that has this uid already (done: it was acked, and the
+--   uid counts as there), separated by spaces;
 --   or, with nothing added: "full", the length and the attempt; or, only with an attempt: "there", the state of the
 --   item that has this uid, and the attempt.
 -- include: keys begin wake
@@ -21,7 +23,7 @@ end
 
 -- The fast path, for the common case: all items have the usual terms and no headers, so that one command for each key
 -- adds them all.
-local plain = ARGV[3] == '0 0 0 0 0'
+local plain = ARGV[3] == '0 0 0 0 0 0'
 for i = 4, #ARGV, 3 do
   plain = plain and ARGV[i + 2] == ''
 end
@@ -45,9 +47,10 @@ if plain then
   return finish('added' .. string.rep(' 1', number))
 end
 
--- include: records removal lifecycle state
-local moment, delay, most, chosen, attempt = string.match(ARGV[3], '^%S+ (@?)(%S+) (%d+) (%d) (%d+)$')
-local limit, own = tonumber(most), chosen == '1'
+-- include: records removal lifecycle state uniques
+local moment, delay, most, chosen, unique, attempt = string.match(ARGV[3], '^%S+ (@?)(%S+) (%d+) (%d) (%d+) (%d+)$')
+local limit, own, moved = tonumber(most), chosen == '1', attempt ~= '0'
+unique = tonumber(unique)
 local due = moment == '@' and tonumber(delay) or now + tonumber(delay)
 local late = due > now
 local outcome, new = {'added'}, {}
@@ -55,6 +58,8 @@ for i = 4, #ARGV, 3 do
   local uid = ARGV[i]
   if own and (new[uid] or redis.call('HEXISTS', items, uid) == 1) then
     outcome[#outcome + 1] = new[uid] and 'ready' or state_of(uid)
+  elseif own and not moved and is_done(uid) then
+    outcome[#outcome + 1] = 'done'
   else
     outcome[#outcome + 1] = '1'
     new[uid] = true
@@ -62,7 +67,7 @@ for i = 4, #ARGV, 3 do
   end
 end
 
-if #new == 0 and attempt ~= '0' then
+if #new == 0 and moved then
   return finish('there ' .. outcome[2] .. ' ' .. attempt)
 end
 if limit > 0 and #new > 0 then
@@ -84,6 +89,10 @@ local function add(uid, payload, extra)
     local known = '{"number":' .. redis.call('HINCRBY', meta, 'puts', 1) .. ',"time":' .. now
     if late then
       known = known .. ',"due":' .. due
+    end
+    if unique > 0 then
+      known = known .. ',"unique":' .. unique
+      note_unique(uid, unique, late and due or now)
     end
     redis.call('HSET', headers, uid, known .. (extra ~= '' and ',' .. string.sub(extra, 2) or '}'))
   end

@@ -1,7 +1,7 @@
 -- Housekeeping: what time makes necessary. Promotes delays that are due, recovers leases that ended, adopts the items
 -- that saferedisqueue's consumers hold; each for at most BATCH items in one call. Needs keys, begin, wake, records,
 -- removal, lifecycle.
--- include: leases
+-- include: leases uniques
 local BATCH = 100
 local SLOT_UNUSED = 3600000   -- ms without use after which a slot is trimmed
 local IN_VIEW = 1000          -- leases, those that end first, among which those of a lost consumer are searched
@@ -14,6 +14,9 @@ local function promote_due()
       forget(uid)
     elseif redis.call('HEXISTS', holders, uid) == 0 then
       place(uid)
+      if redis.call('HEXISTS', deliveries, uid) == 1 then   -- its headers have no due time, or that of its first delivery
+        waits_since(uid, redis.call('ZSCORE', delayed, uid))
+      end
       made = made + 1
     end
     redis.call('ZREM', delayed, uid)
@@ -171,10 +174,11 @@ local function trim_slots()
   end)
 end
 
--- A saferedisqueue consumer that acks an item deletes it from items only. Its records would slow down every ack.
+-- A saferedisqueue consumer that acks an item deletes it from items only, and an older version leaves its entry in
+-- waiting. Records would slow down every ack.
 local function drop_leftovers()
-  if has_records() then
-    for i, hash in ipairs({deliveries, crashes, errors, headers}) do
+  if has_records() or redis.call('EXISTS', waiting) == 1 then
+    for i, hash in ipairs({deliveries, crashes, errors, headers, waiting}) do
       walk(hash, 'cursor' .. i, function(uid)
         if redis.call('HEXISTS', items, uid) == 0 then
           forget(uid)
@@ -191,6 +195,7 @@ local function keep_house(lease, recovers)
   clip_deadlines()
   trim_slots()
   drop_leftovers()
+  trim_uniques(BATCH)
   if redis.call('LLEN', queue) == 0 then
     redis.call('HDEL', meta, 'ghosts')
   end

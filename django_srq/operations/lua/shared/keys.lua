@@ -18,6 +18,8 @@ local items,          -- hash: uid -> payload; every item that is not settled
       deadgroups,     -- hash: fingerprint -> "count first last uid"; first and last death (ms), an example
       errors,         -- hash: uid -> JSON; the last error
       headers,        -- hash: uid -> JSON; number and time of the put, due time, priority, the caller's headers
+      waiting,        -- hash: uid -> since when it waits (ms), where that is neither its put nor its due time
+      uniques,        -- zset: uid -> end (ms) of the time in which it counts as there, also after its item is gone
       slots,          -- hash: slot -> "seq time outcome"
       wake,           -- list: tokens that wake idle consumers
       stats,          -- hash: counter -> number

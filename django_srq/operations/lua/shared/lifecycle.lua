@@ -42,6 +42,12 @@ local function place(uid, first)
   end
 end
 
+-- Notes since when a ready item waits (ms), where that is neither its put nor its due time: it was ready before, or was
+-- made ready before it was due. Only for items that have other records, too: claims look for this where there are any.
+local function waits_since(uid, moment)
+  redis.call('HSET', waiting, uid, moment)
+end
+
 -- Up to 4096 items that are due in the same millisecond stay in the order of their puts, by the fraction of the score.
 local function postpone(uid, due)
   local earliest = redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2]
@@ -83,6 +89,7 @@ local function requeue(uid)
   redis.call('HDEL', deliveries, uid)
   redis.call('HDEL', crashes, uid)
   place(uid)
+  waits_since(uid, now)
   exhume(uid)
 end
 
@@ -120,6 +127,7 @@ local function give_up(uid, token, crashed, max_deliveries, max_crashes, failure
       record(uid, failure)
     end
     place(uid, first_claim(token))
+    waits_since(uid, now)
   end
   unhold(uid)
   return state

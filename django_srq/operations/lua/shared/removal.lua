@@ -49,6 +49,7 @@ local function delete_records(uid)
   redis.call('HDEL', crashes, uid)
   redis.call('HDEL', errors, uid)
   redis.call('HDEL', headers, uid)
+  redis.call('HDEL', waiting, uid)
 end
 
 local function forget_records(uid)

@@ -1,16 +1,21 @@
 -- Needs keys, begin, records, removal, settle.
+-- include: uniques
 
 -- Acks one item, by token ('': any holder's) and number of the put ('': the uid was generated), and counts it; returns
 -- whether it was there. The work is done, wherever the item is now; but an item that was put anew with the same uid has
 -- another number, and stays.
 local function settle_one(uid, token, number, recorded)
+  local known = (recorded or number ~= '') and about(uid) or {}
   if token == '' then
     token = redis.call('HGET', holders, uid)
     if not token then
       return false
     end
-  elseif (recorded or number ~= '') and tostring(about(uid).number or '') ~= number then
+  elseif tostring(known.number or '') ~= number then
     return false
+  end
+  if known.unique and redis.call('HEXISTS', items, uid) == 1 then
+    note_unique(uid, known.unique, now)
   end
   if unhold(uid) == 0 and redis.call('HEXISTS', items, uid) == 1 then
     remove_unheld(uid)
