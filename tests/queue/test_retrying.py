@@ -13,11 +13,17 @@ from django_srq.consumer import ConsumerOptions, InProcessConsumer, Subscription
 from django_srq.exceptions import RetryLater
 from django_srq.operations import DeliveryRef
 from django_srq.status import series
+from tests.support.async_queue import Asynchronous
 from tests.support.server_clock import now, pass_minutes, pass_time
 from tests.support.waiting import wait_for
 
 GROUPS = 200  # of retrying items
 LOOKED_AT = 250  # delayed items that one call of a walk looks at
+
+
+@pytest.fixture(params=[SafeRedisQueue, Asynchronous], ids=["sync", "async"])
+def queue_class(request) -> type[SafeRedisQueue]:
+    return request.param
 
 
 @pytest.fixture
@@ -34,11 +40,16 @@ class Declined(Exception):
 
 def fail(queue: SafeRedisQueue, *errors: Any, delay: float = 60) -> list[str]:
     """Let items fail with these errors, in this order; each is due a second after the one before."""
-    uids = []
+    uids, quick = [], beside(queue)
     for n, error in enumerate(errors):
-        uids.append(queue.put("x"))
-        assert queue.fail(queue.get(-1), error, delay=delay + n) == "delayed"
+        uids.append(quick.put("x"))
+        assert quick.fail(quick.get(-1), error, delay=delay + n) == "delayed"
     return uids
+
+
+def beside(queue: SafeRedisQueue) -> SafeRedisQueue:
+    """The same queue, also for calls within an event loop; quicker than one that makes a loop for each call."""
+    return SafeRedisQueue(name=queue.name, link=queue.link, max_deliveries=queue.max_deliveries)
 
 
 def groups(queue: SafeRedisQueue) -> dict[str, int]:
@@ -234,8 +245,9 @@ def test_items_that_fail_again_meanwhile_stay_delayed(orders, client):
     def handle_and_fail(number: int) -> None:
         batches.append(number)
         wait_for(lambda: now(client) > began + 1, "a later moment")
-        orders.fail_many(orders.get_many(1000), "x", delay=600)
+        consumer.fail_many(consumer.get_many(1000), "x", delay=600)
 
+    consumer = beside(orders)
     wait_for(lambda: now(client) > began, "a later moment")
     began = now(client)
     assert orders.run_now(on_batch=handle_and_fail) == sum(batches) == 300
