@@ -259,6 +259,7 @@ class TestPutOnCommit:
             queues["far"].put(1, uid=uid)
             assert len(queues["far"]) == 1
 
+
 @pytest.mark.parametrize(
     ("eta", "utc"),
     [
