@@ -113,6 +113,7 @@ class Counts:
     oldest: dt.datetime | None  # since when the next ready item waits (its put, or its due time), where that is known
     stats: Mapping[str, int] = field(default_factory=dict)  # counters that only grow
     buckets: Mapping[str, int] = field(default_factory=dict)  # wait<e> and run<e>, see lua/shared/series.lua
+    sums: Mapping[str, int] = field(default_factory=dict)  # of these times (ms): wait_ms, run_ms
     minutes: Sequence[str] = ()  # periods of the time series, as lua/shared/series.lua describes them
     hours: Sequence[str] = ()
     consumers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -254,6 +255,7 @@ def read_counts(reply: Any) -> Counts:
     counters, consumers, meta = map(_pairs, hashes)
     numbers = {name: int(value) for name, value in counters.items()}
     buckets = {name: numbers.pop(name) for name in list(numbers) if name[-1].isdigit()}
+    sums = {name: numbers.pop(name) for name in list(numbers) if name.endswith("_ms")}
     for total, kind in (("delivered", "wait"), ("acked", "run")):  # counted in a bucket, and not in the total as well
         if timed := sum(n for name, n in buckets.items() if name.startswith(kind)):
             numbers[total] = numbers.get(total, 0) + timed
@@ -270,6 +272,7 @@ def read_counts(reply: Any) -> Counts:
         oldest=_waiting_since(as_text(oldest), headers),
         stats=numbers,
         buckets=buckets,
+        sums=sums,
         minutes=list(map(as_text, minutes)),
         hours=list(map(as_text, hours)),
         consumers={name: json.loads(value) for name, value in consumers.items()},

@@ -38,12 +38,14 @@ class QueueReport:
     ready: int | None = None
     in_flight: int | None = None
     delayed: int | None = None
+    retrying: int | None = None  # of the delayed ones: those that wait to be tried again after an error
     dead: int | None = None
     oldest_wait: float | None = None  # seconds; None also when nothing is ready
     consumers: int | None = None  # live ones
     paused: Pause | None = None
     totals: Mapping[str, int] = field(default_factory=dict)  # monotonic counters
     buckets: Mapping[str, int] = field(default_factory=dict)  # of the histograms, see series.py
+    sums: Mapping[str, int] = field(default_factory=dict)  # of the times (ms) in them
     series: Series = field(default_factory=Series)
     attendants: Sequence[ConsumerInfo] = ()  # the live ones, and those that were not seen for a while
 
@@ -54,6 +56,11 @@ class QueueReport:
     @property
     def state_label(self) -> str:
         return str(verdicts.QUEUE_STATES[self.state])
+
+    @property
+    def scheduled(self) -> int | None:
+        """Of the delayed items, those that were put for later or postponed without an error."""
+        return None if self.delayed is None or self.retrying is None else max(0, self.delayed - self.retrying)
 
     @property
     def oldest_wait_label(self) -> str:
@@ -154,6 +161,7 @@ def queue_data(queue: QueueReport) -> dict[str, Any]:
         "ready": queue.ready,
         "in_flight": queue.in_flight,
         "delayed": queue.delayed,
+        "retrying": queue.retrying,
         "dead": queue.dead,
         "oldest_wait": queue.oldest_wait,
         "consumers": queue.consumers,

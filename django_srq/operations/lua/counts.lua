@@ -27,7 +27,7 @@ end
 
 local function counted()
   local counters = with_buckets({'put', 'acked', 'delivered', 'failed', 'recovered', 'crashed', 'dead', 'dropped', 'purged',
-    'requeued', 'released'})
+    'requeued', 'released', 'wait_ms', 'run_ms'})
   local values, flat = redis.call('HMGET', stats, unpack(counters)), {}
   for i, name in ipairs(counters) do
     if values[i] then
