@@ -15,6 +15,7 @@ from django_srq.status import verdicts
 from django_srq.status.series import Series
 from django_srq.status.verdicts import Finding, Pause
 
+_SETTINGS = "SRQ_QUEUES, SRQ_DEFAULTS or SRQ_ADMIN"
 NOTABLY = 1.1  # a queue grows if this many times as many items are put as acked
 
 
@@ -120,6 +121,12 @@ class Snapshot:
         ]
 
     @property
+    def misconfigured(self) -> list[str]:
+        """The queues, or their servers, whose settings are wrong."""
+        found = [finding for finding in self.findings if finding.kind == "misconfigured"]
+        return list(dict.fromkeys(finding.queue or finding.server or _SETTINGS for finding in found))
+
+    @property
     def sentence(self) -> str:
         """The verdict over all, in the active language."""
         if self.level == "ok":
@@ -163,13 +170,21 @@ def queue_data(queue: QueueReport) -> dict[str, Any]:
         "delayed": queue.delayed,
         "retrying": queue.retrying,
         "dead": queue.dead,
-        "oldest_wait": queue.oldest_wait,
+        "oldest_wait": _rounded(queue.oldest_wait, 3),
         "consumers": queue.consumers,
         "paused": pause
         and {"by": pause.by, "reason": pause.reason, "since": iso(pause.since), "until": iso(pause.until)},
         "totals": dict(queue.totals),
-        "rates": None if queue.ready is None else dict(zip(("in", "out"), queue.rates, strict=True)),
+        "rates": None if queue.ready is None else _rates(queue),
     }
+
+
+def _rates(queue: QueueReport) -> dict[str, float | None]:
+    return {name: _rounded(rate, 3) for name, rate in zip(("in", "out"), queue.rates, strict=True)}
+
+
+def _rounded(value: float | None, places: int) -> float | None:
+    return None if value is None else round(value, places)
 
 
 def _server_data(server: ServerReport) -> dict[str, Any]:
@@ -181,7 +196,7 @@ def _server_data(server: ServerReport) -> dict[str, Any]:
         "version": server.version,
         "memory": server.memory,
         "memory_limit": server.memory_limit,
-        "latency": server.latency,
+        "latency": _rounded(server.latency, 6),
     }
 
 

@@ -16,9 +16,9 @@ from typing import Any
 import redis
 from django.template.defaultfilters import filesizeformat
 from django.utils import timezone
-from django.utils.formats import date_format, localize
+from django.utils.formats import date_format, number_format
 from django.utils.translation import gettext as _
-from django.utils.translation import ngettext, pgettext_lazy
+from django.utils.translation import gettext_lazy, ngettext, pgettext_lazy
 
 from django_srq import operations
 from django_srq.conf import Problem, QueueConfig
@@ -51,6 +51,7 @@ LEVELS = {
     "unsaved": "note",  # it has saved nothing to disk for long
     "no_aof": "note",  # it has no append-only file
 }
+LEVEL_LABELS = {"error": gettext_lazy("Error"), "warning": gettext_lazy("Warning"), "note": gettext_lazy("Note")}
 UNREACHABLE = frozenset({"down", "refused", "loading"})
 SEVERITY = {kind: rank for rank, kind in enumerate(LEVELS)}  # 0: the worst
 
@@ -90,6 +91,10 @@ class Finding:
     def level(self) -> str:
         return LEVELS[self.kind]
 
+    @property
+    def level_label(self) -> str:
+        return str(LEVEL_LABELS[self.level])
+
     def __str__(self) -> str:
         return " ".join(part for part in (self.text, self.advice, self.command) if part)
 
@@ -115,12 +120,18 @@ class Attendance:
         return not self.live and (self.silence is None or self.silence >= SILENCE)
 
 
+def grouped(n: float) -> str:
+    """A number with separators of thousands; below 100 with one decimal, if it has any."""
+    places = 0 if n >= 100 or round(n, 1) == round(n) else 1
+    return number_format(round(n, places), decimal_pos=places, force_grouping=True)
+
+
 def span(seconds: float) -> str:
     """A duration, rounded down to its largest unit."""
     for unit, text in ((86400, _("%s d")), (3600, _("%s h")), (60, _("%s min"))):
         if seconds >= unit:
-            return text % localize(int(seconds // unit))
-    return _("%s s") % localize(int(seconds))
+            return text % grouped(int(seconds // unit))
+    return _("%s s") % grouped(int(seconds))
 
 
 def readable(text: object) -> str:
@@ -283,7 +294,7 @@ def _abandoned(alias: str, n: int) -> Finding:
         n,
     )
     command = f"manage.py srq_recover {shlex.quote(alias)}"
-    text %= {"n": localize(n), "queue": readable(alias)}
+    text %= {"n": grouped(n), "queue": readable(alias)}
     return Finding("abandoned", text, _("They are not recovered automatically. Recover them:"), command, queue=alias)
 
 
@@ -295,7 +306,7 @@ def _failing(alias: str, n: int) -> Finding:
         n,
     )
     command = f"queues[{alias!r}].items('dead')"
-    text %= {"n": localize(n), "queue": readable(alias)}
+    text %= {"n": grouped(n), "queue": readable(alias)}
     return Finding("failing", text, _("To see them:"), command, queue=alias)
 
 
@@ -306,7 +317,7 @@ def recovered(alias: str, n: int) -> Finding:
         "%(queue)s recovered %(n)s items in the last hour: their consumers died, or never settled them.",
         n,
     )
-    return Finding("recovered", text % {"queue": readable(alias), "n": localize(n)}, queue=alias)
+    return Finding("recovered", text % {"queue": readable(alias), "n": grouped(n)}, queue=alias)
 
 
 def _stuck(config: QueueConfig, counts: Counts, attendance: Attendance) -> Finding:
@@ -316,7 +327,7 @@ def _stuck(config: QueueConfig, counts: Counts, attendance: Attendance) -> Findi
         text = _("%(queue)s is stuck: %(work)s, no live consumer for %(span)s (the last one: %(last)s).")
     else:
         text = _("%(queue)s is stuck: %(work)s, no live consumer for %(span)s.")
-    work = (_("%s ready or due") if counts.due else _("%s ready")) % localize(counts.ready + counts.due)
+    work = (_("%s ready or due") if counts.due else _("%s ready")) % grouped(counts.ready + counts.due)
     silence = span(attendance.silence or 0)
     words = {"queue": readable(config.alias), "work": work, "span": silence, "last": readable(attendance.last)}
     advice = (
@@ -335,14 +346,14 @@ def _late(config: QueueConfig, counts: Counts, attendance: Attendance, oldest_wa
         counts.ready,
     ) % {
         "queue": readable(config.alias),
-        "n": localize(counts.ready),
+        "n": grouped(counts.ready),
         "span": span(oldest_wait),
         "limit": span(config.max_age),
     }
     live = ngettext("It has %s live consumer.", "It has %s live consumers.", attendance.live)
-    words = [text, live % localize(attendance.live)]
+    words = [text, live % grouped(attendance.live)]
     if config.rate:
-        most = {"n": localize(config.rate.count), "span": span(config.rate.seconds)}
+        most = {"n": grouped(config.rate.count), "span": span(config.rate.seconds)}
         words.append(_("RATE allows at most %(n)s in %(span)s.") % most)
     return Finding("late", " ".join(words), queue=config.alias)
 
@@ -355,7 +366,7 @@ def _paused(alias: str, counts: Counts, pause: Pause) -> Finding:
         _("reason: %s") % readable(pause.reason) if pause.reason else "",
     ]
     how = ", ".join(filter(None, said))
-    words = {"queue": readable(alias), "how": how, "n": localize(counts.ready)}
+    words = {"queue": readable(alias), "how": how, "n": grouped(counts.ready)}
     return Finding("paused", _("%(queue)s is paused (%(how)s): %(n)s ready.") % words, queue=alias)
 
 
