@@ -97,6 +97,14 @@ class DeadGroup:
     error: Mapping[str, Any] | None  # of the example
 
 
+class FailingGroup(NamedTuple):
+    """The items with the same error, of which some failed lately."""
+
+    name: str
+    retrying: int
+    dead: int
+
+
 @dataclass(frozen=True)
 class Counts:
     """The numbers of a queue, at one moment of the server's clock."""
@@ -118,6 +126,9 @@ class Counts:
     hours: Sequence[str] = ()
     consumers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     meta: Mapping[str, str] = field(default_factory=dict)
+    retrying: int = 0  # delayed after an error; the other delayed items are scheduled
+    failing: Sequence[FailingGroup] = ()  # the largest groups of errors that took an item lately
+    failing_rest: int = 0  # dead items of the other ones
 
 
 def as_text(value: Any) -> str:
@@ -251,7 +262,23 @@ def _pairs(flat: Sequence[bytes]) -> dict[str, bytes]:
 
 
 def read_counts(reply: Any) -> Counts:
-    now, ready, in_flight, delayed, dead, ended, due, layout, paused, oldest, headers, *hashes, minutes, hours = reply
+    (
+        now,
+        ready,
+        in_flight,
+        delayed,
+        dead,
+        ended,
+        due,
+        layout,
+        paused,
+        oldest,
+        headers,
+        *hashes,
+        minutes,
+        hours,
+        failing,
+    ) = reply
     counters, consumers, meta = map(_pairs, hashes)
     numbers = {name: int(value) for name, value in counters.items()}
     buckets = {name: numbers.pop(name) for name in list(numbers) if name[-1].isdigit()}
@@ -277,6 +304,11 @@ def read_counts(reply: Any) -> Counts:
         hours=list(map(as_text, hours)),
         consumers={name: json.loads(value) for name, value in consumers.items()},
         meta={name: as_text(value) for name, value in meta.items()},
+        failing=[
+            FailingGroup(name.decode(errors="replace"), retrying, died)
+            for name, retrying, died in zip(failing[1::3], failing[2::3], failing[3::3], strict=True)
+        ],
+        failing_rest=failing[0],
     )
 
 

@@ -24,6 +24,11 @@ STATES: dict[str, Callable[[QueueReport], int | None]] = {
 # Name, help text, and how the value is read from the report of a queue; None: no sample.
 GAUGES: tuple[tuple[str, str, Callable[[QueueReport], float | None]], ...] = (
     ("srq_oldest_age_seconds", "For how long the oldest ready item has waited.", lambda queue: queue.oldest_wait or 0),
+    (
+        "srq_failure_ratio",
+        "The share of failures among the deliveries that ended in the last 5 minutes; no sample when none has.",
+        lambda queue: queue.failures.share,
+    ),
     ("srq_consumers", "Live consumers.", lambda queue: queue.consumers),
     ("srq_paused", "1 while the queue is paused, else 0.", lambda queue: int(queue.paused is not None)),
 )

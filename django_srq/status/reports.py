@@ -12,6 +12,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from django_srq.status import verdicts
+from django_srq.status.failures import Failures
 from django_srq.status.series import Series
 from django_srq.status.verdicts import Finding, Pause
 
@@ -49,10 +50,12 @@ class QueueReport:
     sums: Mapping[str, int] = field(default_factory=dict)  # of the times (ms) in them
     series: Series = field(default_factory=Series)
     attendants: Sequence[ConsumerInfo] = ()  # the live ones, and those that were not seen for a while
+    failures: Failures = field(default_factory=Failures)  # among the latest deliveries
+    grave: bool = False  # its worst finding is an error, whatever its kind usually is
 
     @property
     def level(self) -> str:
-        return verdicts.LEVELS.get(self.state, "ok")
+        return "error" if self.grave else verdicts.LEVELS.get(self.state, "ok")
 
     @property
     def state_label(self) -> str:
@@ -176,6 +179,7 @@ def queue_data(queue: QueueReport) -> dict[str, Any]:
         and {"by": pause.by, "reason": pause.reason, "since": iso(pause.since), "until": iso(pause.until)},
         "totals": dict(queue.totals),
         "rates": None if queue.ready is None else _rates(queue),
+        "failure_ratio": _rounded(queue.failures.share, 4),
     }
 
 

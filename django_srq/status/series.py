@@ -28,6 +28,7 @@ class Period:
     wait_p95: float | None = None
     run_p50: float | None = None  # seconds from the delivery to the ack
     run_p95: float | None = None
+    postponed: int = 0  # deliveries that ended with RetryLater; they count as failed, too
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,8 @@ from django_srq.exceptions import ConfigurationError, LayoutError
 from django_srq.operations import Counts
 from django_srq.operations.identifiers import from_milliseconds
 from django_srq.operations.losses import keeps_no_file, may_evict
+from django_srq.status.failures import Failures
+from django_srq.status.series import MINUTE, RECENT
 from django_srq.transport.refusals import REFUSED_CALLER, explain, lacks_rights
 
 # All kinds, the worst first; they never change meaning.
@@ -39,6 +41,7 @@ LEVELS = {
     "out_of_memory": "error",  # it is full and refuses puts
     "disk": "error",  # it cannot write its data to disk
     "stuck": "error",  # items are ready or due, and no consumer is live
+    "erring": "warning",  # many of the latest deliveries failed; an error when nearly all did
     "paused": "warning",
     "late": "warning",  # the oldest ready item waits for longer than MAX_AGE
     "abandoned": "warning",  # leases have ended, and AUTOCLEAN_INTERVAL is None
@@ -65,6 +68,7 @@ QUEUE_STATES = {
     "out_of_memory": pgettext_lazy("state of a queue", "out of memory"),
     "disk": pgettext_lazy("state of a queue", "disk trouble"),
     "stuck": pgettext_lazy("state of a queue", "stuck"),
+    "erring": pgettext_lazy("state of a queue", "erring"),
     "paused": pgettext_lazy("state of a queue", "paused"),
     "late": pgettext_lazy("state of a queue", "late"),
     "abandoned": pgettext_lazy("state of a queue", "abandoned"),
@@ -86,10 +90,11 @@ class Finding:
     command: str = ""  # to follow the advice, in a shell or at a Python prompt
     queue: str | None = None
     server: str | None = None
+    grave: bool = False  # an error, whatever its kind usually is
 
     @property
     def level(self) -> str:
-        return LEVELS[self.kind]
+        return "error" if self.grave else LEVELS[self.kind]
 
     @property
     def level_label(self) -> str:
@@ -260,11 +265,18 @@ def unreadable(config: QueueConfig, error: Exception) -> Finding:
 
 
 def of_queue(
-    config: QueueConfig, counts: Counts, attendance: Attendance, pause: Pause | None, oldest_wait: float | None
+    config: QueueConfig,
+    counts: Counts,
+    attendance: Attendance,
+    pause: Pause | None,
+    oldest_wait: float | None,
+    failures: Failures,
 ) -> Iterator[Finding]:
     """oldest_wait: seconds."""
     if counts.layout not in (None, operations.LAYOUT):
         yield _of_another_layout(config.alias, counts)
+    if failures.level != "ok":
+        yield _erring(config.alias, counts, failures)
     if pause is not None:
         yield _paused(config.alias, counts, pause)
     elif counts.ready + counts.due and attendance.missing:
@@ -298,6 +310,29 @@ def _abandoned(alias: str, n: int) -> Finding:
     return Finding("abandoned", text, _("They are not recovered automatically. Recover them:"), command, queue=alias)
 
 
+def _erring(alias: str, counts: Counts, failures: Failures) -> Finding:
+    waiting = ngettext("; %s waits to be tried again", "; %s wait to be tried again", counts.retrying)
+    words = {
+        "queue": readable(alias),
+        "percent": grouped(int(100 * failures.failed / failures.ended)),
+        "n": grouped(failures.ended),
+        "span": span(RECENT * MINUTE),
+        "error": _(", mostly %s") % readable(failures.error) if failures.error else "",
+        "waiting": waiting % grouped(counts.retrying) if counts.retrying else "",
+    }
+    text = _("%(queue)s fails: %(percent)s %% of %(n)s deliveries in %(span)s%(error)s%(waiting)s.") % words
+    name = shlex.quote(alias)
+    if counts.retrying:
+        requeue = f"manage.py srq_requeue {name} --state delayed"
+        advice = _("When the cause is gone, %s makes them ready now. To see them:") % requeue
+        command = f"manage.py srq_show {name} --state delayed"
+    elif counts.dead:
+        advice, command = _("To see the dead items:"), f"manage.py srq_show {name} --state dead"
+    else:
+        advice, command = _("The log of its consumers has the errors."), ""
+    return Finding("erring", text, advice, command, queue=alias, grave=failures.level == "error")
+
+
 def _failing(alias: str, n: int) -> Finding:
     """n: dead items."""
     text = ngettext(
@@ -305,7 +340,7 @@ def _failing(alias: str, n: int) -> Finding:
         "%(queue)s has %(n)s dead items, which failed or crashed too often.",
         n,
     )
-    command = f"queues[{alias!r}].items('dead')"
+    command = f"manage.py srq_show {shlex.quote(alias)} --state dead"
     text %= {"n": grouped(n), "queue": readable(alias)}
     return Finding("failing", text, _("To see them:"), command, queue=alias)
 
