@@ -18,7 +18,7 @@ from django_srq.status.redaction import redacted_text
 from django_srq.status.series import RECENT, Period, Series
 
 ENOUGH = 10  # ended deliveries; of fewer ones, the share of failures says little
-MANY, NEARLY_ALL = 0.2, 0.9  # shares of failures: from here on a warning, an error
+MANY, NEARLY_ALL = 20, 90  # percent of failures: from here on a warning, an error
 COVERED = 0.05  # as many items as this share of the failures must have known errors, to name the main one
 _FINGERPRINT = re.compile(r"(?:\S+\.)?(?P<type>[^\s.:]+) [^:]*:(?P<function>[^:]+)")  # see queue/failure.py
 
@@ -36,10 +36,16 @@ class Failures:
         return self.failed / self.ended if self.ended else None
 
     @property
+    def percent(self) -> int:
+        """The share as people see it: 100 only when all failed."""
+        percent = round(100 * (self.share or 0))
+        return percent if percent < 100 or self.failed == self.ended else 99
+
+    @property
     def level(self) -> str:
-        if self.ended < ENOUGH or self.failed < MANY * self.ended:
+        if self.ended < ENOUGH or self.percent < MANY:
             return "ok"
-        return "error" if self.failed >= NEARLY_ALL * self.ended else "warning"
+        return "error" if self.percent >= NEARLY_ALL else "warning"
 
 
 def failures_of(counts: Counts, series: Series) -> Failures:

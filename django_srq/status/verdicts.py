@@ -314,7 +314,7 @@ def _erring(alias: str, counts: Counts, failures: Failures) -> Finding:
     waiting = ngettext("; %s waits to be tried again", "; %s wait to be tried again", counts.retrying)
     words = {
         "queue": readable(alias),
-        "percent": grouped(int(100 * failures.failed / failures.ended)),
+        "percent": failures.percent,
         "n": grouped(failures.ended),
         "span": span(RECENT * MINUTE),
         "error": _(", mostly %s") % readable(failures.error) if failures.error else "",

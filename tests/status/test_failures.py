@@ -10,7 +10,7 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.test import Client
 
-from django_srq import queues, status
+from django_srq import RetryLater, queues, status
 from django_srq.operations import Counts
 from django_srq.operations.replies import FailingGroup
 from django_srq.status import failures, prometheus, series, verdicts
@@ -92,6 +92,8 @@ def test_what_counts_as_a_delivery():
     assert failures_in(old, *[series.Period(None, acked=1)] * 6) == Failures(6, 0)
     assert failures_in(*[series.Period(None, acked=1)] * 5, old) == Failures(105, 100)
     assert failures_in().share is None
+    assert (Failures(1000, 999).percent, Failures(1000, 1000).percent, Failures(0, 0).percent) == (99, 100, 0)
+    assert [Failures(1000, n).level for n in (194, 195, 894, 895)] == ["ok", "warning", "warning", "error"]
 
 
 def test_recovered_deliveries_have_failed(orders, client):
@@ -108,10 +110,44 @@ def test_recovered_deliveries_have_failed(orders, client):
 
 
 def test_the_sentence(orders):
-    deliver(orders, 1613, 103, delay=0)
-    deliver(orders, 20, 0)
-    (finding,) = erring(status.snapshot())
-    assert finding.text.startswith("orders fails: 94 % of 1,736 deliveries in 5 min")
+    deliver(orders, 1138, 103, delay=0)
+    orders.purge()
+    deliver(orders, 475)
+    orders.put_many(range(9), delay=600)
+    (finding,) = erring(snapshot := status.snapshot())
+    assert str(finding) == (
+        "orders fails: 94 % of 1,716 deliveries in 5 min, mostly TimeoutError in Gateway.charge; 475 wait to be tried "
+        "again. When the cause is gone, manage.py srq_requeue orders --state delayed makes them ready now. "
+        "To see them: manage.py srq_show orders --state delayed"
+    )
+    (queue,) = snapshot.to_dict()["queues"]
+    assert (queue["delayed"], queue["retrying"], snapshot.queues[0].scheduled) == (484, 475, 9)
+    metrics = prometheus.exposition(snapshot, openmetrics=False)
+    assert 'srq_items{queue="orders",state="scheduled"} 9' in metrics
+    assert 'srq_items{queue="orders",state="retrying"} 475' in metrics
+
+
+def test_a_single_item_waits(orders):
+    deliver(orders, 9, delay=0)
+    orders.purge()
+    deliver(orders, 1)
+    assert erring(status.snapshot())[0].text.endswith(
+        "in 5 min, mostly TimeoutError in Gateway.charge; 1 waits to be tried again."
+    )
+
+
+def test_deliveries_that_a_handler_postponed_are_left_out(orders):
+    orders.put_many(range(40))
+    for _ in range(30):
+        orders.fail(orders.get(-1), RetryLater(delay=600), delay=600)
+    for _ in range(10):
+        orders.ack(orders.get(-1))
+    snapshot = status.snapshot()
+    assert erring(snapshot) == []
+    (report,) = snapshot.queues
+    assert (report.failures.ended, report.failures.share) == (10, 0)
+    assert (report.delayed, report.retrying) == (30, 0)
+    assert 'srq_postponed_total{queue="orders"} 30' in prometheus.exposition(snapshot, openmetrics=False)
 
 
 def test_dead_items_name_the_error(orders):
