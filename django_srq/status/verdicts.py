@@ -91,6 +91,7 @@ class Finding:
     queue: str | None = None
     server: str | None = None
     grave: bool = False  # an error, whatever its kind usually is
+    state: str = ""  # of the items to look at; the page has a link to them instead of advice and command
 
     @property
     def level(self) -> str:
@@ -321,16 +322,18 @@ def _erring(alias: str, counts: Counts, failures: Failures) -> Finding:
         "waiting": waiting % grouped(counts.retrying) if counts.retrying else "",
     }
     text = _("%(queue)s fails: %(percent)s %% of %(n)s deliveries in %(span)s%(error)s%(waiting)s.") % words
-    name = shlex.quote(alias)
+    advice, state = _("The log of its consumers has the errors."), ""
     if counts.retrying:
-        requeue = f"manage.py srq_requeue {name} --state delayed"
-        advice = _("When the cause is gone, %s makes them ready now. To see them:") % requeue
-        command = f"manage.py srq_show {name} --state delayed"
+        requeue = f"manage.py srq_requeue {shlex.quote(alias)} --state delayed"
+        advice, state = _("When the cause is gone, %s makes them ready now. To see them:") % requeue, "delayed"
     elif counts.dead:
-        advice, command = _("To see the dead items:"), f"manage.py srq_show {name} --state dead"
-    else:
-        advice, command = _("The log of its consumers has the errors."), ""
-    return Finding("erring", text, advice, command, queue=alias, grave=failures.level == "error")
+        advice, state = _("To see the dead items:"), "dead"
+    command = _to_show(alias, state) if state else ""
+    return Finding("erring", text, advice, command, queue=alias, grave=failures.level == "error", state=state)
+
+
+def _to_show(alias: str, state: str) -> str:
+    return f"manage.py srq_show {shlex.quote(alias)} --state {state}"
 
 
 def _failing(alias: str, n: int) -> Finding:
@@ -340,9 +343,8 @@ def _failing(alias: str, n: int) -> Finding:
         "%(queue)s has %(n)s dead items, which failed or crashed too often.",
         n,
     )
-    command = f"manage.py srq_show {shlex.quote(alias)} --state dead"
     text %= {"n": grouped(n), "queue": readable(alias)}
-    return Finding("failing", text, _("To see them:"), command, queue=alias)
+    return Finding("failing", text, _("To see them:"), _to_show(alias, "dead"), queue=alias, state="dead")
 
 
 def recovered(alias: str, n: int) -> Finding:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Callable
 
 import pytest
 from django.core.management import CommandError, call_command
 from django.test import Client
+from django.utils import translation
 
 from django_srq import RetryLater, queues, status
 from django_srq.operations import Counts
@@ -277,6 +279,8 @@ def test_the_page_says_it(orders, admin_client):
     page = admin_client.get("/admin/django_srq/queuestatus/").content.decode()
     assert "orders fails: 100 % of 12 deliveries in 5 min" in page
     assert 'class="srq-state srq-error">erring<' in page
+    assert re.search(r'href="[^"]+/orders/\?state=delayed">Show delayed items</a>', page)
+    assert "srq_requeue" not in page
 
 
 def test_an_erring_queue_comes_behind_errors_of_another_kind_and_before_warnings(settings, orders):
@@ -299,3 +303,13 @@ def test_a_queue_that_errs_within_a_paused_one_keeps_its_json(orders):
     (queue,) = json.loads(json.dumps(status.snapshot().to_dict()))["queues"]
     assert (queue["state"], queue["level"]) == ("erring", "warning")
     assert queue["paused"] is not None
+
+
+def test_the_sentence_in_german(orders):
+    deliver(orders, 12, 8)
+    with translation.override("de"):
+        (finding,) = erring(status.snapshot())
+    assert finding.text == (
+        "orders schlägt fehl: 60 % von 20 Zustellungen in 5 min, meist TimeoutError in Gateway.charge; "
+        "12 warten auf einen neuen Versuch."
+    )
