@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import threading
 from collections.abc import Iterator, Sequence
@@ -11,10 +12,10 @@ from typing import NoReturn
 
 from django.core.management.base import OutputWrapper
 
-# The alternate screen, without a cursor; long lines are cut at the right edge. All of it is undone at the end.
-ENTER, LEAVE = "\x1b[?1049h\x1b[?25l\x1b[?7l", "\x1b[?7h\x1b[?25h\x1b[?1049l"
+ENTER, LEAVE = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"  # the alternate screen, without a cursor, and back
 HOME, END_OF_LINE, REST = "\x1b[H", "\x1b[K", "\x1b[J"  # to the top; delete to the end of the line, of the screen
 TERMINATED = 143  # exit code
+_COLOUR = re.compile(r"(\x1b\[[\d;]*m)")
 
 
 @contextmanager
@@ -28,11 +29,21 @@ def alternate_screen(out: OutputWrapper) -> Iterator[None]:
             _write(out, LEAVE)
 
 
-def draw(out: OutputWrapper, lines: Sequence[str], height: int) -> None:
-    """Replace what the screen shows by at most so many lines as it has."""
+def draw(out: OutputWrapper, lines: Sequence[str], width: int, height: int) -> None:
+    """Replace what the screen shows by at most so many lines as it has; each is cut to the width."""
     # What was there is deleted in front of a line: behind one that fills its row, that would delete its last character.
     rest = "\n" + REST if len(lines) < height else ""
-    _write(out, HOME + "\n".join(END_OF_LINE + line for line in lines) + rest)
+    _write(out, HOME + "\n".join(END_OF_LINE + _cut(line, width) for line in lines) + rest)
+
+
+def _cut(line: str, width: int) -> str:
+    """The beginning of a line. Codes of colours take no room, and all of them are kept, so that the last one is."""
+    kept, room = [], width
+    for place, part in enumerate(_COLOUR.split(line)):
+        shown = part if place % 2 else part[: max(0, room)]
+        room -= 0 if place % 2 else len(part)
+        kept.append(shown)
+    return "".join(kept)
 
 
 def _write(out: OutputWrapper, text: str) -> None:
@@ -67,22 +78,20 @@ def fit(
     if len(body) <= height:
         return body
     room = max(height - 2, 0)
-    said = _joined(_first(findings, max(room - len(table), room // 2)))
-    rows = _first([[row] for row in table], room - len(said))
-    return [head, *said, "", *_joined(rows)][:height]
+    said = _first(findings, max(room - len(table), room // 2))
+    return [head, *said, "", *_first([[row] for row in table], room - len(said))][:height]
 
 
 def _joined(parts: Sequence[Sequence[str]]) -> list[str]:
     return [line for part in parts for line in part]
 
 
-def _first(parts: Sequence[Sequence[str]], room: int) -> list[Sequence[str]]:
-    """As many of the first parts as there is room for; then a line that says how many are left out."""
-    if len(_joined(parts)) <= room:
-        return list(parts)
-    kept: list[Sequence[str]] = []
-    for part in parts:
-        if len(_joined(kept)) + len(part) > room - 1:
-            break
-        kept.append(part)
-    return [*kept, [f"… {len(parts) - len(kept)} more"]]
+def _first(parts: Sequence[Sequence[str]], room: int) -> list[str]:
+    """As many lines of the first parts as there is room for; then a line that says how many parts are left out."""
+    lines = _joined(parts)
+    if len(lines) <= room:
+        return lines
+    kept = lines[: max(room - 1, 0)]
+    begun = sum(len(_joined(parts[:number])) < len(kept) for number in range(len(parts)))
+    left = len(parts) - begun
+    return [*kept, f"… {left} more" if left else "…"]

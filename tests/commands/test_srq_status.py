@@ -334,18 +334,21 @@ def test_a_terminal_gets_colours_unless_the_user_forbids_them(configure, start, 
 
 
 def test_sentences_wrap_at_words_on_a_terminal(configure, start):
-    configure(orders={})
+    alias = "a-rather-long-name-of-a-queue"
+    configure(**{alias: {}})
+    queues[alias].put(1)
     out = on_terminal(start, until=" CST", environment={**TERMINAL, "COLUMNS": "60", "NO_COLOR": "1"})
-    lines = out.split("\r\n\r\n")[0].splitlines()
-    assert max(map(len, lines)) <= 60
-    assert len(lines) > 2
-    assert all(line.startswith("  ") for line in lines[2:])
-    assert " ".join(line.strip() for line in lines) in " ".join(said().split())
+    lines = out.replace("\r", "").split("\nNote: ")[0].splitlines()
+    assert lines == [
+        f"Error: {alias} is stuck: 1 ready, and",
+        "  no consumer was ever seen. Start one:",
+        f"  manage.py srq_consume {alias}",  # a command stays whole
+    ]
 
 
 # -- with --watch
 
-SWITCHED, RESTORED = "\x1b[?1049h\x1b[?25l\x1b[?7l\x1b[H", "\x1b[?7h\x1b[?25h\x1b[?1049l"
+SWITCHED, RESTORED = "\x1b[?1049h\x1b[?25l\x1b[H", "\x1b[?25h\x1b[?1049l"
 CLOCK = r"\d\d:\d\d:\d\d"
 
 
@@ -394,7 +397,7 @@ def test_watch_cuts_what_it_shows_to_the_height(configure, start):
     head, *rest = frames[0]
     assert re.fullmatch(f"every 0.05 s · {CLOCK} · Ctrl-C ends", head)
     assert rest[0].startswith("Error: queue20 is stuck: 1 ready")
-    assert rest[rest.index("") - 1] == "… 9 more"  # findings: the eight others, and the note about the server
+    assert rest[rest.index("") - 1] == "… 8 more"  # the seven other queues, and the note about the server
     table = rest[rest.index("") + 1 :]
     assert table[0].startswith("QUEUE")
     assert [row.split()[0] for row in table[1:-1]] == aliases[20 : 20 + len(table) - 2]  # the worst ones
@@ -409,6 +412,7 @@ def test_watch_cuts_what_it_shows_to_the_height(configure, start):
         (10, ["head", "a", "b", "b2", "", "T", "1", "2", "3"]),
         (8, ["head", "a", "b", "b2", "", "T", "1", "… 2 more"]),
         (7, ["head", "a", "… 1 more", "", "T", "1", "… 2 more"]),
+        (6, ["head", "a", "… 1 more", "", "T", "… 3 more"]),
         (4, ["head", "… 2 more", "", "… 4 more"]),
         (1, ["head"]),
     ],
@@ -417,11 +421,32 @@ def test_what_is_left_out_on_a_low_screen(height, shown):
     assert screen.fit("head", [["a"], ["b", "b2"]], ["T", "1", "2", "3"], ["server"], height) == shown
 
 
+def test_of_a_long_finding_the_beginning_is_shown():
+    shown = screen.fit("head", [["a"], ["b", "b2", "b3", "b4"], ["c"]], ["T", "1"], ["server"], 8)
+    assert shown == ["head", "a", "b", "b2", "… 1 more", "", "T", "1"]
+    assert screen.fit("head", [["a", "a2", "a3"]], ["T"], [], 5) == ["head", "a", "…", "", "T"]
+
+
 def test_nothing_is_deleted_behind_a_line_that_may_fill_its_row():
     out = OutputWrapper(io.StringIO())
-    screen.draw(out, ["a", "b"], 2)
-    screen.draw(out, ["c"], 2)
+    screen.draw(out, ["a", "b"], 80, 2)
+    screen.draw(out, ["c"], 80, 2)
     assert out.getvalue() == "\x1b[H\x1b[Ka\n\x1b[Kb" + "\x1b[H\x1b[Kc\n\x1b[J"
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("abcd", "abcd"),
+        ("abcdef", "abcd"),
+        ("ab\x1b[31;1mcdef\x1b[0mgh", "ab\x1b[31;1mcd\x1b[0m"),
+        ("abcdef\x1b[31;1mgh\x1b[0m", "abcd\x1b[31;1m\x1b[0m"),
+    ],
+)
+def test_a_line_is_cut_to_the_width_without_its_colours(line, shown):
+    out = OutputWrapper(io.StringIO())
+    screen.draw(out, [line], 4, 1)
+    assert out.getvalue() == f"\x1b[H\x1b[K{shown}"
 
 
 def test_watch_on_a_terminal_without_control_codes_appends(configure, start):

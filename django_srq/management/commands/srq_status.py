@@ -18,7 +18,7 @@ from django_srq.management.arguments import number_in
 from django_srq.management.base import UNHEALTHY, UNREACHABLE, USAGE, QueueCommand
 from django_srq.management.report import aligned
 from django_srq.status import QueueReport, ServerReport, Snapshot
-from django_srq.status.verdicts import SEVERITY, grouped, readable
+from django_srq.status.verdicts import SEVERITY, Finding, grouped, readable
 from django_srq.transport.link import TIMEOUT
 from django_srq.values import SECONDS
 
@@ -37,6 +37,7 @@ COLUMNS: dict[str, Callable[[QueueReport], object]] = {
     "OUT/MIN": lambda queue: None if queue.ready is None else queue.rates[1],
     "OUTLOOK": lambda queue: queue.outlook or None,
 }
+UNBROKEN = "\N{NO-BREAK SPACE}"
 WORDS, STATE = 2, 1  # number of columns with words, at the left; the one with the state
 # The columns that a narrow terminal has no room for, the one that goes first at the front.
 EXPENDABLE = ("OUTLOOK", "DELAYED", "IN FLIGHT", "OLDEST", "RETRYING", "CONSUMERS", "OUT/MIN", "IN/MIN", "DEAD")
@@ -113,21 +114,22 @@ class Command(QueueCommand):
 
     def _redraw(self, snapshot: Snapshot, seconds: float) -> None:
         head = f"every {seconds:g} s · {timezone.localtime(snapshot.at):%H:%M:%S} · Ctrl-C ends"
-        height = shutil.get_terminal_size().lines
+        width, height = shutil.get_terminal_size()
         worst_first = sorted(snapshot.queues, key=lambda queue: SEVERITY.get(queue.state, len(SEVERITY)))
         queues = snapshot.queues if len(snapshot.queues) <= height // 2 else worst_first
         lines = screen.fit(head, self._findings(snapshot), self._table(queues), _servers(snapshot), height)
-        screen.draw(self.stdout, lines, height)
+        screen.draw(self.stdout, lines, width, height)
 
     def _findings(self, snapshot: Snapshot) -> list[list[str]]:
         """The verdict, then the findings: the lines of each, which a terminal would else wrap in mid-word."""
         well = [(snapshot.all_well, "ok")] if snapshot.level == "ok" else []
-        said = [(f"{finding.level_label}: {finding}", finding.level) for finding in snapshot.findings]
+        said = [(_sentence(finding), finding.level) for finding in snapshot.findings]
         return [[self._painted(line, level) for line in self._wrapped(text)] for text, level in [*well, *said]]
 
     def _wrapped(self, text: str) -> list[str]:
         width = self._width()
-        return [text] if width is None else textwrap.wrap(text, width, subsequent_indent="  ", break_on_hyphens=False)
+        lines = [text] if width is None else textwrap.wrap(text, width, subsequent_indent="  ", break_on_hyphens=False)
+        return [line.replace(UNBROKEN, " ") for line in lines]
 
     def _table(self, queues: Sequence[QueueReport]) -> list[str]:
         rows = [list(COLUMNS), *([_shown(read(queue)) for read in COLUMNS.values()] for queue in queues)]
@@ -146,6 +148,11 @@ class Command(QueueCommand):
     def _painted(self, text: str, level: str) -> str:
         paint = {"error": self.style.ERROR, "warning": self.style.WARNING, "ok": self.style.SUCCESS}.get(level)
         return paint(text) if paint else text
+
+
+def _sentence(finding: Finding) -> str:
+    command = finding.command.replace(" ", UNBROKEN)  # so that it stays on a line, as far as it fits
+    return " ".join(filter(None, [f"{finding.level_label}:", finding.text, finding.advice, command]))
 
 
 def _repeat(work: Callable[[], None], seconds: float) -> None:
