@@ -1,4 +1,4 @@
-"""The arguments that choose dead items."""
+"""The arguments that choose items by their error: dead ones, or delayed ones that are retrying."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GROUPS_SHOWN = 10
 
 
 class Choice(TypedDict):
-    """Keyword arguments of a queue's ``requeue`` and ``purge``."""
+    """Keyword arguments of a queue's ``requeue``, ``run_now`` and ``purge``."""
 
     error: str | None
     older_than: dt.timedelta
@@ -27,23 +27,27 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument(
         "--error",
         metavar="NAME",
-        help="only dead items of this error: its group as --dry-run shows it, its type, or the name of its class",
+        help="only items of this error: its group as --dry-run shows it, its type, or the name of its class",
     )
     parser.add_argument(
         "--older-than",
         type=duration,
         default=dt.timedelta(),
         metavar="DURATION",
-        help="only items that died longer ago than this, such as 30m, 2h or 7d",
+        help="only items that died, or failed last, longer ago than this, such as 30m, 2h or 7d",
     )
     parser.add_argument(
-        "--limit", type=number_in(COUNTS), metavar="N", help="at most N items of each queue, those that died first"
+        "--limit",
+        type=number_in(COUNTS),
+        metavar="N",
+        help="at most N items of each queue, those that died, or are due, first",
     )
 
 
-def count(queue: Queue, choice: Choice) -> tuple[int, list[str]]:
-    """How many items were chosen, and lines for people with the number of each error."""
-    groups = queue.count_dead(error=choice["error"], older_than=choice["older_than"])
+def count(queue: Queue, choice: Choice, state: str = "dead") -> tuple[int, list[str]]:
+    """How many dead or retrying (delayed) items were chosen, and lines for people with the number of each error."""
+    count_groups = queue.count_dead if state == "dead" else queue.count_retrying
+    groups = count_groups(error=choice["error"], older_than=choice["older_than"])
     total = sum(groups.values())
     largest = sorted(groups.items(), key=lambda group: (-group[1], group[0]))
     lines = [f"{n:,} {readable(name)}" for name, n in largest[:GROUPS_SHOWN]]

@@ -173,6 +173,94 @@ def test_requeue_by_uid_changes_only_those_items(project):
     assert [item.uid for item in queues["orders"].items("dead")] == [uids[1]]
 
 
+def test_requeue_by_uid_says_which_state_other_items_have(project):
+    """Each sentence names the command that helps. Nothing is done, and the exit code is that of nothing to do."""
+    queue = queues["orders"]
+    queue.put("x", uid="held")
+    queue.get(-1)
+    queue.put("x", uid="late", delay=1000)
+    queue.put("x", uid="it's")
+    before = states("orders")
+    arguments = [part for uid in ("held", "late", "it's", "gone") for part in ("--uid", uid)]
+    code, out, err = project.call("srq_requeue", "orders", "--no-input", *arguments)
+    assert (code, out) == (0, "QUEUE   REQUEUED\norders         0\n")
+    assert err.splitlines() == [
+        "orders: held is in flight: srq_recover orders makes it ready if its lease has ended.",
+        "orders: late is delayed, not dead: srq_requeue orders --state delayed --uid late makes it ready now.",
+        "orders: it's is ready already: srq_status orders shows whether consumers take it.",
+        "orders: gone is not in the queue, as it was handled, deleted or never put: srq_status shows all queues.",
+    ]
+    assert states("orders") == before
+    die("orders", "a")  # the item that was ready
+    _, _, err = project.call("srq_requeue", "orders", "--state", "delayed", "--uid", "it's", "--dry-run")
+    assert (
+        err.splitlines()[0]
+        == "orders: it's is dead, not delayed: srq_requeue orders --uid 'it'\"'\"'s' makes it ready again."
+    )
+
+
+def test_requeue_explains_a_bounded_number_of_items(project):
+    arguments = [part for n in range(15) for part in ("--uid", f"u{n}")]
+    _, _, err = project.call("srq_requeue", "orders", "--no-input", *arguments)
+    assert len(err.splitlines()) == 11
+    assert err.splitlines()[-1] == "orders: 5 more items are not dead."
+
+
+@pytest.fixture
+def retrying(project, server_url, prefix) -> list[str]:
+    """The uids of delayed items of the queue orders: three that wait after an error, and one that is scheduled."""
+    project.configure({"orders": {"MAX_DELIVERIES": 9}}, {"URL": server_url, "PREFIX": prefix + ".{alias}"})
+    queue, uids = queues["orders"], []
+    for n, error in enumerate("aba"):
+        uids.append(queue.put("x"))
+        assert queue.fail(queue.get(-1), error, delay=1000 + n) == "delayed"
+    return [*uids, queue.put("later", delay=500)]
+
+
+def test_delayed_items_are_made_ready_by_uid(retrying):
+    arguments = [part for uid in retrying[2:] for part in ("--uid", uid)]
+    rows = [{"queue": "orders", "requeued": 2}]
+    assert said("srq_requeue", "orders", "--state", "delayed", "--dry-run", *arguments) == rows
+    assert states("orders") == (0, 0, 4, 0)
+    assert said("srq_requeue", "orders", "--state", "delayed", *arguments) == rows
+    assert [(item.uid, item.deliveries) for item in queues["orders"].items()] == [(retrying[2], 1), (retrying[3], 0)]
+
+
+@pytest.mark.parametrize(
+    ("options", "number"),
+    [
+        ([], 3),
+        (["--error", "Failed: a"], 2),
+        (["--error", "Failed"], 3),
+        (["--error", "Failed: a", "--limit", "1"], 1),
+        (["--older-than", "1h"], 0),
+    ],
+)
+def test_delayed_items_are_made_ready_that_wait_after_an_error(retrying, options, number):
+    rows = [{"queue": "orders", "requeued": number}]
+    assert said("srq_requeue", "orders", "--state", "delayed", "--dry-run", *options) == rows
+    assert said("srq_requeue", "orders", "--state", "delayed", *options) == rows
+    assert states("orders") == (number, 0, 4 - number, 0)
+
+
+def test_the_question_about_delayed_items_lists_their_errors(project, retrying, terminal):
+    code, out = terminal.run(project, "srq_requeue", "orders", "--state", "delayed", answer="y\n")
+    assert (code, out) == (0, "QUEUE   REQUEUED\norders         3\n")
+    assert terminal.text.replace("\r\n", "\n").startswith(
+        "orders: 2 Failed: a\norders: 1 Failed: b\norders: 1 scheduled, which stay delayed\n"
+        "Make 3 items of orders ready now? [y/N] "
+    )
+    assert states("orders") == (3, 0, 1, 0)
+
+
+def test_delayed_items_of_one_error_are_purged(project, retrying):
+    options = ["--state", "delayed", "--error", "Failed: a"]
+    rows = [{"queue": "orders", "purged": 2, "spared_in_flight": 0}]
+    assert said("srq_purge", "orders", "--dry-run", *options) == rows
+    assert said("srq_purge", "orders", *options) == rows
+    assert states("orders") == (0, 0, 2, 0)
+
+
 @pytest.mark.parametrize(
     ("options", "purged", "left"),
     [
@@ -502,7 +590,9 @@ def test_errors_are_coloured_unless_the_user_forbids_it(project, terminal, monke
         (["srq_requeue", "orders", "--limit", "0"], "a whole number above 0, not '0'"),
         (["srq_purge", "orders", "--error", "x"], "need --state dead"),
         (["srq_purge", "orders", "--state", "ready", "--limit", "1"], "need --state dead"),
+        (["srq_purge", "orders", "--state", "delayed", "--limit", "1"], "--state delayed together with --error"),
         (["srq_purge", "orders", "--state", "in_flight"], "invalid choice"),
+        (["srq_requeue", "orders", "--state", "ready"], "invalid choice"),
         (["srq_pause", "orders", "--until", "soon"], "or a duration such as 30m, not 'soon'"),
         (["srq_pause", "orders", "--until", "2001-01-01T00:00Z"], "--until is in the past"),
     ],

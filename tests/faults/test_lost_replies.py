@@ -20,7 +20,7 @@ import redis
 from django_srq import SafeRedisQueue, operations
 from django_srq.consumer import ConsumerOptions, InProcessConsumer, Subscription
 from django_srq.consumer.outage import Outage
-from django_srq.exceptions import OutcomeUnknown, QueueFull
+from django_srq.exceptions import OutcomeUnknown, QueueFull, RetryLater
 from django_srq.operations import DeliveryRef, Put, Script
 from django_srq.queue.backoff import Backoff
 from django_srq.queue.item import Item
@@ -126,6 +126,10 @@ def dead(queue: SafeRedisQueue) -> None:
     queue.link.call(operations.fail(queue.keys, held(taken(queue)), bury=True), queue=queue.alias)
 
 
+def delayed(queue: SafeRedisQueue) -> None:
+    assert queue.fail(taken(queue), "boom", delay=60) == "delayed"
+
+
 def claim(queue: SafeRedisQueue, _: object) -> list[Any]:
     return [(item.payload, timeless(item.token), item.deliveries) for item in queue.get_many(2)]
 
@@ -198,6 +202,10 @@ CASES = {
     "recover": Case("recover", ended, lambda queue, _: queue.recover()),
     "requeue": Case("requeue", dead, lambda queue, _: queue.requeue("uid-a")),
     "requeue all": Case("requeue_dead", dead, lambda queue, _: queue.requeue()),
+    "run now": Case("run_now", delayed, lambda queue, _: queue.run_now("uid-a")),
+    "run all that are retrying": Case("run_retrying", delayed, lambda queue, _: queue.run_now()),
+    "purge what is retrying": Case("purge_retrying", delayed, lambda queue, _: queue.purge("delayed", error="Failed")),
+    "postpone": Case("fail", taken, lambda queue, item: queue.fail(item, RetryLater(60), delay=60)),
     "drop": Case("drop", ready, lambda queue, _: queue.drop("uid-b")),
     "purge": Case("purge", taken, lambda queue, _: queue.purge()),
     "purge what is dead": Case("purge_dead", dead, lambda queue, _: queue.purge("dead")),
@@ -242,7 +250,8 @@ def contents(client: redis.Redis, queue: SafeRedisQueue) -> dict[str, Any]:
         "closed": [slot for slot, value in client.hgetall(keys["slots"]).items() if slot == b"of-the-dead"],
         "holders": {payload: timeless(token.decode()) for payload, token in hash_of("holders").items()},
         "stats": queue.snapshot().stats,
-        **{key: hash_of(key) for key in ("deliveries", "crashes")},
+        **{key: hash_of(key) for key in ("deliveries", "crashes", "retrying")},
+        "groups": [group.count for group in queue.link.call(operations.retry_groups(keys), queue=queue.alias)],
         **{key: sorted(hash_of(key)) for key in ("errors", "headers", "consumers")},
         **{
             key: named(client.zrange(keys[key], 0, -1)) for key in ("returned", "priority", "delayed", "dead", "leases")

@@ -269,17 +269,34 @@ def test_full_server_can_be_drained(limited, at):
     assert len(set(served) | {item.uid for item in items}) == 7
 
 
-def test_full_server_keeps_the_error_without_its_traceback(limited, at):
+def test_full_server_keeps_errors_without_their_tracebacks(limited, at):
     queue = at(limited.url)
     queue.put("x")
-    fill(limited)
-    try:
-        raise ValueError("no stock")
-    except ValueError as error:
-        queue.fail(queue.get(-1), error)
+
+    def fail() -> None:
+        try:
+            raise ValueError("no stock")
+        except ValueError as error:
+            queue.fail(queue.get(-1), error)
+
+    fail()
     (item,) = queue.items()
-    assert item.delivery.error["message"] == "no stock"
-    assert "traceback" not in item.delivery.error
+    assert "traceback" in item.delivery.error
+    fill(limited)
+    fail()
+    (item,) = queue.items()
+    assert [error["message"] for error in item.errors] == ["no stock", "no stock"]
+    assert not any("traceback" in error for error in item.errors)
+
+
+def test_delayed_items_of_a_full_server_can_be_made_ready(limited, at):
+    queue = at(limited.url)
+    queue.put_many("ab")
+    items = queue.get_many(2)
+    queue.fail_many(items, "x", delay=60)
+    fill(limited)
+    assert queue.run_now(items[0].uid) == queue.run_now() == 1
+    assert queue.counts()["ready"] == 2
 
 
 def test_full_server_can_bury_and_be_purged(limited, at):

@@ -12,11 +12,18 @@ from django_srq import InvalidArgument, SafeRedisQueue, operations
 from django_srq.consumer import ConsumerOptions, InProcessConsumer, Subscription
 from django_srq.exceptions import RetryLater
 from django_srq.operations import DeliveryRef
-from tests.support.server_clock import now, pass_time
+from django_srq.status import series
+from tests.support.async_queue import Asynchronous
+from tests.support.server_clock import now, pass_minutes, pass_time
 from tests.support.waiting import wait_for
 
 GROUPS = 200  # of retrying items
 LOOKED_AT = 250  # delayed items that one call of a walk looks at
+
+
+@pytest.fixture(params=[SafeRedisQueue, Asynchronous], ids=["sync", "async"])
+def queue_class(request) -> type[SafeRedisQueue]:
+    return request.param
 
 
 @pytest.fixture
@@ -33,11 +40,16 @@ class Declined(Exception):
 
 def fail(queue: SafeRedisQueue, *errors: Any, delay: float = 60) -> list[str]:
     """Let items fail with these errors, in this order; each is due a second after the one before."""
-    uids = []
+    uids, quick = [], beside(queue)
     for n, error in enumerate(errors):
-        uids.append(queue.put("x"))
-        assert queue.fail(queue.get(-1), error, delay=delay + n) == "delayed"
+        uids.append(quick.put("x"))
+        assert quick.fail(quick.get(-1), error, delay=delay + n) == "delayed"
     return uids
+
+
+def beside(queue: SafeRedisQueue) -> SafeRedisQueue:
+    """The same queue, also for calls within an event loop; quicker than one that makes a loop for each call."""
+    return SafeRedisQueue(name=queue.name, link=queue.link, max_deliveries=queue.max_deliveries)
 
 
 def groups(queue: SafeRedisQueue) -> dict[str, int]:
@@ -233,8 +245,9 @@ def test_items_that_fail_again_meanwhile_stay_delayed(orders, client):
     def handle_and_fail(number: int) -> None:
         batches.append(number)
         wait_for(lambda: now(client) > began + 1, "a later moment")
-        orders.fail_many(orders.get_many(1000), "x", delay=600)
+        consumer.fail_many(consumer.get_many(1000), "x", delay=600)
 
+    consumer = beside(orders)
     wait_for(lambda: now(client) > began, "a later moment")
     began = now(client)
     assert orders.run_now(on_batch=handle_and_fail) == sum(batches) == 300
@@ -307,3 +320,122 @@ def test_deliveries_that_ended_with_retry_later_are_counted(orders, client):
     assert sum(int(period.split()[6]) for period in counts.minutes) == 2
     assert sum(int(period.split()[6]) for period in counts.hours) == 2
     assert sorted(bool(item.error.get("postponed")) for item in orders.items("delayed")) == [False, True, True]
+
+
+@pytest.mark.parametrize("delay", [0, 60])
+def test_a_postponed_delivery_that_was_the_last_one_is_dead_and_counts(make_queue, delay):
+    queue = make_queue(max_deliveries=1)
+    queue.put("x")
+    assert queue.fail(queue.get(-1), RetryLater(delay), delay=delay) == "dead"
+    stats = queue.snapshot().stats
+    assert (stats["failed"], stats["postponed"], stats["dead"]) == (1, 1, 1)
+
+
+class Later(RetryLater):
+    """An error of a project, whose description fails in part."""
+
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+def test_a_subclass_of_retry_later_schedules_its_item(orders):
+    orders.put("x")
+    orders.fail(orders.get(-1), Later(60), delay=60)
+    assert retrying(orders) == (0, {})
+
+
+def test_periods_that_are_over_keep_their_postponed_deliveries(orders, client):
+    orders.put("x")
+    orders.fail(orders.get(-1), RetryLater(1))
+    pass_minutes(client, orders.keys, 61)
+    orders.put_many("xy")
+    orders.fail_many(orders.get_many(2), RetryLater(1))
+    counts = orders.link.call(operations.counts(orders.keys, minutes=180, hours=2), queue="q")
+    periods = [
+        series.series_of(counts, minutes=62, hours=2).minutes,
+        series.series_of(counts, minutes=0, hours=2).hours,
+    ]
+    assert [period.postponed for period in periods[1]] == [1, 2]
+    assert {n: period.postponed for n, period in enumerate(periods[0]) if period.postponed} == {0: 1, 61: 2}
+    assert sum(period.failed for period in periods[0]) == 3
+
+
+# -- beside a process of an older version, which knows neither retrying nor retrygroups
+
+
+def made_ready_by_an_older_process(queue: SafeRedisQueue, client, *uids: str) -> None:
+    client.zrem(queue.keys["delayed"], *uids)
+    client.lpush(queue.keys["queue"], *uids)
+
+
+def keep_house(queue: SafeRedisQueue, client) -> None:
+    """Let a claim do the chores that are done once a second."""
+    client.hset(queue.keys["meta"], "kept", now(client) - 2000)
+    queue.link.call(operations.claim(queue.keys, consumer="c1", lease=60, legacy_lease=60, n=0), queue="q")
+
+
+def test_housekeeping_finds_items_that_left_delayed(make_queue, client):
+    queue = make_queue()
+    queue.put_many(range(350))
+    items = queue.get_many(350)
+    queue.fail_many(items, "x", delay=600)
+    made_ready_by_an_older_process(queue, client, *(item.uid for item in items[:300]))
+    assert queue.snapshot().retrying == 50  # never more than the delayed ones
+    assert len(queue.audit()) == 300
+    for _ in range(10):
+        keep_house(queue, client)
+    assert retrying(queue) == (50, {"Failed: x": 50})
+    assert queue.audit() == []
+
+
+@pytest.mark.parametrize("end", ["ack", "fail", "fail with delay", "retry later", "drop"])
+def test_an_item_that_left_delayed_is_not_retrying_after_its_next_delivery(orders, client, end):
+    (uid,) = fail(orders, "x")
+    made_ready_by_an_older_process(orders, client, uid)
+    if end == "drop":
+        orders.drop(uid)
+    elif end == "ack":
+        orders.ack(orders.get(-1))
+    else:
+        error = RetryLater(60) if end == "retry later" else "y"
+        orders.fail(orders.get(-1), error, delay=0 if end == "fail" else 60)
+    assert retrying(orders) == ((1, {"Failed: y": 1}) if end == "fail with delay" else (0, {}))
+
+
+def test_an_item_that_an_older_process_acked_is_forgotten(orders, client):
+    (uid,) = fail(orders, "x")
+    client.zrem(orders.keys["delayed"], uid)
+    for key in ("items", "deliveries", "errors"):
+        client.hdel(orders.keys[key], uid)
+    assert len(orders.audit()) == 1
+    keep_house(orders, client)
+    assert client.exists(orders.keys["retrying"], orders.keys["retrygroups"]) == 0
+
+
+def test_groups_without_items_are_deleted(orders, client):
+    client.hset(orders.keys["retrygroups"], "ValueError", "3 1 2 uid")
+    assert orders.audit() == ["3 retrying items are counted in the group 'ValueError', and there are 0"]
+    keep_house(orders, client)
+    assert groups(orders) == {}
+
+
+def test_the_audit_compares_the_counts(make_queue, client):
+    queue = make_queue()
+    fail(queue, "a", "a", "b")
+    client.hset(queue.keys["retrygroups"], "Failed: a", "1 1 2 uid")
+    client.hdel(queue.keys["retrygroups"], "Failed: b")
+    assert sorted(queue.audit()) == [
+        "0 retrying items are counted in the group 'Failed: b', and there are 1",
+        "1 retrying items are counted in the group 'Failed: a', and there are 2",
+    ]
+
+
+def test_the_audit_compares_the_total_of_many(make_queue, client):
+    """More items than one call may look at."""
+    queue = make_queue()
+    for _ in range(2):
+        queue.put_many(range(600))
+        queue.fail_many(queue.get_many(600), "a", delay=600)
+    assert queue.audit() == []
+    client.hset(queue.keys["retrygroups"], "Failed: a", "1 1 2 uid")
+    assert queue.audit() == ["1 retrying items are counted in all groups together, and there are 1200"]

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from django_srq import SafeRedisQueue, operations
-from django_srq.exceptions import DuplicateItem
+from django_srq.exceptions import DuplicateItem, RetryLater
 from django_srq.operations import DeliveryRef
 from django_srq.queue.item import Item
 from django_srq.transport.link import Link
@@ -36,6 +38,7 @@ LEASE_PLAIN, LEASE_SUPERVISED, LEASE_EXTENDED = 4500, 1600, 2500
 DELAYS = (500, 5500)
 LEASE_NEVER = 60  # seconds; of the queue that never recovers by itself
 MAX_DELIVERIES, MAX_CRASHES = 3, 2
+ERRORS_KEPT = 5  # of an item
 WIDTH = 2  # items that the supervised consumer can have begun at the same time
 
 
@@ -75,6 +78,8 @@ class Entry:
     deadline: float = 0
     never: bool = False  # only ``recover`` ends the lease
     lapsed: Taken | None = None  # the last delivery, if only its lease ended
+    group: str = ""  # of its error, while the item is retrying
+    errors: list[str] = field(default_factory=list)  # the types of all its errors, newest first
 
 
 @dataclass
@@ -101,6 +106,7 @@ class Model:
 
     def to_the_back(self, entry: Entry, delay: float = 0) -> None:
         entry.holder = entry.lapsed = entry.back = None
+        entry.group = ""
         if delay:
             entry.place, entry.due = "delayed", self.now + delay
         elif entry.priority:
@@ -130,7 +136,8 @@ class Model:
         if entry.holder.supervised and entry.holder.claim > self.last_begun():
             self.to_its_place(entry)
             return "ready"
-        return self.end(entry, crashed=entry.holder.supervised)
+        lost = entry.holder.supervised
+        return self.end(entry, "ConsumerLost" if lost else "LeaseEnded", crashed=lost)
 
     def last_begun(self) -> int:
         if self.lost is None or self.now - self.lost[0] > 2 * LEASE_SUPERVISED:
@@ -138,20 +145,23 @@ class Model:
             self.lost = self.now, claims[:WIDTH][-1]
         return self.lost[1]
 
-    def end(self, entry: Entry, *, crashed: bool) -> str:
+    def end(self, entry: Entry, error: str, *, crashed: bool) -> str:
         taken = entry.holder
         entry.deliveries += 1
         entry.crashes += crashed
         if entry.deliveries >= MAX_DELIVERIES or (crashed and entry.crashes >= MAX_CRASHES):
             entry.place, entry.holder = "dead", None
+            entry.errors.insert(0, error)
             return "dead"
+        if crashed:
+            entry.errors.insert(0, error)
         self.to_its_place(entry)
         entry.lapsed = taken
         return "ready"
 
     def crash(self, entry: Entry) -> str:
         """The death was seen, so an extend cannot take this delivery back."""
-        state = self.end(entry, crashed=True)
+        state = self.end(entry, "Crashed", crashed=True)
         entry.lapsed = None
         return state
 
@@ -237,13 +247,25 @@ class Model:
         del self.items[uid]
         return True
 
-    def fail(self, entry: Entry, delay: float) -> str:
+    def fail(self, entry: Entry, delay: float, error: str | RetryLater | None = None) -> str:
         entry.deliveries += 1
         if entry.deliveries >= MAX_DELIVERIES:
             entry.place, entry.holder = "dead", None
         else:
             self.to_the_back(entry, delay)
+            if delay and not isinstance(error, RetryLater):
+                entry.group = f"Failed: {error}" if error else "Failed"
+        if error or entry.place in {"dead", "delayed"}:
+            entry.errors.insert(0, "RetryLater" if isinstance(error, RetryLater) else "Failed")
         return self.state(entry.uid)
+
+    def run_now(self, entries: list[Entry]) -> int:
+        for entry in sorted(entries, key=lambda entry: entry.due):
+            self.to_the_back(entry)
+        return len(entries)
+
+    def retrying(self, group: str = "") -> list[Entry]:
+        return [entry for entry in self.at("delayed") if entry.group and group in ("", entry.group)]
 
     def extend(self, taken: Taken) -> bool:
         entry = taken.put
@@ -401,10 +423,10 @@ class Machine(RuleBasedStateMachine):
             del self.model.items[uid]
 
     @precondition(lambda self: self.deliveries)
-    @rule(index=indexes, delay=delays, error=st.sampled_from([None, "boom"]))
-    def fail(self, index: int, delay: float, error: str | None) -> None:
+    @rule(index=indexes, delay=delays, error=st.sampled_from([None, "boom", "bang", RetryLater(1)]))
+    def fail(self, index: int, delay: float, error: str | RetryLater | None) -> None:
         taken, delay = self.delivery(index), self.different(delay)
-        expected = self.model.fail(taken.put, delay) if self.model.holds(taken) else None
+        expected = self.model.fail(taken.put, delay, error) if self.model.holds(taken) else None
         assert self.queue.fail(taken.item, error, delay=delay) == expected
 
     @precondition(lambda self: self.uids)
@@ -472,6 +494,24 @@ class Machine(RuleBasedStateMachine):
         if there:
             del self.model.items[uid]
 
+    @precondition(lambda self: self.uids)
+    @rule(index=indexes)
+    def run_now(self, index: int) -> None:
+        delayed = self.model.at("delayed")
+        uid = delayed[0].uid if delayed else self.uid(index)
+        assert self.queue.run_now(uid) == self.model.run_now(delayed[:1])
+
+    @rule(error=st.sampled_from(["", "Failed: boom"]))
+    def run_all_that_are_retrying(self, error: str) -> None:
+        assert self.queue.run_now(error=error) == self.model.run_now(self.model.retrying(error))
+
+    @rule()
+    def purge_what_is_retrying(self) -> None:
+        gone = self.model.retrying("Failed: boom")
+        assert self.queue.purge("delayed", error="Failed: boom") == len(gone)
+        for entry in gone:
+            del self.model.items[entry.uid]
+
     @rule(state=st.sampled_from([None, "ready", "delayed", "dead"]))
     def purge(self, state: str | None) -> None:
         states = {state} if state else {"ready", "delayed", "dead"}
@@ -503,6 +543,21 @@ class Machine(RuleBasedStateMachine):
             assert getattr(snapshot, state) == states.count(state), state
         held = self.model.at("held")
         assert snapshot.ended == sum(entry.never and entry.deadline <= self.model.now for entry in held)
+
+    @invariant()
+    def retrying_items_are_those_of_the_model(self) -> None:
+        groups = Counter(entry.group for entry in self.model.retrying())
+        found = self.link.call(operations.retry_groups(self.keys), queue="model")
+        assert {group.name: group.count for group in found} == groups
+        assert self.queue.snapshot().retrying == groups.total()
+
+    @invariant()
+    def errors_are_those_of_the_model(self) -> None:
+        kept = {uid.decode(): json.loads(error) for uid, error in self.client.hgetall(self.keys["errors"]).items()}
+        for uid, entry in self.model.items.items():
+            last = [kept[uid]] if uid in kept else []
+            errors = [*last, *(last[0].get("earlier", []) if last else [])]
+            assert [error["type"].rpartition(".")[2] for error in errors] == entry.errors[:ERRORS_KEPT]
 
     @invariant()
     def nothing_is_lost(self) -> None:
@@ -609,6 +664,8 @@ def test_a_sequence_that_once_failed(link: Link, client: redis.Redis, prefix: st
         machine.nothing_is_lost()
         machine.order_is_that_of_the_model()
         machine.every_item_is_in_one_place()
+        machine.retrying_items_are_those_of_the_model()
+        machine.errors_are_those_of_the_model()
     machine.teardown()
 
 

@@ -313,3 +313,10 @@ def test_the_sentence_in_german(orders):
         "orders schlägt fehl: 60 % von 20 Zustellungen in 5 min, meist TimeoutError in Gateway.charge; "
         "12 warten auf einen neuen Versuch."
     )
+
+
+def test_the_command_that_the_advice_names_makes_the_items_ready(orders):
+    deliver(orders, 12)
+    (named,) = re.findall(r"manage\.py (srq_requeue .+?) makes them ready", erring(status.snapshot())[0].advice)
+    call_command(*named.split(), "--no-input", stdout=io.StringIO(), stderr=io.StringIO())
+    assert (orders.counts()["ready"], orders.counts()["delayed"]) == (12, 0)

@@ -161,6 +161,7 @@ def test_the_series_stay_bounded(queue, client):
     queue.put(1)
     large = "1234567 1234567 1234567 1234567 1234567 12345678 123456789 12345678 123456789"
     rings = {f"m{i}": f"29926128 {large}" for i in range(180)} | {f"h{i}": f"498768 {large}" for i in range(336)}
+    rings |= {f"pm{i}": "29926128 1234567" for i in range(180)} | {f"ph{i}": "498768 12345678" for i in range(336)}
     counters = {f"{kind}{e}": 10**9 for kind in ("wait", "run") for e in range(operations.BUCKETS)}
     client.hset(queue.keys["stats"], mapping={**rings, **counters})
     pass_minutes(client, queue.keys, 61)

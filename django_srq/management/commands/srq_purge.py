@@ -41,16 +41,20 @@ class Command(BulkCommand):
         limit: int | None,
         **_: Any,
     ) -> None:
-        if state != "dead" and (error or older_than or limit):
-            raise CommandError("--error, --older-than and --limit need --state dead.", returncode=USAGE)
+        chooses = state == "dead" or (state == "delayed" and error)
+        if (error or older_than or limit) and not chooses:
+            raise CommandError(
+                "--error, --older-than and --limit need --state dead, or --state delayed together with --error.",
+                returncode=USAGE,
+            )
         self.state = state
         self.choice = Choice(error=error, older_than=older_than, limit=limit)
         self.bulk(self.chosen(queues), format=format, dry_run=dry_run, interactive=interactive)
 
     def preview(self, preview: Preview) -> None:
         counts = preview.queue.counts()
-        if self.state == "dead":
-            preview.items, preview.details = dead.count(preview.queue, self.choice)
+        if self.state == "dead" or self.choice["error"]:
+            preview.items, preview.details = dead.count(preview.queue, self.choice, self.state or "dead")
         else:
             states = [self.state] if self.state else PURGEABLE
             preview.items = sum(counts[state] for state in states)

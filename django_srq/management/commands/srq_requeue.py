@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
@@ -13,11 +14,15 @@ from django_srq.management.dead import Choice
 from django_srq.management.report import Row
 from django_srq.registry import Queue
 
+STATES = ("dead", "delayed")
+UIDS_SHOWN = 10  # of items in other states
+
 
 class Command(BulkCommand):
     help = (
         "Make dead items ready again, at the back of their queue: all of them, or those that the options choose. Their "
-        "deliveries and crashes are counted from 0 again."
+        "deliveries and crashes are counted from 0 again. With --state delayed: make delayed items ready now that wait "
+        "after an error; their deliveries stay counted."
     )
     offers_all = False
     doing = "requeue"
@@ -25,6 +30,12 @@ class Command(BulkCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
         dead.add_arguments(parser)
+        parser.add_argument(
+            "--state",
+            choices=STATES,
+            default="dead",
+            help="dead (the default); or delayed: without --uid, only items that wait after an error",
+        )
         parser.add_argument("--uid", action="append", default=[], help="only this item; may be given several times")
 
     def handle(
@@ -34,6 +45,7 @@ class Command(BulkCommand):
         format: str,
         dry_run: bool,
         interactive: bool,
+        state: str,
         error: str | None,
         older_than: dt.timedelta,
         limit: int | None,
@@ -42,19 +54,31 @@ class Command(BulkCommand):
     ) -> None:
         if uid and (error or older_than or limit):
             raise CommandError("--uid cannot be combined with --error, --older-than or --limit.", returncode=USAGE)
+        self.state = state
         self.uids = list(dict.fromkeys(uid))
         self.choice = Choice(error=error, older_than=older_than, limit=limit)
         self.bulk(self.chosen(queues), format=format, dry_run=dry_run, interactive=interactive)
 
     def preview(self, preview: Preview) -> None:
         if self.uids:
-            preview.items = preview.queue.states(*self.uids).count("dead")
+            states = preview.queue.states(*self.uids)
+            preview.items = states.count(self.state)
+            self._explain_others(preview.queue.alias, dict(zip(self.uids, states, strict=True)))
         else:
-            preview.items, preview.details = dead.count(preview.queue, self.choice)
+            preview.items, details = dead.count(preview.queue, self.choice, self.state)
+            preview.details = [*details, *(_scheduled(preview.queue) if self.state == "delayed" else ())]
         preview.row["requeued"] = preview.items
 
+    def _explain_others(self, alias: str, states: Mapping[str, str | None]) -> None:
+        """Say of the items in other states why nothing is done to them."""
+        others = {uid: state for uid, state in states.items() if state != self.state}
+        for uid, state in list(others.items())[:UIDS_SHOWN]:
+            self.stderr.write(f"{alias}: {_explanation(alias, uid, state)}", str)
+        if len(others) > UIDS_SHOWN:
+            self.stderr.write(f"{alias}: {len(others) - UIDS_SHOWN:,} more items are not {self.state}.", str)
+
     def question(self, items: str, names: str) -> str:
-        return f"Requeue {items} of {names}?"
+        return f"Requeue {items} of {names}?" if self.state == "dead" else f"Make {items} of {names} ready now?"
 
     def act(self, queue: Queue, row: Row, on_batch: Callable[[int], None]) -> None:
         row["requeued"] = 0
@@ -63,4 +87,25 @@ class Command(BulkCommand):
             row["requeued"] += number
             on_batch(number)
 
-        queue.requeue(*self.uids, **self.choice, on_batch=done)
+        act = queue.requeue if self.state == "dead" else queue.run_now
+        act(*self.uids, **self.choice, on_batch=done)
+
+
+def _explanation(alias: str, uid: str, state: str | None) -> str:
+    """The state of an item that is not requeued, and the command that helps."""
+    queue, item = shlex.quote(alias), shlex.quote(uid)
+    if state == "delayed":
+        return f"{uid} is delayed, not dead: srq_requeue {queue} --state delayed --uid {item} makes it ready now."
+    if state == "dead":
+        return f"{uid} is dead, not delayed: srq_requeue {queue} --uid {item} makes it ready again."
+    if state == "ready":
+        return f"{uid} is ready already: srq_status {queue} shows whether consumers take it."
+    if state == "in_flight":
+        return f"{uid} is in flight: srq_recover {queue} makes it ready if its lease has ended."
+    return f"{uid} is not in the queue, as it was handled, deleted or never put: srq_status shows all queues."
+
+
+def _scheduled(queue: Queue) -> list[str]:
+    counts = queue.snapshot()
+    scheduled = counts.delayed - counts.retrying
+    return [f"{scheduled:,} scheduled, which stay delayed"] if scheduled else []
