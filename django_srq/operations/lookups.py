@@ -32,9 +32,13 @@ def find(keys: Keys, uids: Iterable[str], *, deep: bool = False) -> Call[list[se
     return Call(Script.named("find"), keys, (b"1" if deep else b"0", *(uid.encode() for uid in uids)), read)
 
 
-def counts(keys: Keys, *, minutes: int = 0, hours: int = 0) -> Call[Counts]:
-    """Everything that the status shows of a queue. minutes, hours: how many periods of the time series to include."""
-    return Call(Script.named("counts"), keys, (encode_int(minutes), encode_int(hours)), read_counts)
+def counts(keys: Keys, *, minutes: int = 0, hours: int = 0, recent: float = 0) -> Call[Counts]:
+    """Everything that the status shows of a queue. minutes, hours: how many periods of the time series to include.
+
+    recent: for how many seconds back the groups of errors are included that took an item.
+    """
+    args = (encode_int(minutes), encode_int(hours), encode_int(round(recent * 1000)))
+    return Call(Script.named("counts"), keys, args, read_counts)
 
 
 def list_items(

@@ -105,6 +105,14 @@ class ErrorGroup:
     error: Mapping[str, Any] | None  # of the example
 
 
+class FailingGroup(NamedTuple):
+    """The items with the same error, of which some failed lately."""
+
+    name: str
+    retrying: int
+    dead: int
+
+
 @dataclass(frozen=True)
 class Counts:
     """The numbers of a queue, at one moment of the server's clock."""
@@ -121,11 +129,14 @@ class Counts:
     oldest: dt.datetime | None  # since when the next ready item waits (its put, or its due time), where that is known
     stats: Mapping[str, int] = field(default_factory=dict)  # counters that only grow
     buckets: Mapping[str, int] = field(default_factory=dict)  # wait<e> and run<e>, see lua/shared/series.lua
+    sums: Mapping[str, int] = field(default_factory=dict)  # of these times (ms): wait_ms, run_ms
     minutes: Sequence[str] = ()  # periods of the time series, as lua/shared/series.lua describes them
     hours: Sequence[str] = ()
     consumers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     meta: Mapping[str, str] = field(default_factory=dict)
     retrying: int = 0  # delayed after an error; the other delayed items are scheduled
+    failing: Sequence[FailingGroup] = ()  # the largest groups of errors that took an item lately
+    failing_rest: int = 0  # dead items of the other ones
 
 
 def as_text(value: Any) -> str:
@@ -283,10 +294,12 @@ def read_counts(reply: Any) -> Counts:
         *hashes,
         minutes,
         hours,
+        failing,
     ) = reply
     counters, consumers, meta = map(_pairs, hashes)
     numbers = {name: int(value) for name, value in counters.items()}
     buckets = {name: numbers.pop(name) for name in list(numbers) if name[-1].isdigit()}
+    sums = {name: numbers.pop(name) for name in list(numbers) if name.endswith("_ms")}
     for total, kind in (("delivered", "wait"), ("acked", "run")):  # counted in a bucket, and not in the total as well
         if timed := sum(n for name, n in buckets.items() if name.startswith(kind)):
             numbers[total] = numbers.get(total, 0) + timed
@@ -304,10 +317,16 @@ def read_counts(reply: Any) -> Counts:
         oldest=_waiting_since(as_text(oldest), headers),
         stats=numbers,
         buckets=buckets,
+        sums=sums,
         minutes=list(map(as_text, minutes)),
         hours=list(map(as_text, hours)),
         consumers={name: json.loads(value) for name, value in consumers.items()},
         meta={name: as_text(value) for name, value in meta.items()},
+        failing=[
+            FailingGroup(name.decode(errors="replace"), retrying, died)
+            for name, retrying, died in zip(failing[1::3], failing[2::3], failing[3::3], strict=True)
+        ],
+        failing_rest=failing[0],
     )
 
 

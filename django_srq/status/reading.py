@@ -20,6 +20,7 @@ from django_srq.registry import link_to
 from django_srq.runtime.clock import monotonic
 from django_srq.status import verdicts
 from django_srq.status.reports import ServerReport
+from django_srq.status.series import MINUTE, RECENT
 from django_srq.status.verdicts import Finding
 from django_srq.transport.clients import masked
 
@@ -60,7 +61,8 @@ class ServerReading:
             self.outcome = error
 
     def _counts(self, config: QueueConfig) -> Call[Counts]:
-        return operations.counts(Keys(config.prefix), minutes=self.minutes, hours=self.hours)
+        recent = (RECENT + 1) * MINUTE
+        return operations.counts(Keys(config.prefix), minutes=self.minutes, hours=self.hours, recent=recent)
 
     def conclude(self, timeout: float) -> None:
         outcome = self.outcome  # once: read may still be under way, and set it

@@ -12,9 +12,11 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from django_srq.status import verdicts
+from django_srq.status.failures import Failures
 from django_srq.status.series import Series
 from django_srq.status.verdicts import Finding, Pause
 
+_SETTINGS = "SRQ_QUEUES, SRQ_DEFAULTS or SRQ_ADMIN"
 NOTABLY = 1.1  # a queue grows if this many times as many items are put as acked
 
 
@@ -38,22 +40,31 @@ class QueueReport:
     ready: int | None = None
     in_flight: int | None = None
     delayed: int | None = None
+    retrying: int | None = None  # of the delayed ones: those that wait to be tried again after an error
     dead: int | None = None
     oldest_wait: float | None = None  # seconds; None also when nothing is ready
     consumers: int | None = None  # live ones
     paused: Pause | None = None
     totals: Mapping[str, int] = field(default_factory=dict)  # monotonic counters
     buckets: Mapping[str, int] = field(default_factory=dict)  # of the histograms, see series.py
+    sums: Mapping[str, int] = field(default_factory=dict)  # of the times (ms) in them
     series: Series = field(default_factory=Series)
     attendants: Sequence[ConsumerInfo] = ()  # the live ones, and those that were not seen for a while
+    failures: Failures = field(default_factory=Failures)  # among the latest deliveries
+    grave: bool = False  # its worst finding is an error, whatever its kind usually is
 
     @property
     def level(self) -> str:
-        return verdicts.LEVELS.get(self.state, "ok")
+        return "error" if self.grave else verdicts.LEVELS.get(self.state, "ok")
 
     @property
     def state_label(self) -> str:
         return str(verdicts.QUEUE_STATES[self.state])
+
+    @property
+    def scheduled(self) -> int | None:
+        """Of the delayed items, those that were put for later or postponed without an error."""
+        return None if self.delayed is None or self.retrying is None else max(0, self.delayed - self.retrying)
 
     @property
     def oldest_wait_label(self) -> str:
@@ -113,6 +124,12 @@ class Snapshot:
         ]
 
     @property
+    def misconfigured(self) -> list[str]:
+        """The queues, or their servers, whose settings are wrong."""
+        found = [finding for finding in self.findings if finding.kind == "misconfigured"]
+        return list(dict.fromkeys(finding.queue or finding.server or _SETTINGS for finding in found))
+
+    @property
     def sentence(self) -> str:
         """The verdict over all, in the active language."""
         if self.level == "ok":
@@ -154,14 +171,24 @@ def queue_data(queue: QueueReport) -> dict[str, Any]:
         "ready": queue.ready,
         "in_flight": queue.in_flight,
         "delayed": queue.delayed,
+        "retrying": queue.retrying,
         "dead": queue.dead,
-        "oldest_wait": queue.oldest_wait,
+        "oldest_wait": _rounded(queue.oldest_wait, 3),
         "consumers": queue.consumers,
         "paused": pause
         and {"by": pause.by, "reason": pause.reason, "since": iso(pause.since), "until": iso(pause.until)},
         "totals": dict(queue.totals),
-        "rates": None if queue.ready is None else dict(zip(("in", "out"), queue.rates, strict=True)),
+        "rates": None if queue.ready is None else _rates(queue),
+        "failure_ratio": _rounded(queue.failures.share, 4),
     }
+
+
+def _rates(queue: QueueReport) -> dict[str, float | None]:
+    return {name: _rounded(rate, 3) for name, rate in zip(("in", "out"), queue.rates, strict=True)}
+
+
+def _rounded(value: float | None, places: int) -> float | None:
+    return None if value is None else round(value, places)
 
 
 def _server_data(server: ServerReport) -> dict[str, Any]:
@@ -173,7 +200,7 @@ def _server_data(server: ServerReport) -> dict[str, Any]:
         "version": server.version,
         "memory": server.memory,
         "memory_limit": server.memory_limit,
-        "latency": server.latency,
+        "latency": _rounded(server.latency, 6),
     }
 
 

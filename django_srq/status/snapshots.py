@@ -12,9 +12,12 @@ sentence   the verdict over all, in the active language
 findings   the worst first: ``kind`` (of ``verdicts.LEVELS``), ``level`` (also ``note``), ``queue`` or ``server`` it
            is about (else null), ``text`` and ``advice`` in the active language, ``command`` to follow the advice
 queues     in the order of the settings: ``queue``, ``server``, ``state`` (kind of its worst finding, or ``ok``),
-           ``level``, ``ready``, ``in_flight``, ``delayed``, ``dead``, ``oldest_wait``, ``consumers`` (live ones),
+           ``level``, ``ready``, ``in_flight``, ``delayed``, ``retrying`` (those of the delayed items that wait to be
+           tried again after an error; the others are scheduled), ``dead``, ``oldest_wait``, ``consumers`` (live ones),
            ``paused`` (null, or ``by``, ``reason``, ``since``, ``until``), ``totals`` (counter to number),
-           ``rates`` (``in`` and ``out``: items put and acked per minute, over the last five)
+           ``rates`` (``in`` and ``out``: items put and acked per minute, over the last five), ``failure_ratio`` (0 to
+           1, over the same time: how many of the deliveries that ended have failed; null when none has ended;
+           ``failures.py`` says what counts)
 servers    ``server``, ``up``, ``down_since`` (as far as this process knows), ``type``, ``version``, ``memory``,
            ``memory_limit``, ``latency`` (of the reading)
 =========  ============================================================================================================
@@ -30,9 +33,10 @@ from django_srq import conf
 from django_srq.conf import QueueConfig
 from django_srq.operations import HOURS, Counts
 from django_srq.status import verdicts
+from django_srq.status.failures import failures_of
 from django_srq.status.reading import ServerReading, by_server, read_all, seconds_since, utc_now
 from django_srq.status.reports import ConsumerInfo, QueueReport, Snapshot
-from django_srq.status.series import series_of
+from django_srq.status.series import RECENT, series_of
 from django_srq.status.verdicts import Attendance, Finding
 
 SEEN = 15.0  # seconds for which a consumer is live after it was last seen; or three leases, if that is longer
@@ -45,8 +49,9 @@ def snapshot(
 ) -> Snapshot:
     """Read all queues, or those of the aliases. timeout: seconds for all servers together; by default SRQ_ADMIN's.
 
-    minutes, hours: how much of the time series is read.
+    minutes, hours: how much of the time series is read; at least the minutes that the verdict needs.
     """
+    minutes = max(minutes, RECENT + 1)
     loaded = conf.load()
     chosen = [alias for alias in loaded.of_queue if aliases is None or alias in aliases]
     readings = [ServerReading(target, configs, minutes, hours) for target, configs in by_server(loaded, chosen).items()]
@@ -76,7 +81,8 @@ def _reports(reading: ServerReading, youngest: Mapping[str, float]) -> Iterator[
     blocking = [finding for finding in reading.findings if finding.level == "error"]
     for config, counts in zip(reading.configs, reading.counts, strict=True):
         report, found = _report(config, counts, reading, youngest)
-        yield replace(report, state=_worst([*found, *blocking])), found
+        worst = _worst([*found, *blocking])
+        yield replace(report, state=worst.kind, grave=worst.grave) if worst else report, found
 
 
 def _report(
@@ -91,22 +97,27 @@ def _report(
     attendance = _attendance(counts, consumers)
     waiting_since = counts.oldest if counts.ready else None
     oldest_wait = max(0.0, (counts.at - waiting_since).total_seconds()) if waiting_since else None
+    series = series_of(counts, minutes=reading.minutes, hours=reading.hours)
     report = replace(
         report,
         ready=counts.ready,
         in_flight=counts.in_flight,
         delayed=counts.delayed,
+        retrying=counts.retrying,
         dead=counts.dead,
         oldest_wait=oldest_wait,
         consumers=attendance.live,
         paused=verdicts.pause_of(counts),
         totals=counts.stats,
         buckets=counts.buckets,
-        series=series_of(counts, minutes=reading.minutes, hours=reading.hours),
+        sums=counts.sums,
+        series=series,
         attendants=consumers,
+        failures=failures_of(counts, series),
     )
-    findings = list(verdicts.of_queue(config, counts, attendance, report.paused, oldest_wait))
-    if back := sum(minute.recovered for minute in report.series.minutes[-MINUTES:]):
+    findings = list(verdicts.of_queue(config, counts, attendance, report.paused, oldest_wait, report.failures))
+    hour = series.minutes[-MINUTES:]
+    if len(hour) == MINUTES and (back := sum(minute.recovered for minute in hour)):
         findings.append(verdicts.recovered(config.alias, back))
     return report, findings
 
@@ -149,6 +160,6 @@ def _youngest(readings: Iterable[ServerReading]) -> dict[str, float]:
     return ages
 
 
-def _worst(findings: Iterable[Finding]) -> str:
-    kinds = [finding.kind for finding in findings if finding.level != "note"]
-    return min(kinds, key=lambda kind: verdicts.SEVERITY[kind], default="ok")
+def _worst(findings: Iterable[Finding]) -> Finding | None:
+    notable = [finding for finding in findings if finding.level != "note"]
+    return min(notable, key=lambda finding: verdicts.SEVERITY[finding.kind], default=None)

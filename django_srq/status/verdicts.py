@@ -16,9 +16,9 @@ from typing import Any
 import redis
 from django.template.defaultfilters import filesizeformat
 from django.utils import timezone
-from django.utils.formats import date_format, localize
+from django.utils.formats import date_format, number_format
 from django.utils.translation import gettext as _
-from django.utils.translation import ngettext, pgettext_lazy
+from django.utils.translation import gettext_lazy, ngettext, pgettext_lazy
 
 from django_srq import operations
 from django_srq.conf import Problem, QueueConfig
@@ -26,6 +26,8 @@ from django_srq.exceptions import ConfigurationError, LayoutError
 from django_srq.operations import Counts
 from django_srq.operations.identifiers import from_milliseconds
 from django_srq.operations.losses import keeps_no_file, may_evict
+from django_srq.status.failures import Failures
+from django_srq.status.series import MINUTE, RECENT
 from django_srq.transport.refusals import REFUSED_CALLER, explain, lacks_rights
 
 # All kinds, the worst first; they never change meaning.
@@ -39,6 +41,7 @@ LEVELS = {
     "out_of_memory": "error",  # it is full and refuses puts
     "disk": "error",  # it cannot write its data to disk
     "stuck": "error",  # items are ready or due, and no consumer is live
+    "erring": "warning",  # many of the latest deliveries failed; an error when nearly all did
     "paused": "warning",
     "late": "warning",  # the oldest ready item waits for longer than MAX_AGE
     "abandoned": "warning",  # leases have ended, and AUTOCLEAN_INTERVAL is None
@@ -51,6 +54,7 @@ LEVELS = {
     "unsaved": "note",  # it has saved nothing to disk for long
     "no_aof": "note",  # it has no append-only file
 }
+LEVEL_LABELS = {"error": gettext_lazy("Error"), "warning": gettext_lazy("Warning"), "note": gettext_lazy("Note")}
 UNREACHABLE = frozenset({"down", "refused", "loading"})
 SEVERITY = {kind: rank for rank, kind in enumerate(LEVELS)}  # 0: the worst
 
@@ -64,6 +68,7 @@ QUEUE_STATES = {
     "out_of_memory": pgettext_lazy("state of a queue", "out of memory"),
     "disk": pgettext_lazy("state of a queue", "disk trouble"),
     "stuck": pgettext_lazy("state of a queue", "stuck"),
+    "erring": pgettext_lazy("state of a queue", "erring"),
     "paused": pgettext_lazy("state of a queue", "paused"),
     "late": pgettext_lazy("state of a queue", "late"),
     "abandoned": pgettext_lazy("state of a queue", "abandoned"),
@@ -85,10 +90,16 @@ class Finding:
     command: str = ""  # to follow the advice, in a shell or at a Python prompt
     queue: str | None = None
     server: str | None = None
+    grave: bool = False  # an error, whatever its kind usually is
+    state: str = ""  # of the items to look at; the page has a link to them instead of advice and command
 
     @property
     def level(self) -> str:
-        return LEVELS[self.kind]
+        return "error" if self.grave else LEVELS[self.kind]
+
+    @property
+    def level_label(self) -> str:
+        return str(LEVEL_LABELS[self.level])
 
     def __str__(self) -> str:
         return " ".join(part for part in (self.text, self.advice, self.command) if part)
@@ -115,12 +126,18 @@ class Attendance:
         return not self.live and (self.silence is None or self.silence >= SILENCE)
 
 
+def grouped(n: float) -> str:
+    """A number with separators of thousands; below 100 with one decimal, if it has any."""
+    places = 0 if n >= 100 or round(n, 1) == round(n) else 1
+    return number_format(round(n, places), decimal_pos=places, force_grouping=True)
+
+
 def span(seconds: float) -> str:
     """A duration, rounded down to its largest unit."""
     for unit, text in ((86400, _("%s d")), (3600, _("%s h")), (60, _("%s min"))):
         if seconds >= unit:
-            return text % localize(int(seconds // unit))
-    return _("%s s") % localize(int(seconds))
+            return text % grouped(int(seconds // unit))
+    return _("%s s") % grouped(int(seconds))
 
 
 def readable(text: object) -> str:
@@ -249,11 +266,18 @@ def unreadable(config: QueueConfig, error: Exception) -> Finding:
 
 
 def of_queue(
-    config: QueueConfig, counts: Counts, attendance: Attendance, pause: Pause | None, oldest_wait: float | None
+    config: QueueConfig,
+    counts: Counts,
+    attendance: Attendance,
+    pause: Pause | None,
+    oldest_wait: float | None,
+    failures: Failures,
 ) -> Iterator[Finding]:
     """oldest_wait: seconds."""
     if counts.layout not in (None, operations.LAYOUT):
         yield _of_another_layout(config.alias, counts)
+    if failures.level != "ok":
+        yield _erring(config.alias, counts, failures)
     if pause is not None:
         yield _paused(config.alias, counts, pause)
     elif counts.ready + counts.due and attendance.missing:
@@ -283,8 +307,33 @@ def _abandoned(alias: str, n: int) -> Finding:
         n,
     )
     command = f"manage.py srq_recover {shlex.quote(alias)}"
-    text %= {"n": localize(n), "queue": readable(alias)}
+    text %= {"n": grouped(n), "queue": readable(alias)}
     return Finding("abandoned", text, _("They are not recovered automatically. Recover them:"), command, queue=alias)
+
+
+def _erring(alias: str, counts: Counts, failures: Failures) -> Finding:
+    waiting = ngettext("; %s waits to be tried again", "; %s wait to be tried again", counts.retrying)
+    words = {
+        "queue": readable(alias),
+        "percent": failures.percent,
+        "n": grouped(failures.ended),
+        "span": span(RECENT * MINUTE),
+        "error": _(", mostly %s") % readable(failures.error) if failures.error else "",
+        "waiting": waiting % grouped(counts.retrying) if counts.retrying else "",
+    }
+    text = _("%(queue)s fails: %(percent)s %% of %(n)s deliveries in %(span)s%(error)s%(waiting)s.") % words
+    advice, state = _("The log of its consumers has the errors."), ""
+    if counts.retrying:
+        requeue = f"manage.py srq_requeue {shlex.quote(alias)} --state delayed"
+        advice, state = _("When the cause is gone, %s makes them ready now. To see them:") % requeue, "delayed"
+    elif counts.dead:
+        advice, state = _("To see the dead items:"), "dead"
+    command = _to_show(alias, state) if state else ""
+    return Finding("erring", text, advice, command, queue=alias, grave=failures.level == "error", state=state)
+
+
+def _to_show(alias: str, state: str) -> str:
+    return f"manage.py srq_show {shlex.quote(alias)} --state {state}"
 
 
 def _failing(alias: str, n: int) -> Finding:
@@ -294,9 +343,8 @@ def _failing(alias: str, n: int) -> Finding:
         "%(queue)s has %(n)s dead items, which failed or crashed too often.",
         n,
     )
-    command = f"queues[{alias!r}].items('dead')"
-    text %= {"n": localize(n), "queue": readable(alias)}
-    return Finding("failing", text, _("To see them:"), command, queue=alias)
+    text %= {"n": grouped(n), "queue": readable(alias)}
+    return Finding("failing", text, _("To see them:"), _to_show(alias, "dead"), queue=alias, state="dead")
 
 
 def recovered(alias: str, n: int) -> Finding:
@@ -306,7 +354,7 @@ def recovered(alias: str, n: int) -> Finding:
         "%(queue)s recovered %(n)s items in the last hour: their consumers died, or never settled them.",
         n,
     )
-    return Finding("recovered", text % {"queue": readable(alias), "n": localize(n)}, queue=alias)
+    return Finding("recovered", text % {"queue": readable(alias), "n": grouped(n)}, queue=alias)
 
 
 def _stuck(config: QueueConfig, counts: Counts, attendance: Attendance) -> Finding:
@@ -316,7 +364,7 @@ def _stuck(config: QueueConfig, counts: Counts, attendance: Attendance) -> Findi
         text = _("%(queue)s is stuck: %(work)s, no live consumer for %(span)s (the last one: %(last)s).")
     else:
         text = _("%(queue)s is stuck: %(work)s, no live consumer for %(span)s.")
-    work = (_("%s ready or due") if counts.due else _("%s ready")) % localize(counts.ready + counts.due)
+    work = (_("%s ready or due") if counts.due else _("%s ready")) % grouped(counts.ready + counts.due)
     silence = span(attendance.silence or 0)
     words = {"queue": readable(config.alias), "work": work, "span": silence, "last": readable(attendance.last)}
     advice = (
@@ -335,14 +383,14 @@ def _late(config: QueueConfig, counts: Counts, attendance: Attendance, oldest_wa
         counts.ready,
     ) % {
         "queue": readable(config.alias),
-        "n": localize(counts.ready),
+        "n": grouped(counts.ready),
         "span": span(oldest_wait),
         "limit": span(config.max_age),
     }
     live = ngettext("It has %s live consumer.", "It has %s live consumers.", attendance.live)
-    words = [text, live % localize(attendance.live)]
+    words = [text, live % grouped(attendance.live)]
     if config.rate:
-        most = {"n": localize(config.rate.count), "span": span(config.rate.seconds)}
+        most = {"n": grouped(config.rate.count), "span": span(config.rate.seconds)}
         words.append(_("RATE allows at most %(n)s in %(span)s.") % most)
     return Finding("late", " ".join(words), queue=config.alias)
 
@@ -355,7 +403,7 @@ def _paused(alias: str, counts: Counts, pause: Pause) -> Finding:
         _("reason: %s") % readable(pause.reason) if pause.reason else "",
     ]
     how = ", ".join(filter(None, said))
-    words = {"queue": readable(alias), "how": how, "n": localize(counts.ready)}
+    words = {"queue": readable(alias), "how": how, "n": grouped(counts.ready)}
     return Finding("paused", _("%(queue)s is paused (%(how)s): %(n)s ready.") % words, queue=alias)
 
 

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 from django.test import Client
+from prometheus_client import parser
+from prometheus_client.openmetrics import parser as openmetrics_parser
 
 from django_srq import queues
+from django_srq.status import prometheus
+from django_srq.version import __version__
 from tests.admin.test_admin import PERMISSIONS, visitor
+from tests.support.server_clock import now
 
 pytestmark = [pytest.mark.django_db, pytest.mark.versions]
 
-VIEWS = ["status.json", "metrics", "health", "live"]
+VIEWS = ["status.json", "metrics", "health"]
 
 
 @pytest.fixture
@@ -49,6 +55,13 @@ def test_token(orders, settings, view):
     assert with_token(view, "").status_code == 401
 
 
+def test_live_needs_no_token(orders):
+    assert (Client().get("/srq/live").content, Client().head("/srq/live").status_code) == (b"ok\n", 200)
+    assert "no-store" in Client().get("/srq/live").headers["Cache-Control"]
+    assert Client().post("/srq/live").status_code == 405
+    assert visitor("user").get("/srq/live").status_code == 200
+
+
 def test_status(orders):
     orders.put(1)
     response = with_token("status.json")
@@ -58,6 +71,7 @@ def test_status(orders):
 
 
 def test_health(orders):
+    assert Client().get("/srq/health").status_code == 401
     assert with_token("health").json() == {"level": "ok", "sentence": "The queue orders is healthy."}
     orders.put(1)
     response = with_token("health")
@@ -105,25 +119,97 @@ def samples_of(response) -> dict[str, str]:
     return dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
 
 
-def test_metrics(orders):
-    orders.put_many([1, 2, 3])
+def with_items_in_all_states(orders) -> None:
+    orders.max_deliveries = 1
+    orders.put_many([1, 2, 3, 4])
+    orders.put(5, delay=1000)
     orders.ack(orders.get(-1))
+    orders.fail(orders.get(-1))
+    orders.get(-1)
+
+
+def test_metrics(orders):
+    with_items_in_all_states(orders)
     response = with_token("metrics")
     assert response.headers["Content-Type"].startswith("text/plain; version=0.0.4")
     samples = samples_of(response)
+    assert samples[f'srq_info{{version="{__version__}"}}'] == "1"
     assert samples['srq_up{queue="orders"}'] == "1"
-    assert samples['srq_ready{queue="orders"}'] == "2"
-    assert samples['srq_put_total{queue="orders"}'] == "3"
+    states = {state: samples[f'srq_items{{queue="orders",state="{state}"}}'] for state in prometheus.STATES}
+    assert states == {"ready": "1", "in_flight": "1", "scheduled": "1", "retrying": "0", "dead": "1"}
+    assert samples['srq_put_total{queue="orders"}'] == "5"
     assert samples['srq_acked_total{queue="orders"}'] == "1"
+    assert samples['srq_finding{kind="failing",level="warning",queue="orders"}'] == "1"
     assert samples['srq_process_seconds_count{queue="orders"}'] == "1"
     assert samples['srq_process_seconds_bucket{queue="orders",le="+Inf"}'] == "1"
-    buckets = [int(value) for name, value in samples.items() if name.startswith("srq_wait_seconds_bucket")]
-    assert buckets == sorted(buckets)
-    # Each metric family has its HELP and TYPE once, before its samples.
-    families = re.findall(r"^# TYPE (\w+) ", response.content.decode(), re.MULTILINE)
-    assert len(families) == len(set(families))
-    for name in samples:
-        assert re.sub(r"(_bucket|_count)?\{.*", "", name) in families, name
+
+
+def test_histograms_have_few_buckets_and_the_sum_of_the_times(orders, client):
+    client.hset(orders.keys["stats"], mapping={"wait0": 1, "wait1": 2, "wait2": 4, "wait31": 8, "wait_ms": 12345})
+    samples = samples_of(with_token("metrics"))
+    buckets = {name: int(n) for name, n in samples.items() if name.startswith("srq_wait_seconds_bucket")}
+    limits = [re.search('le="(.+)"', name)[1] for name in buckets]
+    assert limits[:3] == ["0.001", "0.004", "0.016"]
+    assert limits[-3:] == ["4194.304", "16777.216", "+Inf"]
+    assert 12 <= len(limits) <= 15
+    assert list(buckets.values()) == [1, *[7] * 12, 15]
+    assert samples['srq_wait_seconds_count{queue="orders"}'] == "15"
+    assert samples['srq_wait_seconds_sum{queue="orders"}'] == "12.345"
+
+
+def test_the_sum_of_the_times_grows_with_each_item(orders, client):
+    orders.put(1)
+    item = orders.get(-1)
+    token = client.hget(orders.keys["holders"], item.uid).decode()
+    client.hset(orders.keys["holders"], item.uid, token.partition("@")[0] + f"@{now(client) - 10_000}")
+    orders.ack(item.uid)
+    samples = samples_of(with_token("metrics"))
+    assert 10 <= float(samples['srq_process_seconds_sum{queue="orders"}']) < 70
+    assert with_token("status.json").json()["queues"][0]["totals"] == {"put": 1, "delivered": 1, "acked": 1}
+
+
+def families_of(openmetrics: bool) -> dict[str, object]:
+    """The families by name, as the parser of Prometheus' own library reads them."""
+    if not openmetrics:
+        text = with_token("metrics").content.decode()
+        return {family.name: family for family in parser.text_string_to_metric_families(text)}
+    response = Client().get("/srq/metrics", headers={"Authorization": "Bearer t0p-secret", "Accept": SCRAPER})
+    assert response.headers["Content-Type"] == "application/openmetrics-text; version=1.0.0; charset=utf-8"
+    found = list(openmetrics_parser.text_string_to_metric_families(response.content.decode()))
+    assert len({family.name for family in found}) == len(found)
+    return {family.name: family for family in found}
+
+
+SCRAPER = "application/openmetrics-text;version=1.0.0;q=0.6,text/plain;version=0.0.4;q=0.3,*/*;q=0.1"
+METRICS = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("openmetrics", [False, True])
+def test_the_parsers_of_prometheus_read_the_documented_metrics_and_no_others(orders, settings, dead_port, openmetrics):
+    (options,) = settings.SRQ_QUEUES.values()
+    down = f"redis://127.0.0.1:{dead_port}"
+    settings.SRQ_QUEUES = {
+        "orders": options,
+        "mail": {**options, "URL": down},
+        "bills": {"PREFX": 1},
+        "-": {"A": 1, "B": 2},
+    }
+    with_items_in_all_states(orders)
+    documented = {}
+    for name, kind, labels in re.findall(r"^\| `(\w+)` \| (\w+) \| (.+?) \|", METRICS, re.MULTILINE):
+        documented[name.removesuffix("_total")] = (kind, set(re.findall(r"\w+", labels)))
+    found = {}
+    for name, family in families_of(openmetrics).items():
+        assert family.documentation
+        samples = [(sample.name, tuple(sample.labels.items())) for sample in family.samples]
+        assert len(set(samples)) == len(samples)
+        labels = {label for sample in family.samples for label in sample.labels} - {"le"}
+        found[name] = (family.type, labels)
+    if openmetrics:
+        documented["srq"] = documented.pop("srq_info")
+    else:
+        documented["srq_info"] = ("gauge", {"version"})
+    assert found == documented
 
 
 def test_large_gauges_keep_all_their_digits(orders, client):
@@ -135,7 +221,7 @@ def test_large_gauges_keep_all_their_digits(orders, client):
     client.hset(items, uid, "1")
     client.rpush(queue, uid)
     samples = samples_of(with_token("metrics"))
-    assert samples['srq_ready{queue="orders"}'] == str(many)
+    assert samples['srq_items{queue="orders",state="ready"}'] == str(many)
     assert many <= float(samples['srq_oldest_age_seconds{queue="orders"}']) < many + 60
 
 

@@ -1,45 +1,53 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import textwrap
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 from django.template.defaultfilters import filesizeformat
+from django.utils import timezone
 
 from django_srq import conf, status
+from django_srq.management import screen
 from django_srq.management.arguments import number_in
-from django_srq.management.base import UNREACHABLE, QueueCommand
+from django_srq.management.base import UNHEALTHY, UNREACHABLE, USAGE, QueueCommand
 from django_srq.management.report import aligned
 from django_srq.status import QueueReport, ServerReport, Snapshot
-from django_srq.status.verdicts import readable
+from django_srq.status.verdicts import SEVERITY, Finding, grouped, readable
 from django_srq.transport.link import TIMEOUT
 from django_srq.values import SECONDS
 
 WATCH = 2.0  # seconds between two updates
-HOME, END_OF_LINE, REST = "\x1b[H", "\x1b[K", "\x1b[J"  # to the top; delete to the end of the line, of the screen
 COLUMNS: dict[str, Callable[[QueueReport], object]] = {
     "QUEUE": lambda queue: queue.alias,
     "STATE": lambda queue: queue.state_label,
     "READY": lambda queue: queue.ready,
     "IN FLIGHT": lambda queue: queue.in_flight,
     "DELAYED": lambda queue: queue.delayed,
+    "RETRYING": lambda queue: queue.retrying,
     "DEAD": lambda queue: queue.dead,
     "OLDEST": lambda queue: queue.oldest_wait_label or None,
     "CONSUMERS": lambda queue: queue.consumers,
-    "PUT": lambda queue: None if queue.ready is None else queue.totals.get("put", 0),
-    "ACKED": lambda queue: None if queue.ready is None else queue.totals.get("acked", 0),
-    "FAILED": lambda queue: None if queue.ready is None else queue.totals.get("failed", 0),
+    "IN/MIN": lambda queue: None if queue.ready is None else queue.rates[0],
+    "OUT/MIN": lambda queue: None if queue.ready is None else queue.rates[1],
+    "OUTLOOK": lambda queue: queue.outlook or None,
 }
+UNBROKEN = "\N{NO-BREAK SPACE}"
 WORDS, STATE = 2, 1  # number of columns with words, at the left; the one with the state
+# The columns that a narrow terminal has no room for, the one that goes first at the front.
+EXPENDABLE = ("OUTLOOK", "DELAYED", "IN FLIGHT", "OLDEST", "RETRYING", "CONSUMERS", "OUT/MIN", "IN/MIN", "DEAD")
 
 
 class Command(QueueCommand):
     help = (
         "Show whether anything is wrong with the queues, and what is in them. "
-        "Exits with 69 when a server cannot be reached, after showing what is known."
+        "Exits with 2 when a queue is misconfigured, else with 69 when a server cannot be reached, after showing what "
+        "is known; with --check, else with 3 when there is an error."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -48,9 +56,15 @@ class Command(QueueCommand):
             "--format",
             choices=["table", "json", "jsonl"],
             default="table",
-            help="table: for people; json: one document with all; jsonl: a line for each queue",
+            help="table (the default): for people; json: one document with all; jsonl: a line for each queue",
         )
-        parser.add_argument(
+        how = parser.add_mutually_exclusive_group()
+        how.add_argument(
+            "--check",
+            action="store_true",
+            help="for monitoring: print only the findings, and exit with 3 when there is an error",
+        )
+        how.add_argument(
             "--watch",
             nargs="?",
             type=number_in(SECONDS, "; name queues before --watch"),
@@ -59,7 +73,7 @@ class Command(QueueCommand):
             help=f"refresh every so many seconds ({WATCH:g} by default), until Ctrl-C",
         )
 
-    def handle(self, *, queues: list[str], format: str, watch: float | None, **_: Any) -> None:
+    def handle(self, *, queues: list[str], format: str, check: bool, watch: float | None, **_: Any) -> None:
         for alias in queues:
             if alias not in conf.aliases():
                 self.queue(alias)  # raises, with a suggestion
@@ -68,24 +82,27 @@ class Command(QueueCommand):
             self._watch(chosen, format, watch)
             return
         snapshot = status.snapshot(chosen, timeout=TIMEOUT)
-        self.stdout.write("\n".join(self._lines(snapshot, format)))
-        if missed := snapshot.unreachable:
-            raise CommandError(f"Cannot be reached: {', '.join(missed)}.", returncode=UNREACHABLE)
+        lines = _joined(self._findings(snapshot)) if check and format == "table" else self._lines(snapshot, format)
+        self.stdout.write("\n".join(lines))
+        _raise_for(snapshot, errors=check)
 
     def _watch(self, chosen: list[str] | None, format: str, seconds: float) -> None:
-        redraws = format == "table" and self.stdout.isatty()
+        def look() -> Snapshot:
+            return status.snapshot(chosen, timeout=TIMEOUT)
+
         try:
-            while True:
-                lines = self._lines(status.snapshot(chosen, timeout=TIMEOUT), format)
-                if redraws:
-                    self.stdout.write(HOME + "".join(f"{line}{END_OF_LINE}\n" for line in lines) + REST, ending="")
-                else:
-                    blank = "\n" if format == "table" else ""
-                    self.stdout.write("\n".join(lines) + "\n" + blank, ending="")
-                self.stdout.flush()
-                time.sleep(seconds)
+            if format == "table" and self._is_terminal() and os.environ.get("TERM") != "dumb":
+                with screen.alternate_screen(self.stdout):
+                    _repeat(lambda: self._redraw(look(), seconds), seconds)
+            else:
+                _repeat(lambda: self._append(look(), format), seconds)
         except KeyboardInterrupt:
             return
+
+    def _append(self, snapshot: Snapshot, format: str) -> None:
+        blank = "\n" if format == "table" else ""
+        self.stdout.write("\n".join(self._lines(snapshot, format)) + "\n" + blank, ending="")
+        self.stdout.flush()
 
     def _lines(self, snapshot: Snapshot, format: str) -> list[str]:
         if format == "json":
@@ -93,11 +110,26 @@ class Command(QueueCommand):
         if format == "jsonl":
             data = snapshot.to_dict()
             return [json.dumps({"at": data["at"], **queue}) for queue in data["queues"]]
-        return [*self._verdict(snapshot), "", *self._table(snapshot.queues), "", *_footer(snapshot)]
+        return [*_joined(self._findings(snapshot)), "", *self._table(snapshot.queues), "", *_footer(snapshot)]
 
-    def _verdict(self, snapshot: Snapshot) -> list[str]:
-        well = [self._painted(snapshot.all_well, "ok")] if snapshot.level == "ok" else []
-        return [*well, *(self._painted(str(finding), finding.level) for finding in snapshot.findings)]
+    def _redraw(self, snapshot: Snapshot, seconds: float) -> None:
+        head = f"every {seconds:g} s · {timezone.localtime(snapshot.at):%H:%M:%S} · Ctrl-C ends"
+        width, height = shutil.get_terminal_size()
+        worst_first = sorted(snapshot.queues, key=lambda queue: SEVERITY.get(queue.state, len(SEVERITY)))
+        queues = snapshot.queues if len(snapshot.queues) <= height // 2 else worst_first
+        lines = screen.fit(head, self._findings(snapshot), self._table(queues), _servers(snapshot), height)
+        screen.draw(self.stdout, lines, width, height)
+
+    def _findings(self, snapshot: Snapshot) -> list[list[str]]:
+        """The verdict, then the findings: the lines of each, which a terminal would else wrap in mid-word."""
+        well = [(snapshot.all_well, "ok")] if snapshot.level == "ok" else []
+        said = [(_sentence(finding), finding.level) for finding in snapshot.findings]
+        return [[self._painted(line, level) for line in self._wrapped(text)] for text, level in [*well, *said]]
+
+    def _wrapped(self, text: str) -> list[str]:
+        width = self._width()
+        lines = [text] if width is None else textwrap.wrap(text, width, subsequent_indent="  ", break_on_hyphens=False)
+        return [line.replace(UNBROKEN, " ") for line in lines]
 
     def _table(self, queues: Sequence[QueueReport]) -> list[str]:
         rows = [list(COLUMNS), *([_shown(read(queue)) for read in COLUMNS.values()] for queue in queues)]
@@ -106,35 +138,75 @@ class Command(QueueCommand):
             row[STATE] = self._painted(row[STATE], queue.level)
         return ["  ".join(row).rstrip() for row in padded]
 
+    def _is_terminal(self) -> bool:
+        return self.stdout.isatty()
+
     def _width(self) -> int | None:
         """How many columns the terminal has; None if there is no terminal."""
-        return shutil.get_terminal_size().columns if self.stdout.isatty() else None
+        return shutil.get_terminal_size().columns if self._is_terminal() else None
 
     def _painted(self, text: str, level: str) -> str:
         paint = {"error": self.style.ERROR, "warning": self.style.WARNING, "ok": self.style.SUCCESS}.get(level)
         return paint(text) if paint else text
 
 
+def _sentence(finding: Finding) -> str:
+    command = finding.command.replace(" ", UNBROKEN)  # so that it stays on a line, as far as it fits
+    return " ".join(filter(None, [f"{finding.level_label}:", finding.text, finding.advice, command]))
+
+
+def _repeat(work: Callable[[], None], seconds: float) -> None:
+    while True:
+        work()
+        time.sleep(seconds)
+
+
+def _raise_for(snapshot: Snapshot, *, errors: bool) -> None:
+    """Settings that are wrong come first, as they have to be mended before anything else; then servers.
+
+    errors: whether to raise for other errors, too.
+    """
+    if wrong := snapshot.misconfigured:
+        raise CommandError(f"Misconfigured: {', '.join(map(readable, wrong))}.", returncode=USAGE)
+    if missed := snapshot.unreachable:
+        raise CommandError(f"Cannot be reached: {', '.join(map(readable, missed))}.", returncode=UNREACHABLE)
+    found = sum(finding.level == "error" for finding in snapshot.findings)
+    if errors and found:
+        raise CommandError(f"{found} error{'s' if found > 1 else ''} found.", returncode=UNHEALTHY)
+
+
+def _joined(parts: Sequence[Sequence[str]]) -> list[str]:
+    return [line for part in parts for line in part]
+
+
 def _fitting(rows: list[list[str]], width: int | None) -> list[list[str]]:
-    """Leave out the last columns if the terminal is too narrow for them: the totals there matter least."""
-    kept = len(rows[0])
-    while width is not None and kept > WORDS + 1 and len("  ".join(rows[0][:kept])) > width:
-        kept -= 1
-    return [row[:kept] for row in rows]
+    """Leave out columns if the terminal is too narrow for all of them. The first row has their names."""
+    names = [name.strip() for name in rows[0]]
+    kept = list(range(len(names)))
+    for name in EXPENDABLE:
+        if width is None or len("  ".join(rows[0][i] for i in kept)) <= width:
+            break
+        kept.remove(names.index(name))
+    return [[row[i] for i in kept] for row in rows]
 
 
 def _shown(value: object) -> str:
-    return "-" if value is None else readable(value)
+    if value is None:
+        return "-"
+    return grouped(value) if isinstance(value, int | float) else readable(value)
 
 
 def _footer(snapshot: Snapshot) -> list[str]:
-    lines = [_server_line(server) for server in snapshot.servers]
-    return [*lines, f"{snapshot.at:%Y-%m-%d %H:%M:%S} UTC"]
+    return [*_servers(snapshot), f"{timezone.localtime(snapshot.at):%Y-%m-%d %H:%M:%S %Z}"]
+
+
+def _servers(snapshot: Snapshot) -> list[str]:
+    return [_server_line(server) for server in snapshot.servers]
 
 
 def _server_line(server: ServerReport) -> str:
     if server.down_since is not None:
-        return f"{server.address}: not available, noticed {server.down_since:%Y-%m-%d %H:%M:%S} UTC"
+        return f"{server.address}: not available, noticed {timezone.localtime(server.down_since):%Y-%m-%d %H:%M:%S %Z}"
     said = [f"{server.type} {server.version}"] if server.type else []
     if server.memory is not None:
         limit = f" of {filesizeformat(server.memory_limit)}" if server.memory_limit else ""

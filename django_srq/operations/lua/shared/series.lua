@@ -2,6 +2,7 @@
 -- begin.
 --   wait<e>, run<e>  how many items waited for their first delivery, or were in hand until their ack, for less than 2^e
 --                    ms and not less than half of that; "delivered" and "acked" do not count these items as well
+--   wait_ms, run_ms  the sum of these times (ms)
 --   minute, hour     the number of the running period since the epoch, and the values of the counters when it began
 --   m<i>, h<i>       rings of the last MINUTES minutes and HOURS hours in which anything was counted: the number of the
 --                    period; the growth of put, acked, failed, recovered and dead; median and 95th percentile (ms; -1:
@@ -16,8 +17,12 @@ end
 
 -- Counts an item that waited, or was in hand, for so long (ms); kind: wait or run.
 local function count_time(kind, ms)
-  local _, e = math.frexp(ms > 0 and ms or 0)
+  ms = ms > 0 and math.floor(ms) or 0
+  local _, e = math.frexp(ms)
   count(kind .. (e < BUCKETS and e or BUCKETS - 1))
+  if ms > 0 then
+    count(kind .. '_ms', ms)
+  end
 end
 
 -- Writes the counts of this call, and its outcome, so that a repeat of it gets the same answer. The time is written in
