@@ -439,3 +439,13 @@ def test_the_audit_compares_the_total_of_many(make_queue, client):
     assert queue.audit() == []
     client.hset(queue.keys["retrygroups"], "Failed: a", "1 1 2 uid")
     assert queue.audit() == ["1 retrying items are counted in all groups together, and there are 1200"]
+
+
+def test_an_entry_of_the_ring_s_lap_before_does_not_count(orders, client):
+    """Three hours ago deliveries were postponed; in this minute none was."""
+    orders.put("x")
+    orders.fail(orders.get(-1), RetryLater(1))
+    minute = int(client.hget(orders.keys["meta"], "minute"))
+    client.hset(orders.keys["stats"], f"pm{minute % 180}", f"{minute - 180} 7")
+    counts = orders.link.call(operations.counts(orders.keys, minutes=180), queue="q")
+    assert all(period.split()[6] == "0" for period in counts.minutes)
