@@ -35,6 +35,7 @@ from django_srq.status import QueueReport, access, browse, verdicts
 from django_srq.values import is_uid
 
 SAMPLES = 5  # uids on a page that asks for confirmation
+MAKES_READY = {"requeue", "run_now"}
 
 
 class Actions(Frame):
@@ -107,7 +108,9 @@ class Actions(Frame):
             return self._to_chosen(request, queue, action, state, chosen, confirmed)
         if action == "drop" and state == "ready":
             raise BadRequest(_("Select items, or purge the queue."))
-        if "everything" not in asked and "group" not in asked and "q" not in asked:
+        chooses = "group" in asked or "q" in asked
+        # Not all delayed items can be run now: those that are scheduled would run before their time.
+        if not chooses and (action == "run_now" or "everything" not in asked):
             raise BadRequest(_("No items selected."))
         payloads = access.may(request, "view_payload", queue.alias)
         scope = Selection(action, queue.alias, state, asked.get("group", ""), searched_text(asked), payloads)
@@ -133,7 +136,7 @@ class Actions(Frame):
             "count": len(chosen),
             "chosen": [f"{ref.uid} {ref.token}".strip() for ref in chosen],
             "samples": [ref.uid for ref in chosen[:SAMPLES]],
-            "lone": action == "requeue" and not _report_of(queue.alias).consumers,
+            "lone": action in MAKES_READY and not _report_of(queue.alias).consumers,
         }
         return self._confirm(request, queue.alias, action, context)
 
@@ -156,7 +159,7 @@ class Actions(Frame):
             "scope": scope,
             "count": count,
             "samples": [item.uid for item in sample.items[:SAMPLES]],
-            "lone": scope.action == "requeue" and not report.consumers,
+            "lone": scope.action in MAKES_READY and not report.consumers,
             "typed_wrong": request.POST.get("name"),
         }
         return self._confirm(request, queue.alias, scope.action, context)
@@ -166,7 +169,8 @@ class Actions(Frame):
         if scope.text:
             return None
         if scope.group:
-            return sum(group.count for group in browse.groups_of(queue.config) if group.name == scope.group)
+            groups = browse.groups_of(queue.config, scope.state)
+            return sum(group.count for group in groups if group.name == scope.group)
         states = PURGEABLE if scope.state == "all" else (scope.state,)
         return sum(getattr(report, state) or 0 for state in states)
 
@@ -179,7 +183,7 @@ class Actions(Frame):
         scope = bulk.scope
         if scope.alias not in queues:
             raise NotFound(_("There is no queue %s.") % verdicts.readable(scope.alias))
-        if not access.may(request, scope.action, scope.alias):
+        if not access.may(request, ACTIONS[scope.action][0], scope.alias):
             raise PermissionDenied
         if "stop" in request.POST:
             log.record_stop(request, bulk)
@@ -240,6 +244,7 @@ def _ref_of(text: str) -> DeliveryRef:
 def _outcome(action: str, done: int, gone: int) -> str:
     said = {
         "requeue": ngettext("%s item is ready again.", "%s items are ready again.", done),
+        "run_now": ngettext("%s item is ready.", "%s items are ready.", done),
         "release": ngettext("%s item is ready again.", "%s items are ready again.", done),
         "drop": ngettext("%s item was deleted.", "%s items were deleted.", done),
         "purge": ngettext("%s item was deleted.", "%s items were deleted.", done),

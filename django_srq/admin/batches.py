@@ -30,6 +30,7 @@ SALT = "django_srq.bulk"
 VALID = 1800  # seconds from one batch to the next; shorter than the hour for which _purge_list's slot is kept
 TAKES = {  # action: the states of the items that it takes
     "requeue": ("dead",),
+    "run_now": ("delayed",),
     "drop": ("dead", "delayed", "ready"),
     "release": ("in_flight",),
     "purge": (*PURGEABLE, "all"),
@@ -38,7 +39,7 @@ TAKES = {  # action: the states of the items that it takes
 
 @dataclass(frozen=True)
 class Selection:
-    """The items that an action takes: all of a state, only a group of dead items, or only items that contain a text."""
+    """The items that an action takes: all of a state, only those of an error, or only those that contain a text."""
 
     action: str
     alias: str
@@ -113,6 +114,8 @@ def carry_out(action: str, queue: Queue, state: str, chosen: Sequence[DeliveryRe
         return []
     if action == "requeue":
         call = operations.requeue(keys, [ref.uid for ref in chosen])
+    elif action == "run_now":
+        call = operations.run_now(keys, [ref.uid for ref in chosen])
     elif action == "release":
         call = operations.release(keys, chosen)
     else:

@@ -31,6 +31,7 @@ LIVE = "X-SRQ-Live"  # header of a request for only the part of the page that is
 # The permission and the label of each action.
 ACTIONS = {
     "requeue": ("requeue", gettext_lazy("Requeue")),
+    "run_now": ("requeue", gettext_lazy("Run now")),
     "drop": ("drop", gettext_lazy("Drop")),
     "release": ("release", gettext_lazy("Return to queue")),
     "purge": ("purge", gettext_lazy("Purge")),

@@ -28,7 +28,8 @@ def entries_of(alias: str, uid: str) -> Any:
 
 
 def sentence(action: str, state: str, n: int, uids: Sequence[str]) -> str:
-    verb = {"requeue": "Requeued", "drop": "Dropped", "release": "Returned", "purge": "Purged"}[action]
+    verbs = {"requeue": "Requeued", "run_now": "Run now:", "drop": "Dropped", "release": "Returned", "purge": "Purged"}
+    verb = verbs[action]
     names = ", ".join(uids[:100]) + (", …" if len(uids) > 100 else "")
     return f"{verb} {n} item{'' if n == 1 else 's'} ({state.replace('_', ' ')}){f': {names}' if names else ''}"
 

@@ -90,12 +90,15 @@ class Pages(Frame):
     def _listed(
         self, request: HttpRequest, config: QueueConfig, report: QueueReport, state: str, may: Mapping[str, bool]
     ) -> dict[str, Any]:
-        """The tab of a state. Dead items are shown in groups, unless the user chose a group, all items or a search."""
+        """The tab of a state. Failed items are in groups, unless the user chose a group, all items or a search."""
         asked = request.GET
         group, text = asked.get("group", ""), searched_text(asked)
+        grouped = not group and not text and not {"all", "at"} & asked.keys()
+        groups = None
         try:
-            if state == "dead" and not group and not text and "all" not in asked:
-                groups = rows.groups(browse.groups_of(config))
+            if grouped and (state == "dead" or (state == "delayed" and report.retrying)):
+                groups = rows.groups(browse.groups_of(config, state))
+            if state == "dead" and groups is not None:
                 return {"groups": groups, "actions": _actions(state, may)}
             listing = browse.page_of(
                 config, state, anchor=_anchor(asked), group=group, text=text, payloads=may["view_payload"]
@@ -104,6 +107,7 @@ class Pages(Frame):
             return {"trouble": verdicts.readable(error)}
         kept = {name: asked[name] for name in ("group", "q", "all", "range") if name in asked}
         return {
+            "groups": groups,
             "listing": listing,
             "rows": [
                 rows.row(config, item, listing.at, payloads=may["view_payload"], report=report)
@@ -161,7 +165,7 @@ def _actions(state: str, may: Mapping[str, bool]) -> list[tuple[str, object]]:
     return [
         (action, ACTIONS[action][1])
         for action, states in batches.TAKES.items()
-        if state in states and may[action] and action != "purge"
+        if state in states and may[ACTIONS[action][0]] and action != "purge"
     ]
 
 

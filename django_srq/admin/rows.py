@@ -24,7 +24,7 @@ PREVIEW = 100  # characters
 
 @dataclass(frozen=True)
 class Failure:
-    """The last error of an item."""
+    """An error of an item."""
 
     type: str
     message: str
@@ -73,7 +73,8 @@ class Detail:
     headers: Sequence[tuple[str, str]]
     facts: Sequence[tuple[str, object]]
     timeline: Sequence[tuple[dt.datetime | None, str]]
-    failure: Failure | None
+    failure: Failure | None  # of the last error
+    earlier: Sequence[Failure]  # the errors before it, newest first
     chosen_as: str
 
 
@@ -158,6 +159,7 @@ def detail(config: QueueConfig, item: ItemView, entries: Iterable[LogEntry], *, 
         facts=list(_facts(item)),
         timeline=_timeline(item, entries),
         failure=failure(delivery.error),
+        earlier=[earlier for error in delivery.errors[1:] if (earlier := failure(error))],
         chosen_as=_chosen_as(item),
     )
 
@@ -245,7 +247,7 @@ def _timeline(item: ItemView, entries: Iterable[LogEntry]) -> list[tuple[dt.date
     if item.holder is not None:
         words = {"n": delivery.deliveries, "consumer": readable(item.consumer)}
         known.append((item.claimed_at, _("delivery %(n)s, to %(consumer)s") % words))
-    if error := delivery.error:
+    for error in reversed(delivery.errors):  # events of the same moment keep this order
         words = {"n": error.get("delivery", "?"), "error": readable(error.get("type", ""))}
         known.append((stored_moment(error.get("time")), _("delivery %(n)s failed: %(error)s") % words))
     if delivery.state == "dead":

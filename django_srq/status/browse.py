@@ -62,13 +62,10 @@ def _found(config: QueueConfig, listing: ItemPage, state: str, text: str, *, pay
     return replace(listing, items=items, looked=after - listing.first, anchor=anchor)
 
 
-def groups_of(config: QueueConfig) -> list[ErrorGroup]:
-    return _ask(config, operations.dead_groups(Keys(config.prefix)))
-
-
-def retry_groups_of(config: QueueConfig) -> list[ErrorGroup]:
-    """The delayed items that are retrying, in groups by their errors."""
-    return _ask(config, operations.retry_groups(Keys(config.prefix)))
+def groups_of(config: QueueConfig, state: str) -> list[ErrorGroup]:
+    """The dead items, or the delayed ones that are retrying, in groups by their errors."""
+    groups = {"dead": operations.dead_groups, "delayed": operations.retry_groups}[state]
+    return _ask(config, groups(Keys(config.prefix)))
 
 
 def item_of(config: QueueConfig, uid: str) -> ItemView | None:

@@ -73,10 +73,10 @@ def said(browser: Client, url: str, code: int = 200) -> str:
 
 # -- who may do what: each kind of user, every URL, GET and POST
 
-ACTIONS = {"requeue": "requeue", "drop": "drop", "release": "release", "purge": "purge", "pause": "pause",
-           "resume": "pause", "put": "put"}  # fmt: skip
+ACTIONS = {"requeue": "requeue", "run_now": "requeue", "drop": "drop", "release": "release", "purge": "purge",
+           "pause": "pause", "resume": "pause", "put": "put"}  # fmt: skip
 FITTING = {"requeue": "state=dead&everything=1", "drop": "state=dead&everything=1", "purge": "state=all&everything=1",
-           "release": "state=in_flight&everything=1"}  # fmt: skip
+           "run_now": "state=delayed&uid=x", "release": "state=in_flight&everything=1"}  # fmt: skip
 LOOKS = {
     "": "",
     "consumers/": "",
@@ -721,7 +721,7 @@ def test_an_action_on_a_group_changes_only_that_group(orders, action):
     for _ in range(3):
         dead_item(orders, LookupError("a"))
     spared = [dead_item(orders, error) for error in (TimeoutError("b"), ValueError('"group":"LookupError"'))]
-    (group,) = {known.name for known in browse.groups_of(orders.config) if known.name.startswith("LookupError")}
+    (group,) = {known.name for known in browse.groups_of(orders.config, "dead") if known.name.startswith("LookupError")}
     root = visitor("superuser")
     asked = said(root, f"{QUEUE}{action}/?state=dead&group={group}")
     assert "3 " in asked
