@@ -42,8 +42,10 @@ class Command(QueueCommand):
         "Exits with 69 when a server cannot be reached, after showing what is known."
     )
 
+    examples = ("", "orders mail", "--watch 5", "--format json")
+
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("queues", nargs="*", metavar="queue", help="alias of a queue; without any: all queues")
+        parser.add_argument("queues", nargs="*", metavar="queue", help="alias of a queue (default: all queues)")
         parser.add_argument(
             "--format",
             choices=["table", "json", "jsonl"],
@@ -56,7 +58,7 @@ class Command(QueueCommand):
             type=number_in(SECONDS, "; name queues before --watch"),
             const=WATCH,
             metavar="SECONDS",
-            help=f"refresh every so many seconds ({WATCH:g} by default), until Ctrl-C",
+            help=f"refresh every so many seconds, until Ctrl-C (default: show once; without SECONDS: {WATCH:g})",
         )
 
     def handle(self, *, queues: list[str], format: str, watch: float | None, **_: Any) -> None:
