@@ -11,6 +11,7 @@ from django_srq.management.base import USAGE
 from django_srq.management.bulk import BulkCommand, Preview
 from django_srq.management.dead import Choice
 from django_srq.management.report import Row
+from django_srq.management.uids import elsewhere
 from django_srq.registry import Queue
 
 
@@ -19,13 +20,16 @@ class Command(BulkCommand):
         "Make dead items ready again, at the back of their queue: all of them, or those that the options choose. Their "
         "deliveries and crashes are counted from 0 again."
     )
+    examples = ("orders --dry-run", "orders --error PaymentDeclined --older-than 2h", "orders --uid UID --uid UID")
     offers_all = False
     doing = "requeue"
 
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
         dead.add_arguments(parser)
-        parser.add_argument("--uid", action="append", default=[], help="only this item; may be given several times")
+        parser.add_argument(
+            "--uid", action="append", default=[], help="only this item; may be given several times (default: all)"
+        )
 
     def handle(
         self,
@@ -48,9 +52,12 @@ class Command(BulkCommand):
 
     def preview(self, preview: Preview) -> None:
         if self.uids:
-            preview.items = preview.queue.states(*self.uids).count("dead")
+            states = preview.queue.states(*self.uids)
+            preview.items = states.count("dead")
+            preview.hints = elsewhere(self.uids, states, "dead")
         else:
             preview.items, preview.details = dead.count(preview.queue, self.choice)
+            preview.hints = [] if preview.items else dead.hints(preview.queue, self.choice)
         preview.row["requeued"] = preview.items
 
     def question(self, items: str, names: str) -> str:
