@@ -131,7 +131,7 @@ def _batch(bulk: BulkAction, queue: Queue, place: str, most: int) -> BulkAction:
         newest=place in NEWEST_FIRST,
         largest=LARGEST_IN_LIST if scope.payloads else 0,
         # The headers of these say when they were put.
-        detail="all" if scope.text or place in ("delayed", "priority") else "none",
+        detail="last" if scope.text or place in ("delayed", "priority") else "none",
         group=scope.group,
     )
     (listing,) = queue.link.look([(queue.alias, call)], timeout=queue.link.timeout)

@@ -13,7 +13,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import pgettext
 
 from django_srq.conf import QueueConfig
-from django_srq.operations import DeadGroup, ItemView
+from django_srq.operations import ErrorGroup, ItemView
 from django_srq.queue.item import Item
 from django_srq.status import ConsumerInfo, QueueReport, Snapshot
 from django_srq.status.redaction import Shown, headers_shown, payload_shown, redacted_text
@@ -121,7 +121,7 @@ def row(config: QueueConfig, item: ItemView, at: dt.datetime, *, payloads: bool,
     )
 
 
-def groups(found: Iterable[DeadGroup]) -> list[GroupRow]:
+def groups(found: Iterable[ErrorGroup]) -> list[GroupRow]:
     return [
         GroupRow(
             group.name,

@@ -5,7 +5,7 @@ makes a ``Call``: a script, its keys and arguments, and how its reply is read. A
 it, in a thread or in an event loop.
 
 puts.py, claims.py, settlements.py       put; claim and wait; ack, fail, extend, release and what else ends a delivery
-dead_letters.py, lookups.py, control.py  dead items; counting, listing and finding; pausing, deleting, registering
+dead_letters.py, lookups.py, control.py  failed items; counting, listing and finding; pausing, deleting, registering
 call.py, encoding.py, replies.py         packing calls, writing arguments, reading replies
 scripts.py, lua/                         the Lua files, their includes, and how the server gets them
 """
@@ -13,17 +13,28 @@ scripts.py, lua/                         the Lua files, their includes, and how 
 from django_srq.operations.call import BATCH, Call, Command, Keys, cut
 from django_srq.operations.claims import GIVE_BACK, UNREAD, claim, ring, take_token, wait
 from django_srq.operations.control import drop, forget_slots, pause, purge, register, resume
-from django_srq.operations.dead_letters import count_dead, dead_groups, purge_dead, requeue, requeue_dead
+from django_srq.operations.dead_letters import (
+    count_dead,
+    count_retrying,
+    dead_groups,
+    purge_dead,
+    purge_retrying,
+    requeue,
+    requeue_dead,
+    retry_groups,
+    run_now,
+    run_retrying,
+)
 from django_srq.operations.encoding import milliseconds
-from django_srq.operations.lookups import counts, find, info, list_items, show, uids
+from django_srq.operations.lookups import counts, find, info, list_items, show, uids, wrong_groups
 from django_srq.operations.puts import Put, encode_headers, put
 from django_srq.operations.replies import (
     STATES,
     ClaimReply,
     Counts,
     CrashReply,
-    DeadGroup,
     DeliveryRef,
+    ErrorGroup,
     ItemPage,
     ItemView,
     PutReply,
@@ -62,8 +73,8 @@ __all__ = [
     "Command",
     "Counts",
     "CrashReply",
-    "DeadGroup",
     "DeliveryRef",
+    "ErrorGroup",
     "Failed",
     "ItemPage",
     "ItemView",
@@ -75,6 +86,7 @@ __all__ = [
     "ack",
     "claim",
     "count_dead",
+    "count_retrying",
     "counts",
     "crashed",
     "cut",
@@ -94,6 +106,7 @@ __all__ = [
     "pause",
     "purge",
     "purge_dead",
+    "purge_retrying",
     "put",
     "recover",
     "register",
@@ -101,10 +114,14 @@ __all__ = [
     "requeue",
     "requeue_dead",
     "resume",
+    "retry_groups",
     "ring",
+    "run_now",
+    "run_retrying",
     "show",
     "take_token",
     "uids",
     "wait",
     "withdraw",
+    "wrong_groups",
 ]

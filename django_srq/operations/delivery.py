@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 
@@ -20,6 +20,13 @@ class Delivery(NamedTuple):
     state: str = "in_flight"
     when: dt.datetime | None = None  # due time (delayed), end of the lease (in flight), time of death (dead)
     error: Mapping[str, Any] | None = None  # of the last delivery that had one
+    errors: Sequence[Mapping[str, Any]] = ()  # that error and up to four before it, newest first, where they were read
+    group: str = ""  # of the error, if the item is dead or retrying
+
+    @property
+    def retrying(self) -> bool:
+        """Whether the item is delayed after an error. Other delayed items are scheduled, also those of a RetryLater."""
+        return self.state == "delayed" and self.group != ""
 
     @property
     def order(self) -> int:

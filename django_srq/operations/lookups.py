@@ -46,7 +46,7 @@ def list_items(
     look: int = BATCH,
     newest: bool = False,
     largest: int = 0,
-    detail: Literal["all", "headers", "none"] = "all",
+    detail: Literal["all", "last", "headers", "none"] = "all",
     most_bytes: int = 2 * MOST_BYTES,
     group: str = "",
 ) -> Call[ItemPage]:
@@ -62,11 +62,23 @@ def list_items(
         encode_int(most_bytes),
         group.encode(errors="replace"),
     )
-    return Call(Script.named("page"), keys, args, lambda reply: read_listing(reply, state))
+    return Call(Script.named("page"), keys, args, lambda reply: read_listing(reply, state, whole=detail == "all"))
 
 
 def show(keys: Keys, uid: str, *, largest: int) -> Call[ItemView | None]:
     return Call(Script.named("item"), keys, (uid.encode(), encode_int(largest)), lambda reply: read_shown(reply, uid))
+
+
+def wrong_groups(keys: Keys) -> Call[list[tuple[str, int, int]]]:
+    """Groups of retrying items with a wrong count: the name ("" for all groups), the count, the number of items."""
+
+    def read(reply: Any) -> list[tuple[str, int, int]]:
+        return [
+            (name.decode(errors="replace"), int(counted), int(found))
+            for name, counted, found in zip(reply[::3], reply[1::3], reply[2::3], strict=True)
+        ]
+
+    return Call(Script.named("wrong_groups"), keys, (), read)
 
 
 def info() -> Command[dict[str, str]]:

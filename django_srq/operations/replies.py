@@ -69,6 +69,14 @@ class ItemView:
     position: int | None = None  # in the order of its state, from 0 on
     score: str = ""  # its place in that order, as it is stored
 
+    @property
+    def error(self) -> Mapping[str, Any] | None:
+        return self.delivery.error
+
+    @property
+    def errors(self) -> Sequence[Mapping[str, Any]]:
+        return self.delivery.errors
+
 
 @dataclass(frozen=True)
 class ItemPage:
@@ -86,8 +94,8 @@ class ItemPage:
 
 
 @dataclass(frozen=True)
-class DeadGroup:
-    """The dead items with the same error."""
+class ErrorGroup:
+    """The dead items, or those that are retrying, with the same error."""
 
     name: str
     count: int
@@ -117,6 +125,7 @@ class Counts:
     hours: Sequence[str] = ()
     consumers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     meta: Mapping[str, str] = field(default_factory=dict)
+    retrying: int = 0  # delayed after an error; the other delayed items are scheduled
 
 
 def as_text(value: Any) -> str:
@@ -188,7 +197,12 @@ def _delivery(headers: bytes, token: str, deliveries: int, **known: Any) -> Deli
     )
 
 
-def _looked_at(state: str, score: bytes, deliveries: bytes, crashes: bytes, headers: bytes, error: bytes) -> Delivery:
+def _looked_at(
+    state: str, score: bytes, deliveries: bytes, crashes: bytes, headers: bytes, error: bytes, group: bytes, whole: bool
+) -> Delivery:
+    """whole: whether the errors before the last one were read, too."""
+    last = json.loads(error) if error else None
+    earlier = last.pop("earlier", ()) if last else ()
     return _delivery(
         headers,
         "",
@@ -196,16 +210,18 @@ def _looked_at(state: str, score: bytes, deliveries: bytes, crashes: bytes, head
         crashes=int(crashes or 0),
         state=state,
         when=from_milliseconds(abs(float(score))) if state in _TIMED else None,
-        error=json.loads(error) if error else None,
+        error=last,
+        errors=(last, *earlier) if last and whole else (),
+        group=(last or {}).get("group", "") if state == "dead" else group.decode(errors="replace"),
     )
 
 
-def read_listing(reply: Any, state: str) -> ItemPage:
+def read_listing(reply: Any, state: str, *, whole: bool) -> ItemPage:
     now, total, first, looked, anchor, *rest = reply
     items = []
-    for i in range(0, len(rest), 10):
-        uid, payload, size, score, deliveries, crashes, headers, error, token, position = rest[i : i + 10]
-        delivery = _looked_at(state, score, deliveries, crashes, headers, error)
+    for i in range(0, len(rest), 11):
+        uid, payload, size, score, deliveries, crashes, headers, error, group, token, position = rest[i : i + 11]
+        delivery = _looked_at(state, score, deliveries, crashes, headers, error, group, whole)
         one = _listed(as_text(uid), payload, int(size), delivery, as_text(token), int(position))
         items.append(replace(one, score=as_text(score)))
     return ItemPage(from_milliseconds(int(now)), int(total), int(first), int(looked), as_text(anchor), items)
@@ -227,21 +243,21 @@ def _listed(uid: str, payload: bytes, size: int, delivery: Delivery, token: str,
     )
 
 
-def read_groups(reply: Any) -> list[DeadGroup]:
+def read_groups(reply: Any) -> list[ErrorGroup]:
     groups = []
     for name, entry, error in zip(reply[::3], reply[1::3], reply[2::3], strict=True):
         number, first, last, *example = as_text(entry).split(" ")
         moments = from_milliseconds(int(first)), from_milliseconds(int(last))
         text = name.decode(errors="replace")
-        groups.append(DeadGroup(text, int(number), *moments, "".join(example), json.loads(error) if error else None))
+        groups.append(ErrorGroup(text, int(number), *moments, "".join(example), json.loads(error) if error else None))
     return groups
 
 
 def read_shown(reply: Any, uid: str) -> ItemView | None:
     if not reply:
         return None
-    _now, state, payload, size, score, deliveries, crashes, headers, error, token, ahead = reply
-    delivery = _looked_at(as_text(state), score, deliveries, crashes, headers, error)
+    _now, state, payload, size, score, deliveries, crashes, headers, error, group, token, ahead = reply
+    delivery = _looked_at(as_text(state), score, deliveries, crashes, headers, error, group, True)
     return _listed(uid, payload, int(size), delivery, as_text(token), int(ahead) if ahead != b"" else None)
 
 
@@ -250,7 +266,23 @@ def _pairs(flat: Sequence[bytes]) -> dict[str, bytes]:
 
 
 def read_counts(reply: Any) -> Counts:
-    now, ready, in_flight, delayed, dead, ended, due, layout, paused, oldest, headers, *hashes, minutes, hours = reply
+    (
+        now,
+        ready,
+        in_flight,
+        delayed,
+        retrying,
+        dead,
+        ended,
+        due,
+        layout,
+        paused,
+        oldest,
+        headers,
+        *hashes,
+        minutes,
+        hours,
+    ) = reply
     counters, consumers, meta = map(_pairs, hashes)
     numbers = {name: int(value) for name, value in counters.items()}
     buckets = {name: numbers.pop(name) for name in list(numbers) if name[-1].isdigit()}
@@ -262,6 +294,7 @@ def read_counts(reply: Any) -> Counts:
         ready=int(ready),
         in_flight=int(in_flight),
         delayed=int(delayed),
+        retrying=int(retrying),
         dead=int(dead),
         ended=int(ended),
         due=int(due),

@@ -1,4 +1,7 @@
-"""Checks the invariant: every item is in exactly one place, and every uid in a place is that of an item."""
+"""Checks the invariant: every item is in exactly one place, and every uid in a place is that of an item.
+
+Checks also that the items that are retrying are delayed, and the counts of their groups.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from django_srq.transport.link import Link
 from django_srq.transport.sansio import Steps
 
 COUNT = 500  # uids in a call
-_HASHES = ("items", "holders", "deliveries", "crashes", "errors", "headers")
+_HASHES = ("items", "holders", "retrying", "deliveries", "crashes", "errors", "headers")
 _ZSETS = ("returned", "priority", "delayed", "leases", "dead")
 
 
@@ -40,7 +43,13 @@ def audit(link: Link, keys: Keys, alias: str) -> Steps[list[str]]:
         for uid, places in zip(batch, found, strict=True):
             if fault := fault_of(places):
                 findings.append(f"{uid} {fault} ({', '.join(sorted(places)) or 'nowhere'})")
-    return findings
+    wrong = yield from link.calling(operations.wrong_groups(keys), queue=alias)
+    return findings + [_wrong_count(*group) for group in wrong]
+
+
+def _wrong_count(name: str, counted: int, found: int) -> str:
+    group = f"the group {name!r}" if name else "all groups together"
+    return f"{counted} retrying items are counted in {group}, and there are {found}"
 
 
 def _all_uids(link: Link, keys: Keys, alias: str) -> Steps[set[str]]:

@@ -16,6 +16,7 @@ from itertools import islice
 from types import TracebackType
 from typing import Any, cast
 
+from django_srq.exceptions import RetryLater
 from django_srq.runtime.interruption import is_interruption
 
 MESSAGE_MOST = 1_000  # characters
@@ -45,6 +46,7 @@ def describe(error: BaseException | str, *, consumer: str = "") -> bytes:
 
 
 def _described(error: BaseException | str, consumer: str) -> bytes:
+    postponed = issubclass(type(error), RetryLater)
     if not issubclass(type(error), BaseException):  # of the type, as reading its __class__ may run code
         message = _exact(cast(str, error), MESSAGE_MOST)
         kept = {"type": "Failed", "message": message, "fingerprint": f"Failed: {message[:100]}"}
@@ -60,7 +62,8 @@ def _described(error: BaseException | str, consumer: str) -> bytes:
         }
     if consumer:
         kept["consumer"] = consumer
-    return json.dumps({name: _encodable(text) for name, text in kept.items()}, ensure_ascii=False).encode()
+    encodable = {name: _encodable(text) for name, text in kept.items()}
+    return json.dumps(encodable | ({"postponed": True} if postponed else {}), ensure_ascii=False).encode()
 
 
 def name_of(error: BaseException) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from django_srq.operations.delivery import Delivery
@@ -59,6 +59,16 @@ class Item(tuple[str | None, Any]):
         It can become False again: if no consumer took the item meanwhile, the next renewal takes the lease back.
         """
         return self.lapsed is not None and self.lapsed()
+
+    @property
+    def error(self) -> Mapping[str, Any] | None:
+        """The error of its last delivery that had one, as ``items`` and ``page`` read it; an item in hand has none."""
+        return self.delivery.error
+
+    @property
+    def errors(self) -> Sequence[Mapping[str, Any]]:
+        """Its last errors, five at most, newest first; the first two with their tracebacks. Read as ``error`` is."""
+        return self.delivery.errors
 
     @property
     def headers(self) -> Mapping[str, str]:

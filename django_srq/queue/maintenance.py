@@ -46,13 +46,42 @@ def requeue(
     return (yield from _each(queue, operations.requeue, arguments.uids_of(uids, queue.alias), on_batch))
 
 
+def run_now(
+    queue: SafeRedisQueue,
+    uids: Sequence[str],
+    error: str | None,
+    older_than: float | dt.timedelta,
+    limit: int | None,
+    on_batch: OnBatch,
+) -> Steps[int]:
+    arguments.callback_of(on_batch, queue.alias)
+    if not uids:
+        return (yield from _sweep(queue, operations.run_retrying, error, older_than, limit, on_batch))
+    if error or older_than or limit is not None:
+        raise InvalidArgument(f"queue {queue.alias!r}: run_now takes uids, or error, older_than and limit; not both")
+    return (yield from _each(queue, operations.run_now, arguments.uids_of(uids, queue.alias), on_batch))
+
+
 def count_dead(queue: SafeRedisQueue, error: str | None, older_than: float | dt.timedelta) -> Steps[dict[str, int]]:
+    return _count(queue, operations.count_dead, error, older_than)
+
+
+def count_retrying(queue: SafeRedisQueue, error: str | None, older_than: float | dt.timedelta) -> Steps[dict[str, int]]:
+    return _count(queue, operations.count_retrying, error, older_than)
+
+
+def _count(
+    queue: SafeRedisQueue,
+    operation: Callable[..., Call[tuple[dict[str, int], str]]],
+    error: str | None,
+    older_than: float | dt.timedelta,
+) -> Steps[dict[str, int]]:
     seconds = arguments.seconds_of(older_than, "older_than", queue.alias)
     group = arguments.group_of(error, queue.alias)
     groups: Counter[str] = Counter()
     cursor, more = "", True
     while more:
-        call = operations.count_dead(queue.keys, error=group, older_than=seconds, cursor=cursor)
+        call = operation(queue.keys, error=group, older_than=seconds, cursor=cursor)
         found, cursor = yield from send(queue, call)
         groups.update(found)
         more = bool(cursor)
@@ -76,8 +105,13 @@ def purge(
         raise InvalidArgument(f"queue {queue.alias!r}: purge deletes ready, delayed or dead items, not {shown(state)}")
     if state == "dead":
         return (yield from _sweep(queue, operations.purge_dead, error, older_than, limit, on_batch))
+    if state == "delayed" and error:
+        return (yield from _sweep(queue, operations.purge_retrying, error, older_than, limit, on_batch))
     if error or older_than or limit is not None:
-        raise InvalidArgument(f"queue {queue.alias!r}: error, older_than and limit choose dead items: state='dead'")
+        raise InvalidArgument(
+            f"queue {queue.alias!r}: error, older_than and limit choose dead items: state='dead'; or, together with "
+            f"error, delayed items that are retrying: state='delayed'"
+        )
     # Listed before the first item is deleted: deleting may take long, and items that come meanwhile must stay.
     places = places_to_purge(state)
     found: dict[str, list[DeliveryRef]] = {}
@@ -148,7 +182,7 @@ def _sweep(
     limit: int | None,
     on_batch: OnBatch,
 ) -> Steps[int]:
-    """Requeue or purge dead items in batches. The script itself chooses them, so each is still dead at that moment."""
+    """Handle failed items in batches. The script itself chooses them, so each still is in its state at that moment."""
     seconds = arguments.seconds_of(older_than, "older_than", queue.alias)
     group = arguments.group_of(error, queue.alias)
     left = arguments.limit_of(limit, queue.alias)

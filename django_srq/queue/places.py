@@ -39,6 +39,8 @@ def state_of(found: Container[str]) -> str | None:
 def fault_of(found: set[str]) -> str:
     """What is wrong with an item that was found under these keys; empty when nothing is."""
     places = found & {*PLACES, *_LEGACY}
+    if "retrying" in found and "delayed" not in found:
+        return "is counted as retrying, and not delayed"
     if "items" not in found:
         # A ghost: a uid on a list that claims drop on contact.
         return "" if not found or places <= set(LISTS) else "is no item but has a place"

@@ -365,6 +365,8 @@ class SafeRedisQueue:
     ) -> Steps[int]:
         """Make dead items ready again, their deliveries counted anew; returns how many.
 
+        Items in other states stay as they are: ``states`` tells which, and ``run_now`` is for delayed ones.
+
         Without uids: all dead items, or only those with an ``error`` (its group as in the status view, its type, or the
         name of its class), only those that died more than ``older_than`` ago (seconds or timedelta), and at most
         ``limit``, oldest deaths first. Items that die after the call began stay dead.
@@ -375,9 +377,35 @@ class SafeRedisQueue:
         return maintenance.requeue(self, uids, error, older_than, limit, on_batch)
 
     @sync_method
+    def run_now(
+        self,
+        *uids: str,
+        error: str | None = None,
+        older_than: float | dt.timedelta = 0,
+        limit: int | None = None,
+        on_batch: Callable[[int], object] | None = None,
+    ) -> Steps[int]:
+        """Make delayed items ready now, at the back, their deliveries kept; returns how many.
+
+        With uids: any delayed items, also those that were put with a delay. Without: all items that are retrying, which
+        means delayed after an error, or those that ``error``, ``older_than`` (since their last failure) and ``limit``
+        choose as in ``requeue``, those first that are due first. Items that fail after the call began stay delayed.
+
+        Works in batches, with ``on_batch``, as ``requeue`` does.
+        """
+        return maintenance.run_now(self, uids, error, older_than, limit, on_batch)
+
+    @sync_method
     def count_dead(self, *, error: str | None = None, older_than: float | dt.timedelta = 0) -> Steps[dict[str, int]]:
         """How many dead items ``requeue`` or ``purge`` would take, by the group of their error. O(dead), in batches."""
         return maintenance.count_dead(self, error, older_than)
+
+    @sync_method
+    def count_retrying(
+        self, *, error: str | None = None, older_than: float | dt.timedelta = 0
+    ) -> Steps[dict[str, int]]:
+        """How many items ``run_now`` would make ready without uids, by the group of their error. O(delayed)."""
+        return maintenance.count_retrying(self, error, older_than)
 
     @sync_method
     def drop(self, *uids: str) -> Steps[int]:
@@ -397,7 +425,8 @@ class SafeRedisQueue:
         """Delete the items of a state (ready, delayed, dead; None: all three) in batches; returns how many.
 
         Spares items in flight, and items that arrive after the call began. ``error``, ``older_than`` and ``limit``
-        choose dead items as in ``requeue``; ``on_batch`` is called as there.
+        choose dead items as in ``requeue``. With ``error``, they also choose delayed items, as in ``run_now``.
+        ``on_batch`` is called as in both.
         """
         return maintenance.purge(self, state, error, older_than, limit, on_batch)
 
@@ -455,7 +484,9 @@ class SafeRedisQueue:
     astates = async_method(states)
     aaudit = async_method(audit)
     arequeue = async_method(requeue)
+    arun_now = async_method(run_now)
     acount_dead = async_method(count_dead)
+    acount_retrying = async_method(count_retrying)
     adrop = async_method(drop)
     apurge = async_method(purge)
     arecover = async_method(recover)

@@ -1,4 +1,4 @@
-"""Reads what the pages of one queue show: pages of items, groups of dead items, single items. Changes nothing.
+"""Reads what the pages of one queue show: pages of items, groups of failed items, single items. Changes nothing.
 
 Each read is one round trip within the view's time limit, and fails with an ``SRQError`` only.
 """
@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from django_srq import conf, operations
 from django_srq.conf import QueueConfig
 from django_srq.exceptions import SRQError
-from django_srq.operations import Call, DeadGroup, ItemPage, ItemView, Keys
+from django_srq.operations import Call, ErrorGroup, ItemPage, ItemView, Keys
 from django_srq.registry import link_to
 from django_srq.status.reading import by_server, read_all
 from django_srq.status.redaction import payload_shown, redacted_text
@@ -32,8 +32,8 @@ def page_of(
 ) -> ItemPage:
     """A page of the items of a state.
 
-    anchor: where it begins. group: only dead items of this group. text: only items that show this text. payloads:
-    whether payloads are read, and searched.
+    anchor: where it begins. group: only dead or retrying items of this group. text: only items that show this text.
+    payloads: whether payloads are read, and searched.
     """
     call = operations.list_items(
         Keys(config.prefix),
@@ -43,6 +43,7 @@ def page_of(
         look=SEARCHED if group or text else PAGE,
         newest=state in NEWEST_FIRST,
         largest=LARGEST_IN_LIST if payloads else 0,
+        detail="last",
         group=group,
     )
     listing = _ask(config, call)
@@ -61,8 +62,13 @@ def _found(config: QueueConfig, listing: ItemPage, state: str, text: str, *, pay
     return replace(listing, items=items, looked=after - listing.first, anchor=anchor)
 
 
-def groups_of(config: QueueConfig) -> list[DeadGroup]:
+def groups_of(config: QueueConfig) -> list[ErrorGroup]:
     return _ask(config, operations.dead_groups(Keys(config.prefix)))
+
+
+def retry_groups_of(config: QueueConfig) -> list[ErrorGroup]:
+    """The delayed items that are retrying, in groups by their errors."""
+    return _ask(config, operations.retry_groups(Keys(config.prefix)))
 
 
 def item_of(config: QueueConfig, uid: str) -> ItemView | None:

@@ -10,7 +10,7 @@ from functools import cached_property
 from django_srq.operations import Counts
 
 MINUTE, HOUR = 60, 3600  # seconds
-COUNTERS = ("put", "acked", "failed", "recovered", "dead")
+COUNTERS = ("put", "acked", "failed", "recovered", "dead", "postponed")
 RECENT = 5  # closed minutes over which a rate is taken, besides the running one
 
 
@@ -24,6 +24,7 @@ class Period:
     failed: int = 0
     recovered: int = 0
     dead: int = 0
+    postponed: int = 0  # deliveries that ended with RetryLater; they count as failed, too
     wait_p50: float | None = None  # seconds until the first delivery
     wait_p95: float | None = None
     run_p50: float | None = None  # seconds from the delivery to the ack

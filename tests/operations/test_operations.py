@@ -177,6 +177,10 @@ OPERATIONS: dict[str, Callable[[Keys], Call]] = {
     "recover": lambda keys: operations.recover(keys, legacy_lease=60),
     "requeue": lambda keys: operations.requeue(keys, ["own", "urgent"]),
     "requeue dead": lambda keys: operations.requeue_dead(keys),
+    "run now": lambda keys: operations.run_now(keys, ["own", "late"]),
+    "run retrying": operations.run_retrying,
+    "purge retrying": lambda keys: operations.purge_retrying(keys, error="E"),
+    "count retrying": operations.count_retrying,
     "purge dead": lambda keys: operations.purge_dead(keys, error="Failed"),
     "count dead": lambda keys: operations.count_dead(keys),
     "drop": lambda keys: operations.drop(keys, [DeliveryRef("late")]),
@@ -190,6 +194,8 @@ OPERATIONS: dict[str, Callable[[Keys], Call]] = {
     "list": lambda keys: operations.list_items(keys, "ready"),
     "list after": lambda keys: operations.list_items(keys, "dead", anchor="a1 urgent", newest=True),
     "groups": operations.dead_groups,
+    "retry groups": operations.retry_groups,
+    "wrong groups": operations.wrong_groups,
     "show": lambda keys: operations.show(keys, "own", largest=10),
 }
 
@@ -210,6 +216,12 @@ def test_all_files_are_covered_by_these_cases():
         ("recover", (0, 0)),
         ("requeue", [False, False]),
         ("requeue dead", (0, "")),
+        ("run now", [False, False]),
+        ("run retrying", (0, "")),
+        ("purge retrying", (0, "")),
+        ("count retrying", ({}, "")),
+        ("retry groups", []),
+        ("wrong groups", []),
         ("purge dead", (0, "")),
         ("count dead", ({}, "")),
         ("drop", [False]),
@@ -288,7 +300,7 @@ def test_every_key_has_the_type_that_it_is_declared_with(client, link, make_queu
     items = queue.get_many(5)
     crash = [DeliveryRef(items[1].uid, items[1].token)]
     evidence = b'{"type":"C","message":"m"}'
-    queue.fail(items[0], "error")
+    queue.fail(items[0], "error", delay=60)
     link.call(operations.crashed(queue.keys, crash, evidence=evidence), queue=queue.alias)
     link.call(operations.fail(queue.keys, DeliveryRef(items[2].uid), bury=True), queue=queue.alias)
     queue.release(items[3])

@@ -42,10 +42,10 @@ def pass_minutes(client: redis.Redis, keys: Keys, minutes: int) -> None:
     for name, ring, most, step in (("minute", "m", 180, minutes), ("hour", "h", 336, minutes // 60)):
         number, _, rest = stats[name].partition(" ")
         moved = {name: f"{int(number) - step} {rest}"}
-        old = [field for field in stats if field[0] == ring and field[1:].isdigit()]
+        old = [field for field in stats if field.rstrip("0123456789") in (ring, f"p{ring}")]
         for field in old:
             number, _, rest = stats[field].partition(" ")
-            moved[f"{ring}{(int(number) - step) % most}"] = f"{int(number) - step} {rest}"
+            moved[f"{field.rstrip('0123456789')}{(int(number) - step) % most}"] = f"{int(number) - step} {rest}"
         if old:
             client.hdel(keys["stats"], *old)
         client.hset(keys["stats"], mapping=moved)

@@ -5,7 +5,7 @@
 -- ARGV[3]  word: only items whose error it names (its group, its type, or the last part of its type); '' for any
 -- Reply: the next cursor, '' when that was all; then per group its name and the number of its items among those, at
 --   most 250, that this call looked at.
--- include: keys check_layout clock walk_dead
+-- include: keys check_layout clock records walk_errors walk_dead
 local groups = {}
 local _, cursor = walk_dead(ARGV[1], server_time(), tonumber(ARGV[2]), ARGV[3], LOOK_MOST, true, function(_, failure)
   local name = failure.group or 'other'

@@ -1,11 +1,11 @@
 #!lua flags=no-writes
 -- Everything that the status shows of one queue, at one moment.
 -- ARGV[1]  minutes and ARGV[2] hours: how many of the last ones of each time series, at most MINUTES and HOURS
--- Reply: time (ms), ready, in flight, delayed, dead, ended leases that are never recovered automatically, the sum of
+-- Reply: time (ms), ready, in flight, delayed, retrying (those among the delayed that wait after an error), dead, ended leases that are never recovered automatically, the sum of
 --   due delays and ended leases (the next claims make these items ready), layout ('' when the queue was never used),
 --   paused (JSON or ''), uid and headers of the oldest ready item ('' for none); then three flat lists of fields and
 --   values: counters, consumers, meta; and two lists, of minutes and of hours: the running period so far, then the periods
---   before it (see shared/series).
+--   before it (see shared/series); each with how many deliveries were postponed, behind its other counters.
 -- include: keys clock series_sizes periods
 local now = server_time()
 
@@ -27,7 +27,7 @@ end
 
 local function counted()
   local counters = with_buckets({'put', 'acked', 'delivered', 'failed', 'recovered', 'crashed', 'dead', 'dropped', 'purged',
-    'requeued', 'released'})
+    'requeued', 'released', 'postponed', 'run_now'})
   local values, flat = redis.call('HMGET', stats, unpack(counters)), {}
   for i, name in ipairs(counters) do
     if values[i] then
@@ -36,6 +36,23 @@ local function counted()
     end
   end
   return flat
+end
+
+-- Adds to each period, behind its other counters, how many deliveries were postponed in it: see shared/postponed.
+local function with_postponed(found, ring_name, most)
+  local fields, counted = {}, {}
+  for i, entry in ipairs(found) do
+    fields[i] = ring_name .. string.format('%.0f', string.match(entry, '^%d+') % most)
+  end
+  if #found > 0 and redis.call('HEXISTS', stats, 'postponed') == 1 then
+    counted = redis.call('HMGET', stats, unpack(fields))
+  end
+  for i, entry in ipairs(found) do
+    local number, times = string.match(counted[i] or '', '^(%d+) (%d+)$')
+    local counters, quantiles = string.match(entry, '^(%d+ %d+ %d+ %d+ %d+ %d+)(.*)$')
+    found[i] = counters .. ' ' .. (number == string.match(entry, '^%d+') and times or 0) .. quantiles
+  end
+  return found
 end
 
 local function periods(name, ring_name, ms, most, wanted)
@@ -50,16 +67,17 @@ local function periods(name, ring_name, ms, most, wanted)
       found[#found + 1] = i == 1 and period_until(totals_of_stats(), entry) or entry
     end
   end
-  return found
+  return with_postponed(found, 'p' .. ring_name, most)
 end
 
 local ghosts = tonumber(redis.call('HGET', meta, 'ghosts') or 0)
 local ready = math.max(0, redis.call('LLEN', queue) - ghosts) + redis.call('ZCARD', returned) + redis.call('ZCARD', priority)
 local in_flight = redis.call('HLEN', holders) + redis.call('LLEN', ackbuf) + redis.call('LLEN', backup)
   + redis.call('ZCARD', ackbuf_aging)
+local waiting = redis.call('ZCARD', delayed)
 local old = oldest()
 return {
-  string.format('%.0f', now), ready, in_flight, redis.call('ZCARD', delayed), redis.call('ZCARD', dead),
+  string.format('%.0f', now), ready, in_flight, waiting, math.min(waiting, redis.call('HLEN', retrying)), redis.call('ZCARD', dead),
   redis.call('ZCOUNT', leases, -now, '(0'), redis.call('ZCOUNT', delayed, '-inf', now) + redis.call('ZCOUNT', leases, 0, now),
   redis.call('HGET', meta, 'layout') or '', redis.call('GET', paused) or '',
   old or '', old and redis.call('HGET', headers, old) or '',

@@ -2,7 +2,8 @@
 -- Gives items back as failed: each becomes ready at the back, delayed, or dead when its deliveries are used up.
 -- ARGV[3]  max_deliveries; 0: any number
 -- ARGV[4]  bury: 1 to make them dead at once
--- ARGV[5]  e: the number of errors; then so many errors: JSON objects with type, message and more
+-- ARGV[5]  e: the number of errors; then so many errors: JSON objects with type, message and more; "postponed": true
+--   when the handler asked for the delay (RetryLater), so that the item is scheduled and not retrying
 -- ARGV[6 + e…] per item: uid, token ('': any holder's), delay (ms; 0: ready at once), number of its error (0: none)
 -- Reply: per item the state to which it went, or - when the caller does not hold it, and nothing was changed; separated
 --   by spaces.
@@ -13,18 +14,33 @@ end
 local limit, buries = tonumber(ARGV[3]), ARGV[4] == '1'
 local known = tonumber(ARGV[5])
 
+local function without_error()
+  return {type = 'Failed', message = 'failed without an error'}
+end
+
+local postponed = 0
 local function end_failed(uid, holder, delay, failure)
   local delivered = end_delivery(uid, holder)
+  stop_retrying(uid)
+  if failure and failure.postponed then
+    postponed = postponed + 1
+  end
   if buries or limit > 0 and delivered >= limit then
-    bury(uid, failure or {type = 'Failed', message = 'failed without an error'})
+    bury(uid, failure or without_error())
     return 'dead'
+  end
+  if delay > 0 then
+    failure = failure or without_error()
+    record(uid, failure)
+    if failure.postponed then
+      postpone(uid, now + delay)
+    else
+      retry_at(uid, now + delay, failure)
+    end
+    return 'delayed'
   end
   if failure then
     record(uid, failure)
-  end
-  if delay > 0 then
-    postpone(uid, now + delay)
-    return 'delayed'
   end
   place(uid)
   return 'ready'
@@ -49,6 +65,10 @@ for i = 6 + known, #ARGV, 4 do
 end
 if failed > 0 then
   count('failed', failed)
+end
+if postponed > 0 then
+  -- include: series_sizes postponed
+  count_postponed(postponed)
 end
 ring(made)
 freed(failed - made)

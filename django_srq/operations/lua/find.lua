@@ -3,7 +3,7 @@
 -- ARGV[1]  deep: 1 to search the lists, too (which takes time in proportion to their length), else 0
 -- ARGV[2…] uids
 -- Reply: per uid its places, separated by commas: items, queue, ackbuf, backup, ackbuf_aging, returned, priority,
---   delayed, holders, leases, dead, deliveries, crashes, errors, headers.
+--   delayed, retrying, holders, leases, dead, deliveries, crashes, errors, headers.
 -- include: keys check_layout
 local reply = {}
 local function look(places, name, found)
@@ -17,6 +17,7 @@ for i = 2, #ARGV do
   look(places, 'returned', redis.call('ZSCORE', returned, uid))
   look(places, 'priority', redis.call('ZSCORE', priority, uid))
   look(places, 'delayed', redis.call('ZSCORE', delayed, uid))
+  look(places, 'retrying', redis.call('HEXISTS', retrying, uid))
   look(places, 'holders', redis.call('HEXISTS', holders, uid))
   look(places, 'leases', redis.call('ZSCORE', leases, uid))
   look(places, 'dead', redis.call('ZSCORE', dead, uid))

@@ -2,9 +2,10 @@
 -- All that is known of one item.
 -- ARGV[1]  uid; ARGV[2] bytes of the payload in the reply at most
 -- Reply: '' when it is not there; else the time (ms), its state, the beginning of its payload, the payload's size, its
---   due time, deadline or time of death (ms; '' when ready), deliveries, crashes, headers, error, token ('' for none),
---   and how many items are served before it ('' when it is not ready, has a priority below 0, or more than 1000 uids
---   are before it on the list).
+--   due time, deadline or time of death (ms; '' when ready), deliveries, crashes, headers, errors (the last
+--   one, with those before it as "earlier"), the group in which it is retrying ('' for none),
+--   token ('' for none), and how many items are served before it ('' when it is not ready, has a priority below 0, or more than
+--   1000 uids are before it on the list).
 -- include: keys check_layout clock state
 local uid = ARGV[1]
 local payload = redis.call('HGET', items, uid)
@@ -33,5 +34,6 @@ end
 local state, key = state_of(uid)
 local moment = key and redis.call('ZSCORE', key, uid) or ''
 return {string.format('%.0f', (server_time())), state, string.sub(payload, 1, tonumber(ARGV[2])), #payload, moment,
-  value(deliveries), value(crashes), value(headers), value(errors), value(holders),
+  value(deliveries), value(crashes), value(headers), value(errors),
+  state == 'delayed' and value(retrying) or '', value(holders),
   state == 'ready' and ahead() or ''}

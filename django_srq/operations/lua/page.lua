@@ -7,19 +7,23 @@
 -- ARGV[3]  count: items in the reply at most; ARGV[4] uids to look at, at most
 -- ARGV[5]  newest: 1 to begin with the highest score (in the states with a time), else 0
 -- ARGV[6]  largest: bytes of a payload in the reply at most; -1: any number
--- ARGV[7]  detail: "all"; or "headers", for empty payload and error; or "none", for empty headers, too
+-- ARGV[7]  detail: "all"; or "last", for the last error only; or "headers", for empty payload, error and group; or
+--          "none", for empty headers, too
 -- ARGV[8]  most_bytes: bytes of payloads, headers and errors in the reply at most, besides those of its first item
--- ARGV[9]  group: only dead items of this group; '' for any
+-- ARGV[9]  group: only dead or retrying items of this group; '' for any
 -- Contents decide nothing except which items are in the group: otherwise people could conclude from how far it looked
 -- what is hidden from them.
 -- Reply: the time (ms), the number of uids in that state, the position of the first uid that was looked at, how many
 --   were looked at, the anchor of the next page ('' at the end), then per item: uid, payload ('' when it is too large),
 --   its size, its score (its place in the order of ready items; or its due time, deadline or time of death in ms),
---   deliveries, crashes, headers, error, token ('' for none), position.
+--   deliveries, crashes, headers, errors (the last one, with those before it as "earlier"), the group in which it is
+--   retrying ('' for none), token ('' for none), position.
 -- Ghosts are left out, so that a page with fewer items than asked for need not be the last.
--- include: keys check_layout clock order
+-- include: keys check_layout clock records order
 local count, look, newest, largest = tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5] == '1', tonumber(ARGV[6])
-local detail, most_bytes, in_group = ARGV[7], tonumber(ARGV[8]), ARGV[9] ~= '' and '"group":' .. cjson.encode(ARGV[9])
+local detail, most_bytes, group = ARGV[7], tonumber(ARGV[8]), ARGV[9]
+local in_group = group ~= '' and '"group":' .. cjson.encode(group)
+local has_error = detail == 'all' or detail == 'last'
 
 local function value(hash, uid)
   return redis.call('HGET', hash, uid) or ''
@@ -68,13 +72,15 @@ local function show(uid, score, from_list)
   if not is_there(uid, from_list) then
     return
   end
-  local failure = (in_group or detail == 'all') and value(errors, uid) or ''
-  if in_group and not string.find(failure, in_group, 1, true) then
+  local failure = (in_group or has_error) and value(errors, uid) or ''
+  local retries = ARGV[1] == 'delayed' and (in_group or has_error) and value(retrying, uid) or ''
+  if in_group and retries ~= group and not (ARGV[1] == 'dead' and string.find(failure, in_group, 1, true)) then
     return
   end
-  failure = detail == 'all' and failure or ''
+  failure = has_error and failure or ''
+  failure = detail == 'last' and without_earlier(failure) or failure
   local length = redis.call('HSTRLEN', items, uid)
-  local has_payload = detail == 'all' and (largest < 0 or length <= largest)
+  local has_payload = has_error and (largest < 0 or length <= largest)
   local about_it = detail ~= 'none' and value(headers, uid) or ''
   if shown > 0 then
     bytes = bytes + (has_payload and length or 0) + #about_it + #failure
@@ -82,7 +88,7 @@ local function show(uid, score, from_list)
   end
   if not full then
     for _, part in ipairs({uid, has_payload and value(items, uid) or '', length, score, value(deliveries, uid),
-      value(crashes, uid), about_it, failure, value(holders, uid), first + looked}) do
+      value(crashes, uid), about_it, failure, has_error and retries or '', value(holders, uid), first + looked}) do
       reply[#reply + 1] = part
     end
     shown = shown + 1

@@ -5,7 +5,7 @@
 -- ARGV[5]  word: only items whose error it names (its group, its type, or the last part of its type); '' for any
 -- ARGV[6]  most: items to make ready at most; a call looks at no more than 250
 -- Reply: the number of items made ready, a space, and the next cursor, '' when that was all.
--- include: keys begin wake records removal lifecycle walk_dead
+-- include: keys begin wake records removal lifecycle walk_errors walk_dead
 if repeated then
   return repeated
 end

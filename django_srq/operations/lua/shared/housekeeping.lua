@@ -16,7 +16,7 @@ local function promote_due()
       place(uid)
       made = made + 1
     end
-    redis.call('ZREM', delayed, uid)
+    undelay(uid)
   end
   return made
 end
@@ -154,9 +154,9 @@ local function clip_deadlines()
 end
 
 -- Looks at some fields of a hash, and in the next call at the next ones.
--- cursor: the field of meta that says where to go on.
-local function walk(hash, cursor, look)
-  local scan = redis.call('HSCAN', hash, redis.call('HGET', meta, cursor) or 0, 'COUNT', 20)
+-- cursor: the field of meta that says where to go on; number: about how many fields.
+local function walk(hash, cursor, number, look)
+  local scan = redis.call('HSCAN', hash, redis.call('HGET', meta, cursor) or 0, 'COUNT', number)
   for i = 1, #scan[2], 2 do
     look(scan[2][i], scan[2][i + 1])
   end
@@ -164,7 +164,7 @@ local function walk(hash, cursor, look)
 end
 
 local function trim_slots()
-  walk(slots, 'slot_cursor', function(slot, known)
+  walk(slots, 'slot_cursor', 20, function(slot, known)
     if now - tonumber(string.match(known, '^%d+ (%d+)')) > SLOT_UNUSED then
       redis.call('HDEL', slots, slot)
     end
@@ -175,12 +175,27 @@ end
 local function drop_leftovers()
   if has_records() then
     for i, hash in ipairs({deliveries, crashes, errors, headers}) do
-      walk(hash, 'cursor' .. i, function(uid)
+      walk(hash, 'cursor' .. i, 20, function(uid)
         if redis.call('HEXISTS', items, uid) == 0 then
           forget(uid)
         end
       end)
     end
+  end
+end
+
+-- Processes of older versions leave uids in retrying whose items are not delayed any more.
+local function drop_stale_retries()
+  if redis.call('EXISTS', retrying, retrygroups) == 0 then
+    return
+  end
+  walk(retrying, 'cursor5', BATCH, function(uid)
+    if not redis.call('ZSCORE', delayed, uid) then
+      stop_retrying(uid)
+    end
+  end)
+  if redis.call('EXISTS', retrying) == 0 then
+    redis.call('DEL', retrygroups)
   end
 end
 
@@ -191,6 +206,7 @@ local function keep_house(lease, recovers)
   clip_deadlines()
   trim_slots()
   drop_leftovers()
+  drop_stale_retries()
   if redis.call('LLEN', queue) == 0 then
     redis.call('HDEL', meta, 'ghosts')
   end

@@ -16,7 +16,9 @@ local items,          -- hash: uid -> payload; every item that is not settled
       crashes,        -- hash: uid -> deliveries that ended with the consumer's death
       dead,           -- zset: uid -> time of its death (ms)
       deadgroups,     -- hash: fingerprint -> "count first last uid"; first and last death (ms), an example
-      errors,         -- hash: uid -> JSON; the last error
+      retrying,       -- hash: uid -> fingerprint; delayed after an error
+      retrygroups,    -- hash: fingerprint -> "count first last uid"; as deadgroups, of the items in retrying
+      errors,         -- hash: uid -> JSON; the last error, and up to four before it
       headers,        -- hash: uid -> JSON; number and time of the put, due time, priority, the caller's headers
       slots,          -- hash: slot -> "seq time outcome"
       wake,           -- list: tokens that wake idle consumers

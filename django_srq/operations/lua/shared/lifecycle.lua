@@ -1,5 +1,6 @@
 -- The steps in the life of one item. Needs keys, begin, wake, records, removal.
 local RANK = 2 ^ 44       -- room for the put numbers of one priority
+local EARLIER_MOST = 4    -- errors of an item that are kept besides its last one
 
 -- A token is consumer/number of the claim@its time (ms); then, where the consumer says so, +how many items it may have
 -- begun at one time; and for an item that came back, /order number of its first claim.
@@ -52,6 +53,23 @@ local function postpone(uid, due)
   end
 end
 
+-- Delays an item that failed, and counts it as retrying.
+local function retry_at(uid, due, failure)
+  redis.call('HSET', retrying, uid, group(retrygroups, failure.fingerprint or failure.type, 1, uid))
+  postpone(uid, due)
+end
+
+-- Makes a delayed item ready now, at the back; its deliveries stay counted.
+local function run_now(uid)
+  local item = about(uid)
+  if item.due then   -- from now on it waits
+    item.due = now
+    redis.call('HSET', headers, uid, cjson.encode(item))
+  end
+  place(uid)
+  undelay(uid)
+end
+
 -- include: info
 -- Whether the server's memory is full; false where the server does not say.
 local function full()
@@ -60,19 +78,49 @@ local function full()
   return limit > 0 and tonumber(string.match(memory, 'used_memory:(%d+)')) > limit
 end
 
--- Keeps the error of a delivery, without its traceback when the server's memory is full.
+-- The errors of an item before the one that it gets now, the newest first; only that one keeps its traceback.
+local function earlier_errors(uid)
+  local stored = redis.call('HGET', errors, uid)
+  if not stored then
+    return {}
+  end
+  local last = cjson.decode(stored)
+  local found = {{
+    type = last.type, message = last.message, time = last.time, delivery = last.delivery, consumer = last.consumer,
+    postponed = last.postponed, traceback = last.traceback,
+  }}
+  for i, failure in ipairs(last.earlier or {}) do
+    if i == EARLIER_MOST then
+      break
+    end
+    failure.traceback = nil
+    found[i + 1] = failure
+  end
+  return found
+end
+
+-- Keeps the error of a delivery, and the errors before it as its last field, "earlier"; without tracebacks when the
+-- server's memory is full.
 local function record(uid, failure)
+  local earlier = earlier_errors(uid)
   failure.time = now
   failure.delivery = deliveries_of(uid)
-  if failure.traceback and full() then
+  if (failure.traceback or earlier[1] and earlier[1].traceback) and full() then
     failure.traceback = nil
+    if earlier[1] then
+      earlier[1].traceback = nil
+    end
   end
-  redis.call('HSET', errors, uid, cjson.encode(failure))
+  local stored = cjson.encode(failure)
+  if earlier[1] then
+    stored = string.sub(stored, 1, -2) .. ',"earlier":' .. cjson.encode(earlier) .. '}'
+  end
+  redis.call('HSET', errors, uid, stored)
 end
 
 -- Makes an item dead, with the error as the evidence.
 local function bury(uid, failure)
-  failure.group = group(failure.fingerprint or failure.type, 1, uid)
+  failure.group = group(deadgroups, failure.fingerprint or failure.type, 1, uid)
   record(uid, failure)
   redis.call('ZADD', dead, now, uid)
   count('dead')

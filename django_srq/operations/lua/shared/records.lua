@@ -10,6 +10,19 @@ local function about(uid)
   return text and cjson.decode(text) or {}
 end
 
+-- An error as it is stored (JSON), without those before it, which are its last field. Within a text of JSON, a quotation
+-- mark has a backslash before it, so that this finds the field and no text.
+local function without_earlier(stored)
+  local at = string.find(stored, ',"earlier":[', 1, true)
+  return at and string.sub(stored, 1, at - 1) .. '}' or stored
+end
+
+-- The last error of an item; nil when it has none.
+local function last_error(uid)
+  local stored = redis.call('HGET', errors, uid)
+  return stored and cjson.decode(without_earlier(stored)) or nil
+end
+
 -- How many deliveries of an item ended without an ack, and the number of the claim whose lease ended last, if its
 -- holder may take the item back ('0': none).
 local function deliveries_of(uid)
