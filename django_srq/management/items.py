@@ -54,7 +54,7 @@ def cut(text: str, width: int) -> str:
 
 
 def _state(item: ItemView) -> str:
-    return item.delivery.state.replace("_", " ")
+    return "retrying" if item.delivery.retrying else item.delivery.state.replace("_", " ")
 
 
 def _time(item: ItemView, at: dt.datetime) -> str:
@@ -139,6 +139,7 @@ def data(config: QueueConfig, item: ItemView) -> dict[str, Any]:
         "queue": config.alias,
         "uid": item.uid,
         "state": delivery.state,
+        "retrying": delivery.retrying,
         "put": iso(_put_at(item)),
         "due": iso(moments["delayed"]),
         "lease_until": iso(moments["in_flight"]),
@@ -165,7 +166,7 @@ def _plain(text: str) -> Any:
 
 def errors(item: ItemView) -> list[dict[str, Any]]:
     """The errors of an item that are known, newest first, all with the same keys."""
-    return [_error(error) for error in ([item.delivery.error] if item.delivery.error else [])]
+    return [_error(error) for error in item.errors or filter(None, [item.error])]
 
 
 def _error(error: Mapping[str, Any]) -> dict[str, Any]:

@@ -380,11 +380,11 @@ def test_the_output_is_json_also_when_no_queue_was_reached(project):
     assert (code, json.loads(out)) == (69, {"dry_run": False, "queues": []})
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [*COMMANDS, "srq_drop"])
 def test_the_fields_are_those_of_the_readme(project, command):
     readme = (ROOT / "README.md").read_text("utf-8")
     (documented,) = re.findall(rf"^\| `{command}` \| (.*) \|$", readme, re.MULTILINE)
-    (row,) = said(command, "orders")
+    (row,) = said(command, "orders", *(["--uid", "u", "--yes"] if command == "srq_drop" else []))
     assert list(row) == ["queue", *re.findall(r"`(\w+)`", documented)]
 
 
@@ -411,11 +411,11 @@ def test_a_dry_run_says_what_the_limit_leaves(project):
 @pytest.mark.parametrize("command", [["srq_requeue", "orders"], ["srq_purge", "orders", "--state", "dead"]])
 @pytest.mark.parametrize("how", ["--dry-run", "--no-input"])
 def test_a_wrong_error_says_which_there_are(project, command, how):
-    code, out, err = project.call(*command, "--error", "KeyErr", how)
+    code, _, err = project.call(*command, "--error", "KeyErr", how)
     assert (code, err.splitlines()[0]) == (0, "orders: no item is dead")
     die("orders", "b", "a", "b")
     for shape in ("table", "json"):
-        code, out, err = project.call(*command, "--error", "KeyErr\x1b", how, "--format", shape)
+        code, _, err = project.call(*command, "--error", "KeyErr\x1b", how, "--format", shape)
         assert code == 0
         assert err.splitlines()[:3] == [
             "orders: no dead item has the error 'KeyErr\N{REPLACEMENT CHARACTER}'. These are there:",

@@ -100,7 +100,7 @@ def test_a_line_fits_the_terminal(project, monkeypatch, columns):
     wide = lines[1].count("\u65e5") + lines[1].count("\u672c") + lines[1].count("\u8a9e")
     assert columns - 1 <= len(lines[1]) + wide <= columns
     assert len(lines[2]) == columns
-    assert "LookupError: \u65e5" in lines[1]
+    assert "LookupError: " in lines[1]
     assert ("STATE" in lines[0], "TIME" in lines[0]) == (True, columns > 60)
     assert lines[2].endswith("…")
 
@@ -121,10 +121,62 @@ def test_items_are_chosen_by_their_error(project):
     code, out, err = project.call("srq_show", "orders", "--error", "KeyErr")
     assert (code, out) == (0, "")
     assert err.splitlines() == [
-        "orders: no dead item has the error 'KeyErr'. These are there:",
+        "orders: no dead or retrying item has the error 'KeyErr'. These are there:",
         f"orders: 2 {group}",
         "orders: 1 Failed: no stock",
     ]
+
+
+def test_retrying_items_follow_the_dead_ones(project, settings):
+    settings.SRQ_DEFAULTS = {**settings.SRQ_DEFAULTS, "MAX_DELIVERIES": 10}
+    queue = queues["orders"]
+    scheduled = queue.put("scheduled", delay=1000)
+    retrying = [queue.put(n, uid=f"r{n}") for n in (1, 2, 3)]
+    for n, item in enumerate(queue.get_many(3)):
+        assert queue.fail(item, declined(n, "down") if n else "no stock", delay=500 + n) == "delayed"
+    queue.put("dead", uid="dead")
+    for _ in range(10):
+        queue.fail(queue.get(-1), "worn out", delay=0)
+    assert queue.states("dead", scheduled) == ["dead", "delayed"]
+
+    def uids(*arguments: str) -> list[str]:
+        code, out, err = project.call("srq_show", "orders", *arguments, "--format", "json")
+        assert (code, err) == (0, "")
+        return [f"{item['uid']} {item['state']} {item['retrying']}" for item in json.loads(out)]
+
+    told = [f"{uid} delayed True" for uid in retrying]
+    assert uids() == ["dead dead False", *told]
+    assert uids("--limit", "2") == ["dead dead False", *told[:1]]
+    assert uids("--state", "retrying") == told
+    assert uids("--state", "dead") == ["dead dead False"]
+    assert uids("--state", "delayed") == [*told, f"{scheduled} delayed False"]
+    assert uids("--error", "LookupError") == uids("--error", "LookupError", "--state", "retrying") == told[1:]
+    code, out, err = project.call("srq_show", "orders")
+    states = [line.split()[1] for line in out.splitlines()[1:]]
+    assert (code, err, states) == (0, "", ["dead", "retrying", "retrying", "retrying"])
+    assert out.splitlines()[2].endswith("in 8 min  Failed: no stock")
+    code, out, err = project.call("srq_show", "orders", "--state", "retrying", "--error", "worn")
+    assert err.splitlines()[0] == "orders: no retrying item has the error 'worn'. These are there:"
+    assert sorted(line.split()[2] for line in err.splitlines()[1:]) == ["Failed:", "LookupError"]
+
+
+def test_the_last_five_errors_are_shown_with_two_tracebacks(project, settings):
+    settings.SRQ_DEFAULTS = {**settings.SRQ_DEFAULTS, "MAX_DELIVERIES": 10}
+    queue = queues["orders"]
+    uid = queue.put("x")
+    for n in range(1, 7):
+        queue.fail(queue.get(-1), declined(n), delay=0 if n < 6 else 1000)
+    code, out, err = project.call("srq_show", "orders", uid)
+    assert (code, err) == (0, "")
+    assert re.findall(r"^error (\d of \d), delivery (\d), ", out, re.MULTILINE) == [
+        (f"{n} of 5", f"{7 - n}") for n in range(1, 6)
+    ]
+    assert out.count("Traceback") == 2
+    assert re.findall(r"^  LookupError: declined (\d)$", out, re.MULTILINE) == ["6", "5", "4", "3", "2"]
+    (item,) = json.loads(project.call("srq_show", "orders", uid, "--format", "json")[1])
+    assert [error["message"] for error in item["errors"]] == [f"declined {n}" for n in (6, 5, 4, 3, 2)]
+    assert [error["traceback"] is None for error in item["errors"]] == [False, False, True, True, True]
+    assert json.loads(project.call("srq_show", "orders", "--format", "json")[1]) == [item]
 
 
 def test_a_long_list_is_cut_and_says_so(project):
@@ -139,10 +191,10 @@ def test_a_long_list_is_cut_and_says_so(project):
 
 
 def test_an_empty_list_says_where_items_are(project):
-    assert project.call("srq_show", "orders") == (0, "", "orders: no item is dead\n")
+    assert project.call("srq_show", "orders") == (0, "", "orders: no item is dead or retrying\n")
     queues["orders"].put("x")
     queues["orders"].put("x", delay=1000)
-    says = "orders: no item is dead; there are 1 ready, 1 delayed (--state)\n"
+    says = "orders: no item is dead or retrying; there are 1 ready, 1 delayed (--state)\n"
     assert project.call("srq_show", "orders") == (0, "", says)
     assert project.call("srq_show", "orders", "--format", "json") == (0, "[]\n", says)
 
@@ -256,6 +308,7 @@ def test_the_json_has_the_fields_of_the_readme(project):
         "queue": "orders",
         "uid": uid,
         "state": "dead",
+        "retrying": False,
         "due": None,
         "lease_until": None,
         "deliveries": 1,
@@ -284,7 +337,7 @@ def test_the_json_has_the_fields_of_the_readme(project):
         (["nope"], 2, "Unknown queue 'nope'. Known: "),
         (["orders", "uid", "--state", "dead"], 2, "Give uids, or --state, --error and --limit, but not both."),
         (["orders", "uid", "--limit", "3"], 2, "Give uids, or --state"),
-        (["orders", "--state", "ready", "--error", "x"], 2, "--error needs --state dead."),
+        (["orders", "--state", "ready", "--error", "x"], 2, "--error needs --state dead or retrying, or no --state."),
         (["orders", "--state", "gone"], 2, "invalid choice: 'gone'"),
         (["orders", "--limit", "0"], 2, "a whole number above 0, not '0'"),
         (["orders", "no uid"], 1, "'no uid'"),

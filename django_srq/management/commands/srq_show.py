@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from typing import Any, TypeVar
+from itertools import islice
+from typing import Any, Literal, TypeVar
 
 from django.core.management.base import CommandError, CommandParser
 
@@ -12,13 +14,14 @@ from django_srq.management import dead, items
 from django_srq.management.arguments import number_in
 from django_srq.management.base import ERROR, EXIT_CODES, USAGE, QueueCommand
 from django_srq.management.uids import unknown
-from django_srq.operations import BATCH, STATES, Call, ItemPage, ItemView
+from django_srq.operations import BATCH, STATES, Call, ItemView
 from django_srq.queue.arguments import uids_of
 from django_srq.values import COUNTS
 
 T = TypeVar("T")
 
-DEFAULT = "dead"  # state
+STATES_SHOWN = (*STATES, "retrying")
+FAILED = ("dead", "retrying")  # states of items that have an error
 SHOWN = 20  # items
 PAGE = 100  # items that one call reads
 LARGEST_IN_LIST, LARGEST = 16 << 10, 1 << 20  # bytes of a payload that is read: in a list, and alone
@@ -37,9 +40,10 @@ class Command(QueueCommand):
         parser.add_argument("uids", nargs="*", metavar="uid", help="uid of an item (default: list items)")
         parser.add_argument(
             "--state",
-            choices=STATES,
+            choices=STATES_SHOWN,
             metavar="STATE",
-            help=f"the state of the items: {', '.join(STATES)} (default: {DEFAULT})",
+            help=f"only items that are {', '.join(STATES)}, or retrying, which means delayed after an error (default: "
+            "dead, then retrying)",
         )
         parser.add_argument(
             "--error",
@@ -66,12 +70,12 @@ class Command(QueueCommand):
         self.shown = self.queue(queue)
         if uids and (state or error or limit):
             raise CommandError("Give uids, or --state, --error and --limit, but not both.", returncode=USAGE)
-        if error and state not in (None, "dead"):
-            raise CommandError("--error needs --state dead.", returncode=USAGE)
+        if error and state not in (None, *FAILED):
+            raise CommandError("--error needs --state dead or retrying, or no --state.", returncode=USAGE)
         if uids:
             self._show(uids_of(dict.fromkeys(uids), self.shown.alias), format)
         else:
-            self._list(state, error, limit or SHOWN, format)
+            self._list((state,) if state else FAILED, error or "", limit or SHOWN, format)
 
     def _show(self, uids: list[str], format: str) -> None:
         found = {uid: self._call(operations.show(self.shown.keys, uid, largest=LARGEST)) for uid in uids}
@@ -84,53 +88,64 @@ class Command(QueueCommand):
         if missing := [unknown(uid) for uid, item in found.items() if item is None]:
             raise CommandError("\n".join(f"{self.shown.alias}: {line}" for line in missing), returncode=ERROR)
 
-    def _list(self, state: str | None, error: str | None, limit: int, format: str) -> None:
-        chosen = state or DEFAULT
-        groups = self.shown.count_dead(error=error) if error else {}
+    def _list(self, states: Sequence[str], error: str, limit: int, format: str) -> None:
+        self.counts = self.shown.snapshot()
         found: list[ItemView] = []
-        pages = self._pages(chosen, groups) if groups or not error else iter(())
-        for page in pages:
-            found += (item for item in page.items if not error or _group_of(item) in groups)
-            at, total = page.at, sum(groups.values()) if error else page.total
-            if len(found) >= limit:
-                break
-        del found[limit:]
+        total = 0
+        for state in states:
+            groups = self._groups(state, error) if error else {}
+            number = sum(groups.values()) if error else getattr(self.counts, state)
+            fitting = self._items(state, groups, detail="all" if format == "json" else "last")
+            found += islice(fitting, min(limit - len(found), number))
+            total += number
         if format == "json":
             self._write_json(found)
         elif found:
-            for line in items.lines(self.shown.config, found, at, self._width()):
+            for line in items.lines(self.shown.config, found, self.counts.at, self._width()):
                 self.stdout.write(line)
             if total > len(found):
-                self._say(f"{len(found):,} of {total:,} {_word(chosen)} items; --limit shows more")
+                self._say(f"{len(found):,} of {total:,} {_words(states)} items; --limit shows more")
         if not found:
-            self._say_why(chosen, error)
+            self._say_why(states, error)
 
-    def _pages(self, state: str, groups: Collection[str]) -> Iterator[ItemPage]:
+    def _groups(self, state: str, error: str) -> dict[str, int]:
+        """The groups that the error names, with the numbers of their items; "" names all."""
+        count = self.shown.count_dead if state == "dead" else self.shown.count_retrying
+        return count(error=error or None)
+
+    def _items(self, state: str, groups: Collection[str], detail: Literal["all", "last"]) -> Iterator[ItemView]:
+        """The items of a state, or only those of these groups."""
         anchor = "0"
         while anchor:
             call = operations.list_items(
                 self.shown.keys,
-                state,
+                "delayed" if state == "retrying" else state,
                 anchor=anchor,
                 count=PAGE,
                 look=BATCH if groups else PAGE,
                 newest=state == "dead",
                 largest=LARGEST_IN_LIST,
+                detail=detail,
                 group=next(iter(groups)) if len(groups) == 1 else "",
             )
             page = self._call(call)
-            yield page
+            for item in page.items:
+                if (state != "retrying" or item.delivery.retrying) and (not groups or item.delivery.group in groups):
+                    yield item
             anchor = page.anchor
 
-    def _say_why(self, state: str, error: str | None) -> None:
+    def _say_why(self, states: Sequence[str], error: str) -> None:
         """Say why nothing was found."""
         if error:
-            for line in dead.absent(error, state, self.shown.count_dead()):
+            groups = sum((Counter(self._groups(state, "")) for state in states), Counter[str]())
+            for line in dead.absent(error, _words(states), groups):
                 self._say(line)
             return
-        others = [f"{n:,} {_word(name)}" for name, n in self.shown.counts().items() if n and name != state]
+        others = [
+            f"{n:,} {_words([name])}" for name in STATES if name not in states and (n := getattr(self.counts, name))
+        ]
         there = f"; there are {', '.join(others)} (--state)" if others else ""
-        self._say(f"no item is {_word(state)}{there}")
+        self._say(f"no item is {_words(states)}{there}")
 
     def _say(self, line: str) -> None:
         self.stderr.write(f"{self.shown.alias}: {line}", str)
@@ -145,9 +160,5 @@ class Command(QueueCommand):
         return shutil.get_terminal_size().columns if self.stdout.isatty() else None
 
 
-def _group_of(item: ItemView) -> str:
-    return str((item.delivery.error or {}).get("group", "other"))
-
-
-def _word(state: str) -> str:
-    return state.replace("_", " ")
+def _words(states: Sequence[str]) -> str:
+    return " or ".join(states).replace("_", " ")
