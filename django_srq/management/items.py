@@ -23,7 +23,7 @@ from django_srq.status.reports import iso
 from django_srq.status.verdicts import readable, span, stored_moment
 
 LONGEST = 200  # characters of an error or a payload in a list, where no terminal cuts it
-LEAST = 14  # columns for that; a narrower terminal leaves out the time, then the state
+LEAST = 12  # columns for that; a narrower terminal leaves out the time, then the state
 
 # -- a line for each item
 
