@@ -1,22 +1,55 @@
-"""What the srq_ commands have in common: exit codes, and errors of one line."""
+"""What the srq_ commands have in common: exit codes, errors of one line, and the layout of their help."""
 
 from __future__ import annotations
 
+import argparse
 import errno
 import os
 import sys
-from collections.abc import Callable, Iterator
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TextIO
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser, OutputWrapper, SystemCheckError
+from django.core.management.base import (
+    BaseCommand,
+    CommandError,
+    CommandParser,
+    DjangoHelpFormatter,
+    OutputWrapper,
+    SystemCheckError,
+)
 
 from django_srq import queues
 from django_srq.exceptions import ConfigurationError, OutcomeUnknown, QueueUnavailable, SRQError, UnknownQueue
 from django_srq.registry import Queue
 
-# The exit codes of the README. Others are 0, done or stopped gracefully, and 143, a second SIGTERM.
-ERROR, USAGE, UNHEALTHY, UNREACHABLE, INTERRUPTED = 1, 2, 3, 69, 130
+# The exit codes of the README, besides 0.
+ERROR, USAGE, UNHEALTHY, UNREACHABLE, INTERRUPTED, TERMINATED = 1, 2, 3, 69, 130, 143
+
+# What --help says of the codes that every command can give.
+EXIT_CODES = {
+    0: "done",
+    ERROR: "an error, told in one line; --traceback tells more",
+    USAGE: "wrong usage, unknown queue or wrong settings",
+    UNREACHABLE: "a server cannot be reached",
+    INTERRUPTED: "stopped by Ctrl-C",
+}
+
+
+class HelpFormatter(DjangoHelpFormatter):
+    """Adds defaults to the options' help, and keeps the lines of the epilog."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        told = action.help is None or "default" in action.help
+        if told or action.default in (None, argparse.SUPPRESS) or isinstance(action.default, bool):
+            return action.help
+        return f"{action.help} (default: %(default)s)"
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        if "\n" not in text:
+            return super()._fill_text(text, width, indent)
+        return "\n".join(textwrap.fill(line, width, subsequent_indent=" " * 7) for line in text.splitlines())
 
 
 class StandardOutput(OutputWrapper):
@@ -51,6 +84,8 @@ class QueueCommand(BaseCommand):
     """A command that takes aliases of queues. Results go to stdout, everything else to stderr."""
 
     requires_system_checks = []  # a misconfigured queue fails on use, and does not stop a command for others
+    examples: Sequence[str] = ()  # arguments of the command
+    exit_codes: Mapping[int, str] = {}  # besides EXIT_CODES, or what these say of this command
     done: str  # so far; added to the text of an error
 
     def __init__(self, stdout: TextIO | None = None, stderr: TextIO | None = None, *colours: Any, **rest: Any) -> None:
@@ -59,10 +94,16 @@ class QueueCommand(BaseCommand):
         self.stdout = StandardOutput(stdout or sys.stdout)
 
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
+        kwargs = {"formatter_class": HelpFormatter, "epilog": self._epilog(), **kwargs}
         parser = super().create_parser(prog_name, subcommand, **kwargs)
         # Allows options between the queue and the payloads.
         parser.parse_args = parser.parse_intermixed_args  # type: ignore[method-assign]
         return parser
+
+    def _epilog(self) -> str:
+        codes = sorted({**EXIT_CODES, **self.exit_codes}.items())
+        lines = [*(f"  %(prog)s {example}" for example in self.examples), "", "exit codes:"]
+        return "\n".join(["examples:", *lines, *(f"{code:5}  {text}" for code, text in codes)])
 
     def execute(self, *args: Any, **options: Any) -> str | None:
         if os.environ.get("NO_COLOR") and not options.get("force_color"):

@@ -17,10 +17,11 @@ from django.core.management.base import CommandError, CommandParser
 from django_srq import conf
 from django_srq.exceptions import OutcomeUnknown, QueueUnavailable, SRQError
 from django_srq.management import report
-from django_srq.management.base import ERROR, INTERRUPTED, USAGE, QueueCommand, exit_code
+from django_srq.management.base import ERROR, EXIT_CODES, INTERRUPTED, USAGE, QueueCommand, exit_code
 from django_srq.management.progress import Progress
 from django_srq.management.report import Row
 from django_srq.registry import Queue
+from django_srq.status.verdicts import readable
 from django_srq.transport.link import Link
 
 
@@ -94,6 +95,11 @@ class Preview:
     row: Row = field(default_factory=dict)
     items: int = 0
     details: Sequence[str] = ()  # lines for people
+    hints: Sequence[str] = ()  # what was asked for and is not there; told in any case
+
+
+def number_of(items: int) -> str:
+    return f"{items:,} item{'s' if items != 1 else ''}"
 
 
 class _Stopped(Exception):
@@ -103,7 +109,11 @@ class _Stopped(Exception):
 class BulkCommand(EachQueueCommand):
     """A command that changes many items in batches: it counts, asks, shows progress, and can be stopped between two."""
 
-    doing = ""  # label of the progress
+    doing = ""  # as in "would requeue 1 item"; label of the progress
+    exit_codes = {
+        ERROR: "an error, or the answer to the question was no",
+        USAGE: f"{EXIT_CODES[USAGE]}; no terminal to ask on",
+    }
 
     @abstractmethod
     def preview(self, preview: Preview) -> None:
@@ -117,11 +127,21 @@ class BulkCommand(EachQueueCommand):
     def question(self, items: str, names: str) -> str:
         """The question to the user. items: their number, as in "1 item"; names: aliases of the queues."""
 
+    def plan(self, preview: Preview) -> str:
+        """What a dry run says."""
+        kept = preview.row.get("spared_in_flight")
+        return f"would {self.doing} {number_of(preview.items)}" + (f"; {kept:,} in flight would stay" if kept else "")
+
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
-        parser.add_argument("--dry-run", action="store_true", help="only count")
+        parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
         parser.add_argument(
-            "--no-input", "--noinput", action="store_false", dest="interactive", help="do not ask for confirmation"
+            "--no-input",
+            "--noinput",
+            "--yes",
+            action="store_false",
+            dest="interactive",
+            help="do not ask for confirmation",
         )
 
     def bulk(self, queues: Sequence[Queue], *, format: str, dry_run: bool, interactive: bool) -> None:
@@ -136,6 +156,7 @@ class BulkCommand(EachQueueCommand):
         try:
             previews = self._previews(queues, results)
             items = sum(preview.items for preview in previews)
+            self._hint(previews)
             if format == "table" and (asks or dry_run):
                 self._explain(previews)
             if asks and items:
@@ -147,7 +168,10 @@ class BulkCommand(EachQueueCommand):
             results.rows = []
             self._do([preview.queue for preview in previews], items, results, format)
         if dry_run and format == "table":
+            for preview in previews:
+                self.stdout.write(f"{readable(preview.queue.alias)}: {self.plan(preview)}")
             self.stderr.write("Only counted: nothing was done.", str)
+            results.rows = []  # as columns they would look done
         self.finish(results, format, dry_run=dry_run)
 
     def _previews(self, queues: Sequence[Queue], results: Results) -> list[Preview]:
@@ -161,6 +185,11 @@ class BulkCommand(EachQueueCommand):
         self.on_each(queues, count, results)
         return previews
 
+    def _hint(self, previews: Sequence[Preview]) -> None:
+        for preview in previews:
+            for line in preview.hints:
+                self.stderr.write(f"{preview.queue.alias}: {line}", str)
+
     def _explain(self, previews: Sequence[Preview]) -> None:
         for preview in previews:
             for line in preview.details:
@@ -168,7 +197,7 @@ class BulkCommand(EachQueueCommand):
 
     def _ask(self, previews: Sequence[Preview], items: int) -> None:
         names = ", ".join(preview.queue.alias for preview in previews if preview.items)
-        question = self.question(f"{items:,} item{'s' if items != 1 else ''}", names)
+        question = self.question(number_of(items), names)
         self.stderr.write(f"{question} [y/N] ", str, ending="")
         self.stderr.flush()
         answer = sys.stdin.readline()

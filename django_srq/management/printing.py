@@ -19,7 +19,7 @@ class Printer:
         """Print an item as ``uid payload``. Raises StopConsuming if the output did not take it, so it is not acked."""
         try:
             line = f"{item.uid} {_text(item.payload)}"
-            self._output.write(_escaped(line) if self._output.isatty() else line)
+            self._output.write(escaped(line) if self._output.isatty() else line)
             self._output.flush()
         except OSError as error:
             text = f"{error.strerror or error}. The item that could not be printed stays in the queue."
@@ -32,6 +32,6 @@ def _text(payload: Any) -> str:
     return payload if isinstance(payload, str) else json.dumps(payload, ensure_ascii=False, default=str)
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     """The text on one line, without control characters: a payload must not control the terminal."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

@@ -37,6 +37,11 @@ def aligned(rows: Sequence[Sequence[str]], words: Container[int]) -> list[list[s
     ]
 
 
+def local(moment: dt.datetime) -> str:
+    """A time for people: in the project's time zone, to the second."""
+    return timezone.localtime(moment).isoformat(sep=" ", timespec="seconds")
+
+
 def _table(rows: Sequence[Row]) -> list[str]:
     head = [name.upper().replace("_", " ") for name in rows[0]]
     words = {i for i, name in enumerate(rows[0]) if not any(type(row[name]) is int for row in rows)}
@@ -50,5 +55,5 @@ def _shown(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, dt.datetime):
-        return timezone.localtime(value).isoformat(sep=" ", timespec="seconds")
+        return local(value)
     return readable(value)

@@ -12,9 +12,10 @@ from typing import NoReturn
 
 from django.core.management.base import OutputWrapper
 
+from django_srq.management.base import TERMINATED
+
 ENTER, LEAVE = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"  # the alternate screen, without a cursor, and back
 HOME, END_OF_LINE, REST = "\x1b[H", "\x1b[K", "\x1b[J"  # to the top; delete to the end of the line, of the screen
-TERMINATED = 143  # exit code
 _COLOUR = re.compile(r"(\x1b\[[\d;]*m)")
 
 

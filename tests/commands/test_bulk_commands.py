@@ -1,4 +1,4 @@
-"""srq_requeue, srq_purge, srq_pause, srq_resume and srq_recover: what they do, print and ask, run as real processes."""
+"""srq_requeue, srq_purge, srq_drop, srq_recover, srq_pause, srq_resume: what they do, print and ask, as processes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.support.server_clock import now, pass_time
 
 pytestmark = pytest.mark.versions
 
-COMMANDS = ["srq_requeue", "srq_purge", "srq_recover", "srq_pause", "srq_resume"]
+COMMANDS = ["srq_requeue", "srq_purge", "srq_recover", "srq_pause", "srq_resume"]  # srq_drop needs a --uid
 BULK = COMMANDS[:3]
 CODES = re.compile(r"\x1b\[[\d;]*m")
 
@@ -468,18 +468,18 @@ def test_the_output_is_json_also_when_no_queue_was_reached(project):
     assert (code, json.loads(out)) == (69, {"dry_run": False, "queues": []})
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [*COMMANDS, "srq_drop"])
 def test_the_fields_are_those_of_the_readme(project, command):
     readme = (ROOT / "README.md").read_text("utf-8")
     (documented,) = re.findall(rf"^\| `{command}` \| (.*) \|$", readme, re.MULTILINE)
-    (row,) = said(command, "orders")
+    (row,) = said(command, "orders", *(["--uid", "u", "--yes"] if command == "srq_drop" else []))
     assert list(row) == ["queue", *re.findall(r"`(\w+)`", documented)]
 
 
 def test_dry_run_lists_the_errors(project):
     die("orders", "b", "a", "b", "c\x1b[2J")
     code, out, err = project.call("srq_requeue", "orders", "--dry-run")
-    assert (code, out) == (0, "QUEUE   REQUEUED\norders         4\n")
+    assert (code, out) == (0, "orders: would requeue 4 items\n")
     assert err.splitlines() == [
         "orders: 2 Failed: b",
         "orders: 1 Failed: a",
@@ -487,6 +487,47 @@ def test_dry_run_lists_the_errors(project):
         "Only counted: nothing was done.",
     ]
     assert states("orders") == (0, 0, 0, 4)
+
+
+def test_a_dry_run_says_what_the_limit_leaves(project):
+    die("orders", "a", "b", "b")
+    code, out, err = project.call("srq_purge", "orders", "--state", "dead", "--limit", "2", "--dry-run")
+    assert (code, out) == (0, "orders: would purge 2 items\n")
+    assert err.splitlines()[-2] == "orders: of these the 2 that died first (--limit)"
+
+
+@pytest.mark.parametrize("command", [["srq_requeue", "orders"], ["srq_purge", "orders", "--state", "dead"]])
+@pytest.mark.parametrize("how", ["--dry-run", "--no-input"])
+def test_a_wrong_error_says_which_there_are(project, command, how):
+    code, _, err = project.call(*command, "--error", "KeyErr", how)
+    assert (code, err.splitlines()[0]) == (0, "orders: no item is dead")
+    die("orders", "b", "a", "b")
+    for shape in ("table", "json"):
+        code, _, err = project.call(*command, "--error", "KeyErr\x1b", how, "--format", shape)
+        assert code == 0
+        assert err.splitlines()[:3] == [
+            "orders: no dead item has the error 'KeyErr\N{REPLACEMENT CHARACTER}'. These are there:",
+            "orders: 2 Failed: b",
+            "orders: 1 Failed: a",
+        ]
+    code, _, err = project.call(*command, "--error", "Failed: b", "--older-than", "1h", how)
+    assert (code, err.splitlines()[0]) == (0, "orders: no item with this error died that long ago (--older-than)")
+    assert states("orders") == (0, 0, 0, 3)
+    code, _, err = project.call(*command, "--error", "Failed: b", "--no-input")
+    assert (code, err) == (0, "")
+
+
+def test_requeue_by_uid_says_what_is_not_dead(project):
+    (gone,) = die("orders", "a")
+    ready = queues["orders"].put("x")
+    code, out, err = project.call(
+        "srq_requeue", "orders", "--uid", gone, "--uid", ready, "--uid", "no-such", "--no-input"
+    )
+    assert (code, out) == (0, "QUEUE   REQUEUED\norders         1\n")
+    assert err.splitlines() == [
+        f"orders: item {ready!r} is ready, not dead",
+        "orders: no item 'no-such': it is settled, was dropped, or never was there",
+    ]
 
 
 def test_a_long_list_of_errors_is_cut(project):
@@ -503,9 +544,68 @@ def test_dry_run_counts_and_changes_nothing(project, client, command):
     let_leases_end(client, "careful", 1)
     before = [states(alias) for alias in ("orders", "careful")]
     code, out, err = project.call(command, "orders", "careful", "--dry-run")
-    assert (code, len(out.splitlines())) == (0, 3)
+    would = {
+        "srq_requeue": ["2 items", "0 items"],
+        "srq_purge": ["5 items; 1 in flight would stay", "0 items; 1 in flight would stay"],
+        "srq_recover": ["0 items", "1 item"],
+    }[command]
+    verb = command.removeprefix("srq_")
+    assert (code, out) == (0, f"orders: would {verb} {would[0]}\ncareful: would {verb} {would[1]}\n")
     assert err.endswith("Only counted: nothing was done.\n")
     assert [states(alias) for alias in ("orders", "careful")] == before
+
+
+# -- srq_drop
+
+
+def test_drop_deletes_single_items(project):
+    in_each_state("orders")
+    queue = queues["orders"]
+    uids = [item.uid for state in ("ready", "in_flight", "delayed", "dead") for item in queue.items(state)]
+    assert len(uids) == 6
+    chosen = [part for uid in (uids[0], *uids[2:5], "no-such") for part in ("--uid", uid)]
+    for how in ("--dry-run", "--yes"):
+        code, out, err = project.call("srq_drop", "orders", *chosen, how, "--format", "json")
+        assert (code, err) == (0, "orders: no item 'no-such': it is settled, was dropped, or never was there\n")
+        rows = [{"queue": "orders", "dropped": 3, "spared_in_flight": 1}]
+        assert json.loads(out) == {"dry_run": how == "--dry-run", "queues": rows}
+        assert states("orders") == ((2, 1, 1, 2) if how == "--dry-run" else (1, 1, 0, 1))
+    assert queue.audit() == []
+
+
+def test_drop_says_what_it_would_do(project):
+    in_each_state("orders")
+    queue = queues["orders"]
+    uids = [item.uid for state in ("in_flight", "dead") for item in queue.items(state)]
+    chosen = [part for uid in uids for part in ("--uid", uid)]
+    code, out, err = project.call("srq_drop", "orders", *chosen, "--dry-run")
+    assert (code, out) == (0, "orders: would drop 2 items; 1 in flight would stay\n")
+    assert err == "orders: 2 dead\nOnly counted: nothing was done.\n"
+
+
+@pytest.mark.parametrize(("answer", "code", "left"), [("y\n", 0, 1), ("n\n", 1, 2)])
+def test_drop_asks_and_says_what_it_keeps(project, terminal, answer, code, left):
+    in_each_state("orders")
+    held, gone = (next(iter(queues["orders"].items(state))).uid for state in ("in_flight", "dead"))
+    ended, out = terminal.run(project, "srq_drop", "orders", "--uid", held, "--uid", gone, answer=answer)
+    assert ended == code
+    assert out == ("QUEUE   DROPPED  SPARED IN FLIGHT\norders        1                 1\n" if left == 1 else "")
+    assert "Permanently delete 1 item of orders? 1 item in flight will be kept. [y/N]" in terminal.text
+    assert states("orders") == (2, 1, 1, left)
+
+
+def test_drop_needs_uids_and_a_terminal(project):
+    code, out, err = project.call("srq_drop", "orders", "--yes")
+    assert (code, out) == (2, "")
+    assert "the following arguments are required: --uid" in err
+    uid = queues["orders"].put("x")
+    code, out, err = project.call("srq_drop", "orders", "--uid", uid)
+    assert (code, out) == (2, "")
+    assert "no terminal to ask for confirmation on" in err
+    assert states("orders") == (1, 0, 0, 0)
+    code, out, err = project.call("srq_drop", "unknown", "--uid", uid, "--yes")
+    assert (code, out) == (2, "")
+    assert "Unknown queue 'unknown'" in err
 
 
 # -- the question

@@ -87,6 +87,33 @@ def test_put_sends_many_lines_in_few_calls(project, client):
     assert int(slot.split()[0]) < 1000  # calls
 
 
+HINT = "Put as text, though it looks like JSON: give --json to put the data.\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["json", '{"a": 1}'], HINT),
+        (["json", "x", ' [1, "\xe4"]', "{}"], HINT),
+        (["json", "17", '"text"', "{a: 1}", "[1", "[" * 100_000, "true"], ""),
+        (["json", '{"a": 1}', "--json"], ""),
+        (["json", '{"a": 1}', "--verbosity", "0"], ""),
+        (["raw", '{"a": 1}'], ""),
+    ],
+)
+def test_put_hints_once_at_json(project, arguments, hint):
+    code, out, err = project.call("srq_put", *arguments)
+    assert (code, err) == (0, hint)
+    if "--json" not in arguments and arguments[0] == "json":
+        assert [item.payload for item in queues["json"].items()][:1] == [arguments[1]]
+    assert len(out.splitlines()) == len(queues[arguments[0]])
+
+
+def test_put_hints_once_at_lines_of_json(project):
+    code, _, err = project.run("srq_put", "json", stdin='{"a": 1}\n{"a": 2}\n' * 1500)
+    assert (code, err, len(queues["json"])) == (0, HINT, 3000)
+
+
 def test_put_stops_at_invalid_json(project):
     code, out, err = project.run("srq_put", "json", "--json", stdin='1\n{"a": 2}\n{\n4\n')
     assert code == 1

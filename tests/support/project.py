@@ -11,12 +11,15 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
+from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from django.core.management import ManagementUtility
 
 from django_srq import SafeRedisQueue, queues
+from django_srq.management.base import EXIT_CODES
 from django_srq.transport.link import Link
 from tests.support.waiting import PATIENT, wait_for
 
@@ -61,6 +64,13 @@ def replaced_stdin(text: str) -> Iterator[None]:
         yield
     finally:
         sys.stdin = stdin
+
+
+@cache
+def documented_codes(command: str) -> set[int]:
+    """The exit codes that the help of a srq_ command has."""
+    exit_codes = import_module(f"django_srq.management.commands.{command}").Command.exit_codes
+    return {*EXIT_CODES, *exit_codes}
 
 
 class Project:
@@ -150,6 +160,7 @@ class Project:
                 ManagementUtility(["django-admin", *arguments]).execute()
             except SystemExit as end:
                 code = end.code if isinstance(end.code, int) else 1
+        assert code in documented_codes(arguments[0]), (arguments, code)
         return code, out.getvalue(), err.getvalue()
 
     def kill(self, process: subprocess.Popen[str]) -> None:

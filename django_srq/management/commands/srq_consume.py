@@ -61,6 +61,13 @@ class Command(QueueCommand):
         "Handle the items of the named queues, in that order; without names, of every queue that has a HANDLER. The "
         "items of a named queue without a HANDLER are printed as 'uid payload' and acked."
     )
+    examples = ("", "orders mail --processes 4", "high=5 low=1 --threads 8", "orders --burst --processes 0")
+    exit_codes = {
+        0: "stopped gracefully, or nothing is left to do (--burst, --max-items)",
+        75: "a running handler was cut at the end of the grace",
+        130: "ended by a second Ctrl-C (SIGINT)",
+        143: "ended by a second SIGTERM",
+    }
     _called_from_command_line: bool  # BaseCommand has it
     requires_system_checks = ["django_srq"]  # fail at the start rather than at the first item
 
@@ -70,20 +77,23 @@ class Command(QueueCommand):
             nargs="*",
             metavar="queue[=weight]",
             type=_weighted,
-            help="alias of a queue; with weights, as in high=5 low=1, items are taken in that proportion",
+            help="alias of a queue (default: all queues with a HANDLER); with weights, as in high=5 low=1, items are "
+            "taken in that proportion",
         )
         add = parser.add_argument
         add(
             "--processes",
             type=number_in(COUNTS_FROM_0),
             default=1,
+            metavar="N",
             help="child processes; 0 handles the items in this process",
         )
-        add("--threads", type=_count, default=1, help="how many items each process handles at once")
+        add("--threads", type=_count, default=1, metavar="N", help="how many items each process handles at once")
         add(
             "--concurrency",
             type=_count,
             default=1,
+            metavar="N",
             help="how many items of async handlers each process handles at once",
         )
         add(
@@ -93,19 +103,19 @@ class Command(QueueCommand):
             help="items to claim at once (default: 1, or more if all of them together take less than 5 ms)",
         )
         add("--burst", action="store_true", help="exit when no item is ready")
-        add("--max-items", type=_count, help="exit after this many items")
+        add("--max-items", type=_count, metavar="N", help="exit after this many items (default: no limit)")
         add(
             "--max-memory",
             type=memory,
             metavar="SIZE",
-            help="restart a child process that uses more memory, between two items",
+            help="restart a child process that uses more memory, between two items (default: no limit)",
         )
         add(
             "--time-limit",
             type=_seconds,
             metavar="DURATION",
             help="kill the child process of an item that takes longer, such as 90s or 5m; counts as a crash; the "
-            "TIME_LIMIT of a queue holds if it is shorter",
+            "TIME_LIMIT of a queue holds if it is shorter (default: no limit)",
         )
         add(
             "--grace",
@@ -119,7 +129,7 @@ class Command(QueueCommand):
             "--heartbeat-file",
             type=Path,
             metavar="PATH",
-            help="a file to touch while the consumer is healthy, for liveness probes",
+            help="a file to touch while the consumer is healthy, for liveness probes (default: none)",
         )
         add("--autoreload", action="store_true", help="restart when the code changes; for development")
 

@@ -16,17 +16,20 @@ from django_srq.registry import Queue
 
 class Command(EachQueueCommand):
     help = "Pause queues: consumers finish the items that they hold, and take no more. Items can still be put."
+    examples = ("orders --reason 'stock-taking' --until 2h", "--all --until 2026-01-31T12:00")
 
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
-        parser.add_argument("--reason", default="", help="the reason, shown in the status")
-        parser.add_argument("--by", help="who pauses them (default: the login name)")
+        parser.add_argument(
+            "--reason", default="", metavar="TEXT", help="the reason, shown in the status (default: none)"
+        )
+        parser.add_argument("--by", metavar="NAME", help="who pauses them (default: the login name)")
         parser.add_argument(
             "--until",
             type=moment,
             metavar="WHEN",
             help="when the pause ends by itself: 2026-01-31T12:00 in the project's time zone, 2026-01-31T12:00+01:00, "
-            "or 30m, 2h or 7d from now; without it, srq_resume ends it",
+            "or 30m, 2h or 7d from now (default: srq_resume ends it)",
         )
 
     def handle(

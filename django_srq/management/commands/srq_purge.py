@@ -20,12 +20,13 @@ class Command(BulkCommand):
         "Permanently delete the ready, delayed and dead items of queues. Items in flight are kept, and so are items "
         "put meanwhile."
     )
+    examples = ("orders --dry-run", "orders --state dead --older-than 30d", "orders --state ready --no-input")
     offers_all = False
     doing = "purge"
 
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
-        parser.add_argument("--state", choices=PURGEABLE, help="only items in this state; without it, all three")
+        parser.add_argument("--state", choices=PURGEABLE, help="only items in this state (default: all three)")
         dead.add_arguments(parser)
 
     def handle(
@@ -54,7 +55,9 @@ class Command(BulkCommand):
     def preview(self, preview: Preview) -> None:
         counts = preview.queue.counts()
         if self.state == "dead" or self.choice["error"]:
-            preview.items, preview.details = dead.count(preview.queue, self.choice, self.state or "dead")
+            state = self.state or "dead"
+            preview.items, preview.details = dead.count(preview.queue, self.choice, state)
+            preview.hints = [] if preview.items else dead.hints(preview.queue, self.choice, state)
         else:
             states = [self.state] if self.state else PURGEABLE
             preview.items = sum(counts[state] for state in states)

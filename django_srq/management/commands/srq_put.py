@@ -23,10 +23,11 @@ NOTHING = object()  # the item of a blank line between lines of JSON
 
 class Command(QueueCommand):
     help = "Put items into a queue and print their uids. Without payloads, each line of standard input is one."
+    examples = ("notes 'Hello World'", """orders '{"order": 17}' --json""", "orders --json < orders.jsonl")
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("queue", help="alias of the queue")
-        parser.add_argument("payload", nargs="*", help="a payload, as text")
+        parser.add_argument("payload", nargs="*", help="a payload, as text (default: each line of stdin)")
         parser.add_argument("--json", action="store_true", help="the payloads are JSON")
         parser.add_argument(
             "--delay",
@@ -36,17 +37,28 @@ class Command(QueueCommand):
             help="time until the items are ready, in seconds or such as 5m or 2h",
         )
         parser.add_argument(
-            "--priority", type=number_in(PRIORITIES), default=0, help="-100 to 100; higher is served first"
+            "--priority", type=number_in(PRIORITIES), default=0, metavar="N", help="-100 to 100; higher is served first"
         )
         parser.add_argument(
             "--uid",
-            help="a uid of your own, for a single payload; adds nothing while an item of that uid is in the queue",
+            help="a uid of your own, for a single payload; adds nothing while an item of that uid is in the queue "
+            "(default: a new one for each item)",
         )
 
     def handle(
-        self, *, queue: str, payload: list[str], json: bool, delay: float, priority: int, uid: str | None, **_: Any
+        self,
+        *,
+        queue: str,
+        payload: list[str],
+        json: bool,
+        delay: float,
+        priority: int,
+        uid: str | None,
+        verbosity: int,
+        **_: Any,
     ) -> None:
         target = self.queue(queue)
+        self.hints = not json and verbosity > 0 and target.config.serializer == "json"
         if uid is not None and len(payload) != 1:
             raise CommandError("--uid needs exactly one payload.", returncode=USAGE)
         if not payload and sys.stdin is None:
@@ -66,6 +78,7 @@ class Command(QueueCommand):
                 self._tell(error.put, number)  # large items go in several calls, of which the first may have succeeded
                 raise
             number = self._tell(uids, number)
+            self._hint(items)
 
     def _tell(self, uids: Sequence[str], number: int) -> int:
         """Print the uids of items that were put. number: how many were put before; returns it with these added."""
@@ -74,6 +87,12 @@ class Command(QueueCommand):
         self.stdout.write("".join(f"{uid}\n" for uid in uids), ending="")
         self.stdout.flush()
         return number
+
+    def _hint(self, texts: Sequence[str]) -> None:
+        """Say once that --json was forgotten, as it seems."""
+        if self.hints and any(map(_is_json_data, texts)):
+            self.hints = False
+            self.stderr.write("Put as text, though it looks like JSON: give --json to put the data.", str)
 
     def _from_lines(self, parse: Callable[[str], Any], *, skip_blank: bool) -> Iterator[Sequence[Any]]:
         encoding = sys.stdin.encoding
@@ -93,6 +112,17 @@ class Command(QueueCommand):
             yield [line.removesuffix(b"\r") for line in lines]
         if rest:
             yield [rest]
+
+
+def _is_json_data(text: str) -> bool:
+    """Whether the text is an object or an array of JSON."""
+    if not text.lstrip().startswith(("{", "[")):
+        return False
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _json(text: str) -> Any:

@@ -13,6 +13,7 @@ class Command(BulkCommand):
         "Recover items whose leases have expired, even if AUTOCLEAN_INTERVAL is None. They become ready again, or dead "
         "if they have no deliveries or crashes left."
     )
+    examples = ("orders --dry-run", "--all --no-input")
     doing = "recover"
 
     def handle(

@@ -24,6 +24,7 @@ class Command(BulkCommand):
         "deliveries and crashes are counted from 0 again. With --state delayed: make delayed items ready now that wait "
         "after an error; their deliveries stay counted."
     )
+    examples = ("orders --dry-run", "orders --error PaymentDeclined --older-than 2h", "orders --uid UID --uid UID")
     offers_all = False
     doing = "requeue"
 
@@ -34,9 +35,11 @@ class Command(BulkCommand):
             "--state",
             choices=STATES,
             default="dead",
-            help="dead (the default); or delayed: without --uid, only items that wait after an error",
+            help="delayed: without --uid, only items that wait after an error",
         )
-        parser.add_argument("--uid", action="append", default=[], help="only this item; may be given several times")
+        parser.add_argument(
+            "--uid", action="append", default=[], help="only this item; may be given several times (default: all)"
+        )
 
     def handle(
         self,
@@ -55,6 +58,8 @@ class Command(BulkCommand):
         if uid and (error or older_than or limit):
             raise CommandError("--uid cannot be combined with --error, --older-than or --limit.", returncode=USAGE)
         self.state = state
+        if state == "delayed":
+            self.doing = "make ready"
         self.uids = list(dict.fromkeys(uid))
         self.choice = Choice(error=error, older_than=older_than, limit=limit)
         self.bulk(self.chosen(queues), format=format, dry_run=dry_run, interactive=interactive)
@@ -63,19 +68,20 @@ class Command(BulkCommand):
         if self.uids:
             states = preview.queue.states(*self.uids)
             preview.items = states.count(self.state)
-            self._explain_others(preview.queue.alias, dict(zip(self.uids, states, strict=True)))
+            preview.hints = self._others(preview.queue.alias, dict(zip(self.uids, states, strict=True)))
         else:
             preview.items, details = dead.count(preview.queue, self.choice, self.state)
             preview.details = [*details, *(_scheduled(preview.queue) if self.state == "delayed" else ())]
+            preview.hints = [] if preview.items else dead.hints(preview.queue, self.choice, self.state)
         preview.row["requeued"] = preview.items
 
-    def _explain_others(self, alias: str, states: Mapping[str, str | None]) -> None:
-        """Say of the items in other states why nothing is done to them."""
+    def _others(self, alias: str, states: Mapping[str, str | None]) -> list[str]:
+        """Lines that say of the items in other states why nothing is done to them."""
         others = {uid: state for uid, state in states.items() if state != self.state}
-        for uid, state in list(others.items())[:UIDS_SHOWN]:
-            self.stderr.write(f"{alias}: {_explanation(alias, uid, state)}", str)
+        lines = [_explanation(alias, uid, state) for uid, state in list(others.items())[:UIDS_SHOWN]]
         if len(others) > UIDS_SHOWN:
-            self.stderr.write(f"{alias}: {len(others) - UIDS_SHOWN:,} more items are not {self.state}.", str)
+            lines.append(f"{len(others) - UIDS_SHOWN:,} more items are not {self.state}.")
+        return lines
 
     def question(self, items: str, names: str) -> str:
         return f"Requeue {items} of {names}?" if self.state == "dead" else f"Make {items} of {names} ready now?"

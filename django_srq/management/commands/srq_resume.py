@@ -9,6 +9,7 @@ from django_srq.registry import Queue
 
 class Command(EachQueueCommand):
     help = "End the pause of queues and wake their consumers."
+    examples = ("orders", "--all")
 
     def handle(self, *, queues: list[str], all_queues: bool, format: str, **_: Any) -> None:
         def resume(queue: Queue, row: Row) -> None:

@@ -15,7 +15,7 @@ from django.utils import timezone
 from django_srq import conf, status
 from django_srq.management import screen
 from django_srq.management.arguments import number_in
-from django_srq.management.base import UNHEALTHY, UNREACHABLE, USAGE, QueueCommand
+from django_srq.management.base import INTERRUPTED, TERMINATED, UNHEALTHY, UNREACHABLE, USAGE, QueueCommand
 from django_srq.management.report import aligned
 from django_srq.status import QueueReport, ServerReport, Snapshot
 from django_srq.status.verdicts import SEVERITY, Finding, grouped, readable
@@ -45,13 +45,20 @@ EXPENDABLE = ("OUTLOOK", "DELAYED", "IN FLIGHT", "OLDEST", "RETRYING", "CONSUMER
 
 class Command(QueueCommand):
     help = (
-        "Show whether anything is wrong with the queues, and what is in them. "
-        "Exits with 2 when a queue is misconfigured, else with 69 when a server cannot be reached, after showing what "
-        "is known; with --check, else with 3 when there is an error."
+        "Show whether anything is wrong with the queues, and what is in them. What is known is shown, whatever the "
+        "exit code says."
     )
+    examples = ("", "orders mail", "--watch 5", "--check", "--format json")
+    exit_codes = {
+        0: "shown; with --check: there is no error",
+        USAGE: "wrong usage, unknown queue, or a queue is misconfigured",
+        UNHEALTHY: "--check found an error; 2 and 69 come before it",
+        INTERRUPTED: "stopped by Ctrl-C; 0 with --watch",
+        TERMINATED: "--watch was ended by SIGTERM",
+    }
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("queues", nargs="*", metavar="queue", help="alias of a queue; without any: all queues")
+        parser.add_argument("queues", nargs="*", metavar="queue", help="alias of a queue (default: all queues)")
         parser.add_argument(
             "--format",
             choices=["table", "json", "jsonl"],
@@ -70,7 +77,7 @@ class Command(QueueCommand):
             type=number_in(SECONDS, "; name queues before --watch"),
             const=WATCH,
             metavar="SECONDS",
-            help=f"refresh every so many seconds ({WATCH:g} by default), until Ctrl-C",
+            help=f"refresh every so many seconds, until Ctrl-C (default: show once; without SECONDS: {WATCH:g})",
         )
 
     def handle(self, *, queues: list[str], format: str, check: bool, watch: float | None, **_: Any) -> None:

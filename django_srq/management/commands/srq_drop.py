@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from django.core.management.base import CommandParser
+
+from django_srq.management.bulk import BulkCommand, Preview, number_of
+from django_srq.management.report import Row
+from django_srq.management.uids import unknown
+from django_srq.queue.calls import batches
+from django_srq.queue.places import PURGEABLE
+from django_srq.registry import Queue
+
+
+class Command(BulkCommand):
+    help = (
+        "Permanently delete single items by their uids: ready, delayed and dead ones. Items in flight are kept: "
+        "a consumer is working on them."
+    )
+    examples = ("orders --uid UID --dry-run", "orders --uid UID --uid UID", "orders --uid UID --yes --format json")
+    offers_all = False
+    doing = "drop"
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        super().add_arguments(parser)
+        parser.add_argument(
+            "--uid", action="append", required=True, help="the item; may be given several times (no default: required)"
+        )
+
+    def handle(
+        self, *, queues: list[str], format: str, dry_run: bool, interactive: bool, uid: list[str], **_: Any
+    ) -> None:
+        self.uids = list(dict.fromkeys(uid))
+        self.kept = 0
+        self.bulk(self.chosen(queues), format=format, dry_run=dry_run, interactive=interactive)
+
+    def preview(self, preview: Preview) -> None:
+        states = preview.queue.states(*self.uids)
+        numbers = Counter(states)
+        preview.items, kept = sum(numbers[state] for state in PURGEABLE), numbers["in_flight"]
+        found = ", ".join(f"{numbers[state]:,} {state}" for state in PURGEABLE if numbers[state])
+        preview.details = [found] if found else []
+        preview.hints = [unknown(uid) for uid, state in zip(self.uids, states, strict=True) if state is None]
+        preview.row.update(dropped=preview.items, spared_in_flight=kept)
+        self.kept += kept
+
+    def question(self, items: str, names: str) -> str:
+        kept = f" {number_of(self.kept)} in flight will be kept." if self.kept else ""
+        return f"Permanently delete {items} of {names}?{kept}"
+
+    def act(self, queue: Queue, row: Row, on_batch: Callable[[int], None]) -> None:
+        row.update(dropped=0, spared_in_flight=None)
+        for uids in batches(self.uids):
+            number = queue.drop(*uids)
+            row["dropped"] += number
+            on_batch(number)
+        row["spared_in_flight"] = queue.states(*self.uids).count("in_flight")
