@@ -182,7 +182,7 @@ def _outcome(state: str | None, error: BaseException | None, removed: bool) -> s
     if state is None:
         return "lost"
     if state == "dead":
-        return "rejected" if isinstance(error, getattr(exceptions, "Reject", ())) else "dead"
+        return "rejected" if isinstance(error, exceptions.Reject) else "dead"
     return "postponed" if isinstance(error, RetryLater) else "failed"
 
 

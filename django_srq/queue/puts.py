@@ -12,9 +12,9 @@ from django_srq.operations import BATCH, Call, PutReply
 from django_srq.operations.identifiers import new_uid
 from django_srq.queue import arguments
 from django_srq.queue.calls import send
+from django_srq.queue.links import put_timeout_of
 from django_srq.queue.serializers import dump
 from django_srq.signals import Announcement
-from django_srq.transport.flow import LONGEST
 from django_srq.transport.sansio import Steps
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def add(
     """
     if guard is not None:
         guard(queue)
-    seconds = queue.put_timeout if timeout is None else min(timeout, LONGEST)
+    seconds = put_timeout_of(queue.link, queue.put_timeout if timeout is None else timeout)
     states: list[str] = []
     for call in calls:
         reply = yield from send(queue, call, timeout=seconds)

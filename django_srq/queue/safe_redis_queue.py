@@ -31,7 +31,7 @@ from django_srq.queue.calls import batches, send
 from django_srq.queue.gets import LOOK as LOOK
 from django_srq.queue.instrumentation import Puts
 from django_srq.queue.item import Item
-from django_srq.queue.links import link_of, put_timeout_of
+from django_srq.queue.links import link_of
 from django_srq.queue.places import state_of
 from django_srq.queue.rate import Rate
 from django_srq.queue.serializers import Raw, Serializer, load
@@ -108,7 +108,7 @@ class SafeRedisQueue:
         self.unique_for = arguments.option_of(unique_for, "unique_for")
         self.backoff = arguments.backoff_of(backoff)
         self.link = link_of(args, link, client, url, arguments.option_of(timeout, "timeout"), kwargs)
-        self.put_timeout = put_timeout_of(self.link, arguments.option_of(put_timeout, "put_timeout"))
+        self.put_timeout = arguments.option_of(put_timeout, "put_timeout")
         options = self.link.pool.connection_kwargs
         decode, encoding = options.get("decode_responses", False), options.get("encoding", "utf-8")
         self.serializer = arguments.serializer_of(serializer) or Raw(decode=decode, encoding=encoding)

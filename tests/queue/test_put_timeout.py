@@ -29,7 +29,8 @@ def test_the_default_is_two_seconds_or_the_timeout_if_that_is_less(monkeypatch):
     monkeypatch.setattr(links, "PUT_TIMEOUT", link_module.PUT_TIMEOUT)
 
     def seconds(**options):
-        return SafeRedisQueue(url="redis://localhost", **options).put_timeout
+        queue = SafeRedisQueue(url="redis://localhost", **options)
+        return links.put_timeout_of(queue.link, queue.put_timeout)
 
     assert (seconds(), seconds(timeout=30), seconds(timeout=0.5)) == (2, 2, 0.5)
     assert (seconds(put_timeout=7), seconds(put_timeout=10_000), seconds(put_timeout=7, timeout=0.5)) == (7, 900, 7)
