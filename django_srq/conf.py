@@ -25,6 +25,7 @@ from django_srq.exceptions import ConfigurationError, shown
 from django_srq.queue.arguments import BATCH_SIZES, OPTIONS
 from django_srq.queue.backoff import Backoff
 from django_srq.queue.failure import name_of, text_of
+from django_srq.queue.masking import WORDS
 from django_srq.queue.rate import RATES, Rate
 from django_srq.queue.serializers import BY_NAME, Serializer
 from django_srq.runtime.completion import is_deferred
@@ -35,18 +36,6 @@ from django_srq.values import SECONDS, Numbers
 
 DEFAULT_ALIAS = "default"
 SETTINGS = ("SRQ_QUEUES", "SRQ_DEFAULTS", "SRQ_ADMIN")
-REDACT = (
-    "password",
-    "passwd",
-    "secret",
-    "token",
-    "api_key",
-    "api-key",
-    "apikey",
-    "authorization",
-    "cookie",
-    "credential",
-)
 # Options of redis-py that are not needed here, and why.
 _LIMITS = "TIMEOUT is the time limit of a call, with all that it takes"
 _REPEATS = "Every call is repeated within TIMEOUT"
@@ -156,6 +145,7 @@ class QueueConfig:
     max_payload_bytes: int | None = 1024 * 1024
     max_in_flight: int | None = None  # items, across all consumers
     rate: Rate | None = None  # across all consumers
+    log_messages: bool = True  # srq_consume logs the messages of errors; False: only their types and tracebacks
     max_age: float = 300.0  # seconds; when the oldest ready item is older, the queue is "late"
 
     def load_serializer(self) -> Serializer:
@@ -179,7 +169,7 @@ class AdminConfig:
     timeout: float = 0.8  # seconds in which a server must answer the page
     read_only: bool = False  # refuse all actions
     allow: str | None = None  # dotted path of (request, action, alias) -> bool, in addition to the permissions
-    redact: tuple[str, ...] = REDACT  # a key whose name contains one of these is secret
+    redact: tuple[str, ...] = WORDS  # a key whose name contains one of these is secret
     redactor: str | None = None  # dotted path of (alias, payload) -> payload, for what the names do not find
     token: str | None = None  # for the views for machines: Authorization: Bearer …
 
@@ -286,6 +276,7 @@ _OPTIONS: dict[str, Callable[[Any], Any]] = {
     "MAX_PAYLOAD_BYTES": _or_none(_one_of(OPTIONS["max_payload_bytes"])),
     "MAX_IN_FLIGHT": _or_none(_one_of(OPTIONS["max_in_flight"])),
     "RATE": _or_none(_rate),
+    "LOG_MESSAGES": _switch,
     "MAX_AGE": _seconds,
     "TIMEOUT": _seconds,
     "OPTIONS": _mapping,

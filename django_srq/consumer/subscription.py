@@ -10,6 +10,7 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Any
 
+from django_srq.consumer.logged_errors import ErrorView
 from django_srq.queue.backoff import Backoff
 from django_srq.queue.safe_redis_queue import SafeRedisQueue
 
@@ -43,6 +44,8 @@ class Subscription:
     weight: int | None = None  # share of the items, relative to the other subscriptions'; None: strictly in order
     batch: int = 1  # items that handle takes at one time, at most
     asynchronous: bool = False  # handle waits for an event loop: --concurrency says how many items run at one time
+    errors: ErrorView = field(default_factory=ErrorView)  # what the log shows of the errors of handle
+    handler: str = ""  # the dotted path of the handler, for the log
 
     @cached_property
     def kind(self) -> Kind:

@@ -294,9 +294,10 @@ def test_an_exception_is_recorded_and_the_item_waits(project):
     error = item.delivery.error
     assert (error["type"], error["message"], error["delivery"]) == ("LookupError", "cannot handle it", 1)
     assert "in failing" in error["traceback"]
-    assert "cannot handle it" not in err  # the message may quote the payload
-    assert "failed queue=failing" in err
-    assert "state=delayed error=LookupError" in err
+    assert "WARNING failed, will be tried again queue=failing" in err
+    assert "state=delayed error=LookupError reason=cannot handle it\nTraceback (most recent call last):\n" in err
+    assert 'in failing\n    raise LookupError(f"cannot handle {payload}")\nLookupError: cannot handle it\n' in err
+    assert "/django_srq/" not in err  # no frame of this package
 
 
 def test_an_item_that_cannot_be_decoded_is_dead_and_the_next_is_served(project, client):

@@ -30,6 +30,7 @@ from django_srq.consumer import (
     is_asynchronous,
     with_fresh_connections,
 )
+from django_srq.consumer.logged_errors import ErrorView
 from django_srq.consumer.processes import first_process, inheritance
 from django_srq.consumer.stop_signals import StopSignals
 from django_srq.management import autoreload
@@ -38,6 +39,7 @@ from django_srq.management.base import ERROR, USAGE, QueueCommand
 from django_srq.management.default_log import log_to_stderr
 from django_srq.management.printing import Printer
 from django_srq.queue.arguments import BATCH_SIZES
+from django_srq.queue.masking import Secrets
 from django_srq.registry import Queue
 from django_srq.values import COUNTS, COUNTS_FROM_0, SECONDS
 
@@ -225,6 +227,8 @@ class Command(QueueCommand):
             weight=weight,
             batch=queue.config.handler_batch if handler else 1,
             asynchronous=asynchronous,
+            errors=ErrorView(queue.config.log_messages, Secrets(conf.load().admin.redact)),
+            handler=queue.config.handler or "",
         )
 
     def _handle(self, handler: Callable[..., Any] | None, batch: int) -> Callable[[Any], Any]:
