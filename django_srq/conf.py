@@ -25,7 +25,7 @@ from django_srq.exceptions import ConfigurationError, shown
 from django_srq.queue.arguments import BATCH_SIZES, OPTIONS
 from django_srq.queue.backoff import Backoff
 from django_srq.queue.failure import name_of, text_of
-from django_srq.queue.masking import WORDS
+from django_srq.queue.masking import WORDS as REDACT
 from django_srq.queue.rate import RATES, Rate
 from django_srq.queue.serializers import BY_NAME, Serializer
 from django_srq.runtime.completion import is_deferred
@@ -169,7 +169,7 @@ class AdminConfig:
     timeout: float = 0.8  # seconds in which a server must answer the page
     read_only: bool = False  # refuse all actions
     allow: str | None = None  # dotted path of (request, action, alias) -> bool, in addition to the permissions
-    redact: tuple[str, ...] = WORDS  # a key whose name contains one of these is secret
+    redact: tuple[str, ...] = REDACT  # a key whose name contains one of these is secret
     redactor: str | None = None  # dotted path of (alias, payload) -> payload, for what the names do not find
     token: str | None = None  # for the views for machines: Authorization: Bearer …
 

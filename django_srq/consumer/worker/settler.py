@@ -113,7 +113,7 @@ class Settler:
         if states is not None:
             for each in failed:
                 self._ledger.free(each.job.record)
-            self._ledger.count_handled(len(failed))
+            self._ledger.count_handled(len(failed), failed=len(failed))
         seen: set[int] = set()
         for each, state in zip(failed, states or [None] * len(failed), strict=True):
             error = id(each.error)
@@ -129,7 +129,7 @@ class Settler:
         def then(states: Sequence[str | None] | None) -> None:
             if states is not None:
                 self._ledger.free(job.record)
-                self._ledger.count_handled(1)
+                self._ledger.count_handled(1, failed=1)
                 self._events.buried(buried, logged)
 
         call = operations.fail_many(queue.keys, [operations.Failed(job.held, described)], bury=True)

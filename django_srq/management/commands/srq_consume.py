@@ -140,18 +140,24 @@ class Command(QueueCommand):
         # supervisor can reap. A process that calls this command from Python is never forked.
         if self._called_from_command_line and (options["autoreload"] or not options["processes"]):
             self._forked = first_process.go_on_in_child()  # before the checks, which import the handlers
+        if options["autoreload"]:
+            options["skip_checks"] = True  # they import the handlers; the consumer makes them
         return super().execute(*args, **options)
 
     def handle(self, **options: Any) -> None:
+        if options["autoreload"]:
+            for alias, _ in options["queues"]:
+                if alias not in conf.aliases():
+                    self.queue(alias)  # raises
+            autoreload.run()
+            return
         parallel = options["concurrency"] > 1
         subscriptions = [
             self._subscription(queue, weight, parallel) for queue, weight in self._chosen(options["queues"])
         ]
-        log_to_stderr(LEVELS[options["verbosity"]])
+        log_to_stderr(LEVELS[options["verbosity"]], no_color=options["no_color"], force_color=options["force_color"])
         autoreload.end_with_watcher()
-        if options["autoreload"]:
-            autoreload.run()
-        elif options["processes"]:
+        if options["processes"]:
             self._supervise(subscriptions, _consumer_options(options), options["heartbeat_file"])
         else:
             self._consume(subscriptions, _consumer_options(options), options["heartbeat_file"])
