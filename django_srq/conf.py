@@ -30,6 +30,7 @@ from django_srq.notation import RATE
 from django_srq.queue.arguments import BATCH_SIZES, OPTIONS
 from django_srq.queue.backoff import Backoff
 from django_srq.queue.failure import name_of, text_of
+from django_srq.queue.masking import WORDS as REDACT
 from django_srq.queue.rate import Rate
 from django_srq.queue.serializers import BY_NAME, Serializer
 from django_srq.runtime.completion import is_deferred
@@ -41,18 +42,6 @@ from django_srq.values import FACTORS, SECONDS, Numbers
 
 DEFAULT_ALIAS = "default"
 SETTINGS = ("SRQ_QUEUES", "SRQ_DEFAULTS", "SRQ_ADMIN")
-REDACT = (
-    "password",
-    "passwd",
-    "secret",
-    "token",
-    "api_key",
-    "api-key",
-    "apikey",
-    "authorization",
-    "cookie",
-    "credential",
-)
 # Options of redis-py that are not needed here, and why.
 _LIMITS = "TIMEOUT is the time limit of a call, with all that it takes"
 _REPEATS = "Every call is repeated within TIMEOUT"
@@ -165,6 +154,7 @@ class QueueConfig:
     time_limit: float | None = None  # seconds for an item; when it takes longer, its process is killed
     unique_for: float | None = None  # seconds after an ack for which a uid of the caller's counts as there
     put_timeout: float | None = None  # seconds; None: 2, or TIMEOUT if that is less
+    log_messages: bool = True  # srq_consume logs the messages of errors; False: only their types and tracebacks
     max_age: float = 300.0  # seconds; when the oldest ready item is older, the queue is "late"
 
     def load_serializer(self) -> Serializer:
@@ -315,6 +305,7 @@ _OPTIONS: dict[str, Callable[[Any], Any]] = {
     "RATE": _or_none(_rate),
     "TIME_LIMIT": _or_none(_seconds),
     "UNIQUE_FOR": _or_none(_seconds),
+    "LOG_MESSAGES": _switch,
     "MAX_AGE": _seconds,
     "TIMEOUT": _seconds,
     "PUT_TIMEOUT": _seconds,

@@ -91,9 +91,11 @@ class OutcomeUnknown(SRQError, RedisConnectionError):
     """The call was sent and no reply came within the time limit: it may have been carried out, once, or not.
 
     ``cut_short``: a reply began, and could not be read to its end. A ``get`` that raises this has failed its item.
+    ``advice``: the end of the message, which tells the caller what to do.
     """
 
     cut_short = False
+    advice = ""
 
 
 class LayoutError(SRQError):

@@ -11,11 +11,15 @@ from django_srq.consumer.log import guarded
 from django_srq.consumer.options import ConsumerOptions
 from django_srq.consumer.outage import Outage
 from django_srq.consumer.subscription import Subscription
+from django_srq.consumer.summary import Summary
 from django_srq.consumer.worker.claims import claim_slots
 from django_srq.consumer.worker.worker import Worker
 from django_srq.runtime.interruption import Interruption
 
 logger = guarded("django_srq.consumer")
+
+
+PATIENCE_IN_TROUBLE = 0.3  # seconds that servers have for the last calls when one is away and nothing is in hand
 
 
 class Cut(Interruption):
@@ -50,7 +54,9 @@ class InProcessConsumer:
         self.id = f"c{secrets.token_hex(5)}"
         self._ledger = Worker.table(subscriptions, options, claim_slots(self.id)[0])
         about = {"processes": 0, "threads": options.threads, "concurrency": options.concurrency}
+        self._summary = Summary(self.id, subscriptions, options)
         self._leases = Leases(self.id, subscriptions, lambda: [self._ledger], details=lambda: about)
+        self._stopped = threading.Event()
         self._worker = Worker(
             subscriptions,
             self._ledger,
@@ -73,16 +79,27 @@ class InProcessConsumer:
     def stop(self) -> None:
         """Finish the running items and return from ``run``. Safe in any thread and in a signal handler."""
         self._worker.stop()
+        self._stopped.set()
 
     def run(self) -> int:
         """Handle items until stopped, or until the options say so. Returns how many were handled. Blocks."""
         ended = threading.Event()
+        threading.Thread(target=self._end_soon, args=[ended], name="srq-end", daemon=True).start()
+        self._summary.begin(self._leases.log.log)
         renewing = threading.Thread(target=self._leases.renew_until, args=[ended], name="srq-leases", daemon=True)
         renewing.start()
         try:
             self._worker.run()
         finally:
+            self._summary.count(self._ledger)
+            self._summary.end(self._leases.log.log)
             ended.set()
+            self._stopped.set()
             renewing.join()
             self._leases.sign_off()
         return self.handled
+
+    def _end_soon(self, ended: threading.Event) -> None:
+        # The other threads of this process share the connections. So they are broken off only in an outage.
+        self._stopped.wait()
+        self._worker.end_soon(ended, after=float("inf"), after_trouble=PATIENCE_IN_TROUBLE)

@@ -18,6 +18,7 @@ from django_srq.consumer.durability import possible_losses
 from django_srq.consumer.ledger import ACKING, RUNNING, Entry, Ledger
 from django_srq.consumer.log import guarded
 from django_srq.consumer.log_thread import LogThread
+from django_srq.consumer.outage import trouble_with
 from django_srq.consumer.registration import Registration
 from django_srq.consumer.subscription import Subscription
 from django_srq.consumer.worker.claims import claim_slots
@@ -100,8 +101,7 @@ class Leases:
 
     def sign_off(self) -> None:
         """Remove the consumer's registrations. On a server that is away they get old and are trimmed."""
-        for server in self.servers:
-            server.sign_off()
+        self._for_each(lambda server: None if server.trouble else server.sign_off())
 
 
 class LeaseWarnings:
@@ -191,7 +191,7 @@ class ServerLeases:
                 try:
                     self._renew_queue(subscription, mine, unread)
                 except SRQError as error:
-                    trouble = trouble or f"queue={subscription.queue.alias} error={error}"
+                    trouble = trouble or trouble_with(subscription.queue, error)
                     if time.monotonic() - began > self._timeout / 2:
                         break  # the server is away; after a quick refusal for one queue it may take the others
         if trouble != self.trouble:

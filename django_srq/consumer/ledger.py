@@ -37,6 +37,7 @@ class _Head(Structure):
     _fields_ = (
         ("pid", c_uint64),
         ("handled", c_uint64),
+        ("failed", c_uint64),
         ("last_beat", c_double),
         ("last_answer", c_double),
         # Claims without a wait: the number of the one on its way, and of the last one that is wanted back.
@@ -232,9 +233,15 @@ class Ledger:
         """How many items were handled, with success or not."""
         return int(self._head.handled)
 
-    def count_handled(self, number: int) -> None:
+    @property
+    def failed(self) -> int:
+        """How many of these failed."""
+        return int(self._head.failed)
+
+    def count_handled(self, number: int, *, failed: int = 0) -> None:
         with self._counting:
             self._head.handled += number
+            self._head.failed += failed
 
     @property
     def last_beat(self) -> float:

@@ -10,6 +10,7 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Any
 
+from django_srq.consumer.logged_errors import ErrorView
 from django_srq.queue.backoff import Backoff
 from django_srq.queue.safe_redis_queue import SafeRedisQueue
 
@@ -44,6 +45,8 @@ class Subscription:
     batch: int = 1  # items that handle takes at one time, at most
     time_limit: float | None = None  # seconds for an item; None: as long as the consumer's options allow
     asynchronous: bool = False  # handle waits for an event loop: --concurrency says how many items run at one time
+    errors: ErrorView = field(default_factory=ErrorView)  # what the log shows of the errors of handle
+    handler: str = ""  # the dotted path of the handler, for the log
 
     @cached_property
     def kind(self) -> Kind:

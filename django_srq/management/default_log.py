@@ -6,6 +6,8 @@ import logging
 
 from django.conf import settings
 
+from django_srq.management.terminal_log import TerminalFormatter, style_for
+
 
 class _Formatter(logging.Formatter):
     """Formats as logging.Formatter in half the time: it computes the time once a second, and adds the milliseconds."""
@@ -27,13 +29,21 @@ class _Formatter(logging.Formatter):
         return f"{self._text},{int(record.msecs):03d}"
 
 
-def log_to_stderr(level: int) -> None:
-    """Log to standard error, unless the project decides what becomes of the records."""
+def log_to_stderr(level: int, *, no_color: bool = False, force_color: bool = False) -> None:
+    """Log to standard error, unless the project decides what becomes of the records.
+
+    On a terminal, and with force_color, each record is a short line with colours. no_color: without these.
+    """
     logger = logging.getLogger("django_srq")
     if _is_configured(logger):
         return
     handler = logging.StreamHandler()
-    handler.setFormatter(_Formatter())
+    is_terminal = handler.stream is not None and handler.stream.isatty()
+    if is_terminal or force_color:
+        style = style_for(is_terminal=is_terminal, no_color=no_color, force_color=force_color)
+        handler.setFormatter(TerminalFormatter(style))
+    else:
+        handler.setFormatter(_Formatter())
     # If the root logger gets a handler later, as from a library, no record is written twice.
     handler.addFilter(lambda record: not logging.getLogger().handlers)
     logger.addHandler(handler)

@@ -7,6 +7,8 @@ a description, and the work for it, are bounded.
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import errno
 import json
 import os
@@ -15,6 +17,8 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from types import TracebackType
 from typing import Any, cast
+
+import asgiref.sync
 
 from django_srq.exceptions import Reject, RetryLater
 from django_srq.runtime.interruption import is_interruption
@@ -30,6 +34,11 @@ ENTRIES_MOST = 1_000  # entries; a larger container is shown in part
 # /usr/src.
 _LIBRARY = (os.path.dirname(traceback.__file__) + os.sep, "<")
 _INSTALLED = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
+# Files of the code that calls the project's: a traceback begins with its frames. They say nothing about the error.
+_CALLERS = (
+    os.path.dirname(os.path.dirname(__file__)) + os.sep,
+    *(os.path.dirname(str(module.__file__)) + os.sep for module in (asgiref.sync, asyncio, concurrent.futures)),
+)
 _NOT_DESCRIBED = b'{"type":"Failed","message":"<the error cannot be described>","fingerprint":"Failed"}'
 # These getters read the real attributes: the class of an error may define attributes with the same names.
 _CAUSE, _CONTEXT, _TRACEBACK = (
@@ -104,7 +113,7 @@ def is_exhaustion(error: BaseException) -> bool:
         issubclass(type(cause), MemoryError)
         or _number_of(cause) in (errno.EMFILE, errno.ENOMEM)
         or (type(cause) is RuntimeError and cause.args == ("can't start new thread",))
-        for cause in _chain(error)
+        for cause in chain(error)
     )
 
 
@@ -143,7 +152,7 @@ def _encodable(text: str) -> str:
     return text.encode(errors="backslashreplace").decode()
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
+def chain(error: BaseException) -> Iterator[BaseException]:
     """The error, what caused it, and so on."""
     seen: set[int] = set()
     current: BaseException | None = error
@@ -153,26 +162,40 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         current = _CAUSE(current) or (None if _SUPPRESSED(current) else _CONTEXT(current))
 
 
+def is_cause(cause: BaseException, *, of: BaseException) -> bool:
+    """Whether an error was raised from that cause; else it was raised while the cause was handled."""
+    return _CAUSE(of) is cause
+
+
+def traceback_of(error: BaseException) -> TracebackType | None:
+    """The error's traceback, from the first frame of the project on; if there is none, the whole traceback."""
+    start: TracebackType | None = _TRACEBACK(error)
+    step = start
+    while step is not None and step.tb_frame.f_code.co_filename.startswith(_CALLERS):
+        step = step.tb_next
+    return step or start
+
+
 def _traceback(error: BaseException) -> str:
     """The traceback as Python prints it, with a bounded number of causes, frames and members of groups."""
     parts: list[str] = []
-    chain = list(_chain(error))
-    for cause, caused in zip(reversed(chain), [*reversed(chain[:-1]), None], strict=True):
+    causes = list(chain(error))
+    for cause, caused in zip(reversed(causes), [*reversed(causes[:-1]), None], strict=True):
         parts += _told(cause)
         if caused is not None:
-            by = "was the direct cause of" if _CAUSE(caused) is cause else "was handled during"
+            by = "was the direct cause of" if is_cause(cause, of=caused) else "was handled during"
             parts.append(f"\nThe error above {by} the following one:\n\n")
     return "".join(parts)[-TRACEBACK_MOST:]
 
 
 def _told(error: BaseException) -> list[str]:
     parts = []
-    if start := _TRACEBACK(error):
+    if start := traceback_of(error):
         frames = _or_else(lambda: traceback.format_tb(start, limit=-FRAMES_MOST), "  <its frames cannot be had>\n")
         parts = ["Traceback (most recent call last):\n", "".join(frames)[-TRACEBACK_MOST:]]
     parts.append(f"{_line(error)}\n")
-    parts += [f"{note}\n" for note in _or_else(lambda: _notes(error), "")]
-    return parts + [f"  | {_line(member)}\n" for member in _members(error)]
+    parts += [f"{note}\n" for note in _or_else(lambda: notes_of(error), "")]
+    return parts + [f"  | {_line(member)}\n" for member in members(error)]
 
 
 def _line(error: BaseException) -> str:
@@ -180,23 +203,24 @@ def _line(error: BaseException) -> str:
     return f"{name_of(error)}: {text}" if text else name_of(error)
 
 
-def _notes(error: BaseException) -> list[str]:
+def notes_of(error: BaseException) -> list[str]:
+    """The notes that were added to the error: the first ERRORS_MOST."""
     notes = getattr(error, "__notes__", None)
     if not isinstance(notes, list | tuple):
         return []
     return [_exact(note, MESSAGE_MOST) for note in notes[:ERRORS_MOST] if isinstance(note, str)]
 
 
-def _members(error: BaseException) -> Iterator[BaseException]:
+def members(error: BaseException) -> Iterator[BaseException]:
     """The members of a group, and of groups in it: the first ERRORS_MOST."""
     waiting, left = [error], ERRORS_MOST
     while waiting and left:
         group = waiting.pop()
         if issubclass(type(group), BaseExceptionGroup):
-            members = BaseExceptionGroup.__dict__["exceptions"].__get__(group)[:left]
-            yield from members
-            left -= len(members)
-            waiting += members
+            some = BaseExceptionGroup.__dict__["exceptions"].__get__(group)[:left]
+            yield from some
+            left -= len(some)
+            waiting += some
 
 
 def _origin(start: TracebackType | None) -> str:

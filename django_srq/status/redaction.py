@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -20,22 +19,14 @@ from django.utils.translation import gettext as _
 from django_srq import conf
 from django_srq.conf import QueueConfig
 from django_srq.exceptions import PayloadError
+from django_srq.queue.masking import MASK, Secrets
 from django_srq.queue.serializers import load
 from django_srq.runtime.completion import completed
 
 logger = logging.getLogger("django_srq.status")
 
-MASK = "[…]"
 HEX_MOST = 1024  # bytes that are shown of data that are not text
 WIDTH = 16  # bytes in a line of a hex dump
-# Possessive (++, *+), so that nothing is tried twice: the time is proportional to the length of any text.
-_NAMED = re.compile(r"""(?<![\w-])([\w-]++)\\*+["']?+\s*+[:=]\s*+""")
-# A string in quotes. Within another string its quotes are escaped: it ends at the same quote after as many backslashes.
-_QUOTED = re.compile(r"""b?(\\*+)(["'])(?:(?!(?<!\\)\1\2)[^\n])*+(?:\1\2)?+""")
-_BRACKET = re.compile(rf"{_QUOTED.pattern}|[\[\](){{}}]")
-_WORD = re.compile(r"""[^\s,;&)\]}]++""")
-_LINE = re.compile(r"[^\n]++")
-_URL = re.compile(r"""(?<=://)[^\s"'<>]++""")
 
 
 @dataclass(frozen=True)
@@ -52,59 +43,16 @@ class Shown:
 
 def redacted(value: Any) -> Any:
     """The same data with the values of secret keys masked, at any depth, and with texts redacted; plain data only."""
-    if isinstance(value, Mapping):
-        return {key: MASK if _is_secret(key) else redacted(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [redacted(part) for part in value]
-    return redacted_text(value) if isinstance(value, str) else value
+    return _secrets().masked(value)
 
 
 def redacted_text(text: str) -> str:
-    """Mask in any text the values that follow a secret name, and passwords in URLs.
-
-    As in ``password=…``, ``"token": "…"``, ``'secrets': […]``, ``redis://user:…@host``.
-    """
-    parts, done = [], 0
-    for named in _NAMED.finditer(text):
-        if named.start() >= done and _is_secret(named[1]):
-            end = _end_of_line(text, named.end()) if _is_header(named[1]) else _end_of_value(text, named.end())
-            if end > named.end():
-                parts += [text[done : named.end()], MASK]
-                done = end
-    return _URL.sub(_without_password, "".join([*parts, text[done:]]))
+    """Mask in any text the values that follow a secret name, and passwords in URLs."""
+    return _secrets().masked_text(text)
 
 
-def _end_of_line(text: str, start: int) -> int:
-    line = _LINE.match(text, start)
-    return line.end() if line else start
-
-
-def _end_of_value(text: str, start: int) -> int:
-    if text[start : start + 1] in ("[", "(", "{"):
-        return _end_of_bracket(text, start)
-    value = _QUOTED.match(text, start) or _WORD.match(text, start)
-    return value.end() if value else start
-
-
-def _end_of_bracket(text: str, start: int) -> int:
-    """The position after the closing bracket; the end of the text if that is cut off before it."""
-    depth = 0
-    for part in _BRACKET.finditer(text, start):
-        depth += (part[0] in "[({") - (part[0] in "])}")
-        if depth == 0:
-            return part.end()
-    return len(text)
-
-
-def _without_password(url: re.Match[str]) -> str:
-    # Not by urlsplit: a password may contain an unquoted / or @.
-    account, at, host = url[0].rpartition("@")
-    user, colon, _password = account.partition(":")
-    return f"{user}:{MASK}@{host}" if at and colon and "/" not in user else url[0]
-
-
-def _is_header(name: str) -> bool:
-    return name.lower() in ("authorization", "proxy-authorization", "cookie", "set-cookie")
+def _secrets() -> Secrets:
+    return Secrets(conf.load().admin.redact)
 
 
 def payload_shown(config: QueueConfig, data: bytes, size: int) -> Shown:
@@ -190,9 +138,5 @@ def hex_dump(data: bytes) -> str:
 
 
 def headers_shown(headers: Mapping[str, str]) -> Sequence[tuple[str, str]]:
-    return [(name, MASK if _is_secret(name) else redacted_text(value)) for name, value in headers.items()]
-
-
-def _is_secret(key: object) -> bool:
-    name = str(key).lower()
-    return any(word in name for word in conf.load().admin.redact)
+    secrets = _secrets()
+    return [(name, MASK if secrets.names(name) else secrets.masked_text(value)) for name, value in headers.items()]

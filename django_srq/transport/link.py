@@ -240,6 +240,10 @@ class Link:
         """A stream of calls. timeout: seconds to send a call, and to receive a reply; at most those of the link."""
         return Stream(self.connections, self.timeout if timeout is None else min(timeout, self.timeout))
 
+    def break_off(self) -> None:
+        """Have the calls that other threads of this process are making now fail, rather than wait for the server."""
+        self.connections.here().threads.break_off()
+
     def close(self) -> None:
         """Close the idle connections of this process's threads. The link can still be used."""
         self.connections.here().threads.close()

@@ -80,7 +80,9 @@ class RoundTrip:
             error = self.no_connection or error  # why earlier attempts got no connection says more than "timed out"
         elif not sent:
             self.no_connection = error
-        if not self._passes(error) or (seconds := self.budget.pause()) is None:
+        begun = self.budget.deadline - self.budget.seconds
+        broken_off = self.connections.here().threads.broken_off > begun
+        if broken_off or not self._passes(error) or (seconds := self.budget.pause()) is None:
             raise self.error_for(error) from error
         return Sleep(seconds)
 
@@ -130,7 +132,7 @@ class RoundTrip:
         if isinstance(self.call, Call) and self.call.script.writes and (self.unknown or raised_by_script(error)):
             left_open = self._left_open(self.call.script.name, error)
             unknown = OutcomeUnknown(f"{where}: {left_open}; {self.call.unknown}")
-            unknown.cut_short = self.broke_off
+            unknown.cut_short, unknown.advice = self.broke_off, self.call.unknown
             return unknown
         return QueueUnavailable(f"{where}: {explain(error)}")
 

@@ -73,6 +73,17 @@ def connect(connection: Any, deadline: float, tls: Tls) -> SyncConnection:
     return SyncConnection(connection)
 
 
+def break_off_opening(connection: Any) -> None:
+    """End the wait of another thread for the server's greeting; connection: of redis-py."""
+    if (opened := connection._sock) is not None:
+        _shut_down(opened)
+
+
+def _shut_down(opened: socket.socket) -> None:
+    with suppress(OSError):  # it is closed already
+        socket.socket.shutdown(opened, socket.SHUT_RDWR)  # not TLS's own method, which is for the thread that reads
+
+
 def _opens_as_usual(connection: Any) -> bool:
     """Whether ``open_socket`` does what the connection would do itself: not when its class connects in its own way."""
     kind = type(connection)
@@ -248,6 +259,10 @@ class SyncConnection:
             return CutShort("connection closed by the server")
         closed = redis.exceptions.ConnectionError("connection closed by the server")
         return NotSent(closed) if closed_before(self._socket) else closed
+
+    def break_off(self) -> None:
+        """End the wait of the thread that uses the connection; called in another thread."""
+        _shut_down(self._socket)
 
     def let_go(self) -> None:
         """Close it in this process alone, and tell the server nothing: the parent process goes on using it."""

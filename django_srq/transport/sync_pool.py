@@ -12,7 +12,7 @@ from django_srq.runtime.clock import monotonic
 from django_srq.transport.budget import Budget
 from django_srq.transport.connection_errors import SPENT, NotSent
 from django_srq.transport.sockets import cause_of
-from django_srq.transport.sync_connection import SyncConnection, connect
+from django_srq.transport.sync_connection import SyncConnection, break_off_opening, connect
 from django_srq.transport.tls import Tls
 
 T = TypeVar("T")
@@ -30,7 +30,9 @@ class SyncPool:
         self._client_pool, self._prepare, self._tls = client_pool, prepare, tls
         self.idle: deque[SyncConnection] = deque()
         self.closed: deque[Any] = deque()  # connections of redis-py that were closed, to be opened again
+        self.broken_off = 0.0  # the moment of the last ``break_off``; a call that began before is not repeated
         self._open: set[SyncConnection] = set()
+        self._opening: set[Any] = set()  # connections of redis-py
 
     def exchange(
         self,
@@ -92,6 +94,7 @@ class SyncPool:
                 begun = monotonic()
                 self._prepare()
                 budget.excuse(monotonic() - begun)  # to start a server may take longer than a call
+            self._opening.add(made)
             connection = connect(made, budget.deadline, self._tls)
         except (redis.RedisError, OSError) as error:
             self._put_away(made)
@@ -99,6 +102,8 @@ class SyncPool:
         except BaseException:
             self._put_away(made)
             raise
+        finally:
+            self._opening.discard(made)
         self._open.add(connection)
         return connection
 
@@ -129,6 +134,14 @@ class SyncPool:
                 self.discard(self.idle.pop())
             except IndexError:  # another thread was quicker
                 return
+
+    def break_off(self) -> None:
+        """End the waits of all other threads for the server, as if it had closed their connections."""
+        self.broken_off = monotonic()
+        for connection in self._open.copy():
+            connection.break_off()
+        for made in self._opening.copy():
+            break_off_opening(made)
 
     def let_go(self) -> None:
         """Close them in this process alone: they are its parent's."""

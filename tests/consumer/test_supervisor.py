@@ -1485,6 +1485,57 @@ def test_autoreload_restarts_when_the_code_changes(project, server_url, prefix):
     wait_for(lambda: queue.snapshot().consumers == {}, "the end of the consumer")
 
 
+def test_autoreload_waits_for_the_mend_of_code_that_cannot_be_loaded(project, server_url, prefix):
+    """Of a handler at the start, and of a module that Django itself imports after a change."""
+    (project.folder / "shop").mkdir()
+    handlers, models = project.folder / "shop" / "handlers.py", project.folder / "shop" / "models.py"
+    watched, broken = project.folder / "watched", "def handle(:\n"
+
+    def write(file: Path, text: str) -> None:
+        watched.unlink(missing_ok=True)
+        file.write_text(text)
+
+    def handling(word: str) -> str:
+        return f"from tests.support.handlers import _say\n\ndef handle(payload):\n    _say('{word} ' + payload)\n"
+
+    write(models, "")
+    write(handlers, broken)
+    project.configure(
+        {"q": {"HANDLER": "shop.handlers.handle"}}, {"URL": server_url, "PREFIX": prefix + ".{alias}", "LEASE": LONG}
+    )
+    project.add_to_settings(
+        "import pathlib\nfrom django.utils.autoreload import StatReloader\nfiles = StatReloader.snapshot_files\n"
+        f"def snapshot_files(self):\n    yield from files(self)\n    pathlib.Path({str(watched)!r}).touch()\n"
+        "StatReloader.snapshot_files = snapshot_files\nINSTALLED_APPS = [*INSTALLED_APPS, 'shop']"
+    )
+    (project.folder / "shop" / "__init__.py").touch()
+    queue = queues["q"]
+    queue.put("a")
+    told = project.folder / "told"
+    with told.open("w") as err:
+        environment = {"PYTHONDONTWRITEBYTECODE": "1"}
+        process = project.start("srq_consume", "--autoreload", environment=environment, stderr=err)
+
+        def says(text: str, times: int = 1) -> None:
+            wait_for(lambda: told.read_text().count(text) == times, text, seconds=PATIENT)
+            wait_for(watched.exists, "the reloader to know the code as it is", seconds=PATIENT)
+
+        says("the consumer ended with exit code")
+        assert "SyntaxError" in told.read_text()
+        write(handlers, handling("first"))
+        project.said("first a")
+        wait_for(watched.exists, "the reloader to know the code as it is", seconds=PATIENT)
+        write(models, broken)
+        says("The code cannot be loaded. The consumer starts when it is changed.")
+        assert 'models.py", line 1' in told.read_text()
+        wait_for(lambda: queue.snapshot().consumers == {}, "the end of the consumer")
+        queue.put("b")
+        write(models, "")
+        project.said("first b")
+    os.killpg(process.pid, signal.SIGINT)  # like Ctrl-C
+    assert process.wait(60) == 0
+
+
 def test_a_consumer_ends_with_the_reloader(project, told):
     """The reloader cannot stop it properly: at Ctrl-C, Django kills the reloader after a quarter of a second."""
     queue = told()

@@ -31,6 +31,8 @@ from django_srq.runtime import interruption
 
 logger = guarded("django_srq.consumer")
 
+# Seconds that servers have for the last calls of a child with nothing in hand; the latter once one of them is away.
+PATIENCE, PATIENCE_IN_TROUBLE = 1.0, 0.3
 SOONER = 0.5  # seconds by which a child ends before the supervisor would kill it, so that it can log what it cuts
 
 
@@ -153,5 +155,8 @@ class ChildMain:
 
     def _stop(self) -> None:
         self._take_no_more()
+        patience = {"after": PATIENCE, "after_trouble": PATIENCE_IN_TROUBLE}
+        end_soon = partial(self._worker.end_soon, threading.Event(), **patience)
+        threading.Thread(target=end_soon, name="srq-end", daemon=True).start()
         with suppress(SRQError):  # the worker meets the same error, and reports it
             self._worker.give_back()

@@ -24,7 +24,7 @@ class Health:
 
     def tell(self) -> None:
         """Say what has changed since the last call, and give a sign of life if it is time for one."""
-        self._outage.report(self._server_trouble or self._child_trouble)
+        self._outage.report(*self._server_troubles, *self._child_troubles)
         if not self._ready and all(child.ledger.ready for child in self._seats.children):
             self._ready = notify("READY=1")
         if time.monotonic() >= self.next_moment:
@@ -34,21 +34,25 @@ class Health:
                 self._keeper.beat()
 
     @property
-    def _server_trouble(self) -> str:
-        """A trouble with a server that keeper or reporters have, while it lasts; "" for none."""
-        return self._keeper.trouble or self._reports.trouble
+    def in_trouble(self) -> bool:
+        """Whether a server is away, as keeper or reporters know."""
+        return bool(self._server_troubles)
 
     @property
-    def _child_trouble(self) -> str:
-        troubles = [child.ledger.trouble for child in self._seats.children if not child.ledger.fatal]
-        return next(filter(None, troubles), "")
+    def _server_troubles(self) -> list[str]:
+        """The troubles with servers that keeper or reporters have."""
+        return [*self._keeper.troubles, *self._reports.troubles]
+
+    @property
+    def _child_troubles(self) -> list[str]:
+        return [child.ledger.trouble for child in self._seats.children if not child.ledger.fatal]
 
     @property
     def _is_well(self) -> bool:
         """Whether no child is stuck. A child that is not ready may be starting, or waiting for its server."""
         now = time.monotonic()
         stuck = [child for child in self._seats.children if now - child.ledger.last_beat > self._patience(child)]
-        return not stuck or not all(child.ledger.ready for child in stuck) or bool(self._server_trouble)
+        return not stuck or not all(child.ledger.ready for child in stuck) or self.in_trouble
 
     def _patience(self, child: ChildHandle) -> float:
         """The seconds without a look for items after which a child counts as stuck."""

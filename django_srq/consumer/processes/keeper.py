@@ -46,7 +46,7 @@ class Keeper:
         heartbeat: Heartbeat | None,
         wake_supervisor: Callable[[], None],
     ) -> None:
-        """ledgers: of all children, including those to come. wake_supervisor: has it look at ``trouble``.
+        """ledgers: of all children, including those to come. wake_supervisor: has it look at ``troubles``.
 
         details: further fields of the consumer's registration in the queues.
         """
@@ -66,9 +66,9 @@ class Keeper:
         self.due = 0.0  # the moment from which on it may be started
 
     @property
-    def trouble(self) -> str:
-        """A trouble with a server, while it lasts; "" for none."""
-        return self._main.trouble
+    def troubles(self) -> list[str]:
+        """The troubles with servers that last."""
+        return self._main.troubles
 
     def take_ledger(self, slot: bytes, number: int) -> Ledger:
         """Take a ledger for a new child; OSError when none is left. slot, number: see ``Ledger.reset``."""

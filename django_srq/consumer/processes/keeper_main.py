@@ -26,10 +26,11 @@ from django_srq.runtime.process import set_title
 NAME = "srq-keeper"  # as ps and top show it
 UP = b"u"  # what the keeper writes when it is ready
 PATIENCE = 2.0  # seconds for its start, and for its end
+PATIENCE_IN_TROUBLE = 0.1  # seconds for the end of its calls while a server is away
 
 
 class KeeperMain:
-    """The work of the keeper. The supervisor makes it before the fork, and reads ``trouble``, which they share."""
+    """The work of the keeper. The supervisor makes it before the fork, and reads ``troubles``, which they share."""
 
     def __init__(
         self,
@@ -50,12 +51,14 @@ class KeeperMain:
         self._stopping = False
 
     @property
-    def trouble(self) -> str:
-        """A trouble with a server, while it lasts; "" for none."""
-        return next(filter(None, map(str, self._troubles)), "")
+    def troubles(self) -> list[str]:
+        """The troubles with servers that last."""
+        return list(filter(None, map(str, self._troubles)))
 
     def sign_off(self) -> None:
-        """Remove the consumer's registrations; called in the supervisor."""
+        """Remove the consumer's registrations; called in the supervisor. A server that is away is not waited for."""
+        for server, trouble in zip(self._leases.servers, self._troubles, strict=True):
+            server.trouble = str(trouble)
         self._leases.sign_off()
 
     def run(self, control_fd: int, ready_fd: int, unused_fds: Iterable[int]) -> NoReturn:
@@ -86,7 +89,7 @@ class KeeperMain:
         if not told_to_end:
             self._outlive_children()
         ended.set()
-        renewing.join(PATIENCE)
+        renewing.join(PATIENCE if not self.troubles else PATIENCE_IN_TROUBLE)
         if told_to_end:
             heartbeat.end(LAST_LINES)
         log.flush(LAST_LINES)

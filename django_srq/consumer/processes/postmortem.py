@@ -3,33 +3,45 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from django_srq import operations
-from django_srq.consumer.ledger import ACKING, DONE, FAILED, HELD, RUNNING, Entry
+from django_srq.consumer.ledger import ACKING, DONE, FAILED, HELD, RUNNING, Entry, Ledger
 from django_srq.consumer.log import guarded
 from django_srq.consumer.processes.child_handle import STOPPED, ChildExit, ChildHandle
 from django_srq.consumer.processes.event_relay import EventRelay
-from django_srq.consumer.processes.reports import Report, Reports
+from django_srq.consumer.processes.reports import About, Report, Reports
 from django_srq.consumer.subscription import Subscription
+from django_srq.consumer.summary import Summary
 from django_srq.consumer.worker.claims import claim_slots
 from django_srq.operations import Call, CrashReply, DeliveryRef
 from django_srq.queue import failure
 from django_srq.queue.safe_redis_queue import SafeRedisQueue
 
 logger = guarded("django_srq.consumer")
+# By the state of the item.
+_WORDS = {
+    "ready": (logging.WARNING, "its process ended, will be tried again queue=%s uid=%s state=%s error=%s reason=%s"),
+    "dead": (logging.ERROR, "its process ended, now dead queue=%s uid=%s state=%s error=%s reason=%s"),
+}
 
 
 class PostMortem:
     """Reads the ledgers of children that have ended, and reports to the servers what became of the items."""
 
-    def __init__(self, subscriptions: Sequence[Subscription], reports: Reports, events: EventRelay) -> None:
-        self._subscriptions, self._reports, self._events = subscriptions, reports, events
+    def __init__(
+        self, subscriptions: Sequence[Subscription], reports: Reports, events: EventRelay, summary: Summary
+    ) -> None:
+        self._subscriptions, self._reports, self._events, self._summary = subscriptions, reports, events, summary
+        self.met_trouble = False  # whether a child ended while a server was away
         self.cut_items = False  # whether items were cut at the end of the grace
 
     def examine(self, exit: ChildExit) -> None:
+        self._summary.count(exit.child.ledger)
+        self.met_trouble = self.met_trouble or bool(exit.child.ledger.trouble)
         entries = list(exit.child.ledger)
         running = any(entry.state == RUNNING for entry in entries)
         self.cut_items = self.cut_items or (running and exit.child.kill_reason == STOPPED)
@@ -58,7 +70,7 @@ class PostMortem:
             memory=exit.memory,
         )
         held = [entry.held] if entry else []
-        report = Report(queue, ending(queue, held, mode, evidence, slot=slot))
+        report = Report(queue, ending(queue, held, mode, evidence, slot=slot), about=_about(exit.child.ledger, held))
         if mode != "release":
             report.then = lambda reply: self._announce(queue, held, reply, json.loads(evidence))
         self._reports.append(report)
@@ -68,8 +80,24 @@ class PostMortem:
     ) -> None:
         states = {ref.uid: state for ref, state in zip(held, reply.states, strict=True) if state} | dict(reply.found)
         for uid, state in states.items():
-            logger.warning("%s state=%s queue=%s uid=%s", evidence["message"], state, queue.alias, uid)
+            level, template = _WORDS.get(state, _WORDS["ready"])
+            fields = {
+                "queue": queue.alias,
+                "uid": uid,
+                "state": state,
+                "error": "Crashed",
+                "reason": evidence["message"],
+            }
+            about = {**fields, "consumer": evidence["consumer"], "outcome": "failed"}
+            logger.log(level, template, *fields.values(), extra=about)
             self._events.add(state, queue=queue.alias, uid=uid, consumer=evidence["consumer"], evidence=evidence)
+
+
+def _about(ledger: Ledger, held: Sequence[DeliveryRef]) -> About:
+    if held:
+        return About.ITEMS
+    owed = ledger.claiming is not None or ledger.claims_put_off or ledger.parked
+    return About.CLAIM if owed else About.NOTHING
 
 
 def _is_to_blame(exit: ChildExit, entry: Entry) -> bool:

@@ -16,9 +16,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import Any, NamedTuple, NoReturn
 
 from django_srq.consumer.log import guarded
+from django_srq.consumer.outage import trouble_with
 from django_srq.exceptions import OutcomeUnknown, QueueUnavailable, SRQError
 from django_srq.operations import Call
 from django_srq.queue.safe_redis_queue import SafeRedisQueue
@@ -38,6 +40,14 @@ NEVER = float("inf")
 _LENGTH = struct.Struct("=I")
 
 
+class About(IntEnum):
+    """What depends on a report."""
+
+    NOTHING = 0  # it closes a slot of which nothing is owed
+    CLAIM = 1  # a claim may have taken items that nobody has begun
+    ITEMS = 2
+
+
 @dataclass(eq=False)
 class Report:
     """A call that is repeated, in the same slot, until the server has taken it."""
@@ -45,6 +55,7 @@ class Report:
     queue: SafeRedisQueue
     call: Call[Any]
     then: Callable[[Any], None] = lambda reply: None  # called with the reply, in the supervisor
+    about: About = About.ITEMS
     slot: Slot = field(default_factory=slots.borrow)
     since: float = field(default_factory=time.monotonic)
     tried: bool = False  # a reporter has tried it at least once
@@ -73,7 +84,7 @@ def attempts(reports: Sequence[Report]) -> Iterator[Outcome]:
         try:
             reply = queue.link.call(report.call, queue=queue.alias, timeout=PATIENCE, slot=report.slot)
         except (QueueUnavailable, OutcomeUnknown) as error:
-            yield Outcome(position, final=False, error=str(error))
+            yield Outcome(position, final=False, error=trouble_with(queue, error))
             if not is_refusal(error):
                 return
             refusing.add(queue)
@@ -158,13 +169,18 @@ class Reports:
     def __iter__(self) -> Iterator[Report]:
         return (report for server in self._servers.values() for report in server.owed)
 
+    @property
+    def about(self) -> About:
+        """The most that depends on any of them."""
+        return max((report.about for report in self), default=About.NOTHING)
+
     def __bool__(self) -> bool:
         return any(server.owed for server in self._servers.values())
 
     @property
-    def trouble(self) -> str:
-        """A trouble with a server, while it lasts; "" for none."""
-        return next(iter(self._troubles.values()), "")
+    def troubles(self) -> list[str]:
+        """The troubles with servers that last."""
+        return list(self._troubles.values())
 
     @property
     def read_ends(self) -> list[int]:
@@ -226,7 +242,7 @@ class Reports:
     def settle(self, report: Report, outcome: Outcome) -> None:
         report.tried = True
         if not outcome.final:
-            self._troubles[report.queue] = f"queue={report.queue.alias} error={outcome.error}"
+            self._troubles[report.queue] = outcome.error
             return
         self._troubles.pop(report.queue, None)
         self._servers[report.queue.link].owed.remove(report)

@@ -26,24 +26,30 @@ from django_srq.consumer.processes.event_relay import EventRelay
 from django_srq.consumer.processes.health import Health
 from django_srq.consumer.processes.keeper import Keeper
 from django_srq.consumer.processes.postmortem import PostMortem
-from django_srq.consumer.processes.reports import Reports
+from django_srq.consumer.processes.reports import About, Reports
 from django_srq.consumer.processes.seats import Seat, Seats
 from django_srq.consumer.processes.shutdown import Shutdown
 from django_srq.consumer.processes.spawner import Spawner
 from django_srq.consumer.processes.watch import Watch
 from django_srq.consumer.signal_pipe import SignalPipe
 from django_srq.consumer.subscription import Subscription
+from django_srq.consumer.summary import Summary
 from django_srq.consumer.worker.retries import LAST_WORDS
 from django_srq.consumer.worker.worker import Worker
 
 logger = guarded("django_srq.consumer")
 
 ORDER = 1.0  # seconds at most that a new child waits until its predecessor's items are back in their places
+# Seconds for the last reports if they are about no items: while a server is away, and if nothing is owed at all.
+SHORT_WORDS, FORMAL_WORDS = 0.3, 1.0
 LEFTOVERS_LOOK = 0.1  # seconds between looks at programs that handlers started and left at work
 
 
 class Supervisor:
-    """A consumer of several processes; ``ConsumerOptions`` says how it works."""
+    """A consumer of several processes; ``ConsumerOptions`` says how it works.
+
+    It has more than 12 attributes, as it brings together the parts of a consumer, and each of these has one purpose.
+    """
 
     def __init__(
         self,
@@ -86,7 +92,8 @@ class Supervisor:
         )
         self._reports = Reports(self._spawner.fork, wake_supervisor=self._signals.wake, pipe_ends=self._pipe_ends)
         self._events = EventRelay()
-        self._post_mortem = PostMortem(subscriptions, self._reports, self._events)
+        self._summary = Summary(id, subscriptions, options)
+        self._post_mortem = PostMortem(subscriptions, self._reports, self._events, self._summary)
         self._watch = Watch(self._seats, subscriptions, self._reports, time_limit=options.time_limit)
         self._health = Health(self._seats, self._keeper, self._reports, grace=options.grace)
 
@@ -98,8 +105,11 @@ class Supervisor:
         self._spawner.prepare()
         with self._signals, self._logging_in_keeper():
             try:
+                self._spawner.start_keeper()  # it logs what follows
+                self._summary.begin(logger.log)
                 self._supervise()
                 self._send_last_reports()
+                self._summary.end(logger.log)
                 return 1 if self.failure else self._shutdown.exit_code(cut_items=self._post_mortem.cut_items)
             finally:
                 for child in self._seats.children:
@@ -141,10 +151,11 @@ class Supervisor:
     def _send_last_reports(self) -> None:
         """Wait for the reports, but not longer than ``LAST_WORDS``, nor after a second signal.
 
-        The items of reports that are not made come back when their leases end.
+        The items of reports that are not made come back when their leases end. A server that is away is not waited for
+        if the reports are about no items.
         """
-        give_up = time.monotonic() + LAST_WORDS
-        while self._reports and time.monotonic() < give_up:
+        now = time.monotonic()
+        while self._reports and time.monotonic() < (give_up := now + self._last_words):
             self._reports.send()
             self._signals.wait(max(0.0, min(self._reports.next_moment, give_up) - time.monotonic()))
             self._reports.collect()
@@ -152,6 +163,15 @@ class Supervisor:
                 self._on_signal(number)
                 if number in stop_signals.NUMBERS and self._shutdown.is_immediate:
                     return
+
+    @property
+    def _last_words(self) -> float:
+        """Seconds for the last reports."""
+        about = self._reports.about
+        away = self._post_mortem.met_trouble or self._health.in_trouble
+        if about is About.ITEMS or (about is About.CLAIM and not away):
+            return LAST_WORDS
+        return SHORT_WORDS if away else FORMAL_WORDS
 
     def _until_next(self) -> float:
         """Seconds until there is something to do even if no signal comes and no process wakes the supervisor."""

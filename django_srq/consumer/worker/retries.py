@@ -19,8 +19,9 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from django_srq.consumer.ledger import Ledger
+from django_srq.consumer.outage import trouble_with
 from django_srq.consumer.worker.wakeup import Wakeup
-from django_srq.exceptions import OutcomeUnknown, QueueUnavailable
+from django_srq.exceptions import OutcomeUnknown, QueueUnavailable, SRQError
 from django_srq.operations import Call
 from django_srq.queue.failure import is_exhaustion
 from django_srq.queue.safe_redis_queue import SafeRedisQueue
@@ -71,10 +72,10 @@ class Troubles:
     def __bool__(self) -> bool:
         return bool(self._by_queue)
 
-    def begin(self, queue: str, error: str) -> None:
+    def begin(self, queue: SafeRedisQueue, error: SRQError) -> None:
         with self._lock:
-            self._by_queue.pop(queue, None)
-            self._by_queue[queue] = f"queue={queue} error={error}"
+            self._by_queue.pop(queue.alias, None)
+            self._by_queue[queue.alias] = trouble_with(queue, error)
             self._report_first()
 
     def end(self, queue: str) -> None:
@@ -193,6 +194,11 @@ class Retries(ABC):
         """Wait until all calls that are put off now are made, or given up. Blocks."""
 
     @property
+    def in_trouble(self) -> bool:
+        """Whether a server is away or refuses calls."""
+        return bool(self._troubles)
+
+    @property
     def exhausted(self) -> bool:
         """Whether this process has used its spare files."""
         return self._spare is not None and self._spare.used
@@ -232,7 +238,7 @@ class Retries(ABC):
         except (QueueUnavailable, OutcomeUnknown) as error:
             if self._made_room(error) or retry.replace_unread(error):
                 return self._attempt(retry, seconds)
-            self._troubles.begin(queue.alias, str(error))
+            self._troubles.begin(queue, error)
             return False
         self._troubles.end(queue.alias)
         return True

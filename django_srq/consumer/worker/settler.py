@@ -6,11 +6,12 @@ when the process is gone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
 from django_srq import operations
 from django_srq.consumer.ledger import FAILED, RUNNING, Ledger
+from django_srq.consumer.logged_errors import LoggedError
 from django_srq.consumer.subscription import Subscription
 from django_srq.consumer.worker.buffer import Buffer
 from django_srq.consumer.worker.events import Events
@@ -87,12 +88,14 @@ class Settler:
     def _fail_some(self, subscription: Subscription, failed: Sequence[FailedJob]) -> None:
         queue = subscription.queue
         described: dict[int, bytes] = {}  # each error is described once: usually all items have the same one
+        logged: dict[int, LoggedError] = {}
         calls, sizes = [], []
         for each in failed:  # runs code of the project; the items still count as running, so the time limit holds
             job, item, error = each.job, each.item, each.error
             new = id(error) not in described
             if new:
                 described[id(error)] = failure.describe(error, consumer=self._consumer)
+                logged[id(error)] = subscription.errors.of(error)
             delay = delay_after(error, subscription.backoff, item.deliveries)
             calls.append((each, operations.Failed(job.held, described[id(error)], delay, failure.is_rejection(error))))
             sizes.append(len(described[id(error)]) if new else 0)
@@ -102,26 +105,32 @@ class Settler:
             self._ledger.fail(each.job.record)  # from now on only the server can take long: the time limit ends here
         for batch in operations.cut(calls, sizes):
             call = operations.fail_many(queue.keys, [call for _, call in batch], max_deliveries=queue.max_deliveries)
-            self._retries.do(queue, call, partial(self._failed, [each for each, _ in batch]))
+            self._retries.do(queue, call, partial(self._failed, [each for each, _ in batch], logged))
 
-    def _failed(self, failed: Sequence[FailedJob], states: Sequence[str | None] | None) -> None:
+    def _failed(
+        self, failed: Sequence[FailedJob], logged: Mapping[int, LoggedError], states: Sequence[str | None] | None
+    ) -> None:
         if states is not None:
             for each in failed:
                 self._ledger.free(each.job.record)
-            self._ledger.count_handled(len(failed))
+            self._ledger.count_handled(len(failed), failed=len(failed))
+        seen: set[int] = set()
         for each, state in zip(failed, states or [None] * len(failed), strict=True):
-            self._events.failed(each, state)
+            error = id(each.error)
+            self._events.failed(each, state, logged[error], first=error not in seen)
+            seen.add(error)
 
     def _bury(self, buried: BuriedJob) -> None:
         """Make an item dead whose payload cannot be decoded."""
         job, error = buried
         queue, described = job.subscription.queue, failure.describe(error, consumer=self._consumer)
+        logged = job.subscription.errors.of(error)
 
         def then(states: Sequence[str | None] | None) -> None:
             if states is not None:
                 self._ledger.free(job.record)
-                self._ledger.count_handled(1)
-                self._events.buried(job, error)
+                self._ledger.count_handled(1, failed=1)
+                self._events.buried(buried, logged)
 
         call = operations.fail_many(queue.keys, [operations.Failed(job.held, described, bury=True)])
         self._retries.do(queue, call, then)

@@ -34,6 +34,8 @@ from django_srq.transport.slots import Slot
 
 logger = guarded("django_srq.consumer")
 
+LOOK_EVERY = 0.1  # seconds between two looks whether a stopped worker still waits for a server
+
 
 class Worker:
     """Serves the subscriptions with a fixed number of threads; the thread that calls ``run`` is one of them.
@@ -131,6 +133,19 @@ class Worker:
     def give_back(self) -> None:
         """Release the items that were claimed and not started. A stopped worker starts none of them any more."""
         self._roles.give_back()
+
+    def end_soon(self, ended: threading.Event, *, after: float, after_trouble: float) -> None:
+        """Do not let a stopped worker that has nothing in hand wait for a server: break off its calls. Blocks.
+
+        The supervisor, or the end of a lease, brings back what a claim may have taken. ended: set when the worker has
+        ended. after, after_trouble: seconds that its servers have for the last calls; the latter once one is away.
+        """
+        stopped = time.monotonic()
+        while not ended.wait(LOOK_EVERY):
+            patience = after_trouble if self._retries.in_trouble else after
+            if time.monotonic() - stopped > patience and not any(self._ledger):
+                for link in {subscription.queue.link for subscription in self._subscriptions}:
+                    link.break_off()
 
     def run(self) -> None:
         """Handle items until stopped, or until the options say so. Blocks. Raises the error of a thread that failed.

@@ -28,6 +28,7 @@ from django_srq.consumer import (
     is_asynchronous,
     with_fresh_connections,
 )
+from django_srq.consumer.logged_errors import ErrorView
 from django_srq.consumer.processes import first_process, inheritance
 from django_srq.consumer.stop_signals import StopSignals
 from django_srq.management import autoreload
@@ -36,6 +37,7 @@ from django_srq.management.base import ERROR, USAGE, QueueCommand
 from django_srq.management.default_log import log_to_stderr
 from django_srq.management.printing import Printer
 from django_srq.queue.arguments import BATCH_SIZES
+from django_srq.queue.masking import Secrets
 from django_srq.registry import Queue
 from django_srq.values import COUNTS, COUNTS_FROM_0, SECONDS
 
@@ -139,20 +141,26 @@ class Command(QueueCommand):
         # supervisor can reap. A process that calls this command from Python is never forked.
         if self._called_from_command_line and (options["autoreload"] or not options["processes"]):
             self._forked = first_process.go_on_in_child()  # before the checks, which import the handlers
+        if options["autoreload"]:
+            options["skip_checks"] = True  # they import the handlers; the consumer makes them
         return super().execute(*args, **options)
 
     def handle(self, **options: Any) -> None:
+        if options["autoreload"]:
+            for alias, _ in options["queues"]:
+                if alias not in conf.aliases():
+                    self.queue(alias)  # raises
+            autoreload.run()
+            return
         parallel = options["concurrency"] > 1
         subscriptions = [
             self._subscription(queue, weight, parallel) for queue, weight in self._chosen(options["queues"])
         ]
         if parallel and not any(subscription.asynchronous for subscription in subscriptions):
             self.stderr.write("--concurrency has no effect: no handler is an async def. Use --threads.")
-        log_to_stderr(LEVELS[options["verbosity"]])
+        log_to_stderr(LEVELS[options["verbosity"]], no_color=options["no_color"], force_color=options["force_color"])
         autoreload.end_with_watcher()
-        if options["autoreload"]:
-            autoreload.run()
-        elif options["processes"]:
+        if options["processes"]:
             self._supervise(subscriptions, _consumer_options(options), options["heartbeat_file"])
         else:
             self._consume(subscriptions, _consumer_options(options), options["heartbeat_file"])
@@ -233,6 +241,8 @@ class Command(QueueCommand):
             batch=queue.config.handler_batch if handler else 1,
             time_limit=queue.config.time_limit,
             asynchronous=asynchronous,
+            errors=ErrorView(queue.config.log_messages, Secrets(conf.load().admin.redact)),
+            handler=queue.config.handler or "",
         )
 
     def _handle(self, handler: Callable[..., Any] | None, batch: int) -> Callable[[Any], Any]:

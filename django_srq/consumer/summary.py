@@ -1,0 +1,61 @@
+"""The first and the last words of a consumer in the log: what it serves, and what it did."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from django_srq.consumer.ledger import FAILED, RUNNING, Ledger
+from django_srq.consumer.options import ConsumerOptions
+from django_srq.consumer.subscription import Subscription
+
+LISTED = 20  # queues that are named at the start
+Log = Callable[..., Any]  # as the method log of a logger
+
+
+class Summary:
+    """Counts what became of items: from the ledgers of the processes, when these have ended."""
+
+    def __init__(self, consumer: str, subscriptions: Sequence[Subscription], options: ConsumerOptions) -> None:
+        self._consumer, self._subscriptions, self._options = consumer, subscriptions, options
+        self._began = time.monotonic()
+        self._handled = self._failed = self._cut = 0
+
+    def begin(self, log: Log) -> None:
+        self._began = time.monotonic()
+        log(logging.INFO, "consumer %s started: %s; Ctrl-C or SIGTERM stops it", self._consumer, self._size)
+        for each in self._subscriptions[:LISTED]:
+            served = each.queue.alias, each.queue.link.address, each.handler or "none", each.lease
+            log(logging.INFO, "serving queue=%s server=%s handler=%s lease=%gs", *served)
+        if (more := len(self._subscriptions) - LISTED) > 0:
+            log(logging.INFO, "serving further queues count=%d", more)
+
+    def count(self, ledger: Ledger) -> None:
+        """Add what a process did that has ended."""
+        self._handled += ledger.handled
+        self._failed += ledger.failed
+        self._cut += sum(entry.state in {RUNNING, FAILED} for entry in ledger)
+
+    def end(self, log: Log) -> None:
+        seconds, acked = time.monotonic() - self._began, self._handled - self._failed
+        counts = self._handled + self._cut, acked, self._failed
+        if self._cut:
+            words = "done: %d items, %d acked, %d failed, %d cut short in %.1f s"
+            log(logging.INFO, words, *counts, self._cut, seconds)
+        else:
+            log(logging.INFO, "done: %d items, %d acked, %d failed in %.1f s", *counts, seconds)
+
+    @property
+    def _size(self) -> str:
+        options = self._options
+        parts = [_counted(options.processes, "process", "processes") if options.processes else "in this process"]
+        parts.append(_counted(options.threads, "thread", "threads"))
+        if options.concurrency > 1:
+            parts.append(f"{options.concurrency} items of async handlers at one time")
+        return ", ".join(parts)
+
+
+def _counted(number: int, singular: str, plural: str) -> str:
+    return f"{number} {singular if number == 1 else plural}"

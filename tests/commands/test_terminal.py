@@ -1,0 +1,202 @@
+"""What srq_consume says at its start and its end, about servers that are away, and on a terminal."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pty
+import re
+import signal
+
+import pytest
+
+from django_srq import queues
+from django_srq.consumer.outage import Outage, trouble_with
+from django_srq.exceptions import OutcomeUnknown
+from tests.support.servers import Server
+from tests.support.waiting import PATIENT, wait_for
+
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def test_the_first_and_the_last_lines_count_over_all_processes(project):
+    queues["note"].put_many(["a", "b", "c"])
+    queues["failing"].put_many(["d", "e"])
+    code, _, err = project.run("srq_consume", "note", "failing", "--burst", "--processes", "2", "--threads", "3")
+    assert code == 0
+    lines = [line.split(" ", 3)[3] for line in err.splitlines() if " INFO " in line]
+    address = queues["note"].link.address
+    assert re.fullmatch(r"consumer c\w{10} started: 2 processes, 3 threads; Ctrl-C or SIGTERM stops it", lines[0])
+    assert lines[1] == f"serving queue=note server={address} handler=tests.support.handlers.note lease=0.6s"
+    assert lines[2] == f"serving queue=failing server={address} handler=tests.support.handlers.failing lease=0.6s"
+    assert re.fullmatch(r"done: 5 items, 3 acked, 2 failed in \d+\.\d s", lines[-1])
+
+
+def test_the_last_line_counts_items_that_were_cut_short(project):
+    queues["told"].put({"do": "exit"})
+    _, _, err = project.run("srq_consume", "told", "--burst")
+    assert re.search(r"INFO done: 2 items, 1 acked, 0 failed, 1 cut short in \d+\.\d s\n", err)
+    assert "WARNING its process ended, will be tried again queue=told uid=" in err
+
+
+def test_a_consumer_without_child_processes_says_the_same(project):
+    queues["note"].put("a")
+    code, _, err = project.run("srq_consume", "note", "--burst", "--processes", "0")
+    assert code == 0
+    assert "started: in this process, 1 thread; Ctrl-C or SIGTERM stops it" in err
+    assert "INFO done: 1 items, 1 acked, 0 failed in" in err
+
+
+def test_an_address_has_no_password(project, server):
+    server.client().config_set("requirepass", "hunter2")
+    url = f"redis://:hunter2@127.0.0.1:{server.port}/0"
+    project.configure({"q": {"HANDLER": "tests.support.handlers.note", "URL": url}}, {})
+    code, _, err = project.run("srq_consume", "--burst", "--processes", "0")
+    assert code == 0
+    assert f"server=127.0.0.1:{server.port}/0 " in err
+    assert "hunter2" not in err
+
+
+# -- outages
+
+
+def test_an_outage_names_the_server_and_how_long_it_lasted(queue, caplog):
+    caplog.set_level("INFO", "django_srq.consumer")
+    error = OutcomeUnknown("no reply to ack within 5 s; call again: it is safe to repeat")
+    error.advice = "call again: it is safe to repeat"
+    outage, trouble, other = Outage(), trouble_with(queue, error), "10.0.0.1:6379/0\nqueue=x error=refused"
+    for troubles in ([trouble], [trouble, trouble], [other, trouble], ["", other], [""]):
+        outage.report(*troubles)
+    address = queue.link.address
+    said = [record.getMessage() for record in caplog.records]
+    assert said[0] == (
+        f"server unavailable, waiting server={address} queue={queue.alias} error=no reply to ack within 5 s"
+    )
+    assert said[1] == "server unavailable, waiting server=10.0.0.1:6379/0 queue=x error=refused"
+    assert re.fullmatch(rf"server available again server={re.escape(address)} after \d+\.\d s", said[2])
+    assert re.fullmatch(r"server available again server=10\.0\.0\.1:6379/0 after \d+\.\d s", said[3])
+    assert len(said) == 4
+
+
+def test_an_error_of_a_call_has_its_advice(silent_queue):
+    with pytest.raises(OutcomeUnknown) as caught:
+        silent_queue.ack("uid")
+    assert caught.value.advice == "call again: it is safe to repeat"
+    assert str(caught.value).endswith(f"; {caught.value.advice}")
+    assert "safe to repeat" not in trouble_with(silent_queue, caught.value)
+
+
+@pytest.fixture
+def silent_queue(server, at):
+    queue = at(server.url)
+    queue.put("x")  # it has a connection, so the call is sent
+    os.kill(server.process.pid, signal.SIGSTOP)
+    queue.link.timeout = 0.2
+    yield queue
+    os.kill(server.process.pid, signal.SIGCONT)
+
+
+@pytest.mark.parametrize("silent", [True, False])
+@pytest.mark.parametrize(("processes", "servers", "limit"), [("1", 1, PATIENT), ("1", 2, PATIENT), ("0", 1, 2)])
+def test_ctrl_c_does_not_wait_for_a_server_that_is_away_when_nothing_is_in_hand(
+    project, processes, servers, limit, silent
+):
+    """The limit is far below the time that calls to a silent server, and the last reports, may take otherwise."""
+    made = [Server() for _ in range(servers)]
+    try:
+        handled = {"HANDLER": "tests.support.handlers.note"}
+        project.configure(
+            {f"q{number}": {**handled, "URL": server.url} for number, server in enumerate(made)},
+            {"TIMEOUT": limit, "LEASE": 3},
+        )
+        with (project.folder / "err").open("w") as err:
+            process = project.start("srq_consume", "--processes", processes, stderr=err)
+            for number in range(servers):
+                wait_for(lambda alias=f"q{number}": queues[alias].snapshot().consumers, "the consumer")
+            for server in made:
+                os.kill(server.process.pid, signal.SIGSTOP) if silent else server.kill()
+            read = (project.folder / "err").read_text
+            wait_for(lambda: read().count("server unavailable") == servers, "word of the outage")
+            process.send_signal(signal.SIGINT)
+            assert process.wait(8) == 0
+        assert "done: 0 items" in read()
+    finally:
+        for server in made:
+            if server.process.poll() is None:
+                os.kill(server.process.pid, signal.SIGCONT)
+            server.close()
+
+
+# -- on a terminal
+
+
+def on_terminal(project, *arguments: str, **environment: str) -> str:
+    """What a consumer writes to a terminal as its standard error."""
+    screen, end = pty.openpty()
+    process = project.start("srq_consume", "--burst", *arguments, stderr=end, environment=environment)
+    os.close(end)
+    written = b""
+    while data := _read(screen):
+        written += data
+    os.close(screen)
+    process.wait(60)
+    return written.decode().replace("\r\n", "\n")
+
+
+def _read(screen: int) -> bytes:
+    try:
+        return os.read(screen, 65536)
+    except OSError:  # the last process that had the terminal has ended
+        return b""
+
+
+def test_lines_on_a_terminal_are_short_and_coloured(project):
+    uid = queues["note"].put("a")
+    queues["failing"].put("b", uid="order-17")
+    text = on_terminal(project, "note", "failing")
+    assert f"\x1b[32;1macked    \x1b[0m …{uid[-12:]} note 0.0" in text
+    plain = COLOUR.sub("", text)
+    assert re.search(r"^\d\d:\d\d:\d\d acked     …\w{12} note 0\.\d{3}s$", plain, re.MULTILINE)
+    assert re.search(
+        r"^\d\d:\d\d:\d\d retrying  order-17 failing 0\.\d{3}s LookupError: cannot handle b\nTraceback",
+        plain,
+        re.MULTILINE,
+    )
+    assert re.search(r"^\d\d:\d\d:\d\d consumer c\w+ started: ", plain, re.MULTILINE)
+    assert re.search(r"^\d\d:\d\d:\d\d done: 2 items, 1 acked, 1 failed in \d+\.\d s$", plain, re.MULTILINE)
+    assert "queue=note uid=" not in plain
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment"), [(["--no-color"], {}), ([], {"NO_COLOR": "1"}), ([], {"DJANGO_COLORS": "nocolor"})]
+)
+def test_a_terminal_without_colours(project, arguments, environment):
+    queues["note"].put("a")
+    text = on_terminal(project, "note", *arguments, **environment)
+    assert "\x1b" not in text
+    assert re.search(r"^\d\d:\d\d:\d\d acked     …", text, re.MULTILINE)
+
+
+def test_colours_can_be_forced_and_a_file_gets_logfmt(project):
+    queues["note"].put("a")
+    _, _, err = project.run("srq_consume", "note", "--burst", "--force-color")
+    assert "\x1b[32;1macked" in err
+    queues["note"].put("a")
+    _, _, err = project.run("srq_consume", "note", "--burst")
+    assert "\x1b" not in err
+    assert re.search(r" INFO acked queue=note uid=\S+ deliveries=1 duration=0\.\d{3}\n", err)
+
+
+def test_a_terminal_with_verbosity_0_is_silent(project):
+    queues["note"].put("a")
+    assert on_terminal(project, "note", "--verbosity", "0") == ""
+
+
+def test_a_project_with_its_own_handlers_gets_these_lines_as_records(project, caplog):
+    caplog.set_level(logging.INFO, "django_srq")
+    queues["note"].put("a")
+    assert project.call("srq_consume", "note", "--burst", "--processes", "0") == (0, "", "")
+    words = [record.msg for record in caplog.records if record.name == "django_srq.consumer"]
+    assert words[0] == "consumer %s started: %s; Ctrl-C or SIGTERM stops it"
+    assert "serving queue=%s server=%s handler=%s lease=%gs" in words
+    assert words[-1] == "done: %d items, %d acked, %d failed in %.1f s"
