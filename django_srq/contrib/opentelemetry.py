@@ -20,9 +20,8 @@ import traceback as tracebacks
 from collections.abc import Sequence
 from typing import Any
 
-from django_srq.contrib import frames
 from django_srq.exceptions import Discard, RetryLater
-from django_srq.queue import instrumentation
+from django_srq.queue import failure, instrumentation
 from django_srq.queue.failure import name_of, text_of
 from django_srq.queue.instrumentation import Handling, Integration, PutEnd, Puts, Settled
 from django_srq.queue.item import Item
@@ -194,7 +193,7 @@ def _note_error(span: Span, error: BaseException | None) -> None:
     if error is None or not span.is_recording():
         return
     message = _redacted(text_of(error))
-    frames_ = tracebacks.format_exception(type(error), error, frames.own(error.__traceback__))
+    frames_ = tracebacks.format_exception(type(error), error, failure.traceback_of(error))
     span.add_event(
         "exception",
         {

@@ -12,9 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from django_srq.contrib import frames
 from django_srq.exceptions import Discard, RetryLater
-from django_srq.queue import instrumentation
+from django_srq.queue import failure, instrumentation
 from django_srq.queue.instrumentation import Handling, PutEnd, Puts, Settled
 from django_srq.queue.item import Item
 from django_srq.signals import consumer_stopped
@@ -176,7 +175,7 @@ class _Handled:
             return
         with use_isolation_scope(self._scope), use_scope(self._current):
             event, hint = event_from_exception(
-                (type(error), error, frames.own(error.__traceback__)),
+                (type(error), error, failure.traceback_of(error)),
                 client_options=sentry_sdk.get_client().options,
                 mechanism={"type": SYSTEM, "handled": False},
             )
@@ -287,7 +286,7 @@ def _without_ours(event: Event, hint: Hint) -> Event | None:
     """For all events: our own frames have no local variables, and the record of a failure makes no second event."""
     if _integration() is None:
         return event
-    _strip(event, lambda frame: frames.is_ours(frame.get("abs_path")))
+    _strip(event, lambda frame: failure.is_ours(frame.get("abs_path")))
     return None if _is_about_a_delivery(hint.get("log_record")) else event
 
 

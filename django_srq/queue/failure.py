@@ -35,8 +35,9 @@ ENTRIES_MOST = 1_000  # entries; a larger container is shown in part
 _LIBRARY = (os.path.dirname(traceback.__file__) + os.sep, "<")
 _INSTALLED = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
 # Files of the code that calls the project's: a traceback begins with its frames. They say nothing about the error.
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _CALLERS = (
-    os.path.dirname(os.path.dirname(__file__)) + os.sep,
+    _PACKAGE,
     *(os.path.dirname(str(module.__file__)) + os.sep for module in (asgiref.sync, asyncio, concurrent.futures)),
 )
 _NOT_DESCRIBED = b'{"type":"Failed","message":"<the error cannot be described>","fingerprint":"Failed"}'
@@ -174,6 +175,11 @@ def traceback_of(error: BaseException) -> TracebackType | None:
     while step is not None and step.tb_frame.f_code.co_filename.startswith(_CALLERS):
         step = step.tb_next
     return step or start
+
+
+def is_ours(path: str | None) -> bool:
+    """Whether a file belongs to this package."""
+    return path is not None and path.startswith(_PACKAGE)
 
 
 def _traceback(error: BaseException) -> str:

@@ -525,8 +525,8 @@ def test_requeue_by_uid_says_what_is_not_dead(project):
     )
     assert (code, out) == (0, "QUEUE   REQUEUED\norders         1\n")
     assert err.splitlines() == [
-        f"orders: item {ready!r} is ready, not dead",
-        "orders: no item 'no-such': it is settled, was dropped, or never was there",
+        f"orders: {ready} is ready already: srq_status orders shows whether consumers take it.",
+        "orders: no-such is not in the queue, as it was handled, deleted or never put: srq_status shows all queues.",
     ]
 
 

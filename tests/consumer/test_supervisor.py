@@ -1006,7 +1006,7 @@ def test_retry_later(project, told, client):
     assert (code, item.uid, item.deliveries) == (0, uid, 1)
     assert 2900 <= item.delivery.when.timestamp() - queue.snapshot().at.timestamp() <= 3000
     assert item.delivery.error["message"] == "not yet"
-    assert "INFO failed" in err
+    assert "INFO postponed by its handler" in err
 
 
 def test_discard_and_reject(project, told):

@@ -190,7 +190,7 @@ def test_the_long_description_has_no_pictures_and_no_links_to_files(metadata):
     assert "<picture>" in readme
     assert re.findall(r"<picture|<img|\.png|!\[", text) == []
     assert set(re.findall(r"\]\((.*?)\)", text)) == {"https://pypi.org/project/saferedisqueue/"}
-    assert "the dead items grouped by their error, and the actions" in " ".join(text.split())
+    assert "those that wait after an error, grouped by their error, and the actions" in " ".join(text.split())
     assert "docs/keys.md has the details" in text
     assert re.findall("^#.*", text, re.MULTILINE) == re.findall("^#.*", readme, re.MULTILINE)
 

@@ -30,7 +30,7 @@ from django_srq.conf import QueueConfig
 from django_srq.management.commands import srq_consume
 from django_srq.models import QueueStatus
 from tests.support.project import kill_session
-from tests.support.waiting import wait_for
+from tests.support.waiting import PATIENT, wait_for
 
 pytestmark = pytest.mark.versions
 
@@ -320,7 +320,7 @@ def test_the_queues_of_all_snippets_exist():
 
 def test_the_other_snippets_of_python_run_as_written(server_url, capsys):
     """Those that name no file: each by itself; and the functions in it know all names that they use."""
-    others = [block for block in blocks("python") if not re.match(r"# \S+\.py", block)]
+    others = [block for block in blocks("python") if not re.match(r"# \S+\.py|.*django_srq\.contrib", block, re.DOTALL)]
     assert len(others) == 4
     for block in others:
         names: dict[str, Any] = {}
@@ -330,6 +330,13 @@ def test_the_other_snippets_of_python_run_as_written(server_url, capsys):
                 used = {step.argval for step in dis.get_instructions(function) if step.opname == "LOAD_GLOBAL"}
                 assert used <= {*names, *dir(builtins)}
     assert "b'Hello World'" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["sentry", "opentelemetry"])
+def test_the_snippets_of_integrations_run_as_written(name):
+    """In a process of their own, as they change the whole process."""
+    (block,) = [block for block in blocks("python") if f"django_srq.contrib.{name}" in block]
+    subprocess.run([sys.executable, "-c", block.replace('dsn="…"', 'dsn=""')], cwd=ROOT, timeout=PATIENT, check=True)
 
 
 def test_the_options_of_srq_consume():

@@ -237,6 +237,7 @@ def test_any_number_of_items_in_batches_behind_scheduled_ones(orders):
     assert orders.counts() == {"ready": 400, "in_flight": 0, "delayed": 300, "dead": 0}
 
 
+@pytest.mark.filterwarnings("ignore:.*blocks the event loop:RuntimeWarning")
 def test_items_that_fail_again_meanwhile_stay_delayed(orders, client):
     fail(orders, *["x"] * 300)
     began = now(client)

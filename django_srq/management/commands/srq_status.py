@@ -63,7 +63,7 @@ class Command(QueueCommand):
             "--format",
             choices=["table", "json", "jsonl"],
             default="table",
-            help="table (the default): for people; json: one document with all; jsonl: a line for each queue",
+            help="table: for people; json: one document with all; jsonl: a line for each queue",
         )
         how = parser.add_mutually_exclusive_group()
         how.add_argument(

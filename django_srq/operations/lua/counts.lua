@@ -109,11 +109,11 @@ local ghosts = tonumber(redis.call('HGET', meta, 'ghosts') or 0)
 local ready = math.max(0, redis.call('LLEN', queue) - ghosts) + redis.call('ZCARD', returned) + redis.call('ZCARD', priority)
 local in_flight = redis.call('HLEN', holders) + redis.call('LLEN', ackbuf) + redis.call('LLEN', backup)
   + redis.call('ZCARD', ackbuf_aging)
-local waiting = redis.call('ZCARD', delayed)
+local later = redis.call('ZCARD', delayed)
 local old = oldest()
 local noted = old and redis.call('HGET', waiting, old)
 return {
-  string.format('%.0f', now), ready, in_flight, waiting, math.min(waiting, redis.call('HLEN', retrying)), redis.call('ZCARD', dead),
+  string.format('%.0f', now), ready, in_flight, later, math.min(later, redis.call('HLEN', retrying)), redis.call('ZCARD', dead),
   redis.call('ZCOUNT', leases, -now, '(0'), redis.call('ZCOUNT', delayed, '-inf', now) + redis.call('ZCOUNT', leases, 0, now),
   redis.call('HGET', meta, 'layout') or '', redis.call('GET', paused) or '',
   old or '', old and (noted and '{"time":' .. noted .. '}' or redis.call('HGET', headers, old)) or '',
