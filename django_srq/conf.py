@@ -666,7 +666,7 @@ def pickled_queues() -> Iterator[Problem]:
     """Queues whose payloads are unpickled."""
     for alias, config in load().queues.items():
         if config.serializer == "pickle":
-            message = f"SRQ_QUEUES[{alias!r}]: whoever can write to the server can run code in consumers and the admin."
+            message = f"SRQ_QUEUES[{alias!r}] is pickled: a user who can write to the server can run code in consumers."
             yield Problem("django_srq.W006", message, "Use the serializer 'json', or one of your own.")
 
 

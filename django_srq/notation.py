@@ -58,6 +58,6 @@ class Notation(Generic[N]):
     read: Callable[[str], N]
 
 
-RATE = "rate such as '10/s', '100/m', '10/hour' or '3/10s'"  # in messages
+RATE = "rate such as '10/s', '10/min', '10/hour' or '3/10s'"  # in messages
 DURATION = Notation("duration such as '90s', '5m', '2h' or '7d'", seconds_in)
 SIZE = Notation("size such as '512KB', '200MB' or '1GB'", bytes_in)

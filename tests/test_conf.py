@@ -200,7 +200,9 @@ def test_the_deployment_check_reports_an_embedded_server():
 
 def test_the_deployment_check_reports_pickled_payloads():
     (found,) = deployed({"URL": URL, "SERIALIZER": "pickle"})
-    assert found.startswith("?: (django_srq.W006) SRQ_QUEUES['orders']: whoever can write to the server can run code")
+    assert found.startswith(
+        "?: (django_srq.W006) SRQ_QUEUES['orders'] is pickled: a user who can write to the server can run"
+    )
     assert deployed({"URL": URL, "SERIALIZER": "raw"}) == []
 
 

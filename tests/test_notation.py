@@ -43,7 +43,7 @@ def test_durations_sizes_and_rates():
         (bytes_in, ["", "5", "MB", "0MB", "-5MB", "5 MB", "5TB", "1.5GB", "5MBit"],
          "is no size such as '512KB', '200MB' or '1GB'"),
         (rate_in, ["", "10", "10/", "0/s", "10/w", "10/month", "10 / s", "1.5/s", "10/mi"],
-         "is no rate such as '10/s', '100/m', '10/hour' or '3/10s'"),
+         "is no rate such as '10/s', '10/min', '10/hour' or '3/10s'"),
     ],
 )  # fmt: skip
 def test_a_wrong_text_gets_a_sentence_with_examples(read, texts, says):
@@ -73,7 +73,7 @@ def test_all_durations_and_sizes_of_the_settings_may_be_texts():
         ("LEASE", "0s", "a number of seconds above 0 or a duration such as '90s', '5m', '2h' or '7d', not '0s'"),
         ("AUTOCLEAN_INTERVAL", "x", "or a duration such as '90s', '5m', '2h' or '7d', or None, not 'x'"),
         ("MAX_PAYLOAD_BYTES", "2", "a whole number of bytes above 0 or a size such as '512KB', '200MB' or '1GB', or N"),
-        ("RATE", "10/month", "a rate such as '10/s', '100/m', '10/hour' or '3/10s', or None, not '10/month'"),
+        ("RATE", "10/month", "a rate such as '10/s', '10/min', '10/hour' or '3/10s', or None, not '10/month'"),
         ("BACKOFF", {"max": "1 day"}, "a dict whose max is a number of seconds above 0 or a duration such as"),
         ("BACKOFF", {"factor": "2s"}, "a dict whose factor is at least 1"),
         ("MAX_LENGTH", "1KB", "a whole number above 0, or None, not '1KB'"),

@@ -38,6 +38,7 @@ class _Head(Structure):
         ("pid", c_uint64),
         ("handled", c_uint64),
         ("failed", c_uint64),
+        ("postponed", c_uint64),
         ("last_beat", c_double),
         ("last_answer", c_double),
         # Claims without a wait: the number of the one on its way, and of the last one that is wanted back.
@@ -238,10 +239,16 @@ class Ledger:
         """How many of these failed."""
         return int(self._head.failed)
 
-    def count_handled(self, number: int, *, failed: int = 0) -> None:
+    @property
+    def postponed(self) -> int:
+        """How many of those handled were put off by their handler (RetryLater)."""
+        return int(self._head.postponed)
+
+    def count_handled(self, number: int, *, failed: int = 0, postponed: int = 0) -> None:
         with self._counting:
             self._head.handled += number
             self._head.failed += failed
+            self._head.postponed += postponed
 
     @property
     def last_beat(self) -> float:

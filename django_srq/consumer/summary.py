@@ -21,7 +21,7 @@ class Summary:
     def __init__(self, consumer: str, subscriptions: Sequence[Subscription], options: ConsumerOptions) -> None:
         self._consumer, self._subscriptions, self._options = consumer, subscriptions, options
         self._began = time.monotonic()
-        self._handled = self._failed = self._cut = 0
+        self._handled = self._failed = self._postponed = self._cut = 0
 
     def begin(self, log: Log) -> None:
         self._began = time.monotonic()
@@ -36,23 +36,25 @@ class Summary:
         """Add what a process did that has ended."""
         self._handled += ledger.handled
         self._failed += ledger.failed
+        self._postponed += ledger.postponed
         self._cut += sum(entry.state in {RUNNING, FAILED} for entry in ledger)
 
     def end(self, log: Log) -> None:
-        seconds, acked = time.monotonic() - self._began, self._handled - self._failed
-        counts = self._handled + self._cut, acked, self._failed
+        acked = self._handled - self._failed - self._postponed
+        ended = _counted(self._handled + self._cut, "delivery", "deliveries")
+        parts = [ended, f"{acked} acked", f"{self._failed} failed"]
+        if self._postponed:
+            parts.append(f"{self._postponed} postponed")
         if self._cut:
-            words = "done: %d items, %d acked, %d failed, %d cut short in %.1f s"
-            log(logging.INFO, words, *counts, self._cut, seconds)
-        else:
-            log(logging.INFO, "done: %d items, %d acked, %d failed in %.1f s", *counts, seconds)
+            parts.append(f"{self._cut} ended with their process")
+        log(logging.INFO, "done: %s in %.1f s", ", ".join(parts), time.monotonic() - self._began)
 
     @property
     def _size(self) -> str:
         options = self._options
         parts = [_counted(options.processes, "process", "processes") if options.processes else "in this process"]
         parts.append(_counted(options.threads, "thread", "threads"))
-        if options.concurrency > 1:
+        if options.concurrency > 1 and any(each.asynchronous for each in self._subscriptions):
             parts.append(f"{options.concurrency} items of async handlers at one time")
         return ", ".join(parts)
 

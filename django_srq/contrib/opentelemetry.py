@@ -16,7 +16,6 @@ has its error as an event; messages and tracebacks are redacted as in the status
 
 from __future__ import annotations
 
-import traceback as tracebacks
 from collections.abc import Sequence
 from typing import Any
 
@@ -171,9 +170,11 @@ class _Handled:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: Any) -> None:
         contexts.detach(self._token)
-        if not isinstance(error, RetryLater | Discard):
-            _note_error(self._span, error)
-        self._span.end()
+        try:
+            if error is not None and not issubclass(type(error), RetryLater | Discard):
+                _note_error(self._span, error)
+        finally:
+            self._span.end()
 
 
 def _links(items: Sequence[Item]) -> list[Link]:
@@ -193,13 +194,12 @@ def _note_error(span: Span, error: BaseException | None) -> None:
     if error is None or not span.is_recording():
         return
     message = _redacted(text_of(error))
-    frames_ = tracebacks.format_exception(type(error), error, failure.traceback_of(error))
     span.add_event(
         "exception",
         {
             "exception.type": name_of(error),
             "exception.message": message,
-            "exception.stacktrace": _redacted("".join(frames_)),
+            "exception.stacktrace": _redacted(failure.printed(error)),
         },
     )
     span.set_attribute("error.type", name_of(error))

@@ -70,6 +70,9 @@ def _flush(**_kwargs: object) -> None:
 
 
 class _Watch(instrumentation.Integration):
+    def flush(self) -> None:
+        _flush()
+
     def put(self, puts: Puts) -> PutEnd | None:
         integration = _integration()
         if integration is None or puts.step == "send":
@@ -213,9 +216,9 @@ def _messaging(handling: Handling, single: Item | None) -> Iterator[tuple[str, A
 
 
 def _status(error: BaseException | None) -> str:
-    if error is None or isinstance(error, Discard):
+    if error is None or issubclass(type(error), Discard):
         return "ok"
-    return "aborted" if isinstance(error, RetryLater) else "internal_error"
+    return "aborted" if issubclass(type(error), RetryLater) else "internal_error"
 
 
 def _payload(queue: str, item: Item) -> Any:
@@ -291,4 +294,5 @@ def _without_ours(event: Event, hint: Hint) -> Event | None:
 
 
 def _is_about_a_delivery(record: logging.LogRecord | None) -> bool:
-    return record is not None and record.name == "django_srq.consumer" and hasattr(record, "outcome")
+    """Whether the record tells of an error that ``settled`` reports. That a process died, only the log tells."""
+    return record is not None and record.name == "django_srq.consumer" and hasattr(record, "deliveries")

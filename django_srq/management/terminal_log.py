@@ -34,7 +34,7 @@ class TerminalFormatter(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         time = self.formatTime(record, self.datefmt)
-        return f"{time} {self._item(record) if 'duration' in vars(record) else self._other(record)}"
+        return f"{time} {self._item(record) if {'uid', 'outcome'} <= vars(record).keys() else self._other(record)}"
 
     def usesTime(self) -> bool:
         return False  # formatMessage does it
@@ -42,7 +42,8 @@ class TerminalFormatter(logging.Formatter):
     def _item(self, record: Any) -> str:
         word = _word(record)
         parts = [self._coloured(word.role, f"{word.text:{_WIDTH}}"), _short(record.uid), record.queue]
-        parts.append(f"{record.duration:.3f}s")
+        if hasattr(record, "duration"):  # of an item whose process ended, nobody knows it exactly
+            parts.append(f"{record.duration:.3f}s")
         if said := ": ".join(filter(None, [record.error, record.reason])):
             parts.append(said)
         return " ".join(parts)

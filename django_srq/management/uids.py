@@ -4,4 +4,4 @@ from __future__ import annotations
 
 
 def unknown(uid: str) -> str:
-    return f"no item {uid!r}: it is settled, was dropped, or never was there"
+    return f"no item {uid!r}: it was handled or deleted, or was never put"

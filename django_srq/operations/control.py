@@ -14,7 +14,10 @@ from django_srq.operations.scripts import Script
 
 
 def drop(keys: Keys, items: Iterable[DeliveryRef], *, state: str = "") -> Call[list[bool]]:
-    """Delete items that nobody holds. They are named by uid, and by the number of the put where it is known."""
+    """Delete items that nobody holds. They are named by uid, and by the number of the put where it is known.
+
+    state: only items in this state; "done": no items, but uids that count as there by unique_for may be put again.
+    """
     args = [part.encode() for item in items for part in (item.uid, item.number)]
     return Call(Script.named("drop"), keys, (state.encode(), *args), read_flags)
 

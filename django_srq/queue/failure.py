@@ -69,7 +69,7 @@ def _described(error: BaseException | str, consumer: str) -> bytes:
         kept = {
             "type": name,
             "message": text_of(raised),
-            "traceback": _or_else(lambda: _traceback(raised), "<its traceback cannot be had>"),
+            "traceback": _or_else(lambda: printed(raised), "<its traceback cannot be had>"),
             "fingerprint": f"{name} {origin}".strip(),
         }
     if consumer:
@@ -182,7 +182,7 @@ def is_ours(path: str | None) -> bool:
     return path is not None and path.startswith(_PACKAGE)
 
 
-def _traceback(error: BaseException) -> str:
+def printed(error: BaseException) -> str:
     """The traceback as Python prints it, with a bounded number of causes, frames and members of groups."""
     parts: list[str] = []
     causes = list(chain(error))

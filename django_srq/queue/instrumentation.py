@@ -10,18 +10,20 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from traceback import format_tb
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from django_srq import exceptions
 from django_srq.exceptions import Discard, RetryLater
 from django_srq.operations import Call, PutReply
 from django_srq.operations.puts import payload_size
-from django_srq.queue import arguments
+from django_srq.queue import arguments, failure
 from django_srq.queue.item import Item
 from django_srq.runtime.interruption import is_interruption
 from django_srq.transport.sansio import Steps
 
 logger = logging.getLogger("django_srq.instrumentation")
+FRAMES_LOGGED = 10  # of an integration's error
 T = TypeVar("T")
 
 PutEnd = Callable[[BaseException | None], object]
@@ -141,6 +143,9 @@ class Integration:
         This may be in another thread than that of the handler.
         """
 
+    def flush(self) -> None:
+        """The process that writes the log of a consumer's supervisor, and calls no handler, is about to end."""
+
 
 installed: tuple[Integration, ...] = ()
 
@@ -168,6 +173,12 @@ def settled(queue: str, ended: Sequence[Settled], began: int) -> None:
             integration.settled(queue, ended, began, None)
 
 
+def flush() -> None:
+    for integration in installed:
+        with _guard(integration, "flush"):
+            integration.flush()
+
+
 def unreadable(queue: str, item: Item, size: int, error: BaseException) -> None:
     """Tell the integrations of an item that is dead as its payload cannot be decoded: as if a handler had raised."""
     handling = Handling(queue, [item], [size], batch=False)
@@ -177,13 +188,14 @@ def unreadable(queue: str, item: Item, size: int, error: BaseException) -> None:
 
 
 def _outcome(state: str | None, error: BaseException | None, removed: bool) -> str:
-    if error is None or isinstance(error, Discard):
+    kind = type(error)  # reading the __class__ of an error may run code
+    if error is None or issubclass(kind, Discard):
         return ("acked" if error is None else "discarded") if removed else "lost"
     if state is None:
         return "lost"
     if state == "dead":
-        return "rejected" if isinstance(error, exceptions.Reject) else "dead"
-    return "postponed" if isinstance(error, RetryLater) else "failed"
+        return "rejected" if issubclass(kind, exceptions.Reject) else "dead"
+    return "postponed" if issubclass(kind, RetryLater) else "failed"
 
 
 _logged: set[tuple[str, str]] = set()
@@ -200,4 +212,7 @@ def _guard(integration: Integration, hook: str, but: BaseException | None = None
         name = type(integration).__qualname__
         if error is not but and (name, hook) not in _logged:
             _logged.add((name, hook))
-            logger.exception("an integration failed integration=%s hook=%s", name, hook)
+            # Without its message, its variables and its context: these may be those of the handler's error.
+            frames = "".join(format_tb(error.__traceback__, limit=-FRAMES_LOGGED))
+            kind = failure.name_of(error)
+            logger.error("an integration failed integration=%s hook=%s error=%s\n%s", name, hook, kind, frames)

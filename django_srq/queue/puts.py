@@ -63,7 +63,7 @@ def put(
 ) -> Steps[str]:
     (state,) = yield from add(queue, calls, [uid], timeout)
     if strict and state:
-        known = "was handled, and counts as there by unique_for" if state == "done" else "is there already"
+        known = "was handled or moved, and counts as there by unique_for" if state == "done" else "is there already"
         raise DuplicateItem(f"queue {queue.alias!r}: {uid} {known} ({state})", uid=uid, state=state)
     return uid
 

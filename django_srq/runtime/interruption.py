@@ -19,8 +19,9 @@ def is_interruption(error: BaseException) -> bool:
     """
     if not _possible:
         return False
-    by_keyboard = isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread()
-    return by_keyboard or isinstance(error, Interruption)
+    kind = type(error)  # reading the __class__ of an error may run code
+    by_keyboard = issubclass(kind, KeyboardInterrupt) and threading.current_thread() is threading.main_thread()
+    return by_keyboard or issubclass(kind, Interruption)
 
 
 def rule_out() -> None:

@@ -49,7 +49,7 @@ COUNTERS = {
 }
 HISTOGRAMS = {
     "srq_process_seconds": ("run", "Time from a delivery to its ack."),
-    "srq_wait_seconds": ("wait", "Time until the first delivery."),
+    "srq_wait_seconds": ("wait", "Time from when an item was ready to its first delivery."),
 }
 # The queue keeps buckets by powers of two, from 1 ms on. Every second one is enough here: 13, up to 4.7 hours.
 LIMITS = range(0, 25, 2)  # exponents

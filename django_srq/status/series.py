@@ -25,7 +25,7 @@ class Period:
     recovered: int = 0
     dead: int = 0
     postponed: int = 0  # deliveries that ended with RetryLater; they count as failed, too
-    wait_p50: float | None = None  # seconds until the first delivery
+    wait_p50: float | None = None  # seconds from when an item was ready to its first delivery
     wait_p95: float | None = None
     run_p50: float | None = None  # seconds from the delivery to the ack
     run_p95: float | None = None

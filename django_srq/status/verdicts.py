@@ -339,8 +339,8 @@ def _to_show(alias: str, state: str) -> str:
 def _failing(alias: str, n: int) -> Finding:
     """n: dead items."""
     text = ngettext(
-        "%(queue)s has %(n)s dead item, which failed or crashed too often.",
-        "%(queue)s has %(n)s dead items, which failed or crashed too often.",
+        "%(queue)s has %(n)s dead item, which no consumer will take again.",
+        "%(queue)s has %(n)s dead items, which no consumer will take again.",
         n,
     )
     text %= {"n": grouped(n), "queue": readable(alias)}

@@ -188,7 +188,7 @@ def test_requeue_by_uid_says_which_state_other_items_have(project):
         "orders: held is in flight: srq_recover orders makes it ready if its lease has ended.",
         "orders: late is delayed, not dead: srq_requeue orders --state delayed --uid late makes it ready now.",
         "orders: it's is ready already: srq_status orders shows whether consumers take it.",
-        "orders: gone is not in the queue, as it was handled, deleted or never put: srq_status shows all queues.",
+        "orders: no item 'gone': it was handled or deleted, or was never put",
     ]
     assert states("orders") == before
     die("orders", "a")  # the item that was ready
@@ -526,7 +526,7 @@ def test_requeue_by_uid_says_what_is_not_dead(project):
     assert (code, out) == (0, "QUEUE   REQUEUED\norders         1\n")
     assert err.splitlines() == [
         f"orders: {ready} is ready already: srq_status orders shows whether consumers take it.",
-        "orders: no-such is not in the queue, as it was handled, deleted or never put: srq_status shows all queues.",
+        "orders: no item 'no-such': it was handled or deleted, or was never put",
     ]
 
 
@@ -566,7 +566,7 @@ def test_drop_deletes_single_items(project):
     chosen = [part for uid in (uids[0], *uids[2:5], "no-such") for part in ("--uid", uid)]
     for how in ("--dry-run", "--yes"):
         code, out, err = project.call("srq_drop", "orders", *chosen, how, "--format", "json")
-        assert (code, err) == (0, "orders: no item 'no-such': it is settled, was dropped, or never was there\n")
+        assert (code, err) == (0, "orders: no item 'no-such': it was handled or deleted, or was never put\n")
         rows = [{"queue": "orders", "dropped": 3, "spared_in_flight": 1}]
         assert json.loads(out) == {"dry_run": how == "--dry-run", "queues": rows}
         assert states("orders") == ((2, 1, 1, 2) if how == "--dry-run" else (1, 1, 0, 1))
@@ -916,3 +916,15 @@ def test_characters_that_the_output_cannot_encode_are_escaped(project):
     out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (0, "")
     assert out.endswith(" j\\xfcrgen\n")
+
+
+def test_drop_lets_a_uid_that_is_done_be_put_again(project):
+    queue = queues["orders"]
+    queue.put("x", uid="nightly", unique_for=3600)
+    assert queue.ack(queue.get(-1))
+    assert project.call("srq_drop", "orders", "--uid", "nightly", "--dry-run")[0] == 0
+    queue.put("x", uid="nightly")
+    assert len(queue) == 0
+    assert project.call("srq_drop", "orders", "--uid", "nightly", "--no-input")[0] == 0
+    queue.put("x", uid="nightly")
+    assert len(queue) == 1

@@ -263,7 +263,7 @@ def test_an_unknown_uid_is_named_and_the_others_are_shown(project):
     queues["orders"].put("x", uid="there")
     code, out, err = project.call("srq_show", "orders", "gone", "there", "--format", "json")
     assert (code, [item["uid"] for item in json.loads(out)]) == (1, ["there"])
-    assert err == "CommandError: orders: no item 'gone': it is settled, was dropped, or never was there\n"
+    assert err == "CommandError: orders: no item 'gone': it was handled or deleted, or was never put\n"
 
 
 def test_no_text_controls_the_terminal(project):

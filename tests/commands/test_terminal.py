@@ -29,13 +29,13 @@ def test_the_first_and_the_last_lines_count_over_all_processes(project):
     assert re.fullmatch(r"consumer c\w{10} started: 2 processes, 3 threads; Ctrl-C or SIGTERM stops it", lines[0])
     assert lines[1] == f"serving queue=note server={address} handler=tests.support.handlers.note lease=0.6s"
     assert lines[2] == f"serving queue=failing server={address} handler=tests.support.handlers.failing lease=0.6s"
-    assert re.fullmatch(r"done: 5 items, 3 acked, 2 failed in \d+\.\d s", lines[-1])
+    assert re.fullmatch(r"done: 5 deliveries, 3 acked, 2 failed in \d+\.\d s", lines[-1])
 
 
 def test_the_last_line_counts_items_that_were_cut_short(project):
     queues["told"].put({"do": "exit"})
     _, _, err = project.run("srq_consume", "told", "--burst")
-    assert re.search(r"INFO done: 2 items, 1 acked, 0 failed, 1 cut short in \d+\.\d s\n", err)
+    assert re.search(r"INFO done: 2 deliveries, 1 acked, 0 failed, 1 ended with their process in \d+\.\d s\n", err)
     assert "WARNING its process ended, will be tried again queue=told uid=" in err
 
 
@@ -44,7 +44,7 @@ def test_a_consumer_without_child_processes_says_the_same(project):
     code, _, err = project.run("srq_consume", "note", "--burst", "--processes", "0")
     assert code == 0
     assert "started: in this process, 1 thread; Ctrl-C or SIGTERM stops it" in err
-    assert "INFO done: 1 items, 1 acked, 0 failed in" in err
+    assert "INFO done: 1 delivery, 1 acked, 0 failed in" in err
 
 
 def test_an_address_has_no_password(project, server):
@@ -119,7 +119,7 @@ def test_ctrl_c_does_not_wait_for_a_server_that_is_away_when_nothing_is_in_hand(
             wait_for(lambda: read().count("server unavailable") == servers, "word of the outage")
             process.send_signal(signal.SIGINT)
             assert process.wait(8) == 0
-        assert "done: 0 items" in read()
+        assert "done: 0 deliveries" in read()
     finally:
         for server in made:
             if server.process.poll() is None:
@@ -163,7 +163,7 @@ def test_lines_on_a_terminal_are_short_and_coloured(project):
         re.MULTILINE,
     )
     assert re.search(r"^\d\d:\d\d:\d\d consumer c\w+ started: ", plain, re.MULTILINE)
-    assert re.search(r"^\d\d:\d\d:\d\d done: 2 items, 1 acked, 1 failed in \d+\.\d s$", plain, re.MULTILINE)
+    assert re.search(r"^\d\d:\d\d:\d\d done: 2 deliveries, 1 acked, 1 failed in \d+\.\d s$", plain, re.MULTILINE)
     assert "queue=note uid=" not in plain
 
 
@@ -199,4 +199,4 @@ def test_a_project_with_its_own_handlers_gets_these_lines_as_records(project, ca
     words = [record.msg for record in caplog.records if record.name == "django_srq.consumer"]
     assert words[0] == "consumer %s started: %s; Ctrl-C or SIGTERM stops it"
     assert "serving queue=%s server=%s handler=%s lease=%gs" in words
-    assert words[-1] == "done: %d items, %d acked, %d failed in %.1f s"
+    assert words[-1] == "done: %s in %.1f s"

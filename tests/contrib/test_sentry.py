@@ -381,7 +381,9 @@ def test_without_the_sdk_the_error_says_what_to_install(monkeypatch):
 @pytest.fixture
 def shop(project, server_url, prefix, monkeypatch):
     """A project whose processes write their events to a file."""
-    handlers = {alias: f"tests.support.sentry_handlers.{alias}" for alias in ("failing", "asynchronous", "ended")}
+    handlers = {
+        alias: f"tests.support.sentry_handlers.{alias}" for alias in ("failing", "asynchronous", "ended", "killed")
+    }
     settings = {"URL": server_url, "PREFIX": prefix + ".{alias}", "MAX_DELIVERIES": 1}
     project.configure({alias: {"HANDLER": path} for alias, path in handlers.items()}, settings)
     monkeypatch.setenv("SRQ_TEST_EVENTS", str(project.folder / "events"))
@@ -428,6 +430,16 @@ def test_events_are_flushed_at_the_end_of_a_process(shop, options, alias, items)
     code, _, err = shop.run("srq_consume", alias, *options)
     assert code == 0, err
     assert len(written(shop)) == items
+
+
+def test_an_item_that_is_dead_because_its_process_was_killed_is_reported(shop):
+    shop.add_to_settings(INIT.format(WITH_INTEGRATION))
+    uid = queues["killed"].put({"password": SECRET})
+    code, _, err = shop.run("srq_consume", "killed", "--burst")
+    assert code == 0, err
+    (event,) = [event for event in written(shop) if event["extra"].get("uid") == uid]
+    assert (event["extra"]["queue"], event["extra"]["state"], event["level"]) == ("killed", "dead", "error")
+    assert SECRET not in (shop.folder / "events").read_text()
 
 
 # -- without the integration: what the SDK makes of the log

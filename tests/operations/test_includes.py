@@ -166,3 +166,10 @@ def test_sizes_of_the_series_stand_once():
 
 def test_time_is_read_in_one_place():
     assert [path.stem for path in LUA.rglob("*.lua") if "'TIME'" in path.read_text("utf-8")] == ["clock"]
+
+
+@pytest.mark.parametrize("file", sorted(LUA.rglob("*.lua")), ids=lambda file: file.stem)
+def test_no_local_hides_a_key(file):
+    if file.stem != "keys":
+        named = re.findall(r"\blocal ([\w, ]+)=", code_of(file.read_text("utf-8")))
+        assert {name.strip() for names in named for name in names.split(",")} & set(operations.key_types()) == set()

@@ -255,7 +255,7 @@ def test_a_failing_queue(configure):
     queues["orders"].put(1)
     queues["orders"].fail(queues["orders"].get(-1), ValueError())
     snapshot = status.snapshot()
-    assert snapshot.sentence.startswith("orders has 1 dead item, which failed or crashed too often. To see them:")
+    assert snapshot.sentence.startswith("orders has 1 dead item, which no consumer will take again. To see them:")
     assert snapshot.findings[0].command == "manage.py srq_show orders --state dead"
     assert snapshot.queues[0].state == "failing"
 

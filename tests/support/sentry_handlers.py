@@ -38,6 +38,10 @@ async def asynchronous(payload: object) -> None:
     failing({"password": str(payload)})
 
 
+def killed(payload: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def ended(payload: object) -> None:
     """Has srq_consume stopped while it handles the item."""
     os.kill(os.getppid(), signal.SIGTERM)

@@ -21,6 +21,7 @@ from django_srq.consumer.processes.keeper_pipe import BEAT, END, STOPPING, unpac
 from django_srq.consumer.processes.orphan import LOOK_EVERY, Orphan
 from django_srq.consumer.shared_text import SharedText
 from django_srq.consumer.subscription import Subscription
+from django_srq.queue import instrumentation
 from django_srq.runtime.process import set_title
 
 NAME = "srq-keeper"  # as ps and top show it
@@ -93,6 +94,7 @@ class KeeperMain:
         if told_to_end:
             heartbeat.end(LAST_LINES)
         log.flush(LAST_LINES)
+        instrumentation.flush()
 
     def _obey(self, control_fd: int, heartbeat: HeartbeatThread) -> bool:
         """Do what the supervisor writes, until it writes ``END``. False: it has died. Blocks."""

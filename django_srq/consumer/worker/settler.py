@@ -18,6 +18,7 @@ from django_srq.consumer.worker.events import Events
 from django_srq.consumer.worker.job import BuriedJob, FailedJob, FinishedJob, Job, Outcomes
 from django_srq.consumer.worker.pipeline import Pipeline
 from django_srq.consumer.worker.retries import Retries
+from django_srq.exceptions import RetryLater
 from django_srq.queue import failure
 from django_srq.queue.backoff import delay_after
 
@@ -113,7 +114,11 @@ class Settler:
         if states is not None:
             for each in failed:
                 self._ledger.free(each.job.record)
-            self._ledger.count_handled(len(failed), failed=len(failed))
+            postponed = sum(
+                issubclass(type(each.error), RetryLater) and state != "dead"
+                for each, state in zip(failed, states, strict=True)
+            )
+            self._ledger.count_handled(len(failed), failed=len(failed) - postponed, postponed=postponed)
         seen: set[int] = set()
         for each, state in zip(failed, states or [None] * len(failed), strict=True):
             error = id(each.error)

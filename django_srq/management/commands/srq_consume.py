@@ -48,7 +48,7 @@ _count, _seconds = number_in(COUNTS), number_in(SECONDS)
 
 
 def _patience(text: str) -> float:
-    return 0.0 if text == "0" else _seconds(text)
+    return 0.0 if text in {"0", "0s"} else _seconds(text)
 
 
 def _weighted(text: str) -> tuple[str, int | None]:

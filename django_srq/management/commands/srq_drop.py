@@ -6,9 +6,11 @@ from typing import Any
 
 from django.core.management.base import CommandParser
 
+from django_srq import operations
 from django_srq.management.bulk import BulkCommand, Preview, number_of
 from django_srq.management.report import Row
 from django_srq.management.uids import unknown
+from django_srq.operations import DeliveryRef
 from django_srq.queue.calls import batches
 from django_srq.queue.places import PURGEABLE
 from django_srq.registry import Queue
@@ -35,6 +37,10 @@ class Command(BulkCommand):
         self.uids = list(dict.fromkeys(uid))
         self.kept = 0
         self.bulk(self.chosen(queues), format=format, dry_run=dry_run, interactive=interactive)
+        for queue in [] if dry_run else self.chosen(queues):
+            for uids in batches(self.uids):  # those that count as there by unique_for may be put again
+                call = operations.drop(queue.keys, map(DeliveryRef, uids), state="done")
+                queue.link.call(call, queue=queue.alias)
 
     def preview(self, preview: Preview) -> None:
         states = preview.queue.states(*self.uids)

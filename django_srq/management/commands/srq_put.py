@@ -41,8 +41,8 @@ class Command(QueueCommand):
         )
         parser.add_argument(
             "--uid",
-            help="a uid of your own, for a single payload; adds nothing while an item of that uid is in the queue "
-            "(default: a new one for each item)",
+            help="a uid of your own, for a single payload; adds nothing while an item of that uid is in the queue, "
+            "and for UNIQUE_FOR after its ack (default: a new one for each item)",
         )
 
     def handle(

@@ -12,6 +12,7 @@ from django_srq.management.base import USAGE
 from django_srq.management.bulk import BulkCommand, Preview
 from django_srq.management.dead import Choice
 from django_srq.management.report import Row
+from django_srq.management.uids import unknown
 from django_srq.registry import Queue
 
 STATES = ("dead", "delayed")
@@ -71,8 +72,9 @@ class Command(BulkCommand):
             preview.hints = self._others(preview.queue.alias, dict(zip(self.uids, states, strict=True)))
         else:
             preview.items, details = dead.count(preview.queue, self.choice, self.state)
-            preview.details = [*details, *(_scheduled(preview.queue) if self.state == "delayed" else ())]
             preview.hints = [] if preview.items else dead.hints(preview.queue, self.choice, self.state)
+            others = self.state == "delayed" and not preview.hints
+            preview.details = [*details, *(_scheduled(preview.queue) if others else ())]
         preview.row["requeued"] = preview.items
 
     def _others(self, alias: str, states: Mapping[str, str | None]) -> list[str]:
@@ -108,7 +110,7 @@ def _explanation(alias: str, uid: str, state: str | None) -> str:
         return f"{uid} is ready already: srq_status {queue} shows whether consumers take it."
     if state == "in_flight":
         return f"{uid} is in flight: srq_recover {queue} makes it ready if its lease has ended."
-    return f"{uid} is not in the queue, as it was handled, deleted or never put: srq_status shows all queues."
+    return unknown(uid)
 
 
 def _scheduled(queue: Queue) -> list[str]:

@@ -69,15 +69,16 @@ class Command(QueueCommand):
         how.add_argument(
             "--check",
             action="store_true",
-            help="for monitoring: print only the findings, and exit with 3 when there is an error",
+            help="for monitoring: exit with 3 when there is an error; as a table, print only the findings",
         )
         how.add_argument(
             "--watch",
             nargs="?",
             type=number_in(SECONDS, "; name queues before --watch"),
             const=WATCH,
-            metavar="SECONDS",
-            help=f"refresh every so many seconds, until Ctrl-C (default: show once; without SECONDS: {WATCH:g})",
+            metavar="DURATION",
+            help="refresh after so many seconds, or such as 1m, until Ctrl-C "
+            f"(default: show once; without DURATION: {WATCH:g})",
         )
 
     def handle(self, *, queues: list[str], format: str, check: bool, watch: float | None, **_: Any) -> None:

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Deletes items that nobody holds.
--- ARGV[3]  state: only items in this state; '' for any state except in flight
+-- ARGV[3]  state: only items in this state; '' for any state except in flight; done: no items, only uids as below
 -- ARGV[4…] per item: uid, number of the put ('': any put's); an item that was put anew with its uid is another item
 -- Reply: per uid a flag, 1 when this call deleted it, else 0.
 -- Also lets the uids be put again that count as there although their items are done.
@@ -16,7 +16,7 @@ local flags, gone = flag_each(4, 2, function(uid, number)
   if drops then
     remove_unheld(uid)
   end
-  if drops or not there and ARGV[3] == '' and number == '' then
+  if drops or not there and (ARGV[3] == '' or ARGV[3] == 'done') and number == '' then
     forget_unique(uid)
   end
   return drops

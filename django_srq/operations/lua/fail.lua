@@ -21,12 +21,12 @@ local postponed = 0
 local function end_failed(uid, holder, delay, failure)
   local delivered = end_delivery(uid, holder)
   stop_retrying(uid)
-  if failure and failure.postponed then
-    postponed = postponed + 1
-  end
   if delay < 0 or limit > 0 and delivered >= limit then
     bury(uid, failure or without_error())
     return 'dead'
+  end
+  if failure and failure.postponed then
+    postponed = postponed + 1
   end
   if delay > 0 then
     failure = failure or without_error()

@@ -193,7 +193,7 @@ local function drop_stale_retries()
   if redis.call('EXISTS', retrying, retrygroups) == 0 then
     return
   end
-  walk(retrying, 'cursor5', BATCH, function(uid)
+  walk(retrying, 'retry_cursor', BATCH, function(uid)
     if not redis.call('ZSCORE', delayed, uid) then
       stop_retrying(uid)
     end
