@@ -10,7 +10,7 @@ import tracemalloc
 import pytest
 
 from django_srq import PayloadError, RetryLater, queues
-from django_srq.consumer import InProcessConsumer, Subscription
+from django_srq.consumer import ConsumerOptions, InProcessConsumer, Subscription
 from django_srq.queue.backoff import Backoff, delay_after
 from django_srq.queue.failure import MESSAGE_MOST, TRACEBACK_MOST, describe, is_exhaustion
 from django_srq.queue.serializers import Raw
@@ -293,6 +293,23 @@ def test_names_of_an_odd_class():
     kept = told(Error("x"))
     assert (kept["message"], kept["type"].rpartition(".")[2]) == ("x", "Error")
     assert told(Nowhere())["type"] == "Nowhere"
+
+
+def test_an_error_that_has_no_class_fails_only_its_item(make_queue):
+    class Error(Exception):
+        @property
+        def __class__(self) -> type:
+            raise LookupError
+
+    def handle(item):
+        if item.payload == b"a":
+            raise Error("x")
+
+    queue = make_queue(max_deliveries=1)
+    odd, _ = queue.put_many("ab")
+    InProcessConsumer([Subscription(queue, handle)], options=ConsumerOptions(burst=True)).run()
+    assert queue.counts() == {"ready": 0, "in_flight": 0, "delayed": 0, "dead": 1}
+    assert [item.uid for item in queue.items("dead")] == [odd]
 
 
 def test_circular_and_very_long_chains_of_causes():
