@@ -139,4 +139,4 @@ def hex_dump(data: bytes) -> str:
 
 def headers_shown(headers: Mapping[str, str]) -> Sequence[tuple[str, str]]:
     secrets = _secrets()
-    return [(name, MASK if secrets.names(name) else secrets.masked_text(value)) for name, value in headers.items()]
+    return [(name, MASK if secrets.names(name) else secrets.masked_text(headers[name])) for name in sorted(headers)]

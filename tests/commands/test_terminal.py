@@ -120,7 +120,7 @@ def test_ctrl_c_does_not_wait_for_a_server_that_is_away_when_nothing_is_in_hand(
             read = (project.folder / "err").read_text
             wait_for(lambda: read().count("server unavailable") == servers, "word of the outage")
             process.send_signal(signal.SIGINT)
-            assert process.wait(8) == 0
+            assert process.wait(11) == 0
         assert "done: 0 deliveries" in read()
     finally:
         for server in made:

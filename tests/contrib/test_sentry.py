@@ -83,6 +83,10 @@ def sentry(monkeypatch):
         return memory
 
     with sentry_sdk.isolation_scope():
+        # The scopes are copies, also of the trace of an earlier test.
+        for inherited in (sentry_sdk.get_isolation_scope(), sentry_sdk.get_current_scope()):
+            inherited.clear()
+            inherited.set_new_propagation_context()
         yield init
     sentry_sdk.get_global_scope().set_client(None)
     consumer_stopped.disconnect(dispatch_uid="django_srq.contrib.sentry")
