@@ -23,6 +23,12 @@ AXE = Path(axe_playwright_python.__file__).with_name("axe.min.js")
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Playwright runs an event loop in this thread; nothing else runs in it."""
+    for item in items:
+        item.add_marker(pytest.mark.filterwarnings("ignore:.*blocks the event loop:RuntimeWarning"))
+
+
 def chromium() -> str:
     found = os.environ.get("SRQ_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
     assert found, "no Chromium: install one (Debian's package is chromium), or name it in SRQ_CHROMIUM"
