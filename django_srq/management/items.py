@@ -182,3 +182,8 @@ def _error(error: Mapping[str, Any]) -> dict[str, Any]:
 
 def _put_at(item: ItemView) -> dt.datetime | None:
     return Item(item.uid, None, item.delivery).enqueued_at
+
+
+def unknown(uid: str) -> str:
+    """What a command says of a uid that names no item."""
+    return f"no item {uid!r}: it was handled or deleted, or was never put"

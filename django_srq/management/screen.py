@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from types import FrameType
 from typing import NoReturn
 
@@ -73,7 +74,7 @@ def fit(
     """The lines that a screen has room for. What matters least is left out first: the footer, then the last findings
     and the last rows of the table, which share the room.
     """
-    body = [head, *_joined(findings), "", *table]
+    body = [head, *chain.from_iterable(findings), "", *table]
     if len(body) + 1 + len(footer) <= height:
         return [*body, "", *footer]
     if len(body) <= height:
@@ -83,16 +84,12 @@ def fit(
     return [head, *said, "", *_first([[row] for row in table], room - len(said))][:height]
 
 
-def _joined(parts: Sequence[Sequence[str]]) -> list[str]:
-    return [line for part in parts for line in part]
-
-
 def _first(parts: Sequence[Sequence[str]], room: int) -> list[str]:
     """As many lines of the first parts as there is room for; then a line that says how many parts are left out."""
-    lines = _joined(parts)
+    lines = list(chain.from_iterable(parts))
     if len(lines) <= room:
         return lines
     kept = lines[: max(room - 1, 0)]
-    begun = sum(len(_joined(parts[:number])) < len(kept) for number in range(len(parts)))
+    begun = sum(sum(map(len, parts[:number])) < len(kept) for number in range(len(parts)))
     left = len(parts) - begun
     return [*kept, f"… {left} more" if left else "…"]

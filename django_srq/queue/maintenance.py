@@ -30,8 +30,19 @@ if TYPE_CHECKING:
 OnBatch = Callable[..., object] | None
 
 
-def requeue(
+def requeue(queue: SafeRedisQueue, uids: Sequence[str], *choice: Any) -> Steps[int]:
+    return (yield from _make_ready(queue, "requeue", operations.requeue, operations.requeue_dead, uids, *choice))
+
+
+def run_now(queue: SafeRedisQueue, uids: Sequence[str], *choice: Any) -> Steps[int]:
+    return (yield from _make_ready(queue, "run_now", operations.run_now, operations.run_retrying, uids, *choice))
+
+
+def _make_ready(
     queue: SafeRedisQueue,
+    method: str,
+    by_uid: Callable[..., Call[list[bool]]],
+    by_error: Callable[..., Call[tuple[int, str]]],
     uids: Sequence[str],
     error: str | None,
     older_than: float | dt.timedelta,
@@ -40,26 +51,10 @@ def requeue(
 ) -> Steps[int]:
     arguments.callback_of(on_batch, queue.alias)
     if not uids:
-        return (yield from _sweep(queue, operations.requeue_dead, error, older_than, limit, on_batch))
+        return (yield from _sweep(queue, by_error, error, older_than, limit, on_batch))
     if error or older_than or limit is not None:
-        raise InvalidArgument(f"queue {queue.alias!r}: requeue takes uids, or error, older_than and limit; not both")
-    return (yield from _each(queue, operations.requeue, arguments.uids_of(uids, queue.alias), on_batch))
-
-
-def run_now(
-    queue: SafeRedisQueue,
-    uids: Sequence[str],
-    error: str | None,
-    older_than: float | dt.timedelta,
-    limit: int | None,
-    on_batch: OnBatch,
-) -> Steps[int]:
-    arguments.callback_of(on_batch, queue.alias)
-    if not uids:
-        return (yield from _sweep(queue, operations.run_retrying, error, older_than, limit, on_batch))
-    if error or older_than or limit is not None:
-        raise InvalidArgument(f"queue {queue.alias!r}: run_now takes uids, or error, older_than and limit; not both")
-    return (yield from _each(queue, operations.run_now, arguments.uids_of(uids, queue.alias), on_batch))
+        raise InvalidArgument(f"queue {queue.alias!r}: {method} takes uids, or error, older_than and limit; not both")
+    return (yield from _each(queue, by_uid, arguments.uids_of(uids, queue.alias), on_batch))
 
 
 def count_dead(queue: SafeRedisQueue, error: str | None, older_than: float | dt.timedelta) -> Steps[dict[str, int]]:

@@ -8,8 +8,8 @@ from django.core.management.base import CommandParser
 
 from django_srq import operations
 from django_srq.management.bulk import BulkCommand, Preview, number_of
+from django_srq.management.items import unknown
 from django_srq.management.report import Row
-from django_srq.management.uids import unknown
 from django_srq.operations import DeliveryRef
 from django_srq.queue.calls import batches
 from django_srq.queue.places import PURGEABLE

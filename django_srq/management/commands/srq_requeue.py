@@ -11,8 +11,8 @@ from django_srq.management import dead
 from django_srq.management.base import USAGE
 from django_srq.management.bulk import BulkCommand, Preview
 from django_srq.management.dead import Choice
+from django_srq.management.items import unknown
 from django_srq.management.report import Row
-from django_srq.management.uids import unknown
 from django_srq.registry import Queue
 
 STATES = ("dead", "delayed")

@@ -13,7 +13,6 @@ from django_srq import operations
 from django_srq.management import dead, items
 from django_srq.management.arguments import number_in
 from django_srq.management.base import ERROR, EXIT_CODES, USAGE, QueueCommand
-from django_srq.management.uids import unknown
 from django_srq.operations import BATCH, STATES, Call, ItemView
 from django_srq.queue.arguments import uids_of
 from django_srq.values import COUNTS
@@ -85,7 +84,7 @@ class Command(QueueCommand):
         else:
             blocks = ["\n".join(items.details(self.shown.config, item)) for item in there]
             self.stdout.write("\n\n".join(blocks), ending="\n" if blocks else "")
-        if missing := [unknown(uid) for uid, item in found.items() if item is None]:
+        if missing := [items.unknown(uid) for uid, item in found.items() if item is None]:
             raise CommandError("\n".join(f"{self.shown.alias}: {line}" for line in missing), returncode=ERROR)
 
     def _list(self, states: Sequence[str], error: str, limit: int, format: str) -> None:

@@ -6,6 +6,7 @@ import shutil
 import textwrap
 import time
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
@@ -90,7 +91,8 @@ class Command(QueueCommand):
             self._watch(chosen, format, watch)
             return
         snapshot = status.snapshot(chosen, timeout=TIMEOUT)
-        lines = _joined(self._findings(snapshot)) if check and format == "table" else self._lines(snapshot, format)
+        only_findings = check and format == "table"
+        lines = [*chain(*self._findings(snapshot))] if only_findings else self._lines(snapshot, format)
         self.stdout.write("\n".join(lines))
         _raise_for(snapshot, errors=check)
 
@@ -118,7 +120,7 @@ class Command(QueueCommand):
         if format == "jsonl":
             data = snapshot.to_dict()
             return [json.dumps({"at": data["at"], **queue}) for queue in data["queues"]]
-        return [*_joined(self._findings(snapshot)), "", *self._table(snapshot.queues), "", *_footer(snapshot)]
+        return [*chain(*self._findings(snapshot)), "", *self._table(snapshot.queues), "", *_footer(snapshot)]
 
     def _redraw(self, snapshot: Snapshot, seconds: float) -> None:
         head = f"every {seconds:g} s · {timezone.localtime(snapshot.at):%H:%M:%S} · Ctrl-C ends"
@@ -181,10 +183,6 @@ def _raise_for(snapshot: Snapshot, *, errors: bool) -> None:
     found = sum(finding.level == "error" for finding in snapshot.findings)
     if errors and found:
         raise CommandError(f"{found} error{'s' if found > 1 else ''} found.", returncode=UNHEALTHY)
-
-
-def _joined(parts: Sequence[Sequence[str]]) -> list[str]:
-    return [line for part in parts for line in part]
 
 
 def _fitting(rows: list[list[str]], width: int | None) -> list[list[str]]:

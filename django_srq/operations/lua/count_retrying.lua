@@ -11,9 +11,4 @@ local _, cursor = walk_retrying(ARGV[1], server_time(), tonumber(ARGV[2]), ARGV[
   groups[name] = (groups[name] or 0) + 1
   return 1, false
 end)
-local reply = {cursor}
-for name, number in pairs(groups) do
-  reply[#reply + 1] = name
-  reply[#reply + 1] = number
-end
-return reply
+return group_counts(cursor, groups)

@@ -34,3 +34,13 @@ local function walk_errors(key, before, from, left, to, most, take)
   end
   return taken, before .. ' ' .. from .. ' ' .. left
 end
+
+-- The reply of a count: the next cursor, then per group its name and number.
+local function group_counts(cursor, groups)
+  local reply = {cursor}
+  for name, number in pairs(groups) do
+    reply[#reply + 1] = name
+    reply[#reply + 1] = number
+  end
+  return reply
+end
