@@ -119,7 +119,7 @@ def carry_out(action: str, queue: Queue, state: str, chosen: Sequence[DeliveryRe
     elif action == "release":
         call = operations.release(keys, chosen)
     else:
-        call = operations.drop(keys, chosen, state=state)
+        call = operations.drop(keys, chosen, state=state, purges=action == "purge")
     return queue.link.call(call, queue=queue.alias)
 
 

@@ -13,13 +13,14 @@ from django_srq.operations.replies import DeliveryRef, as_text, read_flag, read_
 from django_srq.operations.scripts import Script
 
 
-def drop(keys: Keys, items: Iterable[DeliveryRef], *, state: str = "") -> Call[list[bool]]:
+def drop(keys: Keys, items: Iterable[DeliveryRef], *, state: str = "", purges: bool = False) -> Call[list[bool]]:
     """Delete items that nobody holds. They are named by uid, and by the number of the put where it is known.
 
     state: only items in this state; "done": no items, but uids that count as there by unique_for may be put again.
+    purges: count the items as purged, not as dropped.
     """
     args = [part.encode() for item in items for part in (item.uid, item.number)]
-    return Call(Script.named("drop"), keys, (state.encode(), *args), read_flags)
+    return Call(Script.named("drop"), keys, (state.encode(), b"purged" if purges else b"dropped", *args), read_flags)
 
 
 def purge(keys: Keys, *, marker: str, start: bool) -> Call[tuple[bool, int]]:

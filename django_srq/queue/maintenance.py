@@ -115,7 +115,7 @@ def purge(
             found[place] = yield from _items_in(queue, place)
     gone = (yield from _purge_list(queue, on_batch)) if "queue" in places else 0
     for place, items in found.items():
-        gone += yield from _each(queue, partial(operations.drop, state=PLACES[place]), items, on_batch)
+        gone += yield from _each(queue, partial(operations.drop, state=PLACES[place], purges=True), items, on_batch)
     return gone
 
 

@@ -784,6 +784,8 @@ def test_purge_asks_for_the_name_of_the_queue(orders, state, left):
     assert "deleted" in outcome(response)
     assert orders.counts() == left
     assert orders.audit() == []
+    stats = orders.snapshot().stats
+    assert (stats["purged"], stats.get("dropped", 0)) == (sum(before.values()) - sum(left.values()), 0)
 
 
 def test_pause_and_resume(orders):

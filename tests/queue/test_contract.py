@@ -1127,6 +1127,7 @@ def test_purge_of_a_state_spares_items_in_flight(queue, state, gone, left):
     in_each_state(queue)
     assert queue.purge(state) == gone
     assert queue.counts() == left
+    assert (queue.snapshot().stats.get("purged", 0), queue.snapshot().stats.get("dropped", 0)) == (gone, 0)
 
 
 def test_purge_of_any_number(queue):
