@@ -322,13 +322,14 @@ def _erring(alias: str, counts: Counts, failures: Failures) -> Finding:
         "waiting": waiting % grouped(counts.retrying) if counts.retrying else "",
     }
     text = _("%(queue)s fails: %(percent)s %% of %(n)s deliveries in %(span)s%(error)s%(waiting)s.") % words
-    advice, state = _("The log of its consumers has the errors."), ""
+    advice, state, shown = _("The log of its consumers has the errors."), "", ""
     if counts.retrying:
         requeue = f"manage.py srq_requeue {shlex.quote(alias)} --state delayed"
-        advice, state = _("When the cause is gone, %s makes them ready now. To see them:") % requeue, "delayed"
+        advice = _("When the cause is gone, %s makes them ready now. To see them:") % requeue
+        state, shown = "delayed", "retrying"  # the page shows both kinds of delayed items
     elif counts.dead:
-        advice, state = _("To see the dead items:"), "dead"
-    command = _to_show(alias, state) if state else ""
+        advice, state, shown = _("To see the dead items:"), "dead", "dead"
+    command = _to_show(alias, shown) if shown else ""
     return Finding("erring", text, advice, command, queue=alias, grave=failures.level == "error", state=state)
 
 

@@ -120,7 +120,7 @@ def test_the_sentence(orders):
     assert str(finding) == (
         "orders fails: 94 % of 1,716 deliveries in 5 min, mostly TimeoutError in Gateway.charge; 475 wait to be tried "
         "again. When the cause is gone, manage.py srq_requeue orders --state delayed makes them ready now. "
-        "To see them: manage.py srq_show orders --state delayed"
+        "To see them: manage.py srq_show orders --state retrying"
     )
     (queue,) = snapshot.to_dict()["queues"]
     assert (queue["delayed"], queue["retrying"], snapshot.queues[0].scheduled) == (484, 475, 9)
