@@ -705,7 +705,7 @@ def _errors_are_reported() -> bool:
     Handlers of streams and files do not, and AdminEmailHandler does only if there are ADMINS.
     """
     sentry = sys.modules.get("sentry_sdk")
-    if sentry is not None and sentry.get_client().is_active():
+    if sentry is not None and getattr(sentry.get_client(), "transport", None) is not None:  # None without a DSN
         return True
     ours = logging.getLogger("django_srq")
     handlers = [*ours.handlers, *(logging.getLogger().handlers if ours.propagate else [])]

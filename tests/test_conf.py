@@ -8,11 +8,11 @@ import re
 import socket
 import subprocess
 import sys
-import types
 from pathlib import Path
 
 import pytest
 import redis
+import sentry_sdk
 from django.core import checks
 from django.core.management import call_command
 from django.core.management.base import SystemCheckError
@@ -264,13 +264,15 @@ def test_the_deployment_check_reports_failures_that_nobody_hears_of(options, han
         assert "MAX_DELIVERIES is 1, and errors are reported to nobody: orders." in found[0]
 
 
-def test_sentry_reports_failures(monkeypatch):
-    sentry = types.ModuleType("sentry_sdk")
-    sentry.get_client = lambda: types.SimpleNamespace(is_active=lambda: active)
-    monkeypatch.setitem(sys.modules, "sentry_sdk", sentry)
-    for active in (True, False):
+@pytest.mark.parametrize(("dsn", "reported"), [("http://key@localhost/1", False), (None, True)])
+def test_sentry_reports_failures_if_it_has_a_dsn(dsn, reported):
+    sentry_sdk.init(dsn=dsn, default_integrations=False, auto_enabling_integrations=False)
+    try:
         found = deployed({"URL": URL, "HANDLER": "builtins.print", "MAX_DELIVERIES": 1})
-        assert ["W008" in text for text in found] == [True] * (not active)
+    finally:
+        sentry_sdk.get_client().close()
+        sentry_sdk.get_global_scope().set_client(None)
+    assert ["W008" in text for text in found] == [True] * reported
 
 
 # -- mistakes that would show only later

@@ -330,7 +330,7 @@ def plain_sentry(**options: object) -> Iterator[list[dict[str, object]]]:
         try:
             yield kept.events
         finally:
-            sentry_sdk.init()
+            sentry_sdk.get_global_scope().set_client(None)
 
 
 def test_the_plain_sentry_sdk_gets_an_event_for_a_dead_item_and_a_breadcrumb_for_a_retry(make_queue, told):
