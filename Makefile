@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python3.14; 
 BIN = $(VENV)/bin
 ARGS ?=
 
-.PHONY: help demo test suite services browser unfold screenshots messages serve lint bench bench-tests clean
+.PHONY: help demo test suite services browser unfold screenshots messages serve lint docs docs-tests bench bench-tests clean
 
 help:
 	@echo 'make demo    watch orders survive a killed consumer'
@@ -16,6 +16,8 @@ help:
 	@echo 'make messages     update and compile the translations, with gettext'
 	@echo 'make serve   the test project with its admin, on http://127.0.0.1:8000/'
 	@echo 'make lint    ruff, mypy, import-linter, codespell, luacheck (Debian: lua-check)'
+	@echo 'make docs    build the site in docs/_build/html'
+	@echo 'make docs-tests   run every snippet of the site and of the README, and check the spelling (Debian: libenchant-2-2 hunspell-en-gb)'
 	@echo 'make bench   measure speed and memory, beside other queues; ARGS=--quick, or "--only throughput memory"'
 	@echo 'make bench-tests  test the benchmarks: each runs, and judges its figures'
 
@@ -62,6 +64,14 @@ lint: $(VENV)/.installed-dev
 		luacheck --quiet $$folder; found=$$?; rm -rf $$folder; exit $$found
 	cd testproject && $(abspath $(BIN))/python manage.py makemigrations --check --dry-run
 
+docs: $(VENV)/.installed-docs
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet docs docs/_build/html
+	@echo 'The site is docs/_build/html/index.html'
+
+docs-tests: docs
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet --tag spelling --builder spelling docs docs/_build/spelling
+	$(BIN)/python -m pytest tests/docs -p no:cacheprovider $(ARGS)
+
 bench: $(VENV)/.installed
 	@$(BIN)/python -m benchmarks $(ARGS)
 
@@ -92,6 +102,10 @@ $(VENV)/.installed-browser: $(VENV)/.installed
 
 $(VENV)/.installed-unfold: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --group unfold
+	@touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --group docs
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed

@@ -1,4 +1,7 @@
-"""Metrics for Prometheus, in its text format or as OpenMetrics. ``docs/metrics.md`` has a table of all of them."""
+"""Metrics for Prometheus, in its text format or as OpenMetrics.
+
+``docs/reference/metrics.md`` has a table of all of them.
+"""
 
 from __future__ import annotations
 

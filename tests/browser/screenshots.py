@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-FOLDER = Path(__file__).resolve().parent.parent.parent / "docs"
+FOLDER = Path(__file__).resolve().parent.parent.parent / "docs" / "_static"
 SIZE = {"width": 1100, "height": 660}
 
 

@@ -1,4 +1,7 @@
-"""Users of the server with few rights: the lists in docs/rights.md are sufficient, and errors name a missing right."""
+"""Users of the server with few rights.
+
+The lists in docs/reference/rights.md are sufficient, and errors name a missing right.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ from tests.operations.test_operations import NAMES, OPERATIONS
 from tests.support.servers import Server
 from tests.support.waiting import PATIENT, wait_for
 
-DOCUMENT = (Path(__file__).parents[2] / "docs" / "rights.md").read_text("utf-8")
+DOCUMENT = (Path(__file__).parents[2] / "docs" / "reference" / "rights.md").read_text("utf-8")
 READING = {name for name in NAMES if not Script.named(name).writes}
 SERVING = {"claim", "ack", "fail", "extend", "release", "crashed", "register", "withdraw"}
 # For each role, the scripts that it runs and the other commands that it sends.
@@ -108,7 +111,7 @@ def commands_of(role: str) -> set[str]:
 
 
 def rules_of(role: str) -> list[str]:
-    """The rules for a role, as in docs/rights.md."""
+    """The rules for a role, as in docs/reference/rights.md."""
     (line,) = re.findall(rf"^ACL SETUSER srq-{role} (.*)$", DOCUMENT, re.MULTILINE)
     return [rule for rule in line.split() if rule != "on" and rule[0] != ">"]
 

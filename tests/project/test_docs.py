@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "django_srq"
 LUA = PACKAGE / "operations" / "lua"
 MAP = (ROOT / "docs" / "architecture.md").read_text("utf-8")
-KEYS = (ROOT / "docs" / "keys.md").read_text("utf-8")
+KEYS = (ROOT / "docs" / "reference" / "keys.md").read_text("utf-8")
 FOLDERS = ("django_srq", "tests", "testproject", "benchmarks")
 TO_COME = {"sentinel.py", "cluster.py"}
 

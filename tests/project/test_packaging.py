@@ -146,7 +146,7 @@ def test_the_sdist_has_all_files_of_the_checkout_except_screenshots(sdist, sourc
 
 def test_the_files_that_contributing_names_are_in_the_sdist(sdist):
     named = set(re.findall(r"[\w./]*/[\w./]*\w", (ROOT / "CONTRIBUTING.md").read_text("utf-8")))
-    assert {".ci/run", "docs/architecture.md", "docs/keys.md"} <= named
+    assert {".ci/run", "docs/architecture.md", "docs/reference/keys.md"} <= named
     assert {name for name in named if (ROOT / name).is_file()} <= set(sdist)
     assert sdist[".ci/run"].mode & 0o111
 
@@ -191,7 +191,7 @@ def test_the_long_description_has_no_pictures_and_no_links_to_files(metadata):
     assert re.findall(r"<picture|<img|\.png|!\[", text) == []
     assert set(re.findall(r"\]\((.*?)\)", text)) == {"https://pypi.org/project/saferedisqueue/"}
     assert "those that wait after an error, grouped by their error, and the actions" in " ".join(text.split())
-    assert "docs/keys.md has the details" in text
+    assert "docs/reference/keys.md has the details" in text
     assert re.findall("^#.*", text, re.MULTILINE) == re.findall("^#.*", readme, re.MULTILINE)
 
 

@@ -181,7 +181,7 @@ def families_of(openmetrics: bool) -> dict[str, object]:
 
 
 SCRAPER = "application/openmetrics-text;version=1.0.0;q=0.6,text/plain;version=0.0.4;q=0.3,*/*;q=0.1"
-METRICS = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text("utf-8")
+METRICS = (Path(__file__).parents[2] / "docs" / "reference" / "metrics.md").read_text("utf-8")
 
 
 @pytest.mark.parametrize("openmetrics", [False, True])
