@@ -27,6 +27,7 @@ PACKAGE = ROOT / "django_srq"
 NOT_SHIPPED = {
     ".git", ".venv", ".venvs", ".srq", "__pycache__", "*.egg-info", "build", "dist", ".coverage*", ".hypothesis",
     ".mypy_cache", ".pytest_cache", ".ruff_cache", ".import_linter_cache", "db.sqlite3", "node_modules",
+    "_build",
 }  # fmt: skip
 
 pytestmark = pytest.mark.versions
