@@ -12,7 +12,8 @@ An HTML comment in the line above a block says how the block differs from others
 * ``<!-- checked by: test_name -->``: a test of that name in ``tests/docs`` validates it in another way;
 * ``<!-- exit: 1 -->``: its last command ends with this status, and not with 0;
 * ``<!-- goes on -->``: its last command does not end. A later block that begins with the line ``^C`` ends it;
-* ``<!-- alone -->``: a process of its own runs this Python.
+* ``<!-- alone -->``: a process of its own runs this Python;
+* ``<!-- original: NAME -->``: it belongs to another library's project, which ``test_moves.py`` makes and runs.
 
 A console block has commands (``$ …``) and their output; the output is compared where the page shows it. A line with
 only … stands for any lines, … in a line for any characters. The line ``^C`` is Ctrl-C. Python without a path runs in
@@ -35,7 +36,7 @@ FENCE = re.compile(
 )
 NAMED = re.compile(r"(?:#|//|;|--|<!--|\{#) (?P<path>[\w./*-]+?\.?[\w-]+)(?P<end>, at its end)?(?: -->| #\})?$")
 RUN = frozenset({"python", "pycon", "console"})
-NOTES = frozenset({"", "not run", "checked by", "exit", "goes on", "alone"})
+NOTES = frozenset({"", "not run", "checked by", "exit", "goes on", "alone", "original"})
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Block:
     @property
     def runs(self) -> bool:
         """Whether a session executes the block, or writes its file."""
-        return self.note != "not run" and (self.file is not None or self.language in RUN)
+        return self.note not in ("not run", "original") and (self.file is not None or self.language in RUN)
 
 
 def pages() -> list[Path]:
