@@ -87,7 +87,8 @@ class Terminal:
 
     @property
     def output(self) -> str:
-        return re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", self._received.decode(errors="replace")).replace("\r\n", "\n")
+        text = self._received.decode(errors="replace").replace("\r\n", "\n").replace("\N{NO-BREAK SPACE}", " ")
+        return re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", text)
 
     def _receive(self) -> bool:
         """Read all there is, and say whether the command has ended."""
@@ -203,6 +204,7 @@ class Session:
         """The next piece of Python begins in a new process, with the files of then."""
         if self._python:
             kill_session(self._python)
+            self._python.communicate()  # closes its pipes
             self._python = None
 
     # Commands
