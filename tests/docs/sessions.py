@@ -214,6 +214,7 @@ class Session:
         before, *commands = re.split(r"^\$ ", block.text, flags=re.MULTILINE)
         if before:
             assert before.startswith("^C\n"), "a block begins with a command, or with ^C for the last one that goes on"
+            self.running[-1].interrupt()
             self._end(self.running.pop(), before.partition("\n")[2], 0)
         for number, text in enumerate(commands, 1):
             line, _, output = re.sub(r"\\\n\s*", "", text).partition("\n")
