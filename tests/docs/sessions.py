@@ -87,7 +87,8 @@ class Terminal:
 
     @property
     def output(self) -> str:
-        return re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", self._received.decode(errors="replace")).replace("\r\n", "\n")
+        text = self._received.decode(errors="replace").replace("\r\n", "\n").replace("\N{NO-BREAK SPACE}", " ")
+        return re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", text)
 
     def _receive(self) -> bool:
         """Read all there is, and say whether the command has ended."""
@@ -206,6 +207,7 @@ class Session:
         """The next piece of Python begins in a new process, with the files of then."""
         if self._python:
             kill_session(self._python)
+            self._python.communicate()  # closes its pipes
             self._python = None
 
     # Commands
@@ -215,6 +217,7 @@ class Session:
         before, *commands = re.split(r"^\$ ", block.text, flags=re.MULTILINE)
         if before:
             assert before.startswith("^C\n"), "a block begins with a command, or with ^C for the last one that goes on"
+            self.running[-1].interrupt()
             self._end(self.running.pop(), before.partition("\n")[2], 0)
         for number, text in enumerate(commands, 1):
             line, _, output = re.sub(r"\\\n\s*", "", text).partition("\n")
