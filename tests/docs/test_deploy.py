@@ -200,6 +200,17 @@ def test_the_exit_code_that_prevents_a_restart_is_that_of_wrong_settings(site: P
         assert process.wait(60) == int(unit()["RestartPreventExitStatus"])
 
 
+def test_the_connections_of_a_consumer(site: Path, server: Server) -> None:
+    """At most two for each process, and that of the keeper."""
+    command = local(["python", "manage.py", "srq_consume", "--processes", "2", "--threads", "8"])
+    with server.client() as client, running(site, command, server) as process:
+        before = len(client.client_list())
+        begins_an_order(site, server)
+        assert 2 < len(client.client_list()) - before + 1 <= 2 * 2 + 1 + 1
+        process.terminate()
+        assert process.wait(60) == 0
+
+
 # -- supervisor
 
 
@@ -333,6 +344,15 @@ def test_the_deployment_is_valid(tmp_path: Path) -> None:
 def test_the_probes_read_the_heartbeat(tmp_path: Path) -> None:
     assert healthy(container()["livenessProbe"]["exec"]["command"], tmp_path) == [False, True, False]
     assert healthy(container()["readinessProbe"]["exec"]["command"], tmp_path) == [False, True, True]
+
+
+def test_a_consumer_that_cannot_import_its_handlers_is_never_ready(site: Path, server: Server, tmp_path: Path) -> None:
+    (site / "shop" / "handlers.py").write_text("import nothing_of_that_name\n")
+    heartbeat = tmp_path / "heartbeat"
+    words = [word.replace("/tmp/heartbeat", str(heartbeat)) for word in [*container()["command"], *container()["args"]]]
+    with running(site, local(words), server) as process:
+        assert process.wait(60) != 0
+    assert not heartbeat.exists()
 
 
 def test_the_container_of_the_deployment_runs(site: Path, server: Server, tmp_path: Path) -> None:
