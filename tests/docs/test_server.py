@@ -60,7 +60,7 @@ def test_the_user_can_do_everything(serve: Callable[..., Server]) -> None:
     rule = shown("ACL SETUSER").split()
     with server.client(decode_responses=True) as client:
         client.execute_command(*rule)
-        queue = SafeRedisQueue(name="shop.orders", url=f"redis://shop:secret@127.0.0.1:{server.port}/0")
+        queue = SafeRedisQueue(name="mysite.orders", url=f"redis://mysite:secret@127.0.0.1:{server.port}/0")
         queue.put("it", delay=0.001)
         queue.put("other", priority=1)
         queue.fail(queue.get(timeout=5), ValueError("no"))
@@ -68,7 +68,7 @@ def test_the_user_can_do_everything(serve: Callable[..., Server]) -> None:
         queue.purge()
         assert queue.audit() == []
         assert [entry for entry in client.acl_log() if "setinfo" not in entry["object"]] == []
-        other = SafeRedisQueue(name="blog.orders", url=f"redis://shop:secret@127.0.0.1:{server.port}/0")
+        other = SafeRedisQueue(name="blog.orders", url=f"redis://mysite:secret@127.0.0.1:{server.port}/0")
         with pytest.raises(QueueUnavailable):
             other.put("it")
 
@@ -77,7 +77,7 @@ def test_the_user_can_do_everything(serve: Callable[..., Server]) -> None:
 def front(serve: Callable[..., Server]) -> Iterator[Front]:
     server = serve()
     with server.client() as client:
-        client.execute_command("ACL", "SETUSER", "shop", "on", ">secret", "~*", "+@all")
+        client.execute_command("ACL", "SETUSER", "mysite", "on", ">secret", "~*", "+@all")
     front = Front(server.port)
     yield front
     front.close()
