@@ -76,6 +76,14 @@ def test_who_may_see_the_status_page(orders, who, method):
         assert (response.status_code, response.headers["Allow"]) == (405, "GET, HEAD")
 
 
+@pytest.mark.parametrize("path", ["queue/orders/pause/", "queue/orders/purge/", "queue/orders/put/", "operation/"])
+def test_actions_need_the_csrf_token(orders, path):
+    browser = Client(enforce_csrf_checks=True)
+    browser.force_login(User.objects.create_superuser("root"))
+    assert browser.post(URL + path, {"confirmed": "1"}).status_code == 403
+    assert visitor("superuser").post(URL + path, {"confirmed": "1"}).status_code != 403
+
+
 @pytest.mark.parametrize("path", ["add/", "1/", "1/change/", "1/delete/", "1/history/", "autocomplete/"])
 def test_the_admin_has_no_other_pages_of_the_model(orders, path):
     assert visitor("superuser").get(URL + path).status_code == 404

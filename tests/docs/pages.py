@@ -4,7 +4,8 @@ A page is Markdown. Its fenced blocks are the steps of one session, from top to 
 steps too, which a reader does not see.
 
 A block whose first line is a comment with a path is a file (``# shop/handlers.py``, ``<!-- templates/base.html -->``).
-With ``, at its end`` after the path, the block is appended to that file.
+With ``, at its end`` after the path, the block is appended to that file. An absolute path names a file of another
+machine: a test of its own checks it.
 
 An HTML comment in the line above a block says how the block differs from others:
 
@@ -55,6 +56,8 @@ class Block:
         first = self.text.partition("\n")[0]
         found = NAMED.match(first)
         if self.language == "console" or not found or not re.search(r"[./]|file$", found["path"]):
+            return None
+        if found["path"].startswith("/"):
             return None
         return found["path"], found["end"] is not None
 

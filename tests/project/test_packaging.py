@@ -134,7 +134,7 @@ def test_the_wheel_has_all_files_of_the_package(wheel):
 
 
 def test_the_sdist_has_all_files_of_the_checkout_except_screenshots(sdist, source):
-    folders = ("django_srq", "tests", "testproject", "benchmarks", "docs", ".ci")
+    folders = ("django_srq", "tests", "testproject", "benchmarks", "docs", ".ci", ".github")
     files = {path.relative_to(source) for name in folders for path in (source / name).rglob("*") if path.is_file()}
     at_the_root = {
         "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "MANIFEST.in", "Makefile", "README.md", "SECURITY.md",
