@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from django_srq.transport import embedded
 from tests.docs.pages import Block
 from tests.support.project import kill_session
 from tests.support.servers import Server
@@ -203,6 +204,7 @@ class Session:
         """The next piece of Python begins in a new process, with the files of then."""
         if self._python:
             kill_session(self._python)
+            self._python.communicate()  # closes its pipes
             self._python = None
 
     # Commands
@@ -212,6 +214,7 @@ class Session:
         before, *commands = re.split(r"^\$ ", block.text, flags=re.MULTILINE)
         if before:
             assert before.startswith("^C\n"), "a block begins with a command, or with ^C for the last one that goes on"
+            self.running[-1].interrupt()
             self._end(self.running.pop(), before.partition("\n")[2], 0)
         for number, text in enumerate(commands, 1):
             line, _, output = re.sub(r"\\\n\s*", "", text).partition("\n")
@@ -263,3 +266,7 @@ class Session:
             terminal.close()
         if self._server:
             self._server.close()
+        if (data := self.folder / ".srq").exists():
+            # Its last user may have been killed: then the server stays until the next user ends it.
+            embedded.serve(data)
+            embedded.release(data)
