@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from django_srq.transport import embedded
 from tests.docs.pages import Block
 from tests.support.project import kill_session
 from tests.support.servers import Server
@@ -269,3 +270,7 @@ class Session:
             terminal.close()
         if self._server:
             self._server.close()
+        if (data := self.folder / ".srq").exists():
+            # Its last user may have been killed: then the server stays until the next user ends it.
+            embedded.serve(data)
+            embedded.release(data)
