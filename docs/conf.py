@@ -8,7 +8,7 @@ from pathlib import Path
 
 import django
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent / "_ext")]
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")
 django.setup()
 
@@ -16,10 +16,10 @@ from django_srq.version import __version__  # noqa: E402
 
 project = "django_srq"
 release = version = __version__
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_copybutton", "sphinx_design"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_copybutton", "sphinx_design", "command_help"]
 if tags.has("spelling"):  # type: ignore[name-defined]  # noqa: F821
     extensions.append("sphinxcontrib.spelling")  # it needs the C library enchant
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "_ext"]
 nitpicky = True  # a reference that leads nowhere is an error
 nitpick_ignore_regex = [("py:.*", r".*")]  # types in signatures; the pages link by path and anchor
 
@@ -29,6 +29,8 @@ suppress_warnings = ["myst.header"]
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
+add_module_names = False
+python_maximum_signature_line_length = 60  # a longer signature has a line for each parameter
 
 spelling_lang = "en_GB"
 spelling_word_list_filename = "words.txt"

@@ -198,8 +198,8 @@ class SafeRedisQueue:
         :param items: the payloads.
         :param uids: of your own, as in ``put``, one for each item.
         :param timeout: seconds for each batch, instead of the queue's ``put_timeout``.
-        :raises QueueFull: a batch has no room. The earlier batches stay: the error's ``put`` has their uids. So has that
-            of any other error.
+        :raises QueueFull: a batch has no room. The earlier batches stay: the error's ``put`` has their uids, as that of
+            any other error has.
         :raises OutcomeUnknown: the error's ``in_doubt`` has the uids of the batch that may be in the queue. Put that
             batch again with ``uids=error.in_doubt``, and the items after it as new ones. With uids of your own, repeat
             the whole call.
@@ -243,9 +243,9 @@ class SafeRedisQueue:
     def get(self, timeout: float = 0) -> Steps[Item]:
         """Take the next item; ``(None, None)``, which is falsy, when there is none.
 
-        The item is in flight until it is settled (ack, fail, release) or its lease of ``autoclean_interval`` ends. After
-        a crash of the caller the lease ends, and the item is ready again. An item that cannot be decoded is set aside as
-        dead, and the next one is taken.
+        The item is in flight until it is settled (ack, fail, release) or its lease of ``autoclean_interval`` ends.
+        After a crash of the caller the lease ends, and the item is ready again. An item that cannot be decoded is set
+        aside as dead, and the next one is taken.
 
         :param timeout: 0 blocks for ever, a positive number so many seconds, a negative one not at all.
         :raises OutcomeUnknown: no reply came in time. If an item was taken, it comes back when its lease ends. With
@@ -311,8 +311,8 @@ class SafeRedisQueue:
     def ack(self, item: Item | str) -> Steps[bool]:
         """Remove an item: its work is done. Returns whether this call removed it.
 
-        :param item: an ``Item``: it is removed wherever it is now, even if its lease ended meanwhile. Or a uid: the item
-            is removed only if it is in flight.
+        :param item: an ``Item``: it is removed wherever it is now, even if its lease ended meanwhile. Or a uid: the
+            item is removed only if it is in flight.
         """
         return settlements.ack(self, item)
 
