@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -45,3 +46,12 @@ html_show_sphinx = False
 copybutton_prompt_text = r"\$ |>>> |\.\.\. "
 copybutton_prompt_is_regexp = True
 copybutton_only_copy_prompt_lines = True
+
+
+def plain_defaults(app, what, name, obj, options, signature, returned):
+    """A default whose repr is no Python, such as that of unittest.mock.ANY, would break the lines of a signature."""
+    return (re.sub(r"<(\w+)>", r"\1", signature), returned) if signature else None
+
+
+def setup(app):
+    app.connect("autodoc-process-signature", plain_defaults)
