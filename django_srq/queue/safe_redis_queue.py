@@ -660,11 +660,17 @@ class SafeRedisQueue:
     # -- saferedisqueue's names
 
     def push(self, item: Any) -> str:
-        """Deprecated alias of ``put``."""
+        """Deprecated alias of ``put``, without its other arguments.
+
+        :param item: the payload.
+        """
         warnings.warn("push is put now; the alias ends in django-srq 2.0", DeprecationWarning, stacklevel=2)
         return self.put(item)
 
     def pop(self, timeout: float = 0) -> Item:
-        """Deprecated alias of ``get``."""
+        """Deprecated alias of ``get``.
+
+        :param timeout: as in ``get``.
+        """
         warnings.warn("pop is get now; the alias ends in django-srq 2.0", DeprecationWarning, stacklevel=2)
         return self.get(timeout)
