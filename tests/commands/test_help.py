@@ -65,7 +65,5 @@ def test_examples_are_arguments_of_the_command(name, settings):
 def test_the_exit_codes_are_those_of_the_reference():
     page = (ROOT / "docs" / "reference" / "commands.md").read_text("utf-8")
     table = page.partition("### Exit codes\n")[2].partition("\n## ")[0]
-    documented = {
-        int(code) for row in re.findall(r"^\| ([\d, ]+) \|", table, re.MULTILINE) for code in row.split(", ")
-    }
+    documented = {int(code) for row in re.findall(r"^\| ([\d, ]+) \|", table, re.MULTILINE) for code in row.split(", ")}
     assert documented == set().union(*map(told_codes, NAMES))

@@ -562,7 +562,7 @@ def test_the_pages_in_the_admin_and_their_methods(db, settings, server_url, pref
 
     found = {str(each.pattern): str(each.name) for each in admin_urls(site, lambda request: None)}
     prefix_of_names = "django_srq_queuestatus_"
-    assert {row[0].strip("`"): prefix_of_names + row[1].strip("`") for row in documented} == found
+    assert {row[0].strip("`–"): prefix_of_names + row[1].strip("`") for row in documented} == found
     browser = visitor("superuser")
     arguments = {"alias": "orders", "action": "pause"}
     for path, name, _, methods in documented:
