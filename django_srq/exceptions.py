@@ -38,7 +38,7 @@ def shown(value: object) -> str:
 
 
 class SRQError(Exception):
-    """Base of all errors that this package raises.
+    """The base of all errors that this package raises. Their messages name the queue and the cause, never a password.
 
     An error of ``put_many`` has two lists of uids: ``put``, the items at the beginning that are in the queue, and
     ``in_doubt``, the items after these that may be in the queue (OutcomeUnknown only). For other calls both are empty.
@@ -71,11 +71,15 @@ class PayloadTooLarge(PayloadError):
 
 
 class QueueFull(SRQError):
-    """``max_length`` is reached; nothing was put. After ``put_many``, ``put`` has the uids of earlier batches."""
+    """``max_length`` is reached; nothing was put. ``put_many``: nothing of that batch; ``put`` has the earlier uids."""
 
 
 class DuplicateItem(SRQError):
-    """The uid is in the queue already; ``state`` says where."""
+    """``put`` with ``strict``, or ``move``: the uid is in the queue already; nothing was put.
+
+    ``uid`` is the uid, and ``state`` its state: ``ready``, ``in_flight``, ``delayed`` or ``dead``. ``done``: the item
+    was handled or moved, and its uid still counts as there by ``unique_for``.
+    """
 
     def __init__(self, message: str, *, uid: str = "", state: str = "") -> None:  # pickle passes the message only
         super().__init__(message)
@@ -84,11 +88,11 @@ class DuplicateItem(SRQError):
 
 
 class QueueUnavailable(SRQError, RedisConnectionError):
-    """The server could not be reached or refused; nothing was changed."""
+    """The server could not be reached, or refused the call; nothing was changed."""
 
 
 class OutcomeUnknown(SRQError, RedisConnectionError):
-    """The call was sent and no reply came within the time limit: it may have been carried out, once, or not.
+    """The call was sent, and no reply came within the time limit: it was carried out once, or not at all.
 
     ``cut_short``: a reply began, and could not be read to its end. A ``get`` that raises this has failed its item.
     ``advice``: the end of the message, which tells the caller what to do.
@@ -106,6 +110,9 @@ class RetryLater(Exception):
     """Raised by a handler: deliver the item again after ``delay`` seconds; counts as a failed delivery.
 
     When the deliveries are used up, the item is dead.
+
+    :param delay: seconds, from 0 on.
+    :param reason: logged, and stored with the item.
     """
 
     delay: float = 0  # seconds; for a subclass that does not set it
@@ -121,7 +128,10 @@ class RetryLater(Exception):
 
 
 class Discard(Exception):
-    """Raised by a handler: the item is not worth handling. It is acked, and the reason logged."""
+    """Raised by a handler: the item is not worth handling. It is acked, and the reason logged.
+
+    :param reason: logged.
+    """
 
     def __init__(self, reason: str = "") -> None:
         super().__init__(reason)
@@ -131,6 +141,8 @@ class Reject(Exception):
     """Raised by a handler: no further delivery can help. The item is dead at once, kept with the reason.
 
     It counts as a failed delivery. ``fail`` with such an error does the same.
+
+    :param reason: logged, and stored with the item.
     """
 
     def __init__(self, reason: str = "") -> None:

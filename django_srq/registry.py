@@ -64,11 +64,16 @@ class Queue(SafeRedisQueue):
         using: str | None = None,
         robust: bool = False,
     ) -> str:
-        """Put after the surrounding transaction of the database ``using`` commits (at once outside of one).
+        """Put when the surrounding transaction commits (at once outside of one); return the uid at once.
 
-        The payload is serialised and the uid returned at once. A transaction that rolls back puts nothing. An error of
-        the put after the commit is raised to the caller of the commit, and says so; with ``robust`` it is logged, and
-        later hooks run. A process that dies between commit and put loses the put.
+        The payload is serialised at the call. A transaction that rolls back puts nothing. A process that dies between
+        commit and put loses the put. ``uid``, ``delay``, ``eta``, ``priority``, ``headers``, ``unique_for`` and
+        ``timeout`` are those of ``put``.
+
+        :param item: the payload.
+        :param using: the alias of the database whose transaction is meant; None: the default one.
+        :param robust: log an error of the put after the commit, and let later hooks run. By default the error is raised
+            to the caller of the commit; its text says that the transaction is committed, and how to put the item.
         """
         seconds = arguments.put_timeout_of(timeout, self.alias)
         watch = Puts(self.alias, "prepare", headers).begin() if instrumentation.installed else None

@@ -1,25 +1,29 @@
 """Django signals about items and consumers, sent with ``send_robust``: an error of a receiver is logged, not raised.
 
-When a receiver raises SystemExit, or anything else that is no ``Exception``, the receivers after it are not called.
+``sender`` is the class of the queue. All signals but child_started, consumer_started and consumer_stopped have
+``queue``, the alias. The call or the consumer that caused the event runs the receivers in its own thread and waits for
+them; an asynchronous call runs them as Django's ``asend_robust`` does. When a receiver raises SystemExit, or anything
+else that is no ``Exception``, the receivers after it are not called.
 
-``sender`` is the class of the queue, ``queue`` its alias. The call or the consumer that caused the event runs the
-receivers in its own thread and waits for them; an asynchronous call runs them as Django's ``asend_robust`` does.
+================  ==========================================  ==========================================================
+signal            arguments                                   sent when
+================  ==========================================  ==========================================================
+item_put          ``uid``                                     the server has the item; not when its uid was there
+item_started      ``item``, ``consumer``                      its handler is about to be called
+item_acked        ``item``, ``consumer``, ``duration``        it was handled, and is gone from the queue
+item_failed       ``item``, ``consumer``, ``duration``,       its handler raised an exception; ``state`` is its state
+                  ``error``, ``state``                        now, or None when its lease was lost
+item_recovered    ``uid``, ``consumer``, ``evidence``         its process died, and it is ready again
+item_dead         ``uid``, ``consumer``, ``evidence``         it was set aside
+child_started     ``consumer``                                in each child process of a consumer, right after its fork
+consumer_started  ``consumer``, ``queues``                    in each process that handles items, before the first one
+consumer_stopped  ``consumer``, ``queues``                    in each process that handles items, after the last one
+queue_paused      ``by``, ``reason``, ``until``               the queue was paused
+================  ==========================================  ==========================================================
 
-When a child process died, another child of its consumer sends item_recovered and item_dead, in a thread of its own. If
-that child ends before it has sent them, they are lost.
-
-================  ===================================================================================================
-item_put          ``uid``; the server has the item
-item_started      ``item``, ``consumer``; its handler is about to be called
-item_acked        ``item``, ``consumer``, ``duration`` (seconds); handled, and gone from the queue
-item_failed       ``item``, ``consumer``, ``duration``, ``error``, ``state`` (where it is now; None: the lease was lost)
-item_recovered    ``uid``, ``consumer`` (the one that died), ``evidence``; ready again
-item_dead         ``uid``, ``consumer``, ``evidence`` (type, message and what else is known); set aside
-child_started     ``consumer``; in each child process of a consumer, the later ones too, right after its fork
-consumer_started  ``consumer``, ``queues``; in each process that handles items
-consumer_stopped  the same
-queue_paused      ``by``, ``reason``, ``until``
-================  ===================================================================================================
+``duration`` is in seconds, ``consumer`` the id of the process (of item_recovered: the one that died), and ``evidence``
+a dict of ``type``, ``message`` and what else is known. When a child process died, another child of its consumer sends
+item_recovered and item_dead, in a thread of its own. If that child ends before it has sent them, they are lost.
 
 child_started is for clients that the project opened before the fork, such as at the import of a handler's module: their
 sockets must not be shared, and their threads do not exist in the child. A receiver closes them, or makes them anew.

@@ -108,11 +108,18 @@ def assert_put(
     headers: Mapping[str, str] | None = None,
     delayed: bool | None = None,
 ) -> list[Item]:
-    """Check that items wait in a queue (an alias, or the queue); return them, ready ones first, without taking them.
+    """Check that items wait in a queue, ready or delayed; return them, ready ones first, without taking them.
 
-    ``payload``: as the handler would get it, such as a list where a tuple was put; ``unittest.mock.ANY`` stands for any
-    part of it. ``count``: exactly so many, 0 for none; without it, at least one. ``uid``, ``headers`` and ``delayed``
-    (False: ready, True: delayed) choose among the items.
+    When the check fails, the error lists what is in the queue.
+
+    :param queue: an alias, or the queue.
+    :param payload: as the handler would get it, such as a list where a tuple was put; ``unittest.mock.ANY`` stands for
+        any part of it.
+    :param count: exactly so many items, 0 for none; None: at least one.
+    :param uid: only an item with this uid counts.
+    :param headers: only items with exactly these headers count.
+    :param delayed: False: only ready items count; True: only delayed ones.
+    :raises AssertionError: there are not so many.
     """
     __tracebackhide__ = True
     if count is not None and count not in COUNTS_FROM_0:
@@ -174,7 +181,10 @@ def _described(item: Item) -> str:
 def run_all(alias: str, *, limit: int | None = None) -> list[Item]:
     """Handle the ready items with the queue's HANDLER, in this thread and in order; return the items that were handled.
 
-    Delayed items stay. An error of the handler fails the item, and is raised here. ``limit``: most items to handle.
+    Delayed items stay. An error of the handler fails the item, and is raised here. Database connections stay open.
+
+    :param alias: of the queue.
+    :param limit: most items to handle; None: all.
     """
     if limit is not None and limit not in COUNTS_FROM_0:
         raise InvalidArgument(f"run_all: limit is {COUNTS_FROM_0.name}, or None; not {shown(limit)}")

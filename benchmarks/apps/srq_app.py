@@ -1,4 +1,4 @@
-"""django_srq as in its README: settings, and the queue by its alias."""
+"""django_srq as in its quick start: settings, and the queue by its alias."""
 
 import os
 

@@ -24,7 +24,7 @@ from django_srq import queues
 from django_srq.exceptions import ConfigurationError, OutcomeUnknown, QueueUnavailable, SRQError, UnknownQueue
 from django_srq.registry import Queue
 
-# The exit codes of the README, besides 0.
+# The exit codes, besides 0; docs/reference/commands.md describes them.
 ERROR, USAGE, UNHEALTHY, UNREACHABLE, INTERRUPTED, TERMINATED = 1, 2, 3, 69, 130, 143
 
 # What --help says of the codes that every command can give.

@@ -131,7 +131,7 @@ def _indented(text: str) -> Iterator[str]:
 
 
 def data(config: QueueConfig, item: ItemView) -> dict[str, Any]:
-    """The JSON of an item, as the README describes it."""
+    """The JSON of an item, as docs/reference/commands.md describes it."""
     delivery = item.delivery
     moments = {state: delivery.when if delivery.state == state else None for state in ("delayed", "in_flight", "dead")}
     shown = payload_shown(config, item.payload, item.size)

@@ -17,9 +17,16 @@ logger = logging.getLogger("django_srq.queue")
 
 @dataclass(frozen=True)
 class Backoff:
-    base: float = 1.0  # seconds after the first failure
-    factor: float = 2.0  # each further failure waits so many times as long
-    max: float = 3600.0  # seconds at most
+    """How long a failed item waits: exponentially longer after each failure, the upper half of it random.
+
+    :param base: seconds after the first failure, at most.
+    :param factor: each further failure waits so many times as long.
+    :param max: seconds after any failure, at most.
+    """
+
+    base: float = 1.0
+    factor: float = 2.0
+    max: float = 3600.0
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -30,6 +37,8 @@ class Backoff:
         """Seconds to wait after so many deliveries: exponential, then a random share of it between a half and all.
 
         Jitter spreads items that failed together ("Exponential Backoff And Jitter", AWS Architecture Blog, 2015).
+
+        :param deliveries: how many have failed.
         """
         try:
             full = min(self.max, self.base * float(self.factor) ** (max(deliveries, 1) - 1))

@@ -36,10 +36,12 @@ class Item(tuple[str | None, Any]):
 
     @property
     def uid(self) -> str | None:
+        """Identifies the item, over all its deliveries; None when there was none."""
         return self[0]
 
     @property
     def payload(self) -> Any:
+        """What was put, as the serializer reads it back; None also when there was no item."""
         return self[1]
 
     @property
@@ -62,7 +64,11 @@ class Item(tuple[str | None, Any]):
 
     @property
     def error(self) -> Mapping[str, Any] | None:
-        """The error of its last delivery that had one, as ``items`` and ``page`` read it; an item in hand has none."""
+        """The error of its last delivery that had one, as ``items`` and ``page`` read it; an item in hand has none.
+
+        A mapping with ``type``, ``message``, ``time`` (milliseconds since the epoch), ``delivery`` and, where they are
+        known, ``traceback`` and ``consumer``.
+        """
         return self.delivery.error
 
     @property
@@ -72,6 +78,7 @@ class Item(tuple[str | None, Any]):
 
     @property
     def headers(self) -> Mapping[str, str]:
+        """The headers that it was put with; empty when there are none."""
         return self.delivery.headers
 
     @property

@@ -9,7 +9,7 @@ from django_srq.notation import rate_in
 
 @dataclass(frozen=True)
 class Rate:
-    """``count`` items in ``seconds``, evenly spread; what the last 0.1 s left unused may be made up for."""
+    """``count`` items in ``seconds``, evenly spread. Consumers that come late may take the items of 0.1 s at once."""
 
     count: int
     seconds: float

@@ -46,29 +46,43 @@ PAGE = 100  # items
 class SafeRedisQueue:
     """A crash-safe FIFO queue on Redis or Valkey.
 
-    Takes the arguments of saferedisqueue's constructor: ``name`` (the keys are ``srq:<name>:…``), ``url`` or the
-    arguments of ``redis.Redis``, ``autoclean_interval`` (seconds after which an item that was got and never settled is
-    ready again; None: never automatically), ``serializer`` (an object with ``dumps`` and ``loads``, or ``"json"``,
-    ``"pickle"`` or ``"raw"``; None is the last: payloads come back as bytes, or as ``str`` with ``decode_responses``).
-    Other keyword arguments go to the redis client.
-
-    New arguments: ``max_deliveries`` and ``max_crashes`` (after so many an item is dead; None: never), ``max_length``
-    (ready and delayed items), ``max_payload_bytes``, ``max_in_flight`` (items, across all consumers), ``rate`` (of
-    handing out, such as ``"10/s"``, across all consumers), ``unique_for`` (seconds, for ``put``), ``backoff`` (of
-    ``processing``), ``cluster`` (the keys are ``srq:{<name>}:…``), ``client`` (a redis client, with its own options) or
-    ``link`` (with its own time limit), and ``timeout``: seconds for a call that does not block, repeats included, until
-    its reply begins; 5 by default, at most 900. A transfer that has begun is cut only after so many seconds of silence,
-    or when it is slower than 32 KiB/s. ``put_timeout``: the same for puts, as a request may wait for them; 2 by
-    default, or ``timeout`` if that is less. Durations and sizes are numbers of seconds and bytes, or texts such as
-    ``"5m"`` and ``"200MB"``.
+    The first arguments are those of saferedisqueue; other keyword arguments go to the redis client. Durations and sizes
+    are numbers of seconds and bytes, or texts such as ``"5m"`` and ``"200MB"``. A wrong argument raises
+    ConfigurationError.
 
     The object holds no state of the queue: any number of threads may share it, and it may be used after a fork. Making
-    it opens no connection. Every method may raise ``QueueUnavailable`` (nothing was changed), ``OutcomeUnknown`` (sent,
-    no reply in time) and ``LayoutError``.
+    it opens no connection. The attributes are the options, each under the name of its argument.
 
-    This is one long class so that the reader finds all methods with their docstrings on one page. The code behind them
-    is in the modules of ``queue/``. The attributes are the options, each under the name of its argument.
+    :param args: positional arguments of ``redis.Redis``, instead of ``url``.
+    :param name: the keys are ``srq:<name>:…``.
+    :param url: the server: ``redis://``, ``rediss://``, ``unix://``, ``valkey://``, ``valkeys://`` or ``embedded://``.
+        Without it, the arguments of ``redis.Redis`` name the server.
+    :param autoclean_interval: the lease of ``get``: seconds after which an item that was got and never settled is ready
+        again. None: never automatically.
+    :param serializer: an object with ``dumps(payload) -> str | bytes`` and ``loads(bytes) -> payload``, or ``"json"``,
+        ``"pickle"`` or ``"raw"``. None means raw: payloads are bytes, text and numbers, and come back as bytes, or as
+        ``str`` if the client has ``decode_responses``.
+    :param max_deliveries: after so many deliveries without an ack the item is dead; None: never.
+    :param max_crashes: after killing its consumer so often the item is dead; None: never.
+    :param max_length: most ready and delayed items; a put beyond it raises QueueFull. None: no limit.
+    :param max_payload_bytes: a larger payload raises PayloadTooLarge; None: no limit.
+    :param max_in_flight: most items in flight at one time, across all consumers; None: no limit.
+    :param rate: most items handed out, across all consumers, such as ``"10/s"``; None: no limit.
+    :param unique_for: seconds after its ack for which a uid of your own counts as there; None: it does not.
+    :param backoff: how long an item waits that failed in ``processing``.
+    :param timeout: seconds for a call that does not block, repeats included, until its reply begins; None: 5. At most
+        900 count. A transfer that has begun is cut only after so many seconds of silence, when it is slower than
+        32 KiB/s, or after 15 minutes.
+    :param put_timeout: the same for puts, as a request may wait for them; None: 2, or ``timeout`` if that is less.
+    :param cluster: the keys are ``srq:{<name>}:…``, so that a cluster keeps them together.
+    :param client: a ``redis.Redis`` to take address and options from, instead of ``url``.
+    :param link: the link of another queue to the same server, with its time limit, instead of ``url`` and ``timeout``.
+    :param alias: names the queue in messages and signals; None: ``name`` does.
+    :param kwargs: options of the redis client.
     """
+
+    # This is one long class so that the reader finds all methods with their docstrings on one page. The code behind
+    # them is in the modules of ``queue/``.
 
     time_zone: dt.tzinfo | None = None  # of a naive ``eta`` and ``until``; None: they are refused
 
@@ -135,15 +149,23 @@ class SafeRedisQueue:
     ) -> Steps[str]:
         """Put a payload; return its uid. Once ``put`` has returned, the item is stored.
 
-        ``uid``: 1 to 128 visible ASCII characters of your own; while that uid is in the queue in any state, putting it
-        again adds nothing (with ``strict`` it raises ``DuplicateItem``). ``unique_for``: for so long (seconds or
-        timedelta) after its ack the uid still counts as there, in the state ``done``; default: that of the queue. An
-        item that was dropped or purged may be put again at once. ``delay`` (seconds or timedelta) or ``eta``
-        (aware datetime): the item is not ready before. ``priority``: -100 to 100, higher is served first. ``headers``:
-        str to str, for the consumer. ``timeout``: seconds, instead of the queue's ``put_timeout``.
-
-        Raises PayloadError, PayloadTooLarge, QueueFull, InvalidArgument: nothing was put. OutcomeUnknown: the item may
-        be in the queue; put it again with the same uid.
+        :param item: the payload, anything that the serializer takes.
+        :param uid: 1 to 128 visible ASCII characters of your own. While that uid is in the queue in any state, putting
+            it again adds nothing and returns the uid. None: a new UUID, version 7.
+        :param strict: raise DuplicateItem when the uid is there already.
+        :param delay: seconds or timedelta, from the server's clock: the item is not ready before.
+        :param eta: the same as a datetime with a time zone.
+        :param priority: -100 to 100; items of higher priority are handed out first.
+        :param headers: str to str, for the consumer.
+        :param unique_for: seconds or timedelta after its ack for which a uid of your own still counts as there, in the
+            state ``done``. An item that was dropped or purged may be put again at once. None: that of the queue.
+        :param timeout: seconds, instead of the queue's ``put_timeout``.
+        :raises PayloadError: the payload cannot be serialised.
+        :raises PayloadTooLarge: it has more than ``max_payload_bytes``.
+        :raises QueueFull: ``max_length`` is reached.
+        :raises DuplicateItem: with ``strict``, the uid is there already; its ``state`` says in which state.
+        :raises InvalidArgument: an argument is wrong. As after the errors above, nothing was put.
+        :raises OutcomeUnknown: the item may be in the queue: put it again with the same uid.
         """
         seconds = arguments.put_timeout_of(timeout, self.alias)
         watch = Puts(self.alias, "put", headers).begin() if instrumentation.installed else None
@@ -169,12 +191,18 @@ class SafeRedisQueue:
     ) -> Steps[list[str]]:
         """Put payloads in batches, each in one round trip and entirely or not at all; return their uids.
 
-        A batch has at most 1,000 items, and at most 1 MiB more than its first one. All are serialised before the
-        first batch is sent. ``uids``: of your own, as in ``put``, one for each item. ``timeout``: for each batch.
+        A batch has at most 1,000 items, and at most 1 MiB more than its first one. All payloads are serialised before
+        the first batch is sent. ``delay``, ``eta``, ``priority``, ``headers`` and ``unique_for`` are those of ``put``,
+        for all items alike.
 
-        When a batch is refused, the earlier ones stay: the error's ``put`` has their uids. OutcomeUnknown: its
-        ``in_doubt`` has the uids of the batch that may be in the queue. Put that batch again with
-        ``uids=error.in_doubt``, and the items after it as new ones. With uids of your own, just repeat the whole call.
+        :param items: the payloads.
+        :param uids: of your own, as in ``put``, one for each item.
+        :param timeout: seconds for each batch, instead of the queue's ``put_timeout``.
+        :raises QueueFull: a batch has no room. The earlier batches stay: the error's ``put`` has their uids, as that of
+            any other error has.
+        :raises OutcomeUnknown: the error's ``in_doubt`` has the uids of the batch that may be in the queue. Put that
+            batch again with ``uids=error.in_doubt``, and the items after it as new ones. With uids of your own, repeat
+            the whole call.
         """
         seconds = arguments.put_timeout_of(timeout, self.alias)
         watch = Puts(self.alias, "put", headers).begin() if instrumentation.installed else None
@@ -215,20 +243,25 @@ class SafeRedisQueue:
     def get(self, timeout: float = 0) -> Steps[Item]:
         """Take the next item; ``(None, None)``, which is falsy, when there is none.
 
-        ``timeout``: 0 blocks for ever, a positive number so many seconds, a negative one not at all. The item is in
-        flight until it is settled (ack, fail, release) or its lease ends: after a crash the lease ends, and the item is
-        ready again. An item that cannot be decoded is set aside as dead, and the next one is taken. When the reply
-        cannot be read to its end, the item has failed: it goes to the back, and OutcomeUnknown is raised with
-        ``cut_short``.
+        The item is in flight until it is settled (ack, fail, release) or its lease of ``autoclean_interval`` ends.
+        After a crash of the caller the lease ends, and the item is ready again. An item that cannot be decoded is set
+        aside as dead, and the next one is taken.
+
+        :param timeout: 0 blocks for ever, a positive number so many seconds, a negative one not at all.
+        :raises OutcomeUnknown: no reply came in time. If an item was taken, it comes back when its lease ends. With
+            ``cut_short``, a reply could not be read to its end: the item has failed, and goes to the back.
         """
         return gets.get(self, timeout)
 
     @sync_method
     def get_many(self, n: int, timeout: float = -1) -> Steps[list[Item]]:
-        """Take up to ``n`` items (at most 1,000) in one round trip; waits as ``get`` does while there is none.
+        """Take up to ``n`` items in one round trip; an empty list when there is none.
 
         The items have at most 1 MiB more than the first of them, so it may return fewer large items than are ready.
         When the reply cannot be read to its end, all items go back to their places, and a single one is taken.
+
+        :param n: 1 to 1,000.
+        :param timeout: how long to wait while there is no item, as in ``get``.
         """
         return gets.get_many(self, n, timeout)
 
@@ -252,7 +285,10 @@ class SafeRedisQueue:
         )
 
     def consume(self, timeout: float = 0) -> Iterator[Item]:
-        """Take items one after the other, until ``get(timeout)`` finds none. The caller has to settle them."""
+        """Take items one after the other, until ``get(timeout)`` finds none. The caller has to settle them.
+
+        :param timeout: how long to wait for each item, as in ``get``; with 0 the iteration never ends.
+        """
         warn_of_blocking("consume", "aconsume")
         while item := self.get(timeout):
             yield item
@@ -262,7 +298,10 @@ class SafeRedisQueue:
 
         The block's exception goes on to the caller, except RetryLater, Discard and Reject, which end here. A failed
         item waits by ``backoff``. When there is no item, the block gets a falsy ``Item``. Nobody renews the lease: a
-        block that may take longer than ``autoclean_interval`` has to call ``extend``.
+        block that may take longer than ``autoclean_interval`` has to call ``extend``. The result is a decorator, too:
+        each call of the function gets an item of its own, which it does not see.
+
+        :param timeout: how long to wait for the item, as in ``get``.
         """
         return Processing(self, timeout)
 
@@ -272,23 +311,31 @@ class SafeRedisQueue:
     def ack(self, item: Item | str) -> Steps[bool]:
         """Remove an item: its work is done. Returns whether this call removed it.
 
-        By ``Item``: wherever the item is now, even if its lease ended meanwhile. By plain uid: only if it is in flight.
+        :param item: an ``Item``: it is removed wherever it is now, even if its lease ended meanwhile. Or a uid: the
+            item is removed only if it is in flight.
         """
         return settlements.ack(self, item)
 
     @sync_method
     def ack_many(self, items: Iterable[Item | str]) -> Steps[list[bool]]:
-        """Ack items in batches of 1,000, each in one round trip; per item whether this call removed it."""
+        """Ack items in batches of 1,000, each in one round trip; per item whether this call removed it.
+
+        :param items: as in ``ack``.
+        """
         return settlements.ack_many(self, items)
 
     @sync_method
     def fail(
         self, item: Item | str, error: BaseException | str | None = None, delay: float | dt.timedelta = 0
     ) -> Steps[str | None]:
-        """Give an item back as failed: ready at the back, delayed (seconds), or dead when deliveries are used up.
+        """Give an item back as failed: ready at the back, delayed, or dead when its deliveries are used up.
 
-        ``error`` is stored with the item; a ``Reject`` makes the item dead at once. Returns the item's new state. None:
-        nothing changed, because the caller does not hold the item any more (by plain uid: because it is not in flight).
+        Returns the item's new state: ``ready``, ``delayed`` or ``dead``. None: nothing changed, because the caller does
+        not hold the item any more, or because the item of a plain uid is not in flight.
+
+        :param item: an ``Item``, or the uid of an item in flight.
+        :param error: an exception or a text, which is stored with the item. A ``Reject`` makes the item dead at once.
+        :param delay: seconds or timedelta until the item is ready again; ``backoff`` does not apply.
         """
         return settlements.fail(self, item, error, delay)
 
@@ -299,21 +346,30 @@ class SafeRedisQueue:
         error: BaseException | str | None = None,
         delay: float | dt.timedelta = 0,
     ) -> Steps[list[str | None]]:
-        """Give items back as failed, in batches of 990, each in one round trip; per item what ``fail`` returns."""
+        """Give items back as failed, in batches of 990, each in one round trip; per item what ``fail`` returns.
+
+        :param items: as in ``fail``; so are ``error`` and ``delay``, which are the same for all items.
+        """
         return settlements.fail_many(self, items, error, delay)
 
     @sync_method
     def extend(self, item: Item | str, seconds: float | None = None) -> Steps[bool]:
-        """Make the lease of an item last so many seconds from now (default: the autoclean interval).
+        """Make the lease of an item last so many seconds from now; return whether the caller holds the item.
 
         A lease that has ended is taken back if no consumer took the item since. False: another consumer has the item,
         or it is settled; stop working on it.
+
+        :param item: an ``Item``, or the uid of an item in flight.
+        :param seconds: None: ``autoclean_interval``, or 60 if that is None.
         """
         return settlements.extend(self, item, seconds)
 
     @sync_method
     def release(self, item: Item | str) -> Steps[bool]:
-        """Give an item back unstarted: to its old place, no delivery counted. False: the caller does not hold it."""
+        """Give an item back unstarted: to its old place, no delivery counted. False: the caller does not hold it.
+
+        :param item: an ``Item``, or the uid of an item in flight.
+        """
         return settlements.release(self, item)
 
     # -- look
@@ -348,8 +404,10 @@ class SafeRedisQueue:
     def items(self, state: str = "ready") -> Iterator[Item]:
         """Look at the items of a state without taking them, ready ones in the order in which they will be served.
 
-        The queue is in use meanwhile: an item that moves may be seen twice or not at all. A payload that cannot be
-        decoded is returned as bytes.
+        Reads pages of at most 100 items. The queue is in use meanwhile: an item that moves may be seen twice or not at
+        all. A payload that cannot be decoded is returned as bytes.
+
+        :param state: ``ready``, ``in_flight``, ``delayed`` or ``dead``.
         """
         warn_of_blocking("items", "aitems")
         offset: int | None = 0
@@ -362,6 +420,9 @@ class SafeRedisQueue:
         """Look at up to 100 items of a state from an offset on; the items, and the next offset (None: no more).
 
         The items have at most 1 MiB more than the first of them. Only the next offset tells whether there are more.
+
+        :param state: as in ``items``.
+        :param offset: how many items to leave out.
         """
         if state not in STATES:
             raise InvalidArgument(f"queue {self.alias!r}: no state {shown(state)}; known: {', '.join(STATES)}")
@@ -380,7 +441,10 @@ class SafeRedisQueue:
 
     @sync_method
     def states(self, *uids: str) -> Steps[list[str | None]]:
-        """The state of each item; None: it is not in the queue."""
+        """The state of each item; None: it is not in the queue.
+
+        :param uids: of the items.
+        """
         states: list[str | None] = []
         for batch in batches(arguments.uids_of(uids, self.alias)):
             states += map(state_of, (yield from send(self, operations.find(self.keys, batch))))
@@ -402,16 +466,18 @@ class SafeRedisQueue:
         limit: int | None = None,
         on_batch: Callable[[int], object] | None = None,
     ) -> Steps[int]:
-        """Make dead items ready again, their deliveries counted anew; returns how many.
+        """Make dead items ready again, at the back, their deliveries counted anew; returns how many.
 
-        Items in other states stay as they are: ``states`` tells which, and ``run_now`` is for delayed ones.
+        Items in other states stay as they are: ``states`` tells which, and ``run_now`` is for delayed ones. Items that
+        die after the call began stay dead. Works in batches of at most 1,000 items.
 
-        Without uids: all dead items, or only those with an ``error`` (its group as in the status view, its type, or the
-        name of its class), only those that died more than ``older_than`` ago (seconds or timedelta), and at most
-        ``limit``, oldest deaths first. Items that die after the call began stay dead.
-
-        Works in batches. After each batch ``on_batch`` is called with the number of items requeued; an exception of
-        ``on_batch`` ends the call there.
+        :param uids: of the items; without uids, all dead items or those that ``error``, ``older_than`` and ``limit``
+            choose.
+        :param error: only items with this error: its group as in the status view, its type, or the name of its class.
+        :param older_than: only items that died longer ago than this, in seconds or as a timedelta.
+        :param limit: at most so many items, the oldest deaths first.
+        :param on_batch: called after each batch with the number of items requeued in it. An exception of it ends the
+            call there.
         """
         return maintenance.requeue(self, uids, error, older_than, limit, on_batch)
 
@@ -426,24 +492,33 @@ class SafeRedisQueue:
     ) -> Steps[int]:
         """Make delayed items ready now, at the back, their deliveries kept; returns how many.
 
-        With uids: any delayed items, also those that were put with a delay. Without: all items that are retrying, which
-        means delayed after an error, or those that ``error``, ``older_than`` (since their last failure) and ``limit``
-        choose as in ``requeue``, those first that are due first. Items that fail after the call began stay delayed.
+        Items that fail after the call began stay delayed. Works in batches of at most 1,000 items.
 
-        Works in batches, with ``on_batch``, as ``requeue`` does.
+        :param uids: of any delayed items, also of those that were put with a delay. Without uids, all items that are
+            retrying, which means delayed after an error, or those that ``error``, ``older_than`` and ``limit`` choose.
+        :param error: as in ``requeue``.
+        :param older_than: only items whose last failure is longer ago than this, in seconds or as a timedelta.
+        :param limit: at most so many items, those that are due first.
+        :param on_batch: as in ``requeue``.
         """
         return maintenance.run_now(self, uids, error, older_than, limit, on_batch)
 
     @sync_method
     def count_dead(self, *, error: str | None = None, older_than: float | dt.timedelta = 0) -> Steps[dict[str, int]]:
-        """How many dead items ``requeue`` or ``purge`` would take, by the group of their error. O(dead), in batches."""
+        """How many dead items ``requeue`` or ``purge`` would take, by the group of their error. O(dead), in batches.
+
+        :param error: as in ``requeue``; so is ``older_than``.
+        """
         return maintenance.count_dead(self, error, older_than)
 
     @sync_method
     def count_retrying(
         self, *, error: str | None = None, older_than: float | dt.timedelta = 0
     ) -> Steps[dict[str, int]]:
-        """How many items ``run_now`` would make ready without uids, by the group of their error. O(delayed)."""
+        """How many items ``run_now`` would make ready without uids, by the group of their error. O(delayed).
+
+        :param error: as in ``run_now``; so is ``older_than``.
+        """
         return maintenance.count_retrying(self, error, older_than)
 
     @sync_method
@@ -451,6 +526,8 @@ class SafeRedisQueue:
         """Delete items in any state but in flight; returns how many.
 
         A uid that counts as there by ``unique_for`` may be put again at once, also when its item is done.
+
+        :param uids: of the items.
         """
         return maintenance.drop(self, uids)
 
@@ -464,11 +541,16 @@ class SafeRedisQueue:
         limit: int | None = None,
         on_batch: Callable[[int], object] | None = None,
     ) -> Steps[int]:
-        """Delete the items of a state (ready, delayed, dead; None: all three) in batches; returns how many.
+        """Delete the items of a state, in batches of at most 1,000; returns how many.
 
-        Spares items in flight, and items that arrive after the call began. ``error``, ``older_than`` and ``limit``
-        choose dead items as in ``requeue``. With ``error``, they also choose delayed items, as in ``run_now``.
-        ``on_batch`` is called as in both.
+        Spares items in flight, and items that arrive after the call began.
+
+        :param state: ``ready``, ``delayed`` or ``dead``; None: all three.
+        :param error: with ``dead`` as in ``requeue``; with ``delayed`` as in ``run_now``.
+        :param older_than: the same; with ``delayed`` only together with ``error``.
+        :param limit: the same.
+        :param on_batch: called after each batch with the number of items deleted in it. An exception of it ends the
+            call there.
         """
         return maintenance.purge(self, state, error, older_than, limit, on_batch)
 
@@ -476,9 +558,11 @@ class SafeRedisQueue:
     def recover(self, *, on_batch: Callable[[int, int], object] | None = None) -> Steps[int]:
         """Recover items whose leases have ended, also with ``autoclean_interval=None``; returns how many are ready.
 
-        Works in batches of 100. After each batch ``on_batch`` is called with the number of items that are ready again,
-        and the number of leases that had ended: the difference are items that are dead, as their deliveries or crashes
-        are used up. An exception that it raises ends the call there.
+        Works in batches of 100 leases.
+
+        :param on_batch: called after each batch with the number of items that are ready again, and the number of leases
+            that had ended. The difference are items that are dead, as their deliveries or crashes are used up. An
+            exception of it ends the call there.
         """
         return maintenance.recover(self, on_batch)
 
@@ -489,7 +573,14 @@ class SafeRedisQueue:
 
     @sync_method
     def pause(self, reason: str = "", *, by: str = "", until: dt.datetime | None = None) -> Steps[bool]:
-        """Hand out no items until ``resume()`` or ``until`` (aware datetime). False: it was paused already."""
+        """Hand out no items until ``resume()`` or ``until``. False: it was paused already.
+
+        Items in flight stay with their consumers, and items can still be put.
+
+        :param reason: shown in the status.
+        :param by: who pauses it, shown in the status.
+        :param until: a datetime with a time zone; None: until ``resume()``.
+        """
         return maintenance.pause(self, reason, by, until)
 
     @sync_method
@@ -503,8 +594,12 @@ class SafeRedisQueue:
 
         One at a time: claimed here, put there, acked here. A crash in between leaves the item in both queues, in flight
         here. Moving it again within an hour does not put it there a second time, even if it was handled there
-        meanwhile. ``move`` stops at the first item that the target has no room for (QueueFull), or whose uid it has
-        already (DuplicateItem): that item and those after it stay here.
+        meanwhile. Neither ``rate`` nor ``max_in_flight`` applies.
+
+        :param target: the other queue, which may be on another server.
+        :param limit: at most so many items; None: all that are ready.
+        :raises QueueFull: the target has no room for an item. That item and those after it stay here.
+        :raises DuplicateItem: the target has the uid of an item already. That item and those after it stay here.
         """
         return moves.move(self, target, limit)
 
@@ -565,11 +660,17 @@ class SafeRedisQueue:
     # -- saferedisqueue's names
 
     def push(self, item: Any) -> str:
-        """Deprecated alias of ``put``."""
+        """Deprecated alias of ``put``, without its other arguments.
+
+        :param item: the payload.
+        """
         warnings.warn("push is put now; the alias ends in django-srq 2.0", DeprecationWarning, stacklevel=2)
         return self.put(item)
 
     def pop(self, timeout: float = 0) -> Item:
-        """Deprecated alias of ``get``."""
+        """Deprecated alias of ``get``.
+
+        :param timeout: as in ``get``.
+        """
         warnings.warn("pop is get now; the alias ends in django-srq 2.0", DeprecationWarning, stacklevel=2)
         return self.get(timeout)

@@ -52,7 +52,7 @@ def _snapshot(request: HttpRequest, minutes: int = status.MINUTES) -> Snapshot:
 
 @_guarded
 def status_json(request: HttpRequest) -> HttpResponse:
-    """The whole snapshot, as ``status/snapshots.py`` describes it; 503 when a server cannot be reached."""
+    """The whole snapshot, as docs/reference/status-json.md describes it; 503 when a server cannot be reached."""
     snapshot = _snapshot(request)
     return JsonResponse(snapshot.to_dict(), status=503 if snapshot.unreachable else 200)
 

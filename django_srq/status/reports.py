@@ -149,7 +149,7 @@ class Snapshot:
         return _("All %s queues are healthy.") % localize(len(self.queues))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON, as the docstring of ``snapshots.py`` describes them."""
+        """Plain data for JSON, as docs/reference/status-json.md describes them."""
         return {
             "at": iso(self.at),
             "level": self.level,

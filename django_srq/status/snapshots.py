@@ -3,24 +3,7 @@
 Each server is read in one round trip, all of them at the same time. Nothing is written to Redis, and nothing is raised:
 a server that does not answer and a queue that is misconfigured are findings.
 
-``Snapshot.to_dict()`` is stable. Moments are ISO 8601 in UTC, durations seconds, sizes bytes; null means unknown.
-
-=========  ============================================================================================================
-at         when it was read, by this process's clock
-level      ``error``, ``warning`` or ``ok``: that of the worst finding
-sentence   the verdict over all, in the active language
-findings   the worst first: ``kind`` (of ``verdicts.LEVELS``), ``level`` (also ``note``), ``queue`` or ``server`` it
-           is about (else null), ``text`` and ``advice`` in the active language, ``command`` to follow the advice
-queues     in the order of the settings: ``queue``, ``server``, ``state`` (kind of its worst finding, or ``ok``),
-           ``level``, ``ready``, ``in_flight``, ``delayed``, ``retrying`` (those of the delayed items that wait to be
-           tried again after an error; the others are scheduled), ``dead``, ``oldest_wait``, ``consumers`` (live ones),
-           ``paused`` (null, or ``by``, ``reason``, ``since``, ``until``), ``totals`` (counter to number),
-           ``rates`` (``in`` and ``out``: items put and acked per minute, over the last five), ``failure_ratio`` (0 to
-           1, over the same time: how many of the deliveries that ended have failed; null when none has ended;
-           ``failures.py`` says what counts)
-servers    ``server``, ``up``, ``down_since`` (as far as this process knows), ``type``, ``version``, ``memory``,
-           ``memory_limit``, ``latency`` (of the reading)
-=========  ============================================================================================================
+``Snapshot.to_dict()`` is stable: docs/reference/status-json.md describes its fields.
 """
 
 from __future__ import annotations

@@ -469,9 +469,9 @@ def test_the_output_is_json_also_when_no_queue_was_reached(project):
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, "srq_drop"])
-def test_the_fields_are_those_of_the_readme(project, command):
-    readme = (ROOT / "README.md").read_text("utf-8")
-    (documented,) = re.findall(rf"^\| `{command}` \| (.*) \|$", readme, re.MULTILINE)
+def test_the_fields_are_those_of_the_reference(project, command):
+    page = (ROOT / "docs" / "reference" / "commands.md").read_text("utf-8")
+    (documented,) = re.findall(rf"^\| `{command}` \| (.*) \|$", page, re.MULTILINE)
     (row,) = said(command, "orders", *(["--uid", "u", "--yes"] if command == "srq_drop" else []))
     assert list(row) == ["queue", *re.findall(r"`(\w+)`", documented)]
 

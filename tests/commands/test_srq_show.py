@@ -289,7 +289,7 @@ def test_payloads_that_cannot_be_shown_say_so(project):
     assert (item["payload"], item["payload_note"]) == ("plain text", None)
 
 
-def test_the_json_has_the_fields_of_the_readme(project):
+def test_the_json_has_the_fields_of_the_reference(project):
     uid = die("orders", {"order": 17, "token": "hidden"}, declined(17), headers={"tenant": "a"})
     _, out, _ = project.call("srq_show", "orders", uid, "--format", "json")
     (item,) = json.loads(out)
@@ -321,9 +321,11 @@ def test_the_json_has_the_fields_of_the_readme(project):
         "payload": {"order": 17, "token": "[…]"},
         "payload_note": None,
     }
-    readme = (ROOT / "README.md").read_text("utf-8")
-    (documented,) = re.findall(r"^`srq_show --format json` .*?\n\n", readme, re.MULTILINE | re.DOTALL)
-    assert {*item, *moments, "errors", *error} <= set(re.findall(r"`(\w+)`", documented))
+    page = (ROOT / "docs" / "reference" / "commands.md").read_text("utf-8")
+    table = page.partition("### Fields of an item\n")[2].partition("\n## ")[0]
+    documented = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|", table, re.MULTILINE)
+    assert {name for cell in documented for name in re.findall(r"\w+", cell)} == {*item, *moments, "errors"}
+    assert set(error) <= set(re.findall(r"`(\w+)`", table.partition("`errors`")[2]))
     listed = json.loads(project.call("srq_show", "orders", "--format", "json")[1])
     assert listed == json.loads(out)
 

@@ -211,7 +211,7 @@ def test_a_lone_consumer_does_not_wait_for_a_second_lease_after_its_restart(serv
 
 
 def test_a_server_stopped_for_longer_than_a_lease_takes_no_item_from_its_holder(server, project, client):
-    """The server is not restarted, and another consumer is ready to take the item (promise 3 of the README)."""
+    """The server is not restarted, and another consumer is ready to take the item (the third guarantee)."""
     lease = 3
     project.configure({"slow": {"HANDLER": "tests.support.handlers.slow"}}, {"URL": server.url, "LEASE": lease})
     queue = queues["slow"]
