@@ -62,6 +62,15 @@ def test_live_needs_no_token(orders):
     assert visitor("user").get("/srq/live").status_code == 200
 
 
+def test_the_views_decide_themselves_who_may_call_them(orders, settings):
+    """Also where Django's middleware lets nobody see a page without a login."""
+    settings.MIDDLEWARE = [*settings.MIDDLEWARE, "django.contrib.auth.middleware.LoginRequiredMiddleware"]
+    for view in VIEWS:
+        assert with_token(view).status_code == 200, view
+        assert Client().get(f"/srq/{view}").status_code == 401, view
+    assert Client().get("/srq/live").status_code == 200
+
+
 def test_status(orders):
     orders.put(1)
     response = with_token("status.json")
