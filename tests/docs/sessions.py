@@ -212,6 +212,7 @@ class Session:
         before, *commands = re.split(r"^\$ ", block.text, flags=re.MULTILINE)
         if before:
             assert before.startswith("^C\n"), "a block begins with a command, or with ^C for the last one that goes on"
+            self.running[-1].interrupt()
             self._end(self.running.pop(), before.partition("\n")[2], 0)
         for number, text in enumerate(commands, 1):
             line, _, output = re.sub(r"\\\n\s*", "", text).partition("\n")
@@ -252,7 +253,8 @@ class Session:
         try:
             ended = terminal.wait()
             if output:
-                terminal.expect(r"(?:\^C)?\n?" + pattern(output) + r"\s*\Z")
+                # The last line may lack its end, as that of curl does.
+                terminal.expect(r"(?:\^C)?\n?" + pattern(output).removesuffix(r"\n") + r"\s*\Z")
             assert ended == status, f"$ {terminal.command} ended with {ended}:\n{terminal.output}"
         finally:
             terminal.close()
