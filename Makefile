@@ -17,7 +17,7 @@ help:
 	@echo 'make serve   the test project with its admin, on http://127.0.0.1:8000/'
 	@echo 'make lint    ruff, mypy, import-linter, codespell, luacheck (Debian: lua-check)'
 	@echo 'make docs    build the site in docs/_build/html'
-	@echo 'make docs-tests   run every snippet of the site and of the README, and check the spelling (Debian: libenchant-2-2 hunspell-en-gb)'
+	@echo 'make docs-tests   run every snippet of the site and of the README, and check the spelling (Debian: libenchant-2-2 hunspell-en-gb systemd prometheus curl)'
 	@echo 'make bench   measure speed and memory, beside other queues; ARGS=--quick, or "--only throughput memory"'
 	@echo 'make bench-tests  test the benchmarks: each runs, and judges its figures'
 

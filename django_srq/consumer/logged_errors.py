@@ -106,8 +106,7 @@ def _without_variables(start: TracebackType | None) -> TracebackType | None:
         start = start.tb_next
     bare: TracebackType | None = None
     for step in reversed(steps[-failure.FRAMES_MOST :]):
-        # An instruction of -1: there is no position within the line.
-        bare = TracebackType(bare, _frame_like(step.tb_frame), -1, step.tb_lineno or 1)
+        bare = TracebackType(bare, _frame_like(step.tb_frame), 0, step.tb_lineno or 1)
     return bare
 
 
@@ -120,6 +119,16 @@ def _yields() -> Iterator[None]:
     yield
 
 
+def _nowhere(code: CodeType) -> bytes:
+    """A table of locations that has none for any instruction, so that the line of the traceback counts.
+
+    An entry is a byte: 0xF8, and how many further units of two bytes it is for, up to 7. An instruction of -1 would say
+    the same, but the reports of Django's AdminEmailHandler do not take it.
+    """
+    units = len(code.co_code) // 2
+    return bytes(0xF8 | min(7, units - start - 1) for start in range(0, units, 8))
+
+
 @lru_cache(500)
 def _made(code: CodeType, name: Any, loader: Any) -> FrameType:
     like = _yields.__code__.replace(
@@ -127,6 +136,7 @@ def _made(code: CodeType, name: Any, loader: Any) -> FrameType:
         co_name=code.co_name,
         co_qualname=code.co_qualname,
         co_firstlineno=code.co_firstlineno,
+        co_linetable=_nowhere(_yields.__code__),
     )
     # Of a generator: a frame that ran would lead to the frames that called it, and so to their variables.
     frame: FrameType = FunctionType(like, {"__name__": name, "__loader__": loader})().gi_frame

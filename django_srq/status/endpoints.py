@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import wraps
 
+from django.contrib.auth.decorators import login_not_required
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.utils.crypto import constant_time_compare
 from django.views.decorators.cache import never_cache
@@ -25,6 +26,7 @@ View = Callable[[HttpRequest], HttpResponse]
 def _guarded(view: View) -> View:
     only_read = require_safe(view)
 
+    @login_not_required  # for Django's LoginRequiredMiddleware, which would send a program with the token to the login
     @never_cache
     @wraps(view)
     def guarded(request: HttpRequest) -> HttpResponse:
@@ -68,6 +70,7 @@ def health(request: HttpRequest) -> HttpResponse:
     return JsonResponse(said, status=503 if snapshot.level == "error" else 200)
 
 
+@login_not_required
 @never_cache
 @require_safe
 def live(request: HttpRequest) -> HttpResponse:

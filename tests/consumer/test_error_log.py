@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import pytest
 import sentry_sdk
 from asgiref.sync import sync_to_async
+from django.utils.log import AdminEmailHandler
 from sentry_sdk.envelope import Envelope
 from sentry_sdk.transport import Transport
 
@@ -352,6 +353,38 @@ def test_the_plain_sentry_sdk_gets_an_event_for_a_dead_item_and_a_breadcrumb_for
     assert [(crumb["level"], crumb["data"]["state"]) for crumb in crumbs] == [("warning", "ready")]
     assert CARD not in json.dumps(event, default=str)
     assert TOKEN not in json.dumps(event, default=str)
+
+
+class KeptMails(AdminEmailHandler):
+    """Keeps the mails that it would send."""
+
+    def __init__(self) -> None:
+        super().__init__(include_html=True)
+        self.mails: list[tuple[str, str, str]] = []
+
+    def send_mail(self, subject, message, *args, html_message=None, **kwargs):
+        self.mails.append((subject, message, html_message))
+
+
+def test_the_admins_get_a_mail_for_a_dead_item(make_queue, settings):
+    """With the traceback, and without variables and secrets."""
+    settings.ADMINS = ["root@example.org"]
+    handler, logger = KeptMails(), logging.getLogger("django_srq")
+    handler.setLevel("ERROR")
+    logger.addHandler(handler)
+    try:
+        queue = make_queue(max_deliveries=1)
+        uid = queue.put(CARD)
+        consume(queue, refuse)
+    finally:
+        logger.removeHandler(handler)
+    ((subject, *texts),) = handler.mails
+    assert f"uid={uid}" in subject
+    for text in texts:
+        assert MASKED in text
+        assert "raise LookupError(TEXT % " in text
+        assert CARD not in text
+        assert TOKEN not in text
 
 
 def test_a_filter_by_class_still_works(make_queue):

@@ -259,7 +259,8 @@ class Session:
         try:
             ended = terminal.wait()
             if output:
-                terminal.expect(r"(?:\^C)?\n?" + pattern(output) + r"\s*\Z")
+                # The last line may lack its end, as that of curl does.
+                terminal.expect(r"(?:\^C)?\n?" + pattern(output).removesuffix(r"\n") + r"\s*\Z")
             assert ended == status, f"$ {terminal.command} ended with {ended}:\n{terminal.output}"
         finally:
             terminal.close()

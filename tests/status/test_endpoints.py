@@ -55,11 +55,26 @@ def test_token(orders, settings, view):
     assert with_token(view, "").status_code == 401
 
 
+def test_a_request_with_the_token_needs_no_database(orders, django_assert_num_queries):
+    with django_assert_num_queries(0):
+        for view in VIEWS:
+            assert with_token(view).status_code == 200
+
+
 def test_live_needs_no_token(orders):
     assert (Client().get("/srq/live").content, Client().head("/srq/live").status_code) == (b"ok\n", 200)
     assert "no-store" in Client().get("/srq/live").headers["Cache-Control"]
     assert Client().post("/srq/live").status_code == 405
     assert visitor("user").get("/srq/live").status_code == 200
+
+
+def test_the_views_decide_themselves_who_may_call_them(orders, settings):
+    """Also where Django's middleware lets nobody see a page without a login."""
+    settings.MIDDLEWARE = [*settings.MIDDLEWARE, "django.contrib.auth.middleware.LoginRequiredMiddleware"]
+    for view in VIEWS:
+        assert with_token(view).status_code == 200, view
+        assert Client().get(f"/srq/{view}").status_code == 401, view
+    assert Client().get("/srq/live").status_code == 200
 
 
 def test_status(orders):
