@@ -28,6 +28,8 @@ from tests.support.waiting import PATIENT, wait_for
 
 pytestmark = pytest.mark.versions
 
+INLINE = ["--processes", "0"]  # the items are handled in the process of the test
+
 
 def idle(queue) -> bool:
     """Whether a consumer has registered and found the queue empty."""
@@ -128,8 +130,10 @@ def test_put_stops_at_invalid_json(project):
 def test_put_prints_the_uids_of_the_puts_before_a_refusal(project, server_url, prefix, as_lines):
     project.configure({"q": {"URL": server_url, "PREFIX": prefix, "MAX_LENGTH": 1500, "SERIALIZER": "raw"}}, {})
     payloads = [str(number) for number in range(2500)]
-    arguments, stdin = ([], "\n".join(payloads)) if as_lines else (payloads, None)
-    code, out, err = project.run("srq_put", "q", *arguments, stdin=stdin)
+    if as_lines:
+        code, out, err = project.run("srq_put", "q", stdin="\n".join(payloads))
+    else:
+        code, out, err = project.call("srq_put", "q", *payloads)
     assert (code, len(err.splitlines())) == (1, 1)
     assert re.search("queue 'q' is full: .*; put before that: 1,000", err)
     assert [item.uid for item in queues["q"].items()] == out.split()
@@ -186,24 +190,30 @@ def test_put_explains_wrong_arguments(project, arguments, code, says):
     assert sum(sum(queues[alias].counts().values()) for alias in ("raw", "json")) == 0
 
 
-@pytest.mark.parametrize("command", [["srq_put", "far", "x"], ["srq_consume", "far", "--burst"]])
-def test_an_unreachable_server_is_one_line_on_stderr(project, command, dead_port):
+@pytest.fixture
+def far(project, dead_port):
     project.configure({"far": {"URL": f"redis://:secret@127.0.0.1:{dead_port}", "TIMEOUT": 0.3}}, {})
-    process = project.start(*command)
-    if command[0] == "srq_consume":  # srq_consume waits for the server, and logs that once
-        # Before it: no HANDLER, the consumer and the queue that it serves.
-        line = "".join(process.stderr.readline() for _ in range(4))
-        assert "server unavailable" in line.splitlines()[-1]
-        process.send_signal(signal.SIGTERM)
-        _, err = process.communicate(timeout=60)
-        assert process.returncode == 0
-        assert "unavailable" not in err
-    else:
-        _, err = process.communicate(timeout=60)
-        assert process.returncode == 69
-        assert len(err.splitlines()) == 1
-        assert "queue 'far'" in err
-        line = ""
+
+
+@pytest.mark.usefixtures("far")
+def test_put_says_in_one_line_that_the_server_is_unreachable(project):
+    code, _, err = project.call("srq_put", "far", "x")
+    assert code == 69
+    assert len(err.splitlines()) == 1
+    assert "queue 'far'" in err
+    assert "secret" not in err
+
+
+@pytest.mark.usefixtures("far")
+def test_a_consumer_waits_for_an_unreachable_server_and_logs_that_once(project):
+    process = project.start("srq_consume", "far", "--burst")
+    # Before it: no HANDLER, the consumer and the queue that it serves.
+    line = "".join(process.stderr.readline() for _ in range(4))
+    assert "server unavailable" in line.splitlines()[-1]
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "unavailable" not in err
     assert "secret" not in line + err
 
 
@@ -214,7 +224,7 @@ def test_without_names_it_serves_every_queue_with_a_handler(project):
     queues["note"].put("a")
     queues["async"].put("b")
     queues["raw"].put("c")
-    code, out, _ = project.run("srq_consume", "--burst")
+    code, out, _ = project.call("srq_consume", "--burst", *INLINE)
     assert (code, out) == (0, "")
     assert sorted(project.lines()) == ["a 1", "b async"]
     assert len(queues["raw"]) == 1
@@ -222,7 +232,7 @@ def test_without_names_it_serves_every_queue_with_a_handler(project):
 
 def test_without_names_and_handlers_it_refuses(project, server_url):
     project.configure({"raw": {"URL": server_url}}, {})
-    code, _, err = project.run("srq_consume", "--burst")
+    code, _, err = project.call("srq_consume", "--burst")
     assert code == 2
     assert "No queue has a HANDLER" in err
     assert "raw" in err
@@ -240,7 +250,7 @@ def test_items_of_a_named_queue_without_handler_are_printed_and_acked(project):
 def test_queues_are_served_in_the_order_given(project):
     queues["async"].put_many("ab")
     queues["note"].put_many("xy")
-    project.run("srq_consume", "note", "async", "--burst")
+    project.call("srq_consume", "note", "async", "--burst", *INLINE)
     assert project.lines() == ["x 1", "y 1", "a async", "b async"]
 
 
@@ -249,30 +259,34 @@ def test_an_alias_with_an_equals_sign(project):
     project.configure({"note=1": note, "note": note}, project.settings.SRQ_DEFAULTS)
     queues["note=1"].put("a")
     queues["note"].put("b")
-    assert project.run("srq_consume", "note=1", "--burst")[0] == 0
+    assert project.call("srq_consume", "note=1", "--burst", *INLINE)[0] == 0
     assert project.lines() == ["a 1"]
-    assert project.run("srq_consume", "note=1=2", "note=2", "--burst")[0] == 0
+    assert project.call("srq_consume", "note=1=2", "note=2", "--burst", *INLINE)[0] == 0
     assert project.lines() == ["a 1", "b 1"]
 
 
 def test_max_items(project):
     queues["note"].put_many("abc")
-    assert project.run("srq_consume", "note", "--max-items", "2")[0] == 0
+    assert project.call("srq_consume", "note", "--max-items", "2", *INLINE)[0] == 0
     assert project.lines() == ["a 1", "b 1"]
     assert queues["note"].counts()["ready"] == 1
     assert queues["note"].counts()["in_flight"] == 0
 
 
 def test_unknown_queue(project):
-    code, _, err = project.run("srq_consume", "nite")
+    code, _, err = project.call("srq_consume", "nite")
     assert (code, "Did you mean 'note'?" in err) == (2, True)
 
 
-@pytest.mark.parametrize("path", ["tests.support.handlers.gone", "tests.support.leaves_on_import.handle"])
+LEAVING_HANDLER = ("tests.support.leaves_on_import.handle", "HANDLER")
+
+
+@pytest.mark.parametrize("path", ["tests.support.handlers.gone", LEAVING_HANDLER[0]])
 @pytest.mark.parametrize("option", ["HANDLER", "SERIALIZER"])
 def test_a_handler_or_serializer_that_cannot_be_imported_is_named(project, server_url, path, option):
     project.configure({"q": {"URL": server_url, "HANDLER": "tests.support.handlers.note", option: path}}, {})
-    code, _, err = project.run("srq_consume", "q", "--burst")
+    run = project.run if (path, option) == LEAVING_HANDLER else project.call
+    code, _, err = run("srq_consume", "q", "--burst")
     assert code == 2
     assert f"SRQ_QUEUES['q']['{option}']: '{path}' cannot be imported" in err
     assert "Traceback" not in err
@@ -333,26 +347,19 @@ def test_an_exception_is_recorded_and_the_item_waits(project):
 
 
 def test_an_item_that_cannot_be_decoded_is_dead_and_the_next_is_served(project, client):
-    uid = queues["note"].put("a")
-    queues["note"].put("b")
-    client.hset(queues["note"].keys["items"], uid, b"{")
-    assert project.run("srq_consume", "note", "--burst")[0] == 0
-    assert project.lines() == ["b 1"]
-    (dead,) = queues["note"].items("dead")
-    assert (dead.uid, dead.payload) == (uid, b"{")
-
-
-def test_an_item_that_cannot_be_decoded_counts_for_max_items(project, client):
+    """It counts for --max-items."""
     uid = queues["note"].put("a")
     queues["note"].put_many("bc")
     client.hset(queues["note"].keys["items"], uid, b"{")
     assert project.run("srq_consume", "note", "--max-items", "2")[0] == 0
     assert project.lines() == ["b 1"]
+    (dead,) = queues["note"].items("dead")
+    assert (dead.uid, dead.payload) == (uid, b"{")
 
 
 def test_sys_exit_in_a_handler_fails_the_item(project):
     queues["leaving"].put("a")
-    assert project.run("srq_consume", "leaving", "--burst")[0] == 0
+    assert project.call("srq_consume", "leaving", "--burst", *INLINE)[0] == 0
     (item,) = queues["leaving"].items("delayed")
     assert (item.delivery.error["type"], item.delivery.error["message"]) == ("SystemExit", "5")
 
@@ -429,8 +436,9 @@ def test_a_signal_lets_the_consumer_finish_the_item_in_hand(project, number):
     assert queues["slow"].counts() == {"ready": 1, "in_flight": 0, "delayed": 0, "dead": 0}
 
 
-@pytest.mark.parametrize("processes", ["0", "1"])
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code", "processes"), [(signal.SIGTERM, 143, "1"), (signal.SIGINT, 130, "1"), (signal.SIGTERM, 143, "0")]
+)
 def test_a_second_signal_interrupts_the_item_in_hand(project, number, code, processes):
     queues["slow"].put("a")
     process = project.start("srq_consume", "slow", "--processes", processes)
@@ -464,7 +472,7 @@ def test_a_signal_in_the_middle_of_a_log_line_is_not_lost(project):
     assert len(queues["note"]) > 0
 
 
-def test_a_consumer_is_registered_while_it_runs(project):
+def test_an_idle_consumer_is_registered_and_a_put_wakes_it(project):
     process = project.start("srq_consume", "note")
 
     def entry():  # its first entry says only that the consumer is starting
@@ -472,10 +480,6 @@ def test_a_consumer_is_registered_while_it_runs(project):
 
     about = wait_for(entry, "the consumer's entry")
     assert (about["pid"], about["queues"], about["threads"]) == (process.pid, ["note"], 1)
-
-
-def test_a_put_wakes_an_idle_consumer(project):
-    project.start("srq_consume", "note")
     wait_for(lambda: idle(queues["note"]), "an idle consumer")
     queues["note"].put("a")
     project.said("a 1")
@@ -531,8 +535,9 @@ def test_control_characters_of_a_payload_do_not_reach_the_terminal(project, term
     os.close(theirs)
 
 
-@pytest.mark.parametrize("processes", ["0", "1"])
-@pytest.mark.parametrize(("output", "why"), [("full", "No space left on device"), ("closed", "Bad file descriptor")])
+@pytest.mark.parametrize(
+    ("output", "why", "processes"), [("full", "No space left on device", "0"), ("closed", "Bad file descriptor", "1")]
+)
 def test_an_output_that_cannot_be_written_makes_no_item_fail(project, output, why, processes):
     queues["raw"].put_many(["x"] * 3)
     with open("/dev/full", "w") as full:
