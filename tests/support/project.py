@@ -122,9 +122,13 @@ class Project:
         environment: Mapping[str, str] | None = None,
         closed: int | None = None,
         under: Sequence[str] = (),
+        program: Sequence[str] = ("-m", "django"),
         **options: object,
     ) -> subprocess.Popen[str]:
-        """Start a command. closed: the standard stream that it does not have. under: a command that runs it."""
+        """Start a command. closed: the standard stream that it does not have. under: a command that runs it.
+
+        program: what Python runs instead of Django's commands.
+        """
         variables = {
             **os.environ,
             "PYTHONPATH": f"{ROOT}:{self.folder}",
@@ -137,7 +141,7 @@ class Project:
         closing = [] if closed is None else ["sh", "-c", f'exec "$@" {closed}>&-', "sh"]
         piped = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
         process = subprocess.Popen(
-            [*under, *closing, sys.executable, "-m", "django", *arguments],
+            [*under, *closing, sys.executable, *program, *arguments],
             env=variables,
             text=True,
             cwd=self.folder,
