@@ -683,6 +683,7 @@ def test_the_command_does_not_ask_when_there_is_nothing_to_do(project, terminal)
     assert terminal.text == ""
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(("colour", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False)])
 def test_errors_are_coloured_unless_the_user_forbids_it(project, terminal, monkeypatch, colour, coloured):
     monkeypatch.setenv("TERM", "xterm")
@@ -779,6 +780,7 @@ def test_progress_is_a_line_every_five_seconds():
     assert stream.getvalue() == "requeue: 3,000 of 20,000 so far\nrequeue: 5,000 of 20,000 so far\n"
 
 
+@pytest.mark.once
 def test_progress_on_a_terminal_is_a_bar(project, terminal):
     die_many(queues["orders"], 1000)
     code, out = terminal.run(project, "srq_requeue", "orders", "--no-input")
@@ -787,6 +789,7 @@ def test_progress_on_a_terminal_is_a_bar(project, terminal):
     assert "/1000 [" in terminal.text
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("number", [999, 1000])
 def test_no_bar_without_tqdm_or_for_few_items(project, terminal, number):
     if number == 1000:
@@ -825,12 +828,13 @@ def interrupting(project, signals: int) -> None:
     ("command", "row", "left", "signals", "says"),
     [
         (["srq_requeue", "orders"], {"requeued": 250}, (250, 0, 0, 750), 1, "between two batches"),
-        (
+        pytest.param(
             ["srq_purge", "orders", "--state", "dead"],
             {"purged": 250, "spared_in_flight": None},
             (0, 0, 0, 750),
             2,
             "in the middle of a batch",
+            marks=pytest.mark.once,
         ),
     ],
 )
@@ -880,10 +884,18 @@ def test_an_error_of_one_queue_does_not_stop_the_others(project, client):
     ("arguments", "closed", "code", "says"),
     [
         (["srq_put", "orders"], 0, 2, "Standard input is closed: name payloads."),
-        (["srq_purge", "orders"], 0, 2, "there is no terminal to ask for confirmation on"),
+        pytest.param(
+            ["srq_purge", "orders"], 0, 2, "there is no terminal to ask for confirmation on", marks=pytest.mark.once
+        ),
         (["srq_status", "orders"], 1, 1, "standard output: Bad file descriptor"),
-        (["srq_put", "orders", "x"], 1, 1, "standard output: Bad file descriptor; put before that: 1"),
-        (["srq_pause", "orders"], 2, 0, ""),
+        pytest.param(
+            ["srq_put", "orders", "x"],
+            1,
+            1,
+            "standard output: Bad file descriptor; put before that: 1",
+            marks=pytest.mark.once,
+        ),
+        pytest.param(["srq_pause", "orders"], 2, 0, "", marks=pytest.mark.once),
         (["srq_pause", "maill"], 2, 2, ""),
     ],
 )
@@ -903,6 +915,7 @@ def test_a_full_output_is_one_line_on_stderr(project, arguments):
     assert "standard output: No space left on device" in err
 
 
+@pytest.mark.once
 def test_a_closed_pipe_is_one_line_on_stderr(project):
     process = project.start("srq_status", "orders", "--watch", "0.05")
     assert process.stdout.readline()
@@ -911,6 +924,7 @@ def test_a_closed_pipe_is_one_line_on_stderr(project):
     assert process.wait(60) == 1
 
 
+@pytest.mark.once
 def test_the_option_traceback_shows_the_traceback(project):
     with open("/dev/full", "w") as full:
         process = project.start("srq_status", "orders", "--traceback", stdout=full)
@@ -918,6 +932,7 @@ def test_the_option_traceback_shows_the_traceback(project):
     assert (process.returncode, "Traceback" in err, "No space left" in err) == (1, True, True)
 
 
+@pytest.mark.once
 def test_ctrl_c_during_srq_put_is_one_line_with_the_number_of_puts(project):
     process = project.start("srq_put", "orders")
     process.stdin.write("x\n")
@@ -928,6 +943,7 @@ def test_ctrl_c_during_srq_put_is_one_line_with_the_number_of_puts(project):
     assert process.wait(60) == 130
 
 
+@pytest.mark.once
 def test_characters_that_the_output_cannot_encode_are_escaped(project):
     process = project.start("srq_pause", "orders", "--by", "jürgen", environment={"PYTHONIOENCODING": "ascii"})
     out, err = process.communicate(timeout=60)

@@ -52,6 +52,7 @@ def test_put_prints_only_the_uids(project):
     )
 
 
+@pytest.mark.once
 def test_put_reads_lines_from_standard_input(project):
     """Each line is a payload without its line end; blank lines are payloads as well."""
     _, out, _ = project.run("srq_put", "raw", stdin="Hello World\n  spaces around \n\n\ttab\r\n a\rb \r")
@@ -60,6 +61,7 @@ def test_put_reads_lines_from_standard_input(project):
     assert len(out.splitlines()) == 5
 
 
+@pytest.mark.once
 def test_put_skips_blank_lines_between_json_documents(project):
     _, out, _ = project.run("srq_put", "json", "--json", stdin=' 1\n\n{"a": 2}\r\n \t\n\r\nnull\n\n')
     assert [item.payload for item in queues["json"].items()] == [1, {"a": 2}, None]
@@ -80,6 +82,7 @@ def test_put_sends_each_line_at_once(project):
     assert len(queues["raw"]) == 3
 
 
+@pytest.mark.once
 def test_put_sends_many_lines_in_few_calls(project, client):
     payloads = [f"näive {number}" for number in range(20_000)]
     _, out, _ = project.run("srq_put", "raw", stdin="\n".join(payloads))
@@ -111,11 +114,13 @@ def test_put_hints_once_at_json(project, arguments, hint):
     assert len(out.splitlines()) == len(queues[arguments[0]])
 
 
+@pytest.mark.once
 def test_put_hints_once_at_lines_of_json(project):
     code, _, err = project.run("srq_put", "json", stdin='{"a": 1}\n{"a": 2}\n' * 1500)
     assert (code, err, len(queues["json"])) == (0, HINT, 3000)
 
 
+@pytest.mark.once
 def test_put_stops_at_invalid_json(project):
     code, out, err = project.run("srq_put", "json", "--json", stdin='1\n{"a": 2}\n{\n4\n')
     assert code == 1
@@ -126,6 +131,7 @@ def test_put_stops_at_invalid_json(project):
     )
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("as_lines", [True, False])
 def test_put_prints_the_uids_of_the_puts_before_a_refusal(project, server_url, prefix, as_lines):
     project.configure({"q": {"URL": server_url, "PREFIX": prefix, "MAX_LENGTH": 1500, "SERIALIZER": "raw"}}, {})
@@ -204,6 +210,7 @@ def test_put_says_in_one_line_that_the_server_is_unreachable(project):
     assert "secret" not in err
 
 
+@pytest.mark.once
 @pytest.mark.usefixtures("far")
 def test_a_consumer_waits_for_an_unreachable_server_and_logs_that_once(project):
     process = project.start("srq_consume", "far", "--burst")
@@ -346,6 +353,7 @@ def test_an_exception_is_recorded_and_the_item_waits(project):
     assert "/django_srq/" not in err  # no frame of this package
 
 
+@pytest.mark.once
 def test_an_item_that_cannot_be_decoded_is_dead_and_the_next_is_served(project, client):
     """It counts for --max-items."""
     uid = queues["note"].put("a")
@@ -396,6 +404,7 @@ def test_after_sigkill_in_mid_item_the_item_is_delivered_again_when_the_lease_en
     assert queues["slow"].audit() == []
 
 
+@pytest.mark.once
 def test_an_item_that_keeps_killing_its_consumer_is_dead(project):
     queues["slow"].put("a")
     for delivery in (1, 2, 3):
@@ -409,6 +418,7 @@ def test_an_item_that_keeps_killing_its_consumer_is_dead(project):
     assert (dead.delivery.crashes, dead.delivery.error["type"]) == (3, "ConsumerLost")
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_an_idle_consumer(project, number):
     process = project.start("srq_consume", "note")
@@ -418,7 +428,7 @@ def test_a_signal_ends_an_idle_consumer(project, number):
     assert queues["note"].snapshot().consumers == {}
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.once)])
 def test_a_signal_lets_the_consumer_finish_the_item_in_hand(project, number):
     project.add_to_settings(
         "from django_srq.consumer.worker.worker import Worker\nstop = Worker.stop\n"
@@ -437,7 +447,12 @@ def test_a_signal_lets_the_consumer_finish_the_item_in_hand(project, number):
 
 
 @pytest.mark.parametrize(
-    ("number", "code", "processes"), [(signal.SIGTERM, 143, "1"), (signal.SIGINT, 130, "1"), (signal.SIGTERM, 143, "0")]
+    ("number", "code", "processes"),
+    [
+        (signal.SIGINT, 130, "1"),
+        pytest.param(signal.SIGTERM, 143, "1", marks=pytest.mark.once),
+        pytest.param(signal.SIGTERM, 143, "0", marks=pytest.mark.once),
+    ],
 )
 def test_a_second_signal_interrupts_the_item_in_hand(project, number, code, processes):
     queues["slow"].put("a")
@@ -451,6 +466,7 @@ def test_a_second_signal_interrupts_the_item_in_hand(project, number, code, proc
     assert item.deliveries == 1
 
 
+@pytest.mark.once
 def test_a_signal_in_the_middle_of_a_log_line_is_not_lost(project):
     queues["note"].put_many(range(20_000))  # many more than it handles before the signal arrives
     process = project.start("srq_consume", "note")
@@ -511,6 +527,7 @@ def test_the_consumer_waits_for_a_server_that_goes_away(project):
         server.close()
 
 
+@pytest.mark.once
 def test_an_item_that_could_not_be_printed_is_not_acked(project):
     queues["raw"].put_many(["x"] * 3)
     reader, writer = os.pipe()
@@ -523,6 +540,7 @@ def test_an_item_that_could_not_be_printed_is_not_acked(project):
     assert queues["raw"].snapshot().stats.get("acked", 0) == 0
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(("terminal", "printed"), [(True, r"a\x1b[2J\tü\nb\xff"), (False, "a\x1b[2J\tü\nb\\xff")])
 def test_control_characters_of_a_payload_do_not_reach_the_terminal(project, terminal, printed):
     uid = queues["raw"].put("a\x1b[2J\tü\nb".encode() + b"\xff")
@@ -553,6 +571,7 @@ def test_an_output_that_cannot_be_written_makes_no_item_fail(project, output, wh
     assert [item.deliveries for item in queues["raw"].items()] == [0, 0, 0]
 
 
+@pytest.mark.once
 def test_characters_of_a_payload_that_the_output_cannot_encode_are_escaped(project):
     uid = queues["json"].put("jürgen")
     process = project.start("srq_consume", "json", "--burst", environment={"PYTHONIOENCODING": "ascii"})
@@ -707,6 +726,7 @@ def test_max_items_is_exact_with_any_number_of_threads(queue):
         sys.setswitchinterval(before)
 
 
+@pytest.mark.once
 def test_a_consumer_of_many_queues(project, server_url, prefix):
     aliases = [f"q{number}" for number in range(300)]
     options = {"HANDLER": "tests.support.handlers.note"}
@@ -717,7 +737,7 @@ def test_a_consumer_of_many_queues(project, server_url, prefix):
     assert (code, project.lines()) == (0, ["q0 1", "q254 1", "q255 1", "q299 1"]), err
 
 
-@pytest.mark.parametrize("processes", ["1", "0"])
+@pytest.mark.parametrize("processes", ["1", pytest.param("0", marks=pytest.mark.once)])
 def test_a_consumer_with_many_open_files(project, server_url, prefix, processes):
     """select() takes only file descriptors below 1024."""
     project.configure(

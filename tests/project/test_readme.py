@@ -276,6 +276,7 @@ def use_the_site(url: str) -> None:
     assert len(request("/order/", order="18")) == 36
 
 
+@pytest.mark.once
 def test_the_commands_of_the_raw_queue_run_as_written(project):
     put, consume = (
         line[2:] for block in blocks("console") for line in block.splitlines() if " test" in line and "manage" in line
