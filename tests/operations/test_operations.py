@@ -246,6 +246,7 @@ def test_counts_of_a_queue_that_was_never_used(link, prefix):
     assert (counts.paused, counts.oldest, counts.stats, counts.consumers) == (None, None, {}, {})
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("first", OPERATIONS)
 def test_operations_work_in_any_order(make_queue, first):
     """Each operation before and after this one, then all of them from several beginnings; the queue stays sound."""
