@@ -84,6 +84,7 @@ def test_the_fixture(srq_queues, prefix):
     assert prefix not in str(queues["plain"].keys)
 
 
+@pytest.mark.once
 def test_the_fixture_as_a_plugin_of_pytest(tmp_path, server_url, prefix):
     (tmp_path / "conftest.py").write_text('pytest_plugins = ["django_srq.testing"]\n')
     (tmp_path / "own_settings.py").write_text(
@@ -466,7 +467,7 @@ def run(folder, *arguments, settings="own_settings"):
 FORGOTTEN = {"Forgotten::test_put", "TooEarly::test_put"}
 
 
-@pytest.mark.parametrize("workers", ["0", "2"], ids=["one process", "xdist"])
+@pytest.mark.parametrize("workers", ["0", pytest.param("1", marks=pytest.mark.once)], ids=["one process", "xdist"])
 def test_the_guard_by_the_plugin_of_pytest(tested, client, prefix, workers):
     (tested / "conftest.py").write_text('pytest_plugins = ["django_srq.testing"]\n')
     with (tested / "test_it.py").open("a") as file:
@@ -505,6 +506,7 @@ def test_the_guard_in_a_process_that_a_test_starts(tested, client, prefix):
     assert list(client.scan_iter(f"srq:{prefix}*", count=1000)) == []
 
 
+@pytest.mark.once
 def test_a_project_can_do_without_the_guard(tested):
     (tested / "conftest.py").write_text(
         'import pytest\npytest_plugins = ["django_srq.testing"]\n\n'
@@ -516,6 +518,7 @@ def test_a_project_can_do_without_the_guard(tested):
     assert "1 passed" in run(tested, "-m", "pytest", "-q", "-p", "no:cacheprovider")
 
 
+@pytest.mark.once
 def test_the_guard_without_the_settings_of_django(tmp_path, server_url, client, prefix):
     (tmp_path / "conftest.py").write_text('pytest_plugins = ["django_srq.testing"]\n')
     (tmp_path / "test_it.py").write_text(

@@ -28,6 +28,8 @@ from tests.support.waiting import PATIENT, wait_for
 
 pytestmark = pytest.mark.versions
 
+INLINE = ["--processes", "0"]  # the items are handled in the process of the test
+
 
 def idle(queue) -> bool:
     """Whether a consumer has registered and found the queue empty."""
@@ -50,6 +52,7 @@ def test_put_prints_only_the_uids(project):
     )
 
 
+@pytest.mark.once
 def test_put_reads_lines_from_standard_input(project):
     """Each line is a payload without its line end; blank lines are payloads as well."""
     _, out, _ = project.run("srq_put", "raw", stdin="Hello World\n  spaces around \n\n\ttab\r\n a\rb \r")
@@ -58,6 +61,7 @@ def test_put_reads_lines_from_standard_input(project):
     assert len(out.splitlines()) == 5
 
 
+@pytest.mark.once
 def test_put_skips_blank_lines_between_json_documents(project):
     _, out, _ = project.run("srq_put", "json", "--json", stdin=' 1\n\n{"a": 2}\r\n \t\n\r\nnull\n\n')
     assert [item.payload for item in queues["json"].items()] == [1, {"a": 2}, None]
@@ -78,6 +82,7 @@ def test_put_sends_each_line_at_once(project):
     assert len(queues["raw"]) == 3
 
 
+@pytest.mark.once
 def test_put_sends_many_lines_in_few_calls(project, client):
     payloads = [f"näive {number}" for number in range(20_000)]
     _, out, _ = project.run("srq_put", "raw", stdin="\n".join(payloads))
@@ -109,11 +114,13 @@ def test_put_hints_once_at_json(project, arguments, hint):
     assert len(out.splitlines()) == len(queues[arguments[0]])
 
 
+@pytest.mark.once
 def test_put_hints_once_at_lines_of_json(project):
     code, _, err = project.run("srq_put", "json", stdin='{"a": 1}\n{"a": 2}\n' * 1500)
     assert (code, err, len(queues["json"])) == (0, HINT, 3000)
 
 
+@pytest.mark.once
 def test_put_stops_at_invalid_json(project):
     code, out, err = project.run("srq_put", "json", "--json", stdin='1\n{"a": 2}\n{\n4\n')
     assert code == 1
@@ -124,12 +131,15 @@ def test_put_stops_at_invalid_json(project):
     )
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("as_lines", [True, False])
 def test_put_prints_the_uids_of_the_puts_before_a_refusal(project, server_url, prefix, as_lines):
     project.configure({"q": {"URL": server_url, "PREFIX": prefix, "MAX_LENGTH": 1500, "SERIALIZER": "raw"}}, {})
     payloads = [str(number) for number in range(2500)]
-    arguments, stdin = ([], "\n".join(payloads)) if as_lines else (payloads, None)
-    code, out, err = project.run("srq_put", "q", *arguments, stdin=stdin)
+    if as_lines:
+        code, out, err = project.run("srq_put", "q", stdin="\n".join(payloads))
+    else:
+        code, out, err = project.call("srq_put", "q", *payloads)
     assert (code, len(err.splitlines())) == (1, 1)
     assert re.search("queue 'q' is full: .*; put before that: 1,000", err)
     assert [item.uid for item in queues["q"].items()] == out.split()
@@ -186,24 +196,31 @@ def test_put_explains_wrong_arguments(project, arguments, code, says):
     assert sum(sum(queues[alias].counts().values()) for alias in ("raw", "json")) == 0
 
 
-@pytest.mark.parametrize("command", [["srq_put", "far", "x"], ["srq_consume", "far", "--burst"]])
-def test_an_unreachable_server_is_one_line_on_stderr(project, command, dead_port):
+@pytest.fixture
+def far(project, dead_port):
     project.configure({"far": {"URL": f"redis://:secret@127.0.0.1:{dead_port}", "TIMEOUT": 0.3}}, {})
-    process = project.start(*command)
-    if command[0] == "srq_consume":  # srq_consume waits for the server, and logs that once
-        # Before it: no HANDLER, the consumer and the queue that it serves.
-        line = "".join(process.stderr.readline() for _ in range(4))
-        assert "server unavailable" in line.splitlines()[-1]
-        process.send_signal(signal.SIGTERM)
-        _, err = process.communicate(timeout=60)
-        assert process.returncode == 0
-        assert "unavailable" not in err
-    else:
-        _, err = process.communicate(timeout=60)
-        assert process.returncode == 69
-        assert len(err.splitlines()) == 1
-        assert "queue 'far'" in err
-        line = ""
+
+
+@pytest.mark.usefixtures("far")
+def test_put_says_in_one_line_that_the_server_is_unreachable(project):
+    code, _, err = project.call("srq_put", "far", "x")
+    assert code == 69
+    assert len(err.splitlines()) == 1
+    assert "queue 'far'" in err
+    assert "secret" not in err
+
+
+@pytest.mark.once
+@pytest.mark.usefixtures("far")
+def test_a_consumer_waits_for_an_unreachable_server_and_logs_that_once(project):
+    process = project.start("srq_consume", "far", "--burst")
+    # Before it: no HANDLER, the consumer and the queue that it serves.
+    line = "".join(process.stderr.readline() for _ in range(4))
+    assert "server unavailable" in line.splitlines()[-1]
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "unavailable" not in err
     assert "secret" not in line + err
 
 
@@ -214,7 +231,7 @@ def test_without_names_it_serves_every_queue_with_a_handler(project):
     queues["note"].put("a")
     queues["async"].put("b")
     queues["raw"].put("c")
-    code, out, _ = project.run("srq_consume", "--burst")
+    code, out, _ = project.call("srq_consume", "--burst", *INLINE)
     assert (code, out) == (0, "")
     assert sorted(project.lines()) == ["a 1", "b async"]
     assert len(queues["raw"]) == 1
@@ -222,7 +239,7 @@ def test_without_names_it_serves_every_queue_with_a_handler(project):
 
 def test_without_names_and_handlers_it_refuses(project, server_url):
     project.configure({"raw": {"URL": server_url}}, {})
-    code, _, err = project.run("srq_consume", "--burst")
+    code, _, err = project.call("srq_consume", "--burst")
     assert code == 2
     assert "No queue has a HANDLER" in err
     assert "raw" in err
@@ -240,7 +257,7 @@ def test_items_of_a_named_queue_without_handler_are_printed_and_acked(project):
 def test_queues_are_served_in_the_order_given(project):
     queues["async"].put_many("ab")
     queues["note"].put_many("xy")
-    project.run("srq_consume", "note", "async", "--burst")
+    project.call("srq_consume", "note", "async", "--burst", *INLINE)
     assert project.lines() == ["x 1", "y 1", "a async", "b async"]
 
 
@@ -249,30 +266,34 @@ def test_an_alias_with_an_equals_sign(project):
     project.configure({"note=1": note, "note": note}, project.settings.SRQ_DEFAULTS)
     queues["note=1"].put("a")
     queues["note"].put("b")
-    assert project.run("srq_consume", "note=1", "--burst")[0] == 0
+    assert project.call("srq_consume", "note=1", "--burst", *INLINE)[0] == 0
     assert project.lines() == ["a 1"]
-    assert project.run("srq_consume", "note=1=2", "note=2", "--burst")[0] == 0
+    assert project.call("srq_consume", "note=1=2", "note=2", "--burst", *INLINE)[0] == 0
     assert project.lines() == ["a 1", "b 1"]
 
 
 def test_max_items(project):
     queues["note"].put_many("abc")
-    assert project.run("srq_consume", "note", "--max-items", "2")[0] == 0
+    assert project.call("srq_consume", "note", "--max-items", "2", *INLINE)[0] == 0
     assert project.lines() == ["a 1", "b 1"]
     assert queues["note"].counts()["ready"] == 1
     assert queues["note"].counts()["in_flight"] == 0
 
 
 def test_unknown_queue(project):
-    code, _, err = project.run("srq_consume", "nite")
+    code, _, err = project.call("srq_consume", "nite")
     assert (code, "Did you mean 'note'?" in err) == (2, True)
 
 
-@pytest.mark.parametrize("path", ["tests.support.handlers.gone", "tests.support.leaves_on_import.handle"])
+LEAVING_HANDLER = ("tests.support.leaves_on_import.handle", "HANDLER")
+
+
+@pytest.mark.parametrize("path", ["tests.support.handlers.gone", LEAVING_HANDLER[0]])
 @pytest.mark.parametrize("option", ["HANDLER", "SERIALIZER"])
 def test_a_handler_or_serializer_that_cannot_be_imported_is_named(project, server_url, path, option):
     project.configure({"q": {"URL": server_url, "HANDLER": "tests.support.handlers.note", option: path}}, {})
-    code, _, err = project.run("srq_consume", "q", "--burst")
+    run = project.run if (path, option) == LEAVING_HANDLER else project.call
+    code, _, err = run("srq_consume", "q", "--burst")
     assert code == 2
     assert f"SRQ_QUEUES['q']['{option}']: '{path}' cannot be imported" in err
     assert "Traceback" not in err
@@ -332,27 +353,21 @@ def test_an_exception_is_recorded_and_the_item_waits(project):
     assert "/django_srq/" not in err  # no frame of this package
 
 
+@pytest.mark.once
 def test_an_item_that_cannot_be_decoded_is_dead_and_the_next_is_served(project, client):
-    uid = queues["note"].put("a")
-    queues["note"].put("b")
-    client.hset(queues["note"].keys["items"], uid, b"{")
-    assert project.run("srq_consume", "note", "--burst")[0] == 0
-    assert project.lines() == ["b 1"]
-    (dead,) = queues["note"].items("dead")
-    assert (dead.uid, dead.payload) == (uid, b"{")
-
-
-def test_an_item_that_cannot_be_decoded_counts_for_max_items(project, client):
+    """It counts for --max-items."""
     uid = queues["note"].put("a")
     queues["note"].put_many("bc")
     client.hset(queues["note"].keys["items"], uid, b"{")
     assert project.run("srq_consume", "note", "--max-items", "2")[0] == 0
     assert project.lines() == ["b 1"]
+    (dead,) = queues["note"].items("dead")
+    assert (dead.uid, dead.payload) == (uid, b"{")
 
 
 def test_sys_exit_in_a_handler_fails_the_item(project):
     queues["leaving"].put("a")
-    assert project.run("srq_consume", "leaving", "--burst")[0] == 0
+    assert project.call("srq_consume", "leaving", "--burst", *INLINE)[0] == 0
     (item,) = queues["leaving"].items("delayed")
     assert (item.delivery.error["type"], item.delivery.error["message"]) == ("SystemExit", "5")
 
@@ -389,6 +404,7 @@ def test_after_sigkill_in_mid_item_the_item_is_delivered_again_when_the_lease_en
     assert queues["slow"].audit() == []
 
 
+@pytest.mark.once
 def test_an_item_that_keeps_killing_its_consumer_is_dead(project):
     queues["slow"].put("a")
     for delivery in (1, 2, 3):
@@ -402,6 +418,7 @@ def test_an_item_that_keeps_killing_its_consumer_is_dead(project):
     assert (dead.delivery.crashes, dead.delivery.error["type"]) == (3, "ConsumerLost")
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_an_idle_consumer(project, number):
     process = project.start("srq_consume", "note")
@@ -411,7 +428,7 @@ def test_a_signal_ends_an_idle_consumer(project, number):
     assert queues["note"].snapshot().consumers == {}
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.once)])
 def test_a_signal_lets_the_consumer_finish_the_item_in_hand(project, number):
     project.add_to_settings(
         "from django_srq.consumer.worker.worker import Worker\nstop = Worker.stop\n"
@@ -429,8 +446,14 @@ def test_a_signal_lets_the_consumer_finish_the_item_in_hand(project, number):
     assert queues["slow"].counts() == {"ready": 1, "in_flight": 0, "delayed": 0, "dead": 0}
 
 
-@pytest.mark.parametrize("processes", ["0", "1"])
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code", "processes"),
+    [
+        (signal.SIGINT, 130, "1"),
+        pytest.param(signal.SIGTERM, 143, "1", marks=pytest.mark.once),
+        pytest.param(signal.SIGTERM, 143, "0", marks=pytest.mark.once),
+    ],
+)
 def test_a_second_signal_interrupts_the_item_in_hand(project, number, code, processes):
     queues["slow"].put("a")
     process = project.start("srq_consume", "slow", "--processes", processes)
@@ -443,6 +466,7 @@ def test_a_second_signal_interrupts_the_item_in_hand(project, number, code, proc
     assert item.deliveries == 1
 
 
+@pytest.mark.once
 def test_a_signal_in_the_middle_of_a_log_line_is_not_lost(project):
     queues["note"].put_many(range(20_000))  # many more than it handles before the signal arrives
     process = project.start("srq_consume", "note")
@@ -464,7 +488,7 @@ def test_a_signal_in_the_middle_of_a_log_line_is_not_lost(project):
     assert len(queues["note"]) > 0
 
 
-def test_a_consumer_is_registered_while_it_runs(project):
+def test_an_idle_consumer_is_registered_and_a_put_wakes_it(project):
     process = project.start("srq_consume", "note")
 
     def entry():  # its first entry says only that the consumer is starting
@@ -472,10 +496,6 @@ def test_a_consumer_is_registered_while_it_runs(project):
 
     about = wait_for(entry, "the consumer's entry")
     assert (about["pid"], about["queues"], about["threads"]) == (process.pid, ["note"], 1)
-
-
-def test_a_put_wakes_an_idle_consumer(project):
-    project.start("srq_consume", "note")
     wait_for(lambda: idle(queues["note"]), "an idle consumer")
     queues["note"].put("a")
     project.said("a 1")
@@ -507,6 +527,7 @@ def test_the_consumer_waits_for_a_server_that_goes_away(project):
         server.close()
 
 
+@pytest.mark.once
 def test_an_item_that_could_not_be_printed_is_not_acked(project):
     queues["raw"].put_many(["x"] * 3)
     reader, writer = os.pipe()
@@ -519,6 +540,7 @@ def test_an_item_that_could_not_be_printed_is_not_acked(project):
     assert queues["raw"].snapshot().stats.get("acked", 0) == 0
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(("terminal", "printed"), [(True, r"a\x1b[2J\tü\nb\xff"), (False, "a\x1b[2J\tü\nb\\xff")])
 def test_control_characters_of_a_payload_do_not_reach_the_terminal(project, terminal, printed):
     uid = queues["raw"].put("a\x1b[2J\tü\nb".encode() + b"\xff")
@@ -531,8 +553,9 @@ def test_control_characters_of_a_payload_do_not_reach_the_terminal(project, term
     os.close(theirs)
 
 
-@pytest.mark.parametrize("processes", ["0", "1"])
-@pytest.mark.parametrize(("output", "why"), [("full", "No space left on device"), ("closed", "Bad file descriptor")])
+@pytest.mark.parametrize(
+    ("output", "why", "processes"), [("full", "No space left on device", "0"), ("closed", "Bad file descriptor", "1")]
+)
 def test_an_output_that_cannot_be_written_makes_no_item_fail(project, output, why, processes):
     queues["raw"].put_many(["x"] * 3)
     with open("/dev/full", "w") as full:
@@ -548,6 +571,7 @@ def test_an_output_that_cannot_be_written_makes_no_item_fail(project, output, wh
     assert [item.deliveries for item in queues["raw"].items()] == [0, 0, 0]
 
 
+@pytest.mark.once
 def test_characters_of_a_payload_that_the_output_cannot_encode_are_escaped(project):
     uid = queues["json"].put("jürgen")
     process = project.start("srq_consume", "json", "--burst", environment={"PYTHONIOENCODING": "ascii"})
@@ -702,6 +726,7 @@ def test_max_items_is_exact_with_any_number_of_threads(queue):
         sys.setswitchinterval(before)
 
 
+@pytest.mark.once
 def test_a_consumer_of_many_queues(project, server_url, prefix):
     aliases = [f"q{number}" for number in range(300)]
     options = {"HANDLER": "tests.support.handlers.note"}
@@ -712,7 +737,7 @@ def test_a_consumer_of_many_queues(project, server_url, prefix):
     assert (code, project.lines()) == (0, ["q0 1", "q254 1", "q255 1", "q299 1"]), err
 
 
-@pytest.mark.parametrize("processes", ["1", "0"])
+@pytest.mark.parametrize("processes", ["1", pytest.param("0", marks=pytest.mark.once)])
 def test_a_consumer_with_many_open_files(project, server_url, prefix, processes):
     """select() takes only file descriptors below 1024."""
     project.configure(

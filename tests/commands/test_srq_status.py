@@ -40,7 +40,7 @@ def configure(settings, server_url, prefix, tmp_path):
             alias: {"URL": server_url, "PREFIX": f"{prefix}.{alias}", "HANDLER": "tests.support.handlers.note", **some}
             for alias, some in options.items()
         }
-        text = f"from tests.settings import *\nSRQ_QUEUES = {settings.SRQ_QUEUES!r}\n"
+        text = f"from tests.support.settings import *\nSRQ_QUEUES = {settings.SRQ_QUEUES!r}\n"
         (tmp_path / "srq_settings.py").write_text(text)
 
     return configure
@@ -198,7 +198,7 @@ def test_an_invalid_interval(configure, seconds):
         said(f"--watch={seconds}")
 
 
-def test_exit_codes_and_streams(configure, start, dead_port):
+def test_exit_codes_and_streams(project, configure, start, dead_port):
     address = f"127.0.0.1:{dead_port}"
     configure(orders={}, mail={"URL": f"redis://:secret@{address}/0"})
     process = start()
@@ -209,13 +209,11 @@ def test_exit_codes_and_streams(configure, start, dead_port):
     assert err == f"CommandError: Cannot be reached: {address}/0.\n"
     assert "secret" not in out
 
-    process = start("orders", "--format", "jsonl")
-    out, err = process.communicate(timeout=60)
-    assert (process.returncode, err, json.loads(out)["queue"]) == (0, "", "orders")
+    code, out, err = project.call("srq_status", "orders", "--format", "jsonl")
+    assert (code, err, json.loads(out)["queue"]) == (0, "", "orders")
 
-    process = start("emial")
-    out, err = process.communicate(timeout=60)
-    assert (process.returncode, out, err.count("\n")) == (2, "", 1)
+    code, out, err = project.call("srq_status", "emial")
+    assert (code, out, err.count("\n")) == (2, "", 1)
 
 
 # -- for monitoring
@@ -270,16 +268,15 @@ def test_wrong_settings_that_are_of_no_single_queue(settings, configure):
     assert "Error: SRQ_ADMIN" in out
 
 
-def test_check_as_a_process(configure, start):
+def test_check_as_a_process(project, configure, start):
     configure(orders={})
     queues["orders"].put(1)
     process = start("--check")
     out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (3, "CommandError: 1 error found.\n")
     assert out.startswith("Error: orders is stuck")
-    process = start("--check", "--watch")
-    out, err = process.communicate(timeout=60)
-    assert (process.returncode, out) == (2, "")
+    code, out, err = project.call("srq_status", "--check", "--watch")
+    assert (code, out) == (2, "")
     assert "not allowed with argument" in err
 
 
@@ -319,6 +316,7 @@ def on_terminal(
 TERMINAL = {"TERM": "xterm", "COLUMNS": "80", "LINES": "24"}
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("arguments", "environment", "coloured"),
     [([], {}, True), (["--no-color"], {}, False), ([], {"NO_COLOR": "1"}, False)],
@@ -352,7 +350,9 @@ SWITCHED, RESTORED = "\x1b[?1049h\x1b[?25l\x1b[H", "\x1b[?25h\x1b[?1049l"
 CLOCK = r"\d\d:\d\d:\d\d"
 
 
-@pytest.mark.parametrize(("ended_by", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("ended_by", "code"), [(signal.SIGINT, 0), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.once)]
+)
 def test_watch_uses_the_alternate_screen_of_a_terminal_and_restores_the_other(configure, start, ended_by, code):
     configure(orders={})
     again = "\x1b[J\x1b[H\x1b[Kevery 0.05 s"
@@ -383,6 +383,7 @@ def test_the_old_screen_is_back_after_an_error_too():
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+@pytest.mark.once
 def test_watch_cuts_what_it_shows_to_the_height(configure, start):
     aliases = [f"queue{number}" for number in range(30)]
     configure(**{alias: {} for alias in aliases})
@@ -449,6 +450,7 @@ def test_a_line_is_cut_to_the_width_without_its_colours(line, shown):
     assert out.getvalue() == f"\x1b[H\x1b[K{shown}"
 
 
+@pytest.mark.once
 def test_watch_on_a_terminal_without_control_codes_appends(configure, start):
     configure(orders={})
     again = "CST\r\n\r\nThe queue orders is healthy."
@@ -480,6 +482,7 @@ def test_watch_goes_on_when_the_server_dies(configure, start):
         server.close()
 
 
+@pytest.mark.once
 def test_watch_without_a_terminal_separates_tables_by_a_blank_line(configure, start):
     configure(orders={})
     process = start("--watch", "0.05", "orders")

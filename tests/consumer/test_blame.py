@@ -54,17 +54,16 @@ def test_any_error_of_a_handler_fails_its_item(project, one, handler):
         assert "in raising" in item.delivery.error["traceback"]
 
 
-@pytest.mark.parametrize(("payload", "code"), [("Exits", 3), ("ExitsWell", 0)])
 @pytest.mark.parametrize("handler", ["raising", "raising_in_batch"])
-def test_an_error_that_ends_the_process_when_it_is_described_is_a_crash(project, one, handler, payload, code):
+def test_an_error_that_ends_the_process_when_it_is_described_is_a_crash(project, one, handler):
     queue = one(handler, HANDLER_BATCH=2 if handler == "raising_in_batch" else 1)
-    queue.put_many([payload, "good"])
+    queue.put_many(["Exits", "good", "ExitsWell", "good"])
     assert project.run("srq_consume", "--burst")[0] == 0
-    (dead,) = queue.items("dead")
-    assert (dead.payload, dead.delivery.crashes, dead.delivery.error["type"]) == (payload, 3, "Crashed")
-    assert f"ended with exit code {code} after" in dead.delivery.error["message"]
-    assert project.lines()[-1] == "good"
-    assert sum(queue.counts().values()) == 1
+    for dead, payload, code in zip(queue.items("dead"), ["Exits", "ExitsWell"], [3, 0], strict=True):
+        assert (dead.payload, dead.delivery.crashes, dead.delivery.error["type"]) == (payload, 3, "Crashed")
+        assert f"ended with exit code {code} after" in dead.delivery.error["message"]
+    assert (project.lines()[-1], project.lines().count("good")) == ("good", 2)
+    assert sum(queue.counts().values()) == 2
 
 
 def test_an_error_that_hangs_when_it_is_described_meets_the_time_limit(project, one):
@@ -192,7 +191,8 @@ def test_receivers_and_logs_that_raise_stop_nothing(project, one, added, process
     queue = one("raising", MAX_DELIVERIES=1)
     project.add_to_settings(added)
     queue.put_many(["Odd", "good", "SystemExit", "good"])
-    assert project.run("srq_consume", "--burst", "--processes", processes)[0] == 0
+    code, _, err = project.run("srq_consume", "--burst", "--processes", processes)
+    assert code == 0, err
     assert project.lines() == ["Odd", "good", "SystemExit", "good"]
     assert queue.counts() == {"ready": 0, "in_flight": 0, "delayed": 0, "dead": 2}
 

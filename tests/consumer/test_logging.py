@@ -43,19 +43,44 @@ PROJECTS = {
 }
 
 
+# Each project has a process of its own, which needs not import Django again.
+EACH = """
+import os, sys
+from django.core import management
+import django.db.backends.sqlite3.base, django.db.models, redis.asyncio
+command = ["django-admin", "srq_consume", "note", "--max-items", "1", "--processes", sys.argv[1]]
+for name in sys.argv[2:]:
+    if not os.fork():
+        os.dup2(os.open(f"err_{name}", os.O_WRONLY | os.O_CREAT), 2)
+        os.environ["DJANGO_SETTINGS_MODULE"] = f"settings_{name}"
+        management.execute_from_command_line(command)
+        sys.exit(0)
+    assert os.wait()[1] == 0, name
+"""
+
+
 @pytest.mark.parametrize(
-    ("name", "processes"), [*((name, "1") for name in PROJECTS), ("nothing", "0"), ("root", "0"), ("later", "0")]
+    ("processes", "names"), [("0", [*PROJECTS]), ("1", ["nothing", "root", "a part of it", "later"])]
 )
-def test_records_go_once_to_the_handlers_of_the_project(project, name, processes):
-    code, handled = PROJECTS[name]
-    filed = project.folder / "filed"
-    filed.touch()
-    project.add_to_settings(TO_FILE.format(path=str(filed)) + code)
-    uid = queues["note"].put(1)
-    status, _, err = project.run("srq_consume", "note", "--burst", "--processes", processes)
-    assert status == 0
-    counted = filed.read_text().count(f"uid={uid}"), err.count(f"uid={uid}")
-    assert counted == ((1, 0) if handled else (0, 1))
+def test_records_go_once_to_the_handlers_of_the_project(project, processes, names):
+    folder, given = project.folder, (project.folder / "srq_settings.py").read_text()
+    numbers = [str(number) for number in range(len(names))]
+    for name, number in zip(names, numbers, strict=True):
+        code, _ = PROJECTS[name]
+        (folder / f"filed_{number}").touch()
+        code = (TO_FILE.format(path=str(folder / f"filed_{number}")) + code).replace(
+            "srq_settings", f"settings_{number}"
+        )
+        (folder / f"settings_{number}.py").write_text(given + code)
+    uids = queues["note"].put_many(numbers)
+    process = project.start(processes, *numbers, program=["-c", EACH])
+    assert process.communicate(timeout=300) == ("", "")
+    assert process.returncode == 0
+    counted = {
+        name: [(folder / f"{file}_{number}").read_text().count(f"uid={uid}") for file in ("filed", "err")]
+        for name, number, uid in zip(names, numbers, uids, strict=True)
+    }
+    assert counted == {name: [1, 0] if PROJECTS[name][1] else [0, 1] for name in names}
 
 
 def test_a_project_can_silence_the_log(project):

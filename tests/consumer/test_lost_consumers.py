@@ -53,7 +53,7 @@ def kill_in_bad(project, queue, *options: str, beside: int = 0) -> None:
 
     beside: other items that are handled at the same time, the first time.
     """
-    for number in range(1, MAX_CRASHES + 1):
+    for number in range(1, queue.max_crashes + 1):
         process = project.start("srq_consume", *options)
         wait_for(lambda number=number: times(project, "bad") == number, f"the bad item, for the {number}. time")
         wait_for(lambda: len(begun(project)) > beside, "what is handled beside it")
@@ -68,7 +68,7 @@ def finish(project, queue, *options: str) -> None:
     process.terminate()
     assert process.wait(60) == 0
     (dead,) = queue.items("dead")
-    assert (dead.payload["name"], dead.delivery.crashes) == ("bad", MAX_CRASHES)
+    assert (dead.payload["name"], dead.delivery.crashes) == ("bad", queue.max_crashes)
     assert dead.delivery.error["type"] == "ConsumerLost"
     assert queue.audit() == []
 
@@ -77,12 +77,12 @@ def finish(project, queue, *options: str) -> None:
 
 
 def test_items_that_a_lost_consumer_had_claimed_ahead_are_not_blamed(project, told):
-    queue = told()
+    queue = told(MAX_CRASHES=2)
     put(queue, 50, "wait")
     kill_in_bad(project, queue, "--prefetch", "50")
     finish(project, queue, "--prefetch", "50")
     # They come in their order, and were not even counted as delivered.
-    assert begun(project)[MAX_CRASHES:] == [(f"n{place}", 1) for place in range(1, 50)]
+    assert begun(project)[2:] == [(f"n{place}", 1) for place in range(1, 50)]
 
 
 def test_an_item_that_kills_its_consumer_kills_no_other_item(project, told):
@@ -114,7 +114,7 @@ def test_each_item_of_a_batch_is_blamed_once_and_then_handed_out_alone(project, 
 @pytest.mark.parametrize("options", [("--threads", "4"), ("--processes", "2")])
 def test_items_handled_beside_the_bad_one_are_blamed_once(project, told, options):
     """After that, all threads and processes of a consumer together have one of them in hand at a time."""
-    queue = told()
+    queue = told(MAX_CRASHES=2)
     put(queue, 20, "wait", others="wait")
     others = {"--threads": 3, "--processes": 1}[options[0]]
     kill_in_bad(project, queue, "--prefetch", "8", *options, beside=others)

@@ -266,6 +266,8 @@ def test_without_the_api_the_error_says_what_to_install(monkeypatch):
 # -- in processes
 
 INSTRUMENT = """
+import sys
+del sys.modules["opentelemetry"]  # the settings of the tests' commands keep it from being imported
 from django_srq.contrib.opentelemetry import DjangoSRQInstrumentor
 DjangoSRQInstrumentor().instrument()
 """

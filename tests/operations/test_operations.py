@@ -246,13 +246,15 @@ def test_counts_of_a_queue_that_was_never_used(link, prefix):
     assert (counts.paused, counts.oldest, counts.stats, counts.consumers) == (None, None, {}, {})
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("first", OPERATIONS)
 def test_operations_work_in_any_order(make_queue, first):
-    """Each operation after this one, then all others; the queue stays sound."""
-    queue = make_queue()
-    for start in range(len(OPERATIONS)):
-        names = list(OPERATIONS)
-        for name in (first, *names[start:], *names[:start]):
+    """Each operation before and after this one, then all of them from several beginnings; the queue stays sound."""
+    queue, names = make_queue(), list(OPERATIONS)
+    pairs = [name for other in names for name in (first, other)]
+    rounds = [(first, *names[start:], *names[:start]) for start in range(0, len(names), 4)]
+    for turn in (pairs, *rounds, pairs):
+        for name in turn:
             queue.link.call(OPERATIONS[name](queue.keys), queue=queue.alias)
         assert queue.audit() == []
 

@@ -152,6 +152,7 @@ def test_the_files_that_contributing_names_are_in_the_sdist(sdist):
     assert sdist[".ci/run"].mode & 0o111
 
 
+@pytest.mark.once
 def test_the_metadata_of_the_wheel(metadata, wheel):
     assert metadata["Name"] == "django-srq"
     assert metadata["Version"] == django_srq.__version__ == "1.0.0b1"

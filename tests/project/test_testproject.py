@@ -66,6 +66,7 @@ def test_the_demo(environment, tmp_path):
         wait_for(lambda: not processes_that_name(str(tmp_path)), "the end of all processes")
 
 
+@pytest.mark.once
 def test_the_demo_fails_when_a_promise_is_broken(environment, tmp_path):
     (tmp_path / "sitecustomize.py").write_text(
         "import os, sys\nif 'srq_consume' in sys.argv: os.write(2, b'no consumer today'); os._exit(1)\n"
@@ -76,7 +77,7 @@ def test_the_demo_fails_when_a_promise_is_broken(environment, tmp_path):
     assert "Traceback" not in out
 
 
-@pytest.mark.parametrize("given", [True, False], ids=["REDIS_URL", "embedded"])
+@pytest.mark.parametrize("given", [pytest.param(True, marks=pytest.mark.once), False], ids=["REDIS_URL", "embedded"])
 def test_the_project_s_own_tests(environment, server_url, given):
     if given:
         environment["REDIS_URL"] = server_url

@@ -147,13 +147,13 @@ def test_the_tasks_of_a_loop_share_its_connections(named):
     assert len(queue) == 25
 
 
-def test_a_thousand_loops_leave_no_connection_and_no_warning(named):
+def test_many_loops_leave_no_connection_and_no_warning(named):
     queue, connections = named
     put = async_to_sync(queue.aput)
-    for number in range(1000):  # pytest makes an error of a warning
+    for number in range(250):  # pytest makes an error of a warning
         put(number)
     wait_for(lambda: connections() <= 1, "the server to see them closed")
-    assert queue.counts()["ready"] == 1000
+    assert queue.counts()["ready"] == 250
 
 
 def test_loops_in_several_threads(named):

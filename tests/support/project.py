@@ -14,7 +14,8 @@ from contextlib import redirect_stderr, redirect_stdout
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
+from unittest import mock
 
 from django.core.management import ManagementUtility
 
@@ -58,8 +59,8 @@ def _lives_in(session: int, pid: int) -> bool:
 
 
 @contextlib.contextmanager
-def replaced_stdin(text: str) -> Iterator[None]:
-    stdin, sys.stdin = sys.stdin, io.StringIO(text)
+def replaced_stdin(given: TextIO) -> Iterator[None]:
+    stdin, sys.stdin = sys.stdin, given
     try:
         yield
     finally:
@@ -110,21 +111,29 @@ class Project:
         with (self.folder / "srq_settings.py").open("a") as file:
             file.write(f"\n{code}\n")
 
+    @property
+    def variables(self) -> dict[str, str]:
+        """For the handlers of the tests."""
+        return {"SRQ_TEST_LOG": str(self.log), "SRQ_TEST_GO": str(self.go)}
+
     def start(
         self,
         *arguments: str,
         environment: Mapping[str, str] | None = None,
         closed: int | None = None,
         under: Sequence[str] = (),
+        program: Sequence[str] = ("-m", "django"),
         **options: object,
     ) -> subprocess.Popen[str]:
-        """Start a command. closed: the standard stream that it does not have. under: a command that runs it."""
+        """Start a command. closed: the standard stream that it does not have. under: a command that runs it.
+
+        program: what Python runs instead of Django's commands.
+        """
         variables = {
             **os.environ,
             "PYTHONPATH": f"{ROOT}:{self.folder}",
             "DJANGO_SETTINGS_MODULE": "srq_settings",
-            "SRQ_TEST_LOG": str(self.log),
-            "SRQ_TEST_GO": str(self.go),
+            **self.variables,
             **(environment or {}),
             # Output is buffered, as users have it: a signal handler must not write while the buffer is written.
             "PYTHONUNBUFFERED": "",
@@ -132,7 +141,7 @@ class Project:
         closing = [] if closed is None else ["sh", "-c", f'exec "$@" {closed}>&-', "sh"]
         piped = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
         process = subprocess.Popen(
-            [*under, *closing, sys.executable, "-m", "django", *arguments],
+            [*under, *closing, sys.executable, *program, *arguments],
             env=variables,
             text=True,
             cwd=self.folder,
@@ -152,10 +161,16 @@ class Project:
         out, err = process.communicate(stdin, timeout=60)
         return process.returncode, out, err
 
-    def call(self, *arguments: str, stdin: str = "") -> tuple[int, str, str]:
+    def call(self, *arguments: str, stdin: str | TextIO = "", stderr: TextIO | None = None) -> tuple[int, str, str]:
         """As ``run``, but within this process: quick, for tests that are about what a command does, prints and asks."""
         out, err, code = io.StringIO(), io.StringIO(), 0
-        with redirect_stdout(out), redirect_stderr(err), replaced_stdin(stdin):
+        given = io.StringIO(stdin) if isinstance(stdin, str) else stdin
+        with (
+            redirect_stdout(out),
+            redirect_stderr(stderr or err),
+            replaced_stdin(given),
+            mock.patch.dict(os.environ, self.variables),
+        ):
             try:
                 ManagementUtility(["django-admin", *arguments]).execute()
             except SystemExit as end:
