@@ -34,7 +34,6 @@ imported, and that child sends the signal.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -42,9 +41,10 @@ from typing import Any
 from django.dispatch import Signal
 
 from django_srq.runtime.completion import acompleted, completed, wait_here
+from django_srq.runtime.guarded_log import guarded
 from django_srq.runtime.interruption import is_interruption
 
-logger = logging.getLogger("django_srq.signals")
+logger = guarded("django_srq.signals")
 
 item_put = Signal()
 item_started = Signal()

@@ -7,13 +7,13 @@ import threading
 from collections.abc import Callable, Sequence
 
 from django_srq.consumer.leases import Leases
-from django_srq.consumer.log import guarded
 from django_srq.consumer.options import ConsumerOptions
 from django_srq.consumer.outage import Outage
 from django_srq.consumer.subscription import Subscription
 from django_srq.consumer.summary import Summary
 from django_srq.consumer.worker.claims import claim_slots
 from django_srq.consumer.worker.worker import Worker
+from django_srq.runtime.guarded_log import guarded
 from django_srq.runtime.interruption import Interruption
 
 logger = guarded("django_srq.consumer")

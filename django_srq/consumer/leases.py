@@ -16,7 +16,6 @@ from django_srq import operations
 from django_srq.consumer.clock import lease_time
 from django_srq.consumer.durability import possible_losses
 from django_srq.consumer.ledger import ACKING, RUNNING, Entry, Ledger
-from django_srq.consumer.log import guarded
 from django_srq.consumer.log_thread import LogThread
 from django_srq.consumer.outage import trouble_with
 from django_srq.consumer.registration import Registration
@@ -24,6 +23,7 @@ from django_srq.consumer.subscription import Subscription
 from django_srq.consumer.worker.claims import claim_slots
 from django_srq.exceptions import SRQError
 from django_srq.queue.safe_redis_queue import SafeRedisQueue
+from django_srq.runtime.guarded_log import guarded
 
 logger = guarded("django_srq.consumer")
 

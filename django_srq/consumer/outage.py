@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 
-from django_srq.consumer.log import guarded
 from django_srq.exceptions import SRQError
 from django_srq.queue.safe_redis_queue import SafeRedisQueue
+from django_srq.runtime.guarded_log import guarded
 
 logger = guarded("django_srq.consumer")
 

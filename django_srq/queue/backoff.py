@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from django_srq.exceptions import ConfigurationError, RetryLater, shown
 from django_srq.runtime.completion import drop
+from django_srq.runtime.guarded_log import guarded
 from django_srq.runtime.interruption import is_interruption
 from django_srq.runtime.process import RANDOM
 from django_srq.values import DELAYS, HUGE
 
-logger = logging.getLogger("django_srq.queue")
+logger = guarded("django_srq.queue")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ and changes nothing for the item.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -19,10 +18,11 @@ from django_srq.operations import Call, PutReply
 from django_srq.operations.puts import payload_size
 from django_srq.queue import arguments, failure
 from django_srq.queue.item import Item
+from django_srq.runtime.guarded_log import guarded
 from django_srq.runtime.interruption import is_interruption
 from django_srq.transport.sansio import Steps
 
-logger = logging.getLogger("django_srq.instrumentation")
+logger = guarded("django_srq.instrumentation")
 FRAMES_LOGGED = 10  # of an integration's error
 T = TypeVar("T")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import logging
 import threading
 from contextlib import contextmanager
 from functools import partial
@@ -306,6 +307,26 @@ def test_errors_of_an_integration_are_logged_once_and_hurt_nothing(queue, record
     # The error of an integration may have that of the handler as its context.
     assert [record for record in records if record.exc_info or "payload is b" in record.getMessage()] == []
     assert sorted(outcome for _, _, outcome, _, _ in recorder.settlements) == ["acked", "acked", "acked", "failed"]
+
+
+class NoLog(logging.Handler):
+    def emit(self, record):
+        raise SystemExit("no log")
+
+
+def test_errors_of_an_integration_hurt_nothing_where_the_log_raises_too(queue, recorder, monkeypatch, capsys):
+    monkeypatch.setattr(instrumentation, "_logged", set())
+    logger = logging.getLogger("django_srq.instrumentation")
+    handler = NoLog()
+    logger.addHandler(handler)
+    try:
+        with watched(Broken()):
+            queue.put("a")
+            consume(queue, print, max_items=1)
+    finally:
+        logger.removeHandler(handler)
+    assert queue.counts()["ready"] == queue.counts()["dead"] == 0
+    assert "no log" in capsys.readouterr().err
 
 
 def test_the_error_of_a_handler_passes_an_integration_unchanged(queue, recorder):

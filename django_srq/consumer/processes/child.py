@@ -16,7 +16,6 @@ from django_srq import signals
 from django_srq.consumer import dispositions, forks
 from django_srq.consumer.leases import Leases
 from django_srq.consumer.ledger import Ledger
-from django_srq.consumer.log import guarded
 from django_srq.consumer.options import ConsumerOptions
 from django_srq.consumer.processes import groups
 from django_srq.consumer.processes.child_handle import ASK, STOP
@@ -28,6 +27,7 @@ from django_srq.consumer.worker.worker import Worker
 from django_srq.exceptions import SRQError
 from django_srq.queue.safe_redis_queue import SafeRedisQueue
 from django_srq.runtime import interruption
+from django_srq.runtime.guarded_log import guarded
 
 logger = guarded("django_srq.consumer")
 

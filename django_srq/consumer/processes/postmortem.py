@@ -10,7 +10,6 @@ from typing import Any
 
 from django_srq import operations
 from django_srq.consumer.ledger import ACKING, DONE, FAILED, HELD, RUNNING, Entry, Ledger
-from django_srq.consumer.log import guarded
 from django_srq.consumer.processes.child_handle import STOPPED, ChildExit, ChildHandle
 from django_srq.consumer.processes.event_relay import EventRelay
 from django_srq.consumer.processes.reports import About, Report, Reports
@@ -20,6 +19,7 @@ from django_srq.consumer.worker.claims import claim_slots
 from django_srq.operations import Call, CrashReply, DeliveryRef
 from django_srq.queue import failure
 from django_srq.queue.safe_redis_queue import SafeRedisQueue
+from django_srq.runtime.guarded_log import guarded
 
 logger = guarded("django_srq.consumer")
 # By the state of the item.

@@ -19,11 +19,11 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, NamedTuple, NoReturn
 
-from django_srq.consumer.log import guarded
 from django_srq.consumer.outage import trouble_with
 from django_srq.exceptions import OutcomeUnknown, QueueUnavailable, SRQError
 from django_srq.operations import Call
 from django_srq.queue.safe_redis_queue import SafeRedisQueue
+from django_srq.runtime.guarded_log import guarded
 from django_srq.runtime.process import set_title
 from django_srq.transport import names
 from django_srq.transport.link import Link

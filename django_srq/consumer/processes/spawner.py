@@ -9,7 +9,6 @@ from typing import NoReturn
 
 from django_srq import operations
 from django_srq.consumer.ledger import Ledger
-from django_srq.consumer.log import guarded
 from django_srq.consumer.options import ConsumerOptions
 from django_srq.consumer.processes import groups
 from django_srq.consumer.processes.child import ChildMain
@@ -18,6 +17,7 @@ from django_srq.consumer.processes.keeper import Keeper
 from django_srq.consumer.signal_pipe import SignalPipe
 from django_srq.consumer.subscription import Subscription
 from django_srq.consumer.worker.claims import claim_slots
+from django_srq.runtime.guarded_log import guarded
 
 logger = guarded("django_srq.consumer")
 

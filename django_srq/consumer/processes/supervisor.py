@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from django_srq.consumer import stop_signals
-from django_srq.consumer.log import guarded
 from django_srq.consumer.options import ConsumerOptions
 from django_srq.consumer.probes import Heartbeat, notify
 from django_srq.consumer.processes import groups
@@ -36,6 +35,7 @@ from django_srq.consumer.subscription import Subscription
 from django_srq.consumer.summary import Summary
 from django_srq.consumer.worker.retries import LAST_WORDS
 from django_srq.consumer.worker.worker import Worker
+from django_srq.runtime.guarded_log import guarded
 
 logger = guarded("django_srq.consumer")
 

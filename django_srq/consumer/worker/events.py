@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 from django.dispatch import Signal
 
 from django_srq import signals
-from django_srq.consumer.log import guarded
 from django_srq.consumer.logged_errors import ExcInfo, LoggedError
 from django_srq.consumer.worker.job import BuriedJob, FailedJob, FinishedJob, Job
 from django_srq.exceptions import RetryLater
 from django_srq.queue import failure, instrumentation
 from django_srq.queue.item import Item
 from django_srq.queue.safe_redis_queue import SafeRedisQueue
+from django_srq.runtime.guarded_log import guarded
 
 logger = guarded("django_srq.consumer")
 

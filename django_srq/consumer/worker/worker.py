@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 
 from django_srq import signals
 from django_srq.consumer.ledger import Ledger
-from django_srq.consumer.log import guarded
 from django_srq.consumer.options import ConsumerOptions
 from django_srq.consumer.subscription import Kind, Subscription
 from django_srq.consumer.worker import prefetch
@@ -30,6 +29,7 @@ from django_srq.consumer.worker.thread_groups import ThreadGroup
 from django_srq.consumer.worker.waits import Waits
 from django_srq.consumer.worker.wakeup import Wakeup
 from django_srq.queue.safe_redis_queue import SafeRedisQueue
+from django_srq.runtime.guarded_log import guarded
 from django_srq.transport.slots import Slot
 
 logger = guarded("django_srq.consumer")

@@ -1,4 +1,4 @@
-"""The log of the consumer."""
+"""Loggers that raise nothing into the code that logs."""
 
 from __future__ import annotations
 
