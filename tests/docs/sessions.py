@@ -203,6 +203,7 @@ class Session:
         """The next piece of Python begins in a new process, with the files of then."""
         if self._python:
             kill_session(self._python)
+            self._python.communicate()  # closes its pipes
             self._python = None
 
     # Commands

@@ -11,7 +11,7 @@ LATER = ROOT / "docs" / "howto" / "later.md"
 
 
 def test_the_crontab_puts_what_the_page_shows() -> None:
-    """The five fields of the time, and the command of the page's session; cron takes a plain % for the end of a line."""
+    """Five fields of the time, and the command of the page's session. Cron takes a plain % for the end of a line."""
     (crontab,) = [block.text for block in blocks(LATER) if block.note == "checked by"]
     comment, *entries = crontab.splitlines()
     assert comment.startswith("#")
