@@ -58,8 +58,9 @@ class Registration:
     def note_written(self, queue: SafeRedisQueue) -> None:
         self._written[queue] = time.monotonic()
 
-    def remove(self, queue: SafeRedisQueue) -> None:
-        self._write(queue, b"")
+    def remove(self, queue: SafeRedisQueue, timeout: float | None = None) -> None:
+        """timeout: seconds for the call, if that is less than for others."""
+        self._write(queue, b"", timeout)
 
     def describe(self, in_hand: Sequence[Entry], *, renewed_late: int) -> bytes:
         """The description of the consumer, as the queues store it. renewed_late: how often renewals were late."""
@@ -83,7 +84,8 @@ class Registration:
         """A moment of ``time.monotonic()`` by the server's clock (ms)."""
         return (self._clock or 0) + round(moment * 1000)
 
-    def _write(self, queue: SafeRedisQueue, description: bytes) -> int:
+    def _write(self, queue: SafeRedisQueue, description: bytes, timeout: float | None = None) -> int:
         """Returns the server's time (ms)."""
+        timeout = self._timeout if timeout is None else min(timeout, self._timeout)
         call = operations.register(queue.keys, self.consumer, description)
-        return queue.link.call(call, queue=queue.alias, timeout=self._timeout)
+        return queue.link.call(call, queue=queue.alias, timeout=timeout)

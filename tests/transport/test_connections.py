@@ -206,6 +206,16 @@ def deaf(backlog: int) -> Iterator[str]:
 
 
 @contextmanager
+def full() -> Iterator[str]:
+    """The URL of a socket at which nobody is ever accepted."""
+    with deaf(0) as url, socket.socket() as first, socket.socket() as second:
+        for waiting in (first, second):  # fill the backlog
+            waiting.setblocking(False)
+            waiting.connect_ex(("127.0.0.1", int(url.rpartition(":")[2])))
+        yield url
+
+
+@contextmanager
 def within_budget() -> Iterator[None]:
     start = time.monotonic()
     yield
@@ -222,13 +232,45 @@ def test_call_to_a_server_that_never_answers_ends_in_time(at, call):
 
 
 def test_call_to_a_server_that_never_accepts_ends_in_time(at):
-    with deaf(0) as url, socket.socket() as first, socket.socket() as second:
-        address = ("127.0.0.1", int(url.rpartition(":")[2]))
-        for waiting in (first, second):  # fill the backlog
-            waiting.setblocking(False)
-            waiting.connect_ex(address)
-        with within_budget(), pytest.raises(QueueUnavailable, match=r"queue 'orders' "):
-            at(url, timeout=BUDGET, **SOCKET_LIMITS).put("x")
+    with full() as url, within_budget(), pytest.raises(QueueUnavailable, match=r"queue 'orders' "):
+        at(url, timeout=BUDGET, **SOCKET_LIMITS).put("x")
+
+
+@pytest.mark.parametrize(
+    ("place", "query"),
+    [(lambda: deaf(100), ""), (full, ""), (lambda: deaf(100), "?ssl_cert_reqs=none")],
+    ids=["greeting", "connecting", "TLS"],
+)
+def test_the_wait_of_a_thread_for_a_new_connection_can_be_ended(at, place, query):
+    with place() as url, ThreadPoolExecutor(1) as pool:
+        queue = at(url.replace("redis:", "rediss:") + query if query else url)
+        threads: list[int] = []
+        call = pool.submit(lambda: (threads.append(threading.get_ident()), queue.put("x")))
+        wait_for(lambda: queue.link.connections.here().threads._opening, "its wait")
+        while not call.done():
+            queue.link.break_off(threads)
+            time.sleep(0.01)
+        with pytest.raises(QueueUnavailable, match="the wait for the server was ended"):
+            call.result()
+
+
+def test_the_wait_of_a_thread_is_ended_and_that_of_another_thread_goes_on(at, server):
+    queue = at(server.url)
+    with ThreadPoolExecutor(2) as pool:
+        waits = [pool.submit(threading.get_ident), pool.submit(lambda: queue.get(PATIENT))]
+        wait_for(lambda: any("b" in each["flags"] for each in server.client().client_list()), "the wait")
+        with stopped(server):
+            threads: list[int] = []
+            call = pool.submit(lambda: (threads.append(threading.get_ident()), queue.ack("x")))
+            wait_for(lambda: threads, "the call")
+            while not call.done():
+                queue.link.break_off(threads)
+                time.sleep(0.01)
+            with pytest.raises((QueueUnavailable, OutcomeUnknown), match="was ended"):
+                call.result()
+            assert not waits[1].done()
+        queue.put("x")
+        assert waits[1].result().payload == b"x"
 
 
 @contextmanager

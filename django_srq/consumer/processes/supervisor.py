@@ -115,8 +115,9 @@ class Supervisor:
                 for child in self._seats.children:
                     child.kill("the supervisor broke")
                 self._leftovers.end(latest=0)
+                silent = self._reports.servers  # in the time for the last reports they have not taken them
                 self._reports.end()
-                self._keeper.end()
+                self._keeper.end(silent, within=0.0 if self._away else SHORT_WORDS)
 
     @contextmanager
     def _logging_in_keeper(self) -> Iterator[None]:
@@ -168,10 +169,14 @@ class Supervisor:
     def _last_words(self) -> float:
         """Seconds for the last reports."""
         about = self._reports.about
-        away = self._post_mortem.met_trouble or self._health.in_trouble
-        if about is About.ITEMS or (about is About.CLAIM and not away):
+        if about is About.ITEMS or (about is About.CLAIM and not self._away):
             return LAST_WORDS
-        return SHORT_WORDS if away else FORMAL_WORDS
+        return SHORT_WORDS if self._away else FORMAL_WORDS
+
+    @property
+    def _away(self) -> bool:
+        """Whether a server is known to be away."""
+        return self._post_mortem.met_trouble or self._health.in_trouble
 
     def _until_next(self) -> float:
         """Seconds until there is something to do even if no signal comes and no process wakes the supervisor."""
@@ -261,6 +266,8 @@ class Supervisor:
             self._stop_children()
         elif exit.unexplained:
             logger.error("child died consumer=%s pid=%d how=%s", child.id, child.pid, exit.description)
+        if self._shutdown.has_begun:
+            self._health.keep_trouble(child)
         self._post_mortem.examine(exit)
         if seat is not None:
             seat.reported = time.monotonic()
