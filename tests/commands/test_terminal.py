@@ -135,9 +135,10 @@ def test_ctrl_c_does_not_wait_for_a_server_that_is_away_when_nothing_is_in_hand(
 MINUTE = "\n".join(
     [
         "from django_srq.consumer import leases",
-        "from django_srq.consumer.processes import keeper, keeper_main, supervisor",
-        "from django_srq.consumer.worker import claims",
+        "from django_srq.consumer.processes import keeper, keeper_main, reports, supervisor",
+        "from django_srq.consumer.worker import claims, retries",
         "leases.PATIENCE = keeper.PATIENCE = keeper_main.PATIENCE = supervisor.FORMAL_WORDS = claims.PASSING_ON = 60",
+        "reports.PATIENCE, reports.HUNG, retries.LAST_WORDS, supervisor.LAST_WORDS = 60, 180, 60, 60",
         "leases.LONGEST_INTERVAL = 0.1",  # so that a renewal is under way at the end
     ]
 )

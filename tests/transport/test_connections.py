@@ -243,34 +243,35 @@ def test_call_to_a_server_that_never_accepts_ends_in_time(at):
 )
 def test_the_wait_of_a_thread_for_a_new_connection_can_be_ended(at, place, query):
     with place() as url, ThreadPoolExecutor(1) as pool:
-        queue = at(url.replace("redis:", "rediss:") + query if query else url)
+        queue = at(url.replace("redis:", "rediss:") + query if query else url, timeout=2 * PATIENT)
         threads: list[int] = []
         call = pool.submit(lambda: (threads.append(threading.get_ident()), queue.put("x")))
         wait_for(lambda: queue.link.connections.here().threads._opening, "its wait")
-        while not call.done():
-            queue.link.break_off(threads)
-            time.sleep(0.01)
+        wait_for(lambda: queue.link.break_off(threads) or call.done(), "the end of its wait")
         with pytest.raises(QueueUnavailable, match="the wait for the server was ended"):
             call.result()
 
 
 def test_the_wait_of_a_thread_is_ended_and_that_of_another_thread_goes_on(at, server):
     queue = at(server.url)
+
+    def waiting() -> list[str]:
+        with server.client() as client:
+            return [connection["id"] for connection in client.client_list() if "b" in connection["flags"]]
+
     with ThreadPoolExecutor(2) as pool:
-        waits = [pool.submit(threading.get_ident), pool.submit(lambda: queue.get(PATIENT))]
-        wait_for(lambda: any("b" in each["flags"] for each in server.client().client_list()), "the wait")
+        getting = pool.submit(lambda: queue.get(PATIENT))
+        (before,) = wait_for(waiting, "the wait of one thread")
         with stopped(server):
             threads: list[int] = []
             call = pool.submit(lambda: (threads.append(threading.get_ident()), queue.ack("x")))
-            wait_for(lambda: threads, "the call")
-            while not call.done():
-                queue.link.break_off(threads)
-                time.sleep(0.01)
+            wait_for(lambda: threads, "the call of the other")
+            wait_for(lambda: queue.link.break_off(threads) or call.done(), "the end of the call")
             with pytest.raises((QueueUnavailable, OutcomeUnknown), match="was ended"):
                 call.result()
-            assert not waits[1].done()
+        assert waiting() == [before]
         queue.put("x")
-        assert waits[1].result().payload == b"x"
+        assert getting.result().payload == b"x"
 
 
 @contextmanager
