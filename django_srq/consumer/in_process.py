@@ -97,7 +97,7 @@ class InProcessConsumer:
             silent = self._worker.silent
             renewing.join(RENEWAL_IN_TROUBLE if silent else None)
             self.log_hangs = not self._leases.log.flush(LAST_LINES)
-            self._leases.sign_off(silent)
+            self._leases.sign_off(silent, within=PATIENCE_IN_TROUBLE)
         return self.handled
 
     def _end_soon(self, ended: threading.Event) -> None:

@@ -99,19 +99,17 @@ class Leases:
         for thread in threads:
             thread.join()
 
-    def sign_off(self, silent: Collection[Link] = (), *, within: float = 0.0) -> None:
+    def sign_off(self, silent: Collection[Link] = (), *, within: float = PATIENCE) -> None:
         """Remove the consumer's registrations. On a server that is away they get old and are trimmed.
 
-        silent: servers that have just not answered others in time. within: seconds that each call to these may take.
+        silent: servers that have just not taken other calls. within: seconds that each call to these may take.
         """
 
         def sign_off(server: ServerLeases) -> None:
-            if server.link not in silent:
-                server.sign_off()
-            elif within:
-                server.sign_off(within)
+            if not server.trouble:
+                server.sign_off(within if server.link in silent else PATIENCE)
 
-        self._for_each(lambda server: None if server.trouble else sign_off(server))
+        self._for_each(sign_off)
 
 
 class LeaseWarnings:
@@ -224,11 +222,11 @@ class ServerLeases:
             except SRQError:  # the worker meets the same trouble, and reports it
                 continue
 
-    def sign_off(self, timeout: float | None = None) -> None:
-        """timeout: seconds for a call, if that is less than for others."""
+    def sign_off(self, within: float) -> None:
+        """within: seconds for a call, if that is less than for others."""
         for subscription in self._subscriptions.values():
             try:
-                self._registration.remove(subscription.queue, timeout)
+                self._registration.remove(subscription.queue, within)
             except SRQError:
                 return
 

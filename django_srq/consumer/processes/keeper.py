@@ -153,7 +153,7 @@ class Keeper:
             self._pipe.write_record(record)
         return self.lives
 
-    def end(self, silent: Collection[Link] = (), *, within: float = 0.0) -> None:
+    def end(self, silent: Collection[Link] = (), *, within: float = PATIENCE) -> None:
         """Have the keeper end, wait for that (``PATIENCE`` + ``LAST_LINES`` at most, then kill it), and sign off.
 
         From then on nobody renews the leases, and the queues do not list the consumer any more. silent, within: see

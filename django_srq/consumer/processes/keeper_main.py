@@ -57,7 +57,7 @@ class KeeperMain:
         """The troubles with servers that last."""
         return list(filter(None, map(str, self._troubles)))
 
-    def sign_off(self, silent: Collection[Link] = (), *, within: float = 0.0) -> None:
+    def sign_off(self, silent: Collection[Link] = (), *, within: float = PATIENCE) -> None:
         """Remove the consumer's registrations; called in the supervisor. A server that is away is not waited for.
 
         silent, within: see ``Leases.sign_off``.

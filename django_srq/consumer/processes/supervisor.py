@@ -42,6 +42,7 @@ logger = guarded("django_srq.consumer")
 ORDER = 1.0  # seconds at most that a new child waits until its predecessor's items are back in their places
 # Seconds for the last reports if they are about no items: while a server is away, and if nothing is owed at all.
 SHORT_WORDS, FORMAL_WORDS = 0.3, 1.0
+LEAST_WORDS = 0.1  # seconds for the last call of all to a server that is away: it may be refusing others only
 LEFTOVERS_LOOK = 0.1  # seconds between looks at programs that handlers started and left at work
 
 
@@ -117,7 +118,7 @@ class Supervisor:
                 self._leftovers.end(latest=0)
                 silent = self._reports.servers  # in the time for the last reports they have not taken them
                 self._reports.end()
-                self._keeper.end(silent, within=0.0 if self._away else SHORT_WORDS)
+                self._keeper.end(silent, within=LEAST_WORDS if self._away else SHORT_WORDS)
 
     @contextmanager
     def _logging_in_keeper(self) -> Iterator[None]:
