@@ -21,7 +21,7 @@ logger = guarded("django_srq.consumer")
 
 # Seconds that servers have for the last calls when nothing is in hand; the latter once one of them is away.
 PATIENCE, PATIENCE_IN_TROUBLE = 0.75, 0.3
-RENEWAL_IN_TROUBLE = 0.1  # seconds for a renewal of leases that is under way at the end, while a server is away
+LEAST = 0.1  # seconds, while a server is away, for a renewal of leases that is under way, and for the last call of all
 
 
 class Cut(Interruption):
@@ -95,9 +95,9 @@ class InProcessConsumer:
             ended.set()
             self._stopped.set()
             silent = self._worker.silent
-            renewing.join(RENEWAL_IN_TROUBLE if silent else None)
+            renewing.join(LEAST if silent else None)
             self.log_hangs = not self._leases.log.flush(LAST_LINES)
-            self._leases.sign_off(silent, within=PATIENCE_IN_TROUBLE)
+            self._leases.sign_off(silent, within=LEAST)
         return self.handled
 
     def _end_soon(self, ended: threading.Event) -> None:
