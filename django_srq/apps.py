@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from django.apps import AppConfig
@@ -13,6 +14,14 @@ class DjangoSRQConfig(AppConfig):
     label = "django_srq"
     verbose_name = _("Queues")
     default_auto_field = "django.db.models.BigAutoField"
+
+    def __init__(self, app_name: str, app_module: Any) -> None:
+        super().__init__(app_name, app_module)
+        # Django makes all apps' configurations before it loads the first models.
+        if sys.argv[1:2] == ["srq_consume"] and "--autoreload" in sys.argv:
+            from django_srq.consumer import reloader
+
+            reloader.run_if_setup_fails()
 
     def ready(self) -> None:
         from django_srq import checks  # noqa: F401 (registers them)

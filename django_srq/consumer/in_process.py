@@ -6,7 +6,7 @@ import secrets
 import threading
 from collections.abc import Callable, Sequence
 
-from django_srq.consumer.leases import Leases
+from django_srq.consumer.leases import LAST_LINES, Leases
 from django_srq.consumer.options import ConsumerOptions
 from django_srq.consumer.outage import Outage
 from django_srq.consumer.subscription import Subscription
@@ -19,7 +19,9 @@ from django_srq.runtime.interruption import Interruption
 logger = guarded("django_srq.consumer")
 
 
-PATIENCE_IN_TROUBLE = 0.3  # seconds that servers have for the last calls when one is away and nothing is in hand
+# Seconds that servers have for the last calls when nothing is in hand; the latter once one of them is away.
+PATIENCE, PATIENCE_IN_TROUBLE = 0.75, 0.3
+LEAST = 0.1  # seconds, while a server is away, for a renewal of leases that is under way, and for the last call of all
 
 
 class Cut(Interruption):
@@ -57,6 +59,8 @@ class InProcessConsumer:
         self._summary = Summary(self.id, subscriptions, options)
         self._leases = Leases(self.id, subscriptions, lambda: [self._ledger], details=lambda: about)
         self._stopped = threading.Event()
+        # The log did not take its last records in time. Python would wait for it at the end of the process.
+        self.log_hangs = False
         self._worker = Worker(
             subscriptions,
             self._ledger,
@@ -66,11 +70,6 @@ class InProcessConsumer:
             max_items=options.max_items,
             on_idle=on_idle,
         )
-
-    @property
-    def log_hangs(self) -> bool:
-        """Whether the log did not take its last records in time. Python would wait for it at the end of the process."""
-        return self._leases.log_hangs
 
     @property
     def handled(self) -> int:
@@ -95,11 +94,12 @@ class InProcessConsumer:
             self._summary.end(self._leases.log.log)
             ended.set()
             self._stopped.set()
-            renewing.join()
-            self._leases.sign_off()
+            silent = self._worker.silent
+            renewing.join(LEAST if silent else None)
+            self.log_hangs = not self._leases.log.flush(LAST_LINES)
+            self._leases.sign_off(silent, within=LEAST)
         return self.handled
 
     def _end_soon(self, ended: threading.Event) -> None:
-        # The other threads of this process share the connections. So they are broken off only in an outage.
         self._stopped.wait()
-        self._worker.end_soon(ended, after=float("inf"), after_trouble=PATIENCE_IN_TROUBLE)
+        self._worker.end_soon(ended, after=PATIENCE, after_trouble=PATIENCE_IN_TROUBLE)

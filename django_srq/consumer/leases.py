@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from django_srq import operations
 from django_srq.consumer.clock import lease_time
@@ -24,6 +24,7 @@ from django_srq.consumer.worker.claims import claim_slots
 from django_srq.exceptions import SRQError
 from django_srq.queue.safe_redis_queue import SafeRedisQueue
 from django_srq.runtime.guarded_log import guarded
+from django_srq.transport.link import Link
 
 logger = guarded("django_srq.consumer")
 
@@ -52,12 +53,12 @@ class Leases:
     ) -> None:
         """ledgers: asked for in each round. details: further fields of the consumer's registration."""
         self.log = LogThread(logger)
-        self.log_hangs = False  # the log did not take its last records in time
         shortest = min(subscription.lease for subscription in subscriptions)
         aliases = [subscription.queue.alias for subscription in subscriptions]
         timeout = min(PATIENCE, shortest / 3)
         self.servers = [
             ServerLeases(
+                link,
                 {index: each for index, each in enumerate(subscriptions) if each.queue.link is link},
                 ledgers,
                 Registration(consumer, aliases, details=details, lease=shortest, timeout=timeout),
@@ -84,7 +85,6 @@ class Leases:
         Each server has a thread of its own, the last one the caller's.
         """
         self._for_each(lambda server: server.repeat(server.renew, server.pause, ended))
-        self.log_hangs = not self.log.flush(LAST_LINES)
 
     def renew_overdue_until(self, ended: threading.Event) -> None:
         """Renew only leases that the keeper did not renew in time, until the event is set. Blocks."""
@@ -99,9 +99,17 @@ class Leases:
         for thread in threads:
             thread.join()
 
-    def sign_off(self) -> None:
-        """Remove the consumer's registrations. On a server that is away they get old and are trimmed."""
-        self._for_each(lambda server: None if server.trouble else server.sign_off())
+    def sign_off(self, silent: Collection[Link] = (), *, within: float = PATIENCE) -> None:
+        """Remove the consumer's registrations. On a server that is away they get old and are trimmed.
+
+        silent: servers that have just not taken other calls. within: seconds that each call to these may take.
+        """
+
+        def sign_off(server: ServerLeases) -> None:
+            if not server.trouble:
+                server.sign_off(within if server.link in silent else PATIENCE)
+
+        self._for_each(sign_off)
 
 
 class LeaseWarnings:
@@ -142,6 +150,7 @@ class ServerLeases:
 
     def __init__(
         self,
+        link: Link,
         subscriptions: Mapping[int, Subscription],
         ledgers: Callable[[], Iterable[Ledger]],
         registration: Registration,
@@ -154,7 +163,7 @@ class ServerLeases:
 
         interval: seconds between two rounds at most. timeout: seconds for a call.
         """
-        self.interval = interval
+        self.link, self.interval = link, interval
         self.trouble = ""  # a trouble with the server, while it lasts
         self.on_trouble: Callable[[str], None] = lambda trouble: None  # called when the trouble changes, "" at its end
         self._subscriptions, self._ledgers, self._registration = subscriptions, ledgers, registration
@@ -213,10 +222,11 @@ class ServerLeases:
             except SRQError:  # the worker meets the same trouble, and reports it
                 continue
 
-    def sign_off(self) -> None:
+    def sign_off(self, within: float) -> None:
+        """within: seconds for a call, if that is less than for others."""
         for subscription in self._subscriptions.values():
             try:
-                self._registration.remove(subscription.queue)
+                self._registration.remove(subscription.queue, within)
             except SRQError:
                 return
 

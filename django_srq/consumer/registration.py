@@ -11,6 +11,7 @@ from typing import Any
 
 from django_srq import operations
 from django_srq.consumer.ledger import Entry
+from django_srq.consumer.subscription import NEVER
 from django_srq.queue.safe_redis_queue import SafeRedisQueue
 from django_srq.version import __version__
 
@@ -58,8 +59,9 @@ class Registration:
     def note_written(self, queue: SafeRedisQueue) -> None:
         self._written[queue] = time.monotonic()
 
-    def remove(self, queue: SafeRedisQueue) -> None:
-        self._write(queue, b"")
+    def remove(self, queue: SafeRedisQueue, within: float) -> None:
+        """within: seconds for the call, if that is less than for others."""
+        self._write(queue, b"", within)
 
     def describe(self, in_hand: Sequence[Entry], *, renewed_late: int) -> bytes:
         """The description of the consumer, as the queues store it. renewed_late: how often renewals were late."""
@@ -83,7 +85,8 @@ class Registration:
         """A moment of ``time.monotonic()`` by the server's clock (ms)."""
         return (self._clock or 0) + round(moment * 1000)
 
-    def _write(self, queue: SafeRedisQueue, description: bytes) -> int:
+    def _write(self, queue: SafeRedisQueue, description: bytes, within: float = NEVER) -> int:
         """Returns the server's time (ms)."""
+        timeout = min(self._timeout, within)
         call = operations.register(queue.keys, self.consumer, description)
-        return queue.link.call(call, queue=queue.alias, timeout=self._timeout)
+        return queue.link.call(call, queue=queue.alias, timeout=timeout)

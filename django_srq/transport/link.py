@@ -15,7 +15,7 @@ When a call fails, the error says whether the server may have carried it out: ``
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -240,9 +240,9 @@ class Link:
         """A stream of calls. timeout: seconds to send a call, and to receive a reply; at most those of the link."""
         return Stream(self.connections, self.timeout if timeout is None else min(timeout, self.timeout))
 
-    def break_off(self) -> None:
-        """Have the calls that other threads of this process are making now fail, rather than wait for the server."""
-        self.connections.here().threads.break_off()
+    def break_off(self, threads: Collection[int]) -> None:
+        """Have the calls that these threads (idents) are making now fail, rather than wait for the server."""
+        self.connections.here().threads.break_off(threads)
 
     def close(self) -> None:
         """Close the idle connections of this process's threads. The link can still be used."""

@@ -25,11 +25,11 @@ class RoundTrip:
 
     After an attempt that failed, ``next_pause`` gives the pause before the next one, or raises the error of the call.
     Flags: ``whole``, send the script's text; ``unknown``, the server may have carried out an attempt; ``broke_off``,
-    the last reply broke off.
+    the last reply broke off; ``ended``, another thread ended the wait for the server (``Link.break_off``).
     """
 
     command = b""
-    whole = unknown = broke_off = False
+    whole = unknown = broke_off = ended = False
     no_connection: Exception | None = None  # why the last attempt had no connection
 
     def __init__(
@@ -81,8 +81,8 @@ class RoundTrip:
         elif not sent:
             self.no_connection = error
         begun = self.budget.deadline - self.budget.seconds
-        broken_off = self.connections.here().threads.broken_off > begun
-        if broken_off or not self._passes(error) or (seconds := self.budget.pause()) is None:
+        self.ended = self.connections.here().threads.broken_off_since(begun)
+        if self.ended or not self._passes(error) or (seconds := self.budget.pause()) is None:
             raise self.error_for(error) from error
         return Sleep(seconds)
 
@@ -134,7 +134,8 @@ class RoundTrip:
             unknown = OutcomeUnknown(f"{where}: {left_open}; {self.call.unknown}")
             unknown.cut_short, unknown.advice = self.broke_off, self.call.unknown
             return unknown
-        return QueueUnavailable(f"{where}: {explain(error)}")
+        why = f"the wait for the server was ended ({explain(error)})" if self.ended else explain(error)
+        return QueueUnavailable(f"{where}: {why}")
 
     def _left_open(self, name: str, error: Exception) -> str:
         """Which outcome is unknown, and why."""
@@ -142,4 +143,6 @@ class RoundTrip:
             return f"{name} ended in the middle ({explain(error)})"
         if refused(error):
             return f"no reply to {name} before the connection was lost, and then a refusal ({explain(error)})"
+        if self.ended:
+            return f"no reply to {name} before the wait for it was ended ({explain(error)})"
         return f"no reply to {name} within {self.budget.seconds:g} s ({explain(error)})"

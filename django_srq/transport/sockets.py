@@ -9,9 +9,9 @@ import asyncio
 import re
 import socket
 import ssl
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import redis
 import redis.asyncio.connection as asynchronous
@@ -26,22 +26,33 @@ from django_srq.transport.tls import Tls
 # The errors that follow when a server does not accept a client. With TLS 1.3 they come after the client's part of the
 # handshake is done, and often the server gives no reason.
 _BROKEN_OFF = re.compile(r"EOF occurred|closed by|reset by peer|alert|Broken pipe", re.IGNORECASE)
+Begin: TypeAlias = Callable[[socket.socket], object]
 
 
-def open_socket(connection: Any, deadline: float, tls: Tls) -> socket.socket:
-    """A connected socket, in place of the one that redis-py's ``_connect`` would return. deadline: by monotonic()."""
+def open_socket(connection: Any, deadline: float, tls: Tls, begin: Begin) -> socket.socket:
+    """A connected socket, in place of the one that redis-py's ``_connect`` would return. deadline: by monotonic().
+
+    begin: called with each socket before it waits for the server, so that another thread can end the wait.
+    """
     if isinstance(connection, redis.UnixDomainSocketConnection):
-        return _connected_locally(connection, deadline)
+        return _connected_locally(connection, deadline, begin)
     context = _context_for(connection, tls)
-    plain = run(_connected_socket(connection, deadline))
+    plain = run(_connected_socket(connection, deadline, begin))
     if context is None:
         return plain
     plain.settimeout(time_left(deadline))
+    # With the name and not the address of the host: the certificate must be for the name.
+    wrapped = context.wrap_socket(plain, server_hostname=connection.host, do_handshake_on_connect=False)
     try:
-        # With the name and not the address of the host: the certificate must be for the name.
-        return context.wrap_socket(plain, server_hostname=connection.host)
+        begin(wrapped)
+        wrapped.do_handshake()
     except ssl.SSLCertVerificationError as error:
+        wrapped.close()
         raise _not_accepted(error) from error
+    except BaseException:
+        wrapped.close()
+        raise
+    return wrapped
 
 
 async def open_streams(connection: Any, deadline: float, tls: Tls) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -61,11 +72,12 @@ def _context_for(connection: Any, tls: Tls) -> ssl.SSLContext | None:
     return tls.context() if hasattr(connection, "cert_reqs") else None
 
 
-def _connected_locally(connection: Any, deadline: float) -> socket.socket:
+def _connected_locally(connection: Any, deadline: float, begin: Begin) -> socket.socket:
     """A connected Unix socket. It is closed if it cannot be connected, which redis-py 5.0 does not do."""
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         made.settimeout(time_left(deadline))
+        begin(made)
         made.connect(connection.path)
     except BaseException:
         made.close()
@@ -105,12 +117,13 @@ class _Connect:
             await asyncio.get_running_loop().sock_connect(self.socket, self.address[-1])
 
 
-def _connected_socket(connection: Any, deadline: float) -> Steps[socket.socket]:
+def _connected_socket(connection: Any, deadline: float, begin: Begin = lambda made: None) -> Steps[socket.socket]:
     host = _host(connection)
     problem: OSError | None = None
     for address, until in _with_deadlines((yield _Resolve(host, deadline - monotonic())), deadline):
         made = _socket(connection, address)
         try:
+            begin(made)
             yield _Connect(made, address, until)
         except OSError as error:
             made.close()

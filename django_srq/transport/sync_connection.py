@@ -11,8 +11,8 @@ from __future__ import annotations
 import os
 import select
 import socket
-from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import redis
@@ -59,9 +59,9 @@ def connect(connection: Any, deadline: float, tls: Tls) -> SyncConnection:
 
     connection.socket_connect_timeout = connection.socket_timeout = time_left(deadline)
     connection.retry = Retry(NoBackoff(), 0)  # a client that the caller made may be set to repeat
-    ours: dict[str, Callable[..., Any]] = {"read_response": read_in_time}
+    ours: dict[str, Any] = {"read_response": read_in_time, "begun_socket": None}
     if _opens_as_usual(connection):
-        ours["_connect"] = lambda: open_socket(connection, deadline, tls)
+        ours["_connect"] = lambda: open_socket(connection, deadline, tls, partial(setattr, connection, "begun_socket"))
     vars(connection).update(ours)
     try:
         connection.connect()
@@ -74,9 +74,10 @@ def connect(connection: Any, deadline: float, tls: Tls) -> SyncConnection:
 
 
 def break_off_opening(connection: Any) -> None:
-    """End the wait of another thread for the server's greeting; connection: of redis-py."""
-    if (opened := connection._sock) is not None:
-        _shut_down(opened)
+    """End the wait of another thread for the server to accept and greet it; connection: of redis-py."""
+    for opened in (connection._sock, vars(connection).get("begun_socket")):
+        if opened is not None:
+            _shut_down(opened)
 
 
 def _shut_down(opened: socket.socket) -> None:
@@ -97,10 +98,12 @@ class SyncConnection:
 
     __slots__ = (
         "_arrived", "_ask", "_deadline", "_flow", "_heard", "_limit", "_nothing", "_plain", "_reader", "_socket",
-        "_until", "connection", "silence",
+        "_until", "connection", "silence", "thread",
     )  # fmt: skip
 
-    silence: float  # seconds without a byte after which a command or reply is broken off (flow.py); set for each use
+    # Set for each use.
+    silence: float  # seconds without a byte after which a command or reply is broken off (flow.py)
+    thread: int  # the ident of the thread that uses it, or did so last
 
     def __init__(self, connection: Any) -> None:
         """connection: of redis-py, connected."""

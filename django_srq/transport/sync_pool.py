@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from threading import get_ident
 from typing import Any, TypeVar
 
 import redis
@@ -30,9 +31,9 @@ class SyncPool:
         self._client_pool, self._prepare, self._tls = client_pool, prepare, tls
         self.idle: deque[SyncConnection] = deque()
         self.closed: deque[Any] = deque()  # connections of redis-py that were closed, to be opened again
-        self.broken_off = 0.0  # the moment of the last ``break_off``; a call that began before is not repeated
+        self._broken_off: dict[int, float] = {}  # by the thread, the moment of the last ``break_off``
         self._open: set[SyncConnection] = set()
-        self._opening: set[Any] = set()  # connections of redis-py
+        self._opening: dict[Any, int] = {}  # connections of redis-py, and the threads that open them
 
     def exchange(
         self,
@@ -75,7 +76,7 @@ class SyncPool:
     def take(self, budget: Budget) -> SyncConnection:
         """A connection for the caller alone: an idle one, or a new one. NotSent: none can be opened in time."""
         connection = self._take_idle() or self._open_new(budget)
-        connection.silence = budget.seconds
+        connection.silence, connection.thread = budget.seconds, get_ident()
         return connection
 
     def _take_idle(self) -> SyncConnection | None:
@@ -94,7 +95,7 @@ class SyncPool:
                 begun = monotonic()
                 self._prepare()
                 budget.excuse(monotonic() - begun)  # to start a server may take longer than a call
-            self._opening.add(made)
+            self._opening[made] = get_ident()
             connection = connect(made, budget.deadline, self._tls)
         except (redis.RedisError, OSError) as error:
             self._put_away(made)
@@ -103,7 +104,7 @@ class SyncPool:
             self._put_away(made)
             raise
         finally:
-            self._opening.discard(made)
+            self._opening.pop(made, None)
         self._open.add(connection)
         return connection
 
@@ -135,13 +136,19 @@ class SyncPool:
             except IndexError:  # another thread was quicker
                 return
 
-    def break_off(self) -> None:
-        """End the waits of all other threads for the server, as if it had closed their connections."""
-        self.broken_off = monotonic()
+    def break_off(self, threads: Collection[int]) -> None:
+        """End the waits of other threads, by their idents, for the server, as if it had closed their connections."""
+        self._broken_off.update(dict.fromkeys(threads, monotonic()))
         for connection in self._open.copy():
-            connection.break_off()
-        for made in self._opening.copy():
-            break_off_opening(made)
+            if connection.thread in threads:
+                connection.break_off()
+        for made, thread in self._opening.copy().items():
+            if thread in threads:
+                break_off_opening(made)
+
+    def broken_off_since(self, moment: float) -> bool:
+        """Whether a wait of this thread was ended since that moment. A call that began before is not repeated."""
+        return self._broken_off.get(get_ident(), 0.0) > moment
 
     def let_go(self) -> None:
         """Close them in this process alone: they are its parent's."""

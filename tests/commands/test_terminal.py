@@ -7,6 +7,8 @@ import os
 import pty
 import re
 import signal
+import subprocess
+import threading
 
 import pytest
 
@@ -127,6 +129,100 @@ def test_ctrl_c_does_not_wait_for_a_server_that_is_away_when_nothing_is_in_hand(
             if server.process.poll() is None:
                 os.kill(server.process.pid, signal.SIGCONT)
             server.close()
+
+
+# Each of these alone would hold up the end for a minute, or for as long as the test waits: nobody waits them out.
+MINUTE = "\n".join(
+    [
+        "from django_srq.consumer import leases",
+        "from django_srq.consumer.processes import keeper, keeper_main, reports, supervisor",
+        "from django_srq.consumer.worker import claims, retries",
+        "leases.PATIENCE = keeper.PATIENCE = keeper_main.PATIENCE = supervisor.FORMAL_WORDS = claims.PASSING_ON = 60",
+        "reports.PATIENCE, reports.HUNG, retries.LAST_WORDS, supervisor.LAST_WORDS = 60, 180, 60, 60",
+        "leases.LONGEST_INTERVAL = 0.1",  # so that a renewal is under way at the end
+    ]
+)
+
+
+@pytest.fixture
+def muted(project):
+    """Starts a consumer of queues on servers of their own, and stops these servers: nobody has noticed yet."""
+    made: list[Server] = []
+
+    def start(servers: int, *arguments: str, err: object = subprocess.DEVNULL, **defaults: object) -> subprocess.Popen:
+        made.extend(Server() for _ in range(servers))
+        handled = {"HANDLER": "tests.support.handlers.note"}
+        project.configure(
+            {f"q{number}": {**handled, "URL": server.url} for number, server in enumerate(made)},
+            {"TIMEOUT": PATIENT, "LEASE": 600, **defaults},
+        )
+        project.add_to_settings(MINUTE)
+        process = project.start("srq_consume", *arguments, stderr=err)
+        for number in range(servers):
+            wait_for(lambda alias=f"q{number}": queues[alias].snapshot().consumers, "the consumer")
+        wait_for(lambda: any(_waits(server) for server in made), "its wait on a server")
+        for server in made:
+            os.kill(server.process.pid, signal.SIGSTOP)
+        return process
+
+    start.servers = made
+    yield start
+    for server in made:
+        os.kill(server.process.pid, signal.SIGCONT)
+        server.close()
+
+
+def _waits(server: Server) -> bool:
+    with server.client() as client:
+        return any("b" in connection["flags"] for connection in client.client_list())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("servers", [1, 3])
+@pytest.mark.parametrize("processes", ["0", "1", "3"])
+def test_a_stop_waits_once_for_servers_that_have_just_become_silent(muted, tmp_path, processes, servers, number):
+    """All last calls to all servers together get the time of one; see ``MINUTE``."""
+    with (tmp_path / "err").open("w") as err:
+        process = muted(servers, "--processes", processes, err=err)
+        process.send_signal(number)
+        assert process.wait(20) == 0
+    said = (tmp_path / "err").read_text()
+    assert "done: 0 deliveries" in said
+    assert "available again" not in said
+
+
+def test_the_supervisor_ends_without_a_search_for_garbage(project):
+    """On a busy machine the search takes longer than all last calls together."""
+    project.add_to_settings(
+        "import os\n\nclass Garbage:\n    def __init__(self):\n        self.me, self.write = self, os.write\n"
+        "    def __del__(self):\n        self.write(2, b'collected')\n\nGARBAGE = Garbage()"
+    )
+    code, _, err = project.run("srq_consume", "--burst")
+    assert code == 0
+    assert "collected" not in err
+    assert "collected" in project.run("srq_consume", "--burst", "--processes", "0")[2]  # that process ran handlers
+
+
+def test_a_second_ctrl_c_does_not_wait_for_a_silent_server(muted):
+    process = muted(2)
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) in {0, 130}  # 0: both came before it looked
+
+
+def test_an_item_put_while_the_server_was_silent_is_handled_once(project, muted):
+    """The claim behind the wait of the consumer that has ended takes it, or the next consumer does."""
+    process = muted(1, LEASE=3)
+    queue, (server,) = project.patient("q0"), muted.servers
+    putting = threading.Thread(target=queue.put, args=["a"])
+    putting.start()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 0
+    os.kill(server.process.pid, signal.SIGCONT)
+    putting.join()
+    project.start("srq_consume", "--max-items", "1", stderr=subprocess.DEVNULL).wait(60)
+    assert [line.partition(" ")[0] for line in project.lines()] == ["a"]
+    assert not any(queue.counts().values())
 
 
 # -- on a terminal

@@ -21,6 +21,7 @@ from django_srq.consumer.ledger import FAILED, HELD, RUNNING
 from django_srq.consumer.processes.child_handle import ChildHandle
 from django_srq.consumer.processes.supervisor import Supervisor
 from django_srq.consumer.subscription import Kind
+from django_srq.consumer.worker import claims
 from django_srq.consumer.worker.buffer import Buffer
 from django_srq.consumer.worker.claim import Answer
 from django_srq.consumer.worker.claims import Claims
@@ -580,6 +581,22 @@ def test_nothing_is_woken_while_no_thread_waits(pair):
         wait_for(lambda: not backlogs(consumer), "what was owed")
         assert not select.select([consumer._worker._buffer._wakeup.end], [], [], 0)[0]
         gate.set()
+
+
+def test_at_the_end_a_silent_server_delays_the_word_to_no_other(pair, monkeypatch):
+    """The last calls pass on the wake tokens that the worker may have taken."""
+    monkeypatch.setattr(claims, "PASSING_ON", PATIENT)
+    one = worker(Subscription(pair.there, print), Subscription(pair.here, print))
+    os.kill(pair.away.process.pid, signal.SIGSTOP)
+    one.stop()
+    ending = threading.Thread(target=one.run)
+    ending.start()
+    with pair.stays.client() as client:
+        wait_for(lambda: client.hexists(pair.here.keys["slots"], "c1"), "the call to the other")
+    assert ending.is_alive()
+    os.kill(pair.away.process.pid, signal.SIGCONT)
+    ending.join(60)
+    assert not ending.is_alive()
 
 
 def test_a_consumer_removes_its_entries_where_it_can(pair):

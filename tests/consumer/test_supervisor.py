@@ -1540,6 +1540,94 @@ def test_autoreload_waits_for_the_mend_of_code_that_cannot_be_loaded(project, se
     assert process.wait(60) == 0
 
 
+NOT_READY = """
+from django.apps import AppConfig
+
+class Shop(AppConfig):
+    name = "shop"
+
+    def ready(self):
+        raise RuntimeError("not yet")
+"""
+
+
+@pytest.mark.parametrize(
+    ("file", "broken", "error"),
+    [
+        ("models.py", "def handle(:\n", "SyntaxError"),
+        ("apps.py", "import shop.missing\n", "ModuleNotFoundError"),
+        ("apps.py", NOT_READY, "RuntimeError: not yet"),
+    ],
+    ids=["models", "apps", "ready"],
+)
+def test_autoreload_waits_for_the_mend_of_an_app_that_cannot_be_loaded_at_the_start(
+    project, server_url, prefix, file, broken, error
+):
+    """Django's setup fails in the command itself."""
+    (project.folder / "shop").mkdir()
+    (project.folder / "shop" / "__init__.py").touch()
+    module, told, watched = project.folder / "shop" / file, project.folder / "told", project.folder / "watched"
+    module.write_text(broken)
+    project.configure(
+        {"q": {"HANDLER": "tests.support.handlers.note"}},
+        {"URL": server_url, "PREFIX": prefix + ".{alias}", "LEASE": LONG},
+    )
+    project.add_to_settings(
+        "import pathlib\nfrom django.utils.autoreload import StatReloader\nfiles = StatReloader.snapshot_files\n"
+        f"def snapshot_files(self):\n    yield from files(self)\n    pathlib.Path({str(watched)!r}).touch()\n"
+        "StatReloader.snapshot_files = snapshot_files\nINSTALLED_APPS = [*INSTALLED_APPS, 'shop']"
+    )
+
+    def says(times: int) -> None:
+        words = "The code cannot be loaded. The consumer starts when it is changed."
+        wait_for(lambda: told.read_text().count(words) == times, words, seconds=PATIENT)
+        wait_for(watched.exists, "the reloader to know the code as it is", seconds=PATIENT)
+        watched.unlink()
+
+    queues["q"].put("a")
+    with told.open("w") as err:
+        environment = {"PYTHONDONTWRITEBYTECODE": "1"}
+        process = project.start("srq_consume", "q", "--autoreload", environment=environment, stderr=err)
+        says(1)
+        assert told.read_text().count(error) == told.read_text().count("Traceback") == 1
+        module.write_text(broken + "# still\n")
+        says(2)
+        assert project.lines() == []
+        module.write_text("")
+        project.said("a 1")
+    os.killpg(process.pid, signal.SIGINT)  # like Ctrl-C
+    assert process.wait(60) == 0
+
+
+@pytest.mark.parametrize("stop", ["Ctrl-C", "SIGTERM"])
+def test_autoreload_can_be_stopped_while_it_waits_for_the_mend(project, stop):
+    (project.folder / "shop").mkdir()
+    (project.folder / "shop" / "__init__.py").touch()
+    (project.folder / "shop" / "models.py").write_text("def handle(:\n")
+    project.add_to_settings("INSTALLED_APPS = [*INSTALLED_APPS, 'shop']")
+    told = project.folder / "told"
+    with told.open("w") as err:
+        process = project.start("srq_consume", "--autoreload", stderr=err)
+        wait_for(lambda: "The code cannot be loaded." in told.read_text(), "its word", seconds=PATIENT)
+        if stop == "SIGTERM":
+            process.terminate()
+        else:
+            os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(60) == 0
+    assert "KeyboardInterrupt" not in told.read_text()
+
+
+@pytest.mark.parametrize("arguments", [["srq_consume"], ["srq_status", "--autoreload"]])
+def test_without_autoreload_an_app_that_cannot_be_loaded_ends_the_command(project, arguments):
+    (project.folder / "shop").mkdir()
+    (project.folder / "shop" / "__init__.py").touch()
+    (project.folder / "shop" / "models.py").write_text("def handle(:\n")
+    project.add_to_settings("INSTALLED_APPS = [*INSTALLED_APPS, 'shop']")
+    code, _, err = project.run(*arguments)
+    assert code == 1
+    assert err.count("SyntaxError") == err.count("Traceback") == 1
+
+
 def test_a_consumer_ends_with_the_reloader(project, told):
     """The reloader cannot stop it properly: at Ctrl-C, Django kills the reloader after a quarter of a second."""
     queue = told()

@@ -21,6 +21,7 @@ from django_srq.consumer.worker.waits import TokenResult, Waits
 from django_srq.consumer.worker.wakeup import Wakeup
 from django_srq.consumer.worker.worker import Worker
 from django_srq.exceptions import LayoutError
+from django_srq.operations import DeliveryRef
 from django_srq.queue.safe_redis_queue import SafeRedisQueue
 from django_srq.transport.clients import client_from_url
 from django_srq.transport.link import Link
@@ -222,6 +223,22 @@ def test_a_worker_that_gave_up_leaves_its_last_claim_to_the_supervisor(queue):
     one._retries.gave_up = True
     one._roles.sign_off()
     assert one._roles._claims._slot.seq == 0  # another call in the slot would hide the items of the last claim
+
+
+def test_servers_have_the_time_for_last_calls_from_the_end_of_the_last_item_on(queue, monkeypatch):
+    one, ended, ends = worker(Subscription(queue, print)), threading.Event(), []
+    monkeypatch.setattr(Link, "break_off", lambda link, threads: ends.append(time.monotonic()))
+    record, _ = one._ledger.hold(0, DeliveryRef("uid", "token"), until=0)
+    began = time.monotonic()
+    ending = threading.Thread(target=one.end_soon, args=[ended], kwargs={"after": 2, "after_trouble": 2})
+    ending.start()
+    wait_for(lambda: time.monotonic() - began > 3, "an item that takes longer than that")
+    one._ledger.free(record)
+    freed = time.monotonic()
+    wait_for(lambda: ends, "the end of the calls")
+    ended.set()
+    ending.join()
+    assert ends[0] - freed > 1
 
 
 def test_a_refused_wait_does_not_speed_up_the_claims():

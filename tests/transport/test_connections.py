@@ -206,6 +206,16 @@ def deaf(backlog: int) -> Iterator[str]:
 
 
 @contextmanager
+def full() -> Iterator[str]:
+    """The URL of a socket at which nobody is ever accepted."""
+    with deaf(0) as url, socket.socket() as first, socket.socket() as second:
+        for waiting in (first, second):  # fill the backlog
+            waiting.setblocking(False)
+            waiting.connect_ex(("127.0.0.1", int(url.rpartition(":")[2])))
+        yield url
+
+
+@contextmanager
 def within_budget() -> Iterator[None]:
     start = time.monotonic()
     yield
@@ -222,13 +232,46 @@ def test_call_to_a_server_that_never_answers_ends_in_time(at, call):
 
 
 def test_call_to_a_server_that_never_accepts_ends_in_time(at):
-    with deaf(0) as url, socket.socket() as first, socket.socket() as second:
-        address = ("127.0.0.1", int(url.rpartition(":")[2]))
-        for waiting in (first, second):  # fill the backlog
-            waiting.setblocking(False)
-            waiting.connect_ex(address)
-        with within_budget(), pytest.raises(QueueUnavailable, match=r"queue 'orders' "):
-            at(url, timeout=BUDGET, **SOCKET_LIMITS).put("x")
+    with full() as url, within_budget(), pytest.raises(QueueUnavailable, match=r"queue 'orders' "):
+        at(url, timeout=BUDGET, **SOCKET_LIMITS).put("x")
+
+
+@pytest.mark.parametrize(
+    ("place", "query"),
+    [(lambda: deaf(100), ""), (full, ""), (lambda: deaf(100), "?ssl_cert_reqs=none")],
+    ids=["greeting", "connecting", "TLS"],
+)
+def test_the_wait_of_a_thread_for_a_new_connection_can_be_ended(at, place, query):
+    with place() as url, ThreadPoolExecutor(1) as pool:
+        queue = at(url.replace("redis:", "rediss:") + query if query else url, timeout=2 * PATIENT)
+        threads: list[int] = []
+        call = pool.submit(lambda: (threads.append(threading.get_ident()), queue.put("x")))
+        wait_for(lambda: queue.link.connections.here().threads._opening, "its wait")
+        wait_for(lambda: queue.link.break_off(threads) or call.done(), "the end of its wait")
+        with pytest.raises(QueueUnavailable, match="the wait for the server was ended"):
+            call.result()
+
+
+def test_the_wait_of_a_thread_is_ended_and_that_of_another_thread_goes_on(at, server):
+    queue = at(server.url)
+
+    def waiting() -> list[str]:
+        with server.client() as client:
+            return [connection["id"] for connection in client.client_list() if "b" in connection["flags"]]
+
+    with ThreadPoolExecutor(2) as pool:
+        getting = pool.submit(lambda: queue.get(PATIENT))
+        (before,) = wait_for(waiting, "the wait of one thread")
+        with stopped(server):
+            threads: list[int] = []
+            call = pool.submit(lambda: (threads.append(threading.get_ident()), queue.ack("x")))
+            wait_for(lambda: threads, "the call of the other")
+            wait_for(lambda: queue.link.break_off(threads) or call.done(), "the end of the call")
+            with pytest.raises((QueueUnavailable, OutcomeUnknown), match="was ended"):
+                call.result()
+        assert waiting() == [before]
+        queue.put("x")
+        assert getting.result().payload == b"x"
 
 
 @contextmanager

@@ -32,7 +32,7 @@ from django_srq.runtime.guarded_log import guarded
 logger = guarded("django_srq.consumer")
 
 # Seconds that servers have for the last calls of a child with nothing in hand; the latter once one of them is away.
-PATIENCE, PATIENCE_IN_TROUBLE = 1.0, 0.3
+PATIENCE, PATIENCE_IN_TROUBLE = 0.75, 0.3
 SOONER = 0.5  # seconds by which a child ends before the supervisor would kill it, so that it can log what it cuts
 
 

@@ -20,11 +20,12 @@ class Health:
         self._seats, self._keeper, self._reports, self._grace = seats, keeper, reports, grace
         self._outage = Outage()
         self._ready = False
+        self._last_troubles: list[str] = []  # those of children that were stopped: their end is not the troubles' end
         self.next_moment = 0.0  # the moment of the next sign of life
 
     def tell(self) -> None:
         """Say what has changed since the last call, and give a sign of life if it is time for one."""
-        self._outage.report(*self._server_troubles, *self._child_troubles)
+        self._outage.report(*self._server_troubles, *self._child_troubles, *self._last_troubles)
         if not self._ready and all(child.ledger.ready for child in self._seats.children):
             self._ready = notify("READY=1")
         if time.monotonic() >= self.next_moment:
@@ -32,6 +33,11 @@ class Health:
             if self._is_well:
                 notify("WATCHDOG=1")
                 self._keeper.beat()
+
+    def keep_trouble(self, child: ChildHandle) -> None:
+        """Note that a stopped child has ended, perhaps while a server was away."""
+        if child.ledger.trouble and not child.ledger.fatal:
+            self._last_troubles.append(child.ledger.trouble)
 
     @property
     def in_trouble(self) -> bool:

@@ -17,7 +17,7 @@ import select
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 
 from django_srq.consumer.leases import LAST_LINES
@@ -25,8 +25,9 @@ from django_srq.consumer.ledger import Ledger
 from django_srq.consumer.options import ConsumerOptions
 from django_srq.consumer.probes import Heartbeat
 from django_srq.consumer.processes.keeper_main import PATIENCE, KeeperMain
-from django_srq.consumer.processes.keeper_pipe import BEAT, END, STOPPING, KeeperPipe
+from django_srq.consumer.processes.keeper_pipe import BEAT, END, END_SOON, STOPPING, KeeperPipe
 from django_srq.consumer.subscription import Subscription
+from django_srq.transport.link import Link
 
 AGAIN = 1.0  # seconds at least between two starts
 _OPTIONS = ConsumerOptions()
@@ -152,13 +153,14 @@ class Keeper:
             self._pipe.write_record(record)
         return self.lives
 
-    def end(self) -> None:
+    def end(self, silent: Collection[Link] = (), *, within: float = PATIENCE) -> None:
         """Have the keeper end, wait for that (``PATIENCE`` + ``LAST_LINES`` at most, then kill it), and sign off.
 
-        From then on nobody renews the leases, and the queues do not list the consumer any more.
+        From then on nobody renews the leases, and the queues do not list the consumer any more. silent, within: see
+        ``Leases.sign_off``.
         """
         if self.lives:
-            self._pipe.write(b"\n" + END)  # a newline first, in case the line before was cut
+            self._pipe.write(b"\n" + (END_SOON if silent else END))  # a newline first, in case the line before was cut
             give_up = time.monotonic() + PATIENCE + LAST_LINES
             while not (ended := self._has_ended()) and time.monotonic() < give_up:
                 time.sleep(0.01)
@@ -167,7 +169,7 @@ class Keeper:
                     os.kill(self.pid, signal.SIGKILL)
                 self._has_ended()
             self._pipe.close()
-        self._main.sign_off()
+        self._main.sign_off(silent, within=within)
 
     def _has_ended(self) -> bool:
         try:

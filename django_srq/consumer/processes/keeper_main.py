@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import NoReturn
@@ -17,17 +17,18 @@ from django_srq.consumer.ledger import Ledger
 from django_srq.consumer.options import ConsumerOptions
 from django_srq.consumer.probes import Heartbeat, HeartbeatThread
 from django_srq.consumer.processes import groups
-from django_srq.consumer.processes.keeper_pipe import BEAT, END, STOPPING, unpack
+from django_srq.consumer.processes.keeper_pipe import BEAT, END, END_SOON, STOPPING, unpack
 from django_srq.consumer.processes.orphan import LOOK_EVERY, Orphan
 from django_srq.consumer.shared_text import SharedText
 from django_srq.consumer.subscription import Subscription
 from django_srq.queue import instrumentation
 from django_srq.runtime.process import set_title
+from django_srq.transport.link import Link
 
 NAME = "srq-keeper"  # as ps and top show it
 UP = b"u"  # what the keeper writes when it is ready
 PATIENCE = 2.0  # seconds for its start, and for its end
-PATIENCE_IN_TROUBLE = 0.1  # seconds for the end of its calls while a server is away
+PATIENCE_IN_TROUBLE = 0.1  # seconds for the end of its calls while a server is away or silent
 
 
 class KeeperMain:
@@ -56,11 +57,14 @@ class KeeperMain:
         """The troubles with servers that last."""
         return list(filter(None, map(str, self._troubles)))
 
-    def sign_off(self) -> None:
-        """Remove the consumer's registrations; called in the supervisor. A server that is away is not waited for."""
+    def sign_off(self, silent: Collection[Link] = (), *, within: float = PATIENCE) -> None:
+        """Remove the consumer's registrations; called in the supervisor. A server that is away is not waited for.
+
+        silent, within: see ``Leases.sign_off``.
+        """
         for server, trouble in zip(self._leases.servers, self._troubles, strict=True):
             server.trouble = str(trouble)
-        self._leases.sign_off()
+        self._leases.sign_off(silent, within=within)
 
     def run(self, control_fd: int, ready_fd: int, unused_fds: Iterable[int]) -> NoReturn:
         """Work as the keeper, in the forked process; does not return. ready_fd: where to write that it is ready."""
@@ -81,31 +85,31 @@ class KeeperMain:
             os._exit(code)
 
     def serve(self, control_fd: int) -> None:
-        """Renew leases until the supervisor writes ``END``, or has died and so have all its children. Blocks."""
+        """Renew leases until the supervisor has it end, or has died and so have all its children. Blocks."""
         log, ended = self._leases.log, threading.Event()
         heartbeat = HeartbeatThread(self._heartbeat, log)
         renewing = threading.Thread(target=self._renew_until, args=[ended], name="srq-keeper", daemon=True)
         renewing.start()
         told_to_end = self._obey(control_fd, heartbeat)
-        if not told_to_end:
+        if told_to_end is None:
             self._outlive_children()
         ended.set()
-        renewing.join(PATIENCE if not self.troubles else PATIENCE_IN_TROUBLE)
+        renewing.join(PATIENCE_IN_TROUBLE if told_to_end == END_SOON or self.troubles else PATIENCE)
         if told_to_end:
             heartbeat.end(LAST_LINES)
         log.flush(LAST_LINES)
         instrumentation.flush()
 
-    def _obey(self, control_fd: int, heartbeat: HeartbeatThread) -> bool:
-        """Do what the supervisor writes, until it writes ``END``. False: it has died. Blocks."""
+    def _obey(self, control_fd: int, heartbeat: HeartbeatThread) -> bytes | None:
+        """Do what the supervisor writes, until it writes ``END`` or ``END_SOON``; which. None: it has died. Blocks."""
         unread = b""
         while data := os.read(control_fd, 65536):
             *lines, unread = (unread + data).split(b"\n")
             for line in lines:
-                if line + b"\n" == END:
-                    return True
+                if line + b"\n" in {END, END_SOON}:
+                    return line + b"\n"
                 self._obey_line(line + b"\n", heartbeat)
-        return False
+        return None
 
     def _obey_line(self, line: bytes, heartbeat: HeartbeatThread) -> None:
         if line == BEAT:

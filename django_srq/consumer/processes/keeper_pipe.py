@@ -10,7 +10,7 @@ import select
 logger = logging.getLogger("django_srq.consumer")
 
 # The commands of the supervisor; any other line is a log record. When the pipe ends, the supervisor has died.
-BEAT, STOPPING, END = b"beat\n", b"stopping\n", b"end\n"
+BEAT, STOPPING, END, END_SOON = b"beat\n", b"stopping\n", b"end\n", b"end soon\n"
 _CUT = 150  # characters that are kept of a message, and of an error, if the record is too long for one write to a pipe
 
 

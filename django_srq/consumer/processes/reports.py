@@ -13,7 +13,7 @@ import pickle
 import signal
 import struct
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -176,6 +176,11 @@ class Reports:
 
     def __bool__(self) -> bool:
         return any(server.owed for server in self._servers.values())
+
+    @property
+    def servers(self) -> Collection[Link]:
+        """The servers to which any of them is owed."""
+        return {link for link, server in self._servers.items() if server.owed}
 
     @property
     def troubles(self) -> list[str]:

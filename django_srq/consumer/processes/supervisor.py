@@ -42,6 +42,7 @@ logger = guarded("django_srq.consumer")
 ORDER = 1.0  # seconds at most that a new child waits until its predecessor's items are back in their places
 # Seconds for the last reports if they are about no items: while a server is away, and if nothing is owed at all.
 SHORT_WORDS, FORMAL_WORDS = 0.3, 1.0
+LEAST_WORDS = 0.1  # seconds for the last call of all to a server that is away: it may be refusing others only
 LEFTOVERS_LOOK = 0.1  # seconds between looks at programs that handlers started and left at work
 
 
@@ -115,8 +116,9 @@ class Supervisor:
                 for child in self._seats.children:
                     child.kill("the supervisor broke")
                 self._leftovers.end(latest=0)
+                silent = self._reports.servers  # in the time for the last reports they have not taken them
                 self._reports.end()
-                self._keeper.end()
+                self._keeper.end(silent, within=LEAST_WORDS if self._away else SHORT_WORDS)
 
     @contextmanager
     def _logging_in_keeper(self) -> Iterator[None]:
@@ -168,10 +170,14 @@ class Supervisor:
     def _last_words(self) -> float:
         """Seconds for the last reports."""
         about = self._reports.about
-        away = self._post_mortem.met_trouble or self._health.in_trouble
-        if about is About.ITEMS or (about is About.CLAIM and not away):
+        if about is About.ITEMS or (about is About.CLAIM and not self._away):
             return LAST_WORDS
-        return SHORT_WORDS if away else FORMAL_WORDS
+        return SHORT_WORDS if self._away else FORMAL_WORDS
+
+    @property
+    def _away(self) -> bool:
+        """Whether a server is known to be away."""
+        return self._post_mortem.met_trouble or self._health.in_trouble
 
     def _until_next(self) -> float:
         """Seconds until there is something to do even if no signal comes and no process wakes the supervisor."""
@@ -261,6 +267,8 @@ class Supervisor:
             self._stop_children()
         elif exit.unexplained:
             logger.error("child died consumer=%s pid=%d how=%s", child.id, child.pid, exit.description)
+        if self._shutdown.has_begun:
+            self._health.keep_trouble(child)
         self._post_mortem.examine(exit)
         if seat is not None:
             seat.reported = time.monotonic()

@@ -23,6 +23,8 @@ from django_srq.transport.link import Link
 from django_srq.transport.slots import Slot, slots
 from django_srq.transport.stream import Sent
 
+PASSING_ON = 1.0  # seconds for a call that passes wake tokens on
+
 
 class Claims:
     """Claims items from the servers, and acks finished jobs with the same calls."""
@@ -131,16 +133,19 @@ class Claims:
 
         Not on a server that is away: a claim may be owed to it, and the slot must keep the record of what that took.
         """
-        silent: set[Link] = set()
+        links = dict.fromkeys(subscription.queue.link for subscription in self._subscriptions)
+        self._slot.seq += 1  # the calls go to different queues, each of which has the slot for itself
+        self._retries.at_each([link for link in links if not self._retries.away(link)], self._pass_on_at)
+
+    def _pass_on_at(self, link: Link) -> None:
         for subscription in self._subscriptions:
             queue = subscription.queue
-            try:
-                if queue.link not in silent and not self._retries.away(queue.link):
-                    self._slot.seq += 1
-                    call = self._calls.call(subscription, 0)
-                    queue.link.call(call, queue=queue.alias, timeout=1, slot=self._slot)
-            except (QueueUnavailable, OutcomeUnknown):
-                silent.add(queue.link)  # there, other consumers find the items when they look by themselves
+            if queue.link is link:
+                try:
+                    link.call(self._calls.call(subscription, 0), queue=queue.alias, timeout=PASSING_ON, slot=self._slot)
+                except (QueueUnavailable, OutcomeUnknown) as error:
+                    self._retries.call_in_vain(queue, error)
+                    return  # there, other consumers find the items when they look by themselves
 
     # -- sent ahead
 

@@ -14,7 +14,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -66,7 +66,7 @@ class Troubles:
 
     def __init__(self, report: Callable[[str], None]) -> None:
         self._report = report
-        self._by_queue: dict[str, str] = {}
+        self._by_queue: dict[SafeRedisQueue, str] = {}
         self._lock = threading.Lock()  # several threads may meet the same trouble at one time
 
     def __bool__(self) -> bool:
@@ -74,15 +74,20 @@ class Troubles:
 
     def begin(self, queue: SafeRedisQueue, error: SRQError) -> None:
         with self._lock:
-            self._by_queue.pop(queue.alias, None)
-            self._by_queue[queue.alias] = trouble_with(queue, error)
+            self._by_queue.pop(queue, None)
+            self._by_queue[queue] = trouble_with(queue, error)
             self._report_first()
 
-    def end(self, queue: str) -> None:
+    def end(self, queue: SafeRedisQueue) -> None:
         if queue in self._by_queue:  # without the lock: most calls meet no trouble
             with self._lock:
                 self._by_queue.pop(queue, None)
                 self._report_first()
+
+    @property
+    def servers(self) -> set[Link]:
+        with self._lock:
+            return {queue.link for queue in self._by_queue}
 
     def _report_first(self) -> None:
         self._report(next(iter(self._by_queue.values()), ""))
@@ -199,6 +204,20 @@ class Retries(ABC):
         return bool(self._troubles)
 
     @property
+    def silent(self) -> Collection[Link]:
+        """The servers that are away or refuse calls."""
+        return self._troubles.servers
+
+    def at_each(self, links: Iterable[Link], work: Callable[[Link], None]) -> None:
+        """Do some work at several servers. Blocks."""
+        for link in links:
+            work(link)
+
+    def call_in_vain(self, queue: SafeRedisQueue, error: QueueUnavailable | OutcomeUnknown) -> None:
+        """Note that a call, which is not to be repeated, could not be made."""
+        self._troubles.begin(queue, error)
+
+    @property
     def exhausted(self) -> bool:
         """Whether this process has used its spare files."""
         return self._spare is not None and self._spare.used
@@ -240,7 +259,7 @@ class Retries(ABC):
                 return self._attempt(retry, seconds)
             self._troubles.begin(queue, error)
             return False
-        self._troubles.end(queue.alias)
+        self._troubles.end(queue)
         return True
 
     def _made_room(self, error: QueueUnavailable | OutcomeUnknown) -> bool:
@@ -306,6 +325,20 @@ class BackgroundRetries(Retries):
         self._finishing = True
         with self._lock:
             threads = [backlog.thread for backlog in self._backlogs.values()]
+        for thread in threads:
+            thread.join()
+
+    def at_each(self, links: Iterable[Link], work: Callable[[Link], None]) -> None:
+        """Do some work at several servers, each in a thread of its own: none waits for another. Blocks."""
+        threads = []
+        for link in links:
+            thread = threading.Thread(target=self._run_or_stop, args=[work, link], name="srq-retries", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # no thread can be started
+                work(link)
+            else:
+                threads.append(thread)
         for thread in threads:
             thread.join()
 

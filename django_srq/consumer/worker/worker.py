@@ -6,7 +6,7 @@ import os
 import resource
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from django_srq import signals
 from django_srq.consumer.ledger import Ledger
@@ -30,6 +30,7 @@ from django_srq.consumer.worker.waits import Waits
 from django_srq.consumer.worker.wakeup import Wakeup
 from django_srq.queue.safe_redis_queue import SafeRedisQueue
 from django_srq.runtime.guarded_log import guarded
+from django_srq.transport.link import Link
 from django_srq.transport.slots import Slot
 
 logger = guarded("django_srq.consumer")
@@ -69,6 +70,7 @@ class Worker:
         self._subscriptions, self._ledger, self._options = list(subscriptions), ledger, options
         self._ready, self._replaced = ready, replaced
         self._error: BaseException | None = None
+        self._threads: set[int] = set()  # the idents of those that are at work
         wakeup, quota, sizes = Wakeup(), Quota(max_items), _sizes(subscriptions, options)
         # Two slots: one for claims that are made at once or sent ahead, one for claims behind a wait.
         slot, parking = (Slot(name) for name in claim_slots(consumer))
@@ -138,14 +140,21 @@ class Worker:
         """Do not let a stopped worker that has nothing in hand wait for a server: break off its calls. Blocks.
 
         The supervisor, or the end of a lease, brings back what a claim may have taken. ended: set when the worker has
-        ended. after, after_trouble: seconds that its servers have for the last calls; the latter once one is away.
+        ended. after, after_trouble: seconds that all its servers together have for the last calls, from the moment on
+        at which nothing is in hand; the latter once one is away.
         """
-        stopped = time.monotonic()
+        since = time.monotonic()
         while not ended.wait(LOOK_EVERY):
-            patience = after_trouble if self._retries.in_trouble else after
-            if time.monotonic() - stopped > patience and not any(self._ledger):
+            if any(self._ledger):
+                since = time.monotonic()
+            elif time.monotonic() - since > (after_trouble if self._retries.in_trouble else after):
                 for link in {subscription.queue.link for subscription in self._subscriptions}:
-                    link.break_off()
+                    link.break_off(list(self._threads))
+
+    @property
+    def silent(self) -> Collection[Link]:
+        """The servers that are away or refuse calls."""
+        return self._retries.silent
 
     def run(self) -> None:
         """Handle items until stopped, or until the options say so. Blocks. Raises the error of a thread that failed.
@@ -158,6 +167,7 @@ class Worker:
         threads = [self._thread(f"srq-{number}", self._work, group) for number, group in enumerate(others, 2)]
         relieving = self._thread("srq-ahead", self._roles.relieve)
         self._ledger.beat()
+        self._threads.add(threading.get_ident())
         self._ready()
         for thread in (relieving, *threads):
             thread.start()
@@ -178,6 +188,7 @@ class Worker:
                 self._retries.stopping = True  # after an error, too, do not wait for a server without end
                 self._retries.finish()
                 self._roles.close()
+                self._threads.clear()
                 signals.send(signals.consumer_stopped, SafeRedisQueue, consumer=self.id, queues=queues)
         if self._error is not None:
             raise self._error
@@ -187,11 +198,14 @@ class Worker:
 
     def _run_or_stop(self, work: Callable[..., None], *args: object) -> None:
         """Run the work of a thread. An error ends the worker: else the thread's items would stay in hand."""
+        self._threads.add(threading.get_ident())
         try:
             work(*args)
         except BaseException as error:
             self._error = self._error or error
             self.stop()
+        finally:
+            self._threads.discard(threading.get_ident())
 
     def _work(self, group: ThreadGroup) -> None:
         jobs: Sequence[Job] = ()
