@@ -240,7 +240,7 @@ class TestPutOnCommit:
         configured.SRQ_QUEUES = {"far": {"URL": f"redis://127.0.0.1:{dead_port}", "TIMEOUT": 0.2}}
         with pytest.raises(QueueUnavailable, match="^queue 'far' ") as raised, transaction.atomic():
             uid = queues["far"].put_on_commit(1)
-        again = f"put it again with queues['far'].put(…, uid='{uid}'), which adds it once"
+        again = f"put it again with queues['far'].put(…, uid='{uid}'), which adds nothing if it is there"
         assert str(raised.value).endswith(f"; the transaction is committed, but the item is not in the queue: {again}")
         with pytest.raises(QueueUnavailable) as raised:
             queues["far"].put_on_commit(1)

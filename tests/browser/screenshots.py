@@ -52,7 +52,7 @@ def _take() -> None:
             visitor = Client()
             visitor.force_login(User.objects.create_superuser("anna"))
             cookie = visitor.cookies["sessionid"].value
-            _shoot(Site.live_server_url, URL, cookie, {"overview": "", "dead": DEAD})
+            _shoot(Site.live_server_url, URL, cookie, {"overview": ""})
         orders = {
             "URL": server.url,
             "PREFIX": "tutorial",
