@@ -101,7 +101,8 @@ def _after_commit(error: SRQError, alias: str, uid: str) -> str:
     """What became of the transaction and the item, when the put of ``put_on_commit`` failed."""
     place = "may be in the queue" if isinstance(error, OutcomeUnknown) else "is not in the queue"
     again = f"queues[{alias!r}].put(…, uid={uid!r})"
-    return f"the transaction is committed, but the item {place}: put it again with {again}, which adds nothing if it is there"
+    what_to_do = f"put it again with {again}, which adds nothing if it is there"
+    return f"the transaction is committed, but the item {place}: {what_to_do}"
 
 
 def link_to(config: QueueConfig) -> Link:
