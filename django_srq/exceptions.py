@@ -103,7 +103,7 @@ class OutcomeUnknown(SRQError, RedisConnectionError):
 
 
 class LayoutError(SRQError):
-    """The keys have a layout that this version does not know, or a key holds something of another program."""
+    """The keys have a layout that this version does not know, or a key belongs to another program."""
 
 
 class RetryLater(Exception):
