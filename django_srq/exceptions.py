@@ -71,14 +71,14 @@ class PayloadTooLarge(PayloadError):
 
 
 class QueueFull(SRQError):
-    """``max_length`` is reached; nothing was put. ``put_many``: nothing of that batch; ``put`` has the earlier uids."""
+    """``max_length`` is reached; nothing was put. After ``put_many``, ``put`` has the uids of the earlier batches."""
 
 
 class DuplicateItem(SRQError):
-    """``put`` with ``strict``, or ``move``: the uid is in the queue already; nothing was put.
+    """A ``put`` with ``strict``, or a ``move``, met a uid that is in the queue already; nothing was put.
 
-    ``uid`` is the uid, and ``state`` its state: ``ready``, ``in_flight``, ``delayed`` or ``dead``. ``done``: the item
-    was handled or moved, and its uid still counts as there by ``unique_for``.
+    ``uid`` is that uid, and ``state`` where its item is: ``ready``, ``in_flight``, ``delayed``, ``dead`` or ``done``.
+    With ``done`` the item was handled or moved, and its uid still counts as there by ``unique_for``.
     """
 
     def __init__(self, message: str, *, uid: str = "", state: str = "") -> None:  # pickle passes the message only
@@ -94,8 +94,8 @@ class QueueUnavailable(SRQError, RedisConnectionError):
 class OutcomeUnknown(SRQError, RedisConnectionError):
     """The call was sent, and no reply came within the time limit: it was carried out once, or not at all.
 
-    ``cut_short``: a reply began, and could not be read to its end. A ``get`` that raises this has failed its item.
-    ``advice``: the end of the message, which tells the caller what to do.
+    ``cut_short`` is True when a reply began, and could not be read to its end. A ``get`` that raises this has failed
+    its item. ``advice`` is the end of the message, which tells the caller what to do.
     """
 
     cut_short = False
@@ -103,7 +103,7 @@ class OutcomeUnknown(SRQError, RedisConnectionError):
 
 
 class LayoutError(SRQError):
-    """The keys have a layout that this version does not know, or a key holds something of another program."""
+    """The keys have a layout that this version does not know, or a key belongs to another program."""
 
 
 class RetryLater(Exception):

@@ -14,22 +14,23 @@ item_acked        ``item``, ``consumer``, ``duration``        it was handled, an
 item_failed       ``item``, ``consumer``, ``duration``,       its handler raised an exception; ``state`` is its state
                   ``error``, ``state``                        now, or None when its lease was lost
 item_recovered    ``uid``, ``consumer``, ``evidence``         its process died, and it is ready again
-item_dead         ``uid``, ``consumer``, ``evidence``         it was set aside
+item_dead         ``uid``, ``consumer``, ``evidence``         it is dead
 child_started     ``consumer``                                in each child process of a consumer, right after its fork
 consumer_started  ``consumer``, ``queues``                    in each process that handles items, before the first one
 consumer_stopped  ``consumer``, ``queues``                    in each process that handles items, after the last one
 queue_paused      ``by``, ``reason``, ``until``               the queue was paused
 ================  ==========================================  ==========================================================
 
-``duration`` is in seconds, ``consumer`` the id of the process (of item_recovered: the one that died), and ``evidence``
-a dict of ``type``, ``message`` and what else is known. When a child process died, another child of its consumer sends
-item_recovered and item_dead, in a thread of its own. If that child ends before it has sent them, they are lost.
+``duration`` is in seconds. ``consumer`` is the id of the process; of item_recovered, of the process that died.
+``evidence`` is a dict of ``type``, ``message`` and what else is known. When a child process died, another child of its
+consumer sends item_recovered and item_dead, in a thread of its own. If that child ends before it has sent them, they
+are lost.
 
 child_started is for clients that the project opened before the fork, such as at the import of a handler's module: their
 sockets must not be shared, and their threads do not exist in the child. A receiver closes them, or makes them anew.
-Without child processes (``--processes 0``) nothing is forked, and the signal is not sent. The exception is a command
-that is the first process of a container (PID 1): it does its work in a child, which it forks before handlers are
-imported, and that child sends the signal.
+With ``--processes 0`` nothing is forked, and the signal is not sent. There is one exception: a command that is the
+first process of a container (PID 1) works in a child, which it forks before handlers are imported. That child sends the
+signal.
 """
 
 from __future__ import annotations

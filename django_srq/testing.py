@@ -184,7 +184,7 @@ def run_all(alias: str, *, limit: int | None = None) -> list[Item]:
     Delayed items stay. An error of the handler fails the item, and is raised here. Database connections stay open.
 
     :param alias: of the queue.
-    :param limit: most items to handle; None: all.
+    :param limit: the most items to handle; None: all.
     """
     if limit is not None and limit not in COUNTS_FROM_0:
         raise InvalidArgument(f"run_all: limit is {COUNTS_FROM_0.name}, or None; not {shown(limit)}")
@@ -238,7 +238,8 @@ else:
     def srq_guard() -> Iterator[None]:
         """Forbid puts to queues that no test isolates: SRQ_TEST_GUARD is True, whatever the settings say.
 
-        A project that does not want this overrides the fixture; a test that does not sets SRQ_TEST_GUARD to False.
+        A project that does not want this overrides the fixture. A test that does not want it sets SRQ_TEST_GUARD to
+        False.
         """
         guard()
         try:

@@ -17,7 +17,7 @@ logger = guarded("django_srq.queue")
 
 @dataclass(frozen=True)
 class Backoff:
-    """How long a failed item waits: exponentially longer after each failure, the upper half of it random.
+    """How long a failed item waits: exponentially longer after each failure; a random time from the half to all of it.
 
     :param base: seconds after the first failure, at most.
     :param factor: each further failure waits so many times as long.

@@ -9,7 +9,7 @@ from django_srq.notation import rate_in
 
 @dataclass(frozen=True)
 class Rate:
-    """``count`` items in ``seconds``, evenly spread. Consumers that come late may take the items of 0.1 s at once."""
+    """``count`` items in ``seconds``, evenly spread. After an idle time, the items of 0.1 s go out at once."""
 
     count: int
     seconds: float

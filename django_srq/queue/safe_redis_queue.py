@@ -63,17 +63,17 @@ class SafeRedisQueue:
         ``"pickle"`` or ``"raw"``. None means raw: payloads are bytes, text and numbers, and come back as bytes, or as
         ``str`` if the client has ``decode_responses``.
     :param max_deliveries: after so many deliveries without an ack the item is dead; None: never.
-    :param max_crashes: after killing its consumer so often the item is dead; None: never.
-    :param max_length: most ready and delayed items; a put beyond it raises QueueFull. None: no limit.
+    :param max_crashes: after so many deliveries that killed the consumer the item is dead; None: never.
+    :param max_length: the most ready and delayed items; a put beyond it raises QueueFull. None: no limit.
     :param max_payload_bytes: a larger payload raises PayloadTooLarge; None: no limit.
-    :param max_in_flight: most items in flight at one time, across all consumers; None: no limit.
-    :param rate: most items handed out, across all consumers, such as ``"10/s"``; None: no limit.
-    :param unique_for: seconds after its ack for which a uid of your own counts as there; None: it does not.
-    :param backoff: how long an item waits that failed in ``processing``.
-    :param timeout: seconds for a call that does not block, repeats included, until its reply begins; None: 5. At most
-        900 count. A transfer that has begun is cut only after so many seconds of silence, when it is slower than
-        32 KiB/s, or after 15 minutes.
-    :param put_timeout: the same for puts, as a request may wait for them; None: 2, or ``timeout`` if that is less.
+    :param max_in_flight: the most items in flight at one time, across all consumers; None: no limit.
+    :param rate: the most items handed out, across all consumers, such as ``"10/s"``; None: no limit.
+    :param unique_for: how many seconds after the ack of an item a uid of your own counts as there; None: none.
+    :param backoff: how long an item that failed in ``processing`` waits.
+    :param timeout: seconds until the reply to a call begins, repeats included; None: 5. More than 900 count as 900.
+        The wait of ``get`` for an item does not count. A transfer that has begun is cut after so many seconds of
+        silence, when it is slower than 32 KiB/s, or after 15 minutes.
+    :param put_timeout: the same for a put, for which a request may wait; None: 2, or ``timeout`` if that is less.
     :param cluster: the keys are ``srq:{<name>}:…``, so that a cluster keeps them together.
     :param client: a ``redis.Redis`` to take address and options from, instead of ``url``.
     :param link: the link of another queue to the same server, with its time limit, instead of ``url`` and ``timeout``.
@@ -153,7 +153,7 @@ class SafeRedisQueue:
         :param uid: 1 to 128 visible ASCII characters of your own. While that uid is in the queue in any state, putting
             it again adds nothing and returns the uid. None: a new UUID, version 7.
         :param strict: raise DuplicateItem when the uid is there already.
-        :param delay: seconds or timedelta, from the server's clock: the item is not ready before.
+        :param delay: seconds or timedelta after which the item is ready, by the server's clock.
         :param eta: the same as a datetime with a time zone.
         :param priority: -100 to 100; items of higher priority are handed out first.
         :param headers: str to str, for the consumer.
@@ -561,8 +561,8 @@ class SafeRedisQueue:
         Works in batches of 100 leases.
 
         :param on_batch: called after each batch with the number of items that are ready again, and the number of leases
-            that had ended. The difference are items that are dead, as their deliveries or crashes are used up. An
-            exception of it ends the call there.
+            that had ended. The other items are dead, as their deliveries or crashes are used up. An exception of it
+            ends the call there.
         """
         return maintenance.recover(self, on_batch)
 

@@ -302,8 +302,8 @@ def _of_another_layout(alias: str, counts: Counts) -> Finding:
 def _abandoned(alias: str, n: int) -> Finding:
     """n: leases that have ended."""
     text = ngettext(
-        "%(n)s item of %(queue)s is in flight with an expired lease, and AUTOCLEAN_INTERVAL is None.",
-        "%(n)s items of %(queue)s are in flight with expired leases, and AUTOCLEAN_INTERVAL is None.",
+        "%(n)s item of %(queue)s is in flight although its lease has ended: AUTOCLEAN_INTERVAL is None.",
+        "%(n)s items of %(queue)s are in flight although their leases have ended: AUTOCLEAN_INTERVAL is None.",
         n,
     )
     command = f"manage.py srq_recover {shlex.quote(alias)}"

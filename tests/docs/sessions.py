@@ -129,7 +129,10 @@ class Terminal:
 
     def wait(self) -> int:
         """Wait for its end; the status is that of the command."""
-        wait_for(self._receive, f"the end of {self.command}", seconds=PATIENT)
+        try:
+            wait_for(self._receive, "the end", seconds=PATIENT)
+        except AssertionError:
+            raise AssertionError(f"$ {self.command} did not end within {PATIENT:g} s:\n{self.output}") from None
         return self.process.wait()
 
     def close(self) -> None:

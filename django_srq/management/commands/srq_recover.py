@@ -10,7 +10,7 @@ from django_srq.registry import Queue
 
 class Command(BulkCommand):
     help = (
-        "Recover items whose leases have expired, even if AUTOCLEAN_INTERVAL is None. They become ready again, or dead "
+        "Recover items whose leases have ended, even if AUTOCLEAN_INTERVAL is None. They become ready again, or dead "
         "if they have no deliveries or crashes left."
     )
     examples = ("orders --dry-run", "--all --no-input")
