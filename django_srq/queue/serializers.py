@@ -149,4 +149,5 @@ def load(serializer: Serializer, data: bytes, *, queue: str, uid: str) -> Any:
             raise
         unreadable = PayloadError(f"queue {queue!r}: the payload of {uid} cannot be read ({type(error).__name__})")
         cause = without_texts(error)
-    raise unreadable from cause  # out here: the error itself is not the context of this one
+    # Not in the except clause: the error itself is not to be the context of this one.
+    raise unreadable from cause
