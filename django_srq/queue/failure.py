@@ -177,6 +177,19 @@ def traceback_of(error: BaseException) -> TracebackType | None:
     return step or start
 
 
+def without_texts(error: BaseException) -> Exception:
+    """A stand-in with the error's name and frames, and without all texts, which may quote a payload.
+
+    So it has no message, notes, members and causes. It is a RecursionError if the error is one.
+    """
+    kind = type(error)
+    module, name = _or_else(lambda: _exact(_MODULE(kind), NAME_MOST), ""), _exact(_QUALNAME(kind), NAME_MOST)
+    base = RecursionError if issubclass(kind, RecursionError) else Exception
+    same = type(name.rpartition(".")[2], (base,), {"__module__": module, "__qualname__": name})
+    stand_in: Exception = same()
+    return stand_in.with_traceback(_TRACEBACK(error))
+
+
 def is_ours(path: str | None) -> bool:
     """Whether a file belongs to this package."""
     return path is not None and path.startswith(_PACKAGE)

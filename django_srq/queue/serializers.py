@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from django.core.serializers.json import DjangoJSONEncoder
 
 from django_srq.exceptions import PayloadError, PayloadTooLarge
+from django_srq.queue.failure import without_texts
 from django_srq.runtime.completion import drop
 from django_srq.runtime.interruption import is_interruption
 
@@ -136,7 +137,7 @@ def dump(serializer: Serializer, payload: Any, *, queue: str, limit: int | None)
 
 
 def load(serializer: Serializer, data: bytes, *, queue: str, uid: str) -> Any:
-    """The payload. PayloadError when it cannot be read."""
+    """The payload. PayloadError when it cannot be read; its cause has only the type and the frames of the error."""
     try:
         payload = serializer.loads(data)
         if type(payload) is CoroutineType:
@@ -146,4 +147,7 @@ def load(serializer: Serializer, data: bytes, *, queue: str, uid: str) -> Any:
     except BaseException as error:
         if is_interruption(error):
             raise
-        raise PayloadError(f"queue {queue!r}: the payload of {uid} cannot be read ({type(error).__name__})") from error
+        unreadable = PayloadError(f"queue {queue!r}: the payload of {uid} cannot be read ({type(error).__name__})")
+        cause = without_texts(error)
+    # Not in the except clause: the error itself is not to be the context of this one.
+    raise unreadable from cause

@@ -140,6 +140,22 @@ def test_a_payload_that_cannot_be_decoded_has_the_fields_too(make_queue, told, c
     assert record.exc_info
 
 
+def test_a_serializer_that_quotes_the_payload_in_its_error_tells_it_nobody(make_queue, told):
+    class Strict(BY_NAME["raw"]):
+        def loads(self, data):
+            raise LookupError(TEXT % (data, TOKEN))
+
+    queue = make_queue(serializer=Strict())
+    queue.put(CARD)
+    consume(queue, refuse)
+    (record,) = told()
+    (item,) = queue.items("dead")
+    for text in (printed(record), item.delivery.error["message"], item.delivery.error["traceback"]):
+        assert "(LookupError)" in text
+        assert CARD not in text
+    assert "\nLookupError\n" in printed(record)
+
+
 def test_the_traceback_of_a_batch_is_logged_once_and_for_each_dead_item(make_queue, told):
     for most, traced in ((9, [True, False, False]), (1, [True, True, True])):
         queue = make_queue(max_deliveries=most, name_suffix=str(most))

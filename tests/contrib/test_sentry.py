@@ -365,6 +365,20 @@ def test_an_item_that_cannot_be_decoded_is_reported(sentry, orders, client):
     assert (event["tags"]["uid"], event["exception"]["values"][-1]["type"]) == (uid, "PayloadError")
 
 
+def test_an_item_that_cannot_be_decoded_is_reported_without_the_message_of_its_serializer(sentry, make_queue):
+    class Strict(JSON):
+        def loads(self, data):
+            raise ValueError(f"bad {data!r}")
+
+    memory = sentry()
+    queue = make_queue(serializer=Strict())
+    queue.put({"card": CARD})
+    consume(queue, failing)
+    (event,) = memory.events
+    assert [value["type"] for value in event["exception"]["values"]] == ["ValueError", "PayloadError"]
+    assert CARD not in json.dumps(event)
+
+
 def test_without_a_client_that_has_the_integration_nothing_is_sent(sentry, orders):
     memory = sentry()
     sentry_sdk.get_global_scope().set_client(None)

@@ -27,6 +27,7 @@ HELD = {
     "the holder of `TOKEN`": ["test_token"],
     "a reader of logs, metrics or traces": [
         "test_errors_do_not_quote_the_payload",
+        "test_a_serializer_that_quotes_the_payload_in_its_error_tells_it_nobody",
         "test_secrets_are_masked_and_variables_left_out",
         "test_the_setting_and_the_words_reach_the_log",
     ],
@@ -48,7 +49,7 @@ HELD = {
         "test_serves_on_a_private_socket_only",
         "test_data_are_private_even_in_an_open_directory",
     ],
-    "who has the disk or a backup of the server": [],
+    "somebody with the disk or a backup of the server": [],
 }
 
 

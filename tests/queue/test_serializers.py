@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import datetime as dt
 import decimal
+import traceback
 import uuid
 
 import pytest
+from django.core.signing import BadSignature
 
 from django_srq import PayloadError, PayloadTooLarge
 from django_srq.queue import serializers
 from django_srq.queue.serializers import JSON, Pickle, Raw, dump, load
+
+PAYLOAD = b"hunter2"  # tracebacks have lines of the source, so it stands only here
 
 pytestmark = pytest.mark.versions
 
@@ -121,6 +125,24 @@ def test_errors_do_not_quote_the_payload():
     with pytest.raises(PayloadError) as unreadable:
         load(JSON(), b"secret", queue="q", uid="u")
     assert "secret" not in f"{unserialisable.value} {unreadable.value}"
+
+
+def test_the_cause_of_an_unreadable_payload_has_only_its_type_and_its_frames():
+    class Signed(Raw):
+        def loads(self, data):
+            try:
+                int(data)
+            except ValueError as error:
+                error.add_note(f"in {data!r}")
+                raise BadSignature(f"Signature {data!r} does not match") from error
+
+    with pytest.raises(PayloadError) as unreadable:
+        load(Signed(), PAYLOAD, queue="q", uid="u")
+    told = "".join(traceback.format_exception(unreadable.value))
+    assert PAYLOAD.decode() not in told
+    assert "\ndjango.core.signing.BadSignature\n" in told
+    assert "in loads\n" in told
+    assert unreadable.value.__context__ is None
 
 
 def test_limit_counts_bytes_and_may_be_reached():
