@@ -19,7 +19,6 @@ from typing import Any
 from django.core.management import ManagementUtility
 
 from django_srq import SafeRedisQueue, queues
-from django_srq.management.base import EXIT_CODES
 from django_srq.transport.link import Link
 from tests.support.waiting import PATIENT, wait_for
 
@@ -69,8 +68,7 @@ def replaced_stdin(text: str) -> Iterator[None]:
 @cache
 def documented_codes(command: str) -> set[int]:
     """The exit codes that the help of a srq_ command has."""
-    exit_codes = import_module(f"django_srq.management.commands.{command}").Command.exit_codes
-    return {*EXIT_CODES, *exit_codes}
+    return set(import_module(f"django_srq.management.commands.{command}").Command.all_exit_codes())
 
 
 class Project:
