@@ -483,6 +483,19 @@ def test_a_put_wakes_an_idle_consumer(project):
     wait_for(lambda: queues["note"].snapshot().stats.get("acked") == 1, "the ack")
 
 
+@pytest.mark.parametrize("processes", ["0", "1"])
+def test_the_consumer_waits_for_a_server_that_refuses_its_user(project, processes):
+    with closing(Server()) as server:
+        url = server.url.replace("://", "://nobody:wrong@")
+        project.configure({"note": {"URL": url, "HANDLER": "tests.support.handlers.note"}}, {})
+        process = project.start("srq_consume", "note", "--burst", "--processes", processes)
+        line = "".join(process.stderr.readline() for _ in range(3)).splitlines()[-1]
+        assert re.search("server unavailable, waiting .*the server refuses the user or password", line)
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=60)
+        assert (process.returncode, "Traceback" in err) == (0, False)
+
+
 def test_the_consumer_waits_for_a_server_that_goes_away(project):
     server = Server("--appendonly", "yes", "--appendfsync", "always")
     try:
@@ -506,19 +519,6 @@ def test_the_consumer_waits_for_a_server_that_goes_away(project):
         assert len(project.lines()) == len(set(project.lines())) == 2
     finally:
         server.close()
-
-
-@pytest.mark.parametrize("processes", ["0", "1"])
-def test_the_consumer_waits_for_a_server_that_refuses_its_user(project, processes):
-    with closing(Server()) as server:
-        url = server.url.replace("://", "://nobody:wrong@")
-        project.configure({"note": {"URL": url, "HANDLER": "tests.support.handlers.note"}}, {})
-        process = project.start("srq_consume", "note", "--burst", "--processes", processes)
-        line = "".join(process.stderr.readline() for _ in range(3)).splitlines()[-1]
-        assert re.search("server unavailable, waiting .*the server refuses the user or password", line)
-        process.send_signal(signal.SIGTERM)
-        _, err = process.communicate(timeout=60)
-        assert (process.returncode, "Traceback" in err) == (0, False)
 
 
 def test_an_item_that_could_not_be_printed_is_not_acked(project):
