@@ -86,6 +86,7 @@ class QueueCommand(BaseCommand):
     requires_system_checks = []  # a misconfigured queue fails on use, and does not stop a command for others
     examples: Sequence[str] = ()  # arguments of the command
     exit_codes: Mapping[int, str] = {}  # besides EXIT_CODES, or what these say of this command
+    other_codes: frozenset[int] = frozenset()  # those of EXIT_CODES with which this command never ends
     done: str  # so far; added to the text of an error
 
     def __init__(self, stdout: TextIO | None = None, stderr: TextIO | None = None, *colours: Any, **rest: Any) -> None:
@@ -100,10 +101,15 @@ class QueueCommand(BaseCommand):
         parser.parse_args = parser.parse_intermixed_args  # type: ignore[method-assign]
         return parser
 
+    @classmethod
+    def all_exit_codes(cls) -> dict[int, str]:
+        """What each code says with which the command may end."""
+        codes = {**EXIT_CODES, **cls.exit_codes}
+        return {code: codes[code] for code in sorted(codes) if code not in cls.other_codes}
+
     def _epilog(self) -> str:
-        codes = sorted({**EXIT_CODES, **self.exit_codes}.items())
         lines = [*(f"  %(prog)s {example}" for example in self.examples), "", "exit codes:"]
-        return "\n".join(["examples:", *lines, *(f"{code:5}  {text}" for code, text in codes)])
+        return "\n".join(["examples:", *lines, *(f"{code:5}  {text}" for code, text in self.all_exit_codes().items())])
 
     def execute(self, *args: Any, **options: Any) -> str | None:
         if os.environ.get("NO_COLOR") and not options.get("force_color"):

@@ -60,7 +60,7 @@ def _state(item: ItemView) -> str:
 def _time(item: ItemView, at: dt.datetime) -> str:
     state, when = item.delivery.state, item.delivery.when
     if state == "delayed" and when is not None:
-        return f"in {span(max(0.0, (when - at).total_seconds()))}"
+        return f"in {span((when - at).total_seconds())}" if when > at else "due"
     since = {"dead": when, "in_flight": item.claimed_at}.get(state, _put_at(item))
     return "-" if since is None else f"{span(max(0.0, (at - since).total_seconds()))} ago"
 

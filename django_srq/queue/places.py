@@ -36,6 +36,11 @@ def state_of(found: Container[str]) -> str | None:
     return next((PLACES[place] for place in ("holders", "delayed", "dead") if place in found), "ready")
 
 
+def is_done(found: Container[str]) -> bool:
+    """Whether a uid that was found under these keys counts as there although its item is gone."""
+    return "uniques" in found and "items" not in found
+
+
 def fault_of(found: set[str]) -> str:
     """What is wrong with an item that was found under these keys; empty when nothing is."""
     places = found & {*PLACES, *_LEGACY}

@@ -955,9 +955,26 @@ def test_drop_lets_a_uid_that_is_done_be_put_again(project):
     queue = queues["orders"]
     queue.put("x", uid="nightly", unique_for=3600)
     assert queue.ack(queue.get(-1))
-    assert project.call("srq_drop", "orders", "--uid", "nightly", "--dry-run")[0] == 0
+    queue.put("y", uid="there", unique_for=3600)
+
+    def drop(how: str) -> str:
+        code, _, err = project.call("srq_drop", "orders", *(f"--uid={uid}" for uid in ("nightly", "there", "no")), how)
+        assert code == 0
+        assert "orders: no item 'no': it was handled or deleted, or was never put\n" in err
+        return "".join(line for line in err.splitlines(keepends=True) if "nightly" in line)
+
+    assert drop("--dry-run") == "orders: 'nightly' is done; its uid would be free to be put again\n"
     queue.put("x", uid="nightly")
-    assert len(queue) == 0
-    assert project.call("srq_drop", "orders", "--uid", "nightly", "--no-input")[0] == 0
+    assert queue.states("nightly", "there") == [None, "ready"]
+    assert drop("--no-input") == "orders: 'nightly' is done; its uid is free to be put again\n"
     queue.put("x", uid="nightly")
-    assert len(queue) == 1
+    assert queue.states("nightly", "there") == ["ready", None]
+
+
+def test_drop_says_nothing_of_a_uid_whose_time_is_over(project, client):
+    queue = queues["orders"]
+    queue.put("x", uid="nightly", unique_for=3600)
+    assert queue.ack(queue.get(-1))
+    pass_time(client, queue.keys, 3601)
+    code, _, err = project.call("srq_drop", "orders", "--uid", "nightly", "--yes")
+    assert (code, err) == (0, "orders: no item 'nightly': it was handled or deleted, or was never put\n")

@@ -14,6 +14,7 @@ import signal
 import sys
 import termios
 import threading
+from contextlib import closing
 
 import pytest
 from django.core.management import CommandError, call_command, load_command_class
@@ -500,6 +501,19 @@ def test_an_idle_consumer_is_registered_and_a_put_wakes_it(project):
     queues["note"].put("a")
     project.said("a 1")
     wait_for(lambda: queues["note"].snapshot().stats.get("acked") == 1, "the ack")
+
+
+@pytest.mark.parametrize("processes", ["0", "1"])
+def test_the_consumer_waits_for_a_server_that_refuses_its_user(project, processes):
+    with closing(Server()) as server:
+        url = server.url.replace("://", "://nobody:wrong@")
+        project.configure({"note": {"URL": url, "HANDLER": "tests.support.handlers.note"}}, {})
+        process = project.start("srq_consume", "note", "--burst", "--processes", processes)
+        line = "".join(process.stderr.readline() for _ in range(3)).splitlines()[-1]
+        assert re.search("server unavailable, waiting .*the server refuses the user or password", line)
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=60)
+        assert (process.returncode, "Traceback" in err) == (0, False)
 
 
 def test_the_consumer_waits_for_a_server_that_goes_away(project):

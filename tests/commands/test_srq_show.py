@@ -12,6 +12,7 @@ from django.core.management import call_command
 from django_srq import queues
 from django_srq.management.items import cut
 from tests.support.project import ROOT
+from tests.support.server_clock import pass_time
 
 pytestmark = pytest.mark.versions
 
@@ -89,6 +90,15 @@ def test_items_of_a_state_are_listed_with_their_payloads(project, state):
         assert re.fullmatch(
             rf'{uid}  {state.replace("_", " ")}  {times[state]}  {{"order": {n}, "password": "\[…\]"}}', line
         )
+
+
+def test_a_delayed_item_whose_time_has_come_is_due(project, client):
+    queue = queues["orders"]
+    queue.put("x", delay=100)
+    pass_time(client, queue.keys, 101)
+    code, out, err = project.call("srq_show", "orders", "--state", "delayed")
+    assert (code, err) == (0, "")
+    assert re.fullmatch(r'\S+  delayed  due   "x"', out.splitlines()[1])
 
 
 @pytest.mark.parametrize("columns", [60, 80, 100, 200])

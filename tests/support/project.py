@@ -20,7 +20,6 @@ from unittest import mock
 from django.core.management import ManagementUtility
 
 from django_srq import SafeRedisQueue, queues
-from django_srq.management.base import EXIT_CODES
 from django_srq.transport.link import Link
 from tests.support.waiting import PATIENT, wait_for
 
@@ -70,8 +69,7 @@ def replaced_stdin(given: TextIO) -> Iterator[None]:
 @cache
 def documented_codes(command: str) -> set[int]:
     """The exit codes that the help of a srq_ command has."""
-    exit_codes = import_module(f"django_srq.management.commands.{command}").Command.exit_codes
-    return {*EXIT_CODES, *exit_codes}
+    return set(import_module(f"django_srq.management.commands.{command}").Command.all_exit_codes())
 
 
 class Project:

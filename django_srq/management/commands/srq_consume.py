@@ -34,7 +34,7 @@ from django_srq.consumer.logged_errors import ErrorView
 from django_srq.consumer.processes import first_process, inheritance
 from django_srq.consumer.stop_signals import StopSignals
 from django_srq.management.arguments import memory, number_in
-from django_srq.management.base import ERROR, USAGE, QueueCommand
+from django_srq.management.base import ERROR, UNREACHABLE, USAGE, QueueCommand
 from django_srq.management.default_log import log_to_stderr
 from django_srq.management.printing import Printer
 from django_srq.queue.arguments import BATCH_SIZES
@@ -62,7 +62,8 @@ def _weighted(text: str) -> tuple[str, int | None]:
 class Command(QueueCommand):
     help = (
         "Handle the items of the named queues, in that order; without names, of every queue that has a HANDLER. The "
-        "items of a named queue without a HANDLER are printed as 'uid payload' and acked."
+        "items of a named queue without a HANDLER are printed as 'uid payload' and acked. While a server is away, or "
+        "refuses the user, the command logs this and waits."
     )
     examples = ("", "orders mail --processes 4", "high=5 low=1 --threads 8", "orders --burst --processes 0")
     exit_codes = {
@@ -71,6 +72,7 @@ class Command(QueueCommand):
         130: "ended by a second Ctrl-C (SIGINT)",
         143: "ended by a second SIGTERM",
     }
+    other_codes = frozenset({UNREACHABLE})  # it waits
     _called_from_command_line: bool  # BaseCommand has it
     requires_system_checks = ["django_srq"]  # fail at the start rather than at the first item
 

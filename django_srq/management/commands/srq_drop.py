@@ -11,15 +11,16 @@ from django_srq.management.bulk import BulkCommand, Preview, number_of
 from django_srq.management.items import unknown
 from django_srq.management.report import Row
 from django_srq.operations import DeliveryRef
+from django_srq.queue.arguments import uids_of
 from django_srq.queue.calls import batches
-from django_srq.queue.places import PURGEABLE
+from django_srq.queue.places import PURGEABLE, is_done, state_of
 from django_srq.registry import Queue
 
 
 class Command(BulkCommand):
     help = (
         "Permanently delete single items by their uids: ready, delayed and dead ones. Items in flight are kept: "
-        "a consumer is working on them."
+        "a consumer is working on them. A uid that is done but counts as there by unique_for may be put again."
     )
     examples = ("orders --uid UID --dry-run", "orders --uid UID --uid UID", "orders --uid UID --yes --format json")
     offers_all = False
@@ -36,19 +37,32 @@ class Command(BulkCommand):
     ) -> None:
         self.uids = list(dict.fromkeys(uid))
         self.kept = 0
+        self.finished: dict[str, list[str]] = {}  # alias: uids that count as there although their items are gone
         self.bulk(self.chosen(queues), format=format, dry_run=dry_run, interactive=interactive)
-        for queue in [] if dry_run else self.chosen(queues):
-            for uids in batches(self.uids):  # those that count as there by unique_for may be put again
-                call = operations.drop(queue.keys, map(DeliveryRef, uids), state="done")
-                queue.link.call(call, queue=queue.alias)
+        for queue in self.chosen(queues):
+            if not dry_run:
+                self._free(queue)
+            for done in self.finished[queue.alias]:
+                free = "would be free" if dry_run else "is free"
+                self.stderr.write(f"{queue.alias}: {done!r} is done; its uid {free} to be put again", str)
+
+    def _free(self, queue: Queue) -> None:
+        for uids in batches(self.uids):
+            queue.link.call(operations.drop(queue.keys, map(DeliveryRef, uids), state="done"), queue=queue.alias)
 
     def preview(self, preview: Preview) -> None:
-        states = preview.queue.states(*self.uids)
+        queue = preview.queue
+        uids = uids_of(self.uids, queue.alias)
+        calls = (operations.find(queue.keys, batch) for batch in batches(uids))
+        found = [places for call in calls for places in queue.link.call(call, queue=queue.alias)]
+        states = [state_of(places) for places in found]
         numbers = Counter(states)
         preview.items, kept = sum(numbers[state] for state in PURGEABLE), numbers["in_flight"]
-        found = ", ".join(f"{numbers[state]:,} {state}" for state in PURGEABLE if numbers[state])
-        preview.details = [found] if found else []
-        preview.hints = [unknown(uid) for uid, state in zip(self.uids, states, strict=True) if state is None]
+        counted = ", ".join(f"{numbers[state]:,} {state}" for state in PURGEABLE if numbers[state])
+        preview.details = [counted] if counted else []
+        self.finished[queue.alias] = [uid for uid, places in zip(uids, found, strict=True) if is_done(places)]
+        missing = (uid for uid, state in zip(uids, states, strict=True) if state is None)
+        preview.hints = [unknown(uid) for uid in missing if uid not in self.finished[queue.alias]]
         preview.row.update(dropped=preview.items, spared_in_flight=kept)
         self.kept += kept
 

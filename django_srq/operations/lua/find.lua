@@ -3,8 +3,11 @@
 -- ARGV[1]  deep: 1 to search the lists, too (which takes time in proportion to their length), else 0
 -- ARGV[2…] uids
 -- Reply: per uid its places, separated by commas: items, queue, ackbuf, backup, ackbuf_aging, returned, priority,
---   delayed, retrying, holders, leases, dead, deliveries, crashes, errors, headers, waiting.
--- include: keys check_layout
+--   delayed, retrying, holders, leases, dead, deliveries, crashes, errors, headers, waiting; uniques: it counts as there
+--   although its item is gone.
+-- include: keys check_layout clock
+local now = server_time()
+-- include: uniques
 local reply = {}
 local function look(places, name, found)
   if found and found ~= 0 then
@@ -13,7 +16,9 @@ local function look(places, name, found)
 end
 for i = 2, #ARGV do
   local uid, places = ARGV[i], {}
-  look(places, 'items', redis.call('HEXISTS', items, uid))
+  local there = redis.call('HEXISTS', items, uid) == 1
+  look(places, 'items', there)
+  look(places, 'uniques', not there and is_done(uid))
   look(places, 'returned', redis.call('ZSCORE', returned, uid))
   look(places, 'priority', redis.call('ZSCORE', priority, uid))
   look(places, 'delayed', redis.call('ZSCORE', delayed, uid))
