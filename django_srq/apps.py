@@ -18,7 +18,7 @@ class DjangoSRQConfig(AppConfig):
     def __init__(self, app_name: str, app_module: Any) -> None:
         super().__init__(app_name, app_module)
         # Django makes all apps' configurations before it loads the first models.
-        if sys.argv[1:2] == ["srq_consume"] and "--autoreload" in sys.argv:
+        if sys.argv[1:2] == ["srq_consume"] and "--autoreload" in sys.argv and not {"-h", "--help"} & {*sys.argv}:
             from django_srq.consumer import reloader
 
             reloader.run_if_setup_fails()

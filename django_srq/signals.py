@@ -43,9 +43,9 @@ from django.dispatch import Signal
 
 from django_srq.runtime.completion import acompleted, completed, wait_here
 from django_srq.runtime.guarded_log import guarded
-from django_srq.runtime.interruption import is_interruption
+from django_srq.runtime.interruption import is_interruption, may_be_interruption
 
-logger = guarded("django_srq.signals")
+logger = guarded("django_srq.signals", may_be_interruption)
 
 item_put = Signal()
 item_started = Signal()

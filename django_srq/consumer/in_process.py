@@ -20,7 +20,7 @@ logger = guarded("django_srq.consumer")
 
 
 # Seconds that servers have for the last calls when nothing is in hand; the latter once one of them is away.
-PATIENCE, PATIENCE_IN_TROUBLE = 0.75, 0.3
+PATIENCE, PATIENCE_IN_TROUBLE = 1.25, 0.3
 LEAST = 0.1  # seconds, while a server is away, for a renewal of leases that is under way, and for the last call of all
 
 

@@ -56,6 +56,7 @@ def run_if_setup_fails() -> None:
         if apps.ready or not issubclass(kind, Exception):
             usual(kind, error, traceback)
         else:
+            sys.stderr.write(f"{kind.__name__} while Django was set up: trying again, and watching the code.\n")
             first_process.go_on_in_child()
             run()
 

@@ -8,11 +8,11 @@ from typing import Any, Protocol
 from django_srq.exceptions import ConfigurationError, RetryLater, shown
 from django_srq.runtime.completion import drop
 from django_srq.runtime.guarded_log import guarded
-from django_srq.runtime.interruption import is_interruption
+from django_srq.runtime.interruption import is_interruption, may_be_interruption
 from django_srq.runtime.process import RANDOM
 from django_srq.values import DELAYS, HUGE
 
-logger = guarded("django_srq.queue")
+logger = guarded("django_srq.queue", may_be_interruption)
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,14 @@ from django_srq.queue.item import Item
 from django_srq.queue.serializers import load
 from django_srq.runtime.clock import monotonic
 from django_srq.runtime.guarded_log import guarded
+from django_srq.runtime.interruption import may_be_interruption
 from django_srq.transport.sansio import Steps
 from django_srq.transport.slots import Slot, slots
 
 if TYPE_CHECKING:
     from django_srq.queue.safe_redis_queue import SafeRedisQueue
 
-logger = guarded("django_srq.queue")
+logger = guarded("django_srq.queue", may_be_interruption)
 T = TypeVar("T")
 
 PARTING = 1.0  # seconds in which a cancelled call may still give back what it took

@@ -19,10 +19,10 @@ from django_srq.operations.puts import payload_size
 from django_srq.queue import arguments, failure
 from django_srq.queue.item import Item
 from django_srq.runtime.guarded_log import guarded
-from django_srq.runtime.interruption import is_interruption
+from django_srq.runtime.interruption import is_interruption, may_be_interruption
 from django_srq.transport.sansio import Steps
 
-logger = guarded("django_srq.instrumentation")
+logger = guarded("django_srq.instrumentation", may_be_interruption)
 FRAMES_LOGGED = 10  # of an integration's error
 T = TypeVar("T")
 

@@ -24,6 +24,14 @@ def is_interruption(error: BaseException) -> bool:
     return by_keyboard or issubclass(kind, Interruption)
 
 
+def may_be_interruption(error: BaseException) -> bool:
+    """Whether a signal handler or a scheduler may have raised the error, in a process of the project's own.
+
+    Such a signal handler raises SystemExit, for example, and gevent raises its time limits.
+    """
+    return _possible and not isinstance(error, Exception)
+
+
 def rule_out() -> None:
     """Declare that no signal interrupts this process from now on: a supervisor stops its children in other ways."""
     global _possible

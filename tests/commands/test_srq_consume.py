@@ -453,6 +453,7 @@ def test_a_signal_lets_the_consumer_finish_the_item_in_hand(project, number):
         (signal.SIGINT, 130, "1"),
         pytest.param(signal.SIGTERM, 143, "1", marks=pytest.mark.once),
         pytest.param(signal.SIGTERM, 143, "0", marks=pytest.mark.once),
+        pytest.param(signal.SIGINT, 130, "0", marks=pytest.mark.once),
     ],
 )
 def test_a_second_signal_interrupts_the_item_in_hand(project, number, code, processes):
@@ -467,7 +468,6 @@ def test_a_second_signal_interrupts_the_item_in_hand(project, number, code, proc
     assert item.deliveries == 1
 
 
-@pytest.mark.once
 def test_a_signal_in_the_middle_of_a_log_line_is_not_lost(project):
     queues["note"].put_many(range(20_000))  # many more than it handles before the signal arrives
     process = project.start("srq_consume", "note")

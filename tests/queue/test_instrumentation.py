@@ -311,7 +311,7 @@ def test_errors_of_an_integration_are_logged_once_and_hurt_nothing(queue, record
 
 class NoLog(logging.Handler):
     def emit(self, record):
-        raise SystemExit("no log")
+        raise LookupError("no log")
 
 
 def test_errors_of_an_integration_hurt_nothing_where_the_log_raises_too(queue, recorder, monkeypatch, capsys):

@@ -20,9 +20,8 @@ def wait_for(condition: Callable[[], T], what: str, *, seconds: float = 30) -> T
             return value
         waited = time.monotonic() - began
         assert waited < seconds, f"waited {seconds:g} s in vain for {what}"
-        time.sleep(
-            min(0.005 + waited / 20, 0.05)
-        )  # asking all the time would slow down the processes that it waits for
+        # Asking all the time would slow down the processes that it waits for.
+        time.sleep(min(0.005 + waited / 20, 0.05))
 
 
 def parked(client: redis.Redis, name: str) -> bool:

@@ -138,13 +138,16 @@ class Claims:
         self._retries.at_each([link for link in links if not self._retries.away(link)], self._pass_on_at)
 
     def _pass_on_at(self, link: Link) -> None:
+        answered = False
         for subscription in self._subscriptions:
             queue = subscription.queue
             if queue.link is link:
                 try:
                     link.call(self._calls.call(subscription, 0), queue=queue.alias, timeout=PASSING_ON, slot=self._slot)
+                    answered = True
                 except (QueueUnavailable, OutcomeUnknown) as error:
-                    self._retries.call_in_vain(queue, error)
+                    if not answered:  # else the server is there, and the time at the end was too short for all queues
+                        self._retries.call_in_vain(queue, error)
                     return  # there, other consumers find the items when they look by themselves
 
     # -- sent ahead

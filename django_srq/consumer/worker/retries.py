@@ -331,16 +331,18 @@ class BackgroundRetries(Retries):
     def at_each(self, links: Iterable[Link], work: Callable[[Link], None]) -> None:
         """Do some work at several servers, each in a thread of its own: none waits for another. Blocks."""
         threads = []
-        for link in links:
-            thread = threading.Thread(target=self._run_or_stop, args=[work, link], name="srq-retries", daemon=True)
-            try:
-                thread.start()
-            except RuntimeError:  # no thread can be started
-                work(link)
-            else:
-                threads.append(thread)
-        for thread in threads:
-            thread.join()
+        try:
+            for link in links:
+                thread = threading.Thread(target=self._run_or_stop, args=[work, link], name="srq-retries", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:  # no thread can be started
+                    work(link)
+                else:
+                    threads.append(thread)
+        finally:
+            for thread in threads:
+                thread.join()
 
     @property
     def _begins_no_more(self) -> bool:
