@@ -457,7 +457,7 @@ def test_the_fields_of_the_records_about_items(queue, caplog):
 def test_all_loggers_are_described():
     documented = {code_in(row[0])[0] for row in rows(page("logging").partition("## Records about items")[0])}
     source = "".join(path.read_text("utf-8") for path in PACKAGE.rglob("*.py"))
-    assert documented == set(re.findall(r'(?:getLogger|guarded)\("(django_srq\.\w+)"\)', source))
+    assert documented == set(re.findall(r'(?:getLogger|guarded)\("(django_srq\.\w+)"', source))
 
 
 # -- status.json
