@@ -69,7 +69,7 @@ docs: $(VENV)/.installed-docs
 	@echo 'The site is docs/_build/html/index.html'
 
 docs-tests: docs
-	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet --tag spelling --builder spelling docs docs/_build/spelling
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --tag spelling --builder spelling docs docs/_build/spelling
 	$(BIN)/python -m pytest tests/docs -p no:cacheprovider $(ARGS)
 
 bench: $(VENV)/.installed

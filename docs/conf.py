@@ -33,6 +33,8 @@ autodoc_typehints = "signature"
 add_module_names = False
 python_maximum_signature_line_length = 60  # a longer signature has a line for each parameter
 
+spelling_ignore_importable_modules = False  # the same words are right in every environment
+spelling_ignore_contributor_names = False
 spelling_lang = "en_GB"
 spelling_word_list_filename = "words.txt"
 spelling_exclude_patterns = ["explanation/changelog.md"]
