@@ -78,6 +78,20 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture
+def serve() -> Iterator[Callable[..., Server]]:
+    """Starts throw-away servers with these options."""
+    servers: list[Server] = []
+
+    def serve(*options: str) -> Server:
+        servers.append(Server(*options))
+        return servers[-1]
+
+    yield serve
+    for server in servers:
+        server.close()
+
+
+@pytest.fixture
 def at() -> Iterator[MakeQueue]:
     """Makes queues named orders at a URL, each with its own connections; the options are those of the client."""
     made = []

@@ -29,19 +29,6 @@ def options(configuration: str) -> list[str]:
     return [word for name, value in lines for word in (f"--{name}", value)]
 
 
-@pytest.fixture
-def serve() -> Iterator[Callable[..., Server]]:
-    servers: list[Server] = []
-
-    def serve(*options: str) -> Server:
-        servers.append(Server(*options))
-        return servers[-1]
-
-    yield serve
-    for server in servers:
-        server.close()
-
-
 def test_the_server_keeps_items(serve: Callable[..., Server]) -> None:
     """Also when its process is killed."""
     server = serve(*options(shown("appendfsync")))

@@ -21,7 +21,6 @@ from django_srq import queues, status
 from django_srq.operations import Keys
 from django_srq.status import QueueReport, Snapshot, verdicts
 from tests.support.server_clock import now, pass_time
-from tests.support.servers import Server
 from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.versions
@@ -46,20 +45,6 @@ def configure(settings, server_url, prefix) -> Configure:
         }
 
     return configure
-
-
-@pytest.fixture
-def serve() -> Iterator[Callable[..., Server]]:
-    """Starts throw-away servers with these options."""
-    servers: list[Server] = []
-
-    def serve(*options: str) -> Server:
-        servers.append(Server(*options))
-        return servers[-1]
-
-    yield serve
-    for server in servers:
-        server.close()
 
 
 @pytest.fixture
