@@ -35,20 +35,6 @@ PASSWORD = "secret-word"
 
 
 @pytest.fixture
-def serve() -> Iterator[Callable[..., Server]]:
-    """Starts servers with these options."""
-    servers = []
-
-    def start(*options: str) -> Server:
-        servers.append(Server(*options))
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.close()
-
-
-@pytest.fixture
 def at() -> Iterator[Callable[..., SafeRedisQueue]]:
     """Makes queues named orders at a URL."""
     links = []
