@@ -219,11 +219,14 @@ def test_files_that_the_code_of_a_project_left_open_are_written_at_the_end(proje
     assert (project.folder / "audit").read_text() == "loaded"
 
 
-def test_a_second_ctrl_c_does_not_wait_for_a_silent_server(muted):
-    process = muted(2)
-    process.send_signal(signal.SIGINT)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(20) in {0, 130}  # 0: both came before it looked
+@pytest.mark.parametrize("processes", ["1", "3"])
+def test_a_second_ctrl_c_does_not_wait_for_a_silent_server(muted, tmp_path, processes):
+    with (tmp_path / "err").open("w") as err:
+        process = muted(2, "--processes", processes, err=err)
+        process.send_signal(signal.SIGINT)
+        wait_for(lambda: "stopping" in (tmp_path / "err").read_text(), "word that it has the first one")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) in {0, 130}  # 0: it was at its end already
 
 
 def test_an_item_put_while_the_server_was_silent_is_handled_once(project, muted):

@@ -42,6 +42,7 @@ logger = guarded("django_srq.consumer")
 ORDER = 1.0  # seconds at most that a new child waits until its predecessor's items are back in their places
 # Seconds for the last reports if they are about no items: while a server is away, and if nothing is owed at all.
 SHORT_WORDS, FORMAL_WORDS = 0.3, 1.0
+AT_ONCE = 2.0  # seconds for the last reports after a second signal: a server that answers takes far less
 LEAST_WORDS = 0.1  # seconds for the last call of all to a server that is away: it may be refusing others only
 LEFTOVERS_LOOK = 0.1  # seconds between looks at programs that handlers started and left at work
 
@@ -151,7 +152,7 @@ class Supervisor:
             self._tend()
 
     def _send_last_reports(self) -> None:
-        """Wait for the reports, but not longer than ``LAST_WORDS``, nor after a second signal.
+        """Wait for the reports, but not longer than ``LAST_WORDS``, nor after a further signal.
 
         The items of reports that are not made come back when their leases end. A server that is away is not waited for
         if the reports are about no items.
@@ -169,6 +170,11 @@ class Supervisor:
     @property
     def _last_words(self) -> float:
         """Seconds for the last reports."""
+        return min(self._patience, AT_ONCE) if self._shutdown.is_immediate else self._patience
+
+    @property
+    def _patience(self) -> float:
+        """Seconds for the last reports unless a person wants the consumer to stop at once."""
         about = self._reports.about
         if about is About.ITEMS or (about is About.CLAIM and not self._away):
             return LAST_WORDS
