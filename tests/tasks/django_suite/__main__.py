@@ -66,9 +66,11 @@ def _tests_of_django(folder: Path) -> Path:
         options = ["--no-binary", "Django", "--no-deps", "--no-build-isolation", "--dest", str(folder)]
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
         subprocess.run([*pip, *options, wanted], check=True)
-        with tarfile.open(folder / f"django-{django.__version__}.tar.gz") as archive:
+        path = folder / f"django-{django.__version__}.tar.gz"
+        with tarfile.open(path) as archive:
             some = [member for member in archive if f"/tests/{PACKAGE}/" in member.name]
             archive.extractall(folder, some, filter="data")
+        path.unlink()
     return tests
 
 
