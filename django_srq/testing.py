@@ -223,12 +223,11 @@ def assert_enqueued(
     ]
     if len(found) == count or (count is None and found):
         return found
-    asked = "".join(
-        f" {name}={given!r}" for name, given in (("args", args), ("kwargs", kwargs)) if given is not None
-    )
+    asked = "".join(f" {name}={given!r}" for name, given in (("args", args), ("kwargs", kwargs)) if given is not None)
     wanted = "at least once" if count is None else f"{count:,} times"
     raise AssertionError(
-        f"{task.module_path}{asked} waits {len(found):,} times, not {wanted}. {_hint_of_commit()}{_tasks_listing(there)}"
+        f"{task.module_path}{asked} waits {len(found):,} times, not {wanted}. "
+        f"{_hint_of_commit()}{_tasks_listing(there)}"
     )
 
 

@@ -142,7 +142,7 @@ class TaskRunner:
 
 
 class _Answers:
-    """The backoff of a task as ``delay_after`` takes it. A callable of the project may answer that there is no next try."""
+    """The backoff of a task as ``delay_after`` takes it. final: a function of the project wants no further attempt."""
 
     def __init__(self, attempt: Attempt, error: BaseException, backoff: Any) -> None:
         self._attempt, self._error, self._backoff = attempt, error, backoff

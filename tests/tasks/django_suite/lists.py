@@ -31,8 +31,8 @@ TASKS = _named(
     get_incorrect_result_async get_missing_result get_result get_result_async invalid_function invalid_priority
     module_path naive_datetime name no_backends pickle_task pickle_task_result refresh_result run_after_in_decorator
     takes_context_without_taking_context task_decorator task_error_invalid_exception task_error_unknown_module
-    unknown_queue_name unpickle_arbitrary_string unpickle_non_task_object using_correct_backend using_creates_new_instance
-    using_missing_backend using_priority using_queue_name using_run_after using_unknown_backend
+    unknown_queue_name unpickle_arbitrary_string unpickle_non_task_object using_correct_backend
+    using_creates_new_instance using_missing_backend using_priority using_queue_name using_run_after using_unknown_backend
     """,
 )
 DUMMY = _named(
@@ -73,7 +73,10 @@ SUITES = (
     Suite(
         "SRQBackend: tasks wait in the queue",
         ("test_tasks", "test_dummy_backend"),
-        {_DUMMY: f'"{_OURS}.Queueing", "OPTIONS": {{"ON_COMMIT": False}}', _IMMEDIATE: '"django_srq.tasks.ImmediateBackend"'},
+        {
+            _DUMMY: f'"{_OURS}.Queueing", "OPTIONS": {{"ON_COMMIT": False}}',
+            _IMMEDIATE: '"django_srq.tasks.ImmediateBackend"',
+        },
         TASKS | DUMMY,
         {
             "TaskTestCase.test_using_correct_backend": _IDENTITY.format("DummyBackend"),
