@@ -320,7 +320,7 @@ def run_all(alias: str, *, limit: int | None = None) -> list[Item]:
 def _run_tasks(queue: Queue, limit: int | None) -> list[Item]:
     from django_srq.tasks.runner import TaskRunner
 
-    runner = TaskRunner(queue.config)
+    runner = TaskRunner(queue)
     done: list[Item] = []
     while (limit is None or len(done) < limit) and (item := queue.get(-1)):
         _run_task(queue, runner, item)

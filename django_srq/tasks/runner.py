@@ -13,7 +13,6 @@ from django.utils import timezone
 from django.utils.json import normalize_json
 
 from django_srq import operations, signals
-from django_srq.conf import QueueConfig
 from django_srq.consumer.handler import is_asynchronous
 from django_srq.consumer.logged_errors import ErrorView
 from django_srq.consumer.runner import EARLIER_ERRORS, Exhausted, Outcome, Unrunnable, Verdict
@@ -21,6 +20,7 @@ from django_srq.exceptions import PayloadTooLarge
 from django_srq.queue import failure
 from django_srq.queue.backoff import Backoff, delay_after
 from django_srq.queue.item import Item
+from django_srq.registry import Queue
 from django_srq.runtime.completion import is_pending
 from django_srq.tasks import envelope, results
 from django_srq.tasks.task import SRQTask
@@ -39,8 +39,8 @@ class Attempt:
 class TaskRunner:
     """Runs the tasks of one queue."""
 
-    def __init__(self, config: QueueConfig) -> None:
-        self._config = config
+    def __init__(self, queue: Queue) -> None:
+        self._config = queue.config
 
     # -- before the run
 
@@ -124,8 +124,7 @@ class TaskRunner:
         return Outcome(kept, valued=valued and kept != b"")
 
     def _kept(self, ttl: float, encoded: bytes) -> bytes:
-        most = self._config.results_most
-        return operations.kept(ttl, most, encoded) if ttl > 0 and most > 0 else b""
+        return operations.kept(ttl, self._config.results_most, encoded)
 
     def _finish_failed(self, attempt: Attempt, error: BaseException) -> None:
         """Send task_finished while the error is being handled, so that receivers find it in ``sys.exc_info``."""
