@@ -262,8 +262,8 @@ def _described_task(result: TaskResult[..., Any]) -> str:
 def commit() -> None:
     """Run all hooks that wait for the commit of the test's transaction, as a commit would: tasks are enqueued then.
 
-    For a ``TestCase``, and for the fixture ``db`` of pytest-django, whose transactions never commit. The hooks of all
-    databases run in the order in which they were registered, also those that hooks register.
+    For a ``TestCase``, and for the fixture ``db`` of pytest-django, whose transactions never commit. The hooks of each
+    database run in their order, also those that hooks register.
 
     :raises InvalidArgument: a transaction within that of the test is open.
     """
