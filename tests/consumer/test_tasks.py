@@ -99,7 +99,7 @@ def test_an_ack_whose_reply_is_lost_brings_the_result_once(queue, server_url, pr
 def test_the_result_of_an_item_that_was_settled_before_is_not_kept(queue):
     uid, runner = queue.put(call("add", 1, 1)), TaskRunner()
     running_it = runner.run
-    runner.run = lambda item: (queue.drop(item.uid), running_it(item))[1]
+    runner.run = lambda item: (queue.ack(item.uid), running_it(item))[1]
     work(queue, runner)
     assert runner.told == [("acked", uid, kept(2), False)]
     assert views(queue, uid) == [None]
@@ -122,7 +122,7 @@ def test_whatever_a_task_raises_its_attempt_has_failed(queue, monkeypatch, name,
     """Also a KeyboardInterrupt in the main thread, where srq_consume handles Ctrl-C in its own way."""
     monkeypatch.setattr(signal, "getsignal", lambda number: lambda *arguments: None)
     uid, runner = queue.put(call(name, max_attempts=2)), TaskRunner()
-    work(queue, runner, {"threads": threads})
+    work(queue, runner, {"threads": threads, "max_items": 2, "burst": False})
     (dead,) = queue.items("dead")
     kinds = {"fail": "LookupError", "interrupt": "KeyboardInterrupt"}
     kind = kinds.get(name, "SystemExit")
