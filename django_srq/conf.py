@@ -459,6 +459,15 @@ def task_backends() -> list[TaskBackend]:
     ]
 
 
+def task_option(backend: str, options: Any, name: str, default: Any) -> Any:
+    """The value of one of the TASK_OPTIONS. backend: its alias."""
+    try:
+        return TASK_OPTIONS[name](options[name]) if name in options else default
+    except _Wrong as wrong:
+        where = f"{_options_of(backend)}[{name!r}]"
+        raise ConfigurationError(f"{where} must be {wrong}, not {shown(options[name])}.") from None
+
+
 def _unfit_for_tasks(queues: Mapping[str, QueueConfig]) -> Iterator[tuple[str, Problem]]:
     """Queues of tasks whose options do not suit tasks."""
     for alias, config in queues.items():
