@@ -190,12 +190,12 @@ def _described(item: Item) -> str:
 
 
 def assert_enqueued(
-    task: Task,
+    task: Task[..., Any],
     *,
     args: Sequence[Any] | None = None,
     kwargs: Mapping[str, Any] | None = None,
     count: int | None = None,
-) -> list[TaskResult]:
+) -> list[TaskResult[..., Any]]:
     """Check that a task waits, ready or delayed, in any queue of its backend; return the results, without taking them.
 
     A result has the id, ``args``, ``kwargs``, ``enqueued_at`` and ``task``, with its ``priority`` and ``run_after``.
@@ -231,14 +231,14 @@ def assert_enqueued(
     )
 
 
-def _waiting_tasks(backend: str) -> list[TaskResult]:
+def _waiting_tasks(backend: str) -> list[TaskResult[..., Any]]:
     from django.tasks import TaskResultStatus, task_backends
 
     used = task_backends[backend]
     if hasattr(used, "results"):  # DummyBackend
         return [result for result in used.results if result.status == TaskResultStatus.READY]
     items = [
-        item.uid
+        str(item.uid)
         for alias in conf.aliases()
         if conf.queue_config(alias).tasks
         for state in WAITING
@@ -247,13 +247,13 @@ def _waiting_tasks(backend: str) -> list[TaskResult]:
     return [result for result in map(used.get_result, items) if result.backend == backend]
 
 
-def _tasks_listing(there: Sequence[TaskResult]) -> str:
+def _tasks_listing(there: Sequence[TaskResult[..., Any]]) -> str:
     lines = [f"  {result.id} {_described_task(result)}" for result in there]
     more = [f"  and {len(lines) - LISTED:,} more"] if len(lines) > LISTED else []
     return "\n".join(["These tasks wait:", *lines[:LISTED], *more]) if lines else "No task waits."
 
 
-def _described_task(result: TaskResult) -> str:
+def _described_task(result: TaskResult[..., Any]) -> str:
     text = ", ".join([*map(repr, result.args), *(f"{name}={value!r}" for name, value in result.kwargs.items())])
     shortened = text if len(text) <= WIDTH else f"{text[:WIDTH]}… ({len(text):,} characters)"
     return f"{result.task.module_path}({shortened})"
@@ -262,8 +262,8 @@ def _described_task(result: TaskResult) -> str:
 def commit() -> None:
     """Run all hooks that wait for the commit of the test's transaction, as a commit would: tasks are enqueued then.
 
-    For a ``TestCase``, and for the fixture ``db`` of pytest-django, whose transactions never commit. The hooks of all
-    databases run in the order in which they were registered, also those that hooks register.
+    For a ``TestCase``, and for the fixture ``db`` of pytest-django, whose transactions never commit. The hooks of each
+    database run in their order, also those that hooks register.
 
     :raises InvalidArgument: a transaction within that of the test is open.
     """
@@ -276,7 +276,8 @@ def commit() -> None:
             )
     while waiting := [connection for connection in opened if connection.run_on_commit]:
         for connection in waiting:
-            _, hook, robust = connection.run_on_commit.pop(0)
+            waiting_hook: Any = connection.run_on_commit.pop(0)
+            _, hook, robust = waiting_hook
             try:
                 hook()
             except Exception:

@@ -266,18 +266,31 @@ def _frames(step: TracebackType | None) -> Iterator[tuple[str, str]]:
         step = step.tb_next
 
 
-def of_death(how: str, *, consumer: str, run_time: float, memory: int) -> bytes:
+def of_death(how: str, *, consumer: str, run_time: float, memory: int, keep: int = 0) -> bytes:
     """The evidence about a process that died while it handled an item, as the JSON object that ``crashed`` stores.
 
     how: such as "killed by SIGKILL"; run_time: seconds for which the item was handled; memory: the process's peak, in
-    bytes.
+    bytes. keep: how many errors before this one the item's record keeps; 0: as many as it kept.
     """
-    kept = {
+    kept: dict[str, Any] = {
         "type": "Crashed",
         "message": f"the process was {how} after {run_time:.1f} s of this item, at most {memory >> 20} MiB large",
         "fingerprint": f"Crashed: {how}",
         "consumer": consumer,
         "run_time": round(run_time, 3),
         "memory": memory,
+    }
+    return json.dumps(kept | ({"keep": keep} if keep else {})).encode()
+
+
+def of_timeout(error: BaseException, *, consumer: str, run_time: float, keep: int) -> bytes:
+    """The error of a task whose process was killed at the end of the task's time limit. keep: as in ``of_death``."""
+    kept = {
+        "type": type(error).__name__,
+        "message": str(error),
+        "fingerprint": type(error).__name__,
+        "consumer": consumer,
+        "run_time": round(run_time, 3),
+        "keep": keep,
     }
     return json.dumps(kept).encode()

@@ -31,7 +31,9 @@ class Attempt:
     """An attempt at a task: from its beginning until the server has been told of its end."""
 
     task: SRQTask
-    result: TaskResult  # the same one in all signals and calls of the attempt: making one takes longer than a signal
+    result: TaskResult[
+        ..., Any
+    ]  # the same one in all signals and calls of the attempt: making one takes longer than a signal
     sender: type  # of the signals: the class of the task's backend
     discarded: BaseException | None = None  # the Discard that the task raised
 
@@ -67,7 +69,7 @@ class TaskRunner:
         attempt = _attempt(item)
         task, result = attempt.task, attempt.result
         _send(task_started, attempt)
-        context = [TaskContext(task_result=result)] if task.takes_context else []
+        context: list[Any] = [TaskContext(task_result=result)] if task.takes_context else []
         value = task.func(*context, *result.args, **result.kwargs)
         return value if is_pending(value) else normalize_json(value)
 
@@ -152,7 +154,7 @@ class _Answers:
             return self._backoff.delay(deliveries)
         seconds = self._backoff(self._error, self._attempt.result)
         self.final = seconds is None
-        return 0.0 if seconds is None else seconds  # type: ignore[no-any-return]
+        return 0.0 if seconds is None else seconds
 
 
 def _attempt(item: Item) -> Attempt:

@@ -36,7 +36,7 @@ def configured(settings, server_url, prefix):
                 "OPTIONS": {
                     "URL": server_url,
                     "PREFIX": prefix + ".{alias}",
-                    "BACKOFF": {"base": 0},
+                    "BACKOFF": {"base": 500},
                     "MAX_DELIVERIES": 2,
                     **options,
                 },
@@ -192,6 +192,10 @@ def delay_of(result):
     failed_at = item.delivery.error["time"] / 1000
     assert item.uid == result.id
     return item.delivery.when.timestamp() - failed_at
+
+
+def test_the_backoff_of_the_queue():
+    assert 249 <= delay_of(ended(work.fail_slowly)) <= 501
 
 
 @pytest.mark.parametrize("backoff", [{"base": 1000}, Backoff(base=1000)])

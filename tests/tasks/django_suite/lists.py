@@ -32,7 +32,8 @@ TASKS = _named(
     module_path naive_datetime name no_backends pickle_task pickle_task_result refresh_result run_after_in_decorator
     takes_context_without_taking_context task_decorator task_error_invalid_exception task_error_unknown_module
     unknown_queue_name unpickle_arbitrary_string unpickle_non_task_object using_correct_backend
-    using_creates_new_instance using_missing_backend using_priority using_queue_name using_run_after using_unknown_backend
+    using_creates_new_instance using_missing_backend using_priority using_queue_name using_run_after
+    using_unknown_backend
     """,
 )
 DUMMY = _named(
