@@ -8,7 +8,8 @@ from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any, TypeVar
 
-from django.tasks import Task, TaskResult
+from django.tasks import DEFAULT_TASK_BACKEND_ALIAS, DEFAULT_TASK_QUEUE_NAME, Task, TaskResult
+from django.tasks.base import DEFAULT_TASK_PRIORITY
 from django.tasks.exceptions import InvalidTask
 from django.utils.inspect import is_module_level_function
 from django.utils.module_loading import import_string
@@ -40,6 +41,12 @@ class SRQTask(Task):  # type: ignore[type-arg]
     :param result_ttl: seconds for which the result is kept, 0 for none; None: RESULT_TTL of the backend.
     :param on_commit: the transactions whose end ``enqueue`` awaits, as in ON_COMMIT of the backend; None: that one.
     """
+
+    # The same as in Django 6.1; in 6.0 they have no defaults.
+    priority: int = DEFAULT_TASK_PRIORITY
+    backend: str = DEFAULT_TASK_BACKEND_ALIAS
+    queue_name: str = DEFAULT_TASK_QUEUE_NAME
+    run_after: dt.datetime | None = None
 
     max_attempts: int | None = None
     backoff: Backoff | BackoffFunction | None = None
