@@ -1,0 +1,102 @@
+"""Tasks for people: what a queue of tasks holds, with the name and the arguments instead of the JSON. Does no I/O.
+
+Everything here comes from the redacted text of a payload, so that it shows nothing which the payload does not show.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from django_srq.conf import QueueConfig
+from django_srq.queue.masking import MASK
+from django_srq.status.redaction import decoded_shown, payload_shown
+
+LONGEST_NAME = 200  # characters of the path of a task
+# The beginning of an envelope that was cut off, as the tasks of this package write it.
+_BEGINNING = re.compile(rb'\{"task":\s?"([\w.]{1,%d})"' % LONGEST_NAME)
+_GROUP = re.compile(r"(?P<task>\S+\.\S+): (?P<error>.+)", re.DOTALL)  # see shared/lifecycle.lua
+
+
+@dataclass(frozen=True)
+class TaskShown:
+    """A task and its arguments, as a call."""
+
+    name: str  # its dotted path; "" when the payload does not tell
+    text: str  # such as "welcome(1, full=False)"; or why the arguments are not shown
+    args: list[Any] | None = None  # None: not shown
+    kwargs: Mapping[str, Any] | None = field(default=None)
+
+    def cut(self, characters: int) -> str:
+        return self.text if len(self.text) <= characters else self.text[: characters - 1] + "…"
+
+
+def is_of_tasks(config: QueueConfig) -> bool:
+    """Whether the queue is for tasks. The payload of an item never decides that."""
+    return bool(getattr(config, "tasks", ""))
+
+
+def task_shown(config: QueueConfig, data: bytes, size: int) -> TaskShown:
+    """size: bytes of the whole payload. data is shorter if that is too large: its beginning, or nothing."""
+    shown = payload_shown(config, data, size)
+    if len(data) < size:
+        beginning = _BEGINNING.match(data)
+        name = beginning[1].decode() if beginning else ""
+        return TaskShown(name, f"{short(name)}(…)" if name else shown.cut(LONGEST_NAME))
+    try:
+        envelope = json.loads(shown.text)
+    except ValueError:
+        return TaskShown("", shown.cut(LONGEST_NAME))
+    if not is_envelope(envelope):
+        return TaskShown("", shown.cut(LONGEST_NAME))
+    name, args, kwargs = envelope["task"][:LONGEST_NAME], envelope["args"], envelope["kwargs"]
+    return TaskShown(name, f"{short(name)}({', '.join(_arguments(args, kwargs))})", args, kwargs)
+
+
+def is_envelope(payload: object) -> bool:
+    return (
+        isinstance(payload, Mapping)
+        and isinstance(payload.get("task"), str)
+        and isinstance(payload.get("args"), list)
+        and isinstance(payload.get("kwargs"), Mapping)
+    )
+
+
+def short(name: str) -> str:
+    """The name of a task without its module."""
+    return name.rpartition(".")[2]
+
+
+def value_shown(alias: str, value: Any) -> str:
+    """What a task returned, redacted as payloads are; in one line, as Python writes it."""
+    shown = decoded_shown(alias, value)
+    try:
+        return written(json.loads(shown.text))
+    except ValueError:
+        return shown.note or shown.text
+
+
+def task_of_group(name: str) -> tuple[str, str]:
+    """The task and the error of a group of failed items; ("", name) when the group is not of a task."""
+    found = _GROUP.fullmatch(name)
+    return (found["task"], found["error"]) if found else ("", name)
+
+
+def _arguments(args: list[Any], kwargs: Mapping[str, Any]) -> Iterator[str]:
+    yield from map(written, args)
+    for name, value in kwargs.items():
+        yield f"{name}={written(value)}"
+
+
+def written(value: Any) -> str:
+    """A value of JSON as Python writes it. What is masked has no quotes, so that nobody takes it for the value."""
+    if value == MASK:
+        return MASK
+    if isinstance(value, list):
+        return f"[{', '.join(map(written, value))}]"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{name!r}: {written(part)}' for name, part in value.items())}}}"
+    return repr(value)
