@@ -12,7 +12,7 @@ scripts.py, lua/                         the Lua files, their includes, and how 
 
 from django_srq.operations.call import BATCH, Call, Command, Keys, cut
 from django_srq.operations.claims import GIVE_BACK, UNREAD, claim, ring, take_token, wait
-from django_srq.operations.control import drop, forget_slots, pause, purge, register, resume
+from django_srq.operations.control import cancel, drop, forget_slots, pause, purge, register, resume
 from django_srq.operations.dead_letters import (
     count_dead,
     count_retrying,
@@ -25,8 +25,8 @@ from django_srq.operations.dead_letters import (
     run_now,
     run_retrying,
 )
-from django_srq.operations.encoding import milliseconds
-from django_srq.operations.lookups import counts, find, info, list_items, show, uids, wrong_groups
+from django_srq.operations.encoding import kept, milliseconds
+from django_srq.operations.lookups import counts, find, info, list_items, results, show, uids, wrong_groups
 from django_srq.operations.puts import Put, encode_headers, put
 from django_srq.operations.replies import (
     STATES,
@@ -39,6 +39,7 @@ from django_srq.operations.replies import (
     ItemView,
     PutReply,
     StoredItem,
+    TaskView,
 )
 from django_srq.operations.scripts import BUCKETS, HOURS, LAYOUT, MINUTES, MOST_BYTES, Script, key_types
 from django_srq.operations.settlements import (
@@ -83,7 +84,9 @@ __all__ = [
     "PutReply",
     "Script",
     "StoredItem",
+    "TaskView",
     "ack",
+    "cancel",
     "claim",
     "count_dead",
     "count_retrying",
@@ -100,6 +103,7 @@ __all__ = [
     "find",
     "forget_slots",
     "info",
+    "kept",
     "key_types",
     "list_items",
     "milliseconds",
@@ -113,6 +117,7 @@ __all__ = [
     "release",
     "requeue",
     "requeue_dead",
+    "results",
     "resume",
     "retry_groups",
     "ring",

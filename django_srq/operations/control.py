@@ -16,11 +16,16 @@ from django_srq.operations.scripts import Script
 def drop(keys: Keys, items: Iterable[DeliveryRef], *, state: str = "", purges: bool = False) -> Call[list[bool]]:
     """Delete items that nobody holds. They are named by uid, and by the number of the put where it is known.
 
-    state: only items in this state; "done": no items, but uids that count as there by unique_for may be put again.
-    purges: count the items as purged, not as dropped.
+    state: only items in this state; "done": no items, but results, and uids that count as there by unique_for may be
+    put again. purges: count the items as purged, not as dropped.
     """
     args = [part.encode() for item in items for part in (item.uid, item.number)]
     return Call(Script.named("drop"), keys, (state.encode(), b"purged" if purges else b"dropped", *args), read_flags)
+
+
+def cancel(keys: Keys, uid: str, kept: bytes = b"") -> Call[bool]:
+    """Delete an item that is ready or delayed, and keep a result of it, from ``kept``; b"" for none."""
+    return Call(Script.named("cancel"), keys, (uid.encode(), kept), read_flag)
 
 
 def purge(keys: Keys, *, marker: str, start: bool) -> Call[tuple[bool, int]]:

@@ -11,9 +11,11 @@ from django_srq.operations.replies import (
     Counts,
     ItemPage,
     ItemView,
+    TaskView,
     as_text,
     read_counts,
     read_listing,
+    read_results,
     read_shown,
 )
 from django_srq.operations.scripts import MOST_BYTES, Script
@@ -71,6 +73,15 @@ def list_items(
 
 def show(keys: Keys, uid: str, *, largest: int) -> Call[ItemView | None]:
     return Call(Script.named("item"), keys, (uid.encode(), encode_int(largest)), lambda reply: read_shown(reply, uid))
+
+
+def results(keys: Keys, uids: Iterable[str]) -> Call[list[TaskView | None]]:
+    """Items, or what is kept of them after their acks; None for a uid that is not known.
+
+    A reply that would be too large ends before the last uid: then ask again for the others.
+    """
+    args = tuple(uid.encode() for uid in uids)
+    return Call(Script.named("results"), keys, args, lambda reply: read_results(reply, args))
 
 
 def wrong_groups(keys: Keys) -> Call[list[tuple[str, int, int]]]:

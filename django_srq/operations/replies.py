@@ -13,6 +13,7 @@ from django_srq.operations.delivery import Delivery
 from django_srq.operations.identifiers import from_milliseconds, uid_time
 
 STATES = ("ready", "in_flight", "delayed", "dead")
+_JSON = json.JSONDecoder()
 _TIMED = ("in_flight", "delayed", "dead")  # states in which an item's score is a moment
 
 
@@ -91,6 +92,22 @@ class ItemPage:
     def following(self) -> int | None:
         """The position of the next page; None at the end."""
         return self.first + self.looked if self.anchor else None
+
+
+@dataclass(frozen=True)
+class TaskView:
+    """An item, or what is kept of it after its ack."""
+
+    uid: str
+    state: str  # one of STATES, or "done"
+    payload: bytes | None
+    token: str  # of the delivery that holds the item, or that was the last one; empty for none
+    deliveries: int  # a running one included
+    crashes: int  # deliveries that ended with the death of the consumer; of one that is done, not known: 0
+    headers: Mapping[str, Any]  # number and time of the put, due time, priority, the caller's headers, as stored
+    errors: Sequence[Mapping[str, Any]]  # of the deliveries that had one, newest first
+    at: dt.datetime | None  # due time of a delayed item, death of a dead one, end of one that is done
+    result: Mapping[str, Any] | None = None  # as stored, of one that is done
 
 
 @dataclass(frozen=True)
@@ -271,6 +288,66 @@ def read_shown(reply: Any, uid: str) -> ItemView | None:
     _now, state, payload, size, score, deliveries, crashes, headers, error, group, token, ahead = reply
     delivery = _looked_at(as_text(state), score, deliveries, crashes, headers, error, group, True)
     return _listed(uid, payload, int(size), delivery, as_text(token), int(ahead) if ahead != b"" else None)
+
+
+def read_results(reply: Any, uids: Sequence[bytes]) -> list[TaskView | None]:
+    parts = [reply[i : i + 8] for i in range(0, len(reply), 8)]
+    return [_known(uid.decode(), *map(bytes, found)) for uid, found in zip(uids, parts, strict=False)]
+
+
+def _known(
+    uid: str,
+    state: bytes,
+    payload: bytes,
+    token: bytes,
+    deliveries: bytes,
+    crashes: bytes,
+    headers: bytes,
+    error: bytes,
+    score: bytes,
+) -> TaskView | None:
+    if not state:
+        return None
+    if state == b"done":
+        return read_result(uid, payload)
+    last = json.loads(error) if error else None
+    earlier = last.pop("earlier", ()) if last else ()
+    return TaskView(
+        uid,
+        state.decode(),
+        payload,
+        token.decode(),
+        int(deliveries.split()[0] if deliveries else 0) + (state == b"in_flight"),
+        int(crashes or 0),
+        json.loads(headers) if headers else {},
+        [last, *earlier] if last else [],
+        from_milliseconds(float(score)) if score else None,
+    )
+
+
+_ITEM = re.compile(r'{"item":\s*')  # how a result begins
+
+
+def read_result(uid: str, stored: bytes) -> TaskView:
+    try:
+        text = stored.decode()
+        result = json.loads(text)
+        start = _ITEM.match(text).end()  # type: ignore[union-attr]
+        _, end = _JSON.raw_decode(text, start)
+    except (ValueError, RecursionError):  # the payload is no JSON
+        return TaskView(uid, "done", None, "", 0, 0, {}, [], None, {})
+    return TaskView(
+        uid,
+        "done",
+        text[start:end].encode(),
+        result["token"],
+        result["deliveries"],
+        0,
+        result.get("headers", {}),
+        result.get("errors", []),
+        from_milliseconds(result["end"]),
+        result,
+    )
 
 
 def _pairs(flat: Sequence[bytes]) -> dict[str, bytes]:

@@ -10,7 +10,7 @@
 -- ARGV[8]  max_deliveries, 0: any number; ARGV[9] max_crashes, 0: any number; for items whose leases ended
 -- ARGV[10] max_in_flight: items in flight at most, across all consumers; 0: any number; -1: no limit for this claim
 -- ARGV[11] interval (ms, may have a fraction) from one item to the next, across all consumers; 0: no such limit
--- ARGV[12…] per item to ack: uid, token ('': any holder's), number of the put ('': the uid was generated)
+-- ARGV[12…] per item to ack: uid, token, number of the put and the result: as in ack.lua
 -- Reply: the acks' flags (1: this call removed the item), the time (ms) until it is worth asking again (-1: no known
 --   moment; 0: ask again at once, also when all n items were handed out), how many ready items only the limits hold up,
 --   then per item handed out: uid, token, payload, deliveries (a number, or the text "deliveries crashes"), headers (''

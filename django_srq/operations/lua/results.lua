@@ -1,0 +1,37 @@
+#!lua flags=no-writes
+-- Says where items are, and what is known of them; of those that are done, the results.
+-- ARGV[1…] uids
+-- Reply: per uid eight parts: its state, '' for an unknown uid, and "done" if there is a result; its payload; its token
+--   ('' for none); deliveries; crashes; headers; errors (the last one, with those before it as "earlier"); and its due
+--   time or time of death (ms). If it is done: its result in place of the payload, and the others are ''.
+-- The reply has at most MOST_BYTES besides those of its first uid, so it may end before the last uid.
+-- include: keys check_layout clock state most_bytes
+local now, reply, bytes = server_time(), {}, 0
+
+local function value(hash, uid)
+  return redis.call('HGET', hash, uid) or ''
+end
+
+local function found(uid)
+  local payload = redis.call('HGET', items, uid)
+  if payload then
+    local state, key = state_of(uid)
+    return {state, payload, value(holders, uid), value(deliveries, uid), value(crashes, uid), value(headers, uid),
+      value(errors, uid), key and state ~= 'in_flight' and redis.call('ZSCORE', key, uid) or ''}
+  end
+  local ends = redis.call('ZSCORE', expiring, uid)
+  local kept = ends and tonumber(ends) > now and redis.call('HGET', results, uid)
+  return {kept and 'done' or '', kept or '', '', '', '', '', '', ''}
+end
+
+for i = 1, #ARGV do
+  local parts = found(ARGV[i])
+  bytes = bytes + (i == 1 and 0 or #parts[2] + #parts[6] + #parts[7])
+  if bytes > MOST_BYTES then
+    break
+  end
+  for _, part in ipairs(parts) do
+    reply[#reply + 1] = part
+  end
+end
+return reply
