@@ -59,9 +59,18 @@ local function postpone(uid, due)
   end
 end
 
+-- The name of the group of an item with this error: its fingerprint, and before it the task, if the item is one. Only
+-- tasks say how many of their errors are kept ("keep"). An error that the consumer's end left behind does not say it.
+local function group_name(uid, failure)
+  local name = failure.fingerprint or failure.type
+  local task = (failure.keep or not failure.fingerprint or failure.type == 'Crashed')
+    and string.match(redis.call('HGET', items, uid) or '', '^{"task":%s?"([^"\\%s]+%.[^"\\%s]+)",%s?"args":%s?%[')
+  return task and task .. ': ' .. name or name
+end
+
 -- Delays an item that failed, and counts it as retrying.
 local function retry_at(uid, due, failure)
-  redis.call('HSET', retrying, uid, group(retrygroups, failure.fingerprint or failure.type, 1, uid))
+  redis.call('HSET', retrying, uid, group(retrygroups, group_name(uid, failure), 1, uid))
   postpone(uid, due)
 end
 
@@ -129,7 +138,7 @@ end
 
 -- Makes an item dead, with the error as the evidence.
 local function bury(uid, failure)
-  failure.group = group(deadgroups, failure.fingerprint or failure.type, 1, uid)
+  failure.group = group(deadgroups, group_name(uid, failure), 1, uid)
   record(uid, failure)
   redis.call('ZADD', dead, now, uid)
   count('dead')
