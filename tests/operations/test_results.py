@@ -403,3 +403,25 @@ def pass_results(results: Results, seconds: float) -> None:
     """Move the ends of results into the past."""
     scores = results.client.zrange(results.keys["expiring"], 0, -1, withscores=True)
     results.client.zadd(results.keys["expiring"], {uid: score - seconds * 1000 for uid, score in scores})
+
+
+# -- a server that is full
+
+
+def test_full_server_keeps_results_and_errors_without_tracebacks(serve, at):
+    """The item that goes has more bytes than its error, so that a full server can be drained."""
+    server = serve("--maxmemory-policy", "noeviction")
+    with server.client() as client:
+        results = Results(at(server.url), client)
+        error = {"type": "E", "message": "m", "keep": 9, "traceback": "trace"}
+        results.put("own")
+        for _ in range(3):
+            (held,) = results.take()
+            results.call(operations.fail(results.keys, held, error=json.dumps(error).encode()))
+        assert ["traceback" in error for error in results.one("own").errors] == [True] * 3
+        client.config_set("maxmemory", 1)
+        (held,) = results.take()
+        results.call(operations.fail(results.keys, held, error=json.dumps(error).encode()))
+        assert ["traceback" in error for error in results.one("own").errors] == [False] * 4
+        assert results.ack(results.take(), [keep()]) == [True]
+        assert results.one("own").result["outcome"] == SUCCESS
