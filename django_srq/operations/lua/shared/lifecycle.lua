@@ -60,11 +60,16 @@ local function postpone(uid, due)
   end
 end
 
--- The name of the group of an item with this error: its fingerprint, and before it the task, if the item is one. Only
--- tasks say how many of their errors are kept ("keep"). An error that the consumer's end left behind does not say it.
+-- Whether no code raised the error: a process or a consumer died, or nobody settled the item.
+local function is_of_end(kind)
+  return kind == 'Crashed' or kind == 'ConsumerLost' or kind == 'LeaseEnded' or kind == 'ReplyUnread'
+end
+
+-- The name of the group of an item with this error: its fingerprint, and before it the task, if the item is one. Errors
+-- of tasks say how many errors are kept ("keep"); those that only tell how a delivery ended do not.
 local function group_name(uid, failure)
   local name = failure.fingerprint or failure.type
-  local task = (failure.keep or not failure.fingerprint or failure.type == 'Crashed')
+  local task = (failure.keep or is_of_end(failure.type))
     and string.match(redis.call('HGET', items, uid) or '', '^{"task":%s?"([^"\\%s]+%.[^"\\%s]+)",%s?"args":%s?%[')
   return task and task .. ': ' .. name or name
 end
