@@ -5,11 +5,12 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python3.14; 
 BIN = $(VENV)/bin
 ARGS ?=
 
-.PHONY: help demo test suite services browser unfold screenshots messages serve lint docs docs-tests bench bench-tests clean
+.PHONY: help demo test suite django-tasks services browser unfold screenshots messages serve lint docs docs-tests bench bench-tests clean
 
 help:
 	@echo 'make demo    watch orders survive a killed consumer'
 	@echo 'make test    the whole suite, on a real server (SRQ_TEST_URL, else a throw-away one); ARGS goes to pytest'
+	@echo 'make django-tasks     run the tests that Django has for task backends, from its source distribution, with ours (Django 6.0 or newer)'
 	@echo 'make services     test srq_consume beside PostgreSQL and memcached, as the first process of a container, with large payloads (Linux)'
 	@echo 'make browser test the status view in Chromium (SRQ_CHROMIUM, else from the path); make unfold: under django-unfold'
 	@echo 'make screenshots  renew the pictures in the README, with Chromium'
@@ -31,6 +32,9 @@ test: $(VENV)/.installed
 suite:
 	$(BIN)/python -m pytest $(ARGS)
 	cd testproject && $(abspath $(BIN))/python manage.py test --verbosity 0
+
+django-tasks: $(VENV)/.installed
+	$(BIN)/python -m tests.tasks.django_suite
 
 services: $(VENV)/.installed-services
 	$(BIN)/python -m pytest tests/services -p no:cacheprovider $(ARGS)

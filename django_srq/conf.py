@@ -12,7 +12,7 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from functools import cache
@@ -224,7 +224,7 @@ class AdminConfig:
 class Configuration:
     queues: Mapping[str, QueueConfig]
     admin: AdminConfig
-    problems: tuple[Problem, ...]  # all: the general ones, and those of the queues
+    problems: tuple[Problem, ...]  # all: the general ones, those of the queues, and those of TASKS only
     of_queue: Mapping[str, tuple[Problem, ...]]
     general: tuple[Problem, ...]
 
@@ -384,9 +384,10 @@ def _load(ready: bool) -> Configuration:
         of_queue[alias] = tuple(problems)
         if config is not None:
             queues[alias] = config
-    for alias, collision in _collisions(queues):
-        of_queue[alias] += (collision,)
-    all_problems = (*general, *(problem for some in of_queue.values() for problem in some))
+    for alias, problem in (*_collisions(queues), *_unfit_for_tasks(queues), *_shared_by_backends(of_queue)):
+        of_queue[alias] += (problem,)
+    of_queues = (problem for some in of_queue.values() for problem in some)
+    all_problems = (*general, *of_queues, *_wrong_queues_of_tasks(written, defaults))
     return Configuration(queues, admin, all_problems, of_queue, tuple(general))
 
 
@@ -456,6 +457,68 @@ def task_backends() -> list[TaskBackend]:
         for alias, params in (written.items() if isinstance(written, Mapping) else ())
         if isinstance(alias, str) and isinstance(params, Mapping) and _has_queues(params.get("BACKEND"))
     ]
+
+
+def task_option(backend: str, options: Any, name: str, default: Any) -> Any:
+    """The value of one of the TASK_OPTIONS. backend: its alias."""
+    try:
+        return TASK_OPTIONS[name](options[name]) if name in options else default
+    except _Wrong as wrong:
+        where = f"{_options_of(backend)}[{name!r}]"
+        raise ConfigurationError(f"{where} must be {wrong}, not {shown(options[name])}.") from None
+
+
+def _unfit_for_tasks(queues: Mapping[str, QueueConfig]) -> Iterator[tuple[str, Problem]]:
+    """Queues of tasks whose options do not suit tasks."""
+    for alias, config in queues.items():
+        if not config.tasks:
+            continue
+        if config.handler:
+            message = f"{config.where} has a HANDLER, and TASKS[{config.tasks!r}] has it as a queue of tasks."
+            hint = "A queue is for tasks or for a handler: remove the HANDLER, or the queue from QUEUES."
+            yield alias, Problem("django_srq.E012", message, hint)
+        if config.serializer != "json":
+            message = f"{config.named} has the SERIALIZER {config.serializer!r}, and tasks need 'json'."
+            hint = f"Set {config.where}['SERIALIZER'] to 'json'."
+            yield alias, Problem("django_srq.E013", message, hint)
+
+
+def _shared_by_backends(aliases: Container[str]) -> Iterator[tuple[str, Problem]]:
+    """Queues that are in QUEUES of several backends: the options of only one of them can hold."""
+    seen: dict[str, str] = {}
+    for backend in task_backends():
+        for alias in dict.fromkeys(backend.queues):
+            if alias in seen and alias in aliases:
+                message = f"TASKS[{backend.alias!r}] and TASKS[{seen[alias]!r}] have the same queue {alias!r}."
+                yield alias, Problem("django_srq.E015", message, "Remove it from the QUEUES of one of them.")
+            seen.setdefault(alias, backend.alias)
+
+
+def _wrong_queues_of_tasks(written: Mapping[str, Any], defaults: Mapping[str, Any]) -> Iterator[Problem]:
+    """Values of QUEUES that cannot be used."""
+    for backend in task_backends():
+        where = f"TASKS[{backend.alias!r}]['QUEUES']"
+        names = settings.TASKS[backend.alias].get("QUEUES", [DEFAULT_ALIAS])
+        if not isinstance(names, list | tuple | set) or not all(isinstance(name, str) and name for name in names):
+            yield Problem("django_srq.E014", f"{where} must be a list of names of queues, not {shown(names)}.")
+        elif not names and not _without_handler(written, defaults):
+            message = (
+                f"{where} is empty, so the backend has every queue of SRQ_QUEUES without a HANDLER. There is none."
+            )
+            yield Problem("django_srq.E014", message, "Name its queues, such as ['default'].")
+
+
+def unknown_databases() -> Iterator[Problem]:
+    """Aliases in ON_COMMIT of TASKS that are not in DATABASES."""
+    for backend in task_backends():
+        try:
+            aliases = _databases(backend.options["ON_COMMIT"])
+        except (LookupError, TypeError, _Wrong):  # not given, or reported as E003
+            continue
+        for alias in () if isinstance(aliases, bool) else aliases:
+            if alias not in settings.DATABASES:
+                message = f"{_options_of(backend.alias)}['ON_COMMIT'] names {alias!r}, which is not in DATABASES."
+                yield Problem("django_srq.W009", message, suggestion(alias, list(settings.DATABASES)))
 
 
 def _queues_of(params: Mapping[str, Any]) -> tuple[str, ...]:
@@ -821,7 +884,11 @@ def default_prefixes() -> Iterator[Problem]:
 
 def silent_failures() -> Iterator[Problem]:
     """Queues whose items are dead after a single failure, in a project that hears of errors only in its log."""
-    aliases = [alias for alias, config in load().queues.items() if config.handler and config.max_deliveries == 1]
+    aliases = [
+        alias
+        for alias, config in load().queues.items()
+        if (config.handler or config.tasks) and config.max_deliveries == 1
+    ]
     if aliases and not _errors_are_reported():
         message = f"MAX_DELIVERIES is 1, and errors are reported to nobody: {', '.join(aliases)}."
         hint = (

@@ -16,12 +16,16 @@ if TYPE_CHECKING:
     from django_srq.exceptions import Discard, Reject, RetryLater
     from django_srq.queue.backoff import Backoff
     from django_srq.tasks.backend import SRQBackend
+    from django_srq.tasks.dummy import DummyBackend
     from django_srq.tasks.exceptions import TaskCancelled, TaskTimeout
+    from django_srq.tasks.immediate import ImmediateBackend
     from django_srq.tasks.task import SRQTask
 
 __all__ = [
     "Backoff",
     "Discard",
+    "DummyBackend",
+    "ImmediateBackend",
     "Reject",
     "RetryLater",
     "SRQBackend",
@@ -33,6 +37,8 @@ __all__ = [
 _MODULES = {
     "Backoff": "django_srq.queue.backoff",
     "Discard": "django_srq.exceptions",
+    "DummyBackend": "django_srq.tasks.dummy",
+    "ImmediateBackend": "django_srq.tasks.immediate",
     "Reject": "django_srq.exceptions",
     "RetryLater": "django_srq.exceptions",
     "SRQBackend": "django_srq.tasks.backend",

@@ -59,9 +59,12 @@ def cancelled() -> bytes:
 # -- what is read
 
 
-def ready(task: Task[..., Any], uid: str, args: list[Any], kwargs: dict[str, Any], at: int) -> TaskResult[..., Any]:
+def ready(
+    task: Task[..., Any], uid: str, args: Sequence[Any], kwargs: Mapping[str, Any], at: int
+) -> TaskResult[..., Any]:
     """The result of a task that is being enqueued. at: now (ms)."""
-    return _result(task, uid, TaskCall("", args, kwargs, task.backend), TaskResultStatus.READY, from_milliseconds(at))
+    call = TaskCall("", list(args), dict(kwargs), task.backend)
+    return _result(task, uid, call, TaskResultStatus.READY, from_milliseconds(at))
 
 
 def running(call: TaskCall, item: Item, task: Task[..., Any]) -> TaskResult[..., Any]:

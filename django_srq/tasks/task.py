@@ -21,9 +21,9 @@ from django_srq.runtime.interruption import is_interruption
 from django_srq.tasks.envelope import TaskCall
 from django_srq.values import COUNTS, DELAYS, SECONDS, Numbers
 
-T = TypeVar("T", bound=Task[..., Any])
+T = TypeVar("T", bound="Task[..., Any]")
 # Seconds until the next attempt, or None: there is none.
-BackoffFunction = Callable[[BaseException, TaskResult[..., Any]], float | None]
+BackoffFunction = Callable[[BaseException, "TaskResult[..., Any]"], float | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

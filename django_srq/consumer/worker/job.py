@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from django_srq.consumer.runner import Outcome, Verdict
 from django_srq.consumer.subscription import StopConsuming, Subscription
 from django_srq.exceptions import PayloadError
 from django_srq.operations import DeliveryRef, StoredItem
@@ -36,6 +38,7 @@ class FinishedJob(NamedTuple):
     discarded: str | None = None  # the reason, if the handler discarded the item
     handling: Handling | None = None  # the call of the handler, if an integration is installed
     error: BaseException | None = None  # the handler's, if it discarded the item
+    outcome: Outcome | None = None  # if it was a task
 
 
 class FailedJob(NamedTuple):
@@ -46,6 +49,14 @@ class FailedJob(NamedTuple):
     seconds: float
     error: BaseException
     handling: Handling | None = None  # as in FinishedJob
+    verdict: Verdict | None = None  # if it was a task
+
+
+def results(subscription: Subscription, finished: Sequence[FinishedJob]) -> Sequence[bytes]:
+    """What the server is to keep of finished jobs of a subscription, for their acks; of handlers' items nothing."""
+    if subscription.runner is None:
+        return ()
+    return [b"" if done.outcome is None else done.outcome.kept for done in finished]
 
 
 class BuriedJob(NamedTuple):
