@@ -12,7 +12,7 @@ scripts.py, lua/                         the Lua files, their includes, and how 
 
 from django_srq.operations.call import BATCH, Call, Command, Keys, cut
 from django_srq.operations.claims import GIVE_BACK, UNREAD, claim, ring, take_token, wait
-from django_srq.operations.control import cancel, drop, forget_slots, pause, purge, register, resume
+from django_srq.operations.control import cancel, drop, forget_slots, pause, purge, purge_results, register, resume
 from django_srq.operations.dead_letters import (
     count_dead,
     count_retrying,
@@ -26,7 +26,7 @@ from django_srq.operations.dead_letters import (
     run_retrying,
 )
 from django_srq.operations.encoding import kept, milliseconds
-from django_srq.operations.lookups import counts, find, info, list_items, results, show, uids, wrong_groups
+from django_srq.operations.lookups import counts, find, finished, info, list_items, results, show, uids, wrong_groups
 from django_srq.operations.puts import Put, encode_headers, put
 from django_srq.operations.replies import (
     STATES,
@@ -35,6 +35,7 @@ from django_srq.operations.replies import (
     CrashReply,
     DeliveryRef,
     ErrorGroup,
+    FinishedPage,
     ItemPage,
     ItemView,
     PutReply,
@@ -77,6 +78,7 @@ __all__ = [
     "DeliveryRef",
     "ErrorGroup",
     "Failed",
+    "FinishedPage",
     "ItemPage",
     "ItemView",
     "Keys",
@@ -101,6 +103,7 @@ __all__ = [
     "fail",
     "fail_many",
     "find",
+    "finished",
     "forget_slots",
     "info",
     "kept",
@@ -110,6 +113,7 @@ __all__ = [
     "pause",
     "purge",
     "purge_dead",
+    "purge_results",
     "purge_retrying",
     "put",
     "recover",

@@ -9,7 +9,7 @@ from typing import Any
 
 from django_srq.operations.call import BATCH, Call, Command, Keys
 from django_srq.operations.encoding import encode_int, encode_moment
-from django_srq.operations.replies import DeliveryRef, as_text, read_flag, read_flags
+from django_srq.operations.replies import DeliveryRef, as_text, read_flag, read_flags, read_pair
 from django_srq.operations.scripts import Script
 
 
@@ -35,6 +35,11 @@ def purge(keys: Keys, *, marker: str, start: bool) -> Call[tuple[bool, int]]:
 
     args = (marker.encode(), encode_int(BATCH), b"1" if start else b"0")
     return Call(Script.named("purge"), keys, args, read)
+
+
+def purge_results(keys: Keys, *, most: int = BATCH) -> Call[tuple[int, int]]:
+    """Delete so many results at most, those that are forgotten first: how many are gone, and how many are left."""
+    return Call(Script.named("purge_results"), keys, (encode_int(most),), read_pair)
 
 
 def pause(keys: Keys, *, about: Mapping[str, str], until: dt.datetime | None = None) -> Call[bool]:

@@ -111,6 +111,13 @@ class TaskView:
 
 
 @dataclass(frozen=True)
+class FinishedPage:
+    total: int
+    items: Sequence[TaskView]
+    before: float | None  # of the next page; None at the end
+
+
+@dataclass(frozen=True)
 class ErrorGroup:
     """The dead items, or those that are retrying, with the same error."""
 
@@ -154,6 +161,7 @@ class Counts:
     retrying: int = 0  # delayed after an error; the other delayed items are scheduled
     failing: Sequence[FailingGroup] = ()  # the largest groups of errors that took an item lately
     failing_rest: int = 0  # dead items of the other ones
+    results: int = 0  # what is kept of items after their acks
 
 
 def as_text(value: Any) -> str:
@@ -350,6 +358,12 @@ def read_result(uid: str, stored: bytes) -> TaskView:
     )
 
 
+def read_finished(reply: Any) -> FinishedPage:
+    total, before, *rest = reply
+    items = [read_result(uid.decode(), stored) for uid, stored in zip(rest[::2], rest[1::2], strict=True)]
+    return FinishedPage(int(total), items, float(before) if before else None)
+
+
 def _pairs(flat: Sequence[bytes]) -> dict[str, bytes]:
     return {as_text(name): value for name, value in zip(flat[::2], flat[1::2], strict=True)}
 
@@ -372,6 +386,7 @@ def read_counts(reply: Any) -> Counts:
         minutes,
         hours,
         failing,
+        results,
     ) = reply
     counters, consumers, meta = map(_pairs, hashes)
     numbers = {name: int(value) for name, value in counters.items()}
@@ -404,6 +419,7 @@ def read_counts(reply: Any) -> Counts:
             for name, retrying, died in zip(failing[1::3], failing[2::3], failing[3::3], strict=True)
         ],
         failing_rest=failing[0],
+        results=int(results),
     )
 
 

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
 
 from django_srq import SafeRedisQueue, operations
+from django_srq.exceptions import LayoutError
 from django_srq.operations import DeliveryRef, Put, TaskView, kept
+from django_srq.transport.clients import client_from_url
+from django_srq.transport.link import Link
+from django_srq.transport.slots import Slot
 from tests.support.server_clock import now
+from tests.support.waiting import PATIENT
 
 pytestmark = pytest.mark.versions
 
@@ -399,6 +407,215 @@ def test_drop_deletes_a_result(results):
     assert results.number() == 1
 
 
+# -- pages of results
+
+
+def finish(results: Results, number: int, *, together: int = 1, **terms: Any) -> list[str]:
+    """Finish so many items; their uids, in the order of their acks."""
+    uids = []
+    for _ in range(0, number, together):
+        results.queue.put_many([PAYLOAD] * together)
+        held = results.take(together)
+        results.ack(held, [keep(**terms)] * together)
+        uids += [ref.uid for ref in held]
+    return uids
+
+
+def pages(results: Results, n: int, **more: Any) -> Iterator[operations.FinishedPage]:
+    before = None
+    while True:
+        page = results.call(operations.finished(results.keys, before=before, n=n))
+        yield page
+        before = page.before
+        if before is None:
+            return
+
+
+@pytest.mark.parametrize("together", [1, 60])
+@pytest.mark.parametrize("n", [1, 7, 60, 1000])
+def test_pages_of_results(results, n, together):
+    """Many end in the same millisecond, and none is on two pages or on none."""
+    uids = finish(results, 60, together=together)
+    found = list(pages(results, n))
+    assert [view.uid for page in found for view in page.items] == uids[::-1]
+    assert {page.total for page in found} == {60}
+    assert [len(page.items) for page in found] == [n] * (60 // n) + ([60 % n] if 60 % n else [])
+    assert found[0].items[0] == results.one(uids[-1])
+
+
+def test_pages_while_results_come_and_go(results):
+    uids = finish(results, 30)
+    iterator = pages(results, 10)
+    seen = [view.uid for view in next(iterator).items]
+    finish(results, 5)
+    results.queue.drop(*uids[18:22])  # the end of the first page, and the beginning of the next
+    seen += [view.uid for page in iterator for view in page.items]
+    assert seen == [*uids[:19:-1], *uids[17::-1]]
+
+
+def test_page_has_a_bounded_number_of_bytes(results):
+    large = b'"' + b"x" * (operations.MOST_BYTES * 2 // 5) + b'"'
+    results.queue.put_many([large] * 7)
+    for _ in range(7):
+        results.ack(results.take(), [keep()])
+    found = list(pages(results, 100))
+    assert [len(page.items) for page in found] == [3, 3, 1]
+    assert len({view.uid for page in found for view in page.items}) == 7
+
+
+def test_forgotten_results_are_on_no_page(results):
+    old = finish(results, 3)
+    pass_results(results, HOUR + 1)
+    new = finish(results, 1, together=1, ttl=2 * HOUR)
+    results.client.hset(results.keys["results"], old[2], "{}")  # one that is to be forgotten, and still there
+    results.client.zadd(results.keys["expiring"], {old[2]: 1})
+    (page,) = pages(results, 10)
+    assert ([view.uid for view in page.items], page.total) == (new, 1)
+    assert results.queue.snapshot().results == 1
+    assert results.of(old[2]) == [None]
+
+
+def test_counts_tell_the_number_of_results(results):
+    assert results.queue.snapshot().results == 0
+    finish(results, 3)
+    assert results.queue.snapshot().results == 3
+
+
+# -- purging
+
+
+def test_results_are_purged_in_batches(results):
+    finish(results, 2500, together=500, most=5000)
+    batches: list[int] = []
+    assert results.queue.purge_results(on_batch=batches.append) == 2500
+    assert batches == [1000, 1000, 500]
+    assert results.number() == 0
+    assert results.queue.purge_results() == 0
+
+
+def test_results_that_come_meanwhile_do_not_prolong_a_purge(results):
+    finish(results, 1500, together=500, most=5000)
+
+    def go_on(number: int) -> None:
+        finish(results, 1000, together=1000, most=5000)
+
+    assert results.queue.purge_results(on_batch=go_on) == 1500
+    assert results.number() == 2000
+
+
+def test_large_results_are_purged_in_small_batches(results):
+    large = kept(HOUR, 1000, b'"' + b"x" * (8 * operations.MOST_BYTES) + b'"')
+    results.queue.put_many([PAYLOAD] * 20)
+    for held in results.take(20):
+        results.ack([held], [large])
+    assert results.call(operations.purge_results(results.keys)) == (8, 12)
+
+
+def test_purge_of_all_items_deletes_the_results_too(results):
+    finish(results, 3)
+    results.put("own")
+    assert results.queue.purge("ready") == 1
+    assert results.number() == 3
+    results.put("own")
+    assert results.queue.purge() == 1
+    assert results.number() == 0
+    assert results.queue.audit() == []
+
+
+# -- the audit
+
+
+def test_audit_finds_results_that_are_never_forgotten(results):
+    uids = finish(results, 600, together=600)
+    assert results.queue.audit() == []
+    results.client.zrem(results.keys["expiring"], uids[1])
+    results.client.hdel(results.keys["results"], uids[2])
+    assert set(results.queue.audit()) == {
+        f"{uids[1]} has a result that is never forgotten (results)",
+        f"{uids[2]} has no result that could be forgotten (expiring)",
+    }
+    results.queue.drop(uids[1])
+    results.client.zrem(results.keys["expiring"], uids[2])
+    assert results.queue.audit() == []
+
+
+@pytest.mark.parametrize("key", ["results", "expiring"])
+def test_key_that_belongs_to_something_else(results, client, key):
+    """The item is not acked without its result."""
+    results.put("own")
+    (held,) = results.take()
+    client.set(results.keys[key], "other")
+    client.hdel(results.keys["meta"], "typed")
+    with pytest.raises(LayoutError, match=f":{key} holds a string"):
+        results.ack([held], [keep()])
+    client.hset(results.keys["meta"], "typed", now(client))  # a call looked a moment ago
+    with pytest.raises(LayoutError, match="holds"):
+        results.ack([held], [keep()])
+    assert client.hexists(results.keys["items"], "own")
+    client.delete(results.keys[key])
+    assert results.ack([held], [keep()]) == [True]
+    assert results.one("own").result["outcome"] == SUCCESS
+    assert results.queue.audit() == []
+
+
+# -- lost replies, and older versions
+
+
+@pytest.mark.parametrize("way", ["ack", "claim"])
+def test_ack_whose_reply_was_lost_keeps_one_result(results, way):
+    results.put("own")
+    (held,) = results.take()
+    slot = Slot(b"test", 7)
+    if way == "ack":
+        call: operations.Call = operations.ack(results.keys, [held], [keep()])
+    else:
+        call = operations.claim(
+            results.keys, consumer="c1", lease=60, legacy_lease=60, n=0, acks=[held], results=[keep()]
+        )
+    first = results.queue.link.call(call, queue="q", slot=slot)
+    before = results.one("own")
+    again = results.queue.link.call(call, queue="q", slot=slot)
+    assert first == again
+    assert (results.one("own"), results.number()) == (before, 1)
+    results.put("own")  # the next run began
+    results.queue.link.call(call, queue="q", slot=slot)
+    assert results.one("own").state == "ready"
+
+
+def test_cancel_whose_reply_was_lost_says_true_again(results):
+    results.put("own")
+    call, slot = operations.cancel(results.keys, "own", keep(FAILURE)), Slot(b"test", 7)
+    assert [results.queue.link.call(call, queue="q", slot=slot) for _ in range(2)] == [True, True]
+    results.put("own")
+    assert results.queue.link.call(call, queue="q", slot=slot) is True
+    assert results.one("own").state == "ready"
+
+
+def test_moving_from_items_to_results_is_one_step(make_queue, client, server_url):
+    """Whoever looks while acks go on finds each item in one of both places."""
+    results = Results(make_queue(), client)
+    uids = results.queue.put_many([PAYLOAD] * 300)
+    seen: list[list[str]] = []
+    over = threading.Event()
+
+    def look() -> None:
+        with closing(Link(client_from_url(server_url), timeout=PATIENT)) as link:
+            while not over.is_set() or not seen:
+                views = link.call(operations.results(results.keys, uids), queue="q")
+                seen.append(["lost" if view is None else view.state for view in views])
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        for held in results.take(300):
+            results.ack([held], [keep()])
+    finally:
+        over.set()
+        thread.join(PATIENT)
+    assert {state for states in seen for state in states} <= {"ready", "in_flight", "done"}
+    assert [view.state for view in results.of(*uids)] == ["done"] * 300
+
+
 def pass_results(results: Results, seconds: float) -> None:
     """Move the ends of results into the past."""
     scores = results.client.zrange(results.keys["expiring"], 0, -1, withscores=True)
@@ -409,7 +626,6 @@ def pass_results(results: Results, seconds: float) -> None:
 
 
 def test_full_server_keeps_results_and_errors_without_tracebacks(serve, at):
-    """The item that goes has more bytes than its error, so that a full server can be drained."""
     server = serve("--maxmemory-policy", "noeviction")
     with server.client() as client:
         results = Results(at(server.url), client)
