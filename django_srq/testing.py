@@ -167,9 +167,12 @@ def _hint_of_payload(queue: SafeRedisQueue, payload: Any) -> str:
     return "" if handled == payload else f"When {payload!r} is put, the handler gets {handled!r}. "
 
 
+def _hooks() -> list[Any]:
+    return [hook[1] for connection in connections.all(initialized_only=True) for hook in connection.run_on_commit]
+
+
 def _hint_of_commit() -> str:
-    hooks = [hook[1] for connection in connections.all(initialized_only=True) for hook in connection.run_on_commit]
-    if not any(getattr(hook, "__qualname__", "").startswith(Queue.put_on_commit.__qualname__) for hook in hooks):
+    if not any(getattr(hook, "__qualname__", "").startswith(Queue.put_on_commit.__qualname__) for hook in _hooks()):
         return ""
     return (
         "put_on_commit puts when the transaction commits, which it never does in a TestCase: "
@@ -226,17 +229,29 @@ def assert_enqueued(
     asked = "".join(f" {name}={given!r}" for name, given in (("args", args), ("kwargs", kwargs)) if given is not None)
     wanted = "at least once" if count is None else f"{count:,} times"
     raise AssertionError(
-        f"{task.module_path}{asked} waits {len(found):,} times, not {wanted}. "
-        f"{_hint_of_commit()}{_tasks_listing(there)}"
+        f"{task.module_path}{asked} waits {len(found):,} times, not {wanted}. {_hint_of_tasks()}{_tasks_listing(there)}"
     )
+
+
+def _hint_of_tasks() -> str:
+    if not any(getattr(hook, "__module__", "") == "django_srq.tasks.commits" for hook in _hooks()):
+        return ""
+    return "Some tasks wait for a commit, which never comes in a TestCase: call commit() before. "
 
 
 def _waiting_tasks(backend: str) -> list[TaskResult[..., Any]]:
     from django.tasks import TaskResultStatus, task_backends
 
-    used = task_backends[backend]
-    if hasattr(used, "results"):  # DummyBackend
+    from django_srq.tasks import SRQBackend
+
+    used: Any = task_backends[backend]
+    if isinstance(getattr(used, "results", None), list):  # DummyBackend
         return [result for result in used.results if result.status == TaskResultStatus.READY]
+    if not isinstance(used, SRQBackend):
+        raise ConfigurationError(
+            f"assert_enqueued: {type(used).__name__} keeps no tasks; "
+            f"use SRQBackend or DummyBackend in TASKS[{backend!r}]"
+        )
     items = [
         str(item.uid)
         for alias in conf.aliases()
@@ -262,8 +277,8 @@ def _described_task(result: TaskResult[..., Any]) -> str:
 def commit() -> None:
     """Run all hooks that wait for the commit of the test's transaction, as a commit would: tasks are enqueued then.
 
-    For a ``TestCase``, and for the fixture ``db`` of pytest-django, whose transactions never commit. The hooks of all
-    databases run in the order in which they were registered, also those that hooks register.
+    For a ``TestCase``, and for the fixture ``db`` of pytest-django, whose transactions never commit. The hooks of each
+    database run in their order, also those that hooks register.
 
     :raises InvalidArgument: a transaction within that of the test is open.
     """

@@ -173,7 +173,7 @@ def _backoff(value: Any) -> Any:
             return Backoff(**{name: SECONDS.read(v) if isinstance(v, str) else v for name, v in value.items()})
         except (TypeError, ValueError, ConfigurationError) as error:
             raise InvalidTask(f"backoff must be a dict with any of base, factor, max: {text_of(error)}.") from None
-    if callable(value) and is_module_level_function(value):
+    if is_module_level_function(value) and value.__qualname__.isidentifier():
         return value
     raise InvalidTask(f"backoff must be a Backoff, a dict or a function at module level, not {shown(value)}.")
 

@@ -8,14 +8,14 @@ import sys
 import traceback
 
 import pytest
-from django.core.management import call_command
-from django.tasks import TaskResultStatus, default_task_backend
+from django.tasks import TaskResultStatus
 from django.tasks.exceptions import TaskResultDoesNotExist
 from django.tasks.signals import task_finished, task_started
 
 from django_srq import queues
-from django_srq.tasks import Backoff
+from django_srq.tasks import Backoff, SRQBackend
 from tests.tasks import work
+from tests.tasks.consuming import consume
 
 pytestmark = pytest.mark.versions
 
@@ -36,7 +36,7 @@ def configured(settings, server_url, prefix):
                 "OPTIONS": {
                     "URL": server_url,
                     "PREFIX": prefix + ".{alias}",
-                    "BACKOFF": {"base": 0},
+                    "BACKOFF": {"base": 500},
                     "MAX_DELIVERIES": 2,
                     **options,
                 },
@@ -63,11 +63,6 @@ def sent():
     yield received
     for signal in (task_started, task_finished):
         signal.disconnect(receive)
-
-
-def consume():
-    """A consumer in this process, until no task is ready."""
-    call_command("srq_consume", "default", processes=0, burst=True, verbosity=0)
 
 
 def ended(task, *args, **kwargs):
@@ -98,7 +93,7 @@ def test_the_value_is_kept():
 def test_async_tasks(concurrency):
     """Also one whose decorator hides that it is one, and beside others that are not."""
     results = [work.aadd.enqueue(1, b=2), work.hidden.enqueue(4), work.add.enqueue(5)]
-    call_command("srq_consume", "default", processes=0, burst=True, verbosity=0, concurrency=concurrency)
+    consume(concurrency=concurrency)
     for result in results:
         result.refresh()
     assert [result.return_value for result in results] == [3, 4, 5]
@@ -192,6 +187,10 @@ def delay_of(result):
     failed_at = item.delivery.error["time"] / 1000
     assert item.uid == result.id
     return item.delivery.when.timestamp() - failed_at
+
+
+def test_the_backoff_of_the_queue():
+    assert 249 <= delay_of(ended(work.fail_slowly)) <= 501
 
 
 @pytest.mark.parametrize("backoff", [{"base": 1000}, Backoff(base=1000)])
@@ -306,7 +305,7 @@ def test_the_signals_of_a_task_that_succeeds(sent):
     result = ended(work.add, 1, b=2)
     (started, began), (finished, end) = ((name, rest) for name, *rest in sent)
     assert (started, finished) == ("started", "finished")
-    assert began[0] is end[0] is type(default_task_backend)
+    assert began[0] is end[0] is SRQBackend
     assert began[1] is end[1]  # one result for the whole attempt
     assert began[1].id == result.id
     assert [began[2], end[2]] == [RUNNING, SUCCESSFUL]

@@ -10,8 +10,9 @@ from django.db import connection
 from django.tasks import TaskContext, TaskResult
 
 from django_srq import Discard, Reject, RetryLater
-from django_srq.tasks import SRQTask
+from django_srq.tasks import Backoff, SRQTask
 
+AT_ONCE = Backoff(base=0)
 ran: list[Any] = []  # what the tasks noted
 
 
@@ -24,7 +25,7 @@ def task(**options: Any) -> Any:
     return lambda function: SRQTask(func=function, **options)
 
 
-@task()
+@task(backoff=AT_ONCE)
 def add(a: int, b: int = 0) -> int:
     ran.append((a, b))
     return a + b
@@ -55,10 +56,15 @@ def nothing() -> None:
     return None
 
 
-@task()
+@task(backoff=AT_ONCE)
 def fail(text: str = "no") -> None:
     ran.append(text)
     raise Odd(text)
+
+
+@task()
+def fail_slowly() -> None:
+    raise Odd
 
 
 @task()
@@ -66,7 +72,7 @@ def discard() -> None:
     raise Discard("not wanted")
 
 
-@task()
+@task(backoff=AT_ONCE)
 def reject() -> None:
     raise Reject("will never work")
 
@@ -77,7 +83,7 @@ def later(seconds: float = 0) -> None:
     raise RetryLater(seconds, "not yet")
 
 
-@task()
+@task(backoff=AT_ONCE)
 def give(kind: str) -> Any:
     values: dict[str, Any] = {
         "nan": float("nan"),
@@ -90,7 +96,7 @@ def give(kind: str) -> Any:
     return values[kind]
 
 
-@task()
+@task(backoff=AT_ONCE)
 def produce() -> Any:
     yield 1
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from asgiref.sync import sync_to_async
-from django.core.management import call_command
 
 from django_srq import queues
 from django_srq.tasks import SRQBackend
+from tests.tasks.consuming import consume
 
 
 class Queueing(SRQBackend):
@@ -28,7 +28,7 @@ class Running(SRQBackend):
 
     def enqueue(self, task: Any, args: Any, kwargs: Any) -> Any:
         result = super().enqueue(task, args, kwargs)
-        call_command("srq_consume", processes=0, burst=True, verbosity=0, skip_checks=True)
+        consume(task.queue_name)
         result.refresh()
         return result
 
