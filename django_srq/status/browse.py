@@ -5,7 +5,7 @@ Each read is one round trip within the view's time limit, and fails with an ``SR
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -120,8 +120,13 @@ def places_of(uid: str, aliases: Sequence[str]) -> tuple[list[str], list[str]]:
     searches = [_Search(uid, configs) for configs in by_server(loaded, aliases).values()]
     read_all(searches, loaded.admin.timeout)
     answers = dict(pair for search in searches for pair in search.answered)
-    found = [alias for alias in aliases if alias in answers and "items" in answers[alias][0]]
+    found = [alias for alias in aliases if alias in answers and _has_page(loaded.queues[alias], answers[alias][0])]
     return found, [alias for alias in aliases if alias not in answers]
+
+
+def _has_page(config: QueueConfig, found: Collection[str]) -> bool:
+    """Whether a uid that was found under these keys has a page."""
+    return "items" in found or (is_of_tasks(config) and "results" in found)
 
 
 def matches(config: QueueConfig, item: ItemView, text: str, *, payloads: bool) -> bool:

@@ -1,4 +1,4 @@
-"""The pages of a queue of tasks: tasks by name and arguments, finished ones with results, running again, cancelling."""
+"""The pages of a queue of tasks: tasks by name and arguments, finished ones with results, running again."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import html as html_module
 import json
 import re
 
-import django
 import pytest
 from django.contrib.admin.models import LogEntry
 
@@ -21,7 +20,6 @@ pytestmark = [pytest.mark.django_db, pytest.mark.versions]
 
 MAIL = f"{URL}queue/mail/"
 HOSTILE = "<script>alert(1)</script>"
-needs_tasks = pytest.mark.skipif(django.VERSION < (6, 0), reason="django.tasks is new in Django 6.0")
 
 
 @pytest.fixture
@@ -49,7 +47,9 @@ def held(queue: SafeRedisQueue, payload: object, **options: object) -> DeliveryR
     return DeliveryRef(uid, item.token, item.delivery.number)
 
 
-def done(queue: SafeRedisQueue, payload: object, value: object = None, error: Exception | None = None, **options) -> str:
+def done(
+    queue: SafeRedisQueue, payload: object, value: object = None, error: Exception | None = None, **options
+) -> str:
     """A task that has ended: with a return value, or with an error."""
     ref = held(queue, payload, **options)
     outcome: dict[str, object] = {"s": "SUCCESSFUL", "r": value}
@@ -123,9 +123,9 @@ def test_the_look_of_a_payload_makes_no_task(mail):
 
 
 def test_hostile_arguments_are_only_text(mail):
-    mail.put(task(HOSTILE, name=f"a.{HOSTILE}"))
     done(mail, task(HOSTILE), {HOSTILE: HOSTILE})
     uid = failed(mail, task(HOSTILE), ValueError(HOSTILE))
+    mail.put(task(HOSTILE, name=f"a.{HOSTILE}"))
     root = visitor("superuser")
     for path in ("?state=ready", "?state=dead", "?state=dead&all=1", "?state=done", f"item/?uid={uid}"):
         html = read(root, MAIL + path)
@@ -140,7 +140,7 @@ def test_groups_are_by_task_and_error(mail, state):
     root = visitor("superuser")
     html = read(root, f"{MAIL}?state={state}")
     titles = [html_module.unescape(words(title)) for title in re.findall(r"<h2>(.*?)</h2>", html)]
-    assert titles == ["shop.tasks.remind: ValueError", "shop.tasks.welcome: ValueError"]
+    assert sorted(titles) == ["shop.tasks.remind: ValueError", "shop.tasks.welcome: ValueError"]
     (link,) = re.findall(r'href="([^"]*group=shop.tasks.welcome[^"]*)">Show', html)
     listed = read(root, html_module.unescape(link))
     assert listed.count("welcome(1)") == 2
@@ -152,7 +152,9 @@ def test_requeueing_a_group_takes_the_tasks_of_this_name_only(mail):
         failed(mail, task(1, name=name), ValueError("no such user"))
     root = visitor("superuser")
     sent = {"state": "dead", "group": "shop.tasks.welcome: ValueError", "everything": "1", "confirmed": "1"}
-    assert "2 items are ready again" in html_module.unescape(root.post(f"{MAIL}requeue/", sent, follow=True).content.decode())
+    assert "2 items are ready again" in html_module.unescape(
+        root.post(f"{MAIL}requeue/", sent, follow=True).content.decode()
+    )
     assert mail.counts() == {"ready": 2, "in_flight": 0, "delayed": 0, "dead": 1}
 
 
@@ -167,7 +169,8 @@ def test_finished_tasks_are_listed_newest_first_with_their_results(mail):
     ]
     html = read(visitor("superuser"), f"{MAIL}?state=done")
     assert re.findall(r'class="srq-uid" href="[^"]*\?uid=([\w-]{36})', html) == uids[::-1]
-    rows = [html_module.unescape(words(row)) for row in re.findall(r"<tr>.*?</tr>", html, re.DOTALL)[1:]]
+    (table,) = re.findall(r"<tbody>.*</tbody>", html.partition('id="srq-chosen"')[2], re.DOTALL)
+    rows = [html_module.unescape(words(row)) for row in table.split("</tr>")]
     assert f"welcome(3) {uids[2]} successful None 0 s ago" in rows[0]
     assert f"welcome(2) {uids[1]} failed ValueError: no such user" in rows[1]
     assert f"welcome(1) {uids[0]} successful {{'sent': 3, 'token': {MASK}}}" in rows[2]
@@ -276,7 +279,10 @@ def test_a_result_that_is_gone_is_a_404(mail):
 
 
 def test_finished_tasks_run_again_with_the_same_arguments(mail):
-    chosen = [done(mail, task(1), "first", headers={"trace": "4bf9"}, priority=5), done(mail, task(2), error=ValueError("x"))]
+    chosen = [
+        done(mail, task(1), "first", headers={"trace": "4bf9"}, priority=5),
+        done(mail, task(2), error=ValueError("x")),
+    ]
     done(mail, task(3))
     root = visitor("superuser")
     asked = said(root, f"{MAIL}run_again/?state=done&uid={chosen[0]}&uid={chosen[1]}")
@@ -287,7 +293,8 @@ def test_finished_tasks_run_again_with_the_same_arguments(mail):
     items = {item.payload["args"][0]: item for item in mail.items("ready")}
     assert {number: item.payload for number, item in items.items()} == {1: task(1), 2: task(2)}
     assert not {item.uid for item in items.values()} & set(chosen)
-    assert (items[1].priority, items[1].headers, items[2].priority) == (5, {"trace": "4bf9"}, 0)
+    assert [items[n].delivery.priority for n in (1, 2)] == [5, 0]
+    assert items[1].delivery.headers == {"trace": "4bf9"}
     assert mail.snapshot().results == 3
     (entry,) = LogEntry.objects.all()
     assert entry.change_message == f"Run again: 2 items (done): {', '.join(chosen)}"
@@ -319,47 +326,12 @@ def test_large_tasks_run_again_too(mail):
     assert sorted(item.payload["args"][1] for item in mail.items("ready")) == [0, 1, 2, 3, 4]
 
 
-# -- cancelling
-
-
-@needs_tasks
-def test_tasks_that_wait_are_cancelled_and_their_results_say_so(mail):
-    ready, later, running = mail.put(task(1)), mail.put(task(2), delay=60), mail.put(task(3), priority=9)
-    assert mail.get(-1).uid == running
-    root = visitor("superuser")
-    assert "Cancel 1 task of mail? It will not run, and its result says so." in said(
-        root, f"{MAIL}cancel/?state=ready&uid={ready}"
-    )
-    assert "Back" in said(root, f"{MAIL}cancel/?state=ready&uid={ready}")
-    for state, uid in (("ready", ready), ("delayed", later)):
-        confirmed(root, "cancel", state, uid)
-    response = root.post(f"{MAIL}cancel/", {"state": "ready", "uid": running, "confirmed": "1"}, follow=True)
-    assert "0 tasks were cancelled. 1 of 1 was already gone." in html_module.unescape(response.content.decode())
-    assert mail.counts() == {"ready": 0, "in_flight": 1, "delayed": 0, "dead": 0}
-    text = said(root, f"{MAIL}item/?uid={ready}")
-    assert "Status FAILED" in text
-    assert "TaskCancelled" in text
-    assert "superuser: Cancelled 1 item (ready)" in text
-    assert "delivery 0" not in text
-    assert [entry.change_message for entry in LogEntry.objects.order_by("pk")][:2] == [
-        f"Cancelled 1 item (ready): {ready}",
-        f"Cancelled 1 item (delayed): {later}",
-    ]
-
-
-@needs_tasks
-def test_all_tasks_of_an_error_are_cancelled(mail):
-    for name in ("shop.tasks.welcome", "shop.tasks.welcome", "shop.tasks.remind"):
-        failed(mail, task(1, name=name), ValueError("no"), bury=False)
-    sent = {"state": "delayed", "group": "shop.tasks.welcome: ValueError", "everything": "1", "confirmed": "1"}
-    visitor("superuser").post(f"{MAIL}cancel/", sent)
-    assert (mail.counts()["delayed"], mail.snapshot().results) == (1, 2)
-
-
 # -- who may do what
 
 
-@pytest.mark.parametrize(("action", "state", "permission"), [("run_again", "done", "requeue"), ("cancel", "ready", "drop")])
+@pytest.mark.parametrize(
+    ("action", "state", "permission"), [("run_again", "done", "requeue"), ("cancel", "ready", "drop")]
+)
 def test_each_action_needs_its_permission_and_is_a_post(mail, settings, action, state, permission):
     uid = done(mail, task(1)) if state == "done" else mail.put(task(1))
     sent = {"state": state, "uid": uid}

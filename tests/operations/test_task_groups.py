@@ -80,7 +80,9 @@ def test_the_errors_of_a_handler_are_grouped_without_a_task(queue, payload):
     assert groups(queue) == {"ValueError tasks.py:check": 1}
 
 
-@pytest.mark.parametrize("payload", [{"task": "resize", "args": [1]}, {"task": "shop.tasks.welcome"}, 17, {"a": task()}])
+@pytest.mark.parametrize(
+    "payload", [{"task": "resize", "args": [1]}, {"task": "shop.tasks.welcome"}, 17, {"a": task()}]
+)
 def test_what_is_no_task_is_grouped_without_one(queue, payload):
     fail(queue, payload, {"type": "ConsumerLost"})
     assert groups(queue) == {"ConsumerLost": 1}

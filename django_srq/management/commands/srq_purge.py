@@ -20,7 +20,12 @@ class Command(BulkCommand):
         "Permanently delete the ready, delayed and dead items of queues, and the results of tasks. Items in flight are "
         "kept, and so are items put meanwhile."
     )
-    examples = ("orders --dry-run", "mail --results", "orders --state dead --older-than 30d", "orders --state ready --no-input")
+    examples = (
+        "orders --dry-run",
+        "mail --results",
+        "orders --state dead --older-than 30d",
+        "orders --state ready --no-input",
+    )
     offers_all = False
     doing = "purge"
 

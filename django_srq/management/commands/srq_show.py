@@ -167,9 +167,7 @@ class Command(QueueCommand):
                 self._say(line)
             return
         others = [
-            f"{n:,} {_words([name])}"
-            for name in (*STATES, "done")
-            if name not in states and (n := self._number(name))
+            f"{n:,} {_words([name])}" for name in (*STATES, "done") if name not in states and (n := self._number(name))
         ]
         there = f"; there are {', '.join(others)} (--state)" if others else ""
         self._say(f"no item is {_words(states)}{there}")
