@@ -14,6 +14,7 @@ from typing import Any
 from django.core import signing
 
 from django_srq import operations
+from django_srq.admin import tasks
 from django_srq.operations import DeliveryRef, ItemView
 from django_srq.operations.identifiers import from_milliseconds, new_uid
 from django_srq.queue import maintenance
@@ -34,7 +35,10 @@ TAKES = {  # action: the states of the items that it takes
     "drop": ("dead", "delayed", "ready"),
     "release": ("in_flight",),
     "purge": (*PURGEABLE, "all"),
+    "run_again": ("done",),
+    "cancel": ("ready", "delayed"),
 }
+OF_TASKS = frozenset({"run_again", "cancel"})  # the actions that only queues of tasks have
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,10 @@ def carry_out(action: str, queue: Queue, state: str, chosen: Sequence[DeliveryRe
     keys = queue.keys
     if not chosen:
         return []
+    if action == "run_again":
+        return tasks.run_again(queue, [ref.uid for ref in chosen])
+    if action == "cancel":
+        return tasks.cancel(queue, [ref.uid for ref in chosen])
     if action == "requeue":
         call = operations.requeue(keys, [ref.uid for ref in chosen])
     elif action == "run_now":

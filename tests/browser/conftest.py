@@ -83,8 +83,10 @@ class Visit:
 def scene(settings, server_url, prefix, client, transactional_db):
     """Queues in all kinds of states."""
     settings.SRQ_QUEUES = showcase.options(server_url, prefix)
+    settings.TASKS = showcase.tasks(server_url, prefix)
     settings.SRQ_ADMIN = {"TIMEOUT": 20}  # a busy machine must not count as a server that is down
     showcase.fill(client, queues)
+    showcase.fill_tasks(client, queues["reports"])
     return queues
 
 
