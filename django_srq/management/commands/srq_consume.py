@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from inspect import isawaitable
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +33,14 @@ from django_srq.consumer import (
 )
 from django_srq.consumer.logged_errors import ErrorView
 from django_srq.consumer.processes import first_process, inheritance
+from django_srq.consumer.runner import Runner
 from django_srq.consumer.stop_signals import StopSignals
 from django_srq.management.arguments import memory, number_in
 from django_srq.management.base import ERROR, UNREACHABLE, USAGE, QueueCommand
 from django_srq.management.default_log import log_to_stderr
 from django_srq.management.printing import Printer
 from django_srq.queue.arguments import BATCH_SIZES
+from django_srq.queue.item import Item
 from django_srq.queue.masking import Secrets
 from django_srq.registry import Queue
 from django_srq.values import COUNTS, COUNTS_FROM_0, SECONDS
@@ -260,7 +263,7 @@ class Command(QueueCommand):
         runner = TaskRunner(queue)
         return Subscription(
             queue,
-            with_fresh_connections(forks.end_in_forks(runner.run, asynchronous=False)),
+            self._run_task(runner),
             lease=queue.config.lease,
             backoff=queue.backoff,
             weight=weight,
@@ -269,6 +272,17 @@ class Command(QueueCommand):
             errors=ErrorView(queue.config.log_messages, Secrets(conf.load().admin.redact)),
             runner=runner,
         )
+
+    def _run_task(self, runner: Runner) -> Callable[[Any], Any]:
+        """The ``handle`` of a subscription of tasks. An awaitable is awaited on the event loop of the process."""
+        run = with_fresh_connections(forks.end_in_forks(runner.run, asynchronous=False))
+        awaited = forks.end_in_forks(lambda awaitable: awaitable, asynchronous=True)
+
+        def handle(item: Item) -> Any:
+            value = run(item)
+            return awaited(value) if isawaitable(value) else value
+
+        return handle
 
     def _handle(self, handler: Callable[..., Any] | None, batch: int) -> Callable[[Any], Any]:
         """The ``handle`` of a subscription."""
