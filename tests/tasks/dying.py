@@ -26,8 +26,9 @@ def _finished(task_result, **_):
     note(f"finished {task_result.id} {task_result.status} {task_result.attempts} {' '.join(kinds)}".strip())
 
 
-task_started.connect(_started)
-task_finished.connect(_finished)
+if "SRQ_TEST_LOG" in os.environ:  # not in the process of the tests
+    task_started.connect(_started)
+    task_finished.connect(_finished)
 
 
 @task()
