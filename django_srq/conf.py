@@ -705,7 +705,9 @@ def _collisions(queues: Mapping[str, QueueConfig]) -> Iterator[tuple[str, Proble
             continue  # in the common case this saves looking up the servers
         location = (config.target.server, config.prefix)
         if location in seen:
-            message = f"{config.named} and {queues[seen[location]].named} have the same server and PREFIX."
+            other = queues[seen[location]]
+            first = f"the queue {other.alias!r}" if config.made and other.made else other.named
+            message = f"{config.named} and {first} have the same server and PREFIX."
             yield alias, Problem("django_srq.E007", message, "Give one of them another PREFIX, or remove it.")
         seen.setdefault(location, alias)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import sys
 
 from django_srq import exceptions
 from django_srq.consumer.runner import TaskTimeout as TaskTimeout
@@ -32,9 +33,8 @@ def path_of(name: str) -> str:
     """The dotted path of an error's class, by the name that the record of the error has."""
     if "." in name:
         return name
-    kind = getattr(builtins, name, None)
-    if isinstance(kind, type) and issubclass(kind, BaseException):
-        return f"builtins.{name}"
-    if name in globals():
-        return f"{__name__}.{name}"
-    return f"{exceptions.__name__}.{name}" if hasattr(exceptions, name) else f"{__name__}.Failed"
+    for module in (builtins, sys.modules[__name__], exceptions):
+        kind = getattr(module, name, None)
+        if isinstance(kind, type) and issubclass(kind, BaseException):
+            return f"{module.__name__}.{name}"
+    return f"{__name__}.Failed"
