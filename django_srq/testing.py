@@ -9,6 +9,7 @@ settings of the test run.
 
 from __future__ import annotations
 
+import logging
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,7 +32,6 @@ from django_srq.queue.safe_redis_queue import SafeRedisQueue
 from django_srq.queue.serializers import dump, load
 from django_srq.registry import Queue, QueueHandler
 from django_srq.runtime.completion import completed, wait_here
-from django_srq.runtime.guarded_log import guarded
 from django_srq.values import COUNTS_FROM_0
 
 if TYPE_CHECKING:
@@ -42,8 +42,6 @@ if TYPE_CHECKING:
     from django_srq.tasks.runner import TaskRunner
 else:
     _Case = object
-
-logger = guarded("django_srq.testing")
 
 WAITING = ("ready", "delayed")  # the states of items that were put and are not begun
 LISTED = 20  # items in the text of a failure, at most
@@ -298,7 +296,7 @@ def commit() -> None:
             except Exception:
                 if not robust:
                     raise
-                logger.exception("a hook failed after the commit database=%s", connection.alias)
+                logging.getLogger("django.test").exception("a hook failed after the commit: %s", hook)
 
 
 def run_all(alias: str, *, limit: int | None = None) -> list[Item]:
