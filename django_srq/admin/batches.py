@@ -32,11 +32,11 @@ VALID = 1800  # seconds from one batch to the next; shorter than the hour for wh
 TAKES = {  # action: the states of the items that it takes
     "requeue": ("dead",),
     "run_now": ("delayed",),
+    "run_again": ("done",),
+    "cancel": ("ready", "delayed"),
     "drop": ("dead", "delayed", "ready"),
     "release": ("in_flight",),
     "purge": (*PURGEABLE, "all"),
-    "run_again": ("done",),
-    "cancel": ("ready", "delayed"),
 }
 OF_TASKS = frozenset({"run_again", "cancel"})  # the actions that only queues of tasks have
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Sequence
 from itertools import groupby
+from typing import Any
 
 from django_srq import operations
 from django_srq.operations import TaskView
@@ -23,7 +25,7 @@ def run_again(queue: Queue, uids: Sequence[str]) -> list[bool]:
         for (priority, headers), alike in groupby(sorted(views, key=_terms), _terms):
             chosen = list(alike)
             queue.put_many(
-                [json.loads(view.payload or b"null") for view in chosen],
+                [_payload(view) for view in chosen],
                 uids=[view.uid for view in chosen] if own else None,
                 priority=priority,
                 headers=dict(headers),
@@ -46,6 +48,14 @@ def _views(queue: Queue, uids: Sequence[str]) -> Iterator[TaskView]:
         found = queue.link.call(operations.results(queue.keys, uids), queue=queue.alias)
         yield from filter(None, found)
         uids = uids[len(found) :]
+
+
+def _payload(view: TaskView) -> Any:
+    payload = json.loads(view.payload or b"null")
+    options = payload.get("options") if isinstance(payload, dict) else None
+    if isinstance(options, dict) and "at" in options:  # when a unique task was enqueued, as its uid does not say it
+        options["at"] = round(time.time() * 1000)
+    return payload
 
 
 def _is_unique(view: TaskView) -> bool:
