@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -16,7 +17,7 @@ from django_srq.operations import DeliveryRef, Put, TaskView, kept
 from django_srq.transport.clients import client_from_url
 from django_srq.transport.link import Link
 from django_srq.transport.slots import Slot
-from tests.support.server_clock import now
+from tests.support.server_clock import now, pass_time
 from tests.support.waiting import PATIENT
 
 pytestmark = pytest.mark.versions
@@ -101,6 +102,31 @@ def test_result_is_kept_with_the_ack(results, client, way):
     assert results.number() == 1
     assert results.queue.counts() == dict.fromkeys(operations.STATES, 0)
     assert results.queue.audit() == []
+
+
+def test_the_fast_and_the_careful_path_keep_the_same(make_queue, client):
+    """Beside items without results, and items in odd states."""
+    stored, replies = [], []
+    for name in ("-fast", "-careful"):
+        results = Results(make_queue(name), client)
+        results.claim(0)  # the housekeeping
+        results.queue.put_many([b"%d" % n for n in range(9)])
+        held = results.take(9)
+        uids = {ref.uid: n for n, ref in enumerate(held)}
+        client.hdel(results.keys["items"], held[3].uid)
+        client.hdel(results.keys["holders"], held[6].uid)
+        client.zrem(results.keys["leases"], held[6].uid)
+        if name == "-careful":
+            client.hset(results.keys["headers"], "nobody", '{"number":0}')
+        wanted = [keep(n) if n not in (2, 7) else b"" for n in range(9)]
+        replies.append([results.ack(held[:1], wanted[:1]), results.ack(held[1:], wanted[1:])])
+        found = client.hgetall(results.keys["results"])
+        stored.append({uids[uid.decode()]: re.sub(rb"@?\d{13}", b"", value) for uid, value in found.items()})
+        assert results.number() == 6
+        assert client.hlen(results.keys["items"]) == 0
+        stored.append(dict(results.queue.snapshot().stats))
+    assert replies[0] == replies[1] == [[True], [n != 3 for n in range(1, 9)]]
+    assert stored[:2] == stored[2:]
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -204,7 +230,7 @@ def test_payload_that_is_no_json_does_not_spoil_the_others(results, payload):
 def test_result_is_forgotten_after_its_time(results, client):
     results.put("short", "long")
     results.ack(results.take(2), [keep(ttl=60), keep()])
-    pass_results(results, 61)
+    pass_time(results.client, results.keys, 61)
     assert [view and view.uid for view in results.of("short", "long")] == [None, "long"]
     results.put("next")
     results.ack(results.take(), [keep()])  # an ack that keeps a result deletes old ones
@@ -217,7 +243,7 @@ def test_housekeeping_forgets_results_of_a_queue_that_went_quiet(results, client
         held = results.take(1000)
         results.ack(held, [keep(ttl=60, most=2000)] * len(held))
         assert results.number() == min(len(uids), start + 1000)
-    pass_results(results, 61)
+    pass_time(results.client, results.keys, 61)
     numbers = []
     for _ in range(3):
         client.hdel(results.keys["meta"], "kept")  # so that the next claim keeps house
@@ -465,7 +491,7 @@ def test_page_has_a_bounded_number_of_bytes(results):
 
 def test_forgotten_results_are_on_no_page(results):
     old = finish(results, 3)
-    pass_results(results, HOUR + 1)
+    pass_time(results.client, results.keys, HOUR + 1)
     new = finish(results, 1, together=1, ttl=2 * HOUR)
     results.client.hset(results.keys["results"], old[2], "{}")  # one that is to be forgotten, and still there
     results.client.zadd(results.keys["expiring"], {old[2]: 1})
@@ -614,30 +640,3 @@ def test_moving_from_items_to_results_is_one_step(make_queue, client, server_url
         thread.join(PATIENT)
     assert {state for states in seen for state in states} <= {"ready", "in_flight", "done"}
     assert [view.state for view in results.of(*uids)] == ["done"] * 300
-
-
-def pass_results(results: Results, seconds: float) -> None:
-    """Move the ends of results into the past."""
-    scores = results.client.zrange(results.keys["expiring"], 0, -1, withscores=True)
-    results.client.zadd(results.keys["expiring"], {uid: score - seconds * 1000 for uid, score in scores})
-
-
-# -- a server that is full
-
-
-def test_full_server_keeps_results_and_errors_without_tracebacks(serve, at):
-    server = serve("--maxmemory-policy", "noeviction")
-    with server.client() as client:
-        results = Results(at(server.url), client)
-        error = {"type": "E", "message": "m", "keep": 9, "traceback": "trace"}
-        results.put("own")
-        for _ in range(3):
-            (held,) = results.take()
-            results.call(operations.fail(results.keys, held, error=json.dumps(error).encode()))
-        assert ["traceback" in error for error in results.one("own").errors] == [True] * 3
-        client.config_set("maxmemory", 1)
-        (held,) = results.take()
-        results.call(operations.fail(results.keys, held, error=json.dumps(error).encode()))
-        assert ["traceback" in error for error in results.one("own").errors] == [False] * 4
-        assert results.ack(results.take(), [keep()]) == [True]
-        assert results.one("own").result["outcome"] == SUCCESS
