@@ -22,6 +22,7 @@ from django_srq.runtime.interruption import is_interruption
 from django_srq.tasks.envelope import TaskCall
 from django_srq.values import COUNTS, DELAYS, SECONDS, Numbers
 
+_FIXED = {"func", "takes_context"}  # fields that ``using`` does not change
 T = TypeVar("T", bound="Task[..., Any]")
 # Seconds until the next attempt, or None: there is none.
 BackoffFunction = Callable[[BaseException, "TaskResult[..., Any]"], float | None]
@@ -66,7 +67,7 @@ class SRQTask(Task):  # type: ignore[type-arg]
 
         :param changes: ``priority``, ``queue_name``, ``run_after``, ``backend``, and the options of this class.
         """
-        if unknown := changes.keys() - _CHANGEABLE:
+        if unknown := changes.keys() - {field.name for field in fields(self)} | changes.keys() & _FIXED:
             raise TypeError(f"using() got an unexpected keyword argument {sorted(unknown)[0]!r}")
         return replace(self, **{name: value for name, value in changes.items() if value is not None})
 
@@ -86,9 +87,6 @@ class SRQTask(Task):  # type: ignore[type-arg]
         if hasattr(backend, "aenqueue_many"):
             return await backend.aenqueue_many(self, calls)  # type: ignore[no-any-return]
         return [await self.aenqueue(*args, **kwargs) for args, kwargs in map(arguments_of, calls)]
-
-
-_CHANGEABLE = {field.name for field in fields(SRQTask)} - {"func", "takes_context"}
 
 
 def arguments_of(call: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
