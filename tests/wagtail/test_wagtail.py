@@ -83,4 +83,4 @@ def test_a_saved_page_is_found_when_the_tasks_have_run(site):
     assert "modelsearch.tasks.insert_or_update_object_task" in log
     assert site.found() == ["Harvest"]
     (status,) = json.loads(site.run("srq_status", "--format", "json").stdout)["queues"]
-    assert [status["counts"][state] for state in ("ready", "in_flight", "delayed", "dead")] == [0, 0, 0, 0]
+    assert [status[state] for state in ("ready", "in_flight", "delayed", "dead")] == [0, 0, 0, 0]
