@@ -6,12 +6,14 @@ Imports nothing of ``django.tasks``: a process without tasks can tell that an it
 from __future__ import annotations
 
 import datetime as dt
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from django_srq.consumer.runner import Unrunnable
+from django_srq.exceptions import shown
 from django_srq.queue.backoff import Backoff
 
 if TYPE_CHECKING:
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
     from django_srq.tasks.task import SRQTask
 
 DEFAULT_BACKEND = "default"
+_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
+_PATH_MOST = 400  # characters
+_LATEST = 1 << 53  # ms; JSON holds larger numbers, but no clock shows them
 _ELSEWHERE = {"func", "takes_context", "backend"}  # fields of a task that are no options
 
 
@@ -73,10 +78,16 @@ def read(payload: Any) -> TaskCall:
     """The call that a payload describes. Unrunnable when it describes none."""
     if not is_envelope(payload):
         raise Unrunnable("the payload describes no task: only tasks may be put into a queue of tasks")
-    backend, options = payload.get("backend", DEFAULT_BACKEND), payload.get("options", {})
-    if not isinstance(backend, str) or not isinstance(options, dict):
-        raise Unrunnable(f"{payload['task']}: the payload has a wrong backend or wrong options")
-    return TaskCall(payload["task"], payload["args"], payload["kwargs"], backend, options)
+    path, backend, options = payload["task"], payload.get("backend", DEFAULT_BACKEND), payload.get("options", {})
+    if len(path) > _PATH_MOST or not _PATH.fullmatch(path):
+        raise Unrunnable(f"{shown(path)} is no path of a task")
+    if not isinstance(backend, str) or not isinstance(options, dict) or not _is_moment(options.get("at", 0)):
+        raise Unrunnable(f"{path}: the payload has a wrong backend or wrong options")
+    return TaskCall(path, payload["args"], payload["kwargs"], backend, options)
+
+
+def _is_moment(value: Any) -> bool:
+    return type(value) is int and 0 <= value < _LATEST
 
 
 def _differing(task: Task[..., Any], base: Task[..., Any] | None) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from django.tasks import DEFAULT_TASK_BACKEND_ALIAS, DEFAULT_TASK_QUEUE_NAME, Task, TaskResult
-from django.tasks.base import DEFAULT_TASK_PRIORITY
+from django.tasks.base import DEFAULT_TASK_PRIORITY, TASK_MAX_PRIORITY, TASK_MIN_PRIORITY
 from django.tasks.exceptions import InvalidTask
 from django.utils.inspect import is_module_level_function
 from django.utils.module_loading import import_string
@@ -126,11 +126,12 @@ def as_srq(task: Task[..., Any]) -> SRQTask:
 def of_call(task: T, call: TaskCall) -> T:
     """The task with the options of the call. Not validated: settings may have changed since the call was enqueued."""
     changes: dict[str, Any] = {}
-    known = {field.name for field in fields(task)}
+    known = {field.name for field in fields(task)} - _FIXED - {"backend"}
     try:
         for name, value in call.options.items():
             if name in known:
-                changes[name] = _from_json(name, value)
+                # A field that only a later Django has is taken as it is.
+                changes[name] = _FROM_JSON[name](value) if name in _FROM_JSON and value is not None else value
     except (TypeError, ValueError, ConfigurationError, InvalidTask) as error:
         raise Unrunnable(f"{call.path}: the payload has wrong options: {text_of(error)}") from error
     if call.backend != task.backend:
@@ -145,19 +146,6 @@ def _made(kind: type[T], task: Task[..., Any], changes: Mapping[str, Any]) -> T:
         value = changes[field.name] if field.name in changes else getattr(task, field.name, field.default)
         object.__setattr__(made, field.name, value)
     return made
-
-
-def _from_json(name: str, value: Any) -> Any:
-    if value is None:
-        return None
-    if name == "run_after":
-        return dt.datetime.fromisoformat(value)
-    if name == "backoff" and isinstance(value, str):
-        try:
-            value = import_string(value)
-        except ImportError:
-            return None  # that of the queue
-    return _READERS[name](value) if name in _READERS else value
 
 
 # -- the values of the options
@@ -206,4 +194,37 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "unique": _unique,
     "result_ttl": partial(_number, "result_ttl", DELAYS),
     "on_commit": _on_commit,
+}
+
+
+# -- the same in a payload, which anybody may have written
+
+
+def _priority_in(value: Any) -> int:
+    if type(value) is int and TASK_MIN_PRIORITY <= value <= TASK_MAX_PRIORITY:
+        return value
+    raise InvalidTask(f"priority must be a whole number from -100 to 100, not {shown(value)}.")
+
+
+def _name_in(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    raise InvalidTask(f"queue_name must be a text, not {shown(value)}.")
+
+
+def _backoff_in(value: Any) -> Any:
+    if isinstance(value, str):
+        try:
+            value = import_string(value)
+        except ImportError:
+            return None  # that of the queue
+    return _backoff(value)
+
+
+_FROM_JSON: dict[str, Callable[[Any], Any]] = {
+    **_READERS,
+    "backoff": _backoff_in,
+    "priority": _priority_in,
+    "queue_name": _name_in,
+    "run_after": dt.datetime.fromisoformat,
 }

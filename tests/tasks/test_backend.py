@@ -600,12 +600,21 @@ def test_an_item_that_is_no_task():
     for payload in ({"a": 1}, [1], None, {"task": 5}, {"task": "a.b", "args": {}, "kwargs": {}}):
         with pytest.raises(TaskResultMismatch, match="describes no task"):
             default_task_backend.get_result(queue.put(payload))
-    for more in ({"options": 1}, {"backend": 1}, {"options": {"run_after": "x"}}, {"options": {"timeout": "x"}}):
+    for path in ("", ".", "add", "..add", "a b.c", "a.1", "x" * 100_000 + ".y"):
+        with pytest.raises(TaskResultMismatch, match="is no path of a task") as caught:
+            default_task_backend.get_result(queue.put({"task": path, "args": [], "kwargs": {}}))
+        assert len(str(caught.value)) < 500
+    wrong = [{"run_after": "x"}, {"run_after": 5}, {"timeout": "x"}, {"priority": "x"}, {"priority": 101}]
+    wrong += [{"queue_name": 5}, {"at": -1}, {"at": True}, {"at": "x"}, {"unique": 1}, {"backoff": 5}]
+    for more in ({"options": 1}, {"backend": 1}, *({"options": options} for options in wrong)):
         uid = queue.put({"task": "tests.tasks.shop.add", "args": [], "kwargs": {}, **more})
         with pytest.raises(TaskResultMismatch, match="options"):
             default_task_backend.get_result(uid)
-    uid = queue.put({"task": "tests.tasks.shop.add", "args": [], "kwargs": {}, "options": {"of_a_newer_version": 1}})
-    assert default_task_backend.get_result(uid).task == shop.add
+    for options in ({"of_a_newer_version": 1}, {"func": "x"}, {"takes_context": True}, {"backend": "x"}, {"at": 2**52}):
+        uid = queue.put({"task": "tests.tasks.shop.add", "args": [], "kwargs": {}, "options": options})
+        result = default_task_backend.get_result(uid)
+        assert result.task == shop.add
+        result.refresh()
 
 
 def test_get_result_of_another_task():

@@ -77,6 +77,33 @@ def test_a_task_that_runs(queue):
         _ = result.return_value
 
 
+def test_a_task_whose_consumer_is_gone_does_not_run_even_if_no_other_consumer_finds_that_out(queue):
+    result = shop.add.enqueue(1)
+    queue.link.call(operations.claim(queue.keys, consumer="c1", lease=0.2, legacy_lease=1), queue=queue.alias)
+    result.refresh()
+    assert result.status == RUNNING
+
+    def status():
+        result.refresh()
+        return result.status
+
+    wait_for(lambda: status() == READY, "the end of the lease")
+    assert (result.attempts, result.started_at) == (0, None)
+    assert queue.counts()["in_flight"] == 1
+
+
+def test_a_lease_that_is_never_recovered_does_not_end(queue):
+    result = shop.add.enqueue(1)
+    queue.link.call(
+        operations.claim(queue.keys, consumer="c1", lease=0.001, legacy_lease=1, recover=False), queue=queue.alias
+    )
+    wait_for(
+        lambda: queue.link.call(operations.ended(queue.keys, timezone.now()), queue=queue.alias), "the end of the lease"
+    )
+    result.refresh()
+    assert result.status == RUNNING
+
+
 def test_a_task_that_succeeded(queue):
     result = shop.add.enqueue(1)
     item = queue.get(-1)

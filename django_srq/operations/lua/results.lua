@@ -1,5 +1,6 @@
 #!lua flags=no-writes
--- Says where items are, and what is known of them; of those that are done, the results.
+-- Says where items are, and what is known of them; of those that are done, the results. An item whose lease has ended
+-- is ready, also before a claim finds that out.
 -- ARGV[1…] uids
 -- Reply: per uid eight parts: its state, '' for an unknown uid, and "done" if there is a result; its payload; its token
 --   ('' for none); deliveries; crashes; headers; errors (the last one, with those before it as "earlier"); and its due
@@ -12,11 +13,18 @@ local function value(hash, uid)
   return redis.call('HGET', hash, uid) or ''
 end
 
+-- Whether the lease of an item in flight has ended, so that the next claim finds it ready; nobody may be there to claim.
+local function has_ended(uid)
+  local ends = tonumber(redis.call('ZSCORE', leases, uid) or 0)
+  return ends > 0 and ends < now
+end
+
 local function found(uid)
   local payload = redis.call('HGET', items, uid)
   if payload then
     local state, key = state_of(uid)
-    return {state, payload, value(holders, uid), value(deliveries, uid), value(crashes, uid), value(headers, uid),
+    local ready = state == 'in_flight' and has_ended(uid)
+    return {ready and 'ready' or state, payload, ready and '' or value(holders, uid), value(deliveries, uid), value(crashes, uid), value(headers, uid),
       value(errors, uid), key and state ~= 'in_flight' and redis.call('ZSCORE', key, uid) or ''}
   end
   local ends = redis.call('ZSCORE', expiring, uid)
