@@ -349,6 +349,7 @@ _OF_HANDLERS = {"HANDLER", "HANDLER_BATCH"}
 # The options that TASKS has besides those of queues.
 TASK_OPTIONS: dict[str, Callable[[Any], Any]] = {
     "ON_COMMIT": _databases,
+    "ROBUST": _switch,
     "RESULT_TTL": _one_of(DELAYS),
     "RESULT_MOST": _one_of(COUNTS),
 }

@@ -13,7 +13,7 @@ import logging
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 from unittest.mock import ANY
 
@@ -32,6 +32,7 @@ from django_srq.queue.safe_redis_queue import SafeRedisQueue
 from django_srq.queue.serializers import dump, load
 from django_srq.registry import Queue, QueueHandler
 from django_srq.runtime.completion import completed, wait_here
+from django_srq.transport.sansio import run
 from django_srq.values import COUNTS_FROM_0
 
 if TYPE_CHECKING:
@@ -219,8 +220,8 @@ def assert_enqueued(
         result
         for result in there
         if result.task.module_path == task.module_path
-        and (args is None or list(args) == result.args)
-        and (kwargs is None or dict(kwargs) == result.kwargs)
+        and (args is None or _as_sent(list(args)) == result.args)
+        and (kwargs is None or _as_sent(dict(kwargs)) == result.kwargs)
     ]
     if len(found) == count or (count is None and found):
         return found
@@ -250,14 +251,32 @@ def _waiting_tasks(backend: str) -> list[TaskResult[..., Any]]:
             f"assert_enqueued: {type(used).__name__} keeps no tasks; "
             f"use SRQBackend or DummyBackend in TASKS[{backend!r}]"
         )
-    items = [
-        str(item.uid)
-        for alias in conf.aliases()
-        if conf.queue_config(alias).tasks
-        for state in WAITING
-        for item in queues[alias].items(state)
-    ]
-    return [result for result in map(used.get_result, items) if result.backend == backend]
+    there = [result for alias in used.queue_aliases() for result in _waiting_in(queues[alias])]
+    return [result for result in there if result.backend == backend]
+
+
+def _waiting_in(queue: Queue) -> Iterator[TaskResult[..., Any]]:
+    """The results of the tasks that wait in a queue; without items that are no tasks, or cannot be imported here."""
+    from django.tasks.exceptions import TaskResultMismatch
+
+    from django_srq.tasks.backend import views_of
+    from django_srq.tasks.results import result_of
+
+    uids = [str(item.uid) for state in WAITING for item in queue.items(state)]
+    for view in run(views_of(queue, uids)):
+        with suppress(TaskResultMismatch):
+            if view is not None:
+                yield result_of(view)
+
+
+def _as_sent(arguments: Any) -> Any:
+    """Arguments as JSON leaves them; as they are if it cannot hold them, such as ``unittest.mock.ANY``."""
+    from django.utils.json import normalize_json  # new in Django 6.0
+
+    try:
+        return normalize_json(arguments)
+    except (TypeError, ValueError):
+        return arguments
 
 
 def _tasks_listing(there: Sequence[TaskResult[..., Any]]) -> str:

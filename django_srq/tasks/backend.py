@@ -77,7 +77,7 @@ class SRQBackend(BaseTaskBackend):
 
     def validate_task(self, task: Task[..., Any]) -> None:
         super().validate_task(task)
-        if not self.queues and task.queue_name not in self._aliases():
+        if not self.queues and task.queue_name not in self.queue_aliases():
             raise InvalidTask(f"Queue '{task.queue_name}' is not valid for backend.")
 
     def _enqueue(
@@ -95,7 +95,7 @@ class SRQBackend(BaseTaskBackend):
         if waiting:
             if watch:
                 watch.end(enqueuing.single, enqueuing.ids)
-            yield OfThread(commits.after, waiting, lambda: self._put_after_commit(enqueuing))
+            yield OfThread(commits.after, waiting, lambda: self._put_after_commit(enqueuing), self._robust)
             return enqueuing.results
         steps = self._put(enqueuing)
         states = yield from (watch.over(steps, enqueuing.single, enqueuing.ids) if watch else steps)
@@ -154,7 +154,8 @@ class SRQBackend(BaseTaskBackend):
         try:
             run(steps)
         except SRQError as error:
-            error.args = (f"{error}; {_after_commit(error, enqueuing)}",)
+            later = "" if self._robust else "; what waited for the commit behind it is not enqueued either"
+            error.args = (f"{error}; {_after_commit(error, enqueuing)}{later}",)
             raise
 
     def _with_existing(
@@ -167,7 +168,7 @@ class SRQBackend(BaseTaskBackend):
         found = enqueuing.results
         there = [i for i, state in enumerate(states) if state]
         if there:
-            views = yield from _views(enqueuing.queue, [enqueuing.ids[i] for i in there])
+            views = yield from views_of(enqueuing.queue, [enqueuing.ids[i] for i in there])
             for i, view in zip(there, views, strict=True):
                 if view is not None:
                     found[i] = results.result_of(view)
@@ -188,7 +189,7 @@ class SRQBackend(BaseTaskBackend):
         """
         uid = str(result_id)
         for queue in self._places(uid):
-            (view,) = yield from _views(queue, [uid])
+            (view,) = yield from views_of(queue, [uid])
             if view is not None:
                 return results.result_of(view)
         raise TaskResultDoesNotExist(uid)
@@ -216,12 +217,13 @@ class SRQBackend(BaseTaskBackend):
     def _places(self, uid: str) -> Iterator[Queue]:
         """The queues where the task may be: first the one that its uid names."""
         if is_uid(uid) and len(uid) <= ID_MOST:
-            for alias in sorted(self._aliases(), key=lambda alias: _mark(alias) != uid[15:18]):
+            for alias in sorted(self.queue_aliases(), key=lambda alias: _mark(alias) != uid[15:18]):
                 yield queues[alias]
 
     # -- configuration
 
-    def _aliases(self) -> list[str]:
+    def queue_aliases(self) -> list[str]:
+        """The aliases of the queues that tasks of this backend may be in."""
         loaded = conf.load()
         if self.queues:
             return [alias for alias in loaded.of_queue if alias in self.queues]
@@ -234,6 +236,12 @@ class SRQBackend(BaseTaskBackend):
     @cached_property
     def _on_commit(self) -> Databases:
         chosen: Databases = conf.task_option(self.alias, self.options, "ON_COMMIT", True)
+        return chosen
+
+    @cached_property
+    def _robust(self) -> bool:
+        """Whether an error of a put after the commit is logged, and not raised."""
+        chosen: bool = conf.task_option(self.alias, self.options, "ROBUST", False)
         return chosen
 
 
@@ -273,7 +281,7 @@ def _queue_of(task: Task[..., Any]) -> Queue:
     return queue
 
 
-def _views(queue: Queue, ids: Sequence[str]) -> Steps[list[operations.TaskView | None]]:
+def views_of(queue: Queue, ids: Sequence[str]) -> Steps[list[operations.TaskView | None]]:
     found: list[operations.TaskView | None] = []
     for batch in batches(ids):
         rest = batch

@@ -37,10 +37,11 @@ def in_transaction(databases: Databases) -> list[Any]:
     return [connection for connection in some if _is_in_transaction(connection)]
 
 
-def after(waiting: Sequence[Any], then: Callable[[], object]) -> None:
+def after(waiting: Sequence[Any], then: Callable[[], object], robust: bool) -> None:
     """Call ``then`` when the transactions of these connections have committed.
 
-    If one of them rolls back, or in one of them the block that is open now, it is never called.
+    If one of them rolls back, or in one of them the block that is open now, it is never called. robust: Django logs an
+    error of ``then``, and calls the hooks after it; else the commit raises it, and later hooks are not called.
     """
     left = len(waiting)
 
@@ -53,7 +54,7 @@ def after(waiting: Sequence[Any], then: Callable[[], object]) -> None:
     # One on each connection. A hook on one of them that looks at the others when it is called would not do: by then
     # another one may have rolled back.
     for connection in waiting:
-        connection.on_commit(committed)
+        connection.on_commit(committed, robust=robust)
 
 
 def _is_in_transaction(connection: Any) -> bool:

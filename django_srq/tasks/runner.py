@@ -15,7 +15,7 @@ from django.utils.json import normalize_json
 from django_srq import conf, operations, signals
 from django_srq.consumer.handler import is_asynchronous
 from django_srq.consumer.logged_errors import ErrorView
-from django_srq.consumer.runner import EARLIER_ERRORS, Exhausted, Outcome, Unrunnable, Verdict
+from django_srq.consumer.runner import EARLIER_ERRORS, Exhausted, Outcome, TaskTimeout, Unrunnable, Verdict
 from django_srq.exceptions import PayloadTooLarge, SRQError
 from django_srq.queue import failure
 from django_srq.queue.backoff import Backoff, delay_after
@@ -44,6 +44,8 @@ class TaskRunner:
 
     def __init__(self, queue: Queue) -> None:
         self._queue, self._config = queue, queue.config
+        # Of the signals, by the alias of the backend. Django makes a backend for each context, so for each attempt.
+        self._senders: dict[str, type] = {}
 
     # -- before the run
 
@@ -51,12 +53,17 @@ class TaskRunner:
         call = envelope.read(item.payload)
         try:
             task = call.task()
-            sender = type(task_backends[call.backend])
+            sender = self._sender(call.backend)
         except (InvalidTask, InvalidTaskBackend) as error:
             raise Unrunnable(f"{call.path} cannot be run here: {error}") from error
         item.attempt = Attempt(task, results.running(call, item, task), sender)
         if task.max_attempts is not None and item.deliveries > task.max_attempts:
             raise Exhausted(f"its consumer died in the last of {task.max_attempts} attempts")
+
+    def _sender(self, backend: str) -> type:
+        if backend not in self._senders:
+            self._senders[backend] = type(task_backends[backend])
+        return self._senders[backend]
 
     def time_limit(self, item: Item) -> float | None:
         return _attempt(item).task.timeout
@@ -97,7 +104,11 @@ class TaskRunner:
         if item.attempt is None or failure.is_rejection(error):
             return Verdict(bury=True, error=record)
         attempt = _attempt(item)
-        answers = _Answers(attempt, error, attempt.task.backoff or self._config.backoff)
+        backoff = attempt.task.backoff or self._config.backoff
+        if isinstance(error, TaskTimeout) and not isinstance(backoff, Backoff):
+            # Asked before each run, not after the failure: a function of the project would be called in vain.
+            backoff = self._config.backoff
+        answers = _Answers(attempt, error, backoff)
         delay = delay_after(error, answers, item.deliveries)
         most = attempt.task.max_attempts or self._config.max_deliveries
         return Verdict(delay, most, bury=answers.final, error=record)

@@ -256,7 +256,8 @@ def test_aenqueue_outside_of_transactions():
 def test_a_server_that_is_away(tasks, dead_port, prefix):
     tasks(URL=f"redis://127.0.0.1:{dead_port}", PUT_TIMEOUT=0.2)
     text = (
-        r"the transaction is committed, but the task tests\.tasks\.shop\.add \(%s\) is not enqueued: enqueue it again$"
+        r"the transaction is committed, but the task tests\.tasks\.shop\.add \(%s\) is not enqueued: enqueue it again; "
+        "what waited for the commit behind it is not enqueued either$"
     )
     with pytest.raises(QueueUnavailable) as caught, transaction.atomic():
         result = shop.add.enqueue(1)
@@ -265,10 +266,25 @@ def test_a_server_that_is_away(tasks, dead_port, prefix):
     assert "kept" in connection.introspection.table_names()
     connection.cursor().execute("DROP TABLE kept")
     with (
-        pytest.raises(QueueUnavailable, match=r"the transaction is committed, but not all of 2 tasks .* are enqueued$"),
+        pytest.raises(
+            QueueUnavailable, match=r"the transaction is committed, but not all of 2 tasks .* are enqueued; "
+        ),
         transaction.atomic(),
     ):
         shop.add.enqueue_many([(1,), (2,)])
+
+
+def test_a_robust_put_lets_the_request_go_on_and_names_each_task(tasks, dead_port, caplog):
+    tasks(URL=f"redis://127.0.0.1:{dead_port}", PUT_TIMEOUT=0.2, ROBUST=True)
+    called = []
+    with transaction.atomic():
+        results = [shop.add.enqueue(number) for number in range(2)]
+        transaction.on_commit(lambda: called.append(1))
+    assert called == [1]
+    said = [str(record.exc_info[1]) for record in caplog.records if record.exc_info]
+    assert [
+        result.id in text and text.endswith("enqueue it again") for result, text in zip(results, said, strict=True)
+    ] == [True] * 2
 
 
 def test_a_lost_reply(tasks, server_url):
@@ -282,7 +298,7 @@ def test_a_lost_reply(tasks, server_url):
     finally:
         proxy.close()
     assert caught.match(rf"ask get_result\('{result.id}'\) before you enqueue it again; the transaction is committed")
-    assert caught.match(r"the task .* may not be enqueued$")
+    assert caught.match(r"the task .* may not be enqueued; ")
 
 
 def test_a_wrong_configuration_is_seen_before_the_commit(tasks):

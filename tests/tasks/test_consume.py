@@ -154,13 +154,17 @@ def test_a_task_that_raises_keyboardinterrupt_or_systemexit_has_failed(project, 
 @pytest.mark.parametrize("processes", ["0", "1"])
 def test_ctrl_c_lets_a_running_task_finish(project, processes):
     result, waiting = deeds.wait.enqueue("it"), deeds.nothing.enqueue("later")
-    process = project.start("srq_consume", "--processes", processes)
+    said = project.folder / "err"
+    with said.open("w") as err:
+        process = project.start("srq_consume", "--processes", processes, "--prefetch", "2", stderr=err)
     project.said("wait it")
+    wait_for(lambda: queues["default"].counts()["in_flight"] == 2, "both are claimed")
     process.send_signal(signal.SIGINT)
-    wait_for(lambda: queues["default"].counts()["in_flight"] == 1, "the other one is not begun")
+    wait_for(lambda: "stopping" in said.read_text(), "word of the stop")
+    if processes != "0":  # the child hears of it later
+        wait_for(lambda: queues["default"].counts()["in_flight"] == 1, "the other one is given back")
     project.say("it")
-    process.communicate(timeout=PATIENT)
-    assert process.returncode == 0
+    assert process.wait(PATIENT) == 0
     assert (refreshed(result).return_value, refreshed(waiting).attempts) == ("it", 0)
 
 
@@ -195,6 +199,15 @@ def test_autoreload_restarts_when_a_module_of_tasks_changes(project):
     project.said("second 2")
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(60) == 0
+
+
+def test_a_timeout_without_child_processes_is_said_to_have_no_effect_once(project, caplog):
+    uids = [deeds.nothing.using(timeout=30).enqueue("it").id for _ in range(2)]
+    project.call("srq_consume", "--burst", "--processes", "0")
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert [text for text in said if "timeout" in text] == [
+        f"the timeout of a task has no effect with --processes 0 queue=default uid={uids[0]}"
+    ]
 
 
 def test_the_log_as_json_has_the_name_of_the_task(project, caplog):

@@ -269,6 +269,21 @@ def test_assert_enqueued_with_the_immediate_backend(settings):
         assert_enqueued(work.add)
 
 
+def test_assert_enqueued_reads_only_the_tasks_of_its_backend_that_can_be_imported(settings, srq_queues):
+    (first,) = settings.TASKS.values()
+    settings.TASKS = {"default": {**first, "QUEUES": ["default"]}, "other": {**first, "QUEUES": ["mail"]}}
+    elsewhere = work.add.using(backend="other", queue_name="mail").enqueue(1)
+    queues["default"].put({"task": "tests.tasks.work.gone", "args": [], "kwargs": {}})
+    here = work.add.enqueue(1)
+    assert assert_enqueued(work.add) == [here]
+    assert assert_enqueued(work.add.using(backend="other", queue_name="mail")) == [elsewhere]
+
+
+def test_assert_enqueued_compares_arguments_as_json_has_them(srq_queues):
+    result = work.add.enqueue((1, 2), b={"a": (3,)})
+    assert assert_enqueued(work.add, args=((1, 2),), kwargs={"b": {"a": (3,)}}) == [result]
+
+
 @pytest.mark.parametrize("wrong", [-1, True, "1", 1.5])
 def test_assert_enqueued_with_a_wrong_count(wrong):
     with pytest.raises(InvalidArgument, match=f"^assert_enqueued: count is .*, or None; not {wrong!r}$"):

@@ -211,6 +211,11 @@ def test_a_function_may_want_no_further_attempt():
     assert (result.status, result.attempts, paths(result)) == (FAILED, 1, ["tests.tasks.work.Odd"])
 
 
+def test_a_function_is_not_asked_about_a_timeout_before_the_run():
+    ended(work.fail.using(backoff=work.at_once, max_attempts=1, timeout=30), "why")
+    assert [str(error) for error, _ in work.asked] == ["why"]
+
+
 @pytest.mark.parametrize("backoff", [work.wrong, work.broken])
 def test_a_function_that_gives_no_number(backoff, caplog):
     """The default backoff decides: 0.5 to 1 s."""

@@ -62,8 +62,10 @@ class TaskExecutor:
     Each attempt has a context of its own, in which the runner judges the result as well.
     """
 
-    def __init__(self, ledger: Ledger, events: Events, turns: Turns) -> None:
-        self._ledger, self._events, self._turns = ledger, events, turns
+    def __init__(self, ledger: Ledger, events: Events, turns: Turns, *, supervised: bool) -> None:
+        """supervised: a supervisor enforces time limits."""
+        self._ledger, self._events, self._turns, self._supervised = ledger, events, turns, supervised
+        self._warned = False  # that nobody enforces them
 
     def run(
         self, runner: Runner, job: Job, item: Item, handling: Handling | None, context: contextvars.Context
@@ -106,6 +108,9 @@ class TaskExecutor:
         limit = runner.time_limit(item)
         if limit is None:
             return
+        if not self._supervised:
+            self._warn(job, limit)
+            return
         verdict, most = (
             _verdict(runner, job.subscription, item, TaskTimeout(limit)),
             job.subscription.queue.max_deliveries,
@@ -113,6 +118,12 @@ class TaskExecutor:
         if verdict.max_deliveries is not None:
             most = verdict.max_deliveries
         self._ledger.limit(job.record, limit, delay=-1 if verdict.bury else verdict.delay, most_deliveries=most or 0)
+
+    def _warn(self, job: Job, limit: float) -> None:
+        if not self._warned:
+            self._warned = True
+            alias, uid = job.subscription.queue.alias, job.found.uid
+            logger.warning("the timeout of a task has no effect with --processes 0 queue=%s uid=%s", alias, uid)
 
     @contextmanager
     def _turn(self, runner: Runner, job: Job, item: Item) -> Iterator[None]:
