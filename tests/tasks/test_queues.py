@@ -17,6 +17,7 @@ pytestmark = pytest.mark.versions
 
 OURS = "django_srq.tasks.SRQBackend"
 URL = "redis://localhost:6379/7"
+SUBCLASS = "tests.tasks.django_suite.backends.Queueing"
 
 
 @pytest.fixture
@@ -106,9 +107,7 @@ def test_no_names_mean_the_queues_without_handlers(configure):
     }
 
 
-@pytest.mark.parametrize(
-    "backend", ["django_srq.tasks.backend.SRQBackend", "tests.tasks.django_suite.backends.Queueing"]
-)
+@pytest.mark.parametrize("backend", ["django_srq.tasks.backend.SRQBackend", SUBCLASS])
 def test_other_names_of_the_backend_and_subclasses(configure, backend):
     configure({"URL": URL}, backend=backend)
     assert conf.aliases() == ["default"]
