@@ -194,7 +194,7 @@ def test_a_runner_that_raises_when_it_is_told_of_an_end_ends_nothing(queue, capl
 
 
 def test_asynchronous_tasks_run_without_concurrency_too(queue):
-    uid = queue.put(call("aadd", 2, 3))
+    uid = queue.put(call("async_add", 2, 3))
     work(queue, TaskRunner())
     assert outcome(queue, uid) == {"s": "SUCCESSFUL", "r": 5}
 

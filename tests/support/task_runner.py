@@ -46,7 +46,7 @@ async def aleave() -> None:
     raise SystemExit(3)
 
 
-async def aadd(a: int, b: int) -> int:
+async def async_add(a: int, b: int) -> int:
     await asyncio.sleep(0)
     return a + b
 
