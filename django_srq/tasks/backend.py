@@ -126,9 +126,8 @@ class SRQBackend(BaseTaskBackend):
             made.append(result)
             payloads.append(payload)
         ids = [result.id for result in made]
-        prepared = puts.batches(queue, ids, payloads, terms, own=unique, replaces_dead=unique)
-        told = [(some, call._replace(unknown=_doubt(some))) for some, call in prepared]
-        return _Enqueuing(queue, task, made, ids, told)
+        prepared = list(puts.batches(queue, ids, payloads, terms, own=unique, replaces_dead=unique))
+        return _Enqueuing(queue, task, made, ids, prepared)
 
     def _put(self, enqueuing: _Enqueuing) -> Steps[list[str]]:
         """Send what is prepared, and the signals of the tasks that were added; the states of the others."""
@@ -140,6 +139,7 @@ class SRQBackend(BaseTaskBackend):
                 states = yield from puts.send_all(queue, enqueuing.batches, len(ids), None)
         except OutcomeUnknown as error:
             error.in_doubt = error.in_doubt or ids
+            error.args = (str(error).replace(error.advice, _advice(error.in_doubt)),)
             raise
         for result, state in zip(enqueuing.results, states, strict=True):
             if not state:
@@ -307,9 +307,10 @@ def _named(payload: Mapping[str, Any], alias: str) -> str:
 # -- messages
 
 
-def _doubt(ids: Sequence[str]) -> str:
-    more = ", …" if len(ids) > 1 else ""
-    return f"it may be enqueued: ask get_result({ids[0]!r}) before you enqueue it again{more}"
+def _advice(in_doubt: Sequence[str]) -> str:
+    """What to do after a lost reply; that of a put does not apply, as nobody enqueues a task by its id."""
+    more = ", …" if len(in_doubt) > 1 else ""
+    return f"it may be enqueued: ask get_result({in_doubt[0]!r}) before you enqueue it again{more}"
 
 
 def _after_commit(error: SRQError, enqueuing: _Enqueuing) -> str:
