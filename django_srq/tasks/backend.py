@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
+from django.core import checks
 from django.tasks import Task, TaskResult
 from django.tasks.backends.base import BaseTaskBackend
 from django.tasks.exceptions import InvalidTask, TaskResultDoesNotExist
@@ -228,6 +229,12 @@ class SRQBackend(BaseTaskBackend):
         if self.queues:
             return [alias for alias in loaded.of_queue if alias in self.queues]
         return [alias for alias, config in loaded.queues.items() if config.tasks and not config.handler]
+
+    def check(self, **kwargs: Any) -> list[checks.CheckMessage]:
+        return [
+            checks.Warning(problem.message, hint=problem.hint, id=problem.id)
+            for problem in conf.not_installed(self.alias)
+        ]
 
     def _databases_of(self, task: Task[..., Any]) -> Databases:
         chosen: Databases | None = getattr(task, "on_commit", None)
