@@ -289,11 +289,12 @@ def test_a_dead_childs_finished_tasks(queue, acking):
 def test_a_new_entry_has_nothing_of_the_one_before(queue):
     ledger = Ledger(1)
     index, _ = ledger.hold(0, DeliveryRef("a", "t"), until=0)
-    ledger.limit(index, 5.0, delay=1.0, most_deliveries=3)
+    ledger.allow(index, 3)
+    ledger.limit(index, 5.0, delay=1.0)
     (entry,) = ledger
     assert (entry.limit, entry.delay, entry.most_deliveries) == (5.0, 1.0, 3)
     ledger.finish(index, VALUED)
     ledger.free(index)
     ledger.hold(0, DeliveryRef("b", "t"), until=0)
     (entry,) = ledger
-    assert (entry.limit, entry.result) == (0, NOTHING)
+    assert (entry.limit, entry.result, entry.most_deliveries) == (0, NOTHING, 0)
