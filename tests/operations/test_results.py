@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -16,7 +17,7 @@ from django_srq.operations import DeliveryRef, Put, TaskView, kept
 from django_srq.transport.clients import client_from_url
 from django_srq.transport.link import Link
 from django_srq.transport.slots import Slot
-from tests.support.server_clock import now
+from tests.support.server_clock import now, pass_time
 from tests.support.waiting import PATIENT
 
 pytestmark = pytest.mark.versions
@@ -34,8 +35,8 @@ def keep(outcome: Any = SUCCESS, *, ttl: float = HOUR, most: int = 1000) -> byte
 class Results:
     """Calls about one queue."""
 
-    def __init__(self, queue: SafeRedisQueue, client: Any) -> None:
-        self.queue, self.keys, self.client = queue, queue.keys, client
+    def __init__(self, queue: SafeRedisQueue, client: Any, consumer: str = "c1.1") -> None:
+        self.queue, self.keys, self.client, self.consumer = queue, queue.keys, client, consumer
 
     def call(self, call: operations.Call) -> Any:
         return self.queue.link.call(call, queue=self.queue.alias)
@@ -50,7 +51,9 @@ class Results:
         return [item.ref for item in found]
 
     def claim(self, n: int, **options: Any) -> operations.ClaimReply:
-        return self.call(operations.claim(self.keys, consumer="c1.1", lease=600, legacy_lease=600, n=n, **options))
+        return self.call(
+            operations.claim(self.keys, consumer=self.consumer, lease=600, legacy_lease=600, n=n, **options)
+        )
 
     def ack(self, held: list[DeliveryRef], results: list[bytes]) -> list[bool]:
         return self.call(operations.ack(self.keys, held, results))
@@ -103,6 +106,34 @@ def test_result_is_kept_with_the_ack(results, client, way):
     assert results.queue.audit() == []
 
 
+@pytest.mark.parametrize("together", [1, 3, 9])
+def test_the_fast_and_the_careful_path_keep_the_same(make_queue, client, together):
+    """Beside items without results, and items in odd states."""
+    stored, replies = [], []
+    for name in ("-fast", "-careful"):
+        results = Results(make_queue(name), client)
+        results.claim(0)  # the housekeeping
+        results.queue.put_many([b"%d" % n for n in range(9)])
+        held = results.take(9)
+        uids = {ref.uid: n for n, ref in enumerate(held)}
+        client.hdel(results.keys["items"], held[3].uid)
+        client.hdel(results.keys["holders"], held[6].uid)
+        client.zrem(results.keys["leases"], held[6].uid)
+        if name == "-careful":
+            client.hset(results.keys["headers"], "nobody", '{"number":0}')
+        wanted = [keep(n) if n not in (2, 7) else b"" for n in range(9)]
+        replies.append([])
+        for start in range(0, 9, together):
+            replies[-1] += results.ack(held[start : start + together], wanted[start : start + together])
+        found = client.hgetall(results.keys["results"])
+        stored.append({uids[uid.decode()]: re.sub(rb"@?\d{13}", b"", value) for uid, value in found.items()})
+        assert results.number() == 6
+        assert client.hlen(results.keys["items"]) == 0
+        stored.append(dict(results.queue.snapshot().stats))
+    assert replies[0] == replies[1] == [n != 3 for n in range(9)]
+    assert stored[:2] == stored[2:]
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_result_has_what_was_known_of_the_item(results, way):
     results.call(operations.put(results.keys, [Put("own", PAYLOAD, b'{"headers":{"trace":"1"}}')], own=True))
@@ -142,7 +173,8 @@ def test_the_holder_of_a_lost_lease_keeps_its_result_too(results):
     assert results.take(1)[0].uid == "ready"
     again, ready = held[0], held[1]
     assert results.ack([ready, again], [keep(), keep(FAILURE)]) == [True, True]
-    assert [view.result["outcome"] for view in results.of("again", "ready")] == [SUCCESS, FAILURE]
+    views = results.of("again", "ready")
+    assert [(view.result["outcome"], view.deliveries) for view in views] == [(SUCCESS, 1), (FAILURE, 1)]
     assert results.claim(2).found == []
     assert results.queue.audit() == []
 
@@ -204,7 +236,7 @@ def test_payload_that_is_no_json_does_not_spoil_the_others(results, payload):
 def test_result_is_forgotten_after_its_time(results, client):
     results.put("short", "long")
     results.ack(results.take(2), [keep(ttl=60), keep()])
-    pass_results(results, 61)
+    pass_time(results.client, results.keys, 61)
     assert [view and view.uid for view in results.of("short", "long")] == [None, "long"]
     results.put("next")
     results.ack(results.take(), [keep()])  # an ack that keeps a result deletes old ones
@@ -217,7 +249,7 @@ def test_housekeeping_forgets_results_of_a_queue_that_went_quiet(results, client
         held = results.take(1000)
         results.ack(held, [keep(ttl=60, most=2000)] * len(held))
         assert results.number() == min(len(uids), start + 1000)
-    pass_results(results, 61)
+    pass_time(results.client, results.keys, 61)
     numbers = []
     for _ in range(3):
         client.hdel(results.keys["meta"], "kept")  # so that the next claim keeps house
@@ -262,8 +294,9 @@ def test_as_many_results_as_deliveries(results):
         operations.ack(results.keys, [DeliveryRef("a"), DeliveryRef("b")], [keep()])
 
 
-def test_a_result_needs_few_bytes(results, client):
+def test_a_result_needs_few_bytes(make_queue, client):
     """420 bytes at most, with a payload of 100 bytes."""
+    results = Results(make_queue(), client, consumer="ccd06fb7117.12+4")
     payload = json.dumps({"task": "shop.tasks.welcome", "args": ["x" * 42], "kwargs": {}}).encode()
     assert len(payload) == 100
     number = 5000
@@ -465,7 +498,7 @@ def test_page_has_a_bounded_number_of_bytes(results):
 
 def test_forgotten_results_are_on_no_page(results):
     old = finish(results, 3)
-    pass_results(results, HOUR + 1)
+    pass_time(results.client, results.keys, HOUR + 1)
     new = finish(results, 1, together=1, ttl=2 * HOUR)
     results.client.hset(results.keys["results"], old[2], "{}")  # one that is to be forgotten, and still there
     results.client.zadd(results.keys["expiring"], {old[2]: 1})
@@ -616,28 +649,21 @@ def test_moving_from_items_to_results_is_one_step(make_queue, client, server_url
     assert [view.state for view in results.of(*uids)] == ["done"] * 300
 
 
-def pass_results(results: Results, seconds: float) -> None:
-    """Move the ends of results into the past."""
-    scores = results.client.zrange(results.keys["expiring"], 0, -1, withscores=True)
-    results.client.zadd(results.keys["expiring"], {uid: score - seconds * 1000 for uid, score in scores})
-
-
 # -- a server that is full
 
 
-def test_full_server_keeps_results_and_errors_without_tracebacks(serve, at):
+def test_full_server_keeps_results_and_leaves_out_tracebacks(serve, at):
     server = serve("--maxmemory-policy", "noeviction")
+    error = json.dumps({"type": "E", "message": "m", "keep": 9, "traceback": "trace"}).encode()
     with server.client() as client:
         results = Results(at(server.url), client)
-        error = {"type": "E", "message": "m", "keep": 9, "traceback": "trace"}
         results.put("own")
         for _ in range(3):
-            (held,) = results.take()
-            results.call(operations.fail(results.keys, held, error=json.dumps(error).encode()))
+            results.call(operations.fail(results.keys, results.take()[0], error=error))
         assert ["traceback" in error for error in results.one("own").errors] == [True] * 3
         client.config_set("maxmemory", 1)
-        (held,) = results.take()
-        results.call(operations.fail(results.keys, held, error=json.dumps(error).encode()))
+        results.call(operations.fail(results.keys, results.take()[0], error=error))
         assert ["traceback" in error for error in results.one("own").errors] == [False] * 4
         assert results.ack(results.take(), [keep()]) == [True]
         assert results.one("own").result["outcome"] == SUCCESS
+        assert results.queue.purge_results() == 1

@@ -9,6 +9,10 @@ if repeated then
 end
 local flags, recorded = {}, has_records()
 local at = recorded and 3 or settle(3, flags)
+if ARGV[at] and not recorded and string.find(ARGV[at + 2], '^ ') then
+  -- include: settle_kept
+  at = settle_kept(at, flags)
+end
 if ARGV[at] then
   -- include: removal settle_carefully
   settle_carefully(at, flags, recorded)

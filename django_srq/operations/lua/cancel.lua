@@ -4,7 +4,7 @@
 -- ARGV[4]  kept: '' for no result, or "<ttl (ms)> <most> <outcome (JSON)>": see shared/results
 -- Reply: 1 when this call deleted the item, 0 when it is not there, in flight or dead.
 -- As drop does, also lets the uid be put again that counts as there by unique_for.
--- include: keys begin wake records removal state uniques results
+-- include: keys begin wake records removal state uniques results keep_result
 if repeated then
   return repeated
 end

@@ -71,6 +71,10 @@ local flags = {}
 if ARGV[12] then
   -- include: settle
   local at = recorded and 12 or settle(12, flags)
+  if ARGV[at] and not recorded and string.find(ARGV[at + 2], '^ ') then
+    -- include: settle_kept
+    at = settle_kept(at, flags)
+  end
   if ARGV[at] then
     -- include: removal settle_carefully
     settle_carefully(at, flags, recorded)

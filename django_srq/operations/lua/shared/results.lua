@@ -1,28 +1,21 @@
--- Results: what is kept of an item after its ack, where the ack asks for it. Needs keys, begin, records.
+-- Results: what is kept of an item after its ack, where the ack asks for it. Needs keys, begin.
 local OLDEST_OUT = 100   -- results that a call deletes beyond those that it adds, where there are too many
 
--- The errors of an item as a list (JSON), the newest first, from an entry of errors.
-local function listed_errors(stored)
-  local at, ends = string.find(stored, ',"earlier":[', 1, true)
-  return '[' .. (at and string.sub(stored, 1, at - 1) .. '},' .. string.sub(stored, ends + 1, -2) or stored .. ']')
-end
-
--- Keeps the result of an item, which is still there: this reads its records. kept: "<ttl (ms)> <most> <outcome (JSON)>";
--- payload: JSON; token: of its delivery, '' for none; recorded: whether any item may have records.
+-- Writes the result of an item. kept: "<ttl (ms)> <most> <outcome (JSON)>"; payload: JSON; token: of its last delivery,
+-- '' for none; delivered: how many deliveries there were, with that one; more: further fields (JSON, each with a comma
+-- before it), or ''. A field that nearly all results would have alike is left out: one delivery.
 -- Results are forgotten in the order of their scores, which are distinct (up to 1024 in one millisecond), so that a page
 -- can go on behind a score. Returns most: how many results there may be.
-local function keep_result(uid, kept, payload, token, recorded)
-  local ttl, most, outcome = string.match(kept, '^(%d+) (%d+) (.*)$')
-  local known = recorded and redis.call('HGET', headers, uid)
-  local failed = recorded and redis.call('HGET', errors, uid)
-  local delivered = redis.call('HEXISTS', holders, uid) + (recorded and deliveries_of(uid) or 0)
+local function write_result(uid, kept, payload, token, delivered, more)
+  local ttl, most, outcome = string.match(kept, '^ ?(%d+) (%d+) (.*)$')
   local ends = now + ttl
   local last = redis.call('ZRANGE', expiring, '(' .. ends + 1, ends, 'BYSCORE', 'REV', 'LIMIT', 0, 1, 'WITHSCORES')[2]
   redis.call('ZADD', expiring, last and math.min(last + 1 / 1024, ends + 1023 / 1024) or ends, uid)
-  redis.call('HSET', results, uid, '{"item":' .. payload .. (known and ',"headers":' .. known or '')
-    .. ',"token":' .. cjson.encode(token) .. ',"end":' .. now .. ',"deliveries":' .. delivered
-    .. ',"outcome":' .. outcome .. (failed and ',"errors":' .. listed_errors(failed) or '') .. '}')
-  return tonumber(most)
+  local named = string.find(token, '["\\%c]') and cjson.encode(token) or '"' .. token .. '"'
+  local several = delivered == 1 and '' or ',"deliveries":' .. delivered
+  redis.call('HSET', results, uid,
+    '{"item":' .. payload .. ',"token":' .. named .. ',"end":' .. now .. several .. more .. ',"outcome":' .. outcome .. '}')
+  return most
 end
 
 local function forget_result(uid)

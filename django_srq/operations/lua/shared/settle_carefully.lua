@@ -1,5 +1,5 @@
 -- Needs keys, begin, records, removal, settle.
--- include: uniques results
+-- include: uniques results keep_result
 
 -- Acks one item, by token ('': any holder's) and number of the put ('': the uid was generated), and counts it; returns
 -- whether it was there. The work is done, wherever the item is now; but an item that was put anew with the same uid has
@@ -44,7 +44,7 @@ end
 local function settle_carefully(at, flags, recorded)
   local added, limit = 0, nil
   for i = at, #ARGV, 3 do
-    local number, kept = string.match(ARGV[i + 2], '^(%S*) (.*)$')
+    local number, kept = string.match(ARGV[i + 2], '^(%S*)( .*)$')
     local there, most = settle_one(ARGV[i], ARGV[i + 1], number or ARGV[i + 2], kept, recorded)
     if most then
       added, limit = added + 1, most
