@@ -521,6 +521,14 @@ def unknown_databases() -> Iterator[Problem]:
                 yield Problem("django_srq.W009", message, suggestion(alias, list(settings.DATABASES)))
 
 
+def not_installed(backend: str) -> Iterator[Problem]:
+    """The app of the backend is not installed. The backend reports this, as the app has no checks then."""
+    if not apps.is_installed("django_srq"):
+        message = f"TASKS[{backend!r}] is a backend of django_srq, which is not in INSTALLED_APPS."
+        hint = "Add it: else there is no srq_consume that runs the tasks, and no check of these settings."
+        yield Problem("django_srq.W010", message, hint)
+
+
 def _queues_of(params: Mapping[str, Any]) -> tuple[str, ...]:
     names = params.get("QUEUES", [DEFAULT_ALIAS])
     return tuple(name for name in names if isinstance(name, str)) if isinstance(names, list | tuple | set) else ()

@@ -35,8 +35,8 @@ def keep(outcome: Any = SUCCESS, *, ttl: float = HOUR, most: int = 1000) -> byte
 class Results:
     """Calls about one queue."""
 
-    def __init__(self, queue: SafeRedisQueue, client: Any) -> None:
-        self.queue, self.keys, self.client = queue, queue.keys, client
+    def __init__(self, queue: SafeRedisQueue, client: Any, consumer: str = "c1.1") -> None:
+        self.queue, self.keys, self.client, self.consumer = queue, queue.keys, client, consumer
 
     def call(self, call: operations.Call) -> Any:
         return self.queue.link.call(call, queue=self.queue.alias)
@@ -51,7 +51,9 @@ class Results:
         return [item.ref for item in found]
 
     def claim(self, n: int, **options: Any) -> operations.ClaimReply:
-        return self.call(operations.claim(self.keys, consumer="c1.1", lease=600, legacy_lease=600, n=n, **options))
+        return self.call(
+            operations.claim(self.keys, consumer=self.consumer, lease=600, legacy_lease=600, n=n, **options)
+        )
 
     def ack(self, held: list[DeliveryRef], results: list[bytes]) -> list[bool]:
         return self.call(operations.ack(self.keys, held, results))
@@ -288,8 +290,9 @@ def test_as_many_results_as_deliveries(results):
         operations.ack(results.keys, [DeliveryRef("a"), DeliveryRef("b")], [keep()])
 
 
-def test_a_result_needs_few_bytes(results, client):
+def test_a_result_needs_few_bytes(make_queue, client):
     """420 bytes at most, with a payload of 100 bytes."""
+    results = Results(make_queue(), client, consumer="ccd06fb7117.12+4")
     payload = json.dumps({"task": "shop.tasks.welcome", "args": ["x" * 42], "kwargs": {}}).encode()
     assert len(payload) == 100
     number = 5000
