@@ -502,6 +502,9 @@ def snapshot(settings, server_url, prefix, dead_port) -> dict[str, Any]:
         "away": {"URL": f"redis://127.0.0.1:{dead_port}"},
         "wrong": {"URL": server_url, "LEASE": "x"},
     }
+    of_tasks = {"URL": server_url, "PREFIX": f"{prefix}.{{alias}}"}
+    backend = "django_srq.tasks.SRQBackend"
+    settings.TASKS = {"default": {"BACKEND": backend, "QUEUES": ["reports"], "OPTIONS": of_tasks}}
     orders = queues["orders"]
     orders.put_many(range(4))
     orders.fail(orders.get(), Reject())
