@@ -521,6 +521,14 @@ def unknown_databases() -> Iterator[Problem]:
                 yield Problem("django_srq.W009", message, suggestion(alias, list(settings.DATABASES)))
 
 
+def not_installed(backend: str) -> Iterator[Problem]:
+    """The app of the backend is not installed. The backend reports this, as the app has no checks then."""
+    if not apps.is_installed("django_srq"):
+        message = f"TASKS[{backend!r}] is a backend of django_srq, which is not in INSTALLED_APPS."
+        hint = "Add it: else there is no srq_consume that runs the tasks, and no check of these settings."
+        yield Problem("django_srq.W010", message, hint)
+
+
 def _queues_of(params: Mapping[str, Any]) -> tuple[str, ...]:
     names = params.get("QUEUES", [DEFAULT_ALIAS])
     return tuple(name for name in names if isinstance(name, str)) if isinstance(names, list | tuple | set) else ()
@@ -705,7 +713,9 @@ def _collisions(queues: Mapping[str, QueueConfig]) -> Iterator[tuple[str, Proble
             continue  # in the common case this saves looking up the servers
         location = (config.target.server, config.prefix)
         if location in seen:
-            message = f"{config.named} and {queues[seen[location]].named} have the same server and PREFIX."
+            other = queues[seen[location]]
+            first = f"the queue {other.alias!r}" if config.made and other.made else other.named
+            message = f"{config.named} and {first} have the same server and PREFIX."
             yield alias, Problem("django_srq.E007", message, "Give one of them another PREFIX, or remove it.")
         seen.setdefault(location, alias)
 

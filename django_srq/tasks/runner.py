@@ -7,20 +7,21 @@ from typing import Any
 
 from django.dispatch import Signal
 from django.tasks import TaskContext, TaskResult, TaskResultStatus, task_backends
-from django.tasks.exceptions import InvalidTask, InvalidTaskBackend
+from django.tasks.exceptions import InvalidTask, InvalidTaskBackend, TaskResultMismatch
 from django.tasks.signals import task_finished, task_started
 from django.utils import timezone
 from django.utils.json import normalize_json
 
-from django_srq import operations, signals
+from django_srq import conf, operations, signals
 from django_srq.consumer.handler import is_asynchronous
 from django_srq.consumer.logged_errors import ErrorView
 from django_srq.consumer.runner import EARLIER_ERRORS, Exhausted, Outcome, Unrunnable, Verdict
-from django_srq.exceptions import PayloadTooLarge
+from django_srq.exceptions import PayloadTooLarge, SRQError
 from django_srq.queue import failure
 from django_srq.queue.backoff import Backoff, delay_after
 from django_srq.queue.item import Item
-from django_srq.registry import Queue
+from django_srq.queue.safe_redis_queue import SafeRedisQueue
+from django_srq.registry import Queue, queues
 from django_srq.runtime.completion import is_pending
 from django_srq.tasks import envelope, results
 from django_srq.tasks.task import SRQTask
@@ -42,7 +43,7 @@ class TaskRunner:
     """Runs the tasks of one queue."""
 
     def __init__(self, queue: Queue) -> None:
-        self._config = queue.config
+        self._queue, self._config = queue, queue.config
 
     # -- before the run
 
@@ -111,13 +112,17 @@ class TaskRunner:
         if not removed:
             return  # it was settled before, and task_finished sent then
         if attempt.discarded is not None:
+            attempt.result.errors.append(results.error_of(attempt.discarded))
             self._finish_failed(attempt, attempt.discarded)
-            return
-        _finish(attempt, TaskResultStatus.SUCCESSFUL)
+        else:
+            _finish(attempt, TaskResultStatus.SUCCESSFUL)
 
     def failed(self, item: Item, error: BaseException, state: str | None) -> None:
         if state == "dead" and item.attempt is not None:
-            self._finish_failed(_attempt(item), error)
+            attempt = _attempt(item)
+            if item.deliveries == 1 or not self._read_errors(attempt):
+                attempt.result.errors.append(results.error_of(error))
+            self._finish_failed(attempt, error)
 
     def stub(self) -> bytes:
         return self._kept(self._config.results_ttl, results.encode_success(None))
@@ -131,9 +136,18 @@ class TaskRunner:
     def _kept(self, ttl: float, encoded: bytes) -> bytes:
         return operations.kept(ttl, self._config.results_most, encoded)
 
+    def _read_errors(self, attempt: Attempt) -> bool:
+        """Give the result of a dead task the errors of all attempts, which only the server knows."""
+        try:
+            stored = _result_of_dead(self._queue, attempt.result.id)
+        except SRQError:  # this one is known in any case
+            return False
+        if stored is not None:
+            attempt.result.errors[:] = stored.errors
+        return stored is not None
+
     def _finish_failed(self, attempt: Attempt, error: BaseException) -> None:
         """Send task_finished while the error is being handled, so that receivers find it in ``sys.exc_info``."""
-        attempt.result.errors.append(results.error_of(error))
         shown = error if self._config.log_messages else ErrorView(messages=False).of(error).exc_info[1]
         raised_at = shown.__traceback__
         try:
@@ -158,6 +172,28 @@ class _Answers:
         seconds = self._backoff(self._error, self._attempt.result)
         self.final = seconds is None
         return 0.0 if seconds is None else seconds
+
+
+def _result_of_dead(queue: Queue, uid: str) -> TaskResult[..., Any] | None:
+    """The result of a task, as the server has it; None if it is not dead any more, or cannot be imported here."""
+    (view,) = queue.link.call(operations.results(queue.keys, [uid]), queue=queue.alias)
+    try:
+        return None if view is None or view.state != "dead" else results.result_of(view)
+    except TaskResultMismatch:
+        return None
+
+
+def _tell_of_dead(sender: type, queue: str, uid: str, **_: Any) -> None:
+    """Send task_finished for a task that is dead because the process that ran it died.
+
+    The supervisor sees to such a task, and it runs no code of the project: a child sends ``item_dead``.
+    """
+    if conf.queue_config(queue).tasks and (result := _result_of_dead(queues[queue], uid)) is not None:
+        signals.send(task_finished, type(task_backends[result.backend]), task_result=result)
+
+
+# Of this sender: an attempt that failed in a living process sends task_finished itself.
+signals.item_dead.connect(_tell_of_dead, sender=SafeRedisQueue)
 
 
 def _attempt(item: Item) -> Attempt:

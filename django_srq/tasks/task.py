@@ -8,7 +8,8 @@ from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any, TypeVar
 
-from django.tasks import Task, TaskResult
+from django.tasks import DEFAULT_TASK_BACKEND_ALIAS, DEFAULT_TASK_QUEUE_NAME, Task, TaskResult
+from django.tasks.base import DEFAULT_TASK_PRIORITY
 from django.tasks.exceptions import InvalidTask
 from django.utils.inspect import is_module_level_function
 from django.utils.module_loading import import_string
@@ -21,6 +22,7 @@ from django_srq.runtime.interruption import is_interruption
 from django_srq.tasks.envelope import TaskCall
 from django_srq.values import COUNTS, DELAYS, SECONDS, Numbers
 
+_FIXED = {"func", "takes_context"}  # fields that ``using`` does not change
 T = TypeVar("T", bound="Task[..., Any]")
 # Seconds until the next attempt, or None: there is none.
 BackoffFunction = Callable[[BaseException, "TaskResult[..., Any]"], float | None]
@@ -41,6 +43,12 @@ class SRQTask(Task):  # type: ignore[type-arg]
     :param on_commit: the transactions whose end ``enqueue`` awaits, as in ON_COMMIT of the backend; None: that one.
     """
 
+    # The same as in Django 6.1; in 6.0 they have no defaults.
+    priority: int = DEFAULT_TASK_PRIORITY
+    backend: str = DEFAULT_TASK_BACKEND_ALIAS
+    queue_name: str = DEFAULT_TASK_QUEUE_NAME
+    run_after: dt.datetime | None = None
+
     max_attempts: int | None = None
     backoff: Backoff | BackoffFunction | None = None
     timeout: float | None = None
@@ -59,7 +67,7 @@ class SRQTask(Task):  # type: ignore[type-arg]
 
         :param changes: ``priority``, ``queue_name``, ``run_after``, ``backend``, and the options of this class.
         """
-        if unknown := changes.keys() - _CHANGEABLE:
+        if unknown := changes.keys() - {field.name for field in fields(self)} | changes.keys() & _FIXED:
             raise TypeError(f"using() got an unexpected keyword argument {sorted(unknown)[0]!r}")
         return replace(self, **{name: value for name, value in changes.items() if value is not None})
 
@@ -79,9 +87,6 @@ class SRQTask(Task):  # type: ignore[type-arg]
         if hasattr(backend, "aenqueue_many"):
             return await backend.aenqueue_many(self, calls)  # type: ignore[no-any-return]
         return [await self.aenqueue(*args, **kwargs) for args, kwargs in map(arguments_of, calls)]
-
-
-_CHANGEABLE = {field.name for field in fields(SRQTask)} - {"func", "takes_context"}
 
 
 def arguments_of(call: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

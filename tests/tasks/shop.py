@@ -69,3 +69,10 @@ def fail(text: str = "no") -> None:
 
 
 fail = SRQTask(func=fail, backoff=at_once)  # type: ignore[assignment]
+
+
+def echo(*args: Any) -> Any:
+    return list(args)
+
+
+echo = SRQTask(func=echo)  # type: ignore[assignment]

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import pickle
 import threading
 import uuid
+from dataclasses import dataclass
 from itertools import islice
 from types import ModuleType
 
 import django
 import pytest
+from django.db import transaction
 from django.tasks import TaskResultStatus, default_task_backend, task_backends
 from django.tasks.exceptions import InvalidTask, TaskResultDoesNotExist, TaskResultMismatch
 from django.tasks.signals import task_enqueued
@@ -27,6 +30,7 @@ from django_srq import (
     Reject,
     queues,
 )
+from django_srq.queue import instrumentation
 from django_srq.tasks import Backoff, SRQBackend, SRQTask
 from tests.support.proxy import Proxy
 from tests.tasks import shop
@@ -343,6 +347,29 @@ def test_using_knows_its_arguments():
     hash(changed)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Described(SRQTask):
+    """Has a field that Django's tasks may get one day."""
+
+    metadata: dict[str, str] | None = None
+
+
+def test_fields_that_a_later_django_adds_are_kept(monkeypatch):
+    monkeypatch.setattr(shop, "add", Described(func=shop.add.func))
+    result = shop.add.using(metadata={"a": "b"}, priority=5).enqueue(1)
+    assert result_of(result) == result
+    assert result.task.metadata == {"a": "b"}
+    assert shop.add.using(metadata=None).metadata is None
+
+
+def test_tasks_and_results_can_be_pickled_since_django_6_1():
+    task = shop.add.using(backoff=shop.soon, on_commit=["default"], priority=5)
+    result = task.enqueue(1)
+    if django.VERSION >= (6, 1):
+        assert pickle.loads(pickle.dumps(task)) == task
+        assert pickle.loads(pickle.dumps(result)) == result
+
+
 def test_the_decorator_takes_the_options_since_django_6_1():
     from django.tasks import task
 
@@ -481,6 +508,15 @@ def test_many_unique_tasks(enqueued):
     assert [result.args for result in results] == [[1], [2], [1], [3]]
     assert queues["default"].counts()["ready"] == 3
     assert len(enqueued) == 3
+
+
+def test_large_unique_tasks_that_are_there_already():
+    """The server does not send so much in one reply."""
+    unique = shop.echo.using(unique=True)
+    large = [("x" * 700_000, n) for n in range(3)]
+    results = unique.enqueue_many(large)
+    assert unique.enqueue_many(large) == results
+    assert [result.args[1] for result in results] == [0, 1, 2]
 
 
 # -- results
@@ -673,3 +709,44 @@ def test_a_wrong_option_of_the_backend(tasks):
     tasks(ON_COMMIT=5)
     with pytest.raises(ConfigurationError, match=r"TASKS\['default'\]\['OPTIONS'\]\['ON_COMMIT'\] must be True, False"):
         shop.add.enqueue(1)
+
+
+# -- integrations
+
+
+class Watching(instrumentation.Integration):
+    """Notes puts, and adds a header to each item, as tracing does."""
+
+    def __init__(self):
+        self.seen = []
+
+    def put(self, call):
+        call.headers["trace"] = "5"
+        step = call.step
+
+        def end(error):
+            self.seen.append((step, list(call.uids), call.batch, type(error).__name__))
+
+        return end
+
+
+@pytest.fixture
+def watching():
+    integration = Watching()
+    instrumentation.install(integration)
+    yield integration
+    instrumentation.uninstall(integration)
+
+
+def test_integrations_see_the_puts(watching, django_db_blocker):
+    result = shop.add.enqueue(1)
+    many = shop.add.enqueue_many([(1,), (2,)])
+    assert watching.seen == [("put", [result.id], False, "NoneType"), ("put", [r.id for r in many], True, "NoneType")]
+    assert queues["default"].get(-1).headers == {"trace": "5"}
+    assert result_of(result).enqueued_at == result.enqueued_at
+    watching.seen.clear()
+    with django_db_blocker.unblock(), transaction.atomic():
+        later = shop.add.enqueue(1)
+        assert watching.seen == [("prepare", [later.id], False, "NoneType")]
+    assert watching.seen[1:] == [("send", [later.id], False, "NoneType")]
+    assert [item.headers for item in queues["default"].items()][-1] == {"trace": "5"}

@@ -22,7 +22,8 @@ class Odd(Exception):
 
 def task(**options: Any) -> Any:
     """As the decorator of Django 6.1, which takes options, on Django 6.0 too."""
-    return lambda function: SRQTask(func=function, **options)
+    fields = {"priority": 0, "queue_name": "default", "backend": "default", "run_after": None, **options}
+    return lambda function: SRQTask(func=function, **fields)
 
 
 @task(backoff=AT_ONCE)
