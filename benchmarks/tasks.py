@@ -20,7 +20,6 @@ from tests.support.postgresql import database
 _COMMAND = ("python", "-m", "django")
 _LIBRARIES = ("Django==6.1.3", "redis==8.1.0", "hiredis==3.5.0")
 _THREADMILL = (*_COMMAND, "threadmill", "worker", "--workers", "1")
-KEPT = 2000  # results whose memory is measured
 
 
 def _on(backend: str) -> dict[str, str]:
@@ -154,7 +153,7 @@ def _run(bench: Bench, field: Sequence[Contender]) -> Costs:
 
 
 def _number(bench: Bench, contender: Contender) -> int:
-    return max(100, bench.sizes.race * contender.pace // 20_000)
+    return max(200, bench.sizes.race * contender.pace // 20_000)
 
 
 def _side_by_side(what: str, costs: Costs) -> Iterator[Row]:
@@ -177,16 +176,16 @@ def _side_by_side(what: str, costs: Costs) -> Iterator[Row]:
 
 
 def _memory(bench: Bench, field: Sequence[Contender]) -> Iterator[Row]:
-    """The server's memory for a result that is kept."""
+    """The server's memory for a result that is kept, of a call of 100 bytes."""
 
     def kept(contender: Contender) -> float:
         # The run with few tasks has all that does not grow with their number.
-        few, many = 50, KEPT
+        few, many = 50, _number(bench, contender) // 2
         return (_after(bench, contender, many) - _after(bench, contender, few)) / (many - few)
 
     race = races._once(bench, [each for each in field if "BENCH_DATABASE" not in each.environment], kept)
     for name, values in race.figures.items():
-        target = Target(420, timed=False) if name == OURS.name else None
+        target = Target(420) if name == OURS.name else None
         yield Row(f"memory of a result: {name}", values, "bytes", target=target)
     for name, note in race.absent.items():
         yield Row(f"memory of a result: {name}", [], "bytes", note=note)

@@ -85,7 +85,8 @@ class Actions(Frame):
         return self._confirm(request, queue.alias, action, context)
 
     def _put(self, request: HttpRequest, queue: Queue, confirmed: bool) -> HttpResponse:
-        form = PutForm(request.POST if confirmed else None, raw=queue.config.serializer == "raw")
+        raw, of_tasks = queue.config.serializer == "raw", is_of_tasks(queue.config)
+        form = PutForm(request.POST if confirmed else None, raw=raw, of_tasks=of_tasks)
         if form.is_valid():
             try:
                 uid = queue.put(form.cleaned_data["payload"], delay=form.cleaned_data["delay"] or 0)

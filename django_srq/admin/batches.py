@@ -26,6 +26,7 @@ from django_srq.transport.slots import Slot
 
 MOST = 1000  # items in a batch
 MOST_CHOSEN = 500  # items selected by checkboxes: Django refuses a form with more than 1,000 fields
+MOST_CANCELLED = 200  # tasks in a batch, as each is cancelled by a call of its own
 MOST_SEARCHED = 200  # items in a batch of a search, which has to read each of them whole
 SALT = "django_srq.bulk"
 VALID = 1800  # seconds from one batch to the next; shorter than the hour for which _purge_list's slot is kept
@@ -93,8 +94,8 @@ class BulkAction:
 
 
 def carry_on(bulk: BulkAction, queue: Queue) -> BulkAction:
-    """Carry out one batch: look at MOST items, from as many places as that takes, or at all that are left."""
-    enough = bulk.looked + MOST
+    """Carry out one batch: look at so many items, from as many places as that takes, or at all that are left."""
+    enough = bulk.looked + (MOST_CANCELLED if bulk.scope.action == "cancel" else MOST)
     while not bulk.over and bulk.looked < enough:
         bulk = _part(bulk, queue, enough - bulk.looked)
     return bulk

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import html as html_module
+import re
 
 import pytest
 from django.contrib.admin.models import LogEntry
 
-from tests.admin.test_admin import visitor
+from tests.admin.test_admin import URL, visitor
 from tests.admin.test_pages import said
 from tests.admin.test_tasks import MAIL, confirmed, failed, mail, task
 
@@ -37,6 +38,20 @@ def test_tasks_that_wait_are_cancelled_and_their_results_say_so(mail):
         f"Cancelled 1 item (ready): {ready}",
         f"Cancelled 1 item (delayed): {later}",
     ]
+
+
+def test_many_tasks_are_cancelled_in_batches(mail):
+    mail.put_many([task(n) for n in range(450)], delay=3600)
+    sent = {"state": "delayed", "everything": "1", "confirmed": "1"}
+    page = visitor("superuser")
+    response = page.post(f"{MAIL}cancel/", sent)
+    assert mail.counts()["delayed"] == 250
+    for left in (50, 0):
+        (operation,) = re.findall(r'name="operation" value="([^"]+)"', response.content.decode())
+        response = page.post(f"{URL}operation/", {"operation": html_module.unescape(operation)})
+        assert (mail.counts()["delayed"], mail.snapshot().results) == (left, 450 - left)
+    (entry,) = LogEntry.objects.all()
+    assert entry.change_message == "Cancelled 450 items (delayed)"
 
 
 def test_all_tasks_of_an_error_are_cancelled(mail):

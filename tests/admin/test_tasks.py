@@ -275,6 +275,24 @@ def test_a_result_that_is_gone_is_a_404(mail):
     assert "no item" in said(visitor("superuser"), f"{MAIL}item/?uid={uid}", 404)
 
 
+# -- putting a task by hand
+
+
+def test_a_task_can_be_put_by_hand(mail):
+    root = visitor("superuser")
+    assert '"kwargs": {}' in said(root, f"{MAIL}put/")
+    root.post(f"{MAIL}put/", {"payload": json.dumps(task(1, full=True)), "confirmed": "1"})
+    (item,) = mail.items("ready")
+    assert item.payload == task(1, full=True)
+
+
+@pytest.mark.parametrize("payload", ['{"order": 17}', "17", '{"task": "a.b", "args": 1, "kwargs": {}}'])
+def test_what_is_no_task_cannot_be_put_by_hand(mail, payload):
+    response = visitor("superuser").post(f"{MAIL}put/", {"payload": payload, "confirmed": "1"})
+    assert "This is no task: it needs the fields task, args and kwargs." in response.content.decode()
+    assert mail.counts()["ready"] == 0
+
+
 # -- running again
 
 

@@ -59,7 +59,7 @@ def uids(queues) -> dict[str, str]:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
-def test_every_page_is_accessible_and_fits(visit, scene, width, scheme):
+def test_every_page_is_accessible_and_fits(visit, scene, reports, width, scheme):
     window = visit(width, scheme)
     window.page.add_init_script(POLICY)
     named = uids(scene)
@@ -76,7 +76,7 @@ def test_every_page_is_accessible_and_fits(visit, scene, width, scheme):
 @pytest.mark.parametrize("width", [1280, 390])
 def test_a_long_alias_fits_into_the_window(visit, scene, settings, width):
     alias = "l" * 150
-    settings.SRQ_QUEUES, settings.TASKS = {alias: settings.SRQ_QUEUES["orders"]}, {}
+    settings.SRQ_QUEUES = {alias: settings.SRQ_QUEUES["orders"]}
     window = visit(width)
     here = f"queue/{alias}/"
     for path in (

@@ -85,6 +85,8 @@ class TaskExecutor:
         started, handling = time.monotonic(), outcomes.handling
         try:
             runner.begin(item)
+            if (most := runner.max_attempts(item)) is not None:
+                self._ledger.allow(job.record, most)
             self._limit(runner, job, item)
             with self._turn(runner, job, item):
                 self._events.started(job, item)
@@ -111,13 +113,8 @@ class TaskExecutor:
         if not self._supervised:
             self._warn(job, limit)
             return
-        verdict, most = (
-            _verdict(runner, job.subscription, item, TaskTimeout(limit)),
-            job.subscription.queue.max_deliveries,
-        )
-        if verdict.max_deliveries is not None:
-            most = verdict.max_deliveries
-        self._ledger.limit(job.record, limit, delay=-1 if verdict.bury else verdict.delay, most_deliveries=most or 0)
+        verdict = _verdict(runner, job.subscription, item, TaskTimeout(limit))
+        self._ledger.limit(job.record, limit, delay=-1 if verdict.bury else verdict.delay)
 
     def _warn(self, job: Job, limit: float) -> None:
         if not self._warned:
