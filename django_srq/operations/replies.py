@@ -333,14 +333,14 @@ def _known(
     )
 
 
-_ITEM = re.compile(r'{"item":\s*')  # how a result begins
+_ITEM, _SPACE = '{"item":', re.compile(r"\s*")  # how a result begins
 
 
 def read_result(uid: str, stored: bytes) -> TaskView:
     try:
         text = stored.decode()
-        result = json.loads(text)
-        start = _ITEM.match(text).end()  # type: ignore[union-attr]
+        result = {"deliveries": 1, **json.loads(text)}
+        start = _SPACE.match(text, len(_ITEM)).end()  # type: ignore[union-attr]
         _, end = _JSON.raw_decode(text, start)
     except (ValueError, RecursionError):  # the payload is no JSON
         return TaskView(uid, "done", None, "", 0, 0, {}, [], None, {})

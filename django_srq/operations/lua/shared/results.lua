@@ -2,7 +2,8 @@
 local OLDEST_OUT = 100   -- results that a call deletes beyond those that it adds, where there are too many
 
 -- Writes the result of an item. kept: "<ttl (ms)> <most> <outcome (JSON)>"; payload: JSON; token: of its last delivery,
--- '' for none; more: further fields (JSON, each with a comma before it), or ''.
+-- '' for none; delivered: how many deliveries there were, with that one; more: further fields (JSON, each with a comma
+-- before it), or ''. A field that nearly all results would have alike is left out: one delivery.
 -- Results are forgotten in the order of their scores, which are distinct (up to 1024 in one millisecond), so that a page
 -- can go on behind a score. Returns most: how many results there may be.
 local function write_result(uid, kept, payload, token, delivered, more)
@@ -10,8 +11,10 @@ local function write_result(uid, kept, payload, token, delivered, more)
   local ends = now + ttl
   local last = redis.call('ZRANGE', expiring, '(' .. ends + 1, ends, 'BYSCORE', 'REV', 'LIMIT', 0, 1, 'WITHSCORES')[2]
   redis.call('ZADD', expiring, last and math.min(last + 1 / 1024, ends + 1023 / 1024) or ends, uid)
-  redis.call('HSET', results, uid, '{"item":' .. payload .. ',"token":' .. cjson.encode(token) .. ',"end":' .. now
-    .. ',"deliveries":' .. delivered .. more .. ',"outcome":' .. outcome .. '}')
+  local named = string.find(token, '["\\%c]') and cjson.encode(token) or '"' .. token .. '"'
+  local several = delivered == 1 and '' or ',"deliveries":' .. delivered
+  redis.call('HSET', results, uid,
+    '{"item":' .. payload .. ',"token":' .. named .. ',"end":' .. now .. several .. more .. ',"outcome":' .. outcome .. '}')
   return most
 end
 
