@@ -20,6 +20,7 @@ from importlib.util import find_spec
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
+import django
 from django.apps import apps
 from django.conf import settings
 from django.core.cache import DEFAULT_CACHE_ALIAS
@@ -473,6 +474,10 @@ def _unfit_for_tasks(queues: Mapping[str, QueueConfig]) -> Iterator[tuple[str, P
     for alias, config in queues.items():
         if not config.tasks:
             continue
+        if django.VERSION < (6, 0):
+            message = f"TASKS[{config.tasks!r}] needs Django 6.0 or later, and this is {django.get_version()}."
+            hint = "Update Django, or remove this entry of TASKS and give the queue a HANDLER in SRQ_QUEUES."
+            yield alias, Problem("django_srq.E016", message, hint)
         if config.handler:
             message = f"{config.where} has a HANDLER, and TASKS[{config.tasks!r}] has it as a queue of tasks."
             hint = "A queue is for tasks or for a handler: remove the HANDLER, or the queue from QUEUES."
@@ -521,6 +526,14 @@ def unknown_databases() -> Iterator[Problem]:
                 yield Problem("django_srq.W009", message, suggestion(alias, list(settings.DATABASES)))
 
 
+def not_installed(backend: str) -> Iterator[Problem]:
+    """The app of the backend is not installed. The backend reports this, as the app has no checks then."""
+    if not apps.is_installed("django_srq"):
+        message = f"TASKS[{backend!r}] is a backend of django_srq, which is not in INSTALLED_APPS."
+        hint = "Add it: else there is no srq_consume that runs the tasks, and no check of these settings."
+        yield Problem("django_srq.W010", message, hint)
+
+
 def _queues_of(params: Mapping[str, Any]) -> tuple[str, ...]:
     names = params.get("QUEUES", [DEFAULT_ALIAS])
     return tuple(name for name in names if isinstance(name, str)) if isinstance(names, list | tuple | set) else ()
@@ -531,6 +544,8 @@ def _has_queues(path: Any) -> bool:
         return True
     if not isinstance(path, str) or path.startswith(("django.", "django_srq.")):
         return False
+    if not apps.ready and path.rpartition(".")[0] not in sys.modules:
+        return False  # it may import models, for which it is too early
     try:
         backend = _imported(path)
     except ConfigurationError:  # Django reports it, when the backend is used

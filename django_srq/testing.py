@@ -250,14 +250,20 @@ def _waiting_tasks(backend: str) -> list[TaskResult[..., Any]]:
             f"assert_enqueued: {type(used).__name__} keeps no tasks; "
             f"use SRQBackend or DummyBackend in TASKS[{backend!r}]"
         )
-    items = [
-        str(item.uid)
-        for alias in conf.aliases()
-        if conf.queue_config(alias).tasks
-        for state in WAITING
-        for item in queues[alias].items(state)
-    ]
-    return [result for result in map(used.get_result, items) if result.backend == backend]
+    waiting = [queues[alias] for alias in conf.aliases() if conf.queue_config(alias).tasks]
+    found = [result for queue in waiting for state in WAITING for result in _results(queue, state)]
+    return [result for result in found if result.backend == backend]
+
+
+def _results(queue: Queue, state: str) -> Iterator[TaskResult[..., Any]]:
+    from django_srq.tasks.results import result_of
+
+    uids = [str(item.uid) for item in queue.items(state)]
+    while uids:
+        # Each reply has as many as fit into it.
+        views = queue.link.call(operations.results(queue.keys, uids[:LISTED]), queue=queue.alias)
+        yield from (result_of(view) for view in views if view is not None)
+        uids = uids[len(views) :]
 
 
 def _tasks_listing(there: Sequence[TaskResult[..., Any]]) -> str:

@@ -91,6 +91,9 @@ def batches(
 ) -> Iterator[Batch]:
     """The calls that put these items: bounded by bytes too, so that other clients get their turn in between."""
     puts = [(uid, payload, terms.headers) for uid, payload in zip(uids, payloads, strict=True)]
+    if len(puts) == 1:  # the common case
+        yield [*uids], _call(queue, puts, terms, own=own, replaces_dead=replaces_dead)
+        return
     for batch in operations.cut(puts, (sum(map(len, put)) for put in puts), BATCH):
         yield [uid for uid, _, _ in batch], _call(queue, batch, terms, own=own, replaces_dead=replaces_dead)
 

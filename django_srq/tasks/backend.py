@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
+from django.core import checks
 from django.tasks import Task, TaskResult
 from django.tasks.backends.base import BaseTaskBackend
 from django.tasks.exceptions import InvalidTask, TaskResultDoesNotExist
@@ -126,9 +127,8 @@ class SRQBackend(BaseTaskBackend):
             made.append(result)
             payloads.append(payload)
         ids = [result.id for result in made]
-        prepared = puts.batches(queue, ids, payloads, terms, own=unique, replaces_dead=unique)
-        told = [(some, call._replace(unknown=_doubt(some))) for some, call in prepared]
-        return _Enqueuing(queue, task, made, ids, told)
+        prepared = list(puts.batches(queue, ids, payloads, terms, own=unique, replaces_dead=unique))
+        return _Enqueuing(queue, task, made, ids, prepared)
 
     def _put(self, enqueuing: _Enqueuing) -> Steps[list[str]]:
         """Send what is prepared, and the signals of the tasks that were added; the states of the others."""
@@ -140,6 +140,7 @@ class SRQBackend(BaseTaskBackend):
                 states = yield from puts.send_all(queue, enqueuing.batches, len(ids), None)
         except OutcomeUnknown as error:
             error.in_doubt = error.in_doubt or ids
+            error.args = (str(error).replace(error.advice, _advice(error.in_doubt)),)
             raise
         for result, state in zip(enqueuing.results, states, strict=True):
             if not state:
@@ -227,6 +228,12 @@ class SRQBackend(BaseTaskBackend):
             return [alias for alias in loaded.of_queue if alias in self.queues]
         return [alias for alias, config in loaded.queues.items() if config.tasks and not config.handler]
 
+    def check(self, **kwargs: Any) -> list[checks.CheckMessage]:
+        return [
+            checks.Warning(problem.message, hint=problem.hint, id=problem.id)
+            for problem in conf.not_installed(self.alias)
+        ]
+
     def _databases_of(self, task: Task[..., Any]) -> Databases:
         chosen: Databases | None = getattr(task, "on_commit", None)
         return self._on_commit if chosen is None else chosen
@@ -307,9 +314,10 @@ def _named(payload: Mapping[str, Any], alias: str) -> str:
 # -- messages
 
 
-def _doubt(ids: Sequence[str]) -> str:
-    more = ", …" if len(ids) > 1 else ""
-    return f"it may be enqueued: ask get_result({ids[0]!r}) before you enqueue it again{more}"
+def _advice(in_doubt: Sequence[str]) -> str:
+    """What to do after a lost reply; that of a put does not apply, as nobody enqueues a task by its id."""
+    more = ", …" if len(in_doubt) > 1 else ""
+    return f"it may be enqueued: ask get_result({in_doubt[0]!r}) before you enqueue it again{more}"
 
 
 def _after_commit(error: SRQError, enqueuing: _Enqueuing) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from django.core.checks import run_checks
+from django.tasks import default_task_backend
 
 from django_srq import ConfigurationError, conf, queues
 
@@ -169,3 +170,13 @@ def test_a_subclass_is_checked_too(settings):
 )
 def test_other_backends_are_not_checked(settings, path):
     assert found(settings, {"default": {"BACKEND": path, "QUEUES": 7, "OPTIONS": {"LEESE": 1}}}) == []
+
+
+def test_the_app_is_not_installed(settings):
+    """Then it has no checks of its own, and Django asks the backend."""
+    settings.INSTALLED_APPS = [app for app in settings.INSTALLED_APPS if app != "django_srq"]
+    settings.TASKS = {"default": backend(URL=URL)}
+    (message,) = [message for message in run_checks() if message.id and message.id.startswith("django_srq.W010")]
+    assert message.msg == "TASKS['default'] is a backend of django_srq, which is not in INSTALLED_APPS."
+    settings.INSTALLED_APPS = [*settings.INSTALLED_APPS, "django_srq"]
+    assert default_task_backend.check() == []

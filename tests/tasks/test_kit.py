@@ -230,6 +230,19 @@ def test_assert_enqueued_returns_the_results(srq_queues):
     assert len(queues["default"]) == 2  # none was taken
 
 
+def test_assert_enqueued_looks_at_one_backend(settings, server_url, prefix):
+    options = {"URL": server_url, "PREFIX": prefix + ".{alias}"}
+    settings.TASKS = {
+        "default": {"BACKEND": "django_srq.tasks.SRQBackend", "QUEUES": ["default"], "OPTIONS": options},
+        "other": {"BACKEND": "django_srq.tasks.SRQBackend", "QUEUES": ["mail"], "OPTIONS": options},
+    }
+    of_other = work.add.using(backend="other", queue_name="mail")
+    with isolated_queues():
+        first, second = work.add.enqueue(1), of_other.enqueue(1)
+        assert assert_enqueued(work.add) == [first]
+        assert assert_enqueued(of_other) == [second]
+
+
 def test_assert_enqueued_says_what_waits(srq_queues):
     assert failure(work.add) == "tests.tasks.work.add waits 0 times, not at least once. No task waits."
     result = work.add.enqueue(1, b="x" * 500)

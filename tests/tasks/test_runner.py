@@ -12,8 +12,10 @@ from django.tasks import TaskResultStatus
 from django.tasks.exceptions import TaskResultDoesNotExist
 from django.tasks.signals import task_finished, task_started
 
-from django_srq import queues
+from django_srq import Discard, queues
+from django_srq.consumer.runner import Outcome
 from django_srq.tasks import Backoff, SRQBackend
+from django_srq.tasks.runner import TaskRunner
 from tests.tasks import work
 from tests.tasks.consuming import consume
 
@@ -220,6 +222,44 @@ def test_a_function_that_gives_no_number(backoff, caplog):
     assert "cannot compute the delay of a failed item" in caplog.text
 
 
+# -- what the consumer is told
+
+
+def begun(task, *args):
+    """A task that a consumer has just taken, with its runner."""
+    task.enqueue(*args)
+    runner, item = TaskRunner(queues["default"]), queues["default"].get(-1)
+    runner.begin(item)
+    return runner, item
+
+
+def test_outcomes_say_whether_a_supervisor_knows_them():
+    """A supervisor acks a task that returned None, with the stub; it has any other task run again."""
+    runner, item = begun(work.add, 1)
+    assert runner.outcome(item, None, 0.1) == Outcome(runner.stub(), valued=False)
+    assert runner.outcome(item, 0, 0.1).valued is True
+    assert runner.discarded(item, Discard("")).valued is True
+    runner, item = begun(work.add.using(result_ttl=0), 1)
+    assert runner.outcome(item, 5, 0.1) == runner.discarded(item, Discard("")) == Outcome()
+
+
+def test_nothing_is_told_of_a_task_that_was_settled_before(sent):
+    runner, item = begun(work.add, 1)
+    runner.acked(item, runner.outcome(item, 5, 0.1), False)
+    runner.failed(item, LookupError(), None)
+    runner.failed(item, LookupError(), "ready")
+    assert sent == []
+    runner.acked(item, runner.outcome(item, 5, 0.1), True)
+    assert [name for name, *_ in sent] == ["finished"]
+
+
+def test_the_time_limit_and_the_kind_of_a_task():
+    runner, item = begun(work.add.using(timeout=7.5), 1)
+    assert (runner.time_limit(item), runner.is_asynchronous(item)) == (7.5, False)
+    runner, item = begun(work.aadd, 1)
+    assert (runner.time_limit(item), runner.is_asynchronous(item)) == (None, True)
+
+
 # -- results are kept as long as the task wants
 
 
@@ -323,7 +363,9 @@ def test_a_retry_sends_no_task_finished(sent):
     ]
     *_, (_, _, last, _, _, error) = sent
     assert isinstance(error, work.Odd)
-    assert [frame.name for frame in traceback.extract_tb(error.__traceback__)][-1] == "fail"
+    frames = traceback.extract_tb(error.__traceback__)
+    assert frames[-1].name == "fail"
+    assert "failed" not in "".join(frame.name for frame in frames)  # none of the runner's own
     assert (last.id, last.errors, len(last.errors)) == (result.id, result.errors, 2)
 
 
