@@ -58,6 +58,9 @@ class TaskRunner:
         if task.max_attempts is not None and item.deliveries > task.max_attempts:
             raise Exhausted(f"its consumer died in the last of {task.max_attempts} attempts")
 
+    def max_attempts(self, item: Item) -> int | None:
+        return _attempt(item).task.max_attempts
+
     def time_limit(self, item: Item) -> float | None:
         return _attempt(item).task.timeout
 
