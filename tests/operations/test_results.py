@@ -106,7 +106,8 @@ def test_result_is_kept_with_the_ack(results, client, way):
     assert results.queue.audit() == []
 
 
-def test_the_fast_and_the_careful_path_keep_the_same(make_queue, client):
+@pytest.mark.parametrize("together", [1, 3, 9])
+def test_the_fast_and_the_careful_path_keep_the_same(make_queue, client, together):
     """Beside items without results, and items in odd states."""
     stored, replies = [], []
     for name in ("-fast", "-careful"):
@@ -121,13 +122,15 @@ def test_the_fast_and_the_careful_path_keep_the_same(make_queue, client):
         if name == "-careful":
             client.hset(results.keys["headers"], "nobody", '{"number":0}')
         wanted = [keep(n) if n not in (2, 7) else b"" for n in range(9)]
-        replies.append([results.ack(held[:1], wanted[:1]), results.ack(held[1:], wanted[1:])])
+        replies.append([])
+        for start in range(0, 9, together):
+            replies[-1] += results.ack(held[start : start + together], wanted[start : start + together])
         found = client.hgetall(results.keys["results"])
         stored.append({uids[uid.decode()]: re.sub(rb"@?\d{13}", b"", value) for uid, value in found.items()})
         assert results.number() == 6
         assert client.hlen(results.keys["items"]) == 0
         stored.append(dict(results.queue.snapshot().stats))
-    assert replies[0] == replies[1] == [[True], [n != 3 for n in range(1, 9)]]
+    assert replies[0] == replies[1] == [n != 3 for n in range(9)]
     assert stored[:2] == stored[2:]
 
 
@@ -170,7 +173,8 @@ def test_the_holder_of_a_lost_lease_keeps_its_result_too(results):
     assert results.take(1)[0].uid == "ready"
     again, ready = held[0], held[1]
     assert results.ack([ready, again], [keep(), keep(FAILURE)]) == [True, True]
-    assert [view.result["outcome"] for view in results.of("again", "ready")] == [SUCCESS, FAILURE]
+    views = results.of("again", "ready")
+    assert [(view.result["outcome"], view.deliveries) for view in views] == [(SUCCESS, 1), (FAILURE, 1)]
     assert results.claim(2).found == []
     assert results.queue.audit() == []
 
@@ -643,3 +647,23 @@ def test_moving_from_items_to_results_is_one_step(make_queue, client, server_url
         thread.join(PATIENT)
     assert {state for states in seen for state in states} <= {"ready", "in_flight", "done"}
     assert [view.state for view in results.of(*uids)] == ["done"] * 300
+
+
+# -- a server that is full
+
+
+def test_full_server_keeps_results_and_leaves_out_tracebacks(serve, at):
+    server = serve("--maxmemory-policy", "noeviction")
+    error = json.dumps({"type": "E", "message": "m", "keep": 9, "traceback": "trace"}).encode()
+    with server.client() as client:
+        results = Results(at(server.url), client)
+        results.put("own")
+        for _ in range(3):
+            results.call(operations.fail(results.keys, results.take()[0], error=error))
+        assert ["traceback" in error for error in results.one("own").errors] == [True] * 3
+        client.config_set("maxmemory", 1)
+        results.call(operations.fail(results.keys, results.take()[0], error=error))
+        assert ["traceback" in error for error in results.one("own").errors] == [False] * 4
+        assert results.ack(results.take(), [keep()]) == [True]
+        assert results.one("own").result["outcome"] == SUCCESS
+        assert results.queue.purge_results() == 1
