@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import signal
 import sys
 import uuid
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,9 @@ class _WholeFilesFirst(LoadScopeScheduling):
 def pytest_xdist_make_scheduler(config, log):
     return _WholeFilesFirst(config, log)
 
+
+# redis-py 8 asks for its own version, a file to find and to parse, for each connection that it makes.
+importlib.metadata.version = cache(importlib.metadata.version)
 
 # A busy machine may need longer for a put than a request may wait: here a put has the time of any other call.
 links.PUT_TIMEOUT = PATIENT
