@@ -180,9 +180,18 @@ def _waits(server: Server) -> bool:
         return any("b" in connection["flags"] for connection in client.client_list())
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("servers", [1, 3])
-@pytest.mark.parametrize("processes", ["0", "1", "3"])
+# Each number of processes is tested with each number of servers and with each signal, each of those with each signal.
+@pytest.mark.parametrize(
+    ("processes", "servers", "number"),
+    [
+        ("0", 1, signal.SIGINT),
+        ("0", 3, signal.SIGTERM),
+        ("1", 1, signal.SIGTERM),
+        ("1", 3, signal.SIGINT),
+        ("3", 1, signal.SIGINT),
+        ("3", 3, signal.SIGTERM),
+    ],
+)
 def test_a_stop_waits_once_for_servers_that_have_just_become_silent(muted, tmp_path, processes, servers, number):
     """All last calls to all servers together get the time of one; see ``MINUTE``."""
     with (tmp_path / "err").open("w") as err:
