@@ -223,6 +223,7 @@ def test_a_stop_without_time_for_all_queues_calls_no_server_unavailable(project,
 def test_files_that_the_code_of_a_project_left_open_are_written_at_the_end(project):
     """Python closes those in a cycle, such as a module with functions, only when it looks for garbage at its end."""
     project.add_to_settings("AUDIT = open('audit', 'w')\nAUDIT.write('loaded')\n\ndef audit():\n    return AUDIT")
+    project.add_to_settings("import gc\ngc.unfreeze()  # what the settings of the tests' commands have frozen")
     code, _, err = project.run("srq_consume", "--burst")
     assert code == 0, err
     assert (project.folder / "audit").read_text() == "loaded"

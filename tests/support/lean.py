@@ -1,4 +1,4 @@
-"""Makes a Python process of a test cheaper. Tests start hundreds of them, and none is about what this leaves out."""
+"""Makes a Python process of a test cheaper; tests start hundreds of them."""
 
 import gc
 import sys
@@ -9,5 +9,6 @@ sys.modules["opentelemetry"] = None  # type: ignore[assignment]
 import redis.asyncio  # noqa: E402, F401  # the processes import it anyway; after the line above, and before the one below
 
 # Python looks for garbage among all objects, several times at its end: a fifth of what a short command costs.
-# It goes on to look among the objects that are made from here on, so those of the package.
+# It goes on to look among the objects that are made from here on, so those of the package. The two tests that are about
+# the search itself undo this in their settings.
 gc.freeze()
