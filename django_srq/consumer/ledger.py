@@ -124,11 +124,20 @@ class Entry:
 
     @property
     def in_doubt(self) -> bool:
-        """Whether the item must be delivered again if its process is dead: it has no end that a supervisor can tell.
+        """Whether its handler is at work, or the server is to be told of the handler's error."""
+        return self.state in {RUNNING, FAILED}
 
-        Its handler is at work, or the server is to be told of the handler's error, or of a value that was returned.
+    @property
+    def is_handled(self) -> bool:
+        return self.state in {DONE, ACKING}
+
+    @property
+    def is_to_be_released(self) -> bool:
+        """Whether it was not begun, or is a task that returned a value: that dies with the process, so it runs again.
+
+        The latter has not failed. If this counted as a delivery, a task with a single attempt would end as failed.
         """
-        return self.state in {RUNNING, FAILED} or (self.state in {DONE, ACKING} and self.result == VALUED)
+        return self.state == HELD or (self.is_handled and self.result == VALUED)
 
 
 class Waiting(NamedTuple):

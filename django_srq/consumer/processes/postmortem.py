@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from django_srq import operations
-from django_srq.consumer.ledger import ACKING, DONE, FAILED, HELD, RUNNING, STUB, VALUED, Entry, Ledger
+from django_srq.consumer.ledger import FAILED, RUNNING, STUB, Entry, Ledger
 from django_srq.consumer.processes.child_handle import STOPPED, ChildExit, ChildHandle
 from django_srq.consumer.processes.event_relay import EventRelay
 from django_srq.consumer.processes.reports import About, Report, Reports
@@ -142,14 +142,13 @@ def settlements(subscription: Subscription, entries: Sequence[Entry]) -> Iterato
     """The calls that ack the handled items, and release those not started.
 
     They come before the calls about running items: if their sender dies in between, no handled item is delivered again,
-    and no item that was not started is blamed. A task that returned a value is not acked, as the value died with the
-    child.
+    and no item that was not started is blamed. Released are also tasks whose return values died with the child.
     """
     queue = subscription.queue
-    if done := [entry for entry in entries if entry.state in {DONE, ACKING} and entry.result != VALUED]:
+    if done := [entry for entry in entries if entry.is_handled and not entry.is_to_be_released]:
         yield operations.ack(queue.keys, [entry.held for entry in done], _stubs(subscription, done))
-    if unstarted := [entry.held for entry in entries if entry.state == HELD]:
-        yield operations.release(queue.keys, unstarted)
+    if released := [entry.held for entry in entries if entry.is_to_be_released]:
+        yield operations.release(queue.keys, released)
 
 
 def _stubs(subscription: Subscription, done: Sequence[Entry]) -> Sequence[bytes]:
