@@ -556,9 +556,9 @@ def _has_queues(path: Any) -> bool:
 
 
 def _backends_of_queues(written: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, TaskBackend]:
-    """For each queue of tasks the first backend that has it."""
+    """For each queue of tasks the first backend that names it; else the first one that names none, and so has all."""
     found: dict[str, TaskBackend] = {}
-    for backend in task_backends():
+    for backend in sorted(task_backends(), key=lambda backend: not backend.queues):
         for alias in backend.queues or _without_handler(written, defaults):
             found.setdefault(alias, backend)
     return found

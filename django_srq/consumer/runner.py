@@ -15,8 +15,11 @@ class Unrunnable(Reject):
     """Raised by ``Runner.begin``: the task cannot be run here. Its item is dead at once."""
 
 
-class Exhausted(Reject):
-    """Raised by ``Runner.begin``: the attempts are used up, as the last one ended with its process."""
+class Exhausted(Exception):
+    """The attempts are used up: the last one was cut short, as its process died or was stopped. It is not run again.
+
+    Raised by ``Runner.begin``.
+    """
 
 
 class TaskTimeout(Exception):

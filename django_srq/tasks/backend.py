@@ -138,14 +138,19 @@ class SRQBackend(BaseTaskBackend):
                 states = yield from puts.add(queue, [enqueuing.batches[0][1]], ids, None)
             else:
                 states = yield from puts.send_all(queue, enqueuing.batches, len(ids), None)
-        except OutcomeUnknown as error:
-            error.in_doubt = error.in_doubt or ids
-            error.args = (str(error).replace(error.advice, _advice(error.in_doubt)),)
+        except SRQError as error:
+            yield from self._announce(enqueuing, [""] * len(error.put))  # of the batches before
+            if isinstance(error, OutcomeUnknown):
+                error.in_doubt = error.in_doubt or ids
+                error.args = (str(error).replace(error.advice, _advice(error.in_doubt)),)
             raise
-        for result, state in zip(enqueuing.results, states, strict=True):
+        yield from self._announce(enqueuing, states)
+        return states
+
+    def _announce(self, enqueuing: _Enqueuing, states: Sequence[str]) -> Steps[None]:
+        for result, state in zip(enqueuing.results, states, strict=False):
             if not state:
                 yield Announcement(task_enqueued, type(self), task_result=result)
-        return states
 
     def _put_after_commit(self, enqueuing: _Enqueuing) -> None:
         steps = self._put(enqueuing)
@@ -228,7 +233,7 @@ class SRQBackend(BaseTaskBackend):
         loaded = conf.load()
         if self.queues:
             return [alias for alias in loaded.of_queue if alias in self.queues]
-        return [alias for alias, config in loaded.queues.items() if config.tasks and not config.handler]
+        return [alias for alias, config in loaded.queues.items() if config.tasks == self.alias and not config.handler]
 
     def check(self, **kwargs: Any) -> list[checks.CheckMessage]:
         return [

@@ -6,6 +6,7 @@ import builtins
 import sys
 
 from django_srq import exceptions
+from django_srq.consumer.runner import Exhausted as Exhausted
 from django_srq.consumer.runner import TaskTimeout as TaskTimeout
 
 

@@ -13,7 +13,7 @@ from django.tasks.base import TaskError
 from django.tasks.exceptions import TaskResultMismatch
 from django.utils import timezone
 
-from django_srq.consumer.runner import Unrunnable
+from django_srq.consumer.runner import Exhausted, Unrunnable
 from django_srq.operations.identifiers import from_milliseconds, uid_time
 from django_srq.queue import failure
 from django_srq.queue.item import Item
@@ -25,6 +25,7 @@ from django_srq.tasks.task import imported, of_call
 if TYPE_CHECKING:
     from django_srq import operations
 
+_EXHAUSTED = f"{Exhausted.__module__}.{Exhausted.__qualname__}"
 UNKNOWN = "unknown"  # stands for the consumer of an attempt of which nothing is kept any more
 _json = JSON()
 _TIME = re.compile(r"@(\d+)")
@@ -95,9 +96,11 @@ def result_of(view: operations.TaskView) -> TaskResult[..., Any]:
     put_at = from_milliseconds(view.headers["time"]) if "time" in view.headers else None
     outcome: Mapping[str, Any] = (view.result or {}).get("outcome", {})
     records = list(reversed(view.errors))
+    # A delivery that found the attempts used up was none itself.
+    begun = [record for record in records if record.get("type") != _EXHAUSTED]
     errors = [*map(_error, records), *([_error(outcome["e"])] if "e" in outcome else [])]
-    workers = [record.get("consumer") or UNKNOWN for record in records]
-    starts = [_moment(record.get("started") or record.get("time")) for record in records]
+    workers = [record.get("consumer") or UNKNOWN for record in begun]
+    starts = [_moment(record.get("started") or record.get("time")) for record in begun]
     if view.token and view.state in ("in_flight", "done"):
         worker, started = _claim(view.token)
         workers.append(worker)
@@ -111,7 +114,7 @@ def result_of(view: operations.TaskView) -> TaskResult[..., Any]:
         starts=starts,
         finished=view.at if view.state in ("dead", "done") else None,
         errors=errors,
-        workers=_padded(workers, view.deliveries),
+        workers=_padded(workers, view.deliveries - len(records) + len(begun)),
     )
     if "r" in outcome:
         object.__setattr__(result, "_return_value", outcome["r"])

@@ -62,7 +62,7 @@ class TaskRunner:
             raise Unrunnable(f"{call.path} cannot be run here: {error}") from error
         item.attempt = Attempt(task, results.running(call, item, task), sender)
         if task.max_attempts is not None and item.deliveries > task.max_attempts:
-            raise Exhausted(f"its consumer died in the last of {task.max_attempts} attempts")
+            raise Exhausted(f"the last of {task.max_attempts} attempts was cut short: its process died or was stopped")
 
     def _sender(self, backend: str) -> type:
         if backend not in self._senders:
@@ -108,7 +108,7 @@ class TaskRunner:
     def verdict(self, item: Item, error: BaseException) -> Verdict:
         consumer = item.token.rpartition("/")[0]
         record = failure.describe(error, consumer=consumer, keep=EARLIER_ERRORS)
-        if item.attempt is None or failure.is_rejection(error):
+        if item.attempt is None or failure.is_rejection(error) or isinstance(error, Exhausted):
             return Verdict(bury=True, error=record)
         attempt = _attempt(item)
         backoff = attempt.task.backoff or self._config.backoff

@@ -268,6 +268,21 @@ def test_the_oldest_results_go_when_there_are_too_many(results):
     assert results.number() == 7
 
 
+def test_results_for_a_short_time_are_not_the_first_to_go(results):
+    def finish(uid, ttl):
+        results.put(uid)
+        results.ack(results.take(), [keep(ttl=ttl, most=7)])
+
+    for n in range(7):
+        finish(f"day {n}", 24 * HOUR)
+    finish("short", 60)
+    assert [view is None for view in results.of("short", "day 0", "day 1")] == [False, True, False]
+    for n in range(9):
+        finish(f"short {n}", 60)
+    gone = [view is None for view in results.of("day 6", "short", "short 0", "short 2", "short 8")]
+    assert (results.number(), gone) == (7, [True, True, True, False, False])
+
+
 def test_a_smaller_limit_is_reached_by_and_by(results):
     results.queue.put_many([b"1"] * 500)
     held = results.take(500)

@@ -444,11 +444,12 @@ def test_many_tasks_are_tuples_and_dicts():
             shop.add.enqueue_many(wrong)
 
 
-def test_an_error_says_which_of_many_are_in_the_queue(tasks):
+def test_an_error_says_which_of_many_are_in_the_queue(tasks, enqueued):
     tasks(MAX_LENGTH=1_500)
     with pytest.raises(QueueFull, match="1000 of 2500 items were put") as caught:
         shop.add.enqueue_many([(n,) for n in range(2_500)])
     assert len(caught.value.put) == 1_000
+    assert [result.id for _, result in enqueued] == caught.value.put
     assert default_task_backend.get_result(caught.value.put[-1]).args == [999]
 
 

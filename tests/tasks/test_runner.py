@@ -14,7 +14,7 @@ from django.tasks.signals import task_finished, task_started
 
 from django_srq import Discard, queues
 from django_srq.consumer.runner import Outcome
-from django_srq.tasks import Backoff, SRQBackend
+from django_srq.tasks import Backoff, SRQBackend, exceptions
 from django_srq.tasks.runner import TaskRunner
 from tests.tasks import work
 from tests.tasks.consuming import consume
@@ -127,7 +127,9 @@ def test_a_task_whose_consumer_died_in_the_last_attempt_is_not_run():
     consume()
     result.refresh()
     assert (result.status, work.ran) == (FAILED, [])
-    assert "consumer died in the last of 1 attempts" in result.errors[-1].traceback
+    assert "the last of 1 attempts was cut short" in result.errors[-1].traceback
+    assert result.errors[-1].exception_class is exceptions.Exhausted
+    assert result.attempts == 1
 
 
 def test_discard_is_failed_at_once_with_its_result_and_not_dead():

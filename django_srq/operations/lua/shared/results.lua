@@ -1,4 +1,5 @@
 -- Results: what is kept of an item after its ack, where the ack asks for it. Needs keys, begin.
+local SOON = 1 / 24       -- of the time that the last one has left; see drop_results
 local OLDEST_OUT = 100   -- results that a call deletes beyond those that it adds, where there are too many
 
 -- Writes the result of an item. kept: "<ttl (ms)> <most> <outcome (JSON)>"; payload: JSON; token: of its last delivery,
@@ -36,13 +37,24 @@ local function trim_results(most)
   forget_results(redis.call('ZRANGE', expiring, '-inf', now, 'BYSCORE', 'LIMIT', 0, most))
 end
 
--- After a call added so many results: deletes those beyond most, or else some whose time is over, more than it added.
+-- Deletes so many results, those that are forgotten first; but those that are forgotten soon go last. Else a result that
+-- is kept for a short time only would go at once, while somebody waits for it.
+local function drop_results(number)
+  local last = redis.call('ZRANGE', expiring, -1, -1, 'WITHSCORES')[2]
+  local soon = now + (last - now) * SOON
+  local later = redis.call('ZRANGE', expiring, string.format('(%.0f', soon), '+inf', 'BYSCORE', 'LIMIT', 0, number)
+  forget_results(later)
+  if #later < number then
+    forget_results(redis.call('ZRANGE', expiring, 0, number - #later - 1))
+  end
+end
+
+-- After a call added so many results: deletes some whose time is over, more than it added, and those beyond most.
 -- So there are never many more than most, and none has to be deleted at a certain time.
 local function limit_results(added, most)
+  trim_results(added + 1)
   local beyond = redis.call('ZCARD', expiring) - most
   if beyond > 0 then
-    forget_results(redis.call('ZRANGE', expiring, 0, math.min(beyond, added + OLDEST_OUT) - 1))
-  else
-    trim_results(added + 1)
+    drop_results(math.min(beyond, added + OLDEST_OUT))
   end
 end
