@@ -266,9 +266,19 @@ class SafeRedisQueue:
         return gets.get_many(self, n, timeout)
 
     def claim(
-        self, consumer: str, *, lease: float, n: int = 1, acks: Iterable[DeliveryRef] = (), limited: bool = True
+        self,
+        consumer: str,
+        *,
+        lease: float,
+        n: int = 1,
+        acks: Iterable[DeliveryRef] = (),
+        results: Sequence[bytes] = (),
+        limited: bool = True,
     ) -> Call[ClaimReply]:
-        """The call that claims up to n items for a consumer, by the rules of this queue; lease in seconds."""
+        """The call that claims up to n items for a consumer, by the rules of this queue; lease in seconds.
+
+        acks, results: as in ``operations.ack``.
+        """
         return operations.claim(
             self.keys,
             consumer=consumer,
@@ -282,6 +292,7 @@ class SafeRedisQueue:
             interval=self.rate.interval if self.rate else 0,
             limited=limited,
             acks=acks,
+            results=results,
         )
 
     def consume(self, timeout: float = 0) -> Iterator[Item]:
