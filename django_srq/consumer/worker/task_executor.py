@@ -47,9 +47,11 @@ class Turns:
         return False
 
     def end(self) -> None:
-        # There are more threads than turns. If each kept its connections to databases, these would be too many.
-        close_connections()
-        self._free.release()
+        try:
+            # There are more threads than turns. If each kept its connections to databases, these would be too many.
+            close_connections()
+        finally:
+            self._free.release()
 
 
 class NotBegun(Exception):
