@@ -73,7 +73,7 @@ class _Record(Structure):
         ("wanted_back", c_bool),  # written by the supervisor
         ("subscription", c_uint32),  # its index
         ("result", c_uint8),
-        ("most_deliveries", c_uint32),  # with a limit of the task: after so many, an item that takes longer is dead
+        ("most_deliveries", c_uint32),  # after so many a task is dead; 0: its queue says how many
         ("generation", c_uint64),
         ("number", c_uint64),  # of the put
         ("started", c_double),
@@ -120,7 +120,7 @@ class Entry:
     result: int = NOTHING  # to be stored with its ack
     limit: float = 0.0  # the task's own time limit in seconds; 0: it has none
     delay: float = 0.0  # after an attempt that took longer: seconds until the next one; below 0: there is none
-    most_deliveries: int = 0  # after so many deliveries, an item that takes longer is dead; 0: any number
+    most_deliveries: int = 0  # after so many deliveries a task is dead; 0: its queue says how many
 
     @property
     def in_doubt(self) -> bool:
@@ -193,7 +193,7 @@ class Ledger:
         record.uid_length, record.token_length = len(uid), len(token)
         record.subscription, record.generation, record.number = subscription, self._generation, int(held.number or 0)
         record.started, record.until, record.wanted_back = 0, until, False
-        record.result, record.limit = NOTHING, 0
+        record.result, record.limit, record.most_deliveries = NOTHING, 0, 0
         record.state = HELD  # the last one: with it the entry counts
         return index, self._generation
 
@@ -212,11 +212,15 @@ class Ledger:
             return False
         return True
 
-    def limit(self, index: int, seconds: float, *, delay: float, most_deliveries: int) -> None:
+    def allow(self, index: int, deliveries: int) -> None:
+        """Write down after how many deliveries a task is dead."""
+        self._records[index].most_deliveries = deliveries
+
+    def limit(self, index: int, seconds: float, *, delay: float) -> None:
         """Write down the time limit of a task, and what becomes of its item when it takes longer (see ``Entry``)."""
         record = self._records[index]
-        record.delay, record.most_deliveries = delay, most_deliveries
-        record.limit = seconds  # the last one: with it the others count
+        record.delay = delay
+        record.limit = seconds  # the last one: with it the delay counts
 
     def hold_again(self, index: int) -> None:
         """Mark an item as not running after all; ``start`` comes again before it is handled."""

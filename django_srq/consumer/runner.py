@@ -43,7 +43,7 @@ class Verdict(NamedTuple):
 
 
 class Runner(Protocol):
-    """Runs tasks. ``begin``, ``time_limit``, ``is_asynchronous``, ``run`` and what follows are of one context.
+    """Runs tasks. ``begin``, ``run`` and the methods between and after them are called in one context.
 
     They run in the thread that has the item, in this order, while its time limit runs.
     """
@@ -53,6 +53,9 @@ class Runner(Protocol):
 
         Exhausted, Unrunnable: the item is dead at once.
         """
+
+    def max_attempts(self, item: Item) -> int | None:
+        """After how many deliveries the item is dead; None: as many as the queue allows. Also if its process dies."""
 
     def time_limit(self, item: Item) -> float | None:
         """The seconds that this attempt may take; None: as long as the queue allows.

@@ -119,7 +119,7 @@ def test_the_keeper_gives_back_a_task_whose_value_died_with_an_orphan(queue, mon
         ledger.hold(0, DeliveryRef(item.uid, item.token), until=lease_time() + LONG)
         ledger.start(index)
     ledger.finish(0, VALUED)
-    ledger.limit(1, 0.2, delay=-1, most_deliveries=5)
+    ledger.limit(1, 0.2, delay=-1)
     log = LogThread(logging.getLogger("tests.orphans"))
     one = Orphan("c1.1", [subscription(queue, TaskRunner())], ledger, ConsumerOptions(grace=LONG), log)
     wait_for(lambda: not one.look(trouble=False), "its end", seconds=PATIENT)

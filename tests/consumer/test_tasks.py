@@ -13,7 +13,9 @@ from django_srq.consumer import ConsumerOptions, InProcessConsumer, Subscription
 from django_srq.consumer.clock import lease_time
 from django_srq.consumer.ledger import ACKING, DONE, NOTHING, RUNNING, STUB, VALUED, Ledger
 from django_srq.consumer.processes.child_handle import ChildHandle
+from django_srq.consumer.runner import Outcome
 from django_srq.operations import DeliveryRef
+from django_srq.operations.scripts import MOST_BYTES
 from django_srq.queue.backoff import Backoff
 from django_srq.queue.serializers import JSON
 from django_srq.transport.clients import client_from_url
@@ -94,6 +96,41 @@ def test_an_ack_whose_reply_is_lost_brings_the_result_once(queue, server_url, pr
     assert sorted(runner.told) == sorted(("acked", uid, kept(number + 1), True) for number, uid in enumerate(uids))
     assert [view.result["outcome"]["r"] for view in views(queue, *uids)] == list(range(1, 11))
     assert queue.snapshot().stats["acked"] == 10
+
+
+def test_a_call_brings_a_bounded_number_of_bytes_of_results(queue, project, monkeypatch):
+    """Many threads may have finished while one of them claims; their results together may be too large for a server."""
+    for name, value in project.variables.items():
+        monkeypatch.setenv(name, value)
+    large, number, sizes, claim = 300_000, 8, [], type(queue).claim
+    queue.put_many([call("slow", f"it{n}") for n in range(number)])
+
+    class Large(TaskRunner):
+        def outcome(self, item, value, seconds):
+            return Outcome(kept("x" * large), valued=True)
+
+    def after_all(self, *arguments, **options):
+        if options.get("results") and not sizes:
+            wait_for(lambda: len(consumer._worker._buffer._finished) == number - 1, "the other threads")
+        sizes.append(sum(map(len, options.get("results", ()))))
+        return claim(self, *arguments, **options)
+
+    acking = operations.ack
+
+    def ack(keys, held, results=()):
+        sizes.append(sum(map(len, results)))
+        return acking(keys, held, results)
+
+    monkeypatch.setattr(operations, "ack", ack)
+    consumer = InProcessConsumer([subscription(queue, Large())], options=ConsumerOptions(threads=number, prefetch=1))
+    with running(consumer):
+        wait_for(lambda: len(project.lines()) == number, "all tasks to begin")
+        sizes.clear()
+        monkeypatch.setattr(type(queue), "claim", after_all)
+        project.go.touch()
+        wait_for(lambda: not any(queue.counts().values()), "their ends")
+    assert sum(sizes) > number * large
+    assert large < max(sizes) < MOST_BYTES + 2 * large
 
 
 def test_the_result_of_an_item_that_was_settled_before_is_not_kept(queue):
@@ -289,11 +326,12 @@ def test_a_dead_childs_finished_tasks(queue, acking):
 def test_a_new_entry_has_nothing_of_the_one_before(queue):
     ledger = Ledger(1)
     index, _ = ledger.hold(0, DeliveryRef("a", "t"), until=0)
-    ledger.limit(index, 5.0, delay=1.0, most_deliveries=3)
+    ledger.allow(index, 3)
+    ledger.limit(index, 5.0, delay=1.0)
     (entry,) = ledger
     assert (entry.limit, entry.delay, entry.most_deliveries) == (5.0, 1.0, 3)
     ledger.finish(index, VALUED)
     ledger.free(index)
     ledger.hold(0, DeliveryRef("b", "t"), until=0)
     (entry,) = ledger
-    assert (entry.limit, entry.result) == (0, NOTHING)
+    assert (entry.limit, entry.result, entry.most_deliveries) == (0, NOTHING, 0)

@@ -105,6 +105,9 @@ class TaskRunner:
         if item.deliveries > item.payload.get("max_attempts", 100):
             raise Exhausted("its attempts are used up")
 
+    def max_attempts(self, item: Item) -> int | None:
+        return item.payload.get("max_attempts")
+
     def time_limit(self, item: Item) -> float | None:
         return item.payload.get("timeout")
 

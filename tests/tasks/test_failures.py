@@ -162,9 +162,16 @@ def test_a_child_dies_in_a_task(project, finishing):
 
 def test_children_die_in_every_attempt(project):
     result = ended(deeds.die.using(max_attempts=2).enqueue("it", times=9), project)
-    assert (result.status, project.lines()) == (FAILED, ["die it"] * 2)
-    assert classes(result)[:2] == [exceptions.Crashed] * 2
+    assert (result.status, result.attempts, project.lines()) == (FAILED, 2, ["die it"] * 2)
+    assert classes(result) == [exceptions.Crashed] * 2
     assert queues["default"].counts()["dead"] == 1
+
+
+def test_children_die_more_often_than_the_queue_delivers(project, configured):
+    """The task's own number of attempts holds for crashes, too."""
+    configured(MAX_DELIVERIES=2)
+    result = ended(deeds.die.using(max_attempts=5).enqueue("it", times=2), project)
+    assert (result.status, result.attempts) == (SUCCESSFUL, 3)
 
 
 @pytest.mark.parametrize("name", ["value", "none"])

@@ -155,7 +155,8 @@ class Orphan:
             memory=0,
             keep=EARLIER_ERRORS if subscription.runner else 0,
         )
-        self._call(queue, postmortem.ending(queue, [entry.held], "crash" if blamed else "cut", evidence))
+        how, most = "crash" if blamed else "cut", entry.most_deliveries
+        self._call(queue, postmortem.ending(queue, [entry.held], how, evidence, most_deliveries=most))
 
     def _call(self, queue: SafeRedisQueue, call: Call[Any]) -> None:
         with suppress(SRQError):  # then the items come back when their leases end

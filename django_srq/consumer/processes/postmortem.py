@@ -75,7 +75,9 @@ class PostMortem:
             keep=EARLIER_ERRORS if subscription.runner else 0,
         )
         held = [entry.held] if entry else []
-        report = Report(queue, ending(queue, held, mode, evidence, slot=slot), about=_about(exit.child.ledger, held))
+        most = entry.most_deliveries if entry else 0
+        call = ending(queue, held, mode, evidence, slot=slot, most_deliveries=most)
+        report = Report(queue, call, about=_about(exit.child.ledger, held))
         if mode != "release":
             report.then = lambda reply: self._announce(queue, held, reply, json.loads(evidence))
         self._reports.append(report)
@@ -165,16 +167,22 @@ def timeout(consumer: str, queue: SafeRedisQueue, entry: Entry) -> tuple[bytes, 
         entry.held,
         error=error,
         delay=max(0, entry.delay),
-        max_deliveries=entry.most_deliveries or None,
+        max_deliveries=entry.most_deliveries or queue.max_deliveries,
         bury=entry.delay < 0,
     )
     return error, call
 
 
 def ending(
-    queue: SafeRedisQueue, held: Sequence[DeliveryRef], how: str, evidence: bytes, *, slot: bytes = b""
+    queue: SafeRedisQueue,
+    held: Sequence[DeliveryRef],
+    how: str,
+    evidence: bytes,
+    *,
+    slot: bytes = b"",
+    most_deliveries: int = 0,
 ) -> Call[CrashReply]:
-    """The call about items that ran when the child ended. how, slot: see crashed.lua.
+    """The call about items that ran when the child ended. how, slot: see crashed.lua; most_deliveries: see ``Entry``.
 
     If the queue recovers nothing automatically, it only ends the leases of items that were started.
     """
@@ -184,6 +192,6 @@ def ending(
         evidence=evidence,
         how=how if queue.autoclean_interval is not None or how == "release" else "end",
         slot=slot,
-        max_deliveries=queue.max_deliveries,
+        max_deliveries=most_deliveries or queue.max_deliveries,
         max_crashes=queue.max_crashes,
     )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from django_srq import operations
 from django_srq.consumer.runner import Outcome, Verdict
 from django_srq.consumer.subscription import StopConsuming, Subscription
 from django_srq.exceptions import PayloadError
@@ -57,6 +58,13 @@ def results(subscription: Subscription, finished: Sequence[FinishedJob]) -> Sequ
     if subscription.runner is None:
         return ()
     return [b"" if done.outcome is None else done.outcome.kept for done in finished]
+
+
+def ack_batches(subscription: Subscription, finished: Sequence[FinishedJob]) -> Iterable[Sequence[FinishedJob]]:
+    """Finished jobs of a subscription in batches, as one call takes a bounded number of bytes with their results."""
+    if subscription.runner is None:
+        return [finished]
+    return operations.cut(finished, map(len, results(subscription, finished)))
 
 
 class BuriedJob(NamedTuple):

@@ -16,7 +16,7 @@ from django_srq.consumer.runner import Outcome
 from django_srq.consumer.subscription import Subscription
 from django_srq.consumer.worker.buffer import Buffer
 from django_srq.consumer.worker.events import Events
-from django_srq.consumer.worker.job import BuriedJob, FailedJob, FinishedJob, Job, Outcomes, results
+from django_srq.consumer.worker.job import BuriedJob, FailedJob, FinishedJob, Job, Outcomes, ack_batches, results
 from django_srq.consumer.worker.pipeline import Pipeline
 from django_srq.consumer.worker.retries import Retries
 from django_srq.exceptions import RetryLater
@@ -76,9 +76,10 @@ class Settler:
 
     def ack(self, subscription: Subscription, finished: Sequence[FinishedJob]) -> None:
         """Ack finished jobs, and wait for the reply."""
-        held = [done.job.held for done in finished]
-        call = operations.ack(subscription.queue.keys, held, results(subscription, finished))
-        self._retries.do(subscription.queue, call, lambda flags: self.acked(finished, flags))
+        for batch in ack_batches(subscription, finished):
+            held = [done.job.held for done in batch]
+            call = operations.ack(subscription.queue.keys, held, results(subscription, batch))
+            self._retries.do(subscription.queue, call, partial(self.acked, batch))
 
     def acked(self, finished: Sequence[FinishedJob], flags: Sequence[bool] | None) -> None:
         """See to items whose ack is over. flags: for each, whether the ack removed it; None: the ack was not made."""

@@ -83,6 +83,8 @@ class TaskExecutor:
         started, handling = time.monotonic(), outcomes.handling
         try:
             runner.begin(item)
+            if (most := runner.max_attempts(item)) is not None:
+                self._ledger.allow(job.record, most)
             self._limit(runner, job, item)
             with self._turn(runner, job, item):
                 self._events.started(job, item)
@@ -106,13 +108,8 @@ class TaskExecutor:
         limit = runner.time_limit(item)
         if limit is None:
             return
-        verdict, most = (
-            _verdict(runner, job.subscription, item, TaskTimeout(limit)),
-            job.subscription.queue.max_deliveries,
-        )
-        if verdict.max_deliveries is not None:
-            most = verdict.max_deliveries
-        self._ledger.limit(job.record, limit, delay=-1 if verdict.bury else verdict.delay, most_deliveries=most or 0)
+        verdict = _verdict(runner, job.subscription, item, TaskTimeout(limit))
+        self._ledger.limit(job.record, limit, delay=-1 if verdict.bury else verdict.delay)
 
     @contextmanager
     def _turn(self, runner: Runner, job: Job, item: Item) -> Iterator[None]:

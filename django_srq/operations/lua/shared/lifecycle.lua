@@ -60,9 +60,23 @@ local function postpone(uid, due)
   end
 end
 
+-- Whether no code raised the error: a process or a consumer died, or nobody settled the item.
+local function is_of_end(kind)
+  return kind == 'Crashed' or kind == 'ConsumerLost' or kind == 'LeaseEnded' or kind == 'ReplyUnread'
+end
+
+-- The name of the group of an item with this error: its fingerprint, and before it the task, if the item is one. Errors
+-- of tasks say how many errors are kept ("keep"); those that only tell how a delivery ended do not.
+local function group_name(uid, failure)
+  local name = failure.fingerprint or failure.type
+  local task = (failure.keep or is_of_end(failure.type))
+    and string.match(redis.call('HGET', items, uid) or '', '^{"task":%s?"([^"\\%s]+%.[^"\\%s]+)",%s?"args":%s?%[')
+  return task and task .. ': ' .. name or name
+end
+
 -- Delays an item that failed, and counts it as retrying.
 local function retry_at(uid, due, failure)
-  redis.call('HSET', retrying, uid, group(retrygroups, failure.fingerprint or failure.type, 1, uid))
+  redis.call('HSET', retrying, uid, group(retrygroups, group_name(uid, failure), 1, uid))
   postpone(uid, due)
 end
 
@@ -153,7 +167,7 @@ end
 
 -- Makes an item dead, with the error as the evidence. token: of the delivery that had it.
 local function bury(uid, failure, token)
-  failure.group = group(deadgroups, failure.fingerprint or failure.type, 1, uid)
+  failure.group = group(deadgroups, group_name(uid, failure), 1, uid)
   record(uid, failure, token)
   redis.call('ZADD', dead, now, uid)
   count('dead')
