@@ -20,6 +20,7 @@ from importlib.util import find_spec
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
+import django
 from django.apps import apps
 from django.conf import settings
 from django.core.cache import DEFAULT_CACHE_ALIAS
@@ -473,6 +474,10 @@ def _unfit_for_tasks(queues: Mapping[str, QueueConfig]) -> Iterator[tuple[str, P
     for alias, config in queues.items():
         if not config.tasks:
             continue
+        if django.VERSION < (6, 0):
+            message = f"TASKS[{config.tasks!r}] needs Django 6.0 or later, and this is {django.get_version()}."
+            hint = "Update Django, or remove this entry of TASKS and give the queue a HANDLER in SRQ_QUEUES."
+            yield alias, Problem("django_srq.E016", message, hint)
         if config.handler:
             message = f"{config.where} has a HANDLER, and TASKS[{config.tasks!r}] has it as a queue of tasks."
             hint = "A queue is for tasks or for a handler: remove the HANDLER, or the queue from QUEUES."
@@ -539,6 +544,8 @@ def _has_queues(path: Any) -> bool:
         return True
     if not isinstance(path, str) or path.startswith(("django.", "django_srq.")):
         return False
+    if not apps.ready and path.rpartition(".")[0] not in sys.modules:
+        return False  # it may import models, for which it is too early
     try:
         backend = _imported(path)
     except ConfigurationError:  # Django reports it, when the backend is used

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +22,7 @@ from django_srq.exceptions import PayloadTooLarge, SRQError
 from django_srq.queue import failure
 from django_srq.queue.backoff import Backoff, delay_after
 from django_srq.queue.item import Item
+from django_srq.queue.masking import Secrets
 from django_srq.queue.safe_redis_queue import SafeRedisQueue
 from django_srq.registry import Queue, queues
 from django_srq.runtime.completion import is_pending
@@ -44,6 +47,7 @@ class TaskRunner:
 
     def __init__(self, queue: Queue) -> None:
         self._queue, self._config = queue, queue.config
+        self._view = ErrorView(queue.config.log_messages, Secrets(conf.load().admin.redact))
 
     # -- before the run
 
@@ -148,15 +152,31 @@ class TaskRunner:
 
     def _finish_failed(self, attempt: Attempt, error: BaseException) -> None:
         """Send task_finished while the error is being handled, so that receivers find it in ``sys.exc_info``."""
-        shown = error if self._config.log_messages else ErrorView(messages=False).of(error).exc_info[1]
-        raised_at = shown.__traceback__
+        raised_at, token = error.__traceback__, _view.set(self._view)
         try:
-            raise shown
+            raise error
         except BaseException as raised:
-            if raised is not shown:  # a signal interrupted this
+            if raised is not error:  # a signal interrupted this
                 raise
-            BaseException.with_traceback(shown, raised_at)  # without the frame of this function
+            BaseException.with_traceback(error, raised_at)  # without the frame of this function
             _finish(attempt, TaskResultStatus.FAILED)
+        finally:
+            _view.reset(token)
+
+
+# What the log may show of the error of the task whose end is being told.
+_view: ContextVar[ErrorView | None] = ContextVar("_view", default=None)
+
+
+def _as_in_our_log(record: logging.LogRecord) -> bool:
+    """A filter: Django's record of a failed task shows of the error what our own records show."""
+    view = _view.get()
+    if view is not None and record.exc_info and record.exc_info[1] is not None:
+        record.exc_info = view.of(record.exc_info[1]).exc_info
+    return True
+
+
+logging.getLogger("django.tasks").addFilter(_as_in_our_log)
 
 
 class _Answers:
@@ -188,7 +208,8 @@ def _tell_of_dead(sender: type, queue: str, uid: str, **_: Any) -> None:
 
     The supervisor sees to such a task, and it runs no code of the project: a child sends ``item_dead``.
     """
-    if conf.queue_config(queue).tasks and (result := _result_of_dead(queues[queue], uid)) is not None:
+    config = conf.load().queues.get(queue)
+    if config is not None and config.tasks and (result := _result_of_dead(queues[queue], uid)) is not None:
         signals.send(task_finished, type(task_backends[result.backend]), task_result=result)
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
 import django
 import pytest
+from django.core import checks
 from django.core.exceptions import ImproperlyConfigured
+from django.core.management import CommandError, call_command
 
 import django_srq.tasks
+from django_srq import ConfigurationError, queues
 from tests.support.project import ROOT
 
 pytestmark = pytest.mark.versions
@@ -28,9 +32,9 @@ print({*django_srq.tasks.__all__} <= {*dir(django_srq.tasks)})
 """
 
 
-def run(code):
+def run(code, *arguments):
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60
+        [sys.executable, "-W", "error", "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
@@ -63,3 +67,35 @@ def test_what_reads_payloads_needs_no_tasks_of_django():
     """A process without tasks has to tell that an item is one."""
     code = "from django_srq.tasks.envelope import is_envelope; import sys; print('django.tasks' in sys.modules)"
     assert run(code) == "False"
+
+
+def test_before_django_6_the_setting_is_reported(monkeypatch, settings):
+    monkeypatch.setattr(django, "VERSION", (5, 2, 9, "final", 0))
+    monkeypatch.setattr(django, "get_version", lambda: "5.2.9")
+    backend = {"BACKEND": "django_srq.tasks.SRQBackend", "QUEUES": ["a", "b"], "OPTIONS": {"URL": "redis://localhost"}}
+    settings.SRQ_QUEUES, settings.SRQ_DEFAULTS, settings.TASKS = {}, {}, {"default": backend}
+    needed = "TASKS['default'] needs Django 6.0 or later, and this is 5.2.9."
+    (message,) = checks.run_checks(tags=["django_srq"])
+    assert (message.id, message.msg) == ("django_srq.E016", needed)
+    with pytest.raises(ConfigurationError, match=re.escape(needed)):
+        queues["a"]
+    with pytest.raises(CommandError, match=re.escape(needed)):
+        call_command("srq_consume")
+
+
+TOO_EARLY = """
+import sys
+from django.conf import settings
+backend = {"BACKEND": sys.argv[1], "OPTIONS": {"URL": "redis://localhost"}}
+settings.configure(INSTALLED_APPS=["django_srq"], TASKS={"default": backend})
+from django_srq import conf
+print(conf.aliases(), sys.argv[1].rpartition(".")[0] in sys.modules)
+import django
+django.setup()
+print(conf.aliases())
+"""
+
+
+def test_a_backend_is_not_imported_before_the_apps_are_loaded():
+    """It may import models, for which it is too early."""
+    assert run(TOO_EARLY, "tests.support.handlers.note") == "[] False\n[]"

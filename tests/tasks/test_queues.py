@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 from django.core import checks
 from django.test import override_settings
 
 from django_srq import ConfigurationError, UnknownQueue, conf, queues
 from django_srq.queue.backoff import Backoff
+from tests.support.project import ROOT
 
 pytestmark = pytest.mark.versions
 
 OURS = "django_srq.tasks.SRQBackend"
 URL = "redis://localhost:6379/7"
+SUBCLASS = "tests.tasks.django_suite.backends.Queueing"
 
 
 @pytest.fixture
@@ -102,12 +107,24 @@ def test_no_names_mean_the_queues_without_handlers(configure):
     }
 
 
-@pytest.mark.parametrize(
-    "backend", ["django_srq.tasks.backend.SRQBackend", "tests.tasks.django_suite.backends.Queueing"]
-)
+@pytest.mark.parametrize("backend", ["django_srq.tasks.backend.SRQBackend", SUBCLASS])
 def test_other_names_of_the_backend_and_subclasses(configure, backend):
     configure({"URL": URL}, backend=backend)
     assert conf.aliases() == ["default"]
+
+
+def test_a_subclass_before_the_apps_are_loaded():
+    """It is not imported then, unless Django has imported it for a task."""
+    code = (
+        "import sys; from django.conf import settings; "
+        f"backend = {{'BACKEND': {SUBCLASS!r}, 'OPTIONS': {{'URL': 'redis://localhost'}}}}; "
+        "settings.configure(INSTALLED_APPS=['django_srq'], TASKS={'default': backend}); "
+        "from django_srq import conf; before = conf.aliases(); conf.reset(); "
+        "from django.tasks import task_backends; task_backends['default']; between = conf.aliases(); "
+        "import django; django.setup(); print(before, between, conf.aliases())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "[] ['default'] ['default']\n", done.stderr
 
 
 @pytest.mark.parametrize(

@@ -390,16 +390,19 @@ def test_errors_of_receivers_change_nothing(caplog):
             signal.disconnect(broken)
 
 
-def test_the_log_of_django(caplog):
+def test_the_log_of_django(sent, caplog):
+    """It shows of an error what the consumer's own log shows; receivers get the error itself."""
     caplog.set_level(logging.DEBUG, "django.tasks")
     result = ended(work.fail.using(max_attempts=1), "password=geheim")
     records = [record for record in caplog.records if record.name == "django.tasks"]
-    assert [(record.levelname, record.getMessage().split("state=")[-1]) for record in records[1:]] == [
-        ("INFO", "RUNNING"),
-        ("ERROR", "FAILED"),
-    ]
+    assert [record.levelname for record in records] == ["DEBUG", "INFO", "ERROR"]
     assert result.id in records[-1].getMessage()
-    assert "Odd: password=geheim" in caplog.text
+    assert "in fail\n" in caplog.text
+    assert caplog.text.count("tests.tasks.work.Odd: password=") == 2
+    assert "geheim" not in caplog.text
+    kind, _, frames = records[-1].exc_info
+    assert (kind, frames.tb_frame.f_locals) == (work.Odd, {})
+    assert (type(sent[-1][-1]), str(sent[-1][-1])) == (work.Odd, "password=geheim")
 
 
 def test_without_log_messages_no_message_gets_into_the_log_of_django(configured, caplog):
