@@ -47,9 +47,11 @@ class Turns:
         return False
 
     def end(self) -> None:
-        # There are more threads than turns. If each kept its connections to databases, these would be too many.
-        close_connections()
-        self._free.release()
+        try:
+            # There are more threads than turns. If each kept its connections to databases, these would be too many.
+            close_connections()
+        finally:
+            self._free.release()
 
 
 class NotBegun(Exception):
@@ -63,9 +65,9 @@ class TaskExecutor:
     """
 
     def __init__(self, ledger: Ledger, events: Events, turns: Turns, *, supervised: bool) -> None:
-        """supervised: a supervisor enforces time limits."""
+        """supervised: a supervisor ends this process when a task takes too long."""
         self._ledger, self._events, self._turns, self._supervised = ledger, events, turns, supervised
-        self._warned = False  # that nobody enforces them
+        self._warned = False  # that time limits have no effect
 
     def run(
         self, runner: Runner, job: Job, item: Item, handling: Handling | None, context: contextvars.Context
@@ -111,16 +113,13 @@ class TaskExecutor:
         if limit is None:
             return
         if not self._supervised:
-            self._warn(job, limit)
+            if not self._warned:
+                self._warned = True
+                alias = job.subscription.queue.alias
+                logger.warning("the timeout of a task has no effect without child processes queue=%s", alias)
             return
         verdict = _verdict(runner, job.subscription, item, TaskTimeout(limit))
         self._ledger.limit(job.record, limit, delay=-1 if verdict.bury else verdict.delay)
-
-    def _warn(self, job: Job, limit: float) -> None:
-        if not self._warned:
-            self._warned = True
-            alias, uid = job.subscription.queue.alias, job.found.uid
-            logger.warning("the timeout of a task has no effect with --processes 0 queue=%s uid=%s", alias, uid)
 
     @contextmanager
     def _turn(self, runner: Runner, job: Job, item: Item) -> Iterator[None]:
