@@ -42,6 +42,11 @@ def hang() -> None:
 
 
 @task()
+def block() -> None:
+    threading.Event().wait()
+
+
+@task()
 def say(word: str) -> str:
     note(word)
     return word

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from django.tasks import TaskResultStatus
 
+from tests.support.project import LEASE
 from tests.support.waiting import wait_for
 from tests.tasks import dying
 
@@ -45,9 +46,20 @@ def test_task_finished_is_sent_once_for_a_task_that_is_dead_as_its_process_died(
     assert (result.status, result.attempts) == (TaskResultStatus.FAILED, 2)
 
 
-def test_a_task_whose_consumer_died_in_its_last_attempt(project, consumer):
-    """The server would allow further attempts."""
+def test_a_task_whose_process_died_in_its_last_attempt(project, consumer):
+    """The queue would allow further attempts."""
     consumer(MAX_CRASHES=None)
     result = dying.die.using(max_attempts=1).enqueue()
     wait_for(lambda: len(told(project, result)) == 2, "the end")
-    assert told(project, result) == ["started 1", "finished FAILED 2 Crashed Reject"]
+    assert told(project, result) == ["started 1", "finished FAILED 1 Crashed"]
+
+
+def test_a_task_whose_host_died_in_its_last_attempt(project, consumer):
+    """The server knows the attempts that the queue allows. The next consumer that gets the task does not run it."""
+    first = consumer(LEASE=LEASE)
+    result = dying.block.using(max_attempts=1).enqueue()
+    wait_for(lambda: told(project, result) == ["started 1"], "the start")
+    project.kill(first)
+    consumer(LEASE=LEASE)
+    wait_for(lambda: len(told(project, result)) == 2, "the end")
+    assert told(project, result) == ["started 1", "finished FAILED 2 ConsumerLost Reject"]
