@@ -38,7 +38,7 @@ def purge(keys: Keys, *, marker: str, start: bool) -> Call[tuple[bool, int]]:
 
 
 def purge_results(keys: Keys, *, most: int = BATCH) -> Call[tuple[int, int]]:
-    """Delete so many results at most, those that are forgotten first: how many are gone, and how many are left."""
+    """Delete so many results at most, the oldest first: how many are gone, and how many are left."""
     return Call(Script.named("purge_results"), keys, (encode_int(most),), read_pair)
 
 

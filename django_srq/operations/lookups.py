@@ -87,7 +87,7 @@ def results(keys: Keys, uids: Iterable[str]) -> Call[list[TaskView | None]]:
 
 
 def finished(keys: Keys, *, before: float | None = None, n: int = 50) -> Call[FinishedPage]:
-    """A page of n results at most, the newest first (if all are kept equally long). before: that of the page before."""
+    """A page of n results at most, the newest first. before: that of the page before."""
     args = b"" if before is None else repr(before).encode(), encode_int(n)
     return Call(Script.named("finished"), keys, args, read_finished)
 

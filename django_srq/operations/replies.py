@@ -112,7 +112,7 @@ class TaskView:
 
 @dataclass(frozen=True)
 class FinishedPage:
-    total: int
+    total: int  # of all results that are kept, also of some whose time is over
     items: Sequence[TaskView]
     before: float | None  # of the next page; None at the end
 
@@ -161,7 +161,7 @@ class Counts:
     retrying: int = 0  # delayed after an error; the other delayed items are scheduled
     failing: Sequence[FailingGroup] = ()  # the largest groups of errors that took an item lately
     failing_rest: int = 0  # dead items of the other ones
-    results: int = 0  # what is kept of items after their acks
+    results: int = 0  # what is kept of items after their acks, also some whose time is over
 
 
 def as_text(value: Any) -> str:
@@ -317,7 +317,7 @@ def _known(
     if not state:
         return None
     if state == b"done":
-        return read_result(uid, payload)
+        return read_result(uid, payload, score)
     last = json.loads(error) if error else None
     earlier = last.pop("earlier", ()) if last else ()
     return TaskView(
@@ -333,34 +333,35 @@ def _known(
     )
 
 
-_ITEM, _SPACE = '{"item":', re.compile(r"\s*")  # how a result begins
+_ITEM = re.compile(r'{"ttl":\d+,"item":\s*')  # how a result begins
 
 
-def read_result(uid: str, stored: bytes) -> TaskView:
+def read_result(uid: str, stored: bytes, score: bytes) -> TaskView:
+    at = from_milliseconds(float(score))
     try:
         text = stored.decode()
-        result = {"deliveries": 1, **json.loads(text)}
-        start = _SPACE.match(text, len(_ITEM)).end()  # type: ignore[union-attr]
-        _, end = _JSON.raw_decode(text, start)
+        result = {"deliveries": 1, "end": int(float(score)), **json.loads(text)}
+        begin = _ITEM.match(text)
+        _, end = _JSON.raw_decode(text, begin.end() if begin else 0)
     except (ValueError, RecursionError):  # the payload is no JSON
-        return TaskView(uid, "done", None, "", 0, 0, {}, [], None, {})
+        return TaskView(uid, "done", None, "", 0, 0, {}, [], at, {})
     return TaskView(
         uid,
         "done",
-        text[start:end].encode(),
+        text[begin.end() : end].encode() if begin else None,
         result["token"],
         result["deliveries"],
         0,
         result.get("headers", {}),
         result.get("errors", []),
-        from_milliseconds(result["end"]),
+        at,
         result,
     )
 
 
 def read_finished(reply: Any) -> FinishedPage:
     total, before, *rest = reply
-    items = [read_result(uid.decode(), stored) for uid, stored in zip(rest[::2], rest[1::2], strict=True)]
+    items = [read_result(uid.decode(), *found) for uid, *found in zip(rest[::3], rest[1::3], rest[2::3], strict=True)]
     return FinishedPage(int(total), items, float(before) if before else None)
 
 

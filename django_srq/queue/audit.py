@@ -20,7 +20,7 @@ from django_srq.transport.sansio import Steps
 
 COUNT = 500  # uids in a call
 _HASHES = ("items", "holders", "retrying", "deliveries", "crashes", "errors", "headers", "waiting", "results")
-_ZSETS = ("returned", "priority", "delayed", "leases", "dead", "expiring")
+_ZSETS = ("returned", "priority", "delayed", "leases", "dead", "finished")
 
 
 def audit(link: Link, keys: Keys, alias: str) -> Steps[list[str]]:

@@ -138,14 +138,19 @@ class SRQBackend(BaseTaskBackend):
                 states = yield from puts.add(queue, [enqueuing.batches[0][1]], ids, None)
             else:
                 states = yield from puts.send_all(queue, enqueuing.batches, len(ids), None)
-        except OutcomeUnknown as error:
-            error.in_doubt = error.in_doubt or ids
-            error.args = (str(error).replace(error.advice, _advice(error.in_doubt)),)
+        except SRQError as error:
+            if isinstance(error, OutcomeUnknown):
+                error.in_doubt = error.in_doubt or ids
+                if error.advice:
+                    error.args = (str(error).replace(error.advice, _advice(error.in_doubt)),)
+            yield from self._announce(enqueuing.results[: len(error.put)])
             raise
-        for result, state in zip(enqueuing.results, states, strict=True):
-            if not state:
-                yield Announcement(task_enqueued, type(self), task_result=result)
+        yield from self._announce(result for result, state in zip(enqueuing.results, states, strict=True) if not state)
         return states
+
+    def _announce(self, added: Iterable[TaskResult[..., Any]]) -> Steps[None]:
+        for result in added:
+            yield Announcement(task_enqueued, type(self), task_result=result)
 
     def _put_after_commit(self, enqueuing: _Enqueuing) -> None:
         steps = self._put(enqueuing)
@@ -316,8 +321,9 @@ def _named(payload: Mapping[str, Any], alias: str) -> str:
 
 def _advice(in_doubt: Sequence[str]) -> str:
     """What to do after a lost reply; that of a put does not apply, as nobody enqueues a task by its id."""
-    more = ", …" if len(in_doubt) > 1 else ""
-    return f"it may be enqueued: ask get_result({in_doubt[0]!r}) before you enqueue it again{more}"
+    if len(in_doubt) > 1:
+        return "they may be enqueued: ask get_result for each id of in_doubt before you enqueue it again"
+    return f"it may be enqueued: ask get_result({in_doubt[0]!r}) before you enqueue it again"
 
 
 def _after_commit(error: SRQError, enqueuing: _Enqueuing) -> str:

@@ -190,9 +190,9 @@ def _unique(value: Any) -> bool:
 
 
 def _on_commit(value: Any) -> Any:
-    if isinstance(value, bool | str):
+    if isinstance(value, bool) or (isinstance(value, str) and value):
         return value
-    if isinstance(value, list | tuple) and value and all(isinstance(alias, str) for alias in value):
+    if isinstance(value, list | tuple) and value and all(isinstance(alias, str) and alias for alias in value):
         return tuple(value)
     raise InvalidTask(
         f"on_commit must be True, False, an alias of DATABASES, or a list of such, or None, not {shown(value)}."

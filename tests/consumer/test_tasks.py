@@ -7,6 +7,8 @@ import signal
 from contextlib import closing
 
 import pytest
+from django.db import connections
+from django.db.backends.signals import connection_created
 
 from django_srq import operations
 from django_srq.consumer import ConsumerOptions, InProcessConsumer, Subscription, Supervisor
@@ -276,6 +278,38 @@ def test_tasks_that_wait_for_their_turn_are_given_back_at_a_stop(queue, project,
         project.go.touch()
     assert [view.state for view in views(queue, *uids)].count("done") == 1
     assert len(project.lines()) == 1
+
+
+@pytest.fixture
+def second_database(django_db_blocker, tmp_path):
+    """The database "second": in a file, as one in memory is never closed."""
+    connections.settings["second"] = {**connections.settings["default"], "NAME": str(tmp_path / "second")}
+    with django_db_blocker.unblock():
+        yield
+    del connections.settings["second"]
+
+
+@pytest.mark.usefixtures("second_database")
+def test_with_a_concurrency_as_many_connections_to_a_database_are_open_as_there_are_threads(queue):
+    """Each of many threads would keep its own."""
+    opened, counted = set(), []
+
+    class Asking(TaskRunner):
+        def run(self, item):
+            connections["second"].ensure_connection()
+            counted.append(sum(each.connection is not None for each in list(opened)))
+
+    def note(connection, **_):
+        opened.add(connection)
+
+    connection_created.connect(note)
+    queue.put_many([call("nothing")] * 30)
+    try:
+        work(queue, Asking(), {"threads": 2, "concurrency": 10}, asynchronous=True)
+    finally:
+        connection_created.disconnect(note)
+    assert len(opened) > 2
+    assert max(counted) <= 2
 
 
 # -- the log

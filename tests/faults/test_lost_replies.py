@@ -310,7 +310,7 @@ def contents(client: redis.Redis, queue: SafeRedisQueue) -> dict[str, Any]:
         "holders": {payload: timeless(token.decode()) for payload, token in hash_of("holders").items()},
         "stats": queue.snapshot().stats,
         "results": sorted(re.sub(rb"@?\d{13}", b"", value) for value in client.hvals(keys["results"])),
-        "expiring": client.zcard(keys["expiring"]),
+        "finished": client.zcard(keys["finished"]),
         **{key: hash_of(key) for key in ("deliveries", "crashes", "retrying")},
         "groups": [group.count for group in queue.link.call(operations.retry_groups(keys), queue=queue.alias)],
         **{key: sorted(hash_of(key)) for key in ("errors", "headers", "consumers")},

@@ -67,8 +67,8 @@ class Results:
         return view
 
     def number(self) -> int:
-        assert self.client.hlen(self.keys["results"]) == self.client.zcard(self.keys["expiring"])
-        return self.client.zcard(self.keys["expiring"])
+        assert self.client.hlen(self.keys["results"]) == self.client.zcard(self.keys["finished"])
+        return self.client.zcard(self.keys["finished"])
 
 
 @pytest.fixture
@@ -238,9 +238,40 @@ def test_result_is_forgotten_after_its_time(results, client):
     results.ack(results.take(2), [keep(ttl=60), keep()])
     pass_time(results.client, results.keys, 61)
     assert [view and view.uid for view in results.of("short", "long")] == [None, "long"]
-    results.put("next")
-    results.ack(results.take(), [keep()])  # an ack that keeps a result deletes old ones
-    assert results.client.hkeys(results.keys["results"]) == [b"long", b"next"]
+    client.hdel(results.keys["meta"], "kept")  # so that the next claim keeps house
+    results.claim(0)
+    assert client.hkeys(results.keys["results"]) == [b"long"]
+
+
+def test_result_that_is_kept_for_a_shorter_time_does_not_go_before_older_ones(results):
+    """Otherwise it would go at once, while a queue has as many results as it may have."""
+    for n in range(10):
+        results.put(f"{n}")
+        results.ack(results.take(), [keep(most=10)])
+    results.put("short", "other")
+    results.ack(results.take(2), [keep(ttl=60, most=10), keep(most=10)])
+    assert [view and view.uid for view in results.of("0", "1", "2", "short", "other")] == [
+        None,
+        None,
+        "2",
+        "short",
+        "other",
+    ]
+
+
+def test_result_whose_time_is_over_behind_one_that_is_kept_longer(results, client):
+    """It is not told any more, counts for the limit, and goes when the older one goes."""
+    for uid, ttl in (("long", 2 * HOUR), ("short", 60)):
+        results.put(uid)
+        results.ack(results.take(), [keep(ttl=ttl)])
+    for passed, told, number in ((61, ["long"], 2), (2 * HOUR, [], 0)):
+        pass_time(client, results.keys, passed)
+        client.hdel(results.keys["meta"], "kept")
+        results.claim(0)
+        (page,) = pages(results, 10)
+        assert [view.uid for view in page.items] == told
+        assert [view.uid for view in results.of("long", "short") if view] == told
+        assert (results.number(), page.total) == (number, number)
 
 
 def test_housekeeping_forgets_results_of_a_queue_that_went_quiet(results, client):
@@ -304,7 +335,7 @@ def test_a_result_needs_few_bytes(make_queue, client):
         results.queue.put_many([payload] * 1000)
         results.ack(results.take(1000), [keep({"s": "SUCCESSFUL", "r": None}, most=number)] * 1000)
     assert results.number() == number
-    size = sum(client.memory_usage(results.keys[key], samples=0) for key in ("results", "expiring"))
+    size = sum(client.memory_usage(results.keys[key], samples=0) for key in ("results", "finished"))
     assert size / number <= 420
 
 
@@ -499,13 +530,18 @@ def test_page_has_a_bounded_number_of_bytes(results):
 def test_forgotten_results_are_on_no_page(results):
     old = finish(results, 3)
     pass_time(results.client, results.keys, HOUR + 1)
-    new = finish(results, 1, together=1, ttl=2 * HOUR)
-    results.client.hset(results.keys["results"], old[2], "{}")  # one that is to be forgotten, and still there
-    results.client.zadd(results.keys["expiring"], {old[2]: 1})
+    new = finish(results, 1)
     (page,) = pages(results, 10)
-    assert ([view.uid for view in page.items], page.total) == (new, 1)
-    assert results.queue.snapshot().results == 1
-    assert results.of(old[2]) == [None]
+    assert [view.uid for view in page.items] == new
+    assert results.of(*old) == [None] * 3
+
+
+def test_page_looks_at_a_bounded_number_of_results(results):
+    first = finish(results, 1)
+    finish(results, 2000, together=500, ttl=60, most=5000)
+    pass_time(results.client, results.keys, 61)
+    found = list(pages(results, 10))
+    assert [[view.uid for view in page.items] for page in found] == [[], [], first]
 
 
 def test_counts_tell_the_number_of_results(results):
@@ -561,18 +597,18 @@ def test_purge_of_all_items_deletes_the_results_too(results):
 def test_audit_finds_results_that_are_never_forgotten(results):
     uids = finish(results, 600, together=600)
     assert results.queue.audit() == []
-    results.client.zrem(results.keys["expiring"], uids[1])
+    results.client.zrem(results.keys["finished"], uids[1])
     results.client.hdel(results.keys["results"], uids[2])
     assert set(results.queue.audit()) == {
         f"{uids[1]} has a result that is never forgotten (results)",
-        f"{uids[2]} has no result that could be forgotten (expiring)",
+        f"{uids[2]} has no result that could be forgotten (finished)",
     }
     results.queue.drop(uids[1])
-    results.client.zrem(results.keys["expiring"], uids[2])
+    results.client.zrem(results.keys["finished"], uids[2])
     assert results.queue.audit() == []
 
 
-@pytest.mark.parametrize("key", ["results", "expiring"])
+@pytest.mark.parametrize("key", ["results", "finished"])
 def test_key_that_belongs_to_something_else(results, client, key):
     """The item is not acked without its result."""
     results.put("own")

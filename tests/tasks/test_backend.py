@@ -31,6 +31,7 @@ from django_srq import (
     queues,
 )
 from django_srq.queue import instrumentation
+from django_srq.signals import item_put
 from django_srq.tasks import Backoff, SRQBackend, SRQTask
 from tests.support.proxy import Proxy
 from tests.tasks import shop
@@ -317,6 +318,7 @@ def test_all_queues_of_the_settings(settings, tasks, server_url, prefix):
         ({"result_ttl": -1}, "result_ttl must be a number of seconds from 0 on"),
         ({"unique": 1}, "unique must be True or False, not 1"),
         ({"on_commit": 1}, "on_commit must be True, False, an alias of DATABASES"),
+        ({"on_commit": ""}, "on_commit must be True, False, an alias of DATABASES"),
         ({"on_commit": []}, "on_commit must be True, False, an alias of DATABASES"),
         ({"backoff": 5}, "backoff must be a Backoff, a dict or a function at module level, not 5"),
         ({"backoff": {"bass": 5}}, "backoff must be a dict with any of base, factor, max"),
@@ -415,6 +417,28 @@ def test_a_lost_reply_names_the_id(tasks, server_url):
     assert f"get_result({uid!r})" in str(caught.value)
 
 
+def test_a_lost_reply_of_many(tasks, server_url, enqueued):
+    """The second of three batches."""
+    proxy = Proxy(server_url)
+    tasks(URL=proxy.url, PUT_TIMEOUT=0.3)
+    shop.add.enqueue(0)
+    enqueued.clear()
+
+    def lose(**_):
+        proxy.arm("lose reply", times=10_000)
+
+    item_put.connect(lose, weak=False, dispatch_uid="lose")
+    text = r"ask get_result for each id of in_doubt before .* again; 1000 of 2500 items were put, 1000 may have been$"
+    try:
+        with pytest.raises(OutcomeUnknown, match=text) as caught:
+            shop.add.enqueue_many([(n,) for n in range(2_500)])
+    finally:
+        item_put.disconnect(dispatch_uid="lose")
+        proxy.close()
+    assert (len(caught.value.put), len(caught.value.in_doubt)) == (1_000, 1_000)
+    assert [result.id for _, result in enqueued] == caught.value.put
+
+
 # -- enqueue_many
 
 
@@ -444,11 +468,12 @@ def test_many_tasks_are_tuples_and_dicts():
             shop.add.enqueue_many(wrong)
 
 
-def test_an_error_says_which_of_many_are_in_the_queue(tasks):
+def test_an_error_says_which_of_many_are_in_the_queue(tasks, enqueued):
     tasks(MAX_LENGTH=1_500)
     with pytest.raises(QueueFull, match="1000 of 2500 items were put") as caught:
         shop.add.enqueue_many([(n,) for n in range(2_500)])
     assert len(caught.value.put) == 1_000
+    assert [result.id for _, result in enqueued] == caught.value.put
     assert default_task_backend.get_result(caught.value.put[-1]).args == [999]
 
 

@@ -197,6 +197,15 @@ def test_autoreload_restarts_when_a_module_of_tasks_changes(project):
     assert process.wait(60) == 0
 
 
+def test_a_timeout_without_child_processes_has_no_effect_and_the_log_says_so_once(project):
+    results = [deeds.nothing.using(timeout=5).enqueue(word) for word in "ab"]
+    _, _, err = project.run("srq_consume", "--burst", "--processes", "0")
+    assert err.count("the timeout of a task has no effect without child processes queue=default") == 1
+    assert {refreshed(result).status for result in results} == {SUCCESSFUL}
+    deeds.nothing.using(timeout=5).enqueue("c")
+    assert "no effect" not in project.run("srq_consume", "--burst")[2]
+
+
 def test_the_log_as_json_has_the_name_of_the_task(project, caplog):
     caplog.set_level("INFO", "django_srq.consumer")
     deeds.nothing.enqueue("it")

@@ -266,12 +266,9 @@ def test_the_time_limit_and_the_kind_of_a_task():
 def test_result_ttl_of_the_task(client, prefix):
     kept = ended(work.add.using(result_ttl=5000), 1)
     default = ended(work.add, 1)
-    times = {
-        uid.decode(): score
-        for uid, score in client.zrange(f"{queues['default'].keys}:expiring", 0, -1, withscores=True)
-    }
-    assert 5000 <= (times[kept.id] - kept.finished_at.timestamp() * 1000) / 1000 <= 5001
-    assert 86400 <= (times[default.id] - default.finished_at.timestamp() * 1000) / 1000 <= 86401
+    stored = client.hgetall(f"{queues['default'].keys}:results")
+    times = {uid.decode(): json.loads(result)["ttl"] for uid, result in stored.items()}
+    assert times == {kept.id: 5000 * 1000, default.id: 86400 * 1000}
     none = work.add.using(result_ttl=0).enqueue(1)
     consume()
     with pytest.raises(TaskResultDoesNotExist):

@@ -24,11 +24,11 @@ from django_srq.runtime.interruption import is_interruption
 class Executor:
     """Handles the jobs of one call: a single one, or a batch for a handler that takes lists. Talks to no server."""
 
-    def __init__(self, ledger: Ledger, events: Events, turns: Turns) -> None:
-        """turns: of synchronous tasks in threads for asynchronous ones."""
+    def __init__(self, ledger: Ledger, events: Events, turns: Turns, *, supervised: bool) -> None:
+        """turns: of synchronous tasks in threads for asynchronous ones. supervised: see ``TaskExecutor``."""
         self._ledger, self._events = ledger, events
         self._context = contextvars.copy_context()
-        self._tasks = TaskExecutor(ledger, events, turns)
+        self._tasks = TaskExecutor(ledger, events, turns, supervised=supervised)
 
     def run(self, jobs: Sequence[Job]) -> Outcomes:
         """Call the handler, and say what became of each job.

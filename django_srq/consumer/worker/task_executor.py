@@ -47,9 +47,11 @@ class Turns:
         return False
 
     def end(self) -> None:
-        # There are more threads than turns. If each kept its connections to databases, these would be too many.
-        close_connections()
-        self._free.release()
+        try:
+            # There are more threads than turns. If each kept its connections to databases, these would be too many.
+            close_connections()
+        finally:
+            self._free.release()
 
 
 class NotBegun(Exception):
@@ -62,8 +64,10 @@ class TaskExecutor:
     Each attempt has a context of its own, in which the runner judges the result as well.
     """
 
-    def __init__(self, ledger: Ledger, events: Events, turns: Turns) -> None:
-        self._ledger, self._events, self._turns = ledger, events, turns
+    def __init__(self, ledger: Ledger, events: Events, turns: Turns, *, supervised: bool) -> None:
+        """supervised: a supervisor ends this process when a task takes too long."""
+        self._ledger, self._events, self._turns, self._supervised = ledger, events, turns, supervised
+        self._warned = False  # that time limits have no effect
 
     def run(
         self, runner: Runner, job: Job, item: Item, handling: Handling | None, context: contextvars.Context
@@ -107,6 +111,12 @@ class TaskExecutor:
         """Write down the task's time limit. What follows from it is decided now, as the supervisor runs no tasks."""
         limit = runner.time_limit(item)
         if limit is None:
+            return
+        if not self._supervised:
+            if not self._warned:
+                self._warned = True
+                alias = job.subscription.queue.alias
+                logger.warning("the timeout of a task has no effect without child processes queue=%s", alias)
             return
         verdict = _verdict(runner, job.subscription, item, TaskTimeout(limit))
         self._ledger.limit(job.record, limit, delay=-1 if verdict.bury else verdict.delay)

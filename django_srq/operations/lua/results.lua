@@ -3,10 +3,13 @@
 -- ARGV[1…] uids
 -- Reply: per uid eight parts: its state, '' for an unknown uid, and "done" if there is a result; its payload; its token
 --   ('' for none); deliveries; crashes; headers; errors (the last one, with those before it as "earlier"); and its due
---   time or time of death (ms). If it is done: its result in place of the payload, and the others are ''.
+--   time or time of death (ms). If it is done: its result in place of the payload, when it was acked (ms) in place of
+--   the time, and the others are ''.
 -- The reply has at most MOST_BYTES besides those of its first uid, so it may end before the last uid.
 -- include: keys check_layout clock state most_bytes
-local now, reply, bytes = server_time(), {}, 0
+local now = server_time()
+-- include: result_over
+local reply, bytes = {}, 0
 
 local function value(hash, uid)
   return redis.call('HGET', hash, uid) or ''
@@ -19,9 +22,12 @@ local function found(uid)
     return {state, payload, value(holders, uid), value(deliveries, uid), value(crashes, uid), value(headers, uid),
       value(errors, uid), key and state ~= 'in_flight' and redis.call('ZSCORE', key, uid) or ''}
   end
-  local ends = redis.call('ZSCORE', expiring, uid)
-  local kept = ends and tonumber(ends) > now and redis.call('HGET', results, uid)
-  return {kept and 'done' or '', kept or '', '', '', '', '', '', ''}
+  local ended = redis.call('ZSCORE', finished, uid)
+  local kept = ended and redis.call('HGET', results, uid)
+  if kept and not result_over(kept, ended) then
+    return {'done', kept, '', '', '', '', '', ended}
+  end
+  return {'', '', '', '', '', '', '', ''}
 end
 
 for i = 1, #ARGV do
