@@ -7,6 +7,7 @@ import datetime as dt
 import pickle
 import threading
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from types import ModuleType
@@ -28,12 +29,15 @@ from django_srq import (
     PayloadTooLarge,
     QueueFull,
     Reject,
+    SafeRedisQueue,
+    operations,
     queues,
 )
 from django_srq.queue import instrumentation
 from django_srq.signals import item_put
 from django_srq.tasks import Backoff, SRQBackend, SRQTask
 from tests.support.proxy import Proxy
+from tests.support.waiting import PATIENT
 from tests.tasks import shop
 
 pytestmark = [pytest.mark.versions, pytest.mark.usefixtures("tasks")]
@@ -533,6 +537,34 @@ def test_many_unique_tasks(enqueued):
     assert [result.args for result in results] == [[1], [2], [1], [3]]
     assert queues["default"].counts()["ready"] == 3
     assert len(enqueued) == 3
+
+
+def test_a_unique_task_that_many_threads_enqueue(enqueued):
+    unique = shop.add.using(unique=True)
+    with ThreadPoolExecutor(8) as threads:
+        results = list(threads.map(lambda _: unique.enqueue(1), range(40)))
+    assert len({result.id for result in results}) == len(enqueued) == queues["default"].counts()["ready"] == 1
+
+
+def test_a_unique_task_that_ends_while_its_result_is_read(tasks, server_url, prefix, enqueued):
+    """No result of it is kept, so it is enqueued again."""
+    proxy = Proxy(server_url)
+    tasks(URL=proxy.url)
+    unique = shop.add.using(unique=True)
+    unique.enqueue(1)
+    reading = proxy.arm("stall request", operations.Script.named("results").sha)
+    with ThreadPoolExecutor(1) as threads:
+        again = threads.submit(unique.enqueue, 1)
+        reading.wait()
+        SafeRedisQueue(name=f"{prefix}.default", url=server_url).purge()
+        reading.deliver()
+        result = again.result(PATIENT)
+    try:
+        assert result_of(result) == result
+        assert len(enqueued) == 2
+        assert queues["default"].counts()["ready"] == 1
+    finally:
+        proxy.close()
 
 
 def test_large_unique_tasks_that_are_there_already():

@@ -180,3 +180,12 @@ def test_the_app_is_not_installed(settings):
     assert message.msg == "TASKS['default'] is a backend of django_srq, which is not in INSTALLED_APPS."
     settings.INSTALLED_APPS = [*settings.INSTALLED_APPS, "django_srq"]
     assert default_task_backend.check() == []
+
+
+def test_a_single_failure_of_a_task_that_nobody_hears_of(settings, monkeypatch):
+    monkeypatch.setattr(conf, "_errors_are_reported", lambda: False)
+    settings.TASKS = {"default": backend(URL=URL, PREFIX="mysite.{alias}", MAX_DELIVERIES=1)}
+    (message,) = run_checks(tags=["django_srq"], include_deployment_checks=True)
+    assert (message.id, "reported to nobody: default." in message.msg) == ("django_srq.W008", True)
+    settings.TASKS = {"default": backend(URL=URL, PREFIX="mysite.{alias}")}
+    assert run_checks(tags=["django_srq"], include_deployment_checks=True) == []
