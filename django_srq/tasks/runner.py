@@ -62,6 +62,7 @@ class TaskRunner:
             raise Unrunnable(f"{call.path} cannot be run here: {error}") from error
         item.attempt = Attempt(task, results.running(call, item, task), sender)
         if task.max_attempts is not None and item.deliveries > task.max_attempts:
+            item.attempt.result.worker_ids.pop()  # this delivery is no attempt
             raise Exhausted(f"the last of {task.max_attempts} attempts was cut short: its process died or was stopped")
 
     def _sender(self, backend: str) -> type:

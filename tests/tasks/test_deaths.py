@@ -62,4 +62,4 @@ def test_a_task_whose_host_died_in_its_last_attempt(project, consumer):
     project.kill(first)
     consumer(LEASE=LEASE)
     wait_for(lambda: len(told(project, result)) == 2, "the end")
-    assert told(project, result) == ["started 1", "finished FAILED 2 ConsumerLost Reject"]
+    assert told(project, result) == ["started 1", "finished FAILED 1 ConsumerLost Exhausted"]
