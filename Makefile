@@ -27,7 +27,7 @@ demo: $(VENV)/.installed
 	@$(BIN)/python testproject/demo.py
 
 test: $(VENV)/.installed
-	@$(MAKE) --no-print-directory suite ARGS="-n 8 $(ARGS)"
+	@$(MAKE) --no-print-directory suite ARGS="-n 6 $(ARGS)"
 
 # Uses VENV as it is, without installing anything: for environments with other versions.
 suite:
