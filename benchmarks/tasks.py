@@ -194,11 +194,11 @@ def _memory(bench: Bench, field: Sequence[Contender]) -> Iterator[Row]:
 def _after(bench: Bench, contender: Contender, n: int) -> int:
     """The server's memory when so many tasks have run; the results of the last few may be missing each time."""
     bench.clear()
-    bench.control.script_flush("SYNC")
-    bench.control.config_resetstat()
     races._drive(bench, contender, "put_many", n)
     with races._worker(bench, contender, 1, [n - 1]) as worker:
         races._wait_for_item(worker, n - 1)
+    bench.control.script_flush("SYNC")  # with what the scripts have left in the interpreter's memory
+    bench.control.config_resetstat()
     memory = used(bench)
     bench.clear()
     return memory
