@@ -9,7 +9,7 @@ from tests.support.project import LEASE
 from tests.support.waiting import wait_for
 from tests.tasks import dying
 
-pytestmark = pytest.mark.versions
+pytestmark = [pytest.mark.versions, pytest.mark.once]
 
 
 @pytest.fixture

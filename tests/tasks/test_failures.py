@@ -21,7 +21,7 @@ from tests.tasks import deeds
 from tests.tasks.test_consume import configured, ended, refreshed
 
 __all__ = ["configured"]  # a fixture
-pytestmark = [pytest.mark.versions, pytest.mark.usefixtures("configured")]
+pytestmark = [pytest.mark.versions, pytest.mark.once, pytest.mark.usefixtures("configured")]
 
 READY, RUNNING, FAILED, SUCCESSFUL = (
     TaskResultStatus.READY,
