@@ -5,13 +5,15 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python3.14; 
 BIN = $(VENV)/bin
 ARGS ?=
 
-.PHONY: help demo test suite services browser unfold screenshots messages serve lint docs docs-tests bench bench-tests clean
+.PHONY: help demo test suite django-tasks services browser unfold wagtail screenshots messages serve lint docs docs-tests bench bench-tests clean
 
 help:
 	@echo 'make demo    watch orders survive a killed consumer'
 	@echo 'make test    the whole suite, on a real server (SRQ_TEST_URL, else a throw-away one); ARGS goes to pytest'
+	@echo 'make django-tasks     run the tests that Django has for task backends, from its source distribution, with ours (Django 6.0 or newer)'
 	@echo 'make services     test srq_consume beside PostgreSQL and memcached, as the first process of a container, with large payloads (Linux)'
 	@echo 'make browser test the status view in Chromium (SRQ_CHROMIUM, else from the path); make unfold: under django-unfold'
+	@echo 'make wagtail test a site with Wagtail, whose search index is updated by tasks (Django 6.0 or newer)'
 	@echo 'make screenshots  renew the pictures in the README, with Chromium'
 	@echo 'make messages     update and compile the translations, with gettext'
 	@echo 'make serve   the test project with its admin, on http://127.0.0.1:8000/'
@@ -32,6 +34,9 @@ suite:
 	$(BIN)/python -m pytest $(ARGS)
 	cd testproject && $(abspath $(BIN))/python manage.py test --verbosity 0
 
+django-tasks: $(VENV)/.installed
+	$(BIN)/python -m tests.tasks.django_suite
+
 services: $(VENV)/.installed-services
 	$(BIN)/python -m pytest tests/services -p no:cacheprovider $(ARGS)
 
@@ -40,6 +45,9 @@ browser: $(VENV)/.installed-browser
 
 unfold: $(VENV)/.installed-unfold
 	$(BIN)/python -m pytest tests/unfold --ds=tests.unfold.settings -p no:cacheprovider $(ARGS)
+
+wagtail: $(VENV)/.installed-wagtail
+	$(BIN)/python -m pytest tests/wagtail --ds=tests.settings -p no:cacheprovider $(ARGS)
 
 screenshots: $(VENV)/.installed-browser
 	$(BIN)/python -m tests.browser.screenshots
@@ -102,6 +110,10 @@ $(VENV)/.installed-browser: $(VENV)/.installed
 
 $(VENV)/.installed-unfold: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --group unfold
+	@touch $@
+
+$(VENV)/.installed-wagtail: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --group wagtail
 	@touch $@
 
 $(VENV)/.installed-docs: $(VENV)/.installed

@@ -17,12 +17,13 @@ from benchmarks import (
     round_trips,
     series,
     start,
+    tasks,
     throughput,
 )
 from benchmarks.harness import QUICK, Bench, Row, Sizes
 from benchmarks.server import pinned_server
 
-MEASURES = (round_trips, latency, connecting, start, growth, series, memory, throughput, pages, races)
+MEASURES = (round_trips, latency, connecting, start, growth, series, memory, throughput, pages, races, tasks)
 KNOWN = {measure.__name__.rpartition(".")[2]: measure for measure in MEASURES}
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import itertools
 import os
 import random
 import signal
@@ -19,8 +20,11 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+
+import django
+from django.conf import settings
 
 from django_srq import SafeRedisQueue
 from django_srq.queue.item import Item
@@ -81,17 +85,21 @@ def nothing(payload: object) -> None:
 
 
 class Project:
-    """A queue with a handler, and consumers as real processes."""
+    """A queue with a handler, and consumers as real processes; without a handler, it is a queue of Django's tasks."""
 
-    def __init__(self, folder: Path, url: str, handler: str, **options: object) -> None:
+    def __init__(self, folder: Path, url: str, handler: str = "", **options: object) -> None:
         self.folder, self.log, self.url = folder, folder / "log", url
         self.log.write_text("")
-        queue = {"URL": url, "HANDLER": f"benchmarks.deaths.{handler}", "PREFIX": handler, **options}
-        (folder / "srq_bench_settings.py").write_text(
-            "SECRET_KEY = 'benchmarks'\nUSE_TZ = True\nINSTALLED_APPS = ['django_srq']\n"
-            f"DATABASES = {{}}\nSRQ_QUEUES = {{'q': {queue!r}}}\n"
-        )
-        self.queue = SafeRedisQueue(name=handler, url=url, serializer=BY_NAME["json"]())
+        self.settings: dict[str, object] = {"USE_TZ": True, "INSTALLED_APPS": ["django_srq"], "DATABASES": {}}
+        if handler:
+            queue = {"URL": url, "HANDLER": f"benchmarks.deaths.{handler}", "PREFIX": handler, **options}
+            self.settings["SRQ_QUEUES"] = {"q": queue}
+        else:
+            backend = "django_srq.tasks.SRQBackend"
+            self.settings["TASKS"] = {"default": {"BACKEND": backend, "OPTIONS": {"URL": url, **options}}}
+        lines = [f"{name} = {value!r}\n" for name, value in {"SECRET_KEY": "benchmarks", **self.settings}.items()]
+        (folder / "srq_bench_settings.py").write_text("".join(lines))
+        self.queue = SafeRedisQueue(name=handler or "default", url=url, serializer=BY_NAME["json"]())
 
     @contextmanager
     def consumer(self, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
@@ -214,6 +222,57 @@ def random_kills(server: Server, folder: Path, kills: int) -> bool:
     return not lost and not findings and len(doubled) <= kills // 20 and cut <= kills
 
 
+def kills_of_tasks(server: Server, folder: Path, kills: int) -> bool:
+    """Kills children and supervisors of tasks that return values: every task ends with its value.
+
+    A task whose whole consumer was killed waits for the end of its lease.
+    """
+    project = Project(folder, server.url, LEASE=2, MAX_CRASHES=None, MAX_DELIVERIES=None, RESULT_TTL=3600)
+    settings.configure(**project.settings)
+    django.setup()
+    from django.tasks.exceptions import TaskResultDoesNotExist
+
+    from benchmarks.valued import square
+
+    chance, numbers, killed, waiting = random.Random(2), itertools.count(), Counter[str](), {}
+    with ExitStack() as stack:
+        consumers = [stack.enter_context(project.consumer("--processes", "2")) for _ in range(2)]
+        while killed.total() < kills:
+            for number in itertools.islice(numbers, 10):
+                waiting[square.enqueue(number, chance.uniform(0, 0.02)).id] = number
+            process = chance.choice(consumers)
+            wait_for(lambda process=process: children(process), "children")
+            whom = chance.choices(("child", "supervisor", "consumer"), (8, 1, 1))[0]
+            if whom == "child":
+                os.kill(chance.choice(children(process)), signal.SIGKILL)
+            else:
+                if whom == "supervisor":
+                    process.kill()
+                else:
+                    kill_session(process)
+                consumers.remove(process)
+                consumers.append(stack.enter_context(project.consumer("--processes", "2")))
+            killed[whom] += 1
+            time.sleep(chance.uniform(0, 0.1))
+        wait_for(lambda: sum(project.queue.counts().values()) == 0, "an empty queue")
+    ended, wrong = Counter[str](), 0
+    for uid, number in waiting.items():
+        try:
+            result = square.get_result(uid)
+        except TaskResultDoesNotExist:
+            ended["missing"] += 1
+            continue
+        ended[result.status.name] += 1
+        wrong += result.is_finished and result.return_value != {"number": number, "square": number * number}
+    findings = project.queue.audit()
+    print(
+        f"{killed.total()} random SIGKILLs of {dict(killed)}: {len(waiting)} tasks, {dict(ended)}, "
+        f"{wrong} wrong values, audit: {findings or 'clean'}",
+        flush=True,
+    )
+    return ended["SUCCESSFUL"] == len(waiting) and not wrong and not findings
+
+
 def leases(server: Server, folder: Path, seconds: float) -> bool:
     """Handlers keep their leases: one sleeps, another holds the interpreter's lock, for much longer than LEASE."""
     kept = True
@@ -291,6 +350,7 @@ def main() -> int:
             kept = [
                 redelivery(server, folder, 3 if quick else 50),
                 random_kills(server, folder, 10 if quick else 200),
+                kills_of_tasks(server, folder, 20 if quick else 300),
                 leases(server, folder, 7 if quick else 60),
                 idle(server, folder, 5 if quick else 30),
                 drain(server, folder, 500 if quick else 20_000),

@@ -6,8 +6,8 @@ import hashlib
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -35,6 +35,7 @@ class Contender:
     holding: Sequence[str] = ()  # options of the command that keep {n} items in flight in one process
     alone: str = ""  # the reason why it never has many items in flight
     python_from: tuple[int, int] = (3, 11)
+    environment: Mapping[str, str] = field(default_factory=dict)  # for its worker and for the process that puts
 
     @property
     def python(self) -> str:

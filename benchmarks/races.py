@@ -282,10 +282,11 @@ def _best_peer(race: Race, best: Callable[[Sequence[float]], float] = max) -> st
 # -- processes
 
 
-def _environment(bench: Bench, **more: str) -> dict[str, str]:
+def _environment(bench: Bench, contender: Contender, **more: str) -> dict[str, str]:
     path = os.pathsep.join([str(APPS), str(APPS.parent.parent)])
     inherited = {name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}
-    return {**inherited, "BENCH_URL": bench.server.url, "PYTHONPATH": path, "PYTHONWARNINGS": "ignore", **more}
+    ours = {"BENCH_URL": bench.server.url, "PYTHONPATH": path, "PYTHONWARNINGS": "ignore"}
+    return {**inherited, **ours, **contender.environment, **more}
 
 
 def _drive(bench: Bench, contender: Contender, verb: str, n: int) -> dict[str, float]:
@@ -293,7 +294,7 @@ def _drive(bench: Bench, contender: Contender, verb: str, n: int) -> dict[str, f
     run = subprocess.run(
         command,
         cwd=APPS,
-        env=_environment(bench, BENCH_GAP="0.02"),
+        env=_environment(bench, contender, BENCH_GAP="0.02"),
         capture_output=True,
         text=True,
         timeout=PATIENCE,
@@ -329,7 +330,7 @@ def _worker(
     with tempfile.TemporaryDirectory(prefix="srq-bench-") as folder, ExitStack() as stack:
         worker = Worker(Path(folder) / "marks", Path(folder) / "log", [])
         log = stack.enter_context(worker.log.open("w"))
-        environment = _environment(bench, BENCH_MARKS=str(worker.marks), BENCH_AT=" ".join(map(str, at)))
+        environment = _environment(bench, contender, BENCH_MARKS=str(worker.marks), BENCH_AT=" ".join(map(str, at)))
         if holding:  # dramatiq has no option for it, but this variable
             environment |= {"BENCH_HOLDING": str(holding), "dramatiq_queue_prefetch": str(holding)}
         for command in contender.commands(processes, bench.server.url, holding):
@@ -383,7 +384,7 @@ def _commands(bench: Bench) -> tuple[int, int]:
 
 
 def _cpu() -> float:
-    """Seconds of CPU time of the workers: all descendants of this process, except the server."""
+    """Seconds of CPU time of the workers: all descendants of this process, except the servers."""
     ticks = os.sysconf("SC_CLK_TCK")
     mine, total = os.getpid(), 0.0
     parents, spent = {}, {}
@@ -404,6 +405,7 @@ def _cpu() -> float:
 
 def _is_server(pid: int) -> bool:
     try:
-        return b"server" in Path(f"/proc/{pid}/cmdline").read_bytes().partition(b"\0")[0]
+        program = Path(f"/proc/{pid}/cmdline").read_bytes().partition(b"\0")[0]
     except OSError:
         return False
+    return b"server" in program or b"postgres" in program

@@ -29,6 +29,21 @@ def pinned_server() -> Iterator[Server]:
             os.sched_setaffinity(0, cores)
 
 
+@contextmanager
+def on_the_core_of(server: Server) -> Iterator[None]:
+    """Processes that are started meanwhile share the server's core."""
+    assert server.process
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, os.sched_getaffinity(server.process.pid))
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
+
+
 class Meter:
     """Relays connections to a server and counts round trips: all that is sent until the reply comes is one."""
 

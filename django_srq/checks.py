@@ -14,8 +14,8 @@ from django_srq.conf import Problem
 
 @register("django_srq")
 def check_settings(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
-    """E001 to E007: the settings as they are written."""
-    return [_message(problem) for problem in dict.fromkeys(conf.load().problems)]
+    """E001 to E007, E012 to E016, W009: the settings as they are written."""
+    return [_message(problem) for problem in dict.fromkeys((*conf.load().problems, *conf.unknown_databases()))]
 
 
 @register("django_srq")

@@ -12,14 +12,16 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from functools import cache
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
+import django
+from django.apps import apps
 from django.conf import settings
 from django.core.cache import DEFAULT_CACHE_ALIAS
 from django.utils.log import AdminEmailHandler
@@ -38,9 +40,10 @@ from django_srq.runtime.interruption import is_interruption
 from django_srq.runtime.signatures import refusal
 from django_srq.transport.clients import INSTALL, SCHEMES, client_from_url, client_option_names, is_embedded, masked
 from django_srq.transport.tls import missing
-from django_srq.values import FACTORS, SECONDS, Numbers
+from django_srq.values import COUNTS, DELAYS, FACTORS, SECONDS, Numbers
 
 DEFAULT_ALIAS = "default"
+TASK_BACKENDS = ("django_srq.tasks.SRQBackend", "django_srq.tasks.backend.SRQBackend")
 SETTINGS = ("SRQ_QUEUES", "SRQ_DEFAULTS", "SRQ_ADMIN")
 # Options of redis-py that are not needed here, and why.
 _LIMITS = "TIMEOUT is the time limit of a call, with all that it takes"
@@ -156,6 +159,20 @@ class QueueConfig:
     put_timeout: float | None = None  # seconds; None: 2, or TIMEOUT if that is less
     log_messages: bool = True  # srq_consume logs the messages of errors; False: only their types and tracebacks
     max_age: float = 300.0  # seconds; when the oldest ready item is older, the queue is "late"
+    tasks: str = ""  # the first alias in TASKS whose backend has this queue; "": its items are for a handler
+    results_ttl: float = 86400.0  # seconds for which the result of a task is kept; 0: not at all
+    results_most: int = 100_000  # results that are kept at one time
+    made: bool = False  # by TASKS, as SRQ_QUEUES does not have it
+
+    @property
+    def where(self) -> str:
+        """The setting that has the options of the queue."""
+        return _options_of(self.tasks) if self.made else f"SRQ_QUEUES[{self.alias!r}]"
+
+    @property
+    def named(self) -> str:
+        """The queue in a message about the settings."""
+        return f"The queue {self.alias!r} of TASKS[{self.tasks!r}]" if self.made else self.where
 
     def load_serializer(self) -> Serializer:
         """The serializer; ConfigurationError when its path cannot be imported."""
@@ -181,7 +198,7 @@ class QueueConfig:
         raise ConfigurationError(f"{what} needs the package {package}, which is missing: {INSTALL.format(extra)}.")
 
     def _option(self, name: str) -> str:
-        return f"SRQ_QUEUES[{self.alias!r}][{name!r}]"
+        return f"{self.where}[{name!r}]"
 
 
 @dataclass(frozen=True)
@@ -208,9 +225,17 @@ class AdminConfig:
 class Configuration:
     queues: Mapping[str, QueueConfig]
     admin: AdminConfig
-    problems: tuple[Problem, ...]  # all: the general ones, and those of the queues
+    problems: tuple[Problem, ...]  # all: the general ones, those of the queues, and those of TASKS only
     of_queue: Mapping[str, tuple[Problem, ...]]
     general: tuple[Problem, ...]
+
+
+class TaskBackend(NamedTuple):
+    """An entry of ``TASKS`` whose backend has queues of this package."""
+
+    alias: str
+    queues: tuple[str, ...]  # as written; empty: every queue of SRQ_QUEUES that has no handler
+    options: Any  # as written
 
 
 class _Wrong(Exception):
@@ -240,6 +265,15 @@ def _mapping(value: Any) -> dict[str, Any]:
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         raise _Wrong("a dict with string keys")
     return dict(value)
+
+
+def _databases(value: Any) -> bool | tuple[str, ...]:
+    if isinstance(value, bool):
+        return value
+    aliases = (value,) if isinstance(value, str) else value
+    if isinstance(aliases, list | tuple) and aliases and all(isinstance(alias, str) and alias for alias in aliases):
+        return tuple(aliases)
+    raise _Wrong("True, False, an alias of DATABASES, or a list of such")
 
 
 def _rate(value: Any) -> Rate:
@@ -312,6 +346,14 @@ _OPTIONS: dict[str, Callable[[Any], Any]] = {
     "OPTIONS": _mapping,
 }
 _NO_FIELDS = {"URL", "PREFIX", "TIMEOUT", "OPTIONS"}  # become the target and the prefix; no fields of QueueConfig
+_OF_HANDLERS = {"HANDLER", "HANDLER_BATCH"}
+# The options that TASKS has besides those of queues.
+TASK_OPTIONS: dict[str, Callable[[Any], Any]] = {
+    "ON_COMMIT": _databases,
+    "ROBUST": _switch,
+    "RESULT_TTL": _one_of(DELAYS),
+    "RESULT_MOST": _one_of(COUNTS),
+}
 _ADMIN_OPTIONS: dict[str, Callable[[Any], Any]] = {
     "TIMEOUT": _seconds,
     "READ_ONLY": _switch,
@@ -324,32 +366,40 @@ _UNSET = "Such as redis://localhost:6379/0. If it comes from an environment vari
 _SECRET_OPTIONS = {"OPTIONS", "URL", "TOKEN"}  # whose value may hold a password
 
 
-@cache
 def load() -> Configuration:
     """The configuration that the settings describe, with all problems. Cached until ``reset()``."""
+    return _load(apps.ready)
+
+
+@cache
+def _load(ready: bool) -> Configuration:
+    """ready: whether all apps are loaded. Before that, the class of a backend in TASKS may not be importable."""
     general: list[Problem] = []
     defaults = _dict_setting("SRQ_DEFAULTS", general)
     admin = _read_admin(general)
     queues: dict[str, QueueConfig] = {}
     of_queue: dict[str, tuple[Problem, ...]] = {}
-    for alias, written in _dict_setting("SRQ_QUEUES", general).items():
-        config, problems = _read_queue(alias, written, defaults)
+    written = _dict_setting("SRQ_QUEUES", general)
+    backends = _backends_of_queues(written, defaults)
+    for alias in {**written, **backends}:
+        config, problems = _read_queue(alias, written.get(alias), defaults, backends.get(alias))
         of_queue[alias] = tuple(problems)
         if config is not None:
             queues[alias] = config
-    for alias, collision in _collisions(queues):
-        of_queue[alias] += (collision,)
-    all_problems = (*general, *(problem for some in of_queue.values() for problem in some))
+    for alias, problem in (*_collisions(queues), *_unfit_for_tasks(queues), *_shared_by_backends(of_queue)):
+        of_queue[alias] += (problem,)
+    of_queues = (problem for some in of_queue.values() for problem in some)
+    all_problems = (*general, *of_queues, *_wrong_queues_of_tasks(written, defaults))
     return Configuration(queues, admin, all_problems, of_queue, tuple(general))
 
 
 def reset() -> None:
     """Forget the cached configuration; the settings have changed."""
-    load.cache_clear()
+    _load.cache_clear()
 
 
 def aliases() -> list[str]:
-    """All aliases of SRQ_QUEUES in their order, those of misconfigured queues too."""
+    """All aliases of SRQ_QUEUES and then those that TASKS makes, in their order; those of misconfigured queues too."""
     return list(load().of_queue)
 
 
@@ -401,36 +451,195 @@ def _read_options(
     return read
 
 
-def _read_queue(alias: str, written: Any, defaults: Mapping[str, Any]) -> tuple[QueueConfig | None, list[Problem]]:
+def task_backends() -> list[TaskBackend]:
+    """The entries of TASKS whose backend is SRQBackend or a subclass of it."""
+    written = getattr(settings, "TASKS", None)
+    return [
+        TaskBackend(alias, _queues_of(params), params.get("OPTIONS", {}))
+        for alias, params in (written.items() if isinstance(written, Mapping) else ())
+        if isinstance(alias, str) and isinstance(params, Mapping) and _has_queues(params.get("BACKEND"))
+    ]
+
+
+def task_option(backend: str, options: Any, name: str, default: Any) -> Any:
+    """The value of one of the TASK_OPTIONS. backend: its alias."""
+    try:
+        return TASK_OPTIONS[name](options[name]) if name in options else default
+    except _Wrong as wrong:
+        where = f"{_options_of(backend)}[{name!r}]"
+        raise ConfigurationError(f"{where} must be {wrong}, not {shown(options[name])}.") from None
+
+
+def _unfit_for_tasks(queues: Mapping[str, QueueConfig]) -> Iterator[tuple[str, Problem]]:
+    """Queues of tasks whose options do not suit tasks."""
+    for alias, config in queues.items():
+        if not config.tasks:
+            continue
+        if django.VERSION < (6, 0):
+            message = f"TASKS[{config.tasks!r}] needs Django 6.0 or later, and this is {django.get_version()}."
+            hint = "Update Django, or remove this entry of TASKS and give the queue a HANDLER in SRQ_QUEUES."
+            yield alias, Problem("django_srq.E016", message, hint)
+        if config.handler:
+            message = f"{config.where} has a HANDLER, and TASKS[{config.tasks!r}] has it as a queue of tasks."
+            hint = "A queue is for tasks or for a handler: remove the HANDLER, or the queue from QUEUES."
+            yield alias, Problem("django_srq.E012", message, hint)
+        if config.serializer != "json":
+            message = f"{config.named} has the SERIALIZER {config.serializer!r}, and tasks need 'json'."
+            hint = f"Set {config.where}['SERIALIZER'] to 'json'."
+            yield alias, Problem("django_srq.E013", message, hint)
+
+
+def _shared_by_backends(aliases: Container[str]) -> Iterator[tuple[str, Problem]]:
+    """Queues that are in QUEUES of several backends: the options of only one of them can hold."""
+    seen: dict[str, str] = {}
+    for backend in task_backends():
+        for alias in dict.fromkeys(backend.queues):
+            if alias in seen and alias in aliases:
+                message = f"TASKS[{backend.alias!r}] and TASKS[{seen[alias]!r}] have the same queue {alias!r}."
+                yield alias, Problem("django_srq.E015", message, "Remove it from the QUEUES of one of them.")
+            seen.setdefault(alias, backend.alias)
+
+
+def _wrong_queues_of_tasks(written: Mapping[str, Any], defaults: Mapping[str, Any]) -> Iterator[Problem]:
+    """Values of QUEUES that cannot be used."""
+    for backend in task_backends():
+        where = f"TASKS[{backend.alias!r}]['QUEUES']"
+        names = settings.TASKS[backend.alias].get("QUEUES", [DEFAULT_ALIAS])
+        if not isinstance(names, list | tuple | set) or not all(isinstance(name, str) and name for name in names):
+            yield Problem("django_srq.E014", f"{where} must be a list of names of queues, not {shown(names)}.")
+        elif not names and not _without_handler(written, defaults):
+            message = (
+                f"{where} is empty, so the backend has every queue of SRQ_QUEUES without a HANDLER. There is none."
+            )
+            yield Problem("django_srq.E014", message, "Name its queues, such as ['default'].")
+
+
+def unknown_databases() -> Iterator[Problem]:
+    """Aliases in ON_COMMIT of TASKS that are not in DATABASES."""
+    for backend in task_backends():
+        try:
+            aliases = _databases(backend.options["ON_COMMIT"])
+        except (LookupError, TypeError, _Wrong):  # not given, or reported as E003
+            continue
+        for alias in () if isinstance(aliases, bool) else aliases:
+            if alias not in settings.DATABASES:
+                message = f"{_options_of(backend.alias)}['ON_COMMIT'] names {alias!r}, which is not in DATABASES."
+                yield Problem("django_srq.W009", message, suggestion(alias, list(settings.DATABASES)))
+
+
+def not_installed(backend: str) -> Iterator[Problem]:
+    """The app of the backend is not installed. The backend reports this, as the app has no checks then."""
+    if not apps.is_installed("django_srq"):
+        message = f"TASKS[{backend!r}] is a backend of django_srq, which is not in INSTALLED_APPS."
+        hint = "Add it: else there is no srq_consume that runs the tasks, and no check of these settings."
+        yield Problem("django_srq.W010", message, hint)
+
+
+def _queues_of(params: Mapping[str, Any]) -> tuple[str, ...]:
+    names = params.get("QUEUES", [DEFAULT_ALIAS])
+    return tuple(name for name in names if isinstance(name, str)) if isinstance(names, list | tuple | set) else ()
+
+
+def _has_queues(path: Any) -> bool:
+    if path in TASK_BACKENDS:
+        return True
+    if not isinstance(path, str) or path.startswith(("django.", "django_srq.")):
+        return False
+    if not apps.ready and path.rpartition(".")[0] not in sys.modules:
+        return False  # it may import models, for which it is too early
+    try:
+        backend = _imported(path)
+    except ConfigurationError:  # Django reports it, when the backend is used
+        return False
+    ours = sys.modules.get("django_srq.tasks.backend")  # a subclass has imported it
+    return ours is not None and isinstance(backend, type) and issubclass(backend, ours.SRQBackend)
+
+
+def _backends_of_queues(written: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, TaskBackend]:
+    """For each queue of tasks the first backend that names it; else the first one that names none, and so has all."""
+    found: dict[str, TaskBackend] = {}
+    for backend in sorted(task_backends(), key=lambda backend: not backend.queues):
+        for alias in backend.queues or _without_handler(written, defaults):
+            found.setdefault(alias, backend)
+    return found
+
+
+def _without_handler(written: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:
+    return [
+        alias
+        for alias, options in written.items()
+        if isinstance(options, Mapping) and not {**defaults, **options}.get("HANDLER")
+    ]
+
+
+def _options_of(backend: str) -> str:
+    return f"TASKS[{backend!r}]['OPTIONS']"
+
+
+def _read_queue(
+    alias: str, written: Any, defaults: Mapping[str, Any], backend: TaskBackend | None
+) -> tuple[QueueConfig | None, list[Problem]]:
+    """written: in SRQ_QUEUES; None: nothing. backend: if the queue is for tasks."""
     problems: list[Problem] = []
     where = f"SRQ_QUEUES[{alias!r}]"
-    if not isinstance(written, Mapping):
-        return None, [Problem("django_srq.E001", f"{where} must be a dict of options, not {type(written).__name__}.")]
-    own = _read_options(where, written, _OPTIONS, problems)
-    options = _read_options("SRQ_DEFAULTS", defaults, _OPTIONS, problems)
-    # A queue with a URL or CACHE of its own takes neither of the two from SRQ_DEFAULTS.
-    if own.keys() & {"URL", "CACHE"}:
-        options = {name: value for name, value in options.items() if name not in {"URL", "CACHE"}}
-    options |= own
-    ill_typed = not (written.keys() & {"URL", "CACHE"}) <= own.keys()
+    layers: list[tuple[str, Any, Mapping[str, Callable[[Any], Any]]]] = []
+    if backend is None or written is not None:
+        layers.append((where, written, _OPTIONS))
+    if backend is not None:
+        without = {name: option for name, option in _OPTIONS.items() if name not in _OF_HANDLERS}
+        layers.append((_options_of(backend.alias), backend.options, without | TASK_OPTIONS))
+        defaults = {name: value for name, value in defaults.items() if name not in _OF_HANDLERS}
+        where = layers[0][0]
+    for name, options, _ in layers:
+        if not isinstance(options, Mapping):
+            message = f"{name} must be a dict of options, not {type(options).__name__}."
+            return None, [Problem("django_srq.E001", message)]
+    own: dict[str, Any] = {}
+    ill_typed = False
+    for name, options, known in layers:
+        read = _read_options(name, options, known, problems)
+        ill_typed = ill_typed or not (options.keys() & {"URL", "CACHE"}) <= read.keys()
+        own = _over(read, own)
+    options = _over(_read_options("SRQ_DEFAULTS", defaults, _OPTIONS, problems), own)
     target = None if ill_typed else _target(where, options, problems)
-    prefix = _prefix(where, alias, options, own, problems)
+    written_prefix = isinstance(written, Mapping) and "PREFIX" in written
+    prefix = _prefix(where, alias, options, own, problems, verbatim=written_prefix)
     problems += _import_problems(where, options)
     if problems or target is None:
         return None, problems
-    rest = {name.lower(): value for name, value in options.items() if name not in _NO_FIELDS}
+    rest = {name.lower(): value for name, value in options.items() if name not in {*_NO_FIELDS, *TASK_OPTIONS}}
+    if backend is not None:
+        rest |= {"tasks": backend.alias, "made": written is None}
+        rest |= {
+            name.lower().replace("result", "results"): options[name]
+            for name in ("RESULT_TTL", "RESULT_MOST")
+            if name in options
+        }
     return QueueConfig(alias=alias, target=target, prefix=prefix, **rest), problems
 
 
-def _prefix(where: str, alias: str, options: Mapping[str, Any], own: Mapping[str, Any], problems: list[Problem]) -> str:
+def _over(below: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """The options, and below them those of the next layer, of which URL and CACHE are taken only if own has neither."""
+    if own.keys() & {"URL", "CACHE"}:
+        below = {name: value for name, value in below.items() if name not in {"URL", "CACHE"}}
+    return {**below, **own}
+
+
+def _prefix(
+    where: str,
+    alias: str,
+    options: Mapping[str, Any],
+    own: Mapping[str, Any],
+    problems: list[Problem],
+    *,
+    verbatim: bool,
+) -> str:
+    """verbatim: the queue's own entry has the prefix."""
     prefix: str = options.get("PREFIX", alias)
-    if "PREFIX" in options and "PREFIX" not in own:
-        if "{alias}" not in prefix:
-            problems.append(
-                Problem(
-                    "django_srq.E006", "SRQ_DEFAULTS['PREFIX'] must contain '{alias}'.", "Else all queues share keys."
-                )
-            )
+    if "PREFIX" in options and "PREFIX" not in own and "{alias}" not in prefix:
+        message = "SRQ_DEFAULTS['PREFIX'] must contain '{alias}'."
+        problems.append(Problem("django_srq.E006", message, "Else all queues share keys."))
+    if not verbatim:
         prefix = prefix.replace("{alias}", alias)
     if not _NAME.fullmatch(prefix):
         problems.append(
@@ -512,7 +721,9 @@ def _collisions(queues: Mapping[str, QueueConfig]) -> Iterator[tuple[str, Proble
             continue  # in the common case this saves looking up the servers
         location = (config.target.server, config.prefix)
         if location in seen:
-            message = f"SRQ_QUEUES[{alias!r}] and SRQ_QUEUES[{seen[location]!r}] have the same server and PREFIX."
+            other = queues[seen[location]]
+            first = f"the queue {other.alias!r}" if config.made and other.made else other.named
+            message = f"{config.named} and {first} have the same server and PREFIX."
             yield alias, Problem("django_srq.E007", message, "Give one of them another PREFIX, or remove it.")
         seen.setdefault(location, alias)
 
@@ -605,19 +816,19 @@ def admin_import_problems() -> Iterator[Problem]:
 
 def options_without_effect() -> Iterator[Problem]:
     """Options of redis-py in a queue's URL and OPTIONS that do nothing here. A cache's own options are not checked."""
-    for alias, config in load().queues.items():
+    for config in load().queues.values():
         url = "" if config.cache else config.target.url
         written = {name for name, _ in config.target.options} | parse_qs(urlsplit(url).query).keys()
         for name in sorted(written & WITHOUT_EFFECT.keys()):
-            message = f"SRQ_QUEUES[{alias!r}]: the client's option {name!r} has no effect."
+            message = f"{config.where}: the client's option {name!r} has no effect."
             yield Problem("django_srq.W002", message, f"{WITHOUT_EFFECT[name]}.")
 
 
 def missing_files() -> Iterator[Problem]:
     """Files that TLS options name and that do not exist. Only a check: they may still come."""
-    for alias, config in load().queues.items():
+    for config in load().queues.values():
         for name, path in config.target.missing_files:
-            where = f"SRQ_QUEUES[{alias!r}]['{'CACHE' if config.cache else 'URL'}']"
+            where = f"{config.where}['{'CACHE' if config.cache else 'URL'}']"
             yield Problem("django_srq.E004", f"{where}: the file that {name} names is not there: {path}.")
 
 
@@ -635,18 +846,18 @@ def missing_packages() -> Iterator[Problem]:
 
 def shared_databases() -> Iterator[Problem]:
     """Queues whose database a cache shares: ``cache.clear()`` of Django's and of django-redis's backend is FLUSHDB."""
-    for alias, server, cache_alias, cache_server in _beside_caches():
+    for queue, server, cache_alias, cache_server in _beside_caches():
         if server == cache_server:
-            message = f"SRQ_QUEUES[{alias!r}] is in the same database as CACHES[{cache_alias!r}]."
+            message = f"{queue} is in the same database as CACHES[{cache_alias!r}]."
             hint = "cache.clear() deletes the whole database: give the queue a database of its own (…/1)."
             yield Problem("django_srq.W001", message, hint)
 
 
 def shared_servers() -> Iterator[Problem]:
     """Queues whose server a cache shares: memory limit and persistence are settings of a server, not of a database."""
-    for alias, server, cache_alias, cache_server in _beside_caches():
+    for queue, server, cache_alias, cache_server in _beside_caches():
         if server.rpartition("/")[0] == cache_server.rpartition("/")[0]:
-            message = f"SRQ_QUEUES[{alias!r}] is on the same server as CACHES[{cache_alias!r}]."
+            message = f"{queue} is on the same server as CACHES[{cache_alias!r}]."
             hint = (
                 "What suits a cache loses items: see to it that the server keeps an append-only file (appendonly yes) "
                 "and evicts nothing (maxmemory-policy noeviction), or give the queue a server of its own."
@@ -656,28 +867,30 @@ def shared_servers() -> Iterator[Problem]:
 
 def embedded_servers() -> Iterator[Problem]:
     """Queues on a server that the project's own processes start and end."""
-    for alias, config in load().queues.items():
+    for config in load().queues.values():
         if is_embedded(config.target.url):
-            message = f"SRQ_QUEUES[{alias!r}] is on an embedded server, which is for development and tests."
+            message = f"{config.named} is on an embedded server, which is for development and tests."
             yield Problem("django_srq.W005", message, "Give it the URL of a server that runs by itself.")
 
 
 def pickled_queues() -> Iterator[Problem]:
     """Queues whose payloads are unpickled."""
-    for alias, config in load().queues.items():
+    for config in load().queues.values():
         if config.serializer == "pickle":
-            message = f"SRQ_QUEUES[{alias!r}] is pickled: a user who can write to the server can run code in consumers."
+            message = f"{config.named} is pickled: a user who can write to the server can run code in consumers."
             yield Problem("django_srq.W006", message, "Use the serializer 'json', or one of your own.")
 
 
 def default_prefixes() -> Iterator[Problem]:
     """Queues with the default prefix, which is their alias."""
     written, defaults = getattr(settings, "SRQ_QUEUES", {}), getattr(settings, "SRQ_DEFAULTS", {})
-    aliases = [
-        alias
-        for alias, config in load().queues.items()
-        if {**defaults, **written[alias]}.get("PREFIX", "{alias}") == "{alias}" and not is_embedded(config.target.url)
-    ]
+    backends = _backends_of_queues(written, defaults)
+    aliases = []
+    for alias, config in load().queues.items():
+        of_tasks = backends[alias].options if alias in backends else {}
+        prefix = {**defaults, **of_tasks, **written.get(alias, {})}.get("PREFIX", "{alias}")
+        if prefix == "{alias}" and not is_embedded(config.target.url):
+            aliases.append(alias)
     if aliases:
         message = f"The PREFIX of these queues is their alias: {', '.join(aliases)}."
         hint = (
@@ -689,7 +902,11 @@ def default_prefixes() -> Iterator[Problem]:
 
 def silent_failures() -> Iterator[Problem]:
     """Queues whose items are dead after a single failure, in a project that hears of errors only in its log."""
-    aliases = [alias for alias, config in load().queues.items() if config.handler and config.max_deliveries == 1]
+    aliases = [
+        alias
+        for alias, config in load().queues.items()
+        if (config.handler or config.tasks) and config.max_deliveries == 1
+    ]
     if aliases and not _errors_are_reported():
         message = f"MAX_DELIVERIES is 1, and errors are reported to nobody: {', '.join(aliases)}."
         hint = (
@@ -718,7 +935,7 @@ def _errors_are_reported() -> bool:
 
 
 def _beside_caches() -> Iterator[tuple[str, str, str, str]]:
-    """Each pair of a queue and a Redis cache: alias and server of both.
+    """Each pair of a queue and a Redis cache: the name of the queue, the alias of the cache, and the server of both.
 
     A queue is not paired with the cache that its CACHE names, as that alias exists for the queue; the default cache is
     the exception.
@@ -729,7 +946,7 @@ def _beside_caches() -> Iterator[tuple[str, str, str, str]]:
             cache_server = Target(url, 1, "", _in_order(extra)).server
         except (_Wrong, ConfigurationError, TypeError):
             continue
-        for alias, config in load().queues.items():
+        for config in load().queues.values():
             dedicated = config.cache == cache_alias != DEFAULT_CACHE_ALIAS
             if not dedicated and not is_embedded(config.target.url):
-                yield alias, config.target.server, cache_alias, cache_server
+                yield config.named, config.target.server, cache_alias, cache_server

@@ -184,7 +184,7 @@ default_queue = cast(Queue, _DefaultQueue(queues, DEFAULT_ALIAS))
 
 
 def _forget_queues(*, setting: str, **_kwargs: Any) -> None:
-    if setting in {*conf.SETTINGS, "CACHES", "BASE_DIR"}:
+    if setting in {*conf.SETTINGS, "TASKS", "CACHES", "BASE_DIR"}:
         queues.reset()
 
 

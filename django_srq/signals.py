@@ -63,8 +63,9 @@ def send(signal: Signal, sender: type, **details: Any) -> None:
     """Call the receivers, and wait for the awaitables that they return. Their errors are logged, not raised."""
     with _logged(details):
         for _, response in signal.send_robust(sender, **details):
-            with _logged(details):
-                completed(response, wait_here)
+            if response is not None:
+                with _logged(details):
+                    completed(response, wait_here)
 
 
 @contextmanager
@@ -90,5 +91,6 @@ class Announcement:
     async def acarry_out(self) -> None:
         with _logged(self.details, Exception):
             for _, response in await self.signal.asend_robust(self.sender, **self.details):
-                with _logged(self.details, Exception):
-                    await acompleted(response)
+                if response is not None:
+                    with _logged(self.details, Exception):
+                        await acompleted(response)

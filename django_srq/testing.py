@@ -9,9 +9,11 @@ settings of the test run.
 
 from __future__ import annotations
 
+import logging
+import time
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 from unittest.mock import ANY
 
@@ -20,19 +22,25 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 from django.test.utils import override_settings
 
-from django_srq import conf, queues
+from django_srq import conf, operations, queues
 from django_srq.consumer import adapt
-from django_srq.exceptions import ConfigurationError, InvalidArgument, PayloadError, shown
+from django_srq.exceptions import ConfigurationError, Discard, InvalidArgument, PayloadError, Reject, RetryLater, shown
 from django_srq.operations import STATES, Command, Keys, key_types
-from django_srq.queue import puts
+from django_srq.queue import arguments, puts
 from django_srq.queue.item import Item
 from django_srq.queue.safe_redis_queue import SafeRedisQueue
 from django_srq.queue.serializers import dump, load
 from django_srq.registry import Queue, QueueHandler
+from django_srq.runtime.completion import completed, wait_here
+from django_srq.transport.sansio import run
 from django_srq.values import COUNTS_FROM_0
 
 if TYPE_CHECKING:
     from unittest import TestCase as _Case
+
+    from django.tasks import Task, TaskResult
+
+    from django_srq.tasks.runner import TaskRunner
 else:
     _Case = object
 
@@ -51,7 +59,9 @@ class PutForbidden(AssertionError):
 def isolated_queues() -> Iterator[QueueHandler]:
     """Give every queue of the settings a throw-away prefix on the same server; its keys are deleted at the end."""
     written: Mapping[str, Mapping[str, Any]] = getattr(settings, "SRQ_QUEUES", {})
-    isolated = {alias: {**options, "PREFIX": f"test-{uuid.uuid4().hex[:12]}"} for alias, options in written.items()}
+    isolated = {
+        alias: {**written.get(alias, {}), "PREFIX": f"test-{uuid.uuid4().hex[:12]}"} for alias in conf.aliases()
+    }
     with override_settings(SRQ_QUEUES=isolated):
         used = {alias: queues[alias] for alias in conf.load().queues}
         names = {str(queue.keys) for queue in used.values()}
@@ -156,9 +166,12 @@ def _hint_of_payload(queue: SafeRedisQueue, payload: Any) -> str:
     return "" if handled == payload else f"When {payload!r} is put, the handler gets {handled!r}. "
 
 
+def _hooks() -> list[Any]:
+    return [hook[1] for connection in connections.all(initialized_only=True) for hook in connection.run_on_commit]
+
+
 def _hint_of_commit() -> str:
-    hooks = [hook[1] for connection in connections.all(initialized_only=True) for hook in connection.run_on_commit]
-    if not any(getattr(hook, "__qualname__", "").startswith(Queue.put_on_commit.__qualname__) for hook in hooks):
+    if not any(getattr(hook, "__qualname__", "").startswith(Queue.put_on_commit.__qualname__) for hook in _hooks()):
         return ""
     return (
         "put_on_commit puts when the transaction commits, which it never does in a TestCase: "
@@ -178,10 +191,138 @@ def _described(item: Item) -> str:
     return f"{shortened} headers={dict(item.headers)}" if item.headers else shortened
 
 
+def assert_enqueued(
+    task: Task[..., Any],
+    *,
+    args: Sequence[Any] | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+    count: int | None = None,
+) -> list[TaskResult[..., Any]]:
+    """Check that a task waits, ready or delayed, in any queue of its backend; return the results, without taking them.
+
+    A result has the id, ``args``, ``kwargs``, ``enqueued_at`` and ``task``, with its ``priority`` and ``run_after``.
+    When the check fails, the error lists the tasks that wait.
+
+    :param task: the task, also as ``using`` changes it.
+    :param args: the positional arguments, as the task would get them; ``unittest.mock.ANY`` stands for any part of
+        them; None: any.
+    :param kwargs: the arguments by name; None: any.
+    :param count: exactly so many, 0 for none; None: at least one.
+    :raises AssertionError: there are not so many.
+    """
+    __tracebackhide__ = True
+    if count is not None and count not in COUNTS_FROM_0:
+        raise InvalidArgument(f"assert_enqueued: count is {COUNTS_FROM_0.name}, or None; not {shown(count)}")
+    if not hasattr(task, "module_path"):
+        raise InvalidArgument(f"assert_enqueued takes a task, not {shown(task)}")
+    there = _waiting_tasks(task.backend)
+    found = [
+        result
+        for result in there
+        if result.task.module_path == task.module_path
+        and (args is None or _as_sent(list(args)) == result.args)
+        and (kwargs is None or _as_sent(dict(kwargs)) == result.kwargs)
+    ]
+    if len(found) == count or (count is None and found):
+        return found
+    asked = "".join(f" {name}={given!r}" for name, given in (("args", args), ("kwargs", kwargs)) if given is not None)
+    wanted = "at least once" if count is None else f"{count:,} times"
+    raise AssertionError(
+        f"{task.module_path}{asked} waits {len(found):,} times, not {wanted}. {_hint_of_tasks()}{_tasks_listing(there)}"
+    )
+
+
+def _hint_of_tasks() -> str:
+    if not any(getattr(hook, "__module__", "") == "django_srq.tasks.commits" for hook in _hooks()):
+        return ""
+    return "Some tasks wait for a commit, which never comes in a TestCase: call commit() before. "
+
+
+def _waiting_tasks(backend: str) -> list[TaskResult[..., Any]]:
+    from django.tasks import TaskResultStatus, task_backends
+
+    from django_srq.tasks import SRQBackend
+
+    used: Any = task_backends[backend]
+    if isinstance(getattr(used, "results", None), list):  # DummyBackend
+        return [result for result in used.results if result.status == TaskResultStatus.READY]
+    if not isinstance(used, SRQBackend):
+        raise ConfigurationError(
+            f"assert_enqueued: {type(used).__name__} keeps no tasks; "
+            f"use SRQBackend or DummyBackend in TASKS[{backend!r}]"
+        )
+    there = [result for alias in used.queue_aliases() for result in _waiting_in(queues[alias])]
+    return [result for result in there if result.backend == backend]
+
+
+def _waiting_in(queue: Queue) -> Iterator[TaskResult[..., Any]]:
+    """The results of the tasks that wait in a queue; without items that are no tasks, or cannot be imported here."""
+    from django.tasks.exceptions import TaskResultMismatch
+
+    from django_srq.tasks.backend import views_of
+    from django_srq.tasks.results import result_of
+
+    uids = [str(item.uid) for state in WAITING for item in queue.items(state)]
+    for view in run(views_of(queue, uids)):
+        with suppress(TaskResultMismatch):
+            if view is not None:
+                yield result_of(view)
+
+
+def _as_sent(arguments: Any) -> Any:
+    """Arguments as JSON leaves them; as they are if it cannot hold them, such as ``unittest.mock.ANY``."""
+    from django.utils.json import normalize_json  # new in Django 6.0
+
+    try:
+        return normalize_json(arguments)
+    except (TypeError, ValueError):
+        return arguments
+
+
+def _tasks_listing(there: Sequence[TaskResult[..., Any]]) -> str:
+    lines = [f"  {result.id} {_described_task(result)}" for result in there]
+    more = [f"  and {len(lines) - LISTED:,} more"] if len(lines) > LISTED else []
+    return "\n".join(["These tasks wait:", *lines[:LISTED], *more]) if lines else "No task waits."
+
+
+def _described_task(result: TaskResult[..., Any]) -> str:
+    text = ", ".join([*map(repr, result.args), *(f"{name}={value!r}" for name, value in result.kwargs.items())])
+    shortened = text if len(text) <= WIDTH else f"{text[:WIDTH]}… ({len(text):,} characters)"
+    return f"{result.task.module_path}({shortened})"
+
+
+def commit() -> None:
+    """Run all hooks that wait for the commit of the test's transaction, as a commit would: tasks are enqueued then.
+
+    For a ``TestCase``, and for the fixture ``db`` of pytest-django, whose transactions never commit. The hooks of each
+    database run in their order, also those that hooks register.
+
+    :raises InvalidArgument: a transaction within that of the test is open.
+    """
+    opened = connections.all(initialized_only=True)
+    for connection in opened:
+        if any(not getattr(block, "_from_testcase", False) for block in connection.atomic_blocks):
+            raise InvalidArgument(
+                f"commit: a transaction of the code under test is open on the database {connection.alias!r}; "
+                "call commit() after its block"
+            )
+    while waiting := [connection for connection in opened if connection.run_on_commit]:
+        for connection in waiting:
+            waiting_hook: Any = connection.run_on_commit.pop(0)
+            _, hook, robust = waiting_hook
+            try:
+                hook()
+            except Exception:
+                if not robust:
+                    raise
+                logging.getLogger("django.test").exception("a hook failed after the commit: %s", hook)
+
+
 def run_all(alias: str, *, limit: int | None = None) -> list[Item]:
     """Handle the ready items with the queue's HANDLER, in this thread and in order; return the items that were handled.
 
-    Delayed items stay. An error of the handler fails the item, and is raised here. Database connections stay open.
+    A queue of tasks runs its tasks; their results are kept, as in ``srq_consume``. Delayed items stay. An error of the
+    handler or task fails the item, and is raised here. Database connections stay open.
 
     :param alias: of the queue.
     :param limit: the most items to handle; None: all.
@@ -189,6 +330,8 @@ def run_all(alias: str, *, limit: int | None = None) -> list[Item]:
     if limit is not None and limit not in COUNTS_FROM_0:
         raise InvalidArgument(f"run_all: limit is {COUNTS_FROM_0.name}, or None; not {shown(limit)}")
     queue = queues[alias]
+    if queue.config.tasks:
+        return _run_tasks(queue, limit)
     handler = queue.config.load_handler()
     if handler is None:
         raise ConfigurationError(f"SRQ_QUEUES[{alias!r}] has no HANDLER to run.")
@@ -207,10 +350,43 @@ def run_all(alias: str, *, limit: int | None = None) -> list[Item]:
     return handled
 
 
+def _run_tasks(queue: Queue, limit: int | None) -> list[Item]:
+    from django_srq.tasks.runner import TaskRunner
+
+    runner = TaskRunner(queue)
+    done: list[Item] = []
+    while (limit is None or len(done) < limit) and (item := queue.get(-1)):
+        _run_task(queue, runner, item)
+        done.append(item)
+    return done
+
+
+def _run_task(queue: Queue, runner: TaskRunner, item: Item) -> None:
+    held, began = arguments.ref_of(item, queue.alias), time.monotonic()
+    try:
+        runner.begin(item)
+        value = completed(runner.run(item), wait_here)
+        outcome = runner.outcome(item, value, time.monotonic() - began)
+    except Discard as error:
+        outcome = runner.discarded(item, error)
+    except BaseException as error:
+        verdict = runner.verdict(item, error)
+        failed = operations.Failed(held, verdict.error or b"", verdict.delay, verdict.bury)
+        call = operations.fail_many(queue.keys, [failed], max_deliveries=verdict.max_deliveries)
+        (state,) = queue.link.call(call, queue=queue.alias)
+        runner.failed(item, error, state)
+        if isinstance(error, RetryLater) or (isinstance(error, Reject) and item.attempt is not None):
+            return
+        raise
+    (removed,) = queue.link.call(operations.ack(queue.keys, [held], [outcome.kept]), queue=queue.alias)
+    runner.acked(item, outcome, removed)
+
+
 class QueueTestMixin(_Case):
     """For a Django ``TestCase``: each test has empty queues of its own, from ``setUp`` on.
 
-    In a ``TestCase`` nothing is committed: put_on_commit puts at the end of ``captureOnCommitCallbacks(execute=True)``.
+    In a ``TestCase`` nothing is committed: put_on_commit puts, and tasks are enqueued, when ``commit`` is called, or at
+    the end of ``captureOnCommitCallbacks(execute=True)``.
     """
 
     def setUp(self) -> None:
@@ -220,6 +396,7 @@ class QueueTestMixin(_Case):
         self.addCleanup(isolation.__exit__, None, None, None)
 
     assert_put = staticmethod(assert_put)
+    assert_enqueued = staticmethod(assert_enqueued)
 
 
 try:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import signal
 import sys
 import uuid
+import warnings
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import cache
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -17,7 +22,7 @@ from django_srq import SafeRedisQueue
 from django_srq.queue import links
 from django_srq.transport.clients import client_from_url
 from django_srq.transport.link import Link
-from tests.support.project import Project
+from tests.support.project import ROOT, Project
 from tests.support.servers import Server, held_port
 from tests.support.waiting import PATIENT
 
@@ -45,6 +50,22 @@ class _WholeFilesFirst(LoadScopeScheduling):
 def pytest_xdist_make_scheduler(config, log):
     return _WholeFilesFirst(config, log)
 
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Let each worker begin with other tests: whoever imports a module first compiles it for all."""
+    worker = getattr(session.config, "workerinput", None)
+    if worker is None:
+        return
+    apart = set(session.config.getini("norecursedirs"))
+    files = sorted(file for folder in session.config.args for file in Path(folder).absolute().rglob("test_*.py"))
+    files = [file.relative_to(ROOT) for file in files if apart.isdisjoint(file.parts)]
+    for file in files[int(worker["workerid"].removeprefix("gw")) :: worker["workercount"]]:
+        with suppress(Exception), warnings.catch_warnings(action="error"):  # pytest imports it again, and reports it
+            import_module(".".join(file.with_suffix("").parts))
+
+
+# redis-py 8 asks for its own version, a file to find and to parse, for each connection that it makes.
+importlib.metadata.version = cache(importlib.metadata.version)
 
 # A busy machine may need longer for a put than a request may wait: here a put has the time of any other call.
 links.PUT_TIMEOUT = PATIENT

@@ -1,7 +1,7 @@
 """``python drive.py APP VERB N``: puts into a peer's queue, in the peer's own environment; prints the outcome as JSON.
 
 An app is a module with ``put(number)``, ``put_many(numbers)`` and ``send(sent)``; marks.py has its handlers. If it can
-have many items in flight, it also has ``in_flight()``, which counts them.
+have many items in flight, it also has ``in_flight()``, which counts them. Each other verb is a function of the app.
 """
 
 import importlib
@@ -30,13 +30,9 @@ def hand_off():
         app.send(time.monotonic())
 
 
-def in_flight():
-    return app.in_flight()
-
-
 if verb == "put":
     app.put(-1)  # opens the connection
-work = {"put": put, "put_many": put_many, "hand_off": hand_off, "in_flight": in_flight}[verb]
+work = {"put": put, "put_many": put_many, "hand_off": hand_off}.get(verb) or getattr(app, verb)
 cpu, began = time.process_time(), time.perf_counter()
 found = work()
 print(json.dumps({"seconds": time.perf_counter() - began, "cpu": time.process_time() - cpu, "found": found}))

@@ -32,10 +32,11 @@ from django_srq.operations import DeliveryRef
 from django_srq.queue.places import PURGEABLE
 from django_srq.registry import Queue, queues
 from django_srq.status import QueueReport, access, browse, verdicts
+from django_srq.status.tasks import is_of_tasks
 from django_srq.values import is_uid
 
 SAMPLES = 5  # uids on a page that asks for confirmation
-MAKES_READY = {"requeue", "run_now"}
+MAKES_READY = {"requeue", "run_now", "run_again"}
 
 
 class Actions(Frame):
@@ -84,7 +85,8 @@ class Actions(Frame):
         return self._confirm(request, queue.alias, action, context)
 
     def _put(self, request: HttpRequest, queue: Queue, confirmed: bool) -> HttpResponse:
-        form = PutForm(request.POST if confirmed else None, raw=queue.config.serializer == "raw")
+        raw, of_tasks = queue.config.serializer == "raw", is_of_tasks(queue.config)
+        form = PutForm(request.POST if confirmed else None, raw=raw, of_tasks=of_tasks)
         if form.is_valid():
             try:
                 uid = queue.put(form.cleaned_data["payload"], delay=form.cleaned_data["delay"] or 0)
@@ -98,6 +100,8 @@ class Actions(Frame):
     def _to_items(self, request: HttpRequest, queue: Queue, action: str, confirmed: bool) -> HttpResponse:
         asked = request.POST if request.method == "POST" else request.GET
         state = asked.get("state", "")
+        if action in batches.OF_TASKS and not is_of_tasks(queue.config):
+            raise BadRequest(_("This action is only available for queues of tasks."))
         if state not in batches.TAKES[action]:
             shown = verdicts.readable(state or "–")  # noqa: RUF001
             raise BadRequest(_("This action is not available for items in the state %s.") % shown)
@@ -106,11 +110,11 @@ class Actions(Frame):
             if len(chosen) > batches.MOST_CHOSEN:
                 raise BadRequest(_("At most %s items can be selected.") % localize(batches.MOST_CHOSEN))
             return self._to_chosen(request, queue, action, state, chosen, confirmed)
-        if action == "drop" and state == "ready":
+        if action in ("drop", "cancel") and state == "ready":
             raise BadRequest(_("Select items, or purge the queue."))
         chooses = "group" in asked or "q" in asked
         # Not all delayed items can be run now: those that are scheduled would run before their time.
-        if not chooses and (action == "run_now" or "everything" not in asked):
+        if action == "run_again" or (not chooses and (action == "run_now" or "everything" not in asked)):
             raise BadRequest(_("No items selected."))
         payloads = access.may(request, "view_payload", queue.alias)
         scope = Selection(action, queue.alias, state, asked.get("group", ""), searched_text(asked), payloads)
@@ -246,6 +250,8 @@ def _outcome(action: str, done: int, gone: int) -> str:
         "requeue": ngettext("%s item is ready again.", "%s items are ready again.", done),
         "run_now": ngettext("%s item is ready.", "%s items are ready.", done),
         "release": ngettext("%s item is ready again.", "%s items are ready again.", done),
+        "run_again": ngettext("%s task is ready again.", "%s tasks are ready again.", done),
+        "cancel": ngettext("%s task was cancelled.", "%s tasks were cancelled.", done),
         "drop": ngettext("%s item was deleted.", "%s items were deleted.", done),
         "purge": ngettext("%s item was deleted.", "%s items were deleted.", done),
     }[action] % localize(done)

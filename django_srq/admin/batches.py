@@ -14,6 +14,7 @@ from typing import Any
 from django.core import signing
 
 from django_srq import operations
+from django_srq.admin import tasks
 from django_srq.operations import DeliveryRef, ItemView
 from django_srq.operations.identifiers import from_milliseconds, new_uid
 from django_srq.queue import maintenance
@@ -25,16 +26,20 @@ from django_srq.transport.slots import Slot
 
 MOST = 1000  # items in a batch
 MOST_CHOSEN = 500  # items selected by checkboxes: Django refuses a form with more than 1,000 fields
+MOST_CANCELLED = 200  # tasks in a batch, as each is cancelled by a call of its own
 MOST_SEARCHED = 200  # items in a batch of a search, which has to read each of them whole
 SALT = "django_srq.bulk"
 VALID = 1800  # seconds from one batch to the next; shorter than the hour for which _purge_list's slot is kept
 TAKES = {  # action: the states of the items that it takes
     "requeue": ("dead",),
     "run_now": ("delayed",),
+    "run_again": ("done",),
+    "cancel": ("ready", "delayed"),
     "drop": ("dead", "delayed", "ready"),
     "release": ("in_flight",),
     "purge": (*PURGEABLE, "all"),
 }
+OF_TASKS = frozenset({"run_again", "cancel"})  # the actions that only queues of tasks have
 
 
 @dataclass(frozen=True)
@@ -89,8 +94,8 @@ class BulkAction:
 
 
 def carry_on(bulk: BulkAction, queue: Queue) -> BulkAction:
-    """Carry out one batch: look at MOST items, from as many places as that takes, or at all that are left."""
-    enough = bulk.looked + MOST
+    """Carry out one batch: look at so many items, from as many places as that takes, or at all that are left."""
+    enough = bulk.looked + (MOST_CANCELLED if bulk.scope.action == "cancel" else MOST)
     while not bulk.over and bulk.looked < enough:
         bulk = _part(bulk, queue, enough - bulk.looked)
     return bulk
@@ -112,6 +117,10 @@ def carry_out(action: str, queue: Queue, state: str, chosen: Sequence[DeliveryRe
     keys = queue.keys
     if not chosen:
         return []
+    if action == "run_again":
+        return tasks.run_again(queue, [ref.uid for ref in chosen])
+    if action == "cancel":
+        return tasks.cancel(queue, [ref.uid for ref in chosen])
     if action == "requeue":
         call = operations.requeue(keys, [ref.uid for ref in chosen])
     elif action == "run_now":

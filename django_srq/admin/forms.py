@@ -10,6 +10,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
+from django_srq.status.tasks import is_envelope
 from django_srq.status.verdicts import Pause
 from django_srq.values import LONGEST_DELAY
 
@@ -51,11 +52,14 @@ class PutForm(forms.Form):
         label=gettext_lazy("Delay in seconds"), min_value=0, max_value=LONGEST_DELAY, required=False
     )
 
-    def __init__(self, *args: Any, raw: bool, **options: Any) -> None:
-        """raw: the payload is the text itself; otherwise it is JSON."""
+    def __init__(self, *args: Any, raw: bool, of_tasks: bool, **options: Any) -> None:
+        """raw: the payload is the text itself; otherwise it is JSON. of_tasks: the JSON of a task."""
         super().__init__(*args, **options)
-        self._raw = raw
-        if not raw:
+        self._raw, self._of_tasks = raw, of_tasks
+        if of_tasks:
+            example = '{"task": "shop.tasks.welcome", "args": [17], "kwargs": {}}'
+            self.fields["payload"].help_text = _("A task as JSON, such as %s") % example
+        elif not raw:
             self.fields["payload"].help_text = _('JSON, such as {"order": 17}')
 
     def clean_payload(self) -> Any:
@@ -63,6 +67,9 @@ class PutForm(forms.Form):
         if self._raw:
             return text.replace("\r\n", "\n")  # browsers send every line break as \r\n
         try:
-            return json.loads(text)
+            payload = json.loads(text)
         except ValueError as error:
             raise forms.ValidationError(_("This is not valid JSON: %s") % error) from None
+        if self._of_tasks and not is_envelope(payload):
+            raise forms.ValidationError(_("This is no task: it needs the fields task, args and kwargs."))
+        return payload

@@ -32,6 +32,8 @@ LIVE = "X-SRQ-Live"  # header of a request for only the part of the page that is
 ACTIONS = {
     "requeue": ("requeue", gettext_lazy("Requeue")),
     "run_now": ("requeue", gettext_lazy("Run now")),
+    "run_again": ("requeue", gettext_lazy("Run again")),
+    "cancel": ("drop", gettext_lazy("Cancel tasks")),
     "drop": ("drop", gettext_lazy("Drop")),
     "release": ("release", gettext_lazy("Return to queue")),
     "purge": ("purge", gettext_lazy("Purge")),
@@ -44,6 +46,7 @@ STATE_LABELS = {
     "in_flight": gettext_lazy("In flight"),
     "delayed": gettext_lazy("Delayed"),
     "dead": gettext_lazy("Dead"),
+    "done": gettext_lazy("Finished"),
     "all": gettext_lazy("All except items in flight"),
 }
 

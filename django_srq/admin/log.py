@@ -15,6 +15,15 @@ from django_srq.admin.batches import BulkAction
 from django_srq.models import QueueStatus
 
 ENTRIES = 50  # on a page
+VERBS = {
+    "requeue": "Requeued",
+    "run_now": "Run now:",
+    "run_again": "Run again:",
+    "cancel": "Cancelled",
+    "drop": "Dropped",
+    "release": "Returned",
+    "purge": "Purged",
+}
 
 
 def entries() -> Any:
@@ -28,8 +37,7 @@ def entries_of(alias: str, uid: str) -> Any:
 
 
 def sentence(action: str, state: str, n: int, uids: Sequence[str]) -> str:
-    verbs = {"requeue": "Requeued", "run_now": "Run now:", "drop": "Dropped", "release": "Returned", "purge": "Purged"}
-    verb = verbs[action]
+    verb = VERBS[action]
     names = ", ".join(uids[:100]) + (", …" if len(uids) > 100 else "")
     return f"{verb} {n} item{'' if n == 1 else 's'} ({state.replace('_', ' ')}){f': {names}' if names else ''}"
 

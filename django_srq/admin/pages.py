@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.utils import timezone
 from django.utils.text import capfirst
 from django.utils.translation import gettext as _
 
@@ -26,10 +27,13 @@ from django_srq.exceptions import SRQError
 from django_srq.models import QueueStatus
 from django_srq.operations import STATES
 from django_srq.status import QueueReport, access, browse, verdicts
+from django_srq.status.tasks import is_of_tasks
 from django_srq.values import UID, is_uid
 
 # The anchor after (a) or before (b) an item, given by its score as the server writes it, and its uid: see page.lua.
 _ANCHOR = re.compile(r"[ab]-?[0-9]{1,20}(\.[0-9]{1,20})?(e[+-]?[0-9]{1,2})? " + UID)
+
+_MOMENT = re.compile(r"[0-9]{1,15}(\.[0-9]{1,20})?")  # ms
 
 
 class Pages(Frame):
@@ -66,7 +70,9 @@ class Pages(Frame):
     def queue(self, request: HttpRequest, alias: str) -> HttpResponse:
         alias, config = self.known(request, alias)
         state = request.GET.get("state", "ready")
-        if state not in STATES:
+        of_tasks = config is not None and is_of_tasks(config)
+        states = (*STATES, "done") if of_tasks else STATES
+        if state not in states:
             raise BadRequest(_("There is no state %s.") % verdicts.readable(state))
         chosen = request.GET.get("range", "hour")
         chosen = chosen if chosen in charts.RANGES else "hour"
@@ -79,7 +85,8 @@ class Pages(Frame):
             "may": may,
             "state": state,
             "state_label": STATE_LABELS[state],
-            "tabs": [(name, STATE_LABELS[name], getattr(report, name)) for name in STATES],
+            "tabs": [(name, STATE_LABELS[name], getattr(report, name)) for name in states],
+            "of_tasks": of_tasks,
             "charts": charts.charts_of(report.series, chosen),
             "ranges": [(name, label, name == chosen) for name, label in charts.RANGES.items()],
             "range": chosen,
@@ -92,6 +99,8 @@ class Pages(Frame):
     ) -> dict[str, Any]:
         """The tab of a state. Failed items are in groups, unless the user chose a group, all items or a search."""
         asked = request.GET
+        if state == "done":
+            return self._done(request, config, may)
         group, text = asked.get("group", ""), searched_text(asked)
         grouped = not group and not text and not {"all", "at"} & asked.keys()
         groups = None
@@ -99,7 +108,7 @@ class Pages(Frame):
             if grouped and (state == "dead" or (state == "delayed" and report.retrying)):
                 groups = rows.groups(browse.groups_of(config, state))
             if state == "dead" and groups is not None:
-                return {"groups": groups, "actions": _actions(state, may)}
+                return {"groups": groups, "actions": _actions(config, state, may)}
             listing = browse.page_of(
                 config, state, anchor=_anchor(asked), group=group, text=text, payloads=may["view_payload"]
             )
@@ -114,10 +123,29 @@ class Pages(Frame):
                 for item in listing.items
             ],
             "group": group,
+            "as_tasks": is_of_tasks(config) and may["view_payload"],
             "text": text,
-            "actions": _actions(state, may),
+            "actions": _actions(config, state, may),
             "kept": kept,
             **self._turns(report.alias, state, listing, kept, filtered=bool(group or text)),
+        }
+
+    def _done(self, request: HttpRequest, config: QueueConfig, may: Mapping[str, bool]) -> dict[str, Any]:
+        """The tab of the tasks that are done, newest first."""
+        before = _score(request.GET.get("before", ""))
+        try:
+            page = browse.done_of(config, before)
+        except SRQError as error:
+            return {"trouble": verdicts.readable(error)}
+        turns = {}
+        if before is not None:
+            turns["newest"] = self.url("change", config.alias, state="done")
+        if page.before is not None:
+            turns["following"] = self.url("change", config.alias, state="done", before=repr(page.before))
+        return {
+            "done": rows.done(config, page.tasks, timezone.now(), payloads=may["view_payload"]),
+            "actions": _actions(config, "done", may),
+            **turns,
         }
 
     def _turns(
@@ -151,22 +179,33 @@ class Pages(Frame):
         if found is None:
             words = {"uid": verdicts.readable(uid), "queue": verdicts.readable(alias)}
             raise NotFound(_("%(queue)s has no item %(uid)s. It was acked or deleted, or it never existed.") % words)
+        item = rows.detail(config, found, log.entries_of(alias, uid), payloads=may["view_payload"])
         context = {
             "uid": uid,
-            "item": rows.detail(config, found, log.entries_of(alias, uid), payloads=may["view_payload"]),
-            "actions": _actions(found.delivery.state, may),
-            "state_label": STATE_LABELS[found.delivery.state],
+            "item": item,
+            "of_tasks": is_of_tasks(config),
+            "actions": _actions(config, item.state, may),
+            "state_label": STATE_LABELS[item.state],
         }
         return self.render(request, "item", _("Item"), context, alias=alias, crumb=uid)
 
 
-def _actions(state: str, may: Mapping[str, bool]) -> list[tuple[str, object]]:
+def _actions(config: QueueConfig, state: str, may: Mapping[str, bool]) -> list[tuple[str, object]]:
     """The actions that the user may take on items of a state."""
+    of_tasks = is_of_tasks(config)
     return [
         (action, ACTIONS[action][1])
         for action, states in batches.TAKES.items()
-        if state in states and may[ACTIONS[action][0]] and action != "purge"
+        if state in states
+        and may[ACTIONS[action][0]]
+        and action != "purge"
+        and (of_tasks or action not in batches.OF_TASKS)
     ]
+
+
+def _score(text: str) -> float | None:
+    """Where a page of tasks that are done begins; None for anything that is no moment."""
+    return float(text) if _MOMENT.fullmatch(text) else None
 
 
 def _anchor(asked: Mapping[str, str]) -> str:

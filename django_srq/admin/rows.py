@@ -9,6 +9,7 @@ from typing import Any
 
 from django.contrib.admin.models import LogEntry
 from django.template.defaultfilters import filesizeformat
+from django.utils.formats import number_format
 from django.utils.translation import gettext as _
 from django.utils.translation import pgettext
 
@@ -17,6 +18,15 @@ from django_srq.operations import ErrorGroup, ItemView
 from django_srq.queue.item import Item
 from django_srq.status import ConsumerInfo, QueueReport, Snapshot
 from django_srq.status.redaction import Shown, headers_shown, payload_shown, redacted_text
+from django_srq.status.tasks import (
+    DoneTask,
+    TaskShown,
+    is_of_tasks,
+    returned,
+    status_of,
+    task_of_group,
+    task_shown,
+)
 from django_srq.status.verdicts import readable, span, stored_moment
 
 PREVIEW = 100  # characters
@@ -39,6 +49,7 @@ class ItemRow:
     chosen_as: str  # value of the checkbox: the uid and, in flight, the token
     position: int  # from 1 on
     preview: str
+    task: TaskShown | None  # None: the queue is not for tasks, or this user may not view payloads
     size: str
     put_at: dt.datetime | None
     priority: int
@@ -55,8 +66,37 @@ class ItemRow:
 
 
 @dataclass(frozen=True)
+class DoneRow:
+    """A task that is done and whose result is kept."""
+
+    uid: str
+    task: TaskShown | None  # None: this user may not view payloads
+    successful: bool
+    value: str  # what it returned; "" when it failed, or this user may not view payloads
+    failure: Failure | None
+    ended: dt.datetime | None
+    ago: str
+    took: str
+    deliveries: int
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A delivery of a task."""
+
+    number: str
+    began: dt.datetime | None
+    consumer: str
+    took: str
+    outcome: str
+    level: str  # as of a finding; "" while it runs
+    failure: Failure | None
+
+
+@dataclass(frozen=True)
 class GroupRow:
     name: str
+    task: str  # "" in a queue that is not for tasks
     title: str
     count: int
     first: dt.datetime
@@ -76,6 +116,9 @@ class Detail:
     failure: Failure | None  # of the last error
     earlier: Sequence[Failure]  # the errors before it, newest first
     chosen_as: str
+    task: TaskShown | None = None
+    attempts: Sequence[Attempt] = ()  # of a task, newest first
+    value: str = ""  # what the task returned; "" when there is nothing to show
 
 
 @dataclass(frozen=True)
@@ -101,11 +144,13 @@ def row(config: QueueConfig, item: ItemView, at: dt.datetime, *, payloads: bool,
     # A child is not registered itself, but its id begins with that of its supervisor, which is.
     about = entries.get(item.consumer) or entries.get(item.consumer.rpartition(".")[0], {})
     put_at = Item(item.uid, None, delivery).enqueued_at
+    of_tasks = is_of_tasks(config)
     return ItemRow(
         uid=item.uid,
         chosen_as=_chosen_as(item),
         position=(item.position or 0) + 1,
-        preview=payload_shown(config, item.payload, item.size).cut(PREVIEW) if payloads else "",
+        preview=payload_shown(config, item.payload, item.size).cut(PREVIEW) if payloads and not of_tasks else "",
+        task=task_shown(config, item.payload, item.size) if payloads and of_tasks else None,
         size=filesizeformat(item.size),
         put_at=put_at,
         priority=delivery.priority,
@@ -122,11 +167,52 @@ def row(config: QueueConfig, item: ItemView, at: dt.datetime, *, payloads: bool,
     )
 
 
+def done(config: QueueConfig, tasks: Iterable[DoneTask], at: dt.datetime, *, payloads: bool) -> list[DoneRow]:
+    return [
+        DoneRow(
+            uid=task.uid,
+            task=task_shown(config, task.payload, task.size) if payloads else None,
+            successful=task.successful,
+            value=returned(config, task) if payloads else "",
+            failure=None if task.successful else failure(task.error),
+            ended=task.delivery.when,
+            ago=_span(task.delivery.when, at) or span(0),
+            took=_took(task.claimed_at, task.delivery.when),
+            deliveries=task.delivery.deliveries,
+        )
+        for task in tasks
+    ]
+
+
+def _attempts(item: ItemView) -> Iterator[Attempt]:
+    """The deliveries of a task, newest first."""
+    number = str(item.delivery.deliveries)
+    if item.holder is not None:
+        yield Attempt(number, item.claimed_at, readable(item.consumer), "", _("running"), "", None)
+    elif isinstance(item, DoneTask) and item.successful:
+        took = _took(item.claimed_at, item.delivery.when)
+        yield Attempt(number, item.claimed_at, readable(item.consumer), took, _("successful"), "ok", None)
+    for error in item.errors:
+        began, ended = stored_moment(error.get("started")), stored_moment(error.get("time"))
+        outcome, level = (_("postponed"), "warning") if error.get("postponed") else (_("failed"), "error")
+        consumer, number = readable(error.get("consumer", "")), readable(error.get("delivery") or "–")  # noqa: RUF001
+        yield Attempt(number, began, consumer, _took(began, ended), outcome, level, failure(error))
+
+
+def _took(start: dt.datetime | None, end: dt.datetime | None) -> str:
+    """How long a delivery took: more exactly than other durations, as tasks take less than a second."""
+    if start is None or end is None or end < start:
+        return ""
+    seconds = (end - start).total_seconds()
+    return span(seconds) if seconds >= 60 else _("%s s") % number_format(seconds, decimal_pos=3 if seconds < 1 else 1)
+
+
 def groups(found: Iterable[ErrorGroup]) -> list[GroupRow]:
     return [
         GroupRow(
             group.name,
-            readable(group.name) if group.name != "other" else _("other errors"),
+            readable(task),
+            readable(error) if error != "other" else _("other errors"),
             group.count,
             group.first,
             group.last,
@@ -134,6 +220,7 @@ def groups(found: Iterable[ErrorGroup]) -> list[GroupRow]:
             failure(group.error),
         )
         for group in found
+        for task, error in [task_of_group(group.name)]
     ]
 
 
@@ -156,12 +243,23 @@ def detail(config: QueueConfig, item: ItemView, entries: Iterable[LogEntry], *, 
         shown=payload_shown(config, item.payload, item.size) if payloads else None,
         size=filesizeformat(item.size),
         headers=headers_shown(delivery.headers),
-        facts=list(_facts(item)),
+        facts=[*_status(config, item), *_facts(item)],
         timeline=_timeline(item, entries),
         failure=failure(delivery.error),
         earlier=[earlier for error in delivery.errors[1:] if (earlier := failure(error))],
         chosen_as=_chosen_as(item),
+        **_of_task(config, item, payloads=payloads),
     )
+
+
+def _of_task(config: QueueConfig, item: ItemView, *, payloads: bool) -> dict[str, Any]:
+    if not is_of_tasks(config):
+        return {}
+    return {
+        "task": task_shown(config, item.payload, item.size) if payloads else None,
+        "attempts": list(_attempts(item)),
+        "value": returned(config, item) if payloads else "",
+    }
 
 
 def consumers(snapshot: Snapshot) -> list[ConsumerRow]:
@@ -225,6 +323,11 @@ def _in_hand(part: object) -> Iterator[tuple[str, dt.datetime | None]]:
             yield from _in_hand(value)
 
 
+def _status(config: QueueConfig, item: ItemView) -> Iterator[tuple[str, object]]:
+    if is_of_tasks(config):
+        yield _("Status"), status_of(item)
+
+
 def _facts(item: ItemView) -> Iterator[tuple[str, object]]:
     delivery = item.delivery
     yield _("Deliveries"), delivery.deliveries
@@ -239,19 +342,25 @@ def _facts(item: ItemView) -> Iterator[tuple[str, object]]:
         yield _("Lease until"), delivery.when
     if delivery.state == "delayed":
         yield _("Due"), delivery.when
+    if delivery.state == "done":
+        yield _("Finished"), delivery.when
+        yield _("Took"), _took(item.claimed_at, delivery.when) or "–"  # noqa: RUF001
 
 
 def _timeline(item: ItemView, entries: Iterable[LogEntry]) -> list[tuple[dt.datetime | None, str]]:
     delivery = item.delivery
     known: list[tuple[dt.datetime | None, str]] = [(Item(item.uid, None, delivery).enqueued_at, _("put"))]
-    if item.holder is not None:
+    if item.consumer:
         words = {"n": delivery.deliveries, "consumer": readable(item.consumer)}
         known.append((item.claimed_at, _("delivery %(n)s, to %(consumer)s") % words))
     for error in reversed(delivery.errors):  # events of the same moment keep this order
         words = {"n": error.get("delivery", "?"), "error": readable(error.get("type", ""))}
-        known.append((stored_moment(error.get("time")), _("delivery %(n)s failed: %(error)s") % words))
+        failed = _("delivery %(n)s failed: %(error)s") if words["n"] else "%(error)s"  # 0: it was cancelled
+        known.append((stored_moment(error.get("time")), failed % words))
     if delivery.state == "dead":
         known.append((delivery.when, _("set aside as dead")))
+    if delivery.state == "done":
+        known.append((delivery.when, _("finished")))
     known += [(entry.action_time, f"{entry.user}: {readable(entry.change_message)}") for entry in entries]
     # Events of unknown time come first: the put, whose time may be unknown, is the first event.
     return sorted(known, key=lambda event: (event[0] is not None, event[0] or _BEGINNING))

@@ -29,6 +29,9 @@ from django_srq.operations import DeliveryRef
 # The state of an entry. HELD: not started; DONE: handled, not acked yet; FAILED: its handler raised, and the server is
 # being told; ACKING: its ack is on its way or was lost, so the lease is renewed until there is a reply.
 FREE, HELD, RUNNING, DONE, FAILED, ACKING = range(6)
+# What is to be stored with the ack of an entry. STUB: that a task returned None, which its supervisor can store too;
+# VALUED: something that only the child knows.
+NOTHING, STUB, VALUED = range(3)
 
 
 class _Head(Structure):
@@ -69,12 +72,16 @@ class _Record(Structure):
         ("token_length", c_uint8),
         ("wanted_back", c_bool),  # written by the supervisor
         ("subscription", c_uint32),  # its index
+        ("result", c_uint8),
+        ("most_deliveries", c_uint32),  # after so many a task is dead; 0: its queue says how many
         ("generation", c_uint64),
         ("number", c_uint64),  # of the put
         ("started", c_double),
         ("until", c_double),  # the end of the lease that the claim brought
         ("renewed_generation", c_uint64),  # written when the lease is renewed, as is renewed_until
         ("renewed_until", c_double),
+        ("limit", c_double),  # the task's own time limit in seconds; 0: it has none
+        ("delay", c_double),  # after an attempt that takes longer: seconds until the next one; below 0: there is none
         ("uid", c_uint8 * 128),
         ("token", c_uint8 * 72),
     )
@@ -110,6 +117,27 @@ class Entry:
     held: DeliveryRef  # the delivery reference: uid, token, number of the put
     started: float  # moment; 0: not yet
     until: float = field(default=0.0, compare=False)  # end of the lease, as far as known; 0: a renewal was refused
+    result: int = NOTHING  # to be stored with its ack
+    limit: float = 0.0  # the task's own time limit in seconds; 0: it has none
+    delay: float = 0.0  # after an attempt that took longer: seconds until the next one; below 0: there is none
+    most_deliveries: int = 0  # after so many deliveries a task is dead; 0: its queue says how many
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether its handler is at work, or the server is to be told of the handler's error."""
+        return self.state in {RUNNING, FAILED}
+
+    @property
+    def is_handled(self) -> bool:
+        return self.state in {DONE, ACKING}
+
+    @property
+    def is_to_be_released(self) -> bool:
+        """Whether it was not begun, or is a task that returned a value: that dies with the process, so it runs again.
+
+        The latter has not failed. If this counted as a delivery, a task with a single attempt would end as failed.
+        """
+        return self.state == HELD or (self.is_handled and self.result == VALUED)
 
 
 class Waiting(NamedTuple):
@@ -174,6 +202,7 @@ class Ledger:
         record.uid_length, record.token_length = len(uid), len(token)
         record.subscription, record.generation, record.number = subscription, self._generation, int(held.number or 0)
         record.started, record.until, record.wanted_back = 0, until, False
+        record.result, record.limit, record.most_deliveries = NOTHING, 0, 0
         record.state = HELD  # the last one: with it the entry counts
         return index, self._generation
 
@@ -192,12 +221,25 @@ class Ledger:
             return False
         return True
 
+    def allow(self, index: int, deliveries: int) -> None:
+        """Write down after how many deliveries a task is dead."""
+        self._records[index].most_deliveries = deliveries
+
+    def limit(self, index: int, seconds: float, *, delay: float) -> None:
+        """Write down the time limit of a task, and what becomes of its item when it takes longer (see ``Entry``)."""
+        record = self._records[index]
+        record.delay = delay
+        record.limit = seconds  # the last one: with it the delay counts
+
     def hold_again(self, index: int) -> None:
         """Mark an item as not running after all; ``start`` comes again before it is handled."""
         self._records[index].state = HELD
 
-    def finish(self, index: int) -> None:
-        self._records[index].state = DONE
+    def finish(self, index: int, result: int = NOTHING) -> None:
+        record = self._records[index]
+        if result:
+            record.result = result
+        record.state = DONE
 
     def fail(self, index: int) -> None:
         self._records[index].state = FAILED
@@ -434,7 +476,19 @@ class Ledger:
         # A copy: the child may go on meanwhile, and the fields must be those of one item.
         copy = _Record.from_buffer_copy(self._memory, _HEAD + index * _RECORD)
         until = copy.end_of_lease(copy.generation)
-        return Entry(index, copy.generation, copy.state, copy.subscription, copy.delivery, copy.started, until)
+        return Entry(
+            index,
+            copy.generation,
+            copy.state,
+            copy.subscription,
+            copy.delivery,
+            copy.started,
+            until,
+            copy.result,
+            copy.limit,
+            copy.delay,
+            copy.most_deliveries,
+        )
 
     def renew(self, entry: Entry, until: float) -> None:
         """Note that the lease of that entry's generation lasts until then; 0: the renewal was refused."""

@@ -10,7 +10,9 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Any
 
+from django_srq.consumer.ledger import Entry
 from django_srq.consumer.logged_errors import ErrorView
+from django_srq.consumer.runner import Runner
 from django_srq.queue.backoff import Backoff
 from django_srq.queue.safe_redis_queue import SafeRedisQueue
 
@@ -47,18 +49,29 @@ class Subscription:
     asynchronous: bool = False  # handle waits for an event loop: --concurrency says how many items run at one time
     errors: ErrorView = field(default_factory=ErrorView)  # what the log shows of the errors of handle
     handler: str = ""  # the dotted path of the handler, for the log
+    runner: Runner | None = None  # of a queue of tasks: handle calls its run; the batch is 1
 
     @cached_property
     def kind(self) -> Kind:
         return Kind.ASYNC if self.asynchronous else Kind.SYNC
 
 
-def time_limits(subscriptions: Sequence[Subscription], overall: float | None) -> list[float]:
-    """The seconds that an item of each subscription may take; NEVER: any time.
+class TimeLimits:
+    """The seconds that an item may take. NEVER: any time."""
 
-    overall: the consumer's time limit. The smaller one of it and the subscription's own holds.
-    """
-    return [min(subscription.time_limit or NEVER, overall or NEVER) for subscription in subscriptions]
+    def __init__(self, subscriptions: Sequence[Subscription], overall: float | None) -> None:
+        """overall: the consumer's time limit. The smaller one of it and the subscription's own holds."""
+        self._limits = [min(each.time_limit or NEVER, overall or NEVER) for each in subscriptions]
+        self.shortest = min(self._limits, default=NEVER)  # of those that are known before an item is begun
+        self.exist = self.shortest < NEVER or any(each.runner is not None for each in subscriptions)
+
+    def of(self, entry: Entry) -> float:
+        """That of an item in hand: the smaller one of its subscription's and its task's."""
+        return min(self._limits[entry.subscription], entry.limit or NEVER)
+
+    def is_own(self, entry: Entry) -> bool:
+        """Whether the limit is its task's. An attempt that takes longer has failed; else the item counts as crashed."""
+        return 0 < entry.limit <= self._limits[entry.subscription]
 
 
 class Timetable:

@@ -11,6 +11,7 @@ from django_srq.consumer.ledger import FAILED, RUNNING, Ledger
 from django_srq.consumer.options import ConsumerOptions
 from django_srq.consumer.subscription import Subscription
 
+_SERVING_TASKS = "serving queue=%s tasks server=%s lease=%gs"
 LISTED = 20  # queues that are named at the start
 Log = Callable[..., Any]  # as the method log of a logger
 
@@ -27,6 +28,9 @@ class Summary:
         self._began = time.monotonic()
         log(logging.INFO, "consumer %s started: %s; Ctrl-C or SIGTERM stops it", self._consumer, self._size)
         for each in self._subscriptions[:LISTED]:
+            if each.runner is not None:
+                log(logging.INFO, _SERVING_TASKS, each.queue.alias, each.queue.link.address, each.lease)
+                continue
             served = each.queue.alias, each.queue.link.address, each.handler or "none", each.lease
             log(logging.INFO, "serving queue=%s server=%s handler=%s lease=%gs", *served)
         if (more := len(self._subscriptions) - LISTED) > 0:

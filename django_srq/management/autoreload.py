@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 
 import django
 from django.utils import autoreload
+from django.utils.module_loading import autodiscover_modules
 
 from django_srq import conf
 from django_srq.consumer.reloader import PATH, WATCHER
@@ -72,6 +73,8 @@ def _import_handlers() -> None:
             config.load_handler()
         except ConfigurationError as error:
             broken = error.__cause__ or error
+    if any(config.tasks for config in conf.load().queues.values()):
+        autodiscover_modules("tasks")
     if broken is not None:
         raise broken
 

@@ -20,9 +20,11 @@ from django_srq.operations import ItemView
 from django_srq.queue.item import Item
 from django_srq.status.redaction import headers_shown, payload_shown, redacted_text
 from django_srq.status.reports import iso
+from django_srq.status.tasks import DoneTask, is_of_tasks, returned, status_of, task_shown, value_data
 from django_srq.status.verdicts import readable, span, stored_moment
 
 LONGEST = 200  # characters of an error or a payload in a list, where no terminal cuts it
+SHORT = 60  # characters of a task's call, where its error or return value follows
 LEAST = 12  # columns for that; a narrower terminal leaves out the time, then the state
 
 # -- a line for each item
@@ -61,15 +63,33 @@ def _time(item: ItemView, at: dt.datetime) -> str:
     state, when = item.delivery.state, item.delivery.when
     if state == "delayed" and when is not None:
         return f"in {span((when - at).total_seconds())}" if when > at else "due"
-    since = {"dead": when, "in_flight": item.claimed_at}.get(state, _put_at(item))
+    since = {"dead": when, "done": when, "in_flight": item.claimed_at}.get(state, _put_at(item))
     return "-" if since is None else f"{span(max(0.0, (at - since).total_seconds()))} ago"
 
 
 def _text(config: QueueConfig, item: ItemView) -> str:
     if item.delivery.state in ("dead", "delayed") and (failures := errors(item)):
-        kind, message = failures[0]["type"].rpartition(".")[2], failures[0]["message"]
-        return escaped(cut(" ".join(f"{kind}: {message}".split()), LONGEST))
-    return escaped(payload_shown(config, item.payload, item.size).cut(LONGEST))
+        task = f"{_content(config, item, SHORT)}: " if is_of_tasks(config) else ""
+        return escaped(cut(task + _in_short(failures[0]), LONGEST))
+    if isinstance(item, DoneTask):
+        return escaped(cut(f"{_content(config, item, SHORT)}: {_outcome(config, item)}", LONGEST))
+    return escaped(_content(config, item, LONGEST))
+
+
+def _content(config: QueueConfig, item: ItemView, characters: int) -> str:
+    """The payload in a list; of a task, its name and arguments."""
+    if is_of_tasks(config):
+        return task_shown(config, item.payload, item.size).cut(characters)
+    return payload_shown(config, item.payload, item.size).cut(characters)
+
+
+def _in_short(error: Mapping[str, Any]) -> str:
+    return " ".join(f"{error['type'].rpartition('.')[2]}: {error['message']}".split())
+
+
+def _outcome(config: QueueConfig, task: DoneTask) -> str:
+    failures = errors(task)
+    return returned(config, task) if task.successful else _in_short(failures[0]) if failures else task.status
 
 
 # -- all that is known of an item
@@ -93,9 +113,14 @@ def details(config: QueueConfig, item: ItemView) -> Iterator[str]:
 
 def _facts(config: QueueConfig, item: ItemView) -> Iterator[tuple[str, str]]:
     delivery = item.delivery
-    since = f" since {local(delivery.when)}" if delivery.state == "dead" and delivery.when else ""
+    since = f" since {local(delivery.when)}" if delivery.state in ("dead", "done") and delivery.when else ""
     yield "uid", item.uid
     yield "queue", config.alias
+    if is_of_tasks(config):
+        task = task_shown(config, item.payload, item.size)
+        yield "task", task.name or "unknown"
+        yield "call", task.text
+        yield "status", status_of(item)
     yield "state", _state(item) + since
     if put_at := _put_at(item):
         yield "put", local(put_at)
@@ -103,7 +128,7 @@ def _facts(config: QueueConfig, item: ItemView) -> Iterator[tuple[str, str]]:
         yield "due", local(delivery.when)
     if delivery.state == "ready":
         yield "ahead", f"{item.position:,} items" if item.position is not None else "more than 1,000 items"
-    if item.holder is not None:
+    if item.consumer:
         yield "consumer", item.consumer + (f" since {local(item.claimed_at)}" if item.claimed_at else "")
     if delivery.state == "in_flight" and delivery.when:
         yield "lease until", local(delivery.when)
@@ -112,10 +137,13 @@ def _facts(config: QueueConfig, item: ItemView) -> Iterator[tuple[str, str]]:
         yield "crashes", f"{delivery.crashes:,}"
     if delivery.priority:
         yield "priority", str(delivery.priority)
+    if isinstance(item, DoneTask) and item.successful:
+        yield "returned", returned(config, item)
 
 
 def _circumstances(error: Mapping[str, Any]) -> Iterator[str]:
-    yield f"delivery {'?' if error['delivery'] is None else error['delivery']}"
+    if error["delivery"] != 0:  # of a task that was cancelled
+        yield f"delivery {'?' if error['delivery'] is None else error['delivery']}"
     if moment := error["time"]:
         yield local(moment)
     if error["consumer"]:
@@ -153,7 +181,19 @@ def data(config: QueueConfig, item: ItemView) -> dict[str, Any]:
         "size": item.size,
         "payload": None if shown.note else _plain(shown.text),
         "payload_note": shown.note or None,
-        "errors": [{**error, "time": iso(error["time"])} for error in errors(item)],
+        "errors": [{**error, "time": iso(error["time"]), "started": iso(error["started"])} for error in errors(item)],
+        **_task_data(config, item),
+    }
+
+
+def _task_data(config: QueueConfig, item: ItemView) -> dict[str, Any]:
+    """The fields of a task; null in a queue that is not for tasks."""
+    of_tasks, done = is_of_tasks(config), isinstance(item, DoneTask)
+    return {
+        "task": task_shown(config, item.payload, item.size).name or None if of_tasks else None,
+        "status": status_of(item) if of_tasks else None,
+        "finished": iso(item.delivery.when) if done else None,
+        "return_value": value_data(config, item) if done else None,
     }
 
 
@@ -177,6 +217,7 @@ def _error(error: Mapping[str, Any]) -> dict[str, Any]:
         "delivery": error.get("delivery"),
         "consumer": readable(error.get("consumer", "")) or None,
         "traceback": redacted_text(str(error.get("traceback", ""))) or None,
+        "started": stored_moment(error.get("started")),
     }
 
 

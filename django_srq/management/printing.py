@@ -8,7 +8,9 @@ from typing import Any
 from django.core.management.base import OutputWrapper
 
 from django_srq.consumer import StopConsuming
+from django_srq.consumer.worker.events import task_name
 from django_srq.queue.item import Item
+from django_srq.tasks.envelope import is_envelope
 
 
 class Printer:
@@ -16,7 +18,15 @@ class Printer:
         self._output = output
 
     def print(self, item: Item) -> None:
-        """Print an item as ``uid payload``. Raises StopConsuming if the output did not take it, so it is not acked."""
+        """Print an item as ``uid payload``. Raises StopConsuming if the output did not take it, so it is not acked.
+
+        It also raises this for a task: printed and acked, it would never run.
+        """
+        if is_envelope(item.payload):
+            raise StopConsuming(
+                f"Item {item.uid} is a task, {task_name(item.payload)}. TASKS names no backend for its queue, so it "
+                "would be printed and lost. It stays in the queue: use the settings of the project that enqueued it."
+            )
         try:
             line = f"{item.uid} {_text(item.payload)}"
             self._output.write(escaped(line) if self._output.isatty() else line)

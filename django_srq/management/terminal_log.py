@@ -42,6 +42,8 @@ class TerminalFormatter(logging.Formatter):
     def _item(self, record: Any) -> str:
         word = _word(record)
         parts = [self._coloured(word.role, f"{word.text:{_WIDTH}}"), _short(record.uid), record.queue]
+        if task := getattr(record, "task", ""):
+            parts.append(task)
         if hasattr(record, "duration"):  # of an item whose process ended, nobody knows it exactly
             parts.append(f"{record.duration:.3f}s")
         if said := ": ".join(filter(None, [record.error, record.reason])):

@@ -12,7 +12,7 @@ scripts.py, lua/                         the Lua files, their includes, and how 
 
 from django_srq.operations.call import BATCH, Call, Command, Keys, cut
 from django_srq.operations.claims import GIVE_BACK, UNREAD, claim, ring, take_token, wait
-from django_srq.operations.control import drop, forget_slots, pause, purge, register, resume
+from django_srq.operations.control import cancel, drop, forget_slots, pause, purge, purge_results, register, resume
 from django_srq.operations.dead_letters import (
     count_dead,
     count_retrying,
@@ -25,8 +25,8 @@ from django_srq.operations.dead_letters import (
     run_now,
     run_retrying,
 )
-from django_srq.operations.encoding import milliseconds
-from django_srq.operations.lookups import counts, find, info, list_items, show, uids, wrong_groups
+from django_srq.operations.encoding import kept, milliseconds
+from django_srq.operations.lookups import counts, find, finished, info, list_items, results, show, uids, wrong_groups
 from django_srq.operations.puts import Put, encode_headers, put
 from django_srq.operations.replies import (
     STATES,
@@ -35,10 +35,12 @@ from django_srq.operations.replies import (
     CrashReply,
     DeliveryRef,
     ErrorGroup,
+    FinishedPage,
     ItemPage,
     ItemView,
     PutReply,
     StoredItem,
+    TaskView,
 )
 from django_srq.operations.scripts import BUCKETS, HOURS, LAYOUT, MINUTES, MOST_BYTES, Script, key_types
 from django_srq.operations.settlements import (
@@ -76,6 +78,7 @@ __all__ = [
     "DeliveryRef",
     "ErrorGroup",
     "Failed",
+    "FinishedPage",
     "ItemPage",
     "ItemView",
     "Keys",
@@ -83,7 +86,9 @@ __all__ = [
     "PutReply",
     "Script",
     "StoredItem",
+    "TaskView",
     "ack",
+    "cancel",
     "claim",
     "count_dead",
     "count_retrying",
@@ -98,14 +103,17 @@ __all__ = [
     "fail",
     "fail_many",
     "find",
+    "finished",
     "forget_slots",
     "info",
+    "kept",
     "key_types",
     "list_items",
     "milliseconds",
     "pause",
     "purge",
     "purge_dead",
+    "purge_results",
     "purge_retrying",
     "put",
     "recover",
@@ -113,6 +121,7 @@ __all__ = [
     "release",
     "requeue",
     "requeue_dead",
+    "results",
     "resume",
     "retry_groups",
     "ring",

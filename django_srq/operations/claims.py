@@ -27,17 +27,18 @@ def claim(
     interval: float = 0,
     limited: bool = True,
     acks: Iterable[DeliveryRef] = (),
+    results: Sequence[bytes] = (),
 ) -> Call[ClaimReply]:
     """Take n items at most (or GIVE_BACK or UNREAD), and ack others in the same call.
 
     lease, legacy_lease: seconds; recover: False if these leases are never to be recovered automatically. interval:
     milliseconds from one item to the next, where RATE limits them; 0: no such limit. limited: False disregards
-    max_in_flight and interval, and leaves the limits of other claims as they are.
+    max_in_flight and interval, and leaves the limits of other claims as they are. results: of the acks, as in ``ack``.
     """
     terms = _claim_terms(consumer, lease, legacy_lease, recover, n, max_deliveries, max_crashes)
     limits = _limit_terms(max_in_flight, interval) if limited else (b"-1", b"0")
     unknown = "what it may have taken comes back when its lease ends"
-    return Call(Script.named("claim"), keys, (*terms, *limits, *encode_held(acks)), read_claim, unknown)
+    return Call(Script.named("claim"), keys, (*terms, *limits, *encode_held(acks, results)), read_claim, unknown)
 
 
 @lru_cache(maxsize=256)

@@ -9,11 +9,15 @@ from django_srq.operations.call import BATCH, Call, Command, Keys
 from django_srq.operations.encoding import encode_flag, encode_int
 from django_srq.operations.replies import (
     Counts,
+    FinishedPage,
     ItemPage,
     ItemView,
+    TaskView,
     as_text,
     read_counts,
+    read_finished,
     read_listing,
+    read_results,
     read_shown,
 )
 from django_srq.operations.scripts import MOST_BYTES, Script
@@ -71,6 +75,21 @@ def list_items(
 
 def show(keys: Keys, uid: str, *, largest: int) -> Call[ItemView | None]:
     return Call(Script.named("item"), keys, (uid.encode(), encode_int(largest)), lambda reply: read_shown(reply, uid))
+
+
+def results(keys: Keys, uids: Iterable[str]) -> Call[list[TaskView | None]]:
+    """Items, or what is kept of them after their acks; None for a uid that is not known.
+
+    A reply that would be too large ends before the last uid: then ask again for the others.
+    """
+    args = tuple(uid.encode() for uid in uids)
+    return Call(Script.named("results"), keys, args, lambda reply: read_results(reply, args))
+
+
+def finished(keys: Keys, *, before: float | None = None, n: int = 50) -> Call[FinishedPage]:
+    """A page of n results at most, the newest first. before: that of the page before."""
+    args = b"" if before is None else repr(before).encode(), encode_int(n)
+    return Call(Script.named("finished"), keys, args, read_finished)
 
 
 def wrong_groups(keys: Keys) -> Call[list[tuple[str, int, int]]]:

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from django_srq.operations.call import Call, Keys
-from django_srq.operations.encoding import encode_flag, encode_int, encode_moment, milliseconds
+from django_srq.operations.encoding import encode_int, encode_moment, milliseconds
 from django_srq.operations.replies import PutReply, read_put
 from django_srq.operations.scripts import Script
 
@@ -37,6 +37,7 @@ def put(
     items: Sequence[tuple[str, bytes, bytes]],
     *,
     own: bool,
+    replaces_dead: bool = False,
     priority: int = 0,
     due: float | dt.datetime = 0,
     max_length: int | None = None,
@@ -45,10 +46,11 @@ def put(
 ) -> Call[PutReply]:
     """Add items. items: tuples as Put.
 
-    own: whether the caller chose the uids. due: seconds from now, or a moment, by the server's clock. max_length: most
-    items ready and delayed. unique_for: seconds for which a uid counts as there after its ack. attempt: see put.lua.
+    own: whether the caller chose the uids. replaces_dead: whether a dead item with such a uid is deleted, and the new
+    one added. due: seconds from now, or a moment, by the server's clock. max_length: most items ready and delayed.
+    unique_for: seconds for which a uid counts as there after its ack. attempt: see put.lua.
     """
-    args = [_put_terms(priority, _due(due), max_length, own, unique_for, attempt)]
+    args = [_put_terms(priority, _due(due), max_length, own + (own and replaces_dead), unique_for, attempt)]
     for uid, payload, headers in items:
         args += (uid.encode(), payload, headers)
     # The message names the uid, as nobody else knows a generated one. Of a batch, the first uid tells which it was.
@@ -63,10 +65,10 @@ def payload_size(call: Call[PutReply]) -> int:
 
 
 @lru_cache(maxsize=64)
-def _put_terms(priority: int, due: bytes, max_length: int | None, own: bool, unique_for: float, attempt: int) -> bytes:
+def _put_terms(priority: int, due: bytes, max_length: int | None, own: int, unique_for: float, attempt: int) -> bytes:
     """The terms of a put, as one argument: in the common case, the script compares it once with the usual terms."""
     times = encode_int(milliseconds(unique_for)), encode_int(attempt)
-    return b" ".join((encode_int(priority), due, encode_int(max_length or 0), encode_flag(own), *times))
+    return b" ".join((encode_int(priority), due, encode_int(max_length or 0), encode_int(own), *times))
 
 
 def _due(due: float | dt.datetime) -> bytes:

@@ -13,6 +13,7 @@ from django_srq.operations.delivery import Delivery
 from django_srq.operations.identifiers import from_milliseconds, uid_time
 
 STATES = ("ready", "in_flight", "delayed", "dead")
+_JSON = json.JSONDecoder()
 _TIMED = ("in_flight", "delayed", "dead")  # states in which an item's score is a moment
 
 
@@ -94,6 +95,29 @@ class ItemPage:
 
 
 @dataclass(frozen=True)
+class TaskView:
+    """An item, or what is kept of it after its ack."""
+
+    uid: str
+    state: str  # one of STATES, or "done"
+    payload: bytes | None
+    token: str  # of the delivery that holds the item, or that was the last one; empty for none
+    deliveries: int  # a running one included
+    crashes: int  # deliveries that ended with the death of the consumer; of one that is done, not known: 0
+    headers: Mapping[str, Any]  # number and time of the put, due time, priority, the caller's headers, as stored
+    errors: Sequence[Mapping[str, Any]]  # of the deliveries that had one, newest first
+    at: dt.datetime | None  # due time of a delayed item, death of a dead one, end of one that is done
+    result: Mapping[str, Any] | None = None  # as stored, of one that is done
+
+
+@dataclass(frozen=True)
+class FinishedPage:
+    total: int  # of all results that are kept, also of some whose time is over
+    items: Sequence[TaskView]
+    before: float | None  # of the next page; None at the end
+
+
+@dataclass(frozen=True)
 class ErrorGroup:
     """The dead items, or those that are retrying, with the same error."""
 
@@ -137,6 +161,7 @@ class Counts:
     retrying: int = 0  # delayed after an error; the other delayed items are scheduled
     failing: Sequence[FailingGroup] = ()  # the largest groups of errors that took an item lately
     failing_rest: int = 0  # dead items of the other ones
+    results: int = 0  # what is kept of items after their acks, also some whose time is over
 
 
 def as_text(value: Any) -> str:
@@ -273,6 +298,73 @@ def read_shown(reply: Any, uid: str) -> ItemView | None:
     return _listed(uid, payload, int(size), delivery, as_text(token), int(ahead) if ahead != b"" else None)
 
 
+def read_results(reply: Any, uids: Sequence[bytes]) -> list[TaskView | None]:
+    parts = [reply[i : i + 8] for i in range(0, len(reply), 8)]
+    return [_known(uid.decode(), *map(bytes, found)) for uid, found in zip(uids, parts, strict=False)]
+
+
+def _known(
+    uid: str,
+    state: bytes,
+    payload: bytes,
+    token: bytes,
+    deliveries: bytes,
+    crashes: bytes,
+    headers: bytes,
+    error: bytes,
+    score: bytes,
+) -> TaskView | None:
+    if not state:
+        return None
+    if state == b"done":
+        return read_result(uid, payload, score)
+    last = json.loads(error) if error else None
+    earlier = last.pop("earlier", ()) if last else ()
+    return TaskView(
+        uid,
+        state.decode(),
+        payload,
+        token.decode(),
+        int(deliveries.split()[0] if deliveries else 0) + (state == b"in_flight"),
+        int(crashes or 0),
+        json.loads(headers) if headers else {},
+        [last, *earlier] if last else [],
+        from_milliseconds(float(score)) if score else None,
+    )
+
+
+_ITEM = re.compile(r'{"ttl":\d+,"item":\s*')  # how a result begins
+
+
+def read_result(uid: str, stored: bytes, score: bytes) -> TaskView:
+    at = from_milliseconds(float(score))
+    try:
+        text = stored.decode()
+        result = {"deliveries": 1, "end": int(float(score)), **json.loads(text)}
+        begin = _ITEM.match(text)
+        _, end = _JSON.raw_decode(text, begin.end() if begin else 0)
+    except (ValueError, RecursionError):  # the payload is no JSON
+        return TaskView(uid, "done", None, "", 0, 0, {}, [], at, {})
+    return TaskView(
+        uid,
+        "done",
+        text[begin.end() : end].encode() if begin else None,
+        result["token"],
+        result["deliveries"],
+        0,
+        result.get("headers", {}),
+        result.get("errors", []),
+        at,
+        result,
+    )
+
+
+def read_finished(reply: Any) -> FinishedPage:
+    total, before, *rest = reply
+    items = [read_result(uid.decode(), *found) for uid, *found in zip(rest[::3], rest[1::3], rest[2::3], strict=True)]
+    return FinishedPage(int(total), items, float(before) if before else None)
+
+
 def _pairs(flat: Sequence[bytes]) -> dict[str, bytes]:
     return {as_text(name): value for name, value in zip(flat[::2], flat[1::2], strict=True)}
 
@@ -295,6 +387,7 @@ def read_counts(reply: Any) -> Counts:
         minutes,
         hours,
         failing,
+        results,
     ) = reply
     counters, consumers, meta = map(_pairs, hashes)
     numbers = {name: int(value) for name, value in counters.items()}
@@ -327,6 +420,7 @@ def read_counts(reply: Any) -> Counts:
             for name, retrying, died in zip(failing[1::3], failing[2::3], failing[3::3], strict=True)
         ],
         failing_rest=failing[0],
+        results=int(results),
     )
 
 

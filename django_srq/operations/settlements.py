@@ -29,8 +29,9 @@ class Failed(NamedTuple):
     bury: bool = False
 
 
-def ack(keys: Keys, held: Iterable[DeliveryRef]) -> Call[list[bool]]:
-    return Call(Script.named("ack"), keys, encode_held(held), read_flags)
+def ack(keys: Keys, held: Iterable[DeliveryRef], results: Sequence[bytes] = ()) -> Call[list[bool]]:
+    """results: empty, or for each delivery the result to keep, from ``kept``; b"" for none."""
+    return Call(Script.named("ack"), keys, encode_held(held, results), read_flags)
 
 
 def fail(

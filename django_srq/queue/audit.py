@@ -1,6 +1,7 @@
 """Checks the invariant: every item is in exactly one place, and every uid in a place is that of an item.
 
-Checks also that the items that are retrying are delayed, and the counts of their groups.
+Checks also that the items that are retrying are delayed, and the counts of their groups; and that each result has a
+time at which it is forgotten.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from django_srq.transport.link import Link
 from django_srq.transport.sansio import Steps
 
 COUNT = 500  # uids in a call
-_HASHES = ("items", "holders", "retrying", "deliveries", "crashes", "errors", "headers", "waiting")
-_ZSETS = ("returned", "priority", "delayed", "leases", "dead")
+_HASHES = ("items", "holders", "retrying", "deliveries", "crashes", "errors", "headers", "waiting", "results")
+_ZSETS = ("returned", "priority", "delayed", "leases", "dead", "finished")
 
 
 def audit(link: Link, keys: Keys, alias: str) -> Steps[list[str]]:

@@ -49,13 +49,16 @@ _SUPPRESSED = BaseException.__dict__["__suppress_context__"].__get__
 _MODULE, _QUALNAME = (type.__dict__[name].__get__ for name in ("__module__", "__qualname__"))
 
 
-def describe(error: BaseException | str, *, consumer: str = "") -> bytes:
-    """The error as the JSON object that ``fail`` stores; the script adds time and delivery."""
-    described: bytes = _or_else(lambda: _described(error, consumer), _NOT_DESCRIBED)
+def describe(error: BaseException | str, *, consumer: str = "", keep: int = 0) -> bytes:
+    """The error as the JSON object that ``fail`` stores; the script adds time and delivery.
+
+    keep: how many errors of earlier deliveries the script keeps beside this one; 0: as many as for any item.
+    """
+    described: bytes = _or_else(lambda: _described(error, consumer, keep), _NOT_DESCRIBED)
     return described
 
 
-def _described(error: BaseException | str, consumer: str) -> bytes:
+def _described(error: BaseException | str, consumer: str, keep: int) -> bytes:
     postponed = issubclass(type(error), RetryLater)
     if not issubclass(type(error), BaseException):  # of the type, as reading its __class__ may run code
         message = _exact(cast(str, error), MESSAGE_MOST)
@@ -75,7 +78,8 @@ def _described(error: BaseException | str, consumer: str) -> bytes:
     if consumer:
         kept["consumer"] = consumer
     encodable = {name: _encodable(text) for name, text in kept.items()}
-    return json.dumps(encodable | ({"postponed": True} if postponed else {}), ensure_ascii=False).encode()
+    more = ({"postponed": True} if postponed else {}) | ({"keep": keep} if keep else {})
+    return json.dumps(encodable | more, ensure_ascii=False).encode()
 
 
 def is_rejection(error: BaseException | str | None) -> bool:
@@ -262,18 +266,31 @@ def _frames(step: TracebackType | None) -> Iterator[tuple[str, str]]:
         step = step.tb_next
 
 
-def of_death(how: str, *, consumer: str, run_time: float, memory: int) -> bytes:
+def of_death(how: str, *, consumer: str, run_time: float, memory: int, keep: int = 0) -> bytes:
     """The evidence about a process that died while it handled an item, as the JSON object that ``crashed`` stores.
 
     how: such as "killed by SIGKILL"; run_time: seconds for which the item was handled; memory: the process's peak, in
-    bytes.
+    bytes. keep: how many errors before this one the item's record keeps; 0: as many as it kept.
     """
-    kept = {
+    kept: dict[str, Any] = {
         "type": "Crashed",
         "message": f"the process was {how} after {run_time:.1f} s of this item, at most {memory >> 20} MiB large",
         "fingerprint": f"Crashed: {how}",
         "consumer": consumer,
         "run_time": round(run_time, 3),
         "memory": memory,
+    }
+    return json.dumps(kept | ({"keep": keep} if keep else {})).encode()
+
+
+def of_timeout(error: BaseException, *, consumer: str, run_time: float, keep: int) -> bytes:
+    """The error of a task whose process was killed at the end of the task's time limit. keep: as in ``of_death``."""
+    kept = {
+        "type": type(error).__name__,
+        "message": str(error),
+        "fingerprint": type(error).__name__,
+        "consumer": consumer,
+        "run_time": round(run_time, 3),
+        "keep": keep,
     }
     return json.dumps(kept).encode()

@@ -18,6 +18,7 @@ class Item(tuple[str | None, Any]):
 
     delivery: Delivery
     lapsed: Callable[[], bool] | None = None  # set by srq_consume; lease_lost calls it
+    attempt: object = None  # of an item that is a task: what its runner knows of this attempt
 
     def __new__(cls, uid: str | None = None, payload: Any = None, delivery: Delivery | None = None) -> Item:
         self = super().__new__(cls, (uid, payload))

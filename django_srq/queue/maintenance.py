@@ -116,7 +116,22 @@ def purge(
     gone = (yield from _purge_list(queue, on_batch)) if "queue" in places else 0
     for place, items in found.items():
         gone += yield from _each(queue, partial(operations.drop, state=PLACES[place], purges=True), items, on_batch)
+    if state is None:
+        yield from purge_results(queue, None)
     return gone
+
+
+def purge_results(queue: SafeRedisQueue, on_batch: OnBatch) -> Steps[int]:
+    arguments.callback_of(on_batch, queue.alias)
+    done, left, most = 0, 1, None
+    while left and (most is None or done < most):
+        # While tasks run, results come as long as this takes: as many are deleted as there were in the beginning.
+        batch = BATCH if most is None else min(BATCH, most - done)
+        number, left = yield from send(queue, operations.purge_results(queue.keys, most=batch))
+        done += number
+        most = done + left if most is None else most
+        yield from _tell(on_batch, number)
+    return done
 
 
 def pause(queue: SafeRedisQueue, reason: str, by: str, until: dt.datetime | None) -> Steps[bool]:

@@ -46,6 +46,8 @@ def fault_of(found: set[str]) -> str:
     places = found & {*PLACES, *_LEGACY}
     if "retrying" in found and "delayed" not in found:
         return "is counted as retrying, and not delayed"
+    if ("results" in found) != ("finished" in found):
+        return "has a result that is never forgotten" if "results" in found else "has no result that could be forgotten"
     if "items" not in found:
         # A ghost: a uid on a list that claims drop on contact.
         return "" if not found or places <= set(LISTS) else "is no item but has a place"

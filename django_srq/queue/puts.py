@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from django_srq import operations, signals
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 # In a test run: raises when the queue is not to be put to. django_srq.testing sets it.
 guard: Callable[[SafeRedisQueue], None] | None = None
+
+
+Batch = tuple[list[str], Call[PutReply]]  # the uids of the items, and the call that puts them
 
 
 class Terms(NamedTuple):
@@ -54,7 +57,7 @@ def terms_of(
 
 def prepare(queue: SafeRedisQueue, item: Any, uid: str | None, terms: Terms) -> tuple[str, list[Call[PutReply]]]:
     chosen = new_uid() if uid is None else arguments.uid_of(uid, queue.alias)
-    put = chosen, _dumped(queue, item), terms.headers
+    put = chosen, dumped(queue, item), terms.headers
     return chosen, [_call(queue, [put], terms, own=uid is not None)]
 
 
@@ -71,20 +74,42 @@ def put(
 def put_many(
     queue: SafeRedisQueue, items: Iterable[Any], uids: Iterable[str] | None, terms: Terms, timeout: float | None
 ) -> Steps[list[str]]:
-    payloads = [_dumped(queue, item) for item in arguments.list_of(items, "items", queue.alias)]
+    payloads = [dumped(queue, item) for item in arguments.list_of(items, "items", queue.alias)]
     chosen = [new_uid() for _ in payloads] if uids is None else _chosen(queue, uids, len(payloads))
-    puts = [(uid, payload, terms.headers) for uid, payload in zip(chosen, payloads, strict=True)]
-    done = 0
-    # Batches are bounded by bytes too, so that other clients get their turn in between.
-    for batch in operations.cut(puts, (sum(map(len, put)) for put in puts), BATCH):
-        following = chosen[done : done + len(batch)]
-        try:
-            yield from add(queue, [_call(queue, batch, terms, own=uids is not None)], following, timeout)
-        except SRQError as error:
-            _tell_of_all(error, chosen[:done], following, len(chosen))
-            raise
-        done += len(batch)
+    yield from send_all(queue, batches(queue, chosen, payloads, terms, own=uids is not None), len(chosen), timeout)
     return chosen
+
+
+def batches(
+    queue: SafeRedisQueue,
+    uids: Sequence[str],
+    payloads: Iterable[bytes],
+    terms: Terms,
+    *,
+    own: bool,
+    replaces_dead: bool = False,
+) -> Iterator[Batch]:
+    """The calls that put these items: bounded by bytes too, so that other clients get their turn in between."""
+    puts = [(uid, payload, terms.headers) for uid, payload in zip(uids, payloads, strict=True)]
+    if len(puts) == 1:  # the common case
+        yield [*uids], _call(queue, puts, terms, own=own, replaces_dead=replaces_dead)
+        return
+    for batch in operations.cut(puts, (sum(map(len, put)) for put in puts), BATCH):
+        yield [uid for uid, _, _ in batch], _call(queue, batch, terms, own=own, replaces_dead=replaces_dead)
+
+
+def send_all(queue: SafeRedisQueue, batches: Iterable[Batch], number: int, timeout: float | None) -> Steps[list[str]]:
+    """Send the calls of several batches; the states of all items, as ``add``. number: of all items."""
+    done: list[str] = []
+    states: list[str] = []
+    for uids, call in batches:
+        try:
+            states += yield from add(queue, [call], uids, timeout)
+        except SRQError as error:
+            _tell_of_all(error, done, uids, number)
+            raise
+        done += uids
+    return states
 
 
 def add(
@@ -117,12 +142,18 @@ def _announce(queue: SafeRedisQueue, uids: Sequence[str], states: Sequence[str])
 
 
 def _call(
-    queue: SafeRedisQueue, puts: Sequence[tuple[str, bytes, bytes]], terms: Terms, *, own: bool
+    queue: SafeRedisQueue,
+    puts: Sequence[tuple[str, bytes, bytes]],
+    terms: Terms,
+    *,
+    own: bool,
+    replaces_dead: bool = False,
 ) -> Call[PutReply]:
     return operations.put(
         queue.keys,
         puts,
         own=own,
+        replaces_dead=replaces_dead,
         priority=terms.priority,
         due=terms.due,
         max_length=queue.max_length,
@@ -130,7 +161,7 @@ def _call(
     )
 
 
-def _dumped(queue: SafeRedisQueue, payload: Any) -> bytes:
+def dumped(queue: SafeRedisQueue, payload: Any) -> bytes:
     return dump(queue.serializer, payload, queue=queue.alias, limit=queue.max_payload_bytes)
 
 

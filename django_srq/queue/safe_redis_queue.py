@@ -266,9 +266,19 @@ class SafeRedisQueue:
         return gets.get_many(self, n, timeout)
 
     def claim(
-        self, consumer: str, *, lease: float, n: int = 1, acks: Iterable[DeliveryRef] = (), limited: bool = True
+        self,
+        consumer: str,
+        *,
+        lease: float,
+        n: int = 1,
+        acks: Iterable[DeliveryRef] = (),
+        results: Sequence[bytes] = (),
+        limited: bool = True,
     ) -> Call[ClaimReply]:
-        """The call that claims up to n items for a consumer, by the rules of this queue; lease in seconds."""
+        """The call that claims up to n items for a consumer, by the rules of this queue; lease in seconds.
+
+        acks, results: as in ``operations.ack``.
+        """
         return operations.claim(
             self.keys,
             consumer=consumer,
@@ -282,6 +292,7 @@ class SafeRedisQueue:
             interval=self.rate.interval if self.rate else 0,
             limited=limited,
             acks=acks,
+            results=results,
         )
 
     def consume(self, timeout: float = 0) -> Iterator[Item]:
@@ -525,7 +536,8 @@ class SafeRedisQueue:
     def drop(self, *uids: str) -> Steps[int]:
         """Delete items in any state but in flight; returns how many.
 
-        A uid that counts as there by ``unique_for`` may be put again at once, also when its item is done.
+        Of an item that is done, the result is deleted. A uid that counts as there by ``unique_for`` may be put again at
+        once, also when its item is done.
 
         :param uids: of the items.
         """
@@ -545,7 +557,7 @@ class SafeRedisQueue:
 
         Spares items in flight, and items that arrive after the call began.
 
-        :param state: ``ready``, ``delayed`` or ``dead``; None: all three.
+        :param state: ``ready``, ``delayed`` or ``dead``; None: all three, and also the results of items that are done.
         :param error: with ``dead`` as in ``requeue``; with ``delayed`` as in ``run_now``.
         :param older_than: the same; with ``delayed`` only together with ``error``.
         :param limit: the same.
@@ -553,6 +565,14 @@ class SafeRedisQueue:
             call there.
         """
         return maintenance.purge(self, state, error, older_than, limit, on_batch)
+
+    @sync_method
+    def purge_results(self, *, on_batch: Callable[[int], object] | None = None) -> Steps[int]:
+        """Delete the results of items that are done, in batches of at most 1,000; returns how many.
+
+        :param on_batch: as in ``purge``.
+        """
+        return maintenance.purge_results(self, on_batch)
 
     @sync_method
     def recover(self, *, on_batch: Callable[[int, int], object] | None = None) -> Steps[int]:
@@ -626,6 +646,7 @@ class SafeRedisQueue:
     acount_retrying = async_method(count_retrying)
     adrop = async_method(drop)
     apurge = async_method(purge)
+    apurge_results = async_method(purge_results)
     arecover = async_method(recover)
     aended_leases = async_method(ended_leases)
     apause = async_method(pause)

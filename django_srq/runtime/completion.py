@@ -31,7 +31,7 @@ def completed(outcome: Any, wait: Callable[[Coroutine[Any, Any, Any]], Any]) -> 
     """
     if type(outcome) in _RESULTS:
         return outcome
-    if not _is_pending(outcome):
+    if not is_pending(outcome):
         return _checked(outcome)
     waiting = acompleted(outcome)
     try:
@@ -51,7 +51,7 @@ def is_deferred(function: Callable[..., Any]) -> bool:
 
 async def acompleted(outcome: Any) -> Any:
     """``completed`` in an event loop."""
-    while _is_pending(outcome):
+    while is_pending(outcome):
         if issubclass(type(outcome), concurrent.futures.Future):
             outcome = await asyncio.wrap_future(outcome)
         elif issubclass(type(outcome), asyncio.Future):
@@ -90,7 +90,8 @@ def drop(outcome: Any) -> None:
 # The functions below use type() and issubclass(): isinstance() asks the object's own __class__, which may run code.
 
 
-def _is_pending(outcome: Any) -> bool:
+def is_pending(outcome: Any) -> bool:
+    """Whether it is awaitable, or a future: the result of the call is not there yet."""
     kind = type(outcome)
     if issubclass(kind, GeneratorType):  # awaitable if types.coroutine made it
         return bool(outcome.gi_code.co_flags & inspect.CO_ITERABLE_COROUTINE)

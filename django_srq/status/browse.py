@@ -5,7 +5,7 @@ Each read is one round trip within the view's time limit, and fails with an ``SR
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -18,6 +18,7 @@ from django_srq.operations import Call, ErrorGroup, ItemPage, ItemView, Keys
 from django_srq.registry import link_to
 from django_srq.status.reading import by_server, read_all
 from django_srq.status.redaction import payload_shown, redacted_text
+from django_srq.status.tasks import DoneTask, done_task, is_of_tasks
 
 T = TypeVar("T")
 
@@ -68,8 +69,28 @@ def groups_of(config: QueueConfig, state: str) -> list[ErrorGroup]:
     return _ask(config, groups(Keys(config.prefix)))
 
 
+@dataclass(frozen=True)
+class DonePage:
+    tasks: Sequence[DoneTask]  # newest first
+    before: float | None  # where the next page begins; None at the end
+
+
 def item_of(config: QueueConfig, uid: str) -> ItemView | None:
-    return _ask(config, operations.show(Keys(config.prefix), uid, largest=LARGEST))
+    """The item; or a DoneTask, if the result of the task is kept."""
+    keys = Keys(config.prefix)
+    # In this order: an item that is done between the two calls is found by the second one.
+    asked: list[Call[Any]] = [operations.show(keys, uid, largest=LARGEST)]
+    if is_of_tasks(config):
+        asked.append(operations.results(keys, [uid]))
+    item, *results = _ask_all(config, asked)
+    done = [done_task(view, largest=LARGEST) for (view,) in results if view is not None and view.state == "done"]
+    return item or next(iter(done), None)
+
+
+def done_of(config: QueueConfig, before: float | None = None) -> DonePage:
+    """A page of the tasks that are done and whose results are kept. before: where it begins; None: at the newest."""
+    page = _ask(config, operations.finished(Keys(config.prefix), before=before, n=PAGE))
+    return DonePage([done_task(view, largest=LARGEST_IN_LIST) for view in page.items], page.before)
 
 
 @dataclass
@@ -99,8 +120,13 @@ def places_of(uid: str, aliases: Sequence[str]) -> tuple[list[str], list[str]]:
     searches = [_Search(uid, configs) for configs in by_server(loaded, aliases).values()]
     read_all(searches, loaded.admin.timeout)
     answers = dict(pair for search in searches for pair in search.answered)
-    found = [alias for alias in aliases if alias in answers and "items" in answers[alias][0]]
+    found = [alias for alias in aliases if alias in answers and _has_page(loaded.queues[alias], answers[alias][0])]
     return found, [alias for alias in aliases if alias not in answers]
+
+
+def _has_page(config: QueueConfig, found: Collection[str]) -> bool:
+    """Whether a uid that was found under these keys has a page."""
+    return "items" in found or (is_of_tasks(config) and "results" in found)
 
 
 def matches(config: QueueConfig, item: ItemView, text: str, *, payloads: bool) -> bool:
@@ -119,7 +145,14 @@ def _words_of(error: Mapping[str, Any] | None) -> str:
 
 
 def _ask(config: QueueConfig, call: Call[T]) -> T:
-    (reply,) = link_to(config).look([(config.alias, call)], timeout=conf.load().admin.timeout)
-    if isinstance(reply, Exception):
-        raise reply
+    (reply,) = _ask_all(config, [call])
     return reply  # type: ignore[no-any-return]
+
+
+def _ask_all(config: QueueConfig, calls: Sequence[Call[Any]]) -> list[Any]:
+    """The replies to the calls, which are made in one round trip. Raises the first error."""
+    replies = link_to(config).look([(config.alias, call) for call in calls], timeout=conf.load().admin.timeout)
+    for reply in replies:
+        if isinstance(reply, Exception):
+            raise reply
+    return replies

@@ -16,6 +16,7 @@ from django.utils.translation import gettext as _
 from django_srq.operations import Counts
 from django_srq.status.redaction import redacted_text
 from django_srq.status.series import RECENT, Period, Series
+from django_srq.status.tasks import task_of_group
 
 ENOUGH = 10  # ended deliveries; of fewer ones, the share of failures says little
 MANY, NEARLY_ALL = 20, 90  # percent of failures: from here on a warning, an error
@@ -78,6 +79,9 @@ def _named(group: str) -> str:
     """The error of a group: its class, and the function that raised it; or the text with which an item was failed."""
     if group in ("", "other"):
         return ""
-    if raised := _FINGERPRINT.fullmatch(group):
-        return _("%(error)s in %(function)s") % {"error": raised["type"], "function": raised["function"]}
-    return redacted_text(group)
+    task, error = task_of_group(group)
+    if raised := _FINGERPRINT.fullmatch(error):
+        named = _("%(error)s in %(function)s") % {"error": raised["type"], "function": raised["function"]}
+    else:
+        named = redacted_text(error)
+    return f"{task}: {named}" if task else named

@@ -42,6 +42,7 @@ class QueueReport:
     delayed: int | None = None
     retrying: int | None = None  # of the delayed ones: those that wait to be tried again after an error
     dead: int | None = None
+    done: int | None = None  # tasks whose results are kept; None also for a queue that is not for tasks
     oldest_wait: float | None = None  # seconds; None also when nothing is ready
     consumers: int | None = None  # live ones
     paused: Pause | None = None
@@ -51,6 +52,7 @@ class QueueReport:
     series: Series = field(default_factory=Series)
     attendants: Sequence[ConsumerInfo] = ()  # the live ones, and those that were not seen for a while
     failures: Failures = field(default_factory=Failures)  # among the latest deliveries
+    tasks: bool = False  # whether the queue is for tasks
     grave: bool = False  # its worst finding is an error, whatever its kind usually is
 
     @property
@@ -180,6 +182,8 @@ def queue_data(queue: QueueReport) -> dict[str, Any]:
         "totals": dict(queue.totals),
         "rates": None if queue.ready is None else _rates(queue),
         "failure_ratio": _rounded(queue.failures.share, 4),
+        "tasks": queue.tasks,
+        "done": queue.done,
     }
 
 

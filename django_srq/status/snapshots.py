@@ -20,6 +20,7 @@ from django_srq.status.failures import failures_of
 from django_srq.status.reading import ServerReading, by_server, read_all, seconds_since, utc_now
 from django_srq.status.reports import ConsumerInfo, QueueReport, Snapshot
 from django_srq.status.series import RECENT, series_of
+from django_srq.status.tasks import is_of_tasks
 from django_srq.status.verdicts import Attendance, Finding
 
 SEEN = 15.0  # seconds for which a consumer is live after it was last seen; or three leases, if that is longer
@@ -71,7 +72,7 @@ def _reports(reading: ServerReading, youngest: Mapping[str, float]) -> Iterator[
 def _report(
     config: QueueConfig, counts: Counts | Exception | None, reading: ServerReading, youngest: Mapping[str, float]
 ) -> tuple[QueueReport, list[Finding]]:
-    report = QueueReport(config.alias, reading.address)
+    report = QueueReport(config.alias, reading.address, tasks=is_of_tasks(config))
     if counts is None:
         return report, []
     if isinstance(counts, Exception):
@@ -88,6 +89,7 @@ def _report(
         delayed=counts.delayed,
         retrying=counts.retrying,
         dead=counts.dead,
+        done=counts.results if is_of_tasks(config) else None,
         oldest_wait=oldest_wait,
         consumers=attendance.live,
         paused=verdicts.pause_of(counts),

@@ -28,6 +28,7 @@ from django_srq.operations.identifiers import from_milliseconds
 from django_srq.operations.losses import keeps_no_file, may_evict
 from django_srq.status.failures import Failures
 from django_srq.status.series import MINUTE, RECENT
+from django_srq.status.tasks import is_of_tasks
 from django_srq.transport.refusals import REFUSED_CALLER, explain, lacks_rights
 
 # All kinds, the worst first; they never change meaning.
@@ -370,7 +371,7 @@ def _stuck(config: QueueConfig, counts: Counts, attendance: Attendance) -> Findi
     words = {"queue": readable(config.alias), "work": work, "span": silence, "last": readable(attendance.last)}
     advice = (
         _("Start one:")
-        if config.handler
+        if config.handler or is_of_tasks(config)
         else _("It has no HANDLER: start the program that takes its items, or print and ack them:")
     )
     command = f"manage.py srq_consume {shlex.quote(config.alias)}"

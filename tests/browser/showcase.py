@@ -25,6 +25,12 @@ def options(server_url: str, prefix: str) -> dict[str, dict[str, object]]:
     return {name: {**common, "PREFIX": f"{prefix}:{name}"} for name in names}
 
 
+def tasks(server_url: str, prefix: str) -> dict[str, dict[str, object]]:
+    """The setting TASKS, which makes a queue of tasks beside them: reports."""
+    options = {"URL": server_url, "PREFIX": prefix + ":{alias}"}
+    return {"default": {"BACKEND": "django_srq.tasks.SRQBackend", "QUEUES": ["reports"], "OPTIONS": options}}
+
+
 def fill(client: redis.Redis, queues: dict[str, SafeRedisQueue]) -> None:
     generator = random.Random(7)
     orders, mail, thumbnails = queues["orders"], queues["mail"], queues["thumbnails"]
@@ -80,6 +86,74 @@ def _die(queue: SafeRedisQueue, n: int, error: Exception) -> None:
 
 def handle_order(payload: object, error: Exception) -> None:
     raise error
+
+
+def fill_tasks(client: redis.Redis, reports: SafeRedisQueue) -> None:
+    """Tasks in all states, of which some are done."""
+    _live(reports, client)
+    for n, (value, error) in enumerate(
+        [
+            (None, None),
+            ({"rows": 1204, "file": "reports/2026-11.pdf"}, None),
+            (None, LookupError("no such customer: 4711")),
+            (["ada@example.org", "bob@example.org"], None),
+            (True, None),
+        ]
+    ):
+        _finish(reports, _task("shop.tasks.monthly_report", 2026, n + 7, draft=n % 2 == 0), value, error)
+    for n in range(4):
+        _fail(reports, _task("shop.tasks.welcome", 4711 + n, full=False), LookupError("no such customer: 4711"), 3)
+    _fail(reports, _task("shop.tasks.remind", 17, token="t0p"), TimeoutError("the mail server did not answer"), 1)
+    _fail(reports, _task("shop.tasks.remind", 18), TimeoutError("the mail server did not answer"), 2, delay=900)
+    reports.put(_task("shop.tasks.welcome", 5000, "Ada", full=True, password="hunter2"))
+    for n in range(3):
+        reports.put(_task("shop.tasks.remind", 5001 + n, "x" * (40 * n), channels=["mail", "sms"]))
+    reports.put(_task("shop.tasks.nightly"), delay=3600)
+    held = operations.claim(reports.keys, consumer=CONSUMER, lease=15, legacy_lease=60, n=1)
+    reports.link.call(held, queue="reports")
+
+
+def _task(name: str, *args: object, **kwargs: object) -> dict[str, object]:
+    return {"task": name, "args": list(args), "kwargs": kwargs}
+
+
+def _finish(queue: SafeRedisQueue, payload: object, value: object, error: Exception | None) -> None:
+    """Put a task, and let it end with this value or error."""
+    outcome: dict[str, object] = {"s": "SUCCESSFUL", "r": value}
+    if error is not None:
+        record = _record(error)
+        outcome = {"s": "FAILED", "e": {name: record[name] for name in ("type", "message", "traceback")}}
+    kept = operations.kept(86400, 1000, json.dumps(outcome).encode())
+    call = operations.ack(queue.keys, [_taken(queue, queue.put(payload, priority=50))], [kept])
+    queue.link.call(call, queue="q")
+
+
+def _fail(queue: SafeRedisQueue, payload: object, error: Exception, deliveries: int, *, delay: float = 0) -> None:
+    """Put a task, and let it fail that often; then it is dead, unless it waits."""
+    uid = queue.put(payload, priority=50)
+    record = json.dumps({**_record(error), "keep": 9}).encode()
+    for n in range(1, deliveries + 1):
+        last = n == deliveries
+        held, bury = _taken(queue, uid), last and not delay
+        call = operations.fail(queue.keys, held, error=record, bury=bury, delay=delay if last else 0)
+        queue.link.call(call, queue="q")
+
+
+def _taken(queue: SafeRedisQueue, uid: str) -> DeliveryRef:
+    call = operations.claim(queue.keys, consumer=CONSUMER, lease=600, legacy_lease=600, n=1)
+    (item,) = queue.link.call(call, queue="q").found
+    assert item.uid == uid
+    return item.ref
+
+
+def _record(error: Exception) -> dict[str, object]:
+    try:
+        handle_order(None, error)
+    except Exception as raised:
+        described = failure.describe(raised.with_traceback(raised.__traceback__.tb_next), consumer=CONSUMER)
+        raised.__traceback__ = None
+    shown = described.replace(HERE, b"/srv/shop/tasks.py").replace(b"showcase.py", b"tasks.py")
+    return json.loads(shown)
 
 
 def _give_a_past(queue: SafeRedisQueue, client: redis.Redis, generator: random.Random, weight: int) -> None:

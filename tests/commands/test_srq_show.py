@@ -304,7 +304,7 @@ def test_the_json_has_the_fields_of_the_reference(project):
     _, out, _ = project.call("srq_show", "orders", uid, "--format", "json")
     (item,) = json.loads(out)
     (error,) = item.pop("errors")
-    assert list(error) == ["type", "message", "time", "delivery", "consumer", "traceback"]
+    assert list(error) == ["type", "message", "time", "delivery", "consumer", "traceback", "started"]
     assert (error["type"], error["message"], error["delivery"], error["consumer"]) == (
         "LookupError",
         "declined 17",
@@ -330,6 +330,10 @@ def test_the_json_has_the_fields_of_the_reference(project):
         "size": 29,
         "payload": {"order": 17, "token": "[…]"},
         "payload_note": None,
+        "task": None,
+        "status": None,
+        "finished": None,
+        "return_value": None,
     }
     page = (ROOT / "docs" / "reference" / "commands.md").read_text("utf-8")
     table = page.partition("### Fields of an item\n")[2].partition("\n## ")[0]

@@ -142,6 +142,39 @@ def settle_and_claim(queue: SafeRedisQueue, item: Item) -> Any:
     return reply.acked, [(found.uid, timeless(found.delivery.token)) for found in reply.found]
 
 
+KEPT = operations.kept(60, 2, b'{"s":"SUCCESSFUL","r":1}')
+
+
+def ack_with_result(queue: SafeRedisQueue, item: Item) -> Any:
+    return queue.link.call(operations.ack(queue.keys, [held(item)], [KEPT]), queue=queue.alias)
+
+
+def settle_with_result_and_claim(queue: SafeRedisQueue, item: Item) -> Any:
+    fused = operations.claim(queue.keys, consumer="c1", lease=60, legacy_lease=60, acks=[held(item)], results=[KEPT])
+    reply = queue.link.call(fused, queue=queue.alias)
+    return reply.acked, [(found.payload, timeless(found.delivery.token)) for found in reply.found]
+
+
+def generated_and_taken(queue: SafeRedisQueue) -> Item:
+    queue.put_many("abc")
+    return queue.get(-1)
+
+
+def done(queue: SafeRedisQueue) -> None:
+    for item in (taken(queue), queue.get(-1)):
+        ack_with_result(queue, item)
+
+
+def replace_dead(queue: SafeRedisQueue, _: object) -> Any:
+    items = [operations.Put("uid-a", b"new", b""), operations.Put("uid-b", b"new", b"")]
+    put = operations.put(queue.keys, items, own=True, replaces_dead=True)
+    return list(queue.link.call(put, queue=queue.alias).states)
+
+
+def cancel(queue: SafeRedisQueue, _: object) -> bool:
+    return queue.link.call(operations.cancel(queue.keys, "uid-a", KEPT), queue=queue.alias)
+
+
 def claimed_in_a_slot(queue: SafeRedisQueue) -> None:
     ready(queue)
     claim = operations.claim(queue.keys, consumer="c1", lease=60, legacy_lease=60)
@@ -194,6 +227,16 @@ CASES = {
     "settle and claim": Case("claim", taken, settle_and_claim),
     "ack": Case("ack", taken, lambda queue, item: queue.ack(item)),
     "ack by uid": Case("ack", taken, lambda queue, item: queue.ack(item.uid)),
+    "ack with a result": Case("ack", generated_and_taken, ack_with_result),
+    "ack with a result, by number": Case("ack", taken, ack_with_result),
+    "settle with a result, and claim": Case("claim", generated_and_taken, settle_with_result_and_claim),
+    "settle with a result by number, and claim": Case("claim", taken, settle_with_result_and_claim),
+    "put in place of a dead item": Case("put", dead, replace_dead),
+    "put in place of a result": Case("put", done, lambda queue, _: queue.put("new", uid="uid-a")),
+    "cancel": Case("cancel", ready, cancel),
+    "cancel what is retrying": Case("cancel", delayed, cancel),
+    "purge results": Case("purge_results", done, lambda queue, _: queue.purge_results()),
+    "drop a result": Case("drop", done, lambda queue, _: queue.drop("uid-a")),
     "fail": Case("fail", taken, lambda queue, item: queue.fail(item, "boom")),
     "fail with delay": Case("fail", taken, lambda queue, item: queue.fail(item, "boom", delay=60)),
     "fail_many": Case("fail", taken, lambda queue, item: queue.fail_many([item, "uid-b"], "boom")),
@@ -266,6 +309,8 @@ def contents(client: redis.Redis, queue: SafeRedisQueue) -> dict[str, Any]:
         "closed": [slot for slot, value in client.hgetall(keys["slots"]).items() if slot == b"of-the-dead"],
         "holders": {payload: timeless(token.decode()) for payload, token in hash_of("holders").items()},
         "stats": queue.snapshot().stats,
+        "results": sorted(re.sub(rb"@?\d{13}", b"", value) for value in client.hvals(keys["results"])),
+        "finished": client.zcard(keys["finished"]),
         **{key: hash_of(key) for key in ("deliveries", "crashes", "retrying")},
         "groups": [group.count for group in queue.link.call(operations.retry_groups(keys), queue=queue.alias)],
         **{key: sorted(hash_of(key)) for key in ("errors", "headers", "consumers")},

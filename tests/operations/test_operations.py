@@ -156,6 +156,7 @@ def test_keys_of_one_queue_share_a_slot_of_a_cluster():
 # -- every operation, on a server
 
 ARGUMENTS = {"lease": 60, "legacy_lease": 60}
+KEPT = operations.kept(60, 100, b'{"s":"SUCCESSFUL","r":1}')
 OPERATIONS: dict[str, Callable[[Keys], Call]] = {
     "put": lambda keys: operations.put(keys, [Put("own", b"x", b"")], own=True),
     "put generated": lambda keys: operations.put(keys, [Put("generated", b"x", b"")], own=False),
@@ -164,6 +165,16 @@ OPERATIONS: dict[str, Callable[[Keys], Call]] = {
     "claim": lambda keys: operations.claim(keys, consumer="g1", **ARGUMENTS),
     "claim supervised": lambda keys: operations.claim(keys, consumer="c1", n=2, **ARGUMENTS),
     "ack": lambda keys: operations.ack(keys, [DeliveryRef("own")]),
+    "ack with a result": lambda keys: operations.ack(keys, [DeliveryRef("own")], [KEPT]),
+    "claim after a result": lambda keys: operations.claim(
+        keys, consumer="c1", acks=[DeliveryRef("generated"), DeliveryRef("json")], results=[b"", KEPT], **ARGUMENTS
+    ),
+    "put of JSON": lambda keys: operations.put(keys, [Put("json", b'{"a": 1}', b"")], own=True),
+    "put in place of a dead one": lambda keys: operations.put(
+        keys, [Put("urgent", b"5", b"")], own=True, replaces_dead=True
+    ),
+    "cancel": lambda keys: operations.cancel(keys, "late", KEPT),
+    "results": lambda keys: operations.results(keys, ["own", "generated", "json", "late", "urgent"]),
     "fail": lambda keys: operations.fail(keys, DeliveryRef("own"), error=b'{"type":"E","message":"m"}', delay=60),
     "bury": lambda keys: operations.fail(keys, DeliveryRef("urgent"), bury=True),
     "extend": lambda keys: operations.extend(
@@ -188,6 +199,9 @@ OPERATIONS: dict[str, Callable[[Keys], Call]] = {
     "pause": lambda keys: operations.pause(keys, about={"by": "me"}),
     "resume": operations.resume,
     "register": lambda keys: operations.register(keys, "c1", b'{"host":"h"}'),
+    "finished": lambda keys: operations.finished(keys, n=1),
+    "finished before": lambda keys: operations.finished(keys, before=1e15),
+    "purge results": lambda keys: operations.purge_results(keys, most=1),
     "uids": lambda keys: operations.uids(keys, "items", b"0", 10),
     "find": lambda keys: operations.find(keys, ["own"], deep=True),
     "counts": operations.counts,
@@ -208,6 +222,11 @@ def test_all_files_are_covered_by_these_cases():
     ("name", "answer"),
     [
         ("ack", [False]),
+        ("ack with a result", [False]),
+        ("cancel", False),
+        ("results", [None] * 5),
+        ("finished", operations.FinishedPage(0, [], None)),
+        ("purge results", (0, 0)),
         ("fail", None),
         ("extend", [False]),
         ("release", [False, False]),
@@ -307,6 +326,8 @@ def test_every_key_has_the_type_that_it_is_declared_with(client, link, make_queu
     link.call(operations.crashed(queue.keys, crash, evidence=evidence), queue=queue.alias)
     link.call(operations.fail(queue.keys, DeliveryRef(items[2].uid), bury=True), queue=queue.alias)
     queue.release(items[3])
+    look()
+    link.call(operations.ack(queue.keys, [DeliveryRef(items[4].uid)], [KEPT]), queue=queue.alias)
     look()
     assert set(found) == set(operations.key_types()) - SAFEREDISQUEUE
     assert found == {key: operations.key_types()[key] for key in found}

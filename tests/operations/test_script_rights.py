@@ -30,6 +30,7 @@ SERVING = {"claim", "ack", "fail", "extend", "release", "crashed", "register", "
 # For each role, the scripts that it runs and the other commands that it sends.
 ROLES = {
     "producer": ({"put"}, set()),
+    "tasks": ({"put", "results", "cancel"}, set()),
     "consumer": (SERVING, {"BLPOP", "LMPOP", "RPUSH"}),
     "viewer": (READING - {"uids"}, {"INFO", "ZCOUNT"}),  # ZCOUNT for audit()
     "operator": (set(NAMES) - SERVING - {"put"} | {"release"}, {"INFO", "ZCOUNT"}),
@@ -134,6 +135,10 @@ def test_the_document_lists_the_commands_of_the_scripts(role):
 
 def test_consumer_may_put_too():
     assert commands_of("producer") < commands_of("consumer")
+
+
+def test_tasks_need_the_rights_of_a_producer_and_those_to_read():
+    assert commands_of("tasks") - commands_of("producer") == {"EVALSHA_RO", "EVAL_RO"}
 
 
 def test_every_script_has_a_role():

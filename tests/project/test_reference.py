@@ -422,8 +422,8 @@ def test_the_words_and_levels_of_the_records_about_items():
     documented = {row[0]: row[1] for row in tables if row[1].isupper()}
     found = {template.partition(" queue=")[0]: logging.getLevelName(level) for template, level in templates().items()}
     source = "".join(path.read_text("utf-8") for path in PACKAGE.rglob("*.py"))
-    others = set(re.findall(r'"([a-z][a-z ,]+) queue=%s uid=%s', source)) - set(found)
-    assert documented == {**found, **dict.fromkeys(others, "WARNING")}
+    others = re.findall(r'(?:logger\.(\w+)\(|logging\.(\w+),) ?"([a-z][a-z ,]+) queue=%s uid=%s', source)
+    assert documented == {**{words: (called or level).upper() for called, level, words in others}, **found}
 
 
 def test_the_fields_of_the_records_about_items(queue, caplog):
@@ -502,6 +502,9 @@ def snapshot(settings, server_url, prefix, dead_port) -> dict[str, Any]:
         "away": {"URL": f"redis://127.0.0.1:{dead_port}"},
         "wrong": {"URL": server_url, "LEASE": "x"},
     }
+    of_tasks = {"URL": server_url, "PREFIX": f"{prefix}.{{alias}}"}
+    backend = "django_srq.tasks.SRQBackend"
+    settings.TASKS = {"default": {"BACKEND": backend, "QUEUES": ["reports"], "OPTIONS": of_tasks}}
     orders = queues["orders"]
     orders.put_many(range(4))
     orders.fail(orders.get(), Reject())

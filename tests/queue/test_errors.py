@@ -1,4 +1,4 @@
-"""An item keeps its last five errors, and the tracebacks of the last two."""
+"""An item keeps its last five errors, and the tracebacks of the last two; or as many as its errors ask for."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 from django_srq import SafeRedisQueue, operations
 from django_srq.operations import Call, DeliveryRef, ItemView
 from django_srq.queue.failure import MESSAGE_MOST, TRACEBACK_MOST
+from django_srq.transport.slots import Slot
 from tests.support.server_clock import now, pass_time
 
 KEPT = 5  # errors of an item
@@ -166,3 +167,109 @@ def test_the_errors_of_an_item_are_bounded(queue, client):
     size = client.hstrlen(queue.keys["errors"], uid)
     assert 2 * TRACEBACK_MOST < size < 2 * TRACEBACK_MOST + KEPT * (MESSAGE_MOST + 500)
     assert client.hstrlen(queue.keys["errors"], uid) == size
+
+
+# -- errors that ask for a longer history
+
+TRACES = 2000  # bytes of the tracebacks before the last one
+
+
+def claimed(queue: SafeRedisQueue, consumer: str = "c1") -> DeliveryRef:
+    call = operations.claim(queue.keys, consumer=consumer, lease=60, legacy_lease=60)
+    return queue.link.call(call, queue="q").found[0].ref
+
+
+def fail_with(queue: SafeRedisQueue, text: str, *, keep: int | None = None, **fields: Any) -> DeliveryRef:
+    """Fail the next item with an error like that of a task; returns the delivery."""
+    held = claimed(queue, "c" + text)
+    error = {"type": "E", "message": text, "fingerprint": "E", **fields, **({"keep": keep} if keep else {})}
+    call = operations.fail(queue.keys, held, error=json.dumps(error, ensure_ascii=False).encode())
+    queue.link.call(call, queue="q")
+    return held
+
+
+def started(held: DeliveryRef) -> int:
+    return int(held.token.partition("@")[2].partition("+")[0].partition("/")[0])
+
+
+def test_an_error_may_ask_for_a_longer_history(queue):
+    queue.put("x")
+    held = [fail_with(queue, f"{n}", keep=9, traceback=f"trace {n}") for n in range(14)]
+    (item,) = queue.items()
+    assert messages(item) == [f"{n}" for n in range(13, 3, -1)]
+    assert [error["traceback"] for error in item.errors] == [f"trace {n}" for n in range(13, 3, -1)]
+    assert [error["consumer"] for error in item.errors] == [f"c{n}" for n in range(13, 3, -1)]
+    assert [error["delivery"] for error in item.errors] == list(range(14, 4, -1))
+    assert [error["started"] for error in item.errors] == [started(one) for one in held[:3:-1]]
+    assert all(error["started"] <= error["time"] for error in item.errors)
+
+
+def test_tracebacks_before_the_last_one_are_cut_at_a_character(queue):
+    queue.put("x")
+    for text in ("a" * 5000, "ž" * 3000 + "b", "\N{GRINNING FACE}" * 1000 + "ž", "c" * TRACES, "d" * TRACEBACK_MOST):
+        fail_with(queue, "no", keep=9, traceback=text)
+    last, *earlier = (error["traceback"] for error in only(queue).errors)
+    assert last == "d" * TRACEBACK_MOST
+    assert earlier == ["c" * TRACES, "\N{GRINNING FACE}" * 499 + "ž", "ž" * 999 + "b", "a" * TRACES]
+
+
+def test_what_else_ends_a_delivery_follows_the_errors_before(make_queue, client):
+    """A crash, a lost consumer, a reply that could not be read, and a death without an error of its own."""
+    queue = make_queue(max_crashes=6)
+    queue.put("x")
+    held = [fail_with(queue, "0", keep=9, traceback="trace")]
+    evidence = b'{"type":"Crashed","message":"killed","fingerprint":"Crashed: killed"}'
+    held.append(claimed(queue))
+    queue.link.call(operations.crashed(queue.keys, [held[-1]], evidence=evidence), queue="q")
+    held.append(claimed(queue))
+    pass_time(client, queue.keys, 100)
+    assert queue.recover() == 1
+    slot = Slot(b"test", 7)
+    for n in (1, operations.UNREAD):  # the second call repeats the first one
+        call = operations.claim(queue.keys, consumer="c4", lease=60, legacy_lease=60, n=n)
+        for found in queue.link.call(call, queue="q", slot=slot).found:
+            held.append(found.ref)
+    held.append(claimed(queue))
+    queue.link.call(operations.fail(queue.keys, held[-1], bury=True), queue="q")
+    (item,) = queue.items("dead")
+    kinds = ["Failed", "ReplyUnread", "ConsumerLost", "Crashed", "E"]
+    assert [error["type"] for error in item.errors] == kinds
+    assert item.error["keep"] == 9
+    assert [error["started"] for error in item.errors] == [started(one) for one in held[::-1]]
+    assert all(error["consumer"] for error in item.errors)
+    assert item.errors[-1]["traceback"] == "trace"
+
+
+def test_a_delivery_that_was_cut_counts_as_an_attempt_where_its_error_asks_for_it(queue):
+    """Of other items, it is no error: the consumer was made to stop."""
+    queue.put("x")
+    for keep, kinds in ((b"", []), (b',"keep":9', ["Cut"])):
+        evidence = b'{"type":"Cut","message":"the consumer was stopped","fingerprint":"Cut"%b}' % keep
+        call = operations.crashed(queue.keys, [claimed(queue)], evidence=evidence, how="cut")
+        assert queue.link.call(call, queue="q").states == ["ready"]
+        assert [error["type"] for error in only(queue).errors] == kinds
+
+
+def test_errors_of_other_queues_are_stored_as_before(queue, client):
+    """Without "keep" nothing is added."""
+    uid = queue.put("x")
+    for n in range(7):
+        fail_with(queue, f"{n}", consumer="c9", traceback=f"trace {n}")
+    stored = json.loads(client.hget(queue.keys["errors"], uid))
+    earlier = stored.pop("earlier")
+    assert stored.keys() == {"type", "message", "fingerprint", "consumer", "traceback", "time", "delivery"}
+    assert [error["message"] for error in earlier] == ["5", "4", "3", "2"]
+    assert [error.keys() ^ {"type", "message", "consumer", "time", "delivery"} for error in earlier] == [
+        {"traceback"},
+        set(),
+        set(),
+        set(),
+    ]
+
+
+def test_a_long_history_is_bounded(queue, client):
+    uid = queue.put("x")
+    for _ in range(25):
+        fail_with(queue, "m" * MESSAGE_MOST, keep=9, traceback="t" * TRACEBACK_MOST)
+    size = client.hstrlen(queue.keys["errors"], uid)
+    assert size < TRACEBACK_MOST + 10 * (MESSAGE_MOST + 500) + 9 * (TRACES + MESSAGE_MOST)

@@ -21,7 +21,7 @@ from tests.support.waiting import PATIENT, wait_for
 # The beginning of all scripts. A child exits with 0 and prints nothing when all went well; join() checks that.
 PRELUDE = """
 import asyncio, ctypes, os, sys, threading, time, traceback
-sys.modules["opentelemetry"] = None  # redis-py would import it, though the scripts do not need it
+import tests.support.lean
 from django_srq import SafeRedisQueue
 
 libc = ctypes.PyDLL(None)  # the interpreter's lock is kept, as where a server forks

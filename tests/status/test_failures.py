@@ -231,6 +231,9 @@ COUNTS = Counts(None, 0, 0, 0, 0, 0, 0, None, None, None)
         ("Failed: card declined", "Failed: card declined"),
         ("Failed: password=hunter2", "Failed: password=***"),
         ("ConsumerLost", "ConsumerLost"),
+        ("shop.tasks.pay: shop.errors.Declined gateway.py:charge", "shop.tasks.pay: Declined in charge"),
+        ("shop.tasks.pay: Failed: password=hunter2", "shop.tasks.pay: Failed: password=***"),
+        ("shop.tasks.pay: ConsumerLost", "shop.tasks.pay: ConsumerLost"),
         ("other", ""),
     ],
 )

@@ -648,6 +648,7 @@ def test_the_json_keeps_its_shape(configure, settings, dead_port):
     assert orders == {
         "queue": "orders", "server": server, "state": "stuck", "level": "error", "ready": 1, "in_flight": 0,
         "delayed": 0, "retrying": 0, "dead": 0, "consumers": 0, "paused": None, "totals": {"put": 1},
+        "tasks": False, "done": None,
     }  # fmt: skip
     assert list(mail["paused"]) == ["by", "reason", "since", "until"]
     assert mail["paused"]["since"].endswith("Z")

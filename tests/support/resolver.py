@@ -42,7 +42,7 @@ class Resolver:
     def run(self, program: str, *arguments: str) -> Any:
         """Run a Python program; returns its output, read as JSON."""
         done = subprocess.run(
-            [*self.under(), sys.executable, "-c", program, *arguments],
+            [*self.under(), sys.executable, "-c", "import tests.support.lean\n" + program, *arguments],
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
             capture_output=True,

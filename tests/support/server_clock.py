@@ -24,7 +24,7 @@ def pass_time(client: redis.Redis, keys: Keys, seconds: float) -> None:
     for moment in ("silent", "quiet", "restarted"):
         if client.hexists(keys["meta"], moment):
             client.hincrby(keys["meta"], moment, -round(seconds * 1000))
-    for key in ("leases", "delayed", "uniques"):
+    for key in ("leases", "delayed", "uniques", "finished"):
         scores = client.zrange(keys[key], 0, -1, withscores=True)
         moved = {uid: score - seconds * 1000 if score > 0 else score + seconds * 1000 for uid, score in scores}
         if moved:

@@ -1,11 +1,7 @@
 """Settings of the commands that tests start: without the admin, which each process would have to import."""
 
-import sys
-
+import tests.support.lean  # noqa: F401
 from tests.settings import *  # noqa: F403
-
-# redis-py imports the SDK of OpenTelemetry where it is installed: a tenth of what the start of a command costs.
-sys.modules["opentelemetry"] = None  # type: ignore[assignment]
 
 INSTALLED_APPS = ["django_srq"]
 MIDDLEWARE: list[str] = []

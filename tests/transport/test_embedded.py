@@ -32,16 +32,12 @@ for _ in sys.stdin:
 """
 
 
-# redis-py would import it where it is installed, though the scripts do not need it.
-WITHOUT_OPENTELEMETRY = "import sys\nsys.modules['opentelemetry'] = None\n"
-
-
 class User:
     """A process that uses the server and releases it when told to."""
 
     def __init__(self, directory: Path, script: str = SERVE) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-c", WITHOUT_OPENTELEMETRY + script, str(directory)],
+            [sys.executable, "-c", "import tests.support.lean\n" + script, str(directory)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

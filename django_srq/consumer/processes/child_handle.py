@@ -23,6 +23,11 @@ def took_too_long(limit: float) -> str:
     return f"killed: an item took longer than the time limit of {limit:g} s"
 
 
+def timed_out(limit: float) -> str:
+    """The same at the end of a task's own time limit."""
+    return f"killed: a task took longer than its timeout of {limit:g} s"
+
+
 @dataclass(eq=False)
 class ChildHandle:
     """A child process: its ledger, the pipe to it, and what the supervisor has done to it."""
@@ -35,6 +40,7 @@ class ChildHandle:
     stopping: bool = False  # it was told to stop
     kill_reason: str = ""  # why the supervisor killed it; "": it did not
     over_limit: set[int] = field(default_factory=set)  # generations of the entries that took too long
+    timed_out: set[int] = field(default_factory=set)  # those of them whose limit was that of a task
     withdrawal: Withdrawal = field(init=False)
     unsent: bytes = b""  # to be written to the pipe before anything else: the rest of a line, a STOP
 

@@ -18,12 +18,13 @@ from contextlib import suppress
 from typing import Any
 
 from django_srq.consumer.leases import LAST_LINES, PATIENCE, Leases
-from django_srq.consumer.ledger import FAILED, RUNNING, Entry, Ledger
+from django_srq.consumer.ledger import RUNNING, Entry, Ledger
 from django_srq.consumer.log_thread import LogThread
 from django_srq.consumer.options import ConsumerOptions
 from django_srq.consumer.processes import farewell, groups, postmortem
-from django_srq.consumer.processes.child_handle import STOPPED, took_too_long
-from django_srq.consumer.subscription import NEVER, Subscription, time_limits
+from django_srq.consumer.processes.child_handle import STOPPED, timed_out, took_too_long
+from django_srq.consumer.runner import EARLIER_ERRORS
+from django_srq.consumer.subscription import NEVER, Subscription, TimeLimits
 from django_srq.consumer.worker.claims import claim_slots
 from django_srq.exceptions import SRQError
 from django_srq.operations import Call
@@ -50,7 +51,7 @@ class Orphan:
         log: LogThread,
     ) -> None:
         self._consumer, self._subscriptions, self._ledger = consumer, subscriptions, ledger
-        self._limits, self._grace, self._log = time_limits(subscriptions, options.time_limit), options.grace, log
+        self._limits, self._grace, self._log = TimeLimits(subscriptions, options.time_limit), options.grace, log
         self._since = self._last_at_work = time.monotonic()
         self._killed_at: float | None = None  # the moment at which the keeper killed the child
         self._overdue: set[int] = set()  # generations of the entries that had taken too long when the child was killed
@@ -106,7 +107,7 @@ class Orphan:
         for index, subscription in enumerate(self._subscriptions):
             queue = subscription.queue
             entries = [entry for entry in self._ledger if entry.subscription == index]
-            for call in postmortem.settlements(queue, entries):
+            for call in postmortem.settlements(subscription, entries):
                 self._call(queue, call)
             for slot in claim_slots(self._consumer):
                 self._call(queue, postmortem.ending(queue, [], "release", b"{}", slot=slot))
@@ -114,7 +115,7 @@ class Orphan:
     # -- in both
 
     def _running(self) -> list[Entry]:
-        return [entry for entry in self._ledger if entry.state in {RUNNING, FAILED}]
+        return [entry for entry in self._ledger if entry.in_doubt]
 
     def _find_overdue(self, margin: float = 0.0) -> set[int]:
         """The generations of the entries that have taken too long. margin: seconds that they may take in addition."""
@@ -122,7 +123,7 @@ class Orphan:
         return {entry.generation for entry in self._running() if self._is_overdue(entry, latest)}
 
     def _is_overdue(self, entry: Entry, latest: float) -> bool:
-        limit = self._limits[entry.subscription]
+        limit = self._limits.of(entry)
         if limit == NEVER:
             return latest - self._since >= self._grace
         return entry.state == RUNNING and latest - entry.started >= limit
@@ -130,18 +131,32 @@ class Orphan:
     def _give_back(self, overdue: set[int]) -> None:
         """Give back the running items. Those that took longer than their time limit count as crashed."""
         running = self._running()
-        exceeded = {entry.generation: self._limits[entry.subscription] for entry in running}
-        blamed = {generation for generation in overdue if exceeded.get(generation, NEVER) != NEVER}
-        how = took_too_long(min(exceeded[generation] for generation in blamed)) if blamed else STOPPED
+        limits = {entry.generation: self._limits.of(entry) for entry in running}
+        blamed = [entry for entry in running if entry.generation in overdue and limits[entry.generation] != NEVER]
+        how = STOPPED
+        if blamed:
+            first = min(blamed, key=self._limits.of)
+            how = (timed_out if self._limits.is_own(first) else took_too_long)(self._limits.of(first))
         for entry in running:
-            self._give_back_entry(entry, how, blamed=entry.generation in blamed)
+            self._give_back_entry(entry, how, blamed=entry in blamed)
 
     def _give_back_entry(self, entry: Entry, how: str, *, blamed: bool) -> None:
-        queue = self._subscriptions[entry.subscription].queue
-        evidence = failure.of_death(how, consumer=self._consumer, run_time=time.monotonic() - entry.started, memory=0)
+        subscription = self._subscriptions[entry.subscription]
+        queue = subscription.queue
         message = "%s, and its supervisor is gone queue=%s uid=%s"
         self._log.log(logging.WARNING, message, how, queue.alias, entry.held.uid)
-        self._call(queue, postmortem.ending(queue, [entry.held], "crash" if blamed else "cut", evidence))
+        if blamed and self._limits.is_own(entry):
+            self._call(queue, postmortem.timeout(self._consumer, queue, entry)[1])
+            return
+        evidence = failure.of_death(
+            how,
+            consumer=self._consumer,
+            run_time=time.monotonic() - entry.started,
+            memory=0,
+            keep=EARLIER_ERRORS if subscription.runner else 0,
+        )
+        how, most = "crash" if blamed else "cut", entry.most_deliveries
+        self._call(queue, postmortem.ending(queue, [entry.held], how, evidence, most_deliveries=most))
 
     def _call(self, queue: SafeRedisQueue, call: Call[Any]) -> None:
         with suppress(SRQError):  # then the items come back when their leases end

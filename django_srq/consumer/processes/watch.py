@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 
 from django_srq import operations
 from django_srq.consumer.ledger import RUNNING, Waiting
-from django_srq.consumer.processes.child_handle import ChildHandle, took_too_long
+from django_srq.consumer.processes.child_handle import ChildHandle, timed_out, took_too_long
 from django_srq.consumer.processes.reports import Report, Reports
 from django_srq.consumer.processes.seats import Seats
 from django_srq.consumer.processes.withdrawal import LOOK_EVERY
-from django_srq.consumer.subscription import NEVER, Subscription, time_limits
+from django_srq.consumer.subscription import NEVER, Subscription, TimeLimits
 from django_srq.consumer.worker.claims import claim_slots
 from django_srq.queue.safe_redis_queue import SafeRedisQueue
 
@@ -22,8 +22,7 @@ class Watch:
     ) -> None:
         """time_limit: seconds that an item of any queue may take; None: as long as its queue allows."""
         self._seats, self._subscriptions, self._reports = seats, subscriptions, reports
-        self._limits = time_limits(subscriptions, time_limit)
-        self._shortest_limit = min(self._limits, default=NEVER)
+        self._limits = TimeLimits(subscriptions, time_limit)
         self._next_look = 0.0
 
     @property
@@ -33,25 +32,31 @@ class Watch:
 
     @property
     def _next_limit(self) -> float:
-        """The moment at which the next item will have taken too long, or one that begins now."""
-        if self._shortest_limit == NEVER:
+        """The moment at which the next item will have taken too long, or one that begins now.
+
+        The own limit of a task that begins now is found at the next look for waiting items.
+        """
+        if not self._limits.exist:
             return NEVER
         alive = [child for child in self._seats.children if not child.kill_reason]
         running = [entry for child in alive for entry in child.ledger if entry.state == RUNNING]
-        ends = [entry.started + self._limits[entry.subscription] for entry in running]
-        return min([*ends, time.monotonic() + self._shortest_limit])
+        ends = [entry.started + self._limits.of(entry) for entry in running]
+        return min([*ends, time.monotonic() + self._limits.shortest])
 
     def enforce_time_limit(self) -> None:
         """Kill children whose items take too long."""
-        if self._shortest_limit == NEVER:
+        if not self._limits.exist:
             return
         now = time.monotonic()
         for child in self._seats.children:
             running = [entry for entry in child.ledger if entry.state == RUNNING]
-            over = [entry for entry in running if now - entry.started >= self._limits[entry.subscription]]
+            over = [entry for entry in running if now - entry.started >= self._limits.of(entry)]
             if over and not child.kill_reason:
                 child.over_limit = {entry.generation for entry in over}
-                child.kill(took_too_long(min(self._limits[entry.subscription] for entry in over)))
+                child.timed_out = {entry.generation for entry in over if self._limits.is_own(entry)}
+                first = min(over, key=self._limits.of)
+                how = timed_out if self._limits.is_own(first) else took_too_long
+                child.kill(how(self._limits.of(first)))
 
     def look_for_waiting_items(self) -> None:
         """Give back items that wait in a child which cannot begin them, if it is time for a look."""

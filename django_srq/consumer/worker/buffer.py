@@ -10,7 +10,7 @@ from typing import Any
 
 from django_srq.consumer.subscription import NEVER, Kind, Subscription, Timetable
 from django_srq.consumer.worker.claim import Answer
-from django_srq.consumer.worker.job import FinishedJob, Job
+from django_srq.consumer.worker.job import FinishedJob, Job, ack_batches
 from django_srq.consumer.worker.pipeline import Pipeline
 from django_srq.consumer.worker.prefetch import Prefetch
 from django_srq.consumer.worker.retries import Retries
@@ -150,7 +150,8 @@ class Buffer:
             if not self._retries.away(subscription.queue.link):
                 mine = [done for done in self._finished if done.job.subscription is subscription]
                 self._finished = [done for done in self._finished if done.job.subscription is not subscription]
-                acks.append((subscription, self._pipeline.prepare(subscription, mine, 0)))
+                batches = ack_batches(subscription, mine)
+                acks += [(subscription, self._pipeline.prepare(subscription, batch, 0)) for batch in batches]
         return acks
 
     @property

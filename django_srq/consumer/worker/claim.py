@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from django_srq import operations
 from django_srq.consumer.clock import lease_time
 from django_srq.consumer.subscription import Subscription
-from django_srq.consumer.worker.job import FinishedJob, Job
+from django_srq.consumer.worker.job import FinishedJob, Job, results
 from django_srq.operations import Call, ClaimReply
 from django_srq.queue.safe_redis_queue import LOOK
 
@@ -75,5 +75,9 @@ class ClaimCalls:
     def call(self, subscription: Subscription, n: int, finished: Sequence[FinishedJob] = ()) -> Call[ClaimReply]:
         """A claim of n items that acks the finished jobs."""
         return subscription.queue.claim(
-            self._names[subscription], lease=subscription.lease, n=n, acks=[done.job.held for done in finished]
+            self._names[subscription],
+            lease=subscription.lease,
+            n=n,
+            acks=[done.job.held for done in finished],
+            results=results(subscription, finished),
         )

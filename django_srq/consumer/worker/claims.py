@@ -11,7 +11,7 @@ from django_srq.consumer.subscription import Kind, Rotation, Subscription
 from django_srq.consumer.worker.buffer import Buffer
 from django_srq.consumer.worker.claim import Answer, Claim, ClaimCalls
 from django_srq.consumer.worker.intake import Intake
-from django_srq.consumer.worker.job import FinishedJob
+from django_srq.consumer.worker.job import FinishedJob, ack_batches
 from django_srq.consumer.worker.pipeline import Pipeline
 from django_srq.consumer.worker.retries import Retries
 from django_srq.consumer.worker.settler import Settler
@@ -69,9 +69,7 @@ class Claims:
         if answer.jobs:  # from a claim behind a wait or one sent ahead, which are made only with a single subscription
             subscription = answer.jobs[0].subscription
             needed[subscription.kind] -= -(-len(answer.jobs) // subscription.batch)
-        acks: dict[Subscription, list[FinishedJob]] = {}
-        for done in lead.finished:
-            acks.setdefault(done.job.subscription, []).append(done)
+        acks = self._acks(lead.finished)
         for subscription, has_token in self._to_ask(lead, acks):
             kind = subscription.kind
             n = self._buffer.ask(subscription, needed[kind], ahead=ahead)
@@ -83,6 +81,18 @@ class Claims:
                     needed[kind] = 0  # more than one reply holds: the rest goes before the other subscriptions' items
         for subscription, finished in acks.items():
             self._settler.ack(subscription, finished)
+
+    def _acks(self, finished: Sequence[FinishedJob]) -> dict[Subscription, Sequence[FinishedJob]]:
+        """The finished jobs to be acked with the next claims, by subscription. What is too large is acked now."""
+        acks: dict[Subscription, list[FinishedJob]] = {}
+        for done in finished:
+            acks.setdefault(done.job.subscription, []).append(done)
+        last: dict[Subscription, Sequence[FinishedJob]] = {}
+        for subscription, mine in acks.items():
+            *full, last[subscription] = ack_batches(subscription, mine)
+            for batch in full:
+                self._settler.ack(subscription, batch)
+        return last
 
     def _to_ask(self, lead: Lead, acks: Container[Subscription]) -> Iterator[tuple[Subscription, bool]]:
         """The subscriptions to ask, in their turn, and for each whether its wake token was taken.

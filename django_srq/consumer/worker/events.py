@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from django.dispatch import Signal
 
 from django_srq import signals
-from django_srq.consumer.logged_errors import ExcInfo, LoggedError
+from django_srq.consumer.logged_errors import ExcInfo, LoggedError, in_one_line
 from django_srq.consumer.worker.job import BuriedJob, FailedJob, FinishedJob, Job
 from django_srq.exceptions import RetryLater
 from django_srq.queue import failure, instrumentation
@@ -20,8 +20,9 @@ logger = guarded("django_srq.consumer")
 
 
 # The words of each record are constant, as collectors group records by them: no template has a name of an outcome as an
-# argument. Each begins like this, and goes on with what is known of the end.
+# argument. Each begins like this, and goes on with what is known of the end; that of a task has its name, too.
 _ITEM = "queue=%s uid=%s deliveries=%d duration=%.3f"
+_TASK = "queue=%s uid=%s task=%s deliveries=%d duration=%.3f"
 
 
 class _Ending(NamedTuple):
@@ -38,6 +39,7 @@ _POSTPONED = _Ending(logging.INFO, f"postponed by its handler {_ITEM} state=%s e
 _DEAD = _Ending(logging.ERROR, f"failed, now dead {_ITEM} state=%s error=%s reason=%s")
 # Another consumer has the item, or will get it. The server did not keep this error: only the log has it.
 _LOST = _Ending(logging.WARNING, f"failed after its lease was lost {_ITEM} state=%s error=%s reason=%s")
+NAME_MOST = 200  # characters of a task's name
 _BURIED = "payload cannot be decoded, item set aside queue=%s uid=%s deliveries=%d state=%s error=%s reason=%s"
 
 
@@ -125,7 +127,8 @@ class Events:
         state: str | None = None,
         reason: str | None = None,
     ) -> None:
-        queue, uid, deliveries = end.job.subscription.queue.alias, end.item.uid, end.item.deliveries
+        subscription, uid, deliveries = end.job.subscription, end.item.uid, end.item.deliveries
+        queue = subscription.queue.alias
         fields = {
             "queue": queue,
             "uid": uid,
@@ -136,7 +139,11 @@ class Events:
             "state": state,
             "reason": reason,
         }
-        self._handle(level, template, (queue, uid, deliveries, end.seconds, *args), exc_info, fields)
+        given: tuple[Any, ...] = (queue, uid, deliveries, end.seconds, *args)
+        if subscription.runner is not None:
+            fields["task"] = name = task_name(end.item.payload)
+            template, given = template.replace(_ITEM, _TASK), (queue, uid, name, *given[2:])
+        self._handle(level, template, given, exc_info, fields)
 
     def _handle(
         self, level: int, template: str, args: tuple[Any, ...], exc_info: ExcInfo | None, fields: dict[str, Any]
@@ -146,6 +153,12 @@ class Events:
         # Like extra=, which would also check each name against the record's attributes.
         record.__dict__.update(fields, consumer=self._consumer)
         logger.handle(record)
+
+
+def task_name(payload: Any) -> str:
+    """The name of the task in the payload of an item, in one line; "" if there is none."""
+    name = payload.get("task") if isinstance(payload, dict) else None
+    return in_one_line(name, NAME_MOST) if isinstance(name, str) else ""
 
 
 def _ending(error: BaseException, state: str | None) -> _Ending:

@@ -12,6 +12,7 @@ from django_srq.consumer.ledger import Ledger
 from django_srq.consumer.subscription import StopConsuming, Subscription
 from django_srq.consumer.worker.events import Events
 from django_srq.consumer.worker.job import BuriedJob, FailedJob, FinishedJob, Job, Outcomes
+from django_srq.consumer.worker.task_executor import TaskExecutor, Turns
 from django_srq.exceptions import Discard, PayloadError
 from django_srq.queue import failure, instrumentation
 from django_srq.queue.instrumentation import Handling
@@ -23,9 +24,11 @@ from django_srq.runtime.interruption import is_interruption
 class Executor:
     """Handles the jobs of one call: a single one, or a batch for a handler that takes lists. Talks to no server."""
 
-    def __init__(self, ledger: Ledger, events: Events) -> None:
+    def __init__(self, ledger: Ledger, events: Events, turns: Turns, *, supervised: bool) -> None:
+        """turns: of synchronous tasks in threads for asynchronous ones. supervised: see ``TaskExecutor``."""
         self._ledger, self._events = ledger, events
         self._context = contextvars.copy_context()
+        self._tasks = TaskExecutor(ledger, events, turns, supervised=supervised)
 
     def run(self, jobs: Sequence[Job]) -> Outcomes:
         """Call the handler, and say what became of each job.
@@ -39,6 +42,10 @@ class Executor:
             return outcomes
         if not begun:
             return outcomes
+        runner = outcomes.subscription.runner
+        if runner is not None:
+            handling = _handling(outcomes.subscription, begun) if instrumentation.installed else None
+            return self._tasks.run(runner, *begun[0], handling, self._context.copy())
         for job, item in begun:
             self._events.started(job, item)
         if instrumentation.installed:

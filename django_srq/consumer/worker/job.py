@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from django_srq import operations
+from django_srq.consumer.runner import Outcome, Verdict
 from django_srq.consumer.subscription import StopConsuming, Subscription
 from django_srq.exceptions import PayloadError
 from django_srq.operations import DeliveryRef, StoredItem
@@ -36,6 +39,7 @@ class FinishedJob(NamedTuple):
     discarded: str | None = None  # the reason, if the handler discarded the item
     handling: Handling | None = None  # the call of the handler, if an integration is installed
     error: BaseException | None = None  # the handler's, if it discarded the item
+    outcome: Outcome | None = None  # if it was a task
 
 
 class FailedJob(NamedTuple):
@@ -46,6 +50,21 @@ class FailedJob(NamedTuple):
     seconds: float
     error: BaseException
     handling: Handling | None = None  # as in FinishedJob
+    verdict: Verdict | None = None  # if it was a task
+
+
+def results(subscription: Subscription, finished: Sequence[FinishedJob]) -> Sequence[bytes]:
+    """What the server is to keep of finished jobs of a subscription, for their acks; of handlers' items nothing."""
+    if subscription.runner is None:
+        return ()
+    return [b"" if done.outcome is None else done.outcome.kept for done in finished]
+
+
+def ack_batches(subscription: Subscription, finished: Sequence[FinishedJob]) -> Iterable[Sequence[FinishedJob]]:
+    """Finished jobs of a subscription in batches, as one call takes a bounded number of bytes with their results."""
+    if subscription.runner is None:
+        return [finished]
+    return operations.cut(finished, map(len, results(subscription, finished)))
 
 
 class BuriedJob(NamedTuple):

@@ -10,7 +10,7 @@ from django_srq import operations
 from django_srq.consumer.ledger import Ledger
 from django_srq.consumer.subscription import Subscription
 from django_srq.consumer.worker.claim import Claim, ClaimCalls
-from django_srq.consumer.worker.job import FinishedJob
+from django_srq.consumer.worker.job import FinishedJob, results
 from django_srq.operations import ClaimReply
 from django_srq.transport.link import Link
 from django_srq.transport.slots import Slot, slots
@@ -39,7 +39,8 @@ class Pipeline:
         for done in finished:
             self._ledger.ack(done.job.record)
         if not n:
-            call = operations.ack(queue.keys, [done.job.held for done in finished])
+            held = [done.job.held for done in finished]
+            call = operations.ack(queue.keys, held, results(subscription, finished))
             return Sent(call, queue.alias, slots.borrow(), (subscription, finished))
         self._slot.seq += 1
         self._ledger.begin_claim(self._calls.place(subscription), self._slot.seq)

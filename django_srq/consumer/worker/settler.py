@@ -6,21 +6,26 @@ when the process is gone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 from django_srq import operations
-from django_srq.consumer.ledger import FAILED, RUNNING, Ledger
+from django_srq.consumer.ledger import FAILED, NOTHING, RUNNING, STUB, VALUED, Ledger
 from django_srq.consumer.logged_errors import LoggedError
+from django_srq.consumer.runner import Outcome
 from django_srq.consumer.subscription import Subscription
 from django_srq.consumer.worker.buffer import Buffer
 from django_srq.consumer.worker.events import Events
-from django_srq.consumer.worker.job import BuriedJob, FailedJob, FinishedJob, Job, Outcomes
+from django_srq.consumer.worker.job import BuriedJob, FailedJob, FinishedJob, Job, Outcomes, ack_batches, results
 from django_srq.consumer.worker.pipeline import Pipeline
 from django_srq.consumer.worker.retries import Retries
 from django_srq.exceptions import RetryLater
 from django_srq.queue import failure
 from django_srq.queue.backoff import delay_after
+from django_srq.runtime.guarded_log import guarded
+from django_srq.runtime.interruption import is_interruption
+
+logger = guarded("django_srq.consumer")
 
 
 class Settler:
@@ -63,7 +68,7 @@ class Settler:
     def _finish(self, subscription: Subscription, finished: Sequence[FinishedJob]) -> None:
         """Ack the finished jobs: with the next claim if a thread is about to make one, else at once."""
         for done in finished:
-            self._ledger.finish(done.job.record)
+            self._ledger.finish(done.job.record, _result(done.outcome) if done.outcome else NOTHING)
         self._ledger.count_handled(len(finished))
         prepared = self._buffer.finish(subscription, finished)
         if prepared is not None:
@@ -71,14 +76,18 @@ class Settler:
 
     def ack(self, subscription: Subscription, finished: Sequence[FinishedJob]) -> None:
         """Ack finished jobs, and wait for the reply."""
-        call = operations.ack(subscription.queue.keys, [done.job.held for done in finished])
-        self._retries.do(subscription.queue, call, lambda flags: self.acked(finished, flags))
+        for batch in ack_batches(subscription, finished):
+            held = [done.job.held for done in batch]
+            call = operations.ack(subscription.queue.keys, held, results(subscription, batch))
+            self._retries.do(subscription.queue, call, partial(self.acked, batch))
 
     def acked(self, finished: Sequence[FinishedJob], flags: Sequence[bool] | None) -> None:
         """See to items whose ack is over. flags: for each, whether the ack removed it; None: the ack was not made."""
         for done, removed in zip(finished, flags, strict=True) if flags is not None else ():
             self._ledger.free(done.job.record)
             self._events.acked(done, removed)
+            if done.outcome is not None and (runner := done.job.subscription.runner):
+                self._tell(done.job, partial(runner.acked, done.item, done.outcome, removed))
 
     # -- not handled well
 
@@ -95,17 +104,23 @@ class Settler:
             job, item, error = each.job, each.item, each.error
             new = id(error) not in described
             if new:
-                described[id(error)] = failure.describe(error, consumer=self._consumer)
+                kept = each.verdict.error if each.verdict else None
+                described[id(error)] = kept or failure.describe(error, consumer=self._consumer)
                 logged[id(error)] = subscription.errors.of(error)
-            delay = delay_after(error, subscription.backoff, item.deliveries)
-            calls.append((each, operations.Failed(job.held, described[id(error)], delay, failure.is_rejection(error))))
+            if each.verdict is None:
+                delay, bury = delay_after(error, subscription.backoff, item.deliveries), failure.is_rejection(error)
+            else:
+                delay, bury = each.verdict.delay, each.verdict.bury
+            calls.append((each, operations.Failed(job.held, described[id(error)], delay, bury)))
             sizes.append(len(described[id(error)]) if new else 0)
         if any(failure.is_exhaustion(each.error) for each in failed):
             self._retries.use_spare()
         for each in failed:
             self._ledger.fail(each.job.record)  # from now on only the server can take long: the time limit ends here
         for batch in operations.cut(calls, sizes):
-            call = operations.fail_many(queue.keys, [call for _, call in batch], max_deliveries=queue.max_deliveries)
+            verdict = batch[0][0].verdict  # of a task, which is always alone
+            most = verdict.max_deliveries if verdict and verdict.max_deliveries is not None else queue.max_deliveries
+            call = operations.fail_many(queue.keys, [call for _, call in batch], max_deliveries=most)
             self._retries.do(queue, call, partial(self._failed, [each for each, _ in batch], logged))
 
     def _failed(
@@ -124,6 +139,18 @@ class Settler:
             error = id(each.error)
             self._events.failed(each, state, logged[error], first=error not in seen)
             seen.add(error)
+            if each.verdict is not None and (runner := each.job.subscription.runner):
+                self._tell(each.job, partial(runner.failed, each.item, each.error, state))
+
+    def _tell(self, job: Job, runner: Callable[[], None]) -> None:
+        """Tell the runner. It may run code of the project, which must not end the worker."""
+        try:
+            runner()
+        except BaseException as error:
+            if is_interruption(error):
+                raise
+            about = job.subscription.queue.alias, job.found.uid, failure.name_of(error)
+            logger.error("cannot tell of the end of a task queue=%s uid=%s error=%s", *about)
 
     def _bury(self, buried: BuriedJob) -> None:
         """Make an item dead whose payload cannot be decoded."""
@@ -169,3 +196,10 @@ class Settler:
                     max_deliveries=subscription.queue.max_deliveries,
                 )
                 self._retries.do(subscription.queue, call, lambda ended: None)
+
+
+def _result(outcome: Outcome) -> int:
+    """What a supervisor is to know of it, if this process dies before the ack."""
+    if outcome.valued:
+        return VALUED
+    return STUB if outcome.kept else NOTHING

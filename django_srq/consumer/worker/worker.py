@@ -25,6 +25,7 @@ from django_srq.consumer.worker.prefetch import Prefetch, Quota
 from django_srq.consumer.worker.retries import ATTEMPT, Retries
 from django_srq.consumer.worker.roles import Roles
 from django_srq.consumer.worker.settler import Settler
+from django_srq.consumer.worker.task_executor import Turns
 from django_srq.consumer.worker.thread_groups import ThreadGroup
 from django_srq.consumer.worker.waits import Waits
 from django_srq.consumer.worker.wakeup import Wakeup
@@ -90,7 +91,8 @@ class Worker:
         choice = Prefetch(subscriptions, options, quota)
         self._buffer = buffer = Buffer(subscriptions, sizes, choice, pipeline, retries, wakeup, burst=options.burst)
         events = Events(consumer)
-        self._executor = Executor(ledger, events)
+        turns = Turns(options.threads, lambda: retries.stopping)
+        self._executor = Executor(ledger, events, turns, supervised=replaced)
         self._settler = settler = Settler(consumer, ledger, events, retries, buffer, pipeline)
         intake = Intake(calls, ledger, quota, buffer, settler, retries)
         waits = Waits(calls, ledger, parking, intake, retries, wakeup)

@@ -7,10 +7,12 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from inspect import isawaitable
 from pathlib import Path
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
+from django.utils.module_loading import autodiscover_modules
 
 from django_srq import SafeRedisQueue, conf, queues, signals
 from django_srq.consumer import (
@@ -31,12 +33,14 @@ from django_srq.consumer import (
 )
 from django_srq.consumer.logged_errors import ErrorView
 from django_srq.consumer.processes import first_process, inheritance
+from django_srq.consumer.runner import Runner
 from django_srq.consumer.stop_signals import StopSignals
 from django_srq.management.arguments import memory, number_in
 from django_srq.management.base import ERROR, UNREACHABLE, USAGE, QueueCommand
 from django_srq.management.default_log import log_to_stderr
 from django_srq.management.printing import Printer
 from django_srq.queue.arguments import BATCH_SIZES
+from django_srq.queue.item import Item
 from django_srq.queue.masking import Secrets
 from django_srq.registry import Queue
 from django_srq.values import COUNTS, COUNTS_FROM_0, SECONDS
@@ -60,9 +64,9 @@ def _weighted(text: str) -> tuple[str, int | None]:
 
 class Command(QueueCommand):
     help = (
-        "Handle the items of the named queues, in that order; without names, of every queue that has a HANDLER. The "
-        "items of a named queue without a HANDLER are printed as 'uid payload' and acked. While a server is away, or "
-        "refuses the user, the command logs this and waits."
+        "Handle the items of the named queues, in that order; without names, of every queue that has a HANDLER or is "
+        "of TASKS. The items of any other named queue are printed as 'uid payload' and acked. While a server is away, "
+        "or refuses the user, the command logs this and waits."
     )
     examples = ("", "orders mail --processes 4", "high=5 low=1 --threads 8", "orders --burst --processes 0")
     exit_codes = {
@@ -81,8 +85,8 @@ class Command(QueueCommand):
             nargs="*",
             metavar="queue[=weight]",
             type=_weighted,
-            help="alias of a queue (default: all queues with a HANDLER); with weights, as in high=5 low=1, items are "
-            "taken in that proportion",
+            help="alias of a queue (default: all queues with a HANDLER, and those of TASKS); with weights, as in "
+            "high=5 low=1, items are taken in that proportion",
         )
         add = parser.add_argument
         add(
@@ -98,7 +102,8 @@ class Command(QueueCommand):
             type=_count,
             default=1,
             metavar="N",
-            help="how many items of async handlers each process handles at once",
+            help="how many items of async handlers, or tasks, each process handles at once; --threads of the tasks "
+            "may be synchronous",
         )
         add(
             "--prefetch",
@@ -153,10 +158,10 @@ class Command(QueueCommand):
                 if alias not in conf.aliases():
                     self.queue(alias)  # raises
             reloader.run()
-        parallel = options["concurrency"] > 1
-        subscriptions = [
-            self._subscription(queue, weight, parallel) for queue, weight in self._chosen(options["queues"])
-        ]
+        parallel, chosen = options["concurrency"] > 1, self._chosen(options["queues"])
+        if any(queue.config.tasks for queue, _ in chosen):
+            autodiscover_modules("tasks")  # once, and not in each child
+        subscriptions = [self._subscription(queue, weight, parallel) for queue, weight in chosen]
         if parallel and not any(subscription.asynchronous for subscription in subscriptions):
             self.stderr.write("--concurrency has no effect: no handler is an async def. Use --threads.")
         log_to_stderr(LEVELS[options["verbosity"]], no_color=options["no_color"], force_color=options["force_color"])
@@ -217,7 +222,11 @@ class Command(QueueCommand):
     def _chosen(self, named: list[tuple[str, int | None]]) -> list[tuple[Queue, int | None]]:
         if named:
             return [(self.queue(alias), weight) for alias, weight in dict(named).items()]
-        chosen = [self.queue(alias) for alias in conf.aliases() if conf.queue_config(alias).handler]
+        chosen = [
+            self.queue(alias)
+            for alias in conf.aliases()
+            if (config := conf.queue_config(alias)).handler or config.tasks
+        ]
         if not chosen:
             known = ", ".join(conf.aliases()) or "none"
             raise CommandError(
@@ -228,6 +237,8 @@ class Command(QueueCommand):
 
     def _subscription(self, queue: Queue, weight: int | None, parallel: bool) -> Subscription:
         queue.config.require_packages()
+        if queue.config.tasks:
+            return self._subscription_of_tasks(queue, weight, parallel)
         handler = queue.config.load_handler()
         if handler is None:
             self.stderr.write(f"{queue.alias} has no HANDLER: its items are printed and acked.")
@@ -245,6 +256,33 @@ class Command(QueueCommand):
             errors=ErrorView(queue.config.log_messages, Secrets(conf.load().admin.redact)),
             handler=queue.config.handler or "",
         )
+
+    def _subscription_of_tasks(self, queue: Queue, weight: int | None, parallel: bool) -> Subscription:
+        from django_srq.tasks.runner import TaskRunner  # it needs Django 6
+
+        runner = TaskRunner(queue)
+        return Subscription(
+            queue,
+            self._run_task(runner),
+            lease=queue.config.lease,
+            backoff=queue.backoff,
+            weight=weight,
+            time_limit=queue.config.time_limit,
+            asynchronous=parallel,
+            errors=ErrorView(queue.config.log_messages, Secrets(conf.load().admin.redact)),
+            runner=runner,
+        )
+
+    def _run_task(self, runner: Runner) -> Callable[[Any], Any]:
+        """The ``handle`` of a subscription of tasks. An awaitable is awaited on the event loop of the process."""
+        run = with_fresh_connections(forks.end_in_forks(runner.run, asynchronous=False))
+        awaited = forks.end_in_forks(lambda awaitable: awaitable, asynchronous=True)
+
+        def handle(item: Item) -> Any:
+            value = run(item)
+            return awaited(value) if isawaitable(value) else value
+
+        return handle
 
     def _handle(self, handler: Callable[..., Any] | None, batch: int) -> Callable[[Any], Any]:
         """The ``handle`` of a subscription."""

@@ -16,11 +16,16 @@ from django_srq.queue.calls import batches
 from django_srq.queue.places import PURGEABLE, is_done, state_of
 from django_srq.registry import Queue
 
+# What is left of an item that is done: what becomes of it, and what would become of it.
+UID = "uid is free to be put again", "uid would be free to be put again"
+RESULT = "result is deleted", "result would be deleted"
+
 
 class Command(BulkCommand):
     help = (
         "Permanently delete single items by their uids: ready, delayed and dead ones. Items in flight are kept: "
-        "a consumer is working on them. A uid that is done but counts as there by unique_for may be put again."
+        "a consumer is working on them. A uid that is done but counts as there by unique_for may be put again. "
+        "Of a task that is done, the result is deleted."
     )
     examples = ("orders --uid UID --dry-run", "orders --uid UID --uid UID", "orders --uid UID --yes --format json")
     offers_all = False
@@ -37,14 +42,14 @@ class Command(BulkCommand):
     ) -> None:
         self.uids = list(dict.fromkeys(uid))
         self.kept = 0
-        self.finished: dict[str, list[str]] = {}  # alias: uids that count as there although their items are gone
+        # For each alias: uids whose items are gone, and what is left of each, so that there is something to do.
+        self.finished: dict[str, dict[str, tuple[str, str]]] = {}
         self.bulk(self.chosen(queues), format=format, dry_run=dry_run, interactive=interactive)
         for queue in self.chosen(queues):
             if not dry_run:
                 self._free(queue)
-            for done in self.finished[queue.alias]:
-                free = "would be free" if dry_run else "is free"
-                self.stderr.write(f"{queue.alias}: {done!r} is done; its uid {free} to be put again", str)
+            for done, left in self.finished[queue.alias].items():
+                self.stderr.write(f"{queue.alias}: {done!r} is done; its {left[dry_run]}", str)
 
     def _free(self, queue: Queue) -> None:
         for uids in batches(self.uids):
@@ -60,7 +65,11 @@ class Command(BulkCommand):
         preview.items, kept = sum(numbers[state] for state in PURGEABLE), numbers["in_flight"]
         counted = ", ".join(f"{numbers[state]:,} {state}" for state in PURGEABLE if numbers[state])
         preview.details = [counted] if counted else []
-        self.finished[queue.alias] = [uid for uid, places in zip(uids, found, strict=True) if is_done(places)]
+        self.finished[queue.alias] = {
+            uid: RESULT if "results" in places else UID
+            for uid, places in zip(uids, found, strict=True)
+            if is_done(places) or ("results" in places and "items" not in places)
+        }
         missing = (uid for uid, state in zip(uids, states, strict=True) if state is None)
         preview.hints = [unknown(uid) for uid in missing if uid not in self.finished[queue.alias]]
         preview.row.update(dropped=preview.items, spared_in_flight=kept)

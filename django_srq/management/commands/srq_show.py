@@ -15,11 +15,12 @@ from django_srq.management.arguments import number_in
 from django_srq.management.base import ERROR, EXIT_CODES, USAGE, QueueCommand
 from django_srq.operations import BATCH, STATES, Call, ItemView
 from django_srq.queue.arguments import uids_of
+from django_srq.status.tasks import done_task, is_of_tasks
 from django_srq.values import COUNTS
 
 T = TypeVar("T")
 
-STATES_SHOWN = (*STATES, "retrying")
+STATES_SHOWN = (*STATES, "retrying", "done")
 FAILED = ("dead", "retrying")  # states of items that have an error
 SHOWN = 20  # items
 PAGE = 100  # items that one call reads
@@ -41,8 +42,8 @@ class Command(QueueCommand):
             "--state",
             choices=STATES_SHOWN,
             metavar="STATE",
-            help=f"only items that are {', '.join(STATES)}, or retrying, which means delayed after an error (default: "
-            "dead, then retrying)",
+            help=f"only items that are {', '.join(STATES)}; or retrying, which means delayed after an error; or done, "
+            "which are tasks whose results are kept (default: dead, then retrying)",
         )
         parser.add_argument(
             "--error",
@@ -77,7 +78,7 @@ class Command(QueueCommand):
             self._list((state,) if state else FAILED, error or "", limit or SHOWN, format)
 
     def _show(self, uids: list[str], format: str) -> None:
-        found = {uid: self._call(operations.show(self.shown.keys, uid, largest=LARGEST)) for uid in uids}
+        found = {uid: self._found(uid) for uid in uids}
         there = [item for item in found.values() if item is not None]
         if format == "json":
             self._write_json(there)
@@ -87,13 +88,21 @@ class Command(QueueCommand):
         if missing := [items.unknown(uid) for uid, item in found.items() if item is None]:
             raise CommandError("\n".join(f"{self.shown.alias}: {line}" for line in missing), returncode=ERROR)
 
+    def _found(self, uid: str) -> ItemView | None:
+        item = self._call(operations.show(self.shown.keys, uid, largest=LARGEST))
+        if item is None and is_of_tasks(self.shown.config):
+            (view,) = self._call(operations.results(self.shown.keys, [uid]))
+            if view is not None and view.state == "done":
+                return done_task(view, largest=LARGEST)
+        return item
+
     def _list(self, states: Sequence[str], error: str, limit: int, format: str) -> None:
         self.counts = self.shown.snapshot()
         found: list[ItemView] = []
         total = 0
         for state in states:
             groups = self._groups(state, error) if error else {}
-            number = sum(groups.values()) if error else getattr(self.counts, state)
+            number = sum(groups.values()) if error else self._number(state)
             fitting = self._items(state, groups, detail="all" if format == "json" else "last")
             found += islice(fitting, min(limit - len(found), number))
             total += number
@@ -107,6 +116,10 @@ class Command(QueueCommand):
         if not found:
             self._say_why(states, error)
 
+    def _number(self, state: str) -> int:
+        number: int = getattr(self.counts, "results" if state == "done" else state)
+        return number
+
     def _groups(self, state: str, error: str) -> dict[str, int]:
         """The groups that the error names, with the numbers of their items; "" names all."""
         count = self.shown.count_dead if state == "dead" else self.shown.count_retrying
@@ -114,6 +127,9 @@ class Command(QueueCommand):
 
     def _items(self, state: str, groups: Collection[str], detail: Literal["all", "last"]) -> Iterator[ItemView]:
         """The items of a state, or only those of these groups."""
+        if state == "done":
+            yield from self._done()
+            return
         anchor = "0"
         while anchor:
             call = operations.list_items(
@@ -133,6 +149,16 @@ class Command(QueueCommand):
                     yield item
             anchor = page.anchor
 
+    def _done(self) -> Iterator[ItemView]:
+        before: float | None = None
+        while True:
+            page = self._call(operations.finished(self.shown.keys, before=before, n=PAGE))
+            for view in page.items:
+                yield done_task(view, largest=LARGEST_IN_LIST)
+            before = page.before
+            if before is None:
+                return
+
     def _say_why(self, states: Sequence[str], error: str) -> None:
         """Say why nothing was found."""
         if error:
@@ -141,7 +167,7 @@ class Command(QueueCommand):
                 self._say(line)
             return
         others = [
-            f"{n:,} {_words([name])}" for name in STATES if name not in states and (n := getattr(self.counts, name))
+            f"{n:,} {_words([name])}" for name in (*STATES, "done") if name not in states and (n := self._number(name))
         ]
         there = f"; there are {', '.join(others)} (--state)" if others else ""
         self._say(f"no item is {_words(states)}{there}")

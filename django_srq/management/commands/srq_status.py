@@ -38,10 +38,12 @@ COLUMNS: dict[str, Callable[[QueueReport], object]] = {
     "OUT/MIN": lambda queue: None if queue.ready is None else queue.rates[1],
     "OUTLOOK": lambda queue: queue.outlook or None,
 }
+# The columns that are there only when a queue is for tasks.
+OF_TASKS: dict[str, Callable[[QueueReport], object]] = {"DONE": lambda queue: queue.done}
 UNBROKEN = "\N{NO-BREAK SPACE}"
 WORDS, STATE = 2, 1  # number of columns with words, at the left; the one with the state
 # The columns that a narrow terminal has no room for, the one that goes first at the front.
-EXPENDABLE = ("OUTLOOK", "DELAYED", "IN FLIGHT", "OLDEST", "RETRYING", "CONSUMERS", "OUT/MIN", "IN/MIN", "DEAD")
+EXPENDABLE = ("DONE", "OUTLOOK", "DELAYED", "IN FLIGHT", "OLDEST", "RETRYING", "CONSUMERS", "OUT/MIN", "IN/MIN", "DEAD")
 
 
 class Command(QueueCommand):
@@ -142,7 +144,8 @@ class Command(QueueCommand):
         return [line.replace(UNBROKEN, " ") for line in lines]
 
     def _table(self, queues: Sequence[QueueReport]) -> list[str]:
-        rows = [list(COLUMNS), *([_shown(read(queue)) for read in COLUMNS.values()] for queue in queues)]
+        columns = {**COLUMNS, **OF_TASKS} if any(queue.tasks for queue in queues) else COLUMNS
+        rows = [list(columns), *([_shown(read(queue)) for read in columns.values()] for queue in queues)]
         padded = _fitting(aligned(rows, words=range(WORDS)), self._width())
         for row, queue in zip(padded[1:], queues, strict=True):
             row[STATE] = self._painted(row[STATE], queue.level)
@@ -190,6 +193,8 @@ def _fitting(rows: list[list[str]], width: int | None) -> list[list[str]]:
     names = [name.strip() for name in rows[0]]
     kept = list(range(len(names)))
     for name in EXPENDABLE:
+        if name not in names:
+            continue
         if width is None or len("  ".join(rows[0][i] for i in kept)) <= width:
             break
         kept.remove(names.index(name))

@@ -10,7 +10,7 @@
 -- ARGV[8]  max_deliveries, 0: any number; ARGV[9] max_crashes, 0: any number; for items whose leases ended
 -- ARGV[10] max_in_flight: items in flight at most, across all consumers; 0: any number; -1: no limit for this claim
 -- ARGV[11] interval (ms, may have a fraction) from one item to the next, across all consumers; 0: no such limit
--- ARGV[12…] per item to ack: uid, token ('': any holder's), number of the put ('': the uid was generated)
+-- ARGV[12…] per item to ack: uid, token, number of the put and the result: as in ack.lua
 -- Reply: the acks' flags (1: this call removed the item), the time (ms) until it is worth asking again (-1: no known
 --   moment; 0: ask again at once, also when all n items were handed out), how many ready items only the limits hold up,
 --   then per item handed out: uid, token, payload, deliveries (a number, or the text "deliveries crashes"), headers (''
@@ -71,6 +71,10 @@ local flags = {}
 if ARGV[12] then
   -- include: settle
   local at = recorded and 12 or settle(12, flags)
+  if ARGV[at] and not recorded and string.find(ARGV[at + 2], '^ ') then
+    -- include: settle_kept
+    at = settle_kept(at, flags)
+  end
   if ARGV[at] then
     -- include: removal settle_carefully
     settle_carefully(at, flags, recorded)

@@ -7,7 +7,8 @@
 --   items ready), layout ('' when the queue was never used), paused (JSON or ''), uid and headers of the oldest ready item
 --   ('' for none); then three flat lists of fields and values: counters, consumers, meta; two lists, of minutes and of
 --   hours: the running period so far, then the periods before it (see shared/series), each with how many deliveries were
---   postponed, behind its other counters; and the groups of errors (see failing).
+--   postponed, behind its other counters; the groups of errors (see failing); and how many results
+--   are kept, also those whose time is over.
 -- include: keys clock series_sizes periods
 local GROUPS_TOLD = 10
 local now = server_time()
@@ -120,4 +121,5 @@ return {
   counted(), redis.call('HGETALL', consumers), redis.call('HGETALL', meta),
   periods('minute', 'm', 60000, MINUTES, tonumber(ARGV[1])), periods('hour', 'h', 3600000, HOURS, tonumber(ARGV[2])),
   tonumber(ARGV[3]) > 0 and failing(now - ARGV[3]) or {0},
+  redis.call('ZCARD', finished),
 }

@@ -23,7 +23,7 @@ local function end_one(uid, token)
   died = died + 1
   if how == 'end' then
     redis.call('ZADD', leases, -now, uid)
-    record(uid, cjson.decode(ARGV[6]))
+    record(uid, cjson.decode(ARGV[6]), token)
     return 'in_flight'
   end
   if how == 'release' then

@@ -4,8 +4,9 @@
 -- ARGV[4]  counter: dropped, or purged when the items are a part of a purge
 -- ARGV[5…] per item: uid, number of the put ('': any put's); an item that was put anew with its uid is another item
 -- Reply: per uid a flag, 1 when this call deleted it, else 0.
--- Also lets the uids be put again that count as there although their items are done.
--- include: keys begin wake records removal state flags uniques
+-- Also deletes the results of items that are done, and lets the uids be put again that count as there although their
+-- items are.
+-- include: keys begin wake records removal state flags uniques results
 if repeated then
   return repeated
 end
@@ -19,6 +20,7 @@ local flags, gone = flag_each(5, 2, function(uid, number)
   end
   if drops or not there and (ARGV[3] == '' or ARGV[3] == 'done') and number == '' then
     forget_unique(uid)
+    forget_result(uid)
   end
   return drops
 end)

@@ -22,7 +22,7 @@ local function end_failed(uid, holder, delay, failure)
   local delivered = end_delivery(uid, holder)
   stop_retrying(uid)
   if delay < 0 or limit > 0 and delivered >= limit then
-    bury(uid, failure or without_error())
+    bury(uid, failure or without_error(), holder)
     return 'dead'
   end
   if failure and failure.postponed then
@@ -30,7 +30,7 @@ local function end_failed(uid, holder, delay, failure)
   end
   if delay > 0 then
     failure = failure or without_error()
-    record(uid, failure)
+    record(uid, failure, holder)
     if failure.postponed then
       postpone(uid, now + delay)
     else
@@ -39,7 +39,7 @@ local function end_failed(uid, holder, delay, failure)
     return 'delayed'
   end
   if failure then
-    record(uid, failure)
+    record(uid, failure, holder)
   end
   place(uid)
   waits_since(uid, now)

@@ -3,8 +3,8 @@
 -- ARGV[1]  deep: 1 to search the lists, too (which takes time in proportion to their length), else 0
 -- ARGV[2…] uids
 -- Reply: per uid its places, separated by commas: items, queue, ackbuf, backup, ackbuf_aging, returned, priority,
---   delayed, retrying, holders, leases, dead, deliveries, crashes, errors, headers, waiting; uniques: it counts as there
---   although its item is gone.
+--   delayed, retrying, holders, leases, dead, deliveries, crashes, errors, headers, waiting, results, finished; uniques:
+--   it counts as there although its item is gone.
 -- include: keys check_layout clock
 local now = server_time()
 -- include: uniques
@@ -31,6 +31,8 @@ for i = 2, #ARGV do
   look(places, 'errors', redis.call('HEXISTS', errors, uid))
   look(places, 'headers', redis.call('HEXISTS', headers, uid))
   look(places, 'waiting', redis.call('HEXISTS', waiting, uid))
+  look(places, 'results', redis.call('HEXISTS', results, uid))
+  look(places, 'finished', redis.call('ZSCORE', finished, uid))
   look(places, 'ackbuf_aging', redis.call('ZSCORE', ackbuf_aging, uid))
   if ARGV[1] == '1' then   -- LPOS counts from 0, or finds nothing
     look(places, 'queue', redis.call('LPOS', queue, uid) and 1)

@@ -4,7 +4,8 @@
 --   priority: -100 to 100
 --   delay (ms), or @ and the due time (ms); ready at once when the delay is 0 or the due time is past
 --   max_length: items ready and delayed at most; 0: any number
---   own: 1 when the caller chose the uids, 0 when they were generated for this call
+--   own: 1 when the caller chose the uids, 0 when they were generated for this call; 2: as 1, but a dead item that has
+--     such a uid is deleted, and the new one added
 --   unique: how long (ms) the uids count as there after the acks of their items; 0: not at all
 --   attempt: 0; or, for a single item, above 0: after a refusal, a repeat with a higher attempt is decided anew
 -- ARGV[4…] per item: uid, payload, headers (JSON object, or '' for none)
@@ -47,18 +48,22 @@ if plain then
   return finish('added' .. string.rep(' 1', number))
 end
 
--- include: records removal lifecycle state uniques
+-- include: records removal lifecycle state uniques results
 local moment, delay, most, chosen, unique, attempt = string.match(ARGV[3], '^%S+ (@?)(%S+) (%d+) (%d) (%d+) (%d+)$')
-local limit, own, moved = tonumber(most), chosen == '1', attempt ~= '0'
+local limit, own, moved = tonumber(most), chosen ~= '0', attempt ~= '0'
 unique = tonumber(unique)
 local due = moment == '@' and tonumber(delay) or now + tonumber(delay)
 local late = due > now
-local outcome, new = {'added'}, {}
+local outcome, new, replaced = {'added'}, {}, {}
 for i = 4, #ARGV, 3 do
   local uid = ARGV[i]
-  if own and (new[uid] or redis.call('HEXISTS', items, uid) == 1) then
-    outcome[#outcome + 1] = new[uid] and 'ready' or state_of(uid)
-  elseif own and not moved and is_done(uid) then
+  local state = own and (new[uid] and 'ready' or redis.call('HEXISTS', items, uid) == 1 and state_of(uid))
+  if state == 'dead' and chosen == '2' then
+    state, replaced[uid] = false, true
+  end
+  if state then
+    outcome[#outcome + 1] = state
+  elseif own and not moved and not replaced[uid] and is_done(uid) then
     outcome[#outcome + 1] = 'done'
   else
     outcome[#outcome + 1] = '1'
@@ -84,6 +89,10 @@ end
 local function add(uid, payload, extra)
   if own then
     forget(uid)
+    forget_result(uid)
+    if replaced[uid] then
+      count('dropped')
+    end
   end
   if own or late or extra ~= '' then
     local known = '{"number":' .. redis.call('HINCRBY', meta, 'puts', 1) .. ',"time":' .. now

@@ -8,9 +8,9 @@ local function give_back_all(ours, consumer, unread, max_deliveries)
     local uid, token = unpack(ours[1])
     local failure = {type = 'ReplyUnread', message = 'the consumer could not read it to its end', consumer = consumer}
     if end_delivery(uid, token) >= max_deliveries and max_deliveries > 0 then
-      bury(uid, failure)
+      bury(uid, failure, token)
     else
-      record(uid, failure)
+      record(uid, failure, token)
       place(uid)
     end
     unhold(uid)

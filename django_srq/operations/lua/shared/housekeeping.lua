@@ -1,8 +1,9 @@
 -- Housekeeping: what time makes necessary. Promotes delays that are due, recovers leases that ended, adopts the items
 -- that saferedisqueue's consumers hold; each for at most BATCH items in one call. Needs keys, begin, wake, records,
 -- removal, lifecycle.
--- include: leases uniques
+-- include: leases uniques results
 local BATCH = 100
+local RESULTS_OUT = 1000      -- results whose time is over that are deleted, at most: they come as fast as acks
 local SLOT_UNUSED = 3600000   -- ms without use after which a slot is trimmed
 local IN_VIEW = 1000          -- leases, those that end first, among which those of a lost consumer are searched
 
@@ -211,6 +212,7 @@ local function keep_house(lease, recovers)
   trim_slots()
   drop_leftovers()
   trim_uniques(BATCH)
+  trim_results(RESULTS_OUT)
   drop_stale_retries()
   if redis.call('LLEN', queue) == 0 then
     redis.call('HDEL', meta, 'ghosts')

@@ -18,10 +18,12 @@ local items,          -- hash: uid -> payload; every item that is not settled
       deadgroups,     -- hash: fingerprint -> "count first last uid"; first and last death (ms), an example
       retrying,       -- hash: uid -> fingerprint; delayed after an error
       retrygroups,    -- hash: fingerprint -> "count first last uid"; as deadgroups, of the items in retrying
-      errors,         -- hash: uid -> JSON; the last error, and up to four before it
+      errors,         -- hash: uid -> JSON; the last error, and up to four (or "keep") before it
       headers,        -- hash: uid -> JSON; number and time of the put, due time, priority, the caller's headers
       waiting,        -- hash: uid -> since when it waits (ms), where that is neither its put nor its due time
       uniques,        -- zset: uid -> end (ms) of the time in which it counts as there, also after its item is gone
+      results,        -- hash: uid -> JSON; what is kept of an item after its ack: for how long, the payload, the outcome
+      finished,       -- zset: uid -> when it was acked (ms), if its result is kept; a fraction keeps the order
       slots,          -- hash: slot -> "seq time outcome"
       wake,           -- list: tokens that wake idle consumers
       stats,          -- hash: counter -> number

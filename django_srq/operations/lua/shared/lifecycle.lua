@@ -1,6 +1,7 @@
 -- The steps in the life of one item. Needs keys, begin, wake, records, removal.
 local RANK = 2 ^ 44       -- room for the put numbers of one priority
 local EARLIER_MOST = 4    -- errors of an item that are kept besides its last one
+local TRACEBACK_MOST = 2000   -- bytes of their tracebacks, where more errors are kept
 
 -- A token is consumer/number of the claim@its time (ms); then, where the consumer says so, +how many items it may have
 -- begun at one time; and for an item that came back, /order number of its first claim.
@@ -59,9 +60,23 @@ local function postpone(uid, due)
   end
 end
 
+-- Whether no code raised the error: a process or a consumer died, or nobody settled the item.
+local function is_of_end(kind)
+  return kind == 'Crashed' or kind == 'ConsumerLost' or kind == 'LeaseEnded' or kind == 'ReplyUnread'
+end
+
+-- The name of the group of an item with this error: its fingerprint, and before it the task, if the item is one. Errors
+-- of tasks say how many errors are kept ("keep"); those that only tell how a delivery ended do not.
+local function group_name(uid, failure)
+  local name = failure.fingerprint or failure.type
+  local task = (failure.keep or is_of_end(failure.type))
+    and string.match(redis.call('HGET', items, uid) or '', '^{"task":%s?"([^"\\%s]+%.[^"\\%s]+)",%s?"args":%s?%[')
+  return task and task .. ': ' .. name or name
+end
+
 -- Delays an item that failed, and counts it as retrying.
 local function retry_at(uid, due, failure)
-  redis.call('HSET', retrying, uid, group(retrygroups, failure.fingerprint or failure.type, 1, uid))
+  redis.call('HSET', retrying, uid, group(retrygroups, group_name(uid, failure), 1, uid))
   postpone(uid, due)
 end
 
@@ -87,50 +102,73 @@ local function full()
   return limit > 0 and tonumber(string.match(memory, 'used_memory:(%d+)')) > limit
 end
 
--- The errors of an item before the one that it gets now, the newest first; only that one keeps its traceback.
-local function earlier_errors(uid)
-  local stored = redis.call('HGET', errors, uid)
-  if not stored then
-    return {}
+-- The end of a traceback, without a part of a character.
+local function end_of(traceback)
+  if traceback and #traceback > TRACEBACK_MOST then
+    return (string.gsub(string.sub(traceback, -TRACEBACK_MOST), '^[\128-\191]+', ''))
   end
-  local last = cjson.decode(stored)
+  return traceback
+end
+
+-- The errors of an item before the one that it gets now, the newest first. last: the entry in errors; keep: how many
+-- are kept, each with the end of its traceback; nil: EARLIER_MOST, of which only the first has its traceback.
+local function earlier_errors(last, keep)
   local found = {{
     type = last.type, message = last.message, time = last.time, delivery = last.delivery, consumer = last.consumer,
-    postponed = last.postponed, traceback = last.traceback,
+    started = last.started, postponed = last.postponed, traceback = last.traceback,
   }}
   for i, failure in ipairs(last.earlier or {}) do
-    if i == EARLIER_MOST then
+    if i >= (keep or EARLIER_MOST) then
       break
     end
-    failure.traceback = nil
     found[i + 1] = failure
+  end
+  for i, failure in ipairs(found) do
+    if keep then
+      failure.traceback = end_of(failure.traceback)
+    elseif i > 1 then
+      failure.traceback = nil
+    end
   end
   return found
 end
 
 -- Keeps the error of a delivery, and the errors before it as its last field, "earlier"; without tracebacks when the
--- server's memory is full.
-local function record(uid, failure)
-  local earlier = earlier_errors(uid)
+-- server's memory is full. An error with "keep" (how many errors are kept before it) says when the delivery started,
+-- too, and the errors that follow do the same.
+local function record(uid, failure, token)
+  local stored = redis.call('HGET', errors, uid)
+  local last = stored and cjson.decode(stored)
+  local keep = tonumber(failure.keep or last and last.keep)
+  local earlier = last and earlier_errors(last, keep) or {}
   failure.time = now
   failure.delivery = deliveries_of(uid)
-  if (failure.traceback or earlier[1] and earlier[1].traceback) and full() then
+  if keep then
+    failure.keep = keep
+    failure.consumer = failure.consumer or string.match(token, '^[^/]*')
+    failure.started = tonumber(string.match(token, '@(%d+)'))
+  end
+  local traced = failure.traceback
+  for _, before in ipairs(earlier) do
+    traced = traced or before.traceback
+  end
+  if traced and full() then
     failure.traceback = nil
-    if earlier[1] then
-      earlier[1].traceback = nil
+    for _, before in ipairs(earlier) do
+      before.traceback = nil
     end
   end
-  local stored = cjson.encode(failure)
+  stored = cjson.encode(failure)
   if earlier[1] then
     stored = string.sub(stored, 1, -2) .. ',"earlier":' .. cjson.encode(earlier) .. '}'
   end
   redis.call('HSET', errors, uid, stored)
 end
 
--- Makes an item dead, with the error as the evidence.
-local function bury(uid, failure)
-  failure.group = group(deadgroups, failure.fingerprint or failure.type, 1, uid)
-  record(uid, failure)
+-- Makes an item dead, with the error as the evidence. token: of the delivery that had it.
+local function bury(uid, failure, token)
+  failure.group = group(deadgroups, group_name(uid, failure), 1, uid)
+  record(uid, failure, token)
   redis.call('ZADD', dead, now, uid)
   count('dead')
 end
@@ -171,11 +209,11 @@ local function give_up(uid, token, crashed, max_deliveries, max_crashes, failure
   local died = crashed and redis.call('HINCRBY', crashes, uid, 1) or 0
   local state = 'ready'
   if max_deliveries > 0 and delivered >= max_deliveries or max_crashes > 0 and died >= max_crashes then
-    bury(uid, failure)
+    bury(uid, failure, token)
     state = 'dead'
   else
-    if crashed then
-      record(uid, failure)
+    if crashed or failure.keep then
+      record(uid, failure, token)
     end
     place(uid, first_claim(token))
     waits_since(uid, now)

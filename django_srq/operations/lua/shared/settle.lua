@@ -11,9 +11,10 @@ local function count_settled(token)
   end
 end
 
--- The fast path of acks, for the common case: the uid was generated, the caller names the delivery, somebody holds the
--- item, and no item has records. Acks the items that ARGV names from an index on (uid, token, number of the put), up to
--- the first for which that does not hold; adds '1' to the flags for each. Returns the index of that item.
+-- The fast path of acks, for the common case: the uid was generated, no result is to be kept, the caller names the
+-- delivery, somebody holds the item, and no item has records. Acks the items that ARGV names from an index on (uid, token,
+-- number of the put), up to the first for which that does not hold; adds '1' to the flags for each. Returns the index of
+-- that item.
 -- settle_carefully does the same with items of the common case, and all others. Of an item at which this stops, either
 -- nobody held it, and nothing has happened to it yet; or it has no payload, and loses its holder in both paths.
 local function settle(at, flags)
