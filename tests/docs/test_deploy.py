@@ -35,9 +35,9 @@ BIN = Path(sys.executable).parent
 HANDLER = """
 import time
 def handle_order(payload, item):
-    print("begun", payload["order"], flush=True)
+    print(f"begun {payload['order']}\\n", end="", flush=True)  # in one write: the log may come between two
     time.sleep(payload["seconds"])
-    print("handled", payload["order"], flush=True)
+    print(f"handled {payload['order']}\\n", end="", flush=True)
 """
 KEY = "srq:shop.orders:"
 
