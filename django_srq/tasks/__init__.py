@@ -63,4 +63,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    # Tools such as freezegun get each name that a module lists.
+    return sorted({*globals(), *__all__} if django.VERSION >= (6, 0) else globals())

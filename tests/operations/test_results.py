@@ -341,7 +341,7 @@ def test_as_many_results_as_deliveries(results):
 
 
 def test_a_result_needs_few_bytes(make_queue, client):
-    """420 bytes at most, with a payload of 100 bytes."""
+    """420 bytes at most, with a payload of 100 bytes; on Redis 7.0, which needs more for a hash, 470."""
     results = Results(make_queue(), client, consumer="ccd06fb7117.12+4")
     payload = json.dumps({"task": "shop.tasks.welcome", "args": ["x" * 42], "kwargs": {}}).encode()
     assert len(payload) == 100
@@ -351,7 +351,7 @@ def test_a_result_needs_few_bytes(make_queue, client):
         results.ack(results.take(1000), [keep({"s": "SUCCESSFUL", "r": None}, most=number)] * 1000)
     assert results.number() == number
     size = sum(client.memory_usage(results.keys[key], samples=0) for key in ("results", "finished"))
-    assert size / number <= 420
+    assert size / number <= (420 if "valkey_version" in client.info("server") else 470)
 
 
 # -- uids that are used again

@@ -28,7 +28,10 @@ from django.utils.module_loading import autodiscover_modules
 autodiscover_modules("tasks")
 import importlib, django_srq.tasks
 importlib.reload(django_srq.tasks)
-print({*django_srq.tasks.__all__} <= {*dir(django_srq.tasks)})
+listed = {*django_srq.tasks.__all__} & {*dir(django_srq.tasks)}
+print(len(listed) == (len(django_srq.tasks.__all__) if django.VERSION >= (6, 0) else 0))
+for name in dir(django_srq.tasks):
+    getattr(django_srq.tasks, name)
 """
 
 
