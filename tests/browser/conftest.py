@@ -20,7 +20,7 @@ from tests.admin.test_admin import URL
 from tests.browser import showcase
 
 if django.VERSION < (6, 0):  # there are no tasks
-    collect_ignore = ["test_cancel_tasks.py"]
+    collect_ignore = ["test_tasks.py"]
 expect.set_options(timeout=30_000)  # ms; a busy machine may need longer than the default of 5 s
 AXE = Path(axe_playwright_python.__file__).with_name("axe.min.js")
 NAMES = ("chromium", "chromium-browser", "google-chrome")

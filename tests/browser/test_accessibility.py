@@ -18,16 +18,6 @@ PAGES = {
     "paused": "queue/mail/",
     "item": "queue/orders/item/?uid=order-1",
     "dead item": "queue/orders/item/?uid={dead}",
-    "tasks": "queue/reports/",
-    "dead tasks": "queue/reports/?state=dead",
-    "all dead tasks": "queue/reports/?state=dead&all=1",
-    "delayed tasks": "queue/reports/?state=delayed",
-    "finished tasks": "queue/reports/?state=done",
-    "task in flight": "queue/reports/?state=in_flight",
-    "finished task": "queue/reports/item/?uid={done}",
-    "dead task": "queue/reports/item/?uid={dead_task}",
-    "cancel": "queue/reports/cancel/?state=delayed&everything=1",
-    "run again": "queue/reports/run_again/?state=done&uid={done}",
     "consumers": "consumers/",
     "activity": "activity/",
     "find": "find/",
@@ -46,24 +36,15 @@ document.addEventListener("securitypolicyviolation", (e) => violated.push(e.viol
 """
 
 
-def uids(queues) -> dict[str, str]:
-    """The uids that the addresses of pages name."""
-    orders, reports = queues["orders"], queues["reports"]
-    dead = [
-        queue.link.call(operations.list_items(queue.keys, "dead", count=1), queue="q").items[0].uid
-        for queue in (orders, reports)
-    ]
-    done = reports.link.call(operations.finished(reports.keys, n=4), queue="q").items[3].uid
-    return {"dead": dead[0], "dead_task": dead[1], "done": done}
+def dead_one(queue) -> str:
+    """The uid of a dead item."""
+    return queue.link.call(operations.list_items(queue.keys, "dead", count=1), queue="q").items[0].uid
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 390])
-def test_every_page_is_accessible_and_fits(visit, scene, reports, width, scheme):
-    window = visit(width, scheme)
+def check(window, pages: dict[str, str], **named: str) -> None:
+    """Open these pages, whose addresses have such names, and look at each."""
     window.page.add_init_script(POLICY)
-    named = uids(scene)
-    for name, path in PAGES.items():
+    for name, path in pages.items():
         page = window.open(path.format(**named))
         for details in page.locator("#srq-live details").all()[:2]:
             details.evaluate("one => { one.open = true; }")
@@ -71,6 +52,12 @@ def test_every_page_is_accessible_and_fits(visit, scene, reports, width, scheme)
         assert window.sideways() <= 0, name
         assert page.evaluate("violated") == [], name
         assert page.locator("#srq-live").inner_text().strip(), name
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_every_page_is_accessible_and_fits(visit, scene, width, scheme):
+    check(visit(width, scheme), PAGES, dead=dead_one(scene["orders"]))
 
 
 @pytest.mark.parametrize("width", [1280, 390])

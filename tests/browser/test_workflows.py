@@ -272,27 +272,3 @@ def test_the_page_says_that_the_session_is_over(visit, quick):
     page = window.open("queue/imports/")
     page.context.clear_cookies()
     expect(page.locator(".srq-said")).to_have_text("Not updated: log in again.")
-
-
-# -- tasks
-
-
-@WITHOUT
-def test_from_the_groups_to_the_attempts_of_a_task(visit, reports, script):
-    page = visit(script=script).open("queue/reports/?state=dead")
-    page.locator("li", has_text="shop.tasks.welcome: LookupError").get_by_role("link", name="Show items").click()
-    page.get_by_role("link", name="welcome(4711, full=False)").click()
-    expect(page.locator("details[open] pre")).to_contain_text("LookupError: no such customer: 4711")
-    expect(page.locator("details")).to_have_count(3)
-
-
-@WITHOUT
-def test_run_finished_tasks_again(visit, reports, script):
-    page = visit(script=script).open("queue/reports/")
-    page.get_by_role("link", name="Finished 5").click()
-    page.locator("tr", has_text="no such customer").locator('input[name="uid"]').check()
-    page.get_by_role("button", name="Run selected again").click()
-    expect(page.locator(".srq-question")).to_contain_text("Run 1 finished task of reports again")
-    confirm(page, "Run again")
-    message(page, "1 task is ready again.")
-    assert (reports.counts()["ready"], reports.snapshot().results) == (4, 5)
