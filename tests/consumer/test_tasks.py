@@ -166,7 +166,8 @@ def test_whatever_a_task_raises_its_attempt_has_failed(queue, monkeypatch, name,
     kinds = {"fail": "LookupError", "interrupt": "KeyboardInterrupt"}
     kind = kinds.get(name, "SystemExit")
     assert (dead.uid, dead.deliveries, [error["type"] for error in dead.errors]) == (uid, 2, [kind] * 2)
-    assert runner.told == [("failed", uid, kind, "ready"), ("failed", uid, kind, "dead")]
+    # Another thread may be told of the second attempt before this one is told of the first.
+    assert sorted(runner.told) == [("failed", uid, kind, "dead"), ("failed", uid, kind, "ready")]
 
 
 def test_a_keyboard_interrupt_of_a_signal_ends_the_consumer(queue):
