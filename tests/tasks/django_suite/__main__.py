@@ -5,6 +5,7 @@ Each module of Django's tests is loaded once for each suite, with the paths of o
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import tarfile
@@ -27,6 +28,8 @@ PACKAGE = "tasks"  # of Django's tests
 
 
 def main() -> int:
+    # A job in the background has SIGINT ignored; then a KeyboardInterrupt cannot come from a signal.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.path.insert(0, str(_tests_of_django(Path(sys.prefix) / "django-tests")))
     warnings.simplefilter("ignore", RuntimeWarning)  # some of the asynchronous tests call what blocks
     server = Server("--loglevel", "warning")
