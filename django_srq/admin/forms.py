@@ -10,7 +10,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from django_srq.status.tasks import is_envelope
+from django_srq.queue.envelope import is_envelope
 from django_srq.status.verdicts import Pause
 from django_srq.values import LONGEST_DELAY
 

@@ -9,8 +9,8 @@ from django.core.management.base import OutputWrapper
 
 from django_srq.consumer import StopConsuming
 from django_srq.consumer.worker.events import task_name
+from django_srq.queue.envelope import is_envelope
 from django_srq.queue.item import Item
-from django_srq.tasks.envelope import is_envelope
 
 
 class Printer:

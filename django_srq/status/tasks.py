@@ -15,6 +15,7 @@ from django_srq.conf import QueueConfig
 from django_srq.operations import ItemView, TaskView
 from django_srq.operations.delivery import Delivery
 from django_srq.operations.identifiers import from_milliseconds
+from django_srq.queue.envelope import is_envelope
 from django_srq.queue.masking import MASK
 from django_srq.status.redaction import decoded_shown, payload_shown
 
@@ -60,15 +61,6 @@ def task_shown(config: QueueConfig, data: bytes, size: int) -> TaskShown:
         return TaskShown("", shown.cut(LONGEST_NAME))
     name, args, kwargs = envelope["task"][:LONGEST_NAME], envelope["args"], envelope["kwargs"]
     return TaskShown(name, f"{short(name)}({', '.join(_arguments(args, kwargs))})", args, kwargs)
-
-
-def is_envelope(payload: object) -> bool:
-    return (
-        isinstance(payload, Mapping)
-        and isinstance(payload.get("task"), str)
-        and isinstance(payload.get("args"), list)
-        and isinstance(payload.get("kwargs"), Mapping)
-    )
 
 
 def short(name: str) -> str:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from django_srq.consumer.runner import Unrunnable
 from django_srq.exceptions import shown
 from django_srq.queue.backoff import Backoff
+from django_srq.queue.envelope import is_envelope
 
 if TYPE_CHECKING:
     from django.tasks import Task
@@ -63,15 +64,6 @@ def decorated(task: Task[..., Any]) -> Task[..., Any] | None:
     function = task.func
     found = getattr(sys.modules.get(function.__module__), function.__qualname__, None)
     return found if getattr(found, "func", None) is function else None
-
-
-def is_envelope(payload: Any) -> bool:
-    return (
-        isinstance(payload, dict)
-        and isinstance(payload.get("task"), str)
-        and isinstance(payload.get("args"), list)
-        and isinstance(payload.get("kwargs"), dict)
-    )
 
 
 def read(payload: Any) -> TaskCall:

@@ -68,7 +68,7 @@ def test_an_unknown_name_is_an_attribute_error():
 
 def test_what_reads_payloads_needs_no_tasks_of_django():
     """A process without tasks has to tell that an item is one."""
-    code = "from django_srq.tasks.envelope import is_envelope; import sys; print('django.tasks' in sys.modules)"
+    code = "from django_srq.tasks.envelope import read; import sys; print('django.tasks' in sys.modules)"
     assert run(code) == "False"
 
 
